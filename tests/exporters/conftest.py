@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from exporters.dataset.pull import pull
 from exporters.dataset.versions import read_version
-from exporters.model.accounting import Report
+from exporters.model.accounting import ExportReport
 from exporters.model.manifest import object_key
 from exporters.pipeline.export import export
 from labelloop.service.settings import Settings
@@ -42,7 +42,7 @@ class Build:
         return {name: value for name, value in task.items() if value is not None}
 
     def annotation(self, *results: dict | list, number: int = 1, **fields: Any) -> dict:
-        flat = [each for result in results for each in (result if isinstance(result, list) else [result])]
+        flat = [item for result in results for item in (result if isinstance(result, list) else [result])]
         day = f"2026-01-{fields.pop('day', 1):02d}T10:00:00.000000Z"
         return {
             "id": number,
@@ -65,7 +65,7 @@ class Build:
             "original_height": self.height,
             "image_rotation": 0,
         }
-        return {name: each for name, each in (base | fields).items() if each is not None}
+        return {name: item for name, item in (base | fields).items() if item is not None}
 
     def box(self, x: float, y: float, w: float, h: float, *labels: str, rotation: float = 0, **fields: Any) -> dict:
         value = {
@@ -102,12 +102,12 @@ class Build:
 class Exported:
     """A finished export and its files."""
 
-    report: Report
+    report: ExportReport
     root: Path
 
     @cached_property
     def folder(self) -> Path:
-        """The version as it is pulled, each format in a folder of its own; `images` holds the copies of the photos."""
+        """The pulled version, each format in its own folder; `images` holds the images."""
         folder = self.root.with_name(f"{self.root.name}-{self.report.version}-pulled")
         store = open_store(f"file://{self.root}", Settings(home=self.root.with_name("home"), label_studio_api_key=""))
         version = read_version(store, self.report.version)
@@ -159,8 +159,8 @@ class Exported:
     def voc_boxes(self, stem: str) -> list[tuple[str, int, int, int, int]]:
         edges = ("xmin", "ymin", "xmax", "ymax")
         return [
-            (each.findtext("name"), *(int(each.findtext(f"bndbox/{edge}")) for edge in edges))
-            for each in self.voc(stem).iter("object")
+            (element.findtext("name"), *(int(element.findtext(f"bndbox/{edge}")) for edge in edges))
+            for element in self.voc(stem).iter("object")
         ]
 
     def yolo(self, stem: str, split: str = "train") -> np.ndarray:
@@ -264,12 +264,12 @@ def ultralytics() -> Callable[..., list[str]]:
     names["empty_like"] = lambda x: np.empty_like(x, dtype=np.float32)
 
     def check(images: Path, labels: Path, classes: int, points: int = 0) -> list[str]:
-        said = []
+        messages = []
         for path in sorted(images.iterdir()):
             row = (str(path), str(labels / f"{path.stem}.txt"), "", points > 0, classes, points, 3, False)
             *_, missing, _found, _empty, corrupt, message = names["verify_image_label"](row)
-            said += [message or f"{path}: no labels"] if missing or corrupt or message else []
-        return said
+            messages += [message or f"{path}: no labels"] if missing or corrupt or message else []
+        return messages
 
     return check
 

@@ -9,13 +9,13 @@ import pytest
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.studio import StudioRefused, StudioUnreachable
-from labelloop.service.studio.tasks import Mark
+from labelloop.service.studio.tasks import TaskStamp
 
 
 class FakeStudio:
     """What the exporters ask of Label Studio, which answers for itself in the system tests.
 
-    ``asked`` lists the tasks that were sent whole; ``fail_after`` ends the connection after so many.
+    ``asked`` lists the tasks that were sent; ``fail_after`` ends the connection after that number of tasks.
     """
 
     url = "http://label-studio"
@@ -34,7 +34,7 @@ class FakeStudio:
     def save(self, task: dict, *, silently: bool = False) -> None:
         """Create or change a task; silently: without a trace in its time, as some bulk actions do."""
         self.now += 1
-        live = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        live = [annotation for annotation in task["annotations"] if not annotation.get("was_cancelled")]
         before = self.tasks_by_id.get(task["id"], {})
         self.tasks_by_id[task["id"]] = task | {
             "updated_at": before.get("updated_at", "")
@@ -64,37 +64,37 @@ class FakeStudio:
             yield read_task(task)
 
     def raw_tasks(self, number: int, *, page_size: int = 100, filters: dict | None = None, only_ids=None):
-        found = sorted(self.tasks_by_id.values(), key=lambda task: task["id"])
+        tasks = sorted(self.tasks_by_id.values(), key=lambda task: task["id"])
         for item in (filters or {}).get("items", ()):
             key = item["filter"].rpartition(":")[2]
-            found = [task for task in found if task[key] > item["value"]]
-        for task in found:
+            tasks = [task for task in tasks if task[key] > item["value"]]
+        for task in tasks:
             if only_ids is None or task["id"] in only_ids:
                 if self.fail_after is not None and len(self.asked) >= self.fail_after:
                     raise StudioUnreachable(self.url, "the cable is cut")
                 self.asked.append(task["id"])
                 yield json.dumps(task).encode()
 
-    def task_marks(self, number: int):
+    def stamps(self, number: int):
         for task in sorted(self.tasks_by_id.values(), key=lambda task: task["id"]):
-            yield msgspec.convert(task, Mark)
+            yield msgspec.convert(task, TaskStamp)
 
     def count_tasks(self, number: int, *, filters: dict | None = None) -> int:
-        found = list(self.tasks_by_id.values())
+        tasks = list(self.tasks_by_id.values())
         for item in (filters or {}).get("items", ()):
             key = item["filter"].rpartition(":")[2]
             if key.startswith("data."):
-                found = [task for task in found if task["data"].get(key[5:]) == item["value"]]
+                tasks = [task for task in tasks if task["data"].get(key[5:]) == item["value"]]
             else:
-                found = [task for task in found if task[key] > item["value"]]
-        return len(found)
+                tasks = [task for task in tasks if task[key] > item["value"]]
+        return len(tasks)
 
     def snapshot(self, number: int, title: str) -> int:
         if not self.may_snapshot:
             raise StudioRefused("POST /api/projects/7/exports/", 504, "Gateway Timeout")
-        found = [each for each, name in self.snapshots.items() if name == title]
-        self.snapshots.setdefault(found[0] if found else len(self.snapshots) + 1, title)
-        return found[0] if found else len(self.snapshots)
+        numbers = [number for number, name in self.snapshots.items() if name == title]
+        self.snapshots.setdefault(numbers[0] if numbers else len(self.snapshots) + 1, title)
+        return numbers[0] if numbers else len(self.snapshots)
 
     def download_snapshot(self, number: int, snapshot: int, to: Path) -> None:
         if self.fail_after is not None:

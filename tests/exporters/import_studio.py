@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from exporters.model.file_names import META
+from exporters.model.file_names import IMPORT_META
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.studio import StudioRefused
@@ -58,24 +58,26 @@ class ImportStudio:
 
     def import_tasks(self, project: int, tasks: list[dict[str, Any]]) -> list[int]:
         self._may("import_tasks")
-        there = self.tasks_of[project]
+        existing = self.tasks_of[project]
         for task in tasks:
-            there.append({"id": len(there) + 1, "annotations": [], "predictions": []} | task)
-        return [task["id"] for task in there[-len(tasks) :]]
+            existing.append({"id": len(existing) + 1, "annotations": [], "predictions": []} | task)
+        return [task["id"] for task in existing[-len(tasks) :]]
 
     def add_annotation(self, task: int, result: list[dict[str, Any]], *, ground_truth: bool) -> None:
-        (found,) = (each for tasks in self.tasks_of.values() for each in tasks if each["id"] == task)
-        found["annotations"].append({"result": result, "ground_truth": ground_truth})
+        (target,) = (task_item for tasks in self.tasks_of.values() for task_item in tasks if task_item["id"] == task)
+        target["annotations"].append({"result": result, "ground_truth": ground_truth})
 
     def import_predictions(self, project: int, predictions: list[dict[str, Any]]) -> int:
-        for each in predictions:
-            self.tasks_of[project][each["task"] - 1]["predictions"].append(each)
+        for prediction in predictions:
+            self.tasks_of[project][prediction["task"] - 1]["predictions"].append(prediction)
         return len(predictions)
 
     def annotations(self, project: int = 1) -> dict[str, list[int]]:
         """Photo -> how many results each of its annotations has."""
         return {
-            task["meta"][META]["name"].rpartition("/")[2]: [len(each["result"]) for each in task["annotations"]]
+            task["meta"][IMPORT_META]["name"].rpartition("/")[2]: [
+                len(annotation["result"]) for annotation in task["annotations"]
+            ]
             for task in self.tasks_of[project]
         }
 

@@ -1,4 +1,4 @@
-"""The test matrix: projects with things that data sets trip over, exported in every format, with photos."""
+"""The test matrix: projects with difficult shapes, labels and names, exported in every format, with images."""
 
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,10 @@ def cases(build: Any) -> dict[str, dict[str, list]]:
     ]
     odd = [build.box(5 + 12 * n, 10, 10, 50, label, id=f"o{n}") for n, label in enumerate(ODD_LABELS)]
     drawn = (*boxes[:2], polygons[0], turned[0], masks[1])
-    twins = [each | {"id": f"{each['id']}-{n}"} for each in drawn for n in (1, 2)]
+    twins = [shape | {"id": f"{shape['id']}-{n}"} for shape in drawn for n in (1, 2)]
     attributes = {"colour": "red", "n": [1, 2], "on": True}
     notes = {"text": ["truncated, occluded, pose: Left", "ask"], "attributes": attributes}
-    noted = [each | {"meta": notes} for each in (*boxes[:2], *polygons, masks[1])]
+    noted = [mask | {"meta": notes} for mask in (*boxes[:2], *polygons, masks[1])]
     several = [build.box(10, 20, 30, 40, "car", "dog", id="s1")]
     return {
         "boxes": {"a.jpg": boxes, "b.jpg": boxes[:1], "empty.jpg": []},

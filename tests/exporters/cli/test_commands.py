@@ -119,14 +119,14 @@ def test_failures_are_named_with_what_to_do_about_them(app, build, tmp_path, cap
     skipped = build.task(8, build.annotation(was_cancelled=True))
     (tmp_path / "bad.json").write_text(json.dumps([task, skipped]))
     assert app(["export", "--from", str(tmp_path / "bad.json")]) == 1
-    said = capsys.readouterr().out
-    named = [line.strip() for line in said.splitlines() if line.strip().startswith("task 7")]
+    output = capsys.readouterr().out
+    named = [line.strip() for line in output.splitlines() if line.strip().startswith("task 7")]
     assert named == [
         f"task 7, annotation 3, region flat{n}: malformed: width: is 0: a rectangle without area" for n in range(3)
     ]
-    assert "task 8" not in said  # it is out by the rules
-    assert "NOT published: 50.0% failed, over --max-errors 0.01." in said
-    assert "--version v000001" in said
+    assert "task 8" not in output  # it is out by the rules
+    assert "NOT published: 50.0% failed, over --max-errors 0.01." in output
+    assert "--version v000001" in output
 
 
 def test_first_version_without_images_is_not_made(app, build, tmp_path, capsys):
@@ -142,9 +142,9 @@ def test_empty_version_does_not_take_the_place_of_one_with_images(app, build, tm
     source.write_text(json.dumps([build.task(n, build.annotation(build.box(1, 1, 5, 5))) for n in range(1, 4)]))
     assert app(["export", "--from", str(source), *to]) == 0
     assert app(["export", "--from", str(source), *to, "--annotation", "user:99"]) == 1
-    said = capsys.readouterr().out
-    assert "NOT published: no image is in it" in said
-    assert "annotations of user 1 (not asked for) 3" in said, "it does not say who annotated"
+    output = capsys.readouterr().out
+    assert "NOT published: no image is in it" in output
+    assert "annotations of user 1 (not asked for) 3" in output, "it does not say who annotated"
     assert read_head(open_store(to[1], Settings()))[0].version == "v000001"
     assert app(["list", to[1]]) == 0
     assert "not published: no image" in capsys.readouterr().out
@@ -162,10 +162,10 @@ WRONG_OPTIONS = {
 
 @pytest.mark.parametrize("name", WRONG_OPTIONS)
 def test_wrong_option_is_named_before_anything_is_made(app, file, tmp_path, name):
-    words, said = WRONG_OPTIONS[name]
+    words, expected = WRONG_OPTIONS[name]
     with pytest.raises(ExportError) as error:
         app(["export", "--from", str(file), "--to", f"file://{tmp_path / 'set'}", *words])
-    assert said in str(error.value)
+    assert expected in str(error.value)
     assert not (tmp_path / "set").exists()
 
 
@@ -228,7 +228,7 @@ def test_disk_without_room_is_named(app, build, tmp_path, command):
 
 
 def test_photos_that_are_tried_again_are_told_in_a_line_without_secrets(build, tmp_path):
-    with WebServer(lambda asked: (503, b"")) as host:
+    with WebServer(lambda request: (503, b"")) as host:
         image = f"{host.url}/a.jpg?token=s3cr3t-of-the-host"
         source, to = tmp_path / "one.json", f"file://{tmp_path / 'set'}"
         source.write_text(json.dumps([build.task(1, build.annotation(build.box(1, 1, 5, 5)), image=image)]))
@@ -239,8 +239,8 @@ def test_photos_that_are_tried_again_are_told_in_a_line_without_secrets(build, t
                 capture_output=True, text=True, check=False, env=os.environ | settings,
             )  # fmt: skip
     assert "1 image not available" in done.stderr
-    (told,) = [line for line in done.stderr.splitlines() if "trying_again" in line and "attempt=2" in line]
-    assert "503" in told
+    (retry,) = [line for line in done.stderr.splitlines() if "trying_again" in line and "attempt=2" in line]
+    assert "503" in retry
     assert "s3cr3t" not in done.stderr
 
 

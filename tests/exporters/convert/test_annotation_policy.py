@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporters.convert.annotation_policy import POLICIES, policy
+from exporters.convert.annotation_policy import POLICIES, parse_policy
 from exporters.errors import BadOption
 
 
@@ -33,7 +33,7 @@ def task(build):
 def test_policy_chooses_and_the_rest_is_accounted_for(run, task, name, chosen, rule):
     # W9: the image was listed once for each annotator; in YOLO and VOC the oldest annotation overwrote the newest
     out = run([task], annotation=name)
-    assert [each["annotation_id"] for each in out.instances()["annotations"]] == chosen
+    assert [annotation["annotation_id"] for annotation in out.instances()["annotations"]] == chosen
     assert len(out.instances()["images"]) == 1
     assert len(out.yolo("1")) == len(out.voc_boxes("1")) == len(chosen)
     accounts = out.report.accounts
@@ -48,7 +48,7 @@ def test_without_ground_truth_the_latest_update_counts(run, build, task):
     # W9
     task["annotations"][2]["ground_truth"] = False
     out = run([task])
-    assert [each["annotation_id"] for each in out.instances()["annotations"]] == [12]
+    assert [annotation["annotation_id"] for annotation in out.instances()["annotations"]] == [12]
     assert out.report.accounts.chosen_by == {"latest": 1}
     assert out.yolo("1")[0][1] == pytest.approx(0.25)
 
@@ -88,14 +88,14 @@ def test_tasks_not_judged_are_counted_apart_from_disputed(run, build, disputed, 
         build.task(number, build.annotation(build.box(1, 1, 5, 5)), qc_status=status)
         for number, status in enumerate(("not_judged", "disputed", "agreed"), start=1)
     ]
-    told = run(tasks, disputed=disputed).report
-    assert sum(told.images.values()) == count
+    report = run(tasks, disputed=disputed).report
+    assert sum(report.images.values()) == count
     if disputed == "out":
-        assert told.accounts.tasks.dropped == {"disputed": 1, "not judged": 1}
+        assert report.accounts.tasks.dropped == {"disputed": 1, "not judged": 1}
     else:
-        assert sum(told.accounts.notes.values()) == 2
-        assert sum("not judged tasks" in note for note in told.accounts.notes) == 1
-        assert told.images.get("disputed", 0) == (2 if disputed == "apart" else 0)
+        assert sum(report.accounts.notes.values()) == 2
+        assert sum("not judged tasks" in note for note in report.accounts.notes) == 1
+        assert report.images.get("disputed", 0) == (2 if disputed == "apart" else 0)
 
 
 @pytest.mark.parametrize(("disputed", "images"), [("out", [2]), ("in", [1, 2])])
@@ -119,9 +119,9 @@ def test_annotator_of_a_snapshot_is_an_object_with_an_id(run, build):
 @pytest.mark.parametrize("name", ["newest", "user:", "user:bob", ""])
 def test_unknown_policy_is_refused(name):
     with pytest.raises(BadOption, match="--annotation"):
-        policy(name)
+        parse_policy(name)
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_takes_a_task_without_annotations(name):
-    assert list(policy(name)([])[0]) == []
+    assert list(parse_policy(name)([])[0]) == []

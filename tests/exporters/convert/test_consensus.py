@@ -21,7 +21,7 @@ def three(build, number, *boxes, **data):
     """A task of three annotators, each with these boxes (a list an annotator)."""
     annotations = [
         build.annotation(
-            *[build.box(*each[:4], each[4], id=f"r{place}") for place, each in enumerate(drawn)],
+            *[build.box(*shape[:4], shape[4], id=f"r{index}") for index, shape in enumerate(drawn)],
             number=100 * number + who,
             completed_by=who,
         )
@@ -38,15 +38,15 @@ def test_three_annotators_become_one_with_the_object_two_saw_and_without_the_one
     tasks.append(three(build, 1, [car], [(11, 10, 20, 20, "car")], [(10, 12, 20, 20, "car"), other]))
     out = run(tasks, annotation="consensus")
     instances = out.instances()
-    (found,) = [each for each in instances["annotations"] if each["image_id"] == 1]
+    (fused,) = [annotation for annotation in instances["annotations"] if annotation["image_id"] == 1]
     # the middle of the three, each weighed by how exactly they draw: nearer to the two than to the one apart
-    assert 64 <= found["bbox"][0] < 67.2
-    assert 36 <= found["bbox"][1] < 39.6
-    assert found["bbox"][2:] == pytest.approx([128, 72], abs=0.01)
-    assert found["annotation_id"] is None
-    assert found["annotator"] is None
-    assert 0.9 < found["score"] <= 1
-    assert found["annotators"] == [1, 2, 3]
+    assert 64 <= fused["bbox"][0] < 67.2
+    assert 36 <= fused["bbox"][1] < 39.6
+    assert fused["bbox"][2:] == pytest.approx([128, 72], abs=0.01)
+    assert fused["annotation_id"] is None
+    assert fused["annotator"] is None
+    assert 0.9 < fused["score"] <= 1
+    assert fused["annotators"] == [1, 2, 3]
     accounts = out.report.accounts
     assert accounts.chosen_by == {"consensus": 11}
     assert accounts.annotations.input == accounts.annotations.kept == 33
@@ -54,7 +54,7 @@ def test_three_annotators_become_one_with_the_object_two_saw_and_without_the_one
     assert accounts.regions.kept == 11
     assert accounts.regions.dropped == {MERGED: 22, OUTVOTED: 1}
     assert accounts.failed == 0
-    (loss,) = [each for each in out.losses if each["reason"] == OUTVOTED]
+    (loss,) = [loss for loss in out.losses if loss["reason"] == OUTVOTED]
     assert (loss["task"], loss["annotation"], loss["region"]) == (1, 103, "r1")
     assert set(out.manifest["policy"]["annotators"]) == {"1", "2", "3"}
 
@@ -68,7 +68,7 @@ def test_ground_truth_goes_before_the_consensus_and_one_annotator_counts_alone(r
     ]
     out = run(tasks, annotation="consensus")
     assert out.report.accounts.chosen_by == {"consensus": 1, "ground truth": 1, "one annotator": 1}
-    assert [each["annotation_id"] for each in out.instances()["annotations"]] == [11, 21, None]
+    assert [annotation["annotation_id"] for annotation in out.instances()["annotations"]] == [11, 21, None]
 
 
 def test_annotations_that_cannot_be_read_outvote_nobody(run, build):
@@ -79,8 +79,10 @@ def test_annotations_that_cannot_be_read_outvote_nobody(run, build):
     for annotation in tasks[1]["annotations"]:
         annotation["result"].append(broken)
     out = run(tasks, annotation="consensus", max_errors=1.0)
-    objects = [each["annotation_id"] for each in out.instances()["annotations"] if each["image_id"] in {1, 2}]
-    assert len(objects) == 2  # the one who can be read; where nobody can, the latest annotation
+    objects = [
+        annotation["annotation_id"] for annotation in out.instances()["annotations"] if annotation["image_id"] in {1, 2}
+    ]
+    assert len(objects) == 2  # the readable annotation; without one, the latest
     accounts = out.report.accounts
     assert accounts.regions.dropped[PARTLY_READABLE] == 1 + 3
     assert accounts.regions.input == accounts.regions.kept + sum(accounts.regions.dropped.values())
@@ -97,7 +99,7 @@ def test_one_annotators_older_annotation_is_no_second_opinion(run, build):
     old = build.annotation(build.box(60, 60, 5, 5), number=11, completed_by=1, day=1)
     new = build.annotation(build.box(20, 20, 5, 5), number=12, completed_by=1, day=2)
     out = run([build.task(1, old, new)], annotation="consensus")
-    assert [each["annotation_id"] for each in out.instances()["annotations"]] == [12]
+    assert [annotation["annotation_id"] for annotation in out.instances()["annotations"]] == [12]
     assert out.report.accounts.regions.dropped == {"not chosen by the policy": 1}
 
 
@@ -113,11 +115,11 @@ def test_who_confuses_labels_is_outvoted_by_who_does_not(run, build):
     ]
     pair = three(build, 1, [(10, 10, 30, 30, "cat")], [(10, 10, 30, 30, "dog")])
     out = run([pair, *tasks], annotation="consensus")
-    names = {each["id"]: each["name"] for each in out.instances()["categories"]}
-    (first,) = [each for each in out.instances()["annotations"] if each["image_id"] == 1]
+    names = {category["id"]: category["name"] for category in out.instances()["categories"]}
+    (first,) = [annotation for annotation in out.instances()["annotations"] if annotation["image_id"] == 1]
     assert names[first["category_id"]] == "dog"
-    told = out.manifest["policy"]["annotators"]
-    assert told["1"]["label right"] < 0.7 < told["2"]["label right"]
+    reliability = out.manifest["policy"]["annotators"]
+    assert reliability["1"]["label right"] < 0.7 < reliability["2"]["label right"]
 
 
 def test_same_tasks_in_any_order_of_annotations_give_the_same_bytes(run, build):
@@ -132,10 +134,10 @@ def test_same_tasks_in_any_order_of_annotations_give_the_same_bytes(run, build):
         for number in range(1, 6)
     ]
     turned = [task | {"annotations": task["annotations"][::-1]} for task in tasks]
-    one = run(tasks, to="one", annotation="consensus").files()
-    two = run(turned, to="two", annotation="consensus").files()
-    del one["dropped.jsonl"], two["dropped.jsonl"]  # losses are told in the order of the input
-    assert one == two
+    first = run(tasks, to="one", annotation="consensus").files()
+    second = run(turned, to="two", annotation="consensus").files()
+    del first["dropped.jsonl"], second["dropped.jsonl"]  # losses are listed in the order of the input
+    assert first == second
 
 
 @pytest.mark.parametrize("ids", [("a", "a", "a"), ("", "", ""), ("x", "y", "x")], ids=["shared", "none", "mixed"])
@@ -152,7 +154,7 @@ def test_regions_of_one_id_or_of_none_are_told_apart(run, build, ids):
     ]
     out = run([build.task(1, *annotations)], annotation="consensus")
     assert out.report.accounts.regions.kept == 2
-    regions = [each["region_id"] for each in out.instances()["annotations"]]
+    regions = [annotation["region_id"] for annotation in out.instances()["annotations"]]
     assert len(set(regions)) == 2 or not any(ids)
 
 
@@ -181,12 +183,12 @@ def test_masks_are_joined_by_the_pixels_that_most_painted(run, build):
 
     drawn = [mask(4, 12), mask(4, 12), mask(5, 14)]
     annotations = [
-        build.annotation(build.brush(each), number=who, completed_by=who) for who, each in enumerate(drawn, 1)
+        build.annotation(build.brush(shape), number=who, completed_by=who) for who, shape in enumerate(drawn, 1)
     ]
     out = run([build.task(1, *annotations)], annotation="consensus")
-    (found,) = out.instances()["annotations"]
-    assert found["bbox"] == [4, 5, 8, 10]
-    assert found["area"] == 80
+    (fused,) = out.instances()["annotations"]
+    assert fused["bbox"] == [4, 5, 8, 10]
+    assert fused["area"] == 80
 
 
 def test_consensus_is_what_qc_consensus_writes(run, build, tmp_path):
@@ -197,7 +199,9 @@ def test_consensus_is_what_qc_consensus_writes(run, build, tmp_path):
     tasks = []
     for number in range(1, 30):
         truth = rng.uniform(5, 60, (3, 4)) * [1, 1, 0.5, 0.5] + [0, 0, 5, 5]
-        people = [[(*(each + rng.normal(0, 0.6, 4)), "car") for each in truth if rng.random() < 0.85] for _ in range(3)]
+        people = [
+            [(*(shape + rng.normal(0, 0.6, 4)), "car") for shape in truth if rng.random() < 0.85] for _ in range(3)
+        ]
         tasks.append(three(build, number, *people))
     out = run(tasks, annotation="consensus")
     with (tmp_path / "consensus.json").open("wb") as file:
@@ -206,15 +210,15 @@ def test_consensus_is_what_qc_consensus_writes(run, build, tmp_path):
         task.id: [region.geometry.bounds for region in read_annotation(task.annotations[0], task=task).regions]
         for task in map(read_task, json.loads((tmp_path / "consensus.json").read_bytes()))
     }
-    found = {number: [] for number in wanted}
-    for each in out.instances()["annotations"]:
-        x, y, w, h = each["bbox"]
-        found[each["image_id"]].append((x, y, x + w, y + h))
+    actual = {number: [] for number in wanted}
+    for annotation in out.instances()["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        actual[annotation["image_id"]].append((x, y, x + w, y + h))
     assert sum(map(len, wanted.values())) > 50
     for number, shapes in wanted.items():
-        assert len(found[number]) == len(shapes)
-        for ours, theirs in zip(sorted(found[number]), sorted(shapes), strict=True):
-            a, b = box(*ours), box(*theirs).intersection(box(0, 0, build.width, build.height))
+        assert len(actual[number]) == len(shapes)
+        for bounds, expected in zip(sorted(actual[number]), sorted(shapes), strict=True):
+            a, b = box(*bounds), box(*expected).intersection(box(0, 0, build.width, build.height))
             assert a.intersection(b).area / a.union(b).area > 0.999
 
 
@@ -226,10 +230,10 @@ def test_disputed_tasks_apart_have_a_split_of_their_own(run, build, name):
     ]
     out = run(tasks, disputed="apart", formats=[name])
     assert out.report.images == {"train": 1, "disputed": 1}
-    assert [each["split"] for each in out.catalogue] == ["disputed", "train"]
+    assert [image["split"] for image in out.catalogue] == ["disputed", "train"]
     assert out.report.accounts.notes == {UNSETTLED_APART.format("disputed"): 1}
     wanted = {
-        "coco": lambda: [each["task_id"] for each in out.instances("disputed")["images"]] == [1],
+        "coco": lambda: [image["task_id"] for image in out.instances("disputed")["images"]] == [1],
         "voc": lambda: (
             [
                 (out.folder / f"voc/ImageSets/Main/{split}.txt").read_text()
@@ -255,8 +259,8 @@ def test_a_task_too_large_for_a_consensus_is_left_out_by_name(run, build, monkey
     car = (10, 10, 20, 20, "car")
     small, large = three(build, 1, [car], [car]), three(build, 2, [car] * 3, [car] * 3)
     out = run([small, large], annotation="consensus", max_errors=1.0)
-    assert {each["image_id"] for each in out.instances()["annotations"]} == {1}
-    assert [(each["task"], each["detail"]) for each in out.losses if each["kind"] == "task"] == [
+    assert {annotation["image_id"] for annotation in out.instances()["annotations"]} == {1}
+    assert [(loss["task"], loss["detail"]) for loss in out.losses if loss["kind"] == "task"] == [
         (2, "6 regions, at most 5 are compared")
     ]
     accounts = out.report.accounts

@@ -1,4 +1,4 @@
-"""Usual tasks are read in columns, all others one region at a time: the data set is the same to the byte."""
+"""The fast decoder and the general one give the same data set, to the byte."""
 
 import json
 import random
@@ -11,8 +11,8 @@ import shapely
 from exporters.columnar.columns import clip_batch, percent_to_pixels
 from exporters.convert.fast_decoder import FastBatch, FastTaskDecoder
 from exporters.formats import FORMATS
-from exporters.model.clipping import Unfit, ring_areas
-from exporters.model.clipping import fit as fit_one
+from exporters.model.clipping import ShapeRejected, ring_areas
+from exporters.model.clipping import clip_to_image as fit_one
 from exporters.pipeline import converter as convert
 from labelloop.labeling.geometry.shapes import Polygon, Rectangle
 
@@ -76,7 +76,7 @@ def mixture(build, seed):
         results = [shape(f"r{n}") for n in range(rng.randrange(3))] + [odd("x") for _ in range(rng.random() < 0.2)]
         if rng.random() < 0.2:  # in a wide one a thin shape has an area, and a share that is next to nothing
             width = rng.choice([90_000, 99_999, 100_000])
-            results = [each | {"original_width": width, "original_height": 20} for each in results]
+            results = [result | {"original_width": width, "original_height": 20} for result in results]
         annotation = build.annotation(*results, number=number, was_cancelled=rng.random() < 0.05)
         more = [build.annotation(shape("r0"), number=900 + number, day=2)] if rng.random() < 0.1 else []
         image = rng.choice(
@@ -97,21 +97,24 @@ def test_both_ways_give_the_same_bytes(run, build, monkeypatch, seed, config):
     formats = tuple(name for name in FORMATS if "pose" not in name and not FORMATS[name].publish_plain)
     options = {"label_config": config, "formats": formats, "split": "train=.5,val=.3,test=.2"}
     drafts = []
-    read = FastTaskDecoder.read
+    read = FastTaskDecoder.decode
     with monkeypatch.context() as patch:
-        patch.setattr(FastTaskDecoder, "read", lambda self, texts: drafts.append(read(self, texts)) or drafts[-1])
+        patch.setattr(FastTaskDecoder, "decode", lambda self, texts: drafts.append(read(self, texts)) or drafts[-1])
         usual = run(tasks, to="usual", **options)
-    assert sum(each is not None for each in drafts[0].of) > 10
+    assert sum(draft is not None for draft in drafts[0].tasks) > 10
     with monkeypatch.context() as patch:
-        patch.setattr(convert.FastTaskDecoder, "read", lambda self, texts: FastBatch([None] * len(texts)))
+        patch.setattr(convert.FastTaskDecoder, "decode", lambda self, texts: FastBatch([None] * len(texts)))
         exact = run(tasks, to="exact", **options)
     assert usual.report.accounts == exact.report.accounts
     assert usual.report.classes == exact.report.classes
     tables = [out.manifest["generations"][0]["tables"] for out in (usual, exact)]
     for name in tables[0]:
         lines = [
-            b"".join((out.root / "objects" / each["sha256"][:2] / each["sha256"]).read_bytes() for each in found[name])
-            for out, found in zip((usual, exact), tables, strict=True)
+            b"".join(
+                (out.root / "objects" / row["sha256"][:2] / row["sha256"]).read_bytes()
+                for row in tables_of_export[name]
+            )
+            for out, tables_of_export in zip((usual, exact), tables, strict=True)
         ]
         assert lines[0].splitlines() == lines[1].splitlines(), name
     assert usual.manifest["generations"] == exact.manifest["generations"]
@@ -130,26 +133,26 @@ def test_columns_fit_as_one_shape_does():
     shapes = percent_to_pixels(boxes, points, counts.tolist(), ring, sizes)
     fits = clip_batch(shapes)
     ends = np.cumsum(counts)
-    known = 0
+    vectorised = 0
     for row in range(rows):
         width, height = sizes[row]
         if ring[row]:
-            place = int(ring[: row + 1].sum()) - 1
-            mine = points[ends[place] - counts[place] : ends[place]].tolist()
-            shape = Polygon(tuple((x * width / 100, y * height / 100) for x, y in mine))
+            ring_index = int(ring[: row + 1].sum()) - 1
+            ring_points = points[ends[ring_index] - counts[ring_index] : ends[ring_index]].tolist()
+            shape = Polygon(tuple((x * width / 100, y * height / 100) for x, y in ring_points))
         else:
             x, y, w, h, turn = boxes[row].tolist()
             shape = Rectangle(x * width / 100, y * height / 100, w * width / 100, h * height / 100, turn)
         assert shapes.geometry(row) == shape
         if fits.kinds[row] == 3:
             continue
-        known += 1
-        one = fit_one(shape, int(width), int(height))
-        assert tuple(fits.boxes[row].tolist()) == one.box
-        assert fits.areas[row] == one.area
-        assert bool(fits.clipped[row]) == bool(one.repairs)
-        assert one.outline is None
-    assert known > rows / 5
+        vectorised += 1
+        clipped = fit_one(shape, int(width), int(height))
+        assert tuple(fits.boxes[row].tolist()) == clipped.box
+        assert fits.areas[row] == clipped.area
+        assert bool(fits.is_clipped[row]) == bool(clipped.repairs)
+        assert clipped.outline is None
+    assert vectorised > rows / 5
 
 
 def test_areas_of_rings_are_shapelys():
@@ -166,17 +169,19 @@ def test_areas_of_rings_are_shapelys():
 def test_shape_that_does_not_fit_is_told_by_the_same_words(run, build):
     out = run([build.task(1, build.annotation(build.box(120, 10, 5, 5), build.box(1, 1, 5, 5, id="good")))])
     assert [loss["reason"] for loss in out.losses] == ["outside the image"]
-    with pytest.raises(Unfit, match="outside the image"):
+    with pytest.raises(ShapeRejected, match="outside the image"):
         fit_one(Rectangle(700, 10, 5, 5), 640, 360)
 
 
 def test_text_of_a_task_that_is_no_json_is_not_usual():
     from exporters.convert.annotation_policy import latest
-    from exporters.convert.options import Rules
+    from exporters.convert.options import ConversionOptions
     from exporters.model.class_map import ClassMap
-    from exporters.model.splits import Split
+    from exporters.model.splits import SplitPolicy
 
-    usual = FastTaskDecoder(Rules(latest, Split.parse("train=1"), "out", None, frozenset()), ClassMap())
+    usual = FastTaskDecoder(
+        ConversionOptions(latest, SplitPolicy.parse("train=1"), "out", None, frozenset()), ClassMap()
+    )
     good = {"id": 1, "data": {"image": "s3://b/1.jpg"}, "annotations": []}
     texts = [b"{", b"\xff", b"[]", msgspec.json.encode(good), json.dumps(good | {"id": "x"}).encode(), None]
-    assert usual.read(texts).of == [None] * 6
+    assert usual.decode(texts).tasks == [None] * 6

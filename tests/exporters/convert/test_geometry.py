@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from shapely import affinity
 
-from exporters.model.clipping import Unfit, fit, rings
+from exporters.model.clipping import ShapeRejected, clip_to_image, outline_rings
 from exporters.model.records import Object, image_id, object_id
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle
 
@@ -42,15 +42,17 @@ def test_rotated_box_is_the_true_box_in_every_format(run, build, width, height):
     annotations = out.instances()["annotations"]
     assert len(annotations) == len(truth)
     bounds = np.array([outline.bounds for outline in truth])
-    boxes = np.array([each["bbox"] for each in annotations])
+    boxes = np.array([annotation["bbox"] for annotation in annotations])
     boxes[:, 2:] += boxes[:, :2]
     np.testing.assert_allclose(boxes, bounds, atol=1e-3)
-    np.testing.assert_allclose([each["area"] for each in annotations], [each.area for each in truth], rtol=1e-4)
+    np.testing.assert_allclose(
+        [annotation["area"] for annotation in annotations], [annotation.area for annotation in truth], rtol=1e-4
+    )
     np.testing.assert_allclose(out.yolo_boxes("1", width, height)[:, 1:], bounds, atol=1e-3)
     voc = np.array([box[1:] for box in out.voc_boxes("1")])
     np.testing.assert_allclose(voc - [1, 1, 0, 0], bounds, atol=1.0)
-    for each, outline in zip(annotations, truth, strict=True):
-        drawn = shapely.Polygon(np.reshape(each["segmentation"][0], (-1, 2)))
+    for annotation, outline in zip(annotations, truth, strict=True):
+        drawn = shapely.Polygon(np.reshape(annotation["segmentation"][0], (-1, 2)))
         assert drawn.symmetric_difference(outline).area < 1e-3 * outline.area + 0.05
 
 
@@ -62,8 +64,8 @@ def test_box_of_any_rectangle_is_shapelys(x, y, w, h, turn):
     assume(not 0 < max(-left, -top, right - 640, bottom - 360) < 0.011)  # that is taken for arithmetic, and not cut
     truth = true_outline(x, y, w, h, turn, 640, 360)
     try:
-        fitted = fit(Rectangle(x, y, w, h, turn), 640, 360)
-    except Unfit:
+        fitted = clip_to_image(Rectangle(x, y, w, h, turn), 640, 360)
+    except ShapeRejected:
         assert truth.area < 5
         return
     assert truth.area > 0
@@ -108,7 +110,7 @@ def test_box_over_the_edge_is_clipped_and_counted(run, build):
     assert first["bbox"] == pytest.approx([0, 0, 96, 72])
     assert second["bbox"] == pytest.approx([576, 324, 64, 36])
     assert out.voc_boxes("1") == [("car", 1, 1, 96, 72), ("car", 577, 325, 640, 360)]
-    assert [each.findtext("truncated") for each in out.voc("1").iter("object")] == ["1", "1"]
+    assert [element.findtext("truncated") for element in out.voc("1").iter("object")] == ["1", "1"]
     assert out.yolo_boxes("1", 640, 360)[:, 1:].max(axis=0) == pytest.approx([576, 324, 640, 360])
     assert out.report.accounts.repaired == {"clipped to the image": 2}
 
@@ -134,7 +136,7 @@ def test_shape_without_pixels_is_dropped_with_a_reason(run, build, result, reaso
     out = run([build.task(1, build.annotation(result(build), build.box(1, 1, 5, 5, id="good")))])
     assert out.report.accounts.regions.dropped == {reason: 1}
     assert [loss["region"] for loss in out.losses] == ["r1"]
-    assert [each["region_id"] for each in out.instances()["annotations"]] == ["good"]
+    assert [annotation["region_id"] for annotation in out.instances()["annotations"]] == ["good"]
     assert len(out.yolo("1")) == len(out.voc_boxes("1")) == 1
 
 
@@ -150,7 +152,7 @@ def test_a_data_set_is_never_mixed(run, build):
     ]
     out = run([build.task(1, build.annotation(*results))])
     assert out.yolo("1").shape == (4, 5)
-    boxes = {each["region_id"]: each["bbox"] for each in out.instances()["annotations"]}
+    boxes = {annotation["region_id"]: annotation["bbox"] for annotation in out.instances()["annotations"]}
     assert boxes["polygon"] == pytest.approx([320, 180, 64, 72])
     assert boxes["ellipse"] == pytest.approx([256, 162, 128, 36])
     assert boxes["brush"] == pytest.approx([300, 100, 100, 100])
@@ -160,7 +162,7 @@ def test_a_data_set_is_never_mixed(run, build):
         "mask -> box": 1,
         "polygon -> box": 1,
     }
-    assert all(each["segmentation"] for each in out.instances()["annotations"])
+    assert all(annotation["segmentation"] for annotation in out.instances()["annotations"])
 
 
 def test_mask_keeps_its_hole_and_stays_one_annotation(run, build):
@@ -209,21 +211,21 @@ def test_outline_that_crosses_itself_is_split_and_counted(run, build):
 
 def test_shape_with_a_hole_has_no_rings():
     ring = Polygon(((0, 0), (100, 0), (100, 100), (0, 100), (0, 0), (20, 20), (80, 20), (80, 80), (20, 80), (20, 20)))
-    fitted = fit(ring, 200, 200)
+    fitted = clip_to_image(ring, 200, 200)
     assert fitted.area < 100 * 100
-    each = Object(1, 1, "car", ring, fitted.box, fitted.area, outline=fitted.outline)
-    outline = rings(each, 200, 200)
-    assert outline is None or sum(shapely.Polygon(each).area for each in outline) == pytest.approx(fitted.area)
+    obj = Object(1, 1, "car", ring, fitted.box, fitted.area, outline=fitted.outline)
+    outline = outline_rings(obj, 200, 200)
+    assert outline is None or sum(shapely.Polygon(ring).area for ring in outline) == pytest.approx(fitted.area)
 
 
 def test_mask_of_another_image_is_refused():
-    with pytest.raises(Unfit, match="another size"):
-        fit(Mask.of(np.ones((10, 10), bool)), 20, 10)
+    with pytest.raises(ShapeRejected, match="another size"):
+        clip_to_image(Mask.from_array(np.ones((10, 10), bool)), 20, 10)
 
 
 def test_key_point_has_no_box_and_an_ellipse_at_the_edge_is_clipped():
-    assert fit(KeyPoint(5, 5), 10, 10).box is None
-    assert fit(Ellipse(0, 50, 20, 10), 100, 100).box == pytest.approx((0, 40, 20, 60), abs=0.01)
+    assert clip_to_image(KeyPoint(5, 5), 10, 10).box is None
+    assert clip_to_image(Ellipse(0, 50, 20, 10), 100, 100).box == pytest.approx((0, 40, 20, 60), abs=0.01)
 
 
 def test_numbers_of_images_and_objects_never_meet():

@@ -1,4 +1,4 @@
-"""A data set that lost something, as to a rule of the bucket that removes old objects: told, and mended."""
+"""A data set that lost objects, as by a lifecycle rule of the bucket, is reported and repaired."""
 
 import json
 from pathlib import Path
@@ -37,16 +37,16 @@ def test_whatever_object_is_lost_or_changed_an_export_afresh_brings_it_back(run,
 
 
 def test_export_that_cannot_read_what_the_published_version_knows_writes_everything_again(run, tasks, monkeypatch):
-    told = []
+    warnings = []
     monkeypatch.setattr(
-        "exporters.pipeline.export_run._log", SimpleNamespace(warning=lambda message, **_: told.append(message))
+        "exporters.pipeline.export_run._log", SimpleNamespace(warning=lambda message, **_: warnings.append(message))
     )
     out = run(tasks)
     index = read_version(store(out)).generations[0].index
     (out.root / "objects" / index.sha256[:2] / index.sha256).unlink()
     assert run(tasks).report.written.tasks == len(tasks)
     assert not flaws(out)
-    assert told == ["everything_is_written_again"]
+    assert warnings == ["everything_is_written_again"]
 
 
 def test_lost_class_map_takes_the_numbers_of_the_published_version(run, tasks):

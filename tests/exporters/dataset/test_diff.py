@@ -5,7 +5,7 @@ import json
 import pytest
 
 from exporters.cli.dataset import dataset_diff
-from exporters.dataset.diff import Change, ClassChange, differences
+from exporters.dataset.diff import ChangeCounts, ClassChange, diff_versions
 from exporters.dataset.versions import read_version
 from exporters.errors import BadOption
 from labelloop.service.store import open_store
@@ -15,13 +15,13 @@ from labelloop.service.store import open_store
 def diff(tmp_path, settings):
     def diff(a, b, name="set"):
         store = open_store(f"file://{tmp_path / name}", settings)
-        return differences(store, read_version(store, a), read_version(store, b))
+        return diff_versions(store, read_version(store, a), read_version(store, b))
 
     return diff
 
 
 def boxes(build, number, *drawn, **data):
-    results = [build.box(*each[:4], each[4], id=f"r{place}") for place, each in enumerate(drawn)]
+    results = [build.box(*shape[:4], shape[4], id=f"r{index}") for index, shape in enumerate(drawn)]
     return build.task(number, build.annotation(*results, number=number), width=640, height=360, **data)
 
 
@@ -48,17 +48,17 @@ def test_each_kind_of_change_is_counted_once(run, build, diff, formats, afresh):
     ]
     run(before, formats=formats)
     run(after, formats=formats, afresh=afresh)
-    found = diff("v000001", "v000002")
-    assert found.tasks.added == 1
-    assert found.tasks.removed == 1
-    assert found.images == Change(added=1, removed=1, changed=3, same=1)
-    assert found.classes_added == ("bus",)
-    assert found.classes == {
+    changes = diff("v000001", "v000002")
+    assert changes.tasks.added == 1
+    assert changes.tasks.removed == 1
+    assert changes.images == ChangeCounts(added=1, removed=1, changed=3, same=1)
+    assert changes.classes_added == ("bus",)
+    assert changes.classes == {
         "bus": ClassChange(relabelled=1),
         "car": ClassChange(added=2, removed=2, moved=1),
     }
-    assert found.objects == ClassChange(added=2, removed=2, moved=1, relabelled=1)
-    assert {sample.task for sample in found.samples} == {2, 3, 4, 5, 6}
+    assert changes.objects == ClassChange(added=2, removed=2, moved=1, relabelled=1)
+    assert {sample.task for sample in changes.samples} == {2, 3, 4, 5, 6}
 
 
 def test_incremental_version_reads_only_what_changed(run, build, diff, monkeypatch):
@@ -71,33 +71,33 @@ def test_incremental_version_reads_only_what_changed(run, build, diff, monkeypat
 
     rows = module.read_rows
     monkeypatch.setattr(module, "read_rows", lambda *a: (read.append(len(a[3])), rows(*a))[1])
-    found = diff("v000001", "v000002")
+    changes = diff("v000001", "v000002")
     assert set(read) == {1}
-    assert found.tasks == Change(changed=1, same=39)
-    assert found.images == Change(changed=1, same=39)
+    assert changes.tasks == ChangeCounts(changed=1, same=39)
+    assert changes.images == ChangeCounts(changed=1, same=39)
 
 
 def test_nothing_changed(run, build, diff):
     tasks = [boxes(build, 1, CAR)]
     run(tasks)
     run(tasks)
-    found = diff("v000001", "v000002")
-    assert found.objects == ClassChange()
-    assert found.images == Change(same=1)
-    assert found.rules == {}
+    changes = diff("v000001", "v000002")
+    assert changes.objects == ClassChange()
+    assert changes.images == ChangeCounts(same=1)
+    assert changes.rules == {}
 
 
 def test_rules_and_splits_that_differ_are_named(run, build, diff):
     tasks = [boxes(build, number, CAR) for number in (1, 2)]
     run(tasks)
     run(tasks, split="val=1", annotation="all", formats=["coco"])
-    found = diff("v000001", "v000002")
-    assert found.rules["annotation"] == ("latest", "all")
-    assert found.rules["split"] == ({"train": 1.0}, {"val": 1.0})
-    assert found.rules["formats"] == (["coco", "voc", "yolo-detect"], ["coco"])
-    assert found.splits == {"train -> val": 2}
-    assert found.images == Change(changed=2)
-    assert found.objects == ClassChange()
+    changes = diff("v000001", "v000002")
+    assert changes.rules["annotation"] == ("latest", "all")
+    assert changes.rules["split"] == ({"train": 1.0}, {"val": 1.0})
+    assert changes.rules["formats"] == (["coco", "voc", "yolo-detect"], ["coco"])
+    assert changes.splits == {"train -> val": 2}
+    assert changes.images == ChangeCounts(changed=2)
+    assert changes.objects == ClassChange()
 
 
 def test_objects_that_are_the_same_but_for_their_order_did_not_change(run, build, diff):

@@ -1,4 +1,4 @@
-"""Photos that lie on their side: as they are, or with their pixels turned, so that labels fit whoever opens them."""
+"""Images with an EXIF rotation are pulled unchanged, or rotated so that labels fit in every loader."""
 
 import io
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.dataset.exif import lies, turned
+from exporters.dataset.exif import needs_rotation, rotate_upright
 from exporters.dataset.pull import pull
 from exporters.dataset.versions import read_version
-from labelloop.service.media import Media, load_photo
+from labelloop.service.media import Media, load_image
 from labelloop.service.store import open_store
 
 ORIENTATION = 0x0112
@@ -32,21 +32,21 @@ def photo(orientation, kind="JPEG", size=(64, 48)):
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_turned_photo_shows_by_its_pixels_what_its_exif_said(kind, orientation):
     before = photo(orientation, kind)
-    assert lies(before)
-    after = turned(before)
-    assert not lies(after)
+    assert needs_rotation(before)
+    after = rotate_upright(before)
+    assert not needs_rotation(after)
     with Image.open(io.BytesIO(after)) as image:  # by Pillow alone, as torchvision does
         assert image.format == kind
         assert image.getexif()[0x010F] == "a camera"
-        seen = np.asarray(image.convert("RGB")).astype(int)
-    shown = load_photo(before).image.astype(int)
-    assert seen.shape == shown.shape
-    assert np.abs(seen - shown).mean() < (3 if kind in {"JPEG", "WEBP"} else 0.01)
+        rotated = np.asarray(image.convert("RGB")).astype(int)
+    upright = load_image(before).pixels.astype(int)
+    assert rotated.shape == upright.shape
+    assert np.abs(rotated - upright).mean() < (3 if kind in {"JPEG", "WEBP"} else 0.01)
 
 
 @pytest.mark.parametrize("data", [photo(0), photo(1), photo(1, "PNG"), b"", b"no photo", photo(6)[:30]])
 def test_other_photos_do_not_lie(data):
-    assert not lies(data)
+    assert not needs_rotation(data)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_pull_turns_photos_where_it_is_asked_and_else_says_how_many_lie(version,
                 upright=upright,
                 link=link,
             )
-            assert (pulled.photos, pulled.lying, pulled.missing) == (2, 1, ())
+            assert (pulled.images, pulled.rotated, pulled.missing) == (2, 1, ())
             folder = tmp_path / "out/images/train"
             with Image.open(folder / "lying.jpg") as image:
                 assert image.size == ((48, 64) if upright else (64, 48))

@@ -1,4 +1,4 @@
-"""What nobody refers to goes, everything else stays, also beside exporters at work."""
+"""Unreferenced objects are removed, everything else stays, also while exporters run."""
 
 import os
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 
 from exporters.cli.dataset import dataset_gc
-from exporters.dataset.gc import collect, look
+from exporters.dataset.gc import collect_garbage, find_garbage
 from exporters.dataset.versions import versions
 from exporters.errors import BadOption, DatasetDamaged
 from exporters.pipeline import export_run as running
@@ -42,23 +42,23 @@ def keys(store):
 
 
 def whole(store):
-    for each in versions(store):
-        manifest, problems = verify(store, each.version)
+    for version in versions(store):
+        manifest, problems = verify(store, version.version)
         assert manifest is not None
         assert not problems
-    return [each.version for each in versions(store)]
+    return [manifest.version for manifest in versions(store)]
 
 
 def test_objects_of_a_killed_export_go_when_they_are_old(run, build, store, age):
     run([task(build, 1)])
     wanted = keys(store)
     store.put("objects/ab/" + "ab" * 32, b"left by an export that was killed")
-    assert look(store).objects == ()
-    assert look(store).young == 1
+    assert find_garbage(store).objects == ()
+    assert find_garbage(store).young == 1
     age()
-    assert look(store).objects == (("objects/ab/" + "ab" * 32, 33),)
+    assert find_garbage(store).objects == (("objects/ab/" + "ab" * 32, 33),)
     assert keys(store) > wanted  # looking changes nothing
-    assert collect(store).bytes == 33
+    assert collect_garbage(store).bytes == 33
     assert keys(store) == wanted
     assert whole(store) == ["v000001"]
 
@@ -69,12 +69,12 @@ def test_older_versions_go_with_what_only_they_refer_to(run, build, store, age):
         run([task(build, 1), task(build, 2, x)], formats=formats)
     age()
     before = keys(store)
-    found = collect(store, keep=2)
-    assert found.versions == ("v000001", "v000002")
+    garbage = collect_garbage(store, keep=2)
+    assert garbage.versions == ("v000001", "v000002")
     assert whole(store) == ["v000003", "v000004"]
     assert keys(store) < before
-    assert collect(store, keep=2).objects == ()
-    # the class map and the head are nobody's garbage, and the next export builds on what stayed
+    assert collect_garbage(store, keep=2).objects == ()
+    # the class map and the head stay, and the next export builds on the rest
     out = run([task(build, 1), task(build, 2, 50)], formats=formats)
     assert out.report.version == "v000005"
     assert out.report.written.tasks == 1
@@ -85,7 +85,7 @@ def test_version_that_was_replaced_a_moment_ago_stays(run, build, store, age):
     run([task(build, 1)])
     age()
     run([task(build, 1, 20)])
-    assert collect(store, keep=1).versions == ()  # an export that began before may still build on it
+    assert collect_garbage(store, keep=1).versions == ()  # an export that began before may still build on it
     assert whole(store) == ["v000001", "v000002"]
 
 
@@ -93,7 +93,7 @@ def test_published_version_stays_whatever_comes_after_it(run, build, store, age)
     run([task(build, 1)])
     run([task(build, 1, 300)], max_errors=0.0)  # outside of its image: written, not published
     age()
-    assert collect(store, keep=1).versions == ()
+    assert collect_garbage(store, keep=1).versions == ()
     assert whole(store) == ["v000001", "v000002"]
 
 
@@ -101,26 +101,26 @@ def test_copies_of_photos_stay_as_long_as_their_version_does(run, build, store, 
     run([task(build, 1, image=photos("one.jpg")), task(build, 2, image=photos("two.jpg", 320, 200))], copy_images=True)
     run([task(build, 1, image=photos("one.jpg"))], copy_images=True, allow_shrink=True)
     age()
-    assert collect(store).objects == ()
-    assert collect(store, keep=1).versions == ("v000001",)
+    assert collect_garbage(store).objects == ()
+    assert collect_garbage(store, keep=1).versions == ("v000001",)
     assert whole(store) == ["v000002"]
 
 
 def test_export_that_is_about_to_name_what_was_removed_is_made_again(run, build, store, monkeypatch, age):
     run([task(build, 1)])
-    commit, times = running.commit, []
-    put_whole = running.publish_plain_files
+    commit_version, times = running.commit_version, []
+    publish_plain_files = running.publish_plain_files
 
     def removing(where, manifest, scratch):
         times.append(1)
-        made = put_whole(where, manifest, scratch)
+        manifest_with_files = publish_plain_files(where, manifest, scratch)
         if len(times) == 1:
             age()  # as if the export took three days
-            assert len(collect(where).objects) > 0
-        return made
+            assert len(collect_garbage(where).objects) > 0
+        return manifest_with_files
 
-    monkeypatch.setattr(running, "put_whole", removing)
-    monkeypatch.setattr(running, "commit", commit)
+    monkeypatch.setattr(running, "publish_plain_files", removing)
+    monkeypatch.setattr(running, "commit_version", commit_version)
     out = run([task(build, 1), task(build, 2)])
     assert len(times) == 2
     assert whole(store) == ["v000001", "v000002"]
@@ -142,10 +142,10 @@ def test_removal_that_is_cut_off_leaves_whole_versions(run, build, store, age, m
 
     monkeypatch.setattr(store, "delete", failing)
     with pytest.raises(KeyboardInterrupt):
-        collect(store, keep=1)
+        collect_garbage(store, keep=1)
     monkeypatch.setattr(store, "delete", delete)
     assert whole(store)[-1] == "v000003"
-    collect(store, keep=1)
+    collect_garbage(store, keep=1)
     assert whole(store) == ["v000003"]
 
 
@@ -154,10 +154,10 @@ def test_manifest_that_cannot_be_read_stops_it(run, build, store, age):
     store.put("versions/v000007/manifest.json", b'{"format": "labelloop-dataset/9"}')
     age()
     with pytest.raises(DatasetDamaged, match="labelloop-dataset/9"):
-        collect(store)
+        collect_garbage(store)
     for options in ({"keep": 0}, {"grace_h": -1}):
         with pytest.raises(BadOption):
-            look(store, **options)
+            find_garbage(store, **options)
 
 
 def test_command_looks_first_and_deletes_when_told(run, build, store, age, tmp_path, monkeypatch, capsys):
@@ -185,6 +185,6 @@ def test_clock_that_is_wrong_removes_nothing_young_and_keeps_nothing_old(run, bu
     store.put(young, b"of an export that is at work")
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + jump_s)
-    assert collect(store).objects == ((old, 33),)
+    assert collect_garbage(store).objects == ((old, 33),)
     assert store.exists(young)
     assert whole(store) == ["v000001"]

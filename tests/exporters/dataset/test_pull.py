@@ -8,7 +8,7 @@ import pytest
 
 from exporters.dataset.pull import pull
 from exporters.dataset.versions import read_version
-from exporters.errors import DatasetDamaged, InTheWay
+from exporters.errors import DatasetDamaged, PathOccupied
 from labelloop.service.media import Media
 from labelloop.service.store import open_store
 
@@ -73,16 +73,16 @@ def test_formats_of_one_version_are_pulled_into_one_folder_one_after_the_other(t
 
 def test_photos_that_are_there_are_not_fetched_again(two_versions, take, tmp_path, monkeypatch):
     take("coco", "yolo-detect", version="1")
-    asked = []
+    requested = []
     path = Media.path
 
-    def seen(self, url, **options):
-        asked.append(url)
+    def recorded_path(self, url, **options):
+        requested.append(url)
         return path(self, url, **options)
 
-    monkeypatch.setattr(Media, "path", seen)
+    monkeypatch.setattr(Media, "path", recorded_path)
     take("coco", "yolo-detect")
-    assert [url.rpartition("=")[2] for url in asked] == ["c.jpg"]
+    assert [url.rpartition("=")[2] for url in requested] == ["c.jpg"]
     assert (tmp_path / "pulled/coco/images/train/b.jpg").read_bytes() == (tmp_path / "photos/b.jpg").read_bytes()
 
 
@@ -98,7 +98,7 @@ def test_a_copy_that_was_spoiled_in_the_folder_is_brought_anew(run, build, photo
 def test_what_was_not_pulled_is_not_written_over(two_versions, take, tmp_path):
     (tmp_path / "pulled/images").mkdir(parents=True)
     (tmp_path / "pulled/images/mine.jpg").write_bytes(b"mine")
-    with pytest.raises(InTheWay, match="images"):
+    with pytest.raises(PathOccupied, match="images"):
         take("coco")
     assert files(tmp_path / "pulled") == {"images/mine.jpg"}
 

@@ -28,7 +28,7 @@ SET = "s3://bucket/set"
 
 @pytest.fixture
 def file(build, tmp_path):
-    """Gives a file of so many tasks, with a label that no other has."""
+    """Return a file with a number of tasks and a unique label."""
 
     def file(count, label="bus"):
         path = tmp_path / f"{count}-{label}.json"
@@ -62,9 +62,9 @@ def test_exporters_at_once_make_a_version_each_with_one_number_a_label(condition
         settings = bare_s3.settings(tmp_path / "home")
         files = [file(number, f"label{number}") for number in (2, 3, 4)]
         run = [
-            threads.submit(export, each, settings=settings, to=SET, fetch=False, formats=("coco",)) for each in files
+            threads.submit(export, file, settings=settings, to=SET, fetch=False, formats=("coco",)) for file in files
         ]
-        reports = [each.result() for each in run]
+        reports = [future.result() for future in run]
         store = open_store(SET, settings)
         assert whole(store) == sorted(report.version for report in reports) == ["v000001", "v000002", "v000003"]
         assert read_head(store)[0].version == "v000003"
@@ -81,9 +81,9 @@ def test_exporters_at_once_do_not_mind_clocks_that_are_set(file, tmp_path, monke
         files = [file(number, f"label{number}") for number in (2, 3, 4)]
         began = time.monotonic()
         run = [
-            threads.submit(export, each, settings=settings, to=SET, fetch=False, formats=("coco",)) for each in files
+            threads.submit(export, file, settings=settings, to=SET, fetch=False, formats=("coco",)) for file in files
         ]
-        assert sorted(each.result().version for each in run) == ["v000001", "v000002", "v000003"]
+        assert sorted(future.result().version for future in run) == ["v000001", "v000002", "v000003"]
         store = open_store(SET, settings)
         assert whole(store) == ["v000001", "v000002", "v000003"]
         assert read_head(store)[0].version == "v000003"
@@ -101,12 +101,12 @@ def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(bare_s3
         assert (
             export(file(3), settings=settings, to=SET, fetch=False, formats=("coco",), afresh=True).version == version
         )
-        asked = [(method, key.removeprefix("set/")) for method, key, _ in bare_s3.asked]
-        manifest, head = (asked.index(("PUT", key)) for key in (manifest_key(version), "HEAD.json"))
+        requests = [(method, key.removeprefix("set/")) for method, key, _ in bare_s3.asked]
+        manifest, head = (requests.index(("PUT", key)) for key in (manifest_key(version), "HEAD.json"))
         assert manifest < head
         for key in (manifest_key(version), "HEAD.json"):  # who waits looks afterwards whose object stayed
-            assert ("HEAD", key) not in asked[manifest:]
-        assert not [key for _, key in asked if "locks/" in key]
+            assert ("HEAD", key) not in requests[manifest:]
+        assert not [key for _, key in requests if "locks/" in key]
         assert claims(store) == []
     assert whole(store) == ["v000001", "v000002"]
 
@@ -129,7 +129,7 @@ def test_one_of_all_who_begin_together_has_the_turn_and_loses_it_to_a_mark(bare_
     stores = [open_store(SET, settings) for _ in range(3)]
     turns = [VersionClaim(store, 4) for store in stores]
     assert [turn.first() for turn in turns] == [5, 5, 5]
-    # the others have put their mark by now, whoever has the claim
+    # the others have written their mark by now
     assert [turn.exclusive_until(5) for turn in turns] == [0.0, 0.0, 0.0]
     for turn in turns:
         turn.__exit__()

@@ -1,4 +1,4 @@
-"""Versions in the store: whole or not there, whoever is killed and whoever else is writing."""
+"""Versions in the store are complete or absent, whichever exporter is killed or writes concurrently."""
 
 import hashlib
 import json
@@ -64,13 +64,13 @@ def test_export_that_dies_at_any_write_leaves_the_last_version_whole(
     real = module.open_store
     outcomes = []
     for write in range(20):
-        place = f"set{write}"
-        first = run(tasks[:3], to=place, formats=("coco", "yolo-detect"))
-        store = real(f"file://{tmp_path / place}", settings)
+        prefix = f"set{write}"
+        first = run(tasks[:3], to=prefix, formats=("coco", "yolo-detect"))
+        store = real(f"file://{tmp_path / prefix}", settings)
         with monkeypatch.context() as patch:
             patch.setattr(module, "open_store", lambda url, s, n=write: FailingStore(real(url, s), n, error))
             try:
-                run(tasks, to=place, formats=("coco", "yolo-detect"))
+                run(tasks, to=prefix, formats=("coco", "yolo-detect"))
                 outcomes.append("published")
             except (Killed, StoreError):
                 outcomes.append("died")
@@ -78,7 +78,7 @@ def test_export_that_dies_at_any_write_leaves_the_last_version_whole(
         assert read_head(store)[0].version == (first.report.version if outcomes[-1] == "died" else "v000002")
         for manifest in whole.values():
             assert verify(store, manifest.version)[1].issues == []
-        after = run(tasks, to=place, formats=("coco", "yolo-detect"))
+        after = run(tasks, to=prefix, formats=("coco", "yolo-detect"))
         assert read_version(store).version == after.report.version
         if outcomes[-1] == "published":
             break
@@ -99,7 +99,7 @@ def test_failed_export_leaves_no_version(run, tasks, monkeypatch, tmp_path, sett
 
 
 def test_exporters_at_once_all_end_well(build, tmp_path, settings):
-    def one(number):
+    def assigned(number):
         path = tmp_path / f"{number}.json"
         path.write_text(
             json.dumps([build.task(n, build.annotation(build.box(n, 10, 10, 10))) for n in range(1, number + 5)])
@@ -109,7 +109,7 @@ def test_exporters_at_once_all_end_well(build, tmp_path, settings):
         )
 
     with ThreadPoolExecutor(4) as threads:
-        reports = list(threads.map(one, range(6)))
+        reports = list(threads.map(assigned, range(6)))
     assert sorted(report.version for report in reports) == [version_name(n) for n in range(1, 7)]
     store = open_store(f"file://{tmp_path / 'set'}", settings)
     head, _ = read_head(store)
@@ -158,7 +158,10 @@ def test_ids_stay_when_tasks_are_added_and_reordered(run, tasks, build):
     def ids(out):
         instances = out.instances()
         images = {image["coco_url"]: image["id"] for image in instances["images"]}
-        return images | {(each["image_id"], each["region_id"]): each["id"] for each in instances["annotations"]}
+        return images | {
+            (annotation["image_id"], annotation["region_id"]): annotation["id"]
+            for annotation in instances["annotations"]
+        }
 
     assert ids(first).items() <= ids(second).items()
 
@@ -168,11 +171,11 @@ def test_manifest_lists_every_object_with_its_size_and_checksum(run, tasks):
     shards = [
         shard
         for generation in out.manifest["generations"]
-        for shard in [generation["index"], *(each for table in generation["tables"].values() for each in table)]
+        for shard in [generation["index"], *(item for table in generation["tables"].values() for item in table)]
     ]
-    listed = {object_key(each["sha256"]): (each["size"], each["sha256"]) for each in shards}
-    there = {str(path.relative_to(out.root)): path.read_bytes() for path in out.root.glob("objects/*/*")}
-    assert listed == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in there.items()}
+    listed = {object_key(shard["sha256"]): (shard["size"], shard["sha256"]) for shard in shards}
+    stored = {str(path.relative_to(out.root)): path.read_bytes() for path in out.root.glob("objects/*/*")}
+    assert listed == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in stored.items()}
     head = json.loads((out.root / "HEAD.json").read_bytes())
     assert head["sha256"] == hashlib.sha256(out.manifest_path.read_bytes()).hexdigest()
     assert out.report.objects == len(listed)

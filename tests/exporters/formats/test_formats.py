@@ -12,8 +12,8 @@ from exporters.formats import DEFAULT_FORMATS, format_names
 
 def average_precision(coco, kind):
     truth = [
-        {key: each[key] for key in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
-        for each in coco.dataset["annotations"]
+        {key: annotation[key] for key in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
+        for annotation in coco.dataset["annotations"]
     ]
     judge = COCOeval(coco, coco.loadRes(truth), kind)
     judge.evaluate()
@@ -36,7 +36,7 @@ def test_category_and_image_ids_start_at_one(run, build, config):
     # W4
     out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5, "dog")))], label_config=config("car", "dog"))
     instances = out.instances()
-    assert [(each["id"], each["name"]) for each in instances["categories"]] == [(1, "car"), (2, "dog")]
+    assert [(category["id"], category["name"]) for category in instances["categories"]] == [(1, "car"), (2, "dog")]
     assert instances["annotations"][0]["category_id"] == 2
     assert instances["images"][0]["id"] == 1
 
@@ -59,7 +59,7 @@ def test_label_that_the_config_lacks_gets_a_number_of_its_own(run, build, config
     task = build.task(1, build.annotation(build.box(1, 1, 5, 5, "moon"), build.box(1, 1, 5, 5, "car", id="r2")))
     out = run([task], label_config=config("car"))
     assert out.report.classes == {"car": 1, "moon": 2}
-    assert [each["category_id"] for each in out.instances()["annotations"]] == [2, 1]
+    assert [annotation["category_id"] for annotation in out.instances()["annotations"]] == [2, 1]
     assert out.yolo("1")[:, 0].tolist() == [1, 0]
     assert "regions with a label that the label config does not have" in out.report.accounts.notes
 
@@ -116,8 +116,8 @@ def test_region_with_several_labels_is_an_object_for_each_in_every_format(run, b
     # W20: COCO took the first, YOLO took all
     out = run([build.task(1, build.annotation(build.box(10, 10, 20, 20, "car", "taxi", "car")))])
     annotations = out.instances()["annotations"]
-    assert [each["category_id"] for each in annotations] == [1, 2]
-    assert len({each["id"] for each in annotations}) == 2
+    assert [annotation["category_id"] for annotation in annotations] == [1, 2]
+    assert len({annotation["id"] for annotation in annotations}) == 2
     assert out.yolo("1")[:, 0].tolist() == [0, 1]
     assert [box[0] for box in out.voc_boxes("1")] == ["car", "taxi"]
     assert {count.regions for count in out.report.accounts.formats.values()} == {1}
@@ -142,7 +142,7 @@ def test_missing_image_size_comes_from_a_sibling_or_the_tasks_data(run, build):
         build.task(3, build.annotation(build.box(10, 10, 10, 10, **bare))),
     ]
     out = run(tasks, formats=("coco",))
-    assert [each["bbox"] for each in out.instances()["annotations"]] == [
+    assert [annotation["bbox"] for annotation in out.instances()["annotations"]] == [
         pytest.approx([64, 36, 64, 36]),
         pytest.approx([320, 180, 64, 36]),
         pytest.approx([100, 50, 100, 50]),
@@ -159,7 +159,7 @@ def test_missing_image_size_is_read_from_the_photos_header(run, build, photos):
         build.task(2, build.annotation(), image=photos("b.png", 50, 70)),
     ]
     out = run(tasks, fetch=True)
-    images = {each["file_name"]: (each["width"], each["height"]) for each in out.instances()["images"]}
+    images = {image["file_name"]: (image["width"], image["height"]) for image in out.instances()["images"]}
     assert images == {"a.png": (400, 300), "b.png": (50, 70)}
     assert out.instances()["annotations"][0]["bbox"] == pytest.approx([40, 30, 40, 30])
 

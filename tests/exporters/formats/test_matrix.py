@@ -1,4 +1,4 @@
-"""Every data set of the test matrix is read by everybody's loaders, without a complaint and with the same boxes."""
+"""Third-party loaders read every data set of the test matrix without warnings and with equal boxes."""
 
 import json
 import subprocess
@@ -26,15 +26,15 @@ Found = dict[str, list[tuple]]
 @pytest.fixture(scope="session")
 def matrix_of(tmp_path_factory) -> Callable[[str], dict[str, Path]]:
     """The folders of a case by format; each case is exported once."""
-    made: dict[str, dict[str, Path]] = {}
+    folders: dict[str, dict[str, Path]] = {}
     build = Build()
 
     def matrix_of(case: str) -> dict[str, Path]:
-        if case not in made:
+        if case not in folders:
             labels = matrix.LABELS if case != "names" else (*matrix.ODD_LABELS, *matrix.LABELS)
             root = tmp_path_factory.mktemp(f"matrix-{case}")
-            made[case] = matrix.make(matrix.cases(build)[case], build, root, labels=labels)
-        return made[case]
+            folders[case] = matrix.make(matrix.cases(build)[case], build, root, labels=labels)
+        return folders[case]
 
     return matrix_of
 
@@ -46,35 +46,39 @@ def the_coco(folders: dict[str, Path]) -> Path:
 def truth(folders: dict[str, Path]) -> Found:
     """The boxes as COCO's file has them; whether those are right is the matter of other tests."""
     sheet = json.loads(the_coco(folders).read_text())
-    names = {each["id"]: each["name"] for each in sheet["categories"]}
-    found: Found = {each["file_name"]: [] for each in sheet["images"]}
-    files = {each["id"]: each["file_name"] for each in sheet["images"]}
-    for each in sheet["annotations"]:
-        x, y, width, height = each["bbox"]
-        found[files[each["image_id"]]].append((names[each["category_id"]], x, y, x + width, y + height))
-    return {name: sorted(boxes) for name, boxes in found.items()}
+    names = {category["id"]: category["name"] for category in sheet["categories"]}
+    boxes_by_image: Found = {image["file_name"]: [] for image in sheet["images"]}
+    files = {image["id"]: image["file_name"] for image in sheet["images"]}
+    for annotation in sheet["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        boxes_by_image[files[annotation["image_id"]]].append(
+            (names[annotation["category_id"]], x, y, x + width, y + height)
+        )
+    return {name: sorted(boxes) for name, boxes in boxes_by_image.items()}
 
 
 def by_globox(data: AnnotationSet, names: dict[str, str] | None = None) -> Found:
     if names is not None:
         data = data.map_labels(names)
     return {
-        each.image_id: sorted((box.label, box.xmin, box.ymin, box.xmax, box.ymax) for box in each.boxes)
-        for each in data
+        entry.image_id: sorted((box.label, box.xmin, box.ymin, box.xmax, box.ymax) for box in entry.boxes)
+        for entry in data
     }
 
 
 def by_labelformat(data) -> Found:
-    found = {}
-    for each in data.get_labels():
-        boxes = [(one.category.name, one.box.xmin, one.box.ymin, one.box.xmax, one.box.ymax) for one in each.objects]
-        found[Path(each.image.filename).name] = sorted(boxes)
-    return found
+    boxes_by_image = {}
+    for label in data.get_labels():
+        boxes = [
+            (bbox.category.name, bbox.box.xmin, bbox.box.ymin, bbox.box.xmax, bbox.box.ymax) for bbox in label.objects
+        ]
+        boxes_by_image[Path(label.image.filename).name] = sorted(boxes)
+    return boxes_by_image
 
 
 def numbered(folders: dict[str, Path]) -> dict[str, str]:
     sheet = json.loads(the_coco(folders).read_text())
-    return {str(each["id"] - 1): each["name"] for each in sheet["categories"]}
+    return {str(category["id"] - 1): category["name"] for category in sheet["categories"]}
 
 
 def yolo(folders: dict[str, Path], name: str) -> tuple[str, str, str]:
@@ -147,14 +151,12 @@ def test_loader_finds_the_same_boxes(matrix_of, case, loader):
     same(read(folders), truth(folders), tolerance)
 
 
-def same(found: Found, wanted: Found, tolerance: float) -> None:
-    assert {name: len(boxes) for name, boxes in found.items()} == {name: len(boxes) for name, boxes in wanted.items()}
+def same(actual: Found, wanted: Found, tolerance: float) -> None:
+    assert {name: len(boxes) for name, boxes in actual.items()} == {name: len(boxes) for name, boxes in wanted.items()}
     for name, boxes in wanted.items():
-        unmatched = list(found[name])
+        unmatched = list(actual[name])
         for label, *box in boxes:  # rounding may change the order of boxes
-            near = [
-                each for each in unmatched if each[0] == label and np.abs(np.subtract(each[1:], box)).max() < tolerance
-            ]
+            near = [row for row in unmatched if row[0] == label and np.abs(np.subtract(row[1:], box)).max() < tolerance]
             assert near, (name, label, box, unmatched)
             unmatched.remove(near[0])
 
@@ -163,12 +165,12 @@ def same(found: Found, wanted: Found, tolerance: float) -> None:
 def test_pycocotools_scores_it_against_itself_as_perfect(matrix_of, case, capsys):
     coco = COCO(str(the_coco(matrix_of(case))))
     rows = coco.dataset["annotations"]
-    kinds = ["bbox", "segm", *(["keypoints"] if any(each["num_keypoints"] for each in rows) else [])]
+    kinds = ["bbox", "segm", *(["keypoints"] if any(row["num_keypoints"] for row in rows) else [])]
     for kind in kinds:
         keys = ("image_id", "category_id", "segmentation", *(["keypoints"] if kind == "keypoints" else ["bbox"]))
         # an object without key points is no truth for COCO's judge of key points
-        drawn = [each for each in rows if kind != "keypoints" or each["num_keypoints"]]
-        guesses = [{key: each[key] for key in keys} | {"score": 1.0} for each in drawn]
+        drawn = [row for row in rows if kind != "keypoints" or row["num_keypoints"]]
+        guesses = [{key: shape[key] for key in keys} | {"score": 1.0} for shape in drawn]
         judge = COCOeval(coco, coco.loadRes(guesses), kind)
         judge.params.kpt_oks_sigmas = np.full(len(matrix.JOINTS), 0.05)  # COCO's own are of its 17 key points
         judge.evaluate()
@@ -191,7 +193,7 @@ def test_ultralytics_training_drops_nothing(matrix_of, ultralytics, case, task):
 def test_labelformat_reads_outlines_of_coco(matrix_of, case):
     folders = matrix_of(case)
     read = labelformat.COCOInstanceSegmentationInput(the_coco(folders))
-    objects = {Path(each.image.filename).name: len(each.objects) for each in read.get_labels()}
+    objects = {Path(label.image.filename).name: len(label.objects) for label in read.get_labels()}
     assert {name: count for name, count in objects.items() if count} == {
         name: len(boxes) for name, boxes in truth(folders).items() if boxes
     }
@@ -209,7 +211,7 @@ def by_datumaro(matrix_of) -> dict[tuple[str, str], dict]:
         [str(DATUMARO), str(script)], input="\n".join(lines) + "\n", capture_output=True, text=True, check=True
     )
     answers = map(json.loads, done.stdout.splitlines())
-    return {(each["case"], each["kind"]): each for each in answers}
+    return {(answer["case"], answer["kind"]): answer for answer in answers}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -221,12 +223,12 @@ def test_datumaro_reads_it(matrix_of, by_datumaro, case, kind):
     wanted = truth(matrix_of(case))
     assert set(answer["images"]) == {Path(name).stem for name in wanted}
     for name, boxes in wanted.items():
-        found = answer["images"][Path(name).stem]
-        assert {label for label, *_ in found} == {label for label, *_ in boxes}
+        actual = answer["images"][Path(name).stem]
+        assert {label for label, *_ in actual} == {label for label, *_ in boxes}
         # COCO's objects come as a box and as outlines; VOC's boxes are read as they stand, from 1
-        assert len(found) == len(boxes) or (kind == "coco" and len(found) > len(boxes))
+        assert len(actual) == len(boxes) or (kind == "coco" and len(actual) > len(boxes))
         for label, x0, y0, x1, y1 in boxes:
             apart = [
-                np.abs(np.subtract(box, (x0, y0, x1 - x0, y1 - y0))).max() for each, *box in found if each == label
+                np.abs(np.subtract(box, (x0, y0, x1 - x0, y1 - y0))).max() for other, *box in actual if other == label
             ]
             assert min(apart) <= (2.01 if kind == "voc" else 0.05), (name, label)

@@ -117,7 +117,7 @@ def surroundings(web: dict[str, bytes]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("placed", ["web", "beside"])
+@pytest.mark.parametrize("placed", ["web", "local"])
 def test_ultralytics_converter_makes_the_same_rows(
     run, build, photos, settings, tmp_path, converter, ultralytics, task, placed
 ):
@@ -128,22 +128,22 @@ def test_ultralytics_converter_makes_the_same_rows(
     address = (lambda n: f"https://host/{n}.jpg") if placed == "web" else local.get
     out = run(tasks(build, address), label_config=CONFIG, formats=(f"ndjson-{task}", f"yolo-{task}"))
     folder = out.folder / f"ndjson-{task}"
-    if placed == "beside":  # as `dataset pull` lays them
+    if placed == "local":  # as `dataset pull` writes them
         (folder / "images/train").mkdir(parents=True)
-        for n, each in data.items():
-            (folder / f"images/train/{n}.jpg").write_bytes(each)
+        for n, item in data.items():
+            (folder / f"images/train/{n}.jpg").write_bytes(item)
     sheet = yaml.safe_load(converter(folder / "dataset.ndjson", tmp_path / "u", web).read_text())
     assert list(sheet["names"].values()) == ["car", "dog"]
     if task == "pose":
         assert sheet["kpt_shape"] == [2, 3]
         assert sheet["flip_idx"] == [1, 0]
-    made = next((tmp_path / "u").iterdir())
-    rows = sorted(text.read_text() for split in ("train", "val") for text in (made / "labels" / split).iterdir())
+    converted = next((tmp_path / "u").iterdir())
+    rows = sorted(text.read_text() for split in ("train", "val") for text in (converted / "labels" / split).iterdir())
     wanted = sorted(text.read_text() for text in (out.folder / f"yolo-{task}/labels/train").iterdir())
     assert [numbers(text) for text in rows] == [numbers(text) for text in wanted]
     points = 2 if task == "pose" else 0
     for split in ("train", "val"):
-        assert ultralytics(made / "images" / split, made / "labels" / split, 2, points) == []
+        assert ultralytics(converted / "images" / split, converted / "labels" / split, 2, points) == []
 
 
 def numbers(text: str) -> list[list[float]]:
@@ -162,8 +162,8 @@ def test_the_file_can_be_fetched_from_the_store_as_it_is(run, build):
 
 
 def test_tasks_kept_apart_are_in_a_file_of_their_own(run, build):
-    made = tasks(build, lambda n: f"s3://b/{n}.jpg")
-    made[1]["data"]["qc_status"] = "disputed"
-    out = run(made, formats=("ndjson-detect",), disputed="apart")
+    task_list = tasks(build, lambda n: f"s3://b/{n}.jpg")
+    task_list[1]["data"]["qc_status"] = "disputed"
+    out = run(task_list, formats=("ndjson-detect",), disputed="apart")
     rows = {path.stem: path.read_text().count("\n") - 1 for path in (out.folder / "ndjson-detect").glob("*.ndjson")}
     assert rows == {"dataset": 2, "disputed": 1}

@@ -59,20 +59,20 @@ def exported(run, tasks, config):
     return run(tasks, label_config=config("car", "dog"), copy_images=True, fetch=True)
 
 
-def same(found: dict, truth: dict, tolerance: float) -> None:
-    assert set(found) == set(truth)
+def same(actual: dict, truth: dict, tolerance: float) -> None:
+    assert set(actual) == set(truth)
     for name, boxes in truth.items():
-        assert [box[0] for box in found[name]] == [box[0] for box in sorted(boxes)]
-        for ours, theirs in zip(found[name], sorted(boxes), strict=True):
-            np.testing.assert_allclose(ours[1:], theirs[1:], atol=tolerance)
+        assert [box[0] for box in actual[name]] == [box[0] for box in sorted(boxes)]
+        for box, expected in zip(actual[name], sorted(boxes), strict=True):
+            np.testing.assert_allclose(box[1:], expected[1:], atol=tolerance)
 
 
 def test_supervision_reads_coco(exported, truth):
     images, sheet = str(exported.folder / "images/train"), str(exported.coco_path())
     same(boxes_of(supervision.DetectionDataset.from_coco(images, sheet)), truth, 0.01)
     masks = supervision.DetectionDataset.from_coco(images, sheet, force_masks=True)
-    for path, _, each in masks:
-        assert each.mask is None or each.mask.shape[1:] == SIZE[Path(path).name][::-1]
+    for path, _, mask in masks:
+        assert mask.mask is None or mask.mask.shape[1:] == SIZE[Path(path).name][::-1]
 
 
 def test_supervision_reads_yolo(exported, truth):
@@ -105,11 +105,11 @@ def test_supervision_reads_voc(exported, truth):
     ids=["coco", "yolo", "voc"],
 )
 def test_globox_reads(exported, truth, read, tolerance):
-    found = {
-        each.image_id: sorted((box.label, box.xmin, box.ymin, box.xmax, box.ymax) for box in each.boxes)
-        for each in read(exported)
+    actual = {
+        item.image_id: sorted((box.label, box.xmin, box.ymin, box.xmax, box.ymax) for box in item.boxes)
+        for item in read(exported)
     }
-    same(found, truth, tolerance)
+    same(actual, truth, tolerance)
 
 
 PACKED = ("yolo-classify", "webdataset")
@@ -132,7 +132,7 @@ def test_pulled_folder_is_what_a_trainer_reads(run, tasks, config, settings, tmp
     folder = tmp_path / "pulled"
     pulled = pull(store, read_version(store), to=folder, formats=[name], media=media)
     media.close()
-    assert (pulled.photos, pulled.missing, pulled.folders) == (4, (), {name: folder})
+    assert (pulled.images, pulled.missing, pulled.folders) == (4, (), {name: folder})
     if name.startswith("yolo-"):
         sheet = yaml.safe_load((folder / "data.yaml").read_text())
         images = folder / sheet["train"]
@@ -155,7 +155,7 @@ def test_pulled_folder_is_what_a_trainer_reads(run, tasks, config, settings, tmp
     else:
         sheet = folder / "annotations/instances_train.json"
         assert all(
-            (folder / "images/train" / each["file_name"]).is_file() for each in COCO(str(sheet)).dataset["images"]
+            (folder / "images/train" / image["file_name"]).is_file() for image in COCO(str(sheet)).dataset["images"]
         )
         data = supervision.DetectionDataset.from_coco(str(folder / "images/train"), str(sheet))
     same(boxes_of(data), truth, 1.01)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.formats.voc import colours
+from exporters.formats.voc import colormap
 from labelloop.labeling.geometry.shapes import Mask, Rectangle
-from labelloop.service.datasets import open_place, read_dataset
+from labelloop.service.datasets import open_source, read_dataset
 from labelloop.service.settings import Settings
 
 
@@ -54,7 +54,7 @@ def test_pixels_are_those_that_were_drawn(folder, drawn):
     objects[72:90, 80:112] = 3  # the smaller one is on top
     np.testing.assert_array_equal(read(folder / "SegmentationObject/1.png"), objects)
     np.testing.assert_array_equal(read(folder / "SegmentationClass/1.png"), np.array([0, 2, 1, 2])[objects])
-    assert colours(6).tolist() == COLOURS
+    assert colormap(6).tolist() == COLOURS
 
 
 def test_lists_name_the_images_that_have_masks(folder):
@@ -70,11 +70,11 @@ def test_lists_name_the_images_that_have_masks(folder):
 
 
 def test_import_reads_the_masks_again(folder, tmp_path, drawn):
-    data = read_dataset(open_place(str(folder), Settings(home=tmp_path)))
-    photo = next(each for each in data.photos() if each.name == "1.jpg")
-    assert [each.label for each in photo.drawn] == ["dog", "car", "dog"]
-    assert not any(isinstance(each.geometry, Rectangle) for each in photo.drawn)
-    box, mask, small = (each.geometry for each in photo.drawn)
+    data = read_dataset(open_source(str(folder), Settings(home=tmp_path)))
+    photo = next(image for image in data.images() if image.name == "1.jpg")
+    assert [obj.label for obj in photo.objects] == ["dog", "car", "dog"]
+    assert not any(isinstance(obj.geometry, Rectangle) for obj in photo.objects)
+    box, mask, small = (obj.geometry for obj in photo.objects)
     drawn[72:90, 80:112] = False
     np.testing.assert_array_equal(mask.array(), drawn)
     assert isinstance(box, Mask)
@@ -110,12 +110,12 @@ def test_crossing_polygon_of_a_gigantic_image_costs_its_mask_alone(run, build, c
     )
     bill = out.report.accounts.formats["voc-masks"]
     assert (bill.objects, bill.dropped) == (1, {"a mask image holds 256 million pixels": 1})
-    (loss,) = [each for each in out.losses if each["region"] == "star"]
+    (loss,) = [loss for loss in out.losses if loss["region"] == "star"]
     assert (loss["task"], loss["reason"]) == (1, "a mask image holds 256 million pixels")
     coco = out.report.accounts.formats["coco"]
     assert coco.objects == 2
     assert coco.converted["outline with holes of a very large image -> polygon, holes joined by bridges"] == 1
-    star = next(each for each in out.instances()["annotations"] if each["region_id"] == "star")
+    star = next(annotation for annotation in out.instances()["annotations"] if annotation["region_id"] == "star")
     (flat,) = star["segmentation"]
     # the even-odd rule sees what was drawn: Gauss' area formula over the bridged ring
     x, y = np.array(flat[::2]), np.array(flat[1::2])

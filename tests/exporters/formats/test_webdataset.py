@@ -49,7 +49,7 @@ def test_the_library_reads_photos_with_their_labels(pulled, tmp_path, monkeypatc
             np.testing.assert_array_equal(photo, np.asarray(original))
         assert label["file_name"] == f"{number}.v2.jpg"
         assert (label["height"], label["width"]) == photo.shape[:2]
-        boxes = [each["bbox"] for each in label["annotations"]]
+        boxes = [annotation["bbox"] for annotation in label["annotations"]]
         assert boxes == ([[64, 72, 192, pytest.approx(3.6 * number)]] if number < 5 else [])
     assert (folder / "classes.txt").read_text() == "car\ndog\n"
     assert {path.name for path in folder.iterdir() if path.suffix == ".txt"} == {"classes.txt"}
@@ -60,8 +60,10 @@ def test_the_same_data_set_gives_the_same_bytes(pulled):
     assert first == second
     with tarfile.open(fileobj=io.BytesIO(first)) as tar:
         members = tar.getmembers()
-    assert {(each.mtime, each.uid, each.gid, each.uname, each.mode) for each in members} == {(0, 0, 0, "", 0o644)}
-    assert [each.name.partition(".")[2] for each in members] == ["jpg", "json"] * 5
+    assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in members} == {
+        (0, 0, 0, "", 0o644)
+    }
+    assert [member.name.partition(".")[2] for member in members] == ["jpg", "json"] * 5
 
 
 def test_without_photos_the_shards_hold_the_labels(pulled):

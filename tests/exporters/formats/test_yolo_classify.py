@@ -18,12 +18,12 @@ CONFIG = """<View><Image name="image" value="$image"/>
 
 
 def choice(name, *values, **fields):
-    place = {"id": f"c-{name}", "from_name": name, "to_name": "image", "type": "choices"}
-    return place | {"value": {"choices": list(values)}} | fields
+    base = {"id": f"c-{name}", "from_name": name, "to_name": "image", "type": "choices"}
+    return base | {"value": {"choices": list(values)}} | fields
 
 
 @pytest.fixture
-def made(run, build, photos):
+def exported(run, build, photos):
     results = {
         "cat.jpg": [choice("weather", "cat"), choice("kind", "cat")],
         "dog.jpg": [choice("kind", "a/b: dog"), build.box(1, 1, 5, 5)],
@@ -32,26 +32,26 @@ def made(run, build, photos):
         "both.jpg": [choice("kind", "cat", "a/b: dog")],
     }
     tasks = [
-        build.task(n, build.annotation(*each), image=photos(name))
-        for n, (name, each) in enumerate(results.items(), start=1)
+        build.task(n, build.annotation(*item), image=photos(name))
+        for n, (name, item) in enumerate(results.items(), start=1)
     ]
     return run(tasks, label_config=CONFIG, formats=("yolo-classify",), fetch=True)
 
 
-def test_photos_lie_in_the_folder_of_their_class(made, settings, tmp_path):
-    store = open_store(f"file://{made.root}", settings)
+def test_photos_lie_in_the_folder_of_their_class(exported, settings, tmp_path):
+    store = open_store(f"file://{exported.root}", settings)
     media = Media(settings, None)
     pulled = pull(store, read_version(store), to=tmp_path / "out", media=media)
     media.close()
     assert not pulled.missing
-    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg")}
-    assert found == {"train/cat/cat.jpg", "train/cat/cat2.jpg", "train/a_b_ dog/dog.jpg"}
+    paths = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg")}
+    assert paths == {"train/cat/cat.jpg", "train/cat/cat2.jpg", "train/a_b_ dog/dog.jpg"}
     # Ultralytics and torchvision number the classes by the sorted names of the folders
     assert sorted(path.name for path in (tmp_path / "out/train").iterdir()) == ["a_b_ dog", "cat"]
 
 
-def test_the_sheet_tells_what_the_folders_cannot(made):
-    with (made.folder / "yolo-classify/labels.csv").open(newline="") as file:
+def test_the_sheet_tells_what_the_folders_cannot(exported):
+    with (exported.folder / "yolo-classify/labels.csv").open(newline="") as file:
         rows = [tuple(row.values()) for row in csv.DictReader(file)]
     assert rows == [
         ("cat.jpg", "train", "cat", "cat"),
@@ -60,11 +60,11 @@ def test_the_sheet_tells_what_the_folders_cannot(made):
     ]
 
 
-def test_images_without_one_class_and_shapes_are_accounted_for(made):
-    bill = made.report.accounts.formats["yolo-classify"]
+def test_images_without_one_class_and_shapes_are_accounted_for(exported):
+    bill = exported.report.accounts.formats["yolo-classify"]
     assert bill.converted == {"image without a class, left out": 1, "image of several classes, left out": 1}
     assert bill.dropped == {"a class of a whole image has no shapes": 1}
-    assert made.report.accounts.balanced
+    assert exported.report.accounts.balanced
 
 
 def test_each_photo_of_a_task_with_several_has_its_own_class(run, build, photos):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely import affinity
 
-from exporters.model.clipping import fit
-from exporters.model.outlines import one_ring, turned_box
+from exporters.model.clipping import clip_to_image
+from exporters.model.outlines import min_area_box, single_ring
 from exporters.model.records import Object
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
 
@@ -87,10 +87,10 @@ def test_supervision_reads_the_shapes(run, build, photos, every_shape, name):
         str(folder / "data.yaml"),
         is_obb=name == "yolo-obb",
     )
-    ((_, _, found),) = list(data)
-    assert len(found) == 9
+    ((_, _, detections),) = list(data)
+    assert len(detections) == 9
     if name == "yolo-obb":
-        assert found.data["xyxyxyxy"].shape == (9, 4, 2)
+        assert detections.data["xyxyxyxy"].shape == (9, 4, 2)
 
 
 def test_rows_are_of_one_kind(run, build, every_shape):
@@ -149,10 +149,10 @@ def test_turned_rectangle_is_its_own_box_in_obb(run, build):
 
 def test_turned_box_of_a_thing_over_the_edge_holds_what_is_seen(run, build):
     drawn = affinity.rotate(shapely.box(576, 288, 768, 396), 20, origin=(576, 288))
-    seen = drawn.intersection(shapely.box(0, 0, W, H))
+    visible = drawn.intersection(shapely.box(0, 0, W, H))
     out = run([build.task(1, build.annotation(build.box(90, 80, 30, 30, rotation=20)))], formats=("yolo-obb",))
     ((_, corners),) = rows(out, "yolo-obb")
-    assert shapely.Polygon(corners).buffer(0.01).covers(seen)
+    assert shapely.Polygon(corners).buffer(0.01).covers(visible)
 
 
 def test_box_that_trainers_would_refuse_is_upright(run, build):
@@ -165,7 +165,7 @@ def test_box_that_trainers_would_refuse_is_upright(run, build):
 
 
 def an_object(shape, width=W, height=H):
-    fitted = fit(shape, width, height)
+    fitted = clip_to_image(shape, width, height)
     return Object(1, 1, "car", shape, fitted.box, fitted.area, outline=fitted.outline)
 
 
@@ -175,7 +175,7 @@ def test_smallest_turned_box_is_opencvs(points):
     if hull.geom_type != "Polygon" or hull.area < 50:
         return
     shape = Polygon(tuple((float(x), float(y)) for x, y in hull.exterior.coords[:-1]))
-    corners = np.array(turned_box(an_object(shape)))
+    corners = np.array(min_area_box(an_object(shape)))
     (_, (width, height), _) = cv2.minAreaRect(np.array(shape.points, np.float32))
     box = shapely.Polygon(corners)
     assert box.area <= width * height * 1.001 + 0.5
@@ -183,7 +183,7 @@ def test_smallest_turned_box_is_opencvs(points):
 
 
 def test_smallest_turned_box_of_an_ellipse_has_its_axes():
-    box = shapely.Polygon(turned_box(an_object(Ellipse(300, 200, 60, 20, 35))))
+    box = shapely.Polygon(min_area_box(an_object(Ellipse(300, 200, 60, 20, 35))))
     assert box.area == pytest.approx(4 * 60 * 20)
     assert (box.centroid.x, box.centroid.y) == pytest.approx((300, 200))
 
@@ -191,7 +191,7 @@ def test_smallest_turned_box_of_an_ellipse_has_its_axes():
 @pytest.mark.parametrize(
     "shape",
     [
-        Mask.of(with_hole()),
+        Mask.from_array(with_hole()),
         Rectangle(600, 300, 100, 100, 15),
         Polygon(((10, 10), (100, 100), (100, 10), (10, 100))),
         Polygon(((-50, 10), (100, 10), (100, 60), (-50, 30), (100, 100), (-50, 100))),
@@ -199,10 +199,10 @@ def test_smallest_turned_box_of_an_ellipse_has_its_axes():
     ids=["parts and a hole", "over the edge", "crossing", "cut into two"],
 )
 def test_one_ring_has_the_area_of_the_shape(shape):
-    each = an_object(shape)
-    ring, _, _ = one_ring(each, W, H)
+    obj = an_object(shape)
+    ring, _, _ = single_ring(obj, W, H)
     x, y = np.array(ring).T
-    assert abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 == pytest.approx(each.area, rel=1e-6)
+    assert abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 == pytest.approx(obj.area, rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -210,20 +210,20 @@ def test_a_row_that_is_read_again_has_the_same_area(seed):
     """Bridges run along each other and along the outline's own edges, which must not fill what they lead to."""
     rng = np.random.default_rng(seed)
     drawn = rng.uniform((-W / 4, -H / 4), (W * 1.25, H * 1.25), (rng.integers(4, 14), 2))
-    each = an_object(Polygon(tuple(map(tuple, drawn))))
-    ring, *_ = one_ring(each, W, H)
+    obj = an_object(Polygon(tuple(map(tuple, drawn))))
+    ring, *_ = single_ring(obj, W, H)
     rounded = np.round(np.array(ring) / (W, H), 8) * (W, H)
     again = an_object(Polygon(tuple(map(tuple, rounded))))
-    assert again.area == pytest.approx(each.area, rel=1e-5, abs=0.01)
+    assert again.area == pytest.approx(obj.area, rel=1e-5, abs=0.01)
 
 
 def test_parts_with_long_edges_are_joined_without_comparing_all_their_points():
     pixels = np.zeros((4000, 300), np.bool_)
     pixels[:, :100] = pixels[:, 200:] = True
     pixels[::2, 50:100] = pixels[::2, 200:250] = False  # two combs whose teeth face each other
-    each = an_object(Mask.of(pixels), *pixels.shape[::-1])
+    obj = an_object(Mask.from_array(pixels), *pixels.shape[::-1])
     tracemalloc.start()
-    ring, parts, _ = one_ring(each, *pixels.shape[::-1])
+    ring, parts, _ = single_ring(obj, *pixels.shape[::-1])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert parts == 2

@@ -45,7 +45,7 @@ def test_one_bad_region_costs_itself_alone(run, build, name):
         build.task(2, build.annotation(build.box(30, 30, 5, 5, id="other"))),
     ]
     out = run(tasks)
-    assert [each["region_id"] for each in out.instances()["annotations"]] == ["good", "other"]
+    assert [annotation["region_id"] for annotation in out.instances()["annotations"]] == ["good", "other"]
     (loss,) = out.losses
     assert (loss["kind"], loss["task"], loss["annotation"], loss["region"]) == ("region", 1, 1, "bad")
     assert loss["reason"]
@@ -69,7 +69,7 @@ def malformed_tasks(build):
         "no annotations": {"id": 5, "data": {"image": "s3://b/5.jpg"}},
         "the same id twice": build.task(1, build.annotation(build.box(1, 1, 5, 5))),
         "an enormous id": build.task(10**12, build.annotation(build.box(1, 1, 5, 5))),
-        "not an object": 7,  # last: nothing after it can be told apart
+        "not an object": 7,  # last: tasks after it cannot be separated
     }
 
 
@@ -80,7 +80,7 @@ def test_one_bad_task_costs_itself_alone(run, build, name):
     good = [build.task(n, build.annotation(build.box(20, 20, 5, 5, id=f"good{n}"))) for n in (1, 2)]
     lines = [good[0], bad, good[1]] if not isinstance(bad, int) else [good[0], good[1], bad]
     out = run(lines)
-    assert [each["region_id"] for each in out.instances()["annotations"]] == ["good1", "good2"]
+    assert [annotation["region_id"] for annotation in out.instances()["annotations"]] == ["good1", "good2"]
     assert out.losses
     assert out.report.accounts.tasks.input == out.report.accounts.tasks.kept + 1
 
@@ -145,9 +145,9 @@ def test_sums_match_on_any_mixture(run, build, seed, policy):
     accounts = out.report.accounts
     assert accounts.tasks.input == len(tasks)
     assert accounts.annotations.input == sum(
-        len(each["annotations"])
-        for each in tasks
-        if isinstance(each, dict) and isinstance(each.get("annotations"), list) and isinstance(each.get("data"), dict)
+        len(task["annotations"])
+        for task in tasks
+        if isinstance(task, dict) and isinstance(task.get("annotations"), list) and isinstance(task.get("data"), dict)
     )
     written = {
         "coco": len(out.instances()["annotations"]),
@@ -203,7 +203,7 @@ def test_labels_of_any_length_and_sign_are_exported_and_shown_in_one_line(run, b
         formats=[name for name in FORMATS if not name.endswith(("-pose", "classify"))],
     )
     assert all(bill.objects == len(labels) for bill in out.report.accounts.formats.values())
-    assert [each["name"] for each in out.instances()["categories"]] == labels
+    assert [category["name"] for category in out.instances()["categories"]] == labels
     text = summary(out.report)
     (line,) = [line for line in text.splitlines() if line.startswith("  classes")]
     assert len(line) < 300
@@ -236,7 +236,7 @@ def test_what_has_no_id_is_named_by_its_place_in_the_source(run, build):
         ],
         formats=("coco",),
     )
-    assert [(each["kind"], each["detail"]) for each in out.losses] == [
+    assert [(loss["kind"], loss["detail"]) for loss in out.losses] == [
         ("task", "a task is a JSON object; number 2 in the source, without an id"),
         ("region", "width: is 0: a rectangle without area; number 3 in the source, without an id"),
     ]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporters.errors import ClassMapMoved, DatasetDamaged
+from exporters.errors import ClassMapChanged, DatasetDamaged
 from exporters.model.class_map import ClassMap, config_labels, load_classes, save_classes
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.store import open_store
@@ -51,14 +51,14 @@ def test_only_controls_that_draw_on_images_give_classes():
 
 def test_two_exporters_that_append_at_once_agree_or_the_second_is_told(store):
     save_classes(store, ClassMap(["car"]))
-    ours, theirs = load_classes(store)[0], load_classes(store)[0]
-    theirs.id("bus")
-    save_classes(store, theirs)
-    save_classes(store, ours)  # knows less: nothing to do
+    own, other = load_classes(store)[0], load_classes(store)[0]
+    other.id("bus")
+    save_classes(store, other)
+    save_classes(store, own)  # knows less: nothing to do
     assert load_classes(store)[0].names == ("car", "bus")
-    ours.id("dog")  # number 2 here, which is the bus there
-    with pytest.raises(ClassMapMoved):
-        save_classes(store, ours)
+    own.id("dog")  # number 2 here, which is the bus there
+    with pytest.raises(ClassMapChanged):
+        save_classes(store, own)
 
 
 def test_export_is_made_again_when_another_exporter_numbered_a_label_first(run, build, monkeypatch):

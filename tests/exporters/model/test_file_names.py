@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters.errors import BadOption
-from exporters.model.file_names import META, Names, public_url, safe_name, source_name
-from exporters.model.splits import Split
+from exporters.model.file_names import IMPORT_META, FileNames, public_url, safe_name, source_name
+from exporters.model.splits import SplitPolicy
 
 
 def names_of(urls):
-    names = Names()
-    return [names.take(url, image_id=number).name for number, url in enumerate(urls, start=1)]
+    names = FileNames()
+    return [names.assign(url, image_id=number).name for number, url in enumerate(urls, start=1)]
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ PLACES += ["/data/upload/1/", "/data/local-files/?d=", ""]
     st.sampled_from(["", "/", "/data/upload/", "26bb72f8-"]),
     st.sampled_from(["a.jpg", "26bb72f8-a.png", "26bb72f8-.jpg", "CON.jpg", "con.x.jpg", "-.bmp", "..jpg", "a.JPG"]),
 )
-def test_usual_address_is_named_like_any_other(place, path, before, name):
-    url = place + path + before + name
+def test_usual_address_is_named_like_any_other(base, path, before, name):
+    url = base + path + before + name
     assert names_of([url]) == ["".join(safe_name(source_name(url)))]
-    assert Names().take(url, image_id=1).public == public_url(url)
+    assert FileNames().assign(url, image_id=1).public_url == public_url(url)
 
 
 @given(st.lists(st.text(min_size=1, max_size=40), max_size=20))
@@ -130,8 +130,8 @@ def test_any_names_are_safe_unique_and_the_same_again(texts):
 
 def test_source_that_looks_like_a_name_of_ours_does_no_harm():
     url = "s3://bucket/b/1.jpg"
-    taken = names_of(["s3://bucket/a/1.jpg", url])[1]
-    assert len(set(names_of([f"s3://x/{taken}", "s3://bucket/a/1.jpg", url, url]))) == 4
+    used = names_of(["s3://bucket/a/1.jpg", url])[1]
+    assert len(set(names_of([f"s3://x/{used}", "s3://bucket/a/1.jpg", url, url]))) == 4
 
 
 @pytest.mark.parametrize(
@@ -167,23 +167,23 @@ def test_image_never_moves_between_splits_as_the_project_grows(run, build):
 
 
 def test_shares_of_the_splits_are_kept():
-    split = Split.parse("train=.8,val=.1,test=.1")
-    placed = [split.of(f"s3://bucket/{number}.jpg") for number in range(20_000)]
+    split = SplitPolicy.parse("train=.8,val=.1,test=.1")
+    placed = [split.assign(f"s3://bucket/{number}.jpg") for number in range(20_000)]
     assert placed.count("train") / 20_000 == pytest.approx(0.8, abs=0.01)
     assert placed.count("val") / 20_000 == pytest.approx(0.1, abs=0.01)
 
 
 def test_signing_an_address_anew_does_not_move_the_image():
-    split = Split.parse("train=.5,val=.5")
+    split = SplitPolicy.parse("train=.5,val=.5")
     for number in range(50):
         signed = [f"https://h/{number}.jpg?X-Amz-Signature={key}" for key in "abc"]
-        assert len({split.of(url) for url in signed}) == 1
+        assert len({split.assign(url) for url in signed}) == 1
 
 
 @pytest.mark.parametrize("text", ["", "train", "train=x", "train=-1,val=2", "holdout=1", "train=0", "train=nan"])
 def test_split_that_is_none_is_refused(text):
     with pytest.raises(BadOption, match="--split"):
-        Split.parse(text)
+        SplitPolicy.parse(text)
 
 
 def test_extension_of_a_data_uri_and_a_query():
@@ -202,21 +202,23 @@ def test_imported_photo_gets_back_the_name_that_label_studio_changed(run, build,
     }
     drawn = [build.annotation(build.box(1, 1, 5, 5), number=n) for n in range(1, annotations + 1)]
     tasks = [
-        build.task(n, *drawn, image=f"/data/upload/6/{stored}") | {"meta": {META: {"id": "q", "name": name}}}
+        build.task(n, *drawn, image=f"/data/upload/6/{stored}") | {"meta": {IMPORT_META: {"id": "q", "name": name}}}
         for n, (name, stored) in enumerate(uploads.items(), start=1)
     ]
     names = ["IMG_1.jpg", "a_b_c.jpg", f"{'x' * 110}.jpg", "deadbeef-real.jpg"]
-    assert [each["file_name"] for each in run(tasks).catalogue] == names
-    assert [each["file_name"] for each in run(tasks[::-1]).catalogue] == names[::-1]
+    assert [image["file_name"] for image in run(tasks).catalogue] == names
+    assert [image["file_name"] for image in run(tasks[::-1]).catalogue] == names[::-1]
 
 
-@pytest.mark.parametrize("meta", [None, {}, [], "x", {META: 5}, {META: {"name": 7}}, {META: {"name": "sub/"}}])
+@pytest.mark.parametrize(
+    "meta", [None, {}, [], "x", {IMPORT_META: 5}, {IMPORT_META: {"name": 7}}, {IMPORT_META: {"name": "sub/"}}]
+)
 def test_meta_that_tells_no_name_changes_none(run, build, meta):
     task = build.task(1, build.annotation(build.box(1, 1, 5, 5)), image="/data/upload/6/312d906a-a.jpg")
-    assert [each["file_name"] for each in run([task | {"meta": meta}]).catalogue] == ["a.jpg"]
+    assert [image["file_name"] for image in run([task | {"meta": meta}]).catalogue] == ["a.jpg"]
 
 
 def test_name_of_an_import_counts_for_uploads_alone(run, build):
     task = build.task(1, build.annotation(build.box(1, 1, 5, 5)), image="s3://photos/a.jpg")
-    out = run([task | {"meta": {META: {"name": "b.jpg"}}}])
-    assert [each["file_name"] for each in out.catalogue] == ["a.jpg"]
+    out = run([task | {"meta": {IMPORT_META: {"name": "b.jpg"}}}])
+    assert [image["file_name"] for image in out.catalogue] == ["a.jpg"]

@@ -63,8 +63,8 @@ def test_each_person_has_its_own_key_points(posed):
 def test_key_points_scored_against_themselves_are_perfect(posed):
     coco = posed.coco()
     guesses = [
-        {name: each[name] for name in ("image_id", "category_id", "keypoints")} | {"score": 0.9}
-        for each in coco.dataset["annotations"]
+        {name: annotation[name] for name in ("image_id", "category_id", "keypoints")} | {"score": 0.9}
+        for annotation in coco.dataset["annotations"]
     ]
     judge = COCOeval(coco, coco.loadRes(guesses), "keypoints")
     judge.params.kpt_oks_sigmas = np.full(len(NAMES), 0.05)
@@ -181,7 +181,7 @@ def skeleton(*names, attributes=None):
     xml = pose_config(*names)
     for name, index in (attributes or {}).items():
         xml = xml.replace(f'"{name}"', f'"{name}" model_index="{index}"')
-    return Skeleton.of(LabelConfig.parse(xml))
+    return Skeleton.from_config(LabelConfig.parse(xml))
 
 
 @pytest.mark.parametrize(
@@ -193,11 +193,11 @@ def skeleton(*names, attributes=None):
         (("L-wing", "R-wing", "beak"), (1, 0, 2)),
         (("nose",), (0,)),
         (("left_eye", "nose"), None),  # its right one is missing
-        (("front", "back"), None),  # nobody said what mirrors what
+        (("front", "back"), None),  # no sides in the names
     ],
 )
 def test_mirrored_key_points_are_known_by_left_and_right(names, flip):
-    assert skeleton(*names).flip == flip
+    assert skeleton(*names).flip_indices == flip
 
 
 def test_order_is_the_configs_or_its_model_index():
@@ -218,5 +218,5 @@ def test_a_conversion_is_counted_once_with_key_points_or_without(run, build, poi
     <RectangleLabels name="label" toName="image"><Label value="car"/></RectangleLabels>{points}</View>"""
     results = [build.box(10, 10, 20, 20), build.box(50, 50, 20, 20, rotation=30, id="r2")]
     out = run([build.task(1, build.annotation(*results))], label_config=config, formats=("coco", "webdataset"))
-    for each in out.report.accounts.formats.values():
-        assert each.converted == {"rectangle -> polygon": 1, "rotated rectangle -> polygon": 1}
+    for count in out.report.accounts.formats.values():
+        assert count.converted == {"rectangle -> polygon": 1, "rotated rectangle -> polygon": 1}

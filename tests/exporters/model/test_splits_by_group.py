@@ -1,4 +1,4 @@
-"""Images that belong together share a split; what does not, and is in two splits, is found."""
+"""Images of one group are in one split; leaks between splits are found."""
 
 import random
 from collections import defaultdict
@@ -7,8 +7,8 @@ import pytest
 
 from exporters.convert.loss_recorder import MOVED
 from exporters.convert.task_assembler import NO_GROUP
-from exporters.model.accounting import Report
-from exporters.model.splits import Split
+from exporters.model.accounting import ExportReport
+from exporters.model.splits import SplitPolicy
 from exporters.validate.version import verify
 from labelloop.service.store import open_store
 
@@ -21,10 +21,10 @@ def task(build, number, **data):
 
 def splits_of(out, key):
     """Group -> the splits that its images are in."""
-    found = defaultdict(set)
+    splits = defaultdict(set)
     for image in out.catalogue:
-        found[key(image["task"])].add(image["split"])
-    return found
+        splits[key(image["task"])].add(image["split"])
+    return splits
 
 
 @pytest.mark.parametrize("afresh", [False, True])
@@ -40,8 +40,8 @@ def test_images_of_one_patient_are_in_one_split_also_as_the_project_grows(run, b
 
 def test_key_may_lead_into_objects_and_values_may_be_numbers(run, build):
     tasks = [task(build, n, video={"id": n % 7}) for n in range(1, 50)]
-    found = splits_of(run(tasks, split=HALVES, group_by="video.id"), lambda n: n % 7)
-    assert all(len(splits) == 1 for splits in found.values())
+    splits = splits_of(run(tasks, split=HALVES, group_by="video.id"), lambda n: n % 7)
+    assert all(len(names) == 1 for names in splits.values())
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_key_may_lead_into_objects_and_values_may_be_numbers(run, build):
 )
 def test_folder_groups_by_the_address(run, build, address):
     tasks = [task(build, n, image=address.format(f"clip{n % 9}", n)) for n in range(1, 60)]
-    found = splits_of(run(tasks, split=HALVES, group_by="folder"), lambda n: n % 9)
-    assert len(found) == 9
-    assert all(len(splits) == 1 for splits in found.values())
-    assert set().union(*found.values()) == {"train", "val"}
+    splits = splits_of(run(tasks, split=HALVES, group_by="folder"), lambda n: n % 9)
+    assert len(splits) == 9
+    assert all(len(names) == 1 for names in splits.values())
+    assert set().union(*splits.values()) == {"train", "val"}
 
 
 def test_task_without_a_group_goes_by_its_image_and_is_counted(run, build):
@@ -66,28 +66,28 @@ def test_task_without_a_group_goes_by_its_image_and_is_counted(run, build):
     out = run(tasks, split=HALVES, group_by="patient")
     assert out.report.accounts.notes[NO_GROUP] == 25
     plain = run(tasks, to="plain", split=HALVES)
-    ungrouped = [[image["split"] for image in each.catalogue if image["task"] >= 5] for each in (out, plain)]
+    ungrouped = [[image["split"] for image in export.catalogue if image["task"] >= 5] for export in (out, plain)]
     assert ungrouped[0] == ungrouped[1]
     assert out.manifest["policy"]["group_by"] == "patient"
-    assert isinstance(out.report, Report)
+    assert isinstance(out.report, ExportReport)
 
 
 def test_a_value_groups_nothing_under_another_key():
-    one, other = (Split.parse(HALVES, group_by=key) for key in ("patient", "site"))
-    places = [(one.of("x", str(n)), other.of("x", str(n))) for n in range(60)]
+    by_patient, by_site = (SplitPolicy.parse(HALVES, group_by=key) for key in ("patient", "site"))
+    places = [(by_patient.assign("x", str(n)), by_site.assign("x", str(n))) for n in range(60)]
     assert len(set(places)) == 4
 
 
 def leaks(out, settings):
     _, problems = verify(open_store(f"file://{out.root}", settings), out.report.version)
-    return [each.where for each in problems.kept if each.flaw == "version-leak"]
+    return [issue.where for issue in problems.issues if issue.flaw == "version-leak"]
 
 
 def moves(out):
     """The tasks whose images are in the split of another task's."""
-    found = [each["task"] for each in out.losses if each["kind"] == "split"]
-    assert out.report.accounts.notes.get(MOVED, 0) == len(found)
-    return found
+    moved = [loss["task"] for loss in out.losses if loss["kind"] == "split"]
+    assert out.report.accounts.notes.get(MOVED, 0) == len(moved)
+    return moved
 
 
 @pytest.mark.parametrize("option", ["group_by", "split_key"])
@@ -98,7 +98,9 @@ def test_image_of_two_tasks_is_in_the_split_of_the_first(run, build, settings, o
     out = run(tasks[:2], **options)
     out = run(tasks, **options)
     first = out.catalogue[0]["split"]
-    wanted = {n: (Split.parse(HALVES, group_by="key").of("", tasks[n - 1]["data"]["key"])) for n in range(1, 9)}
+    wanted = {
+        n: (SplitPolicy.parse(HALVES, group_by="key").assign("", tasks[n - 1]["data"]["key"])) for n in range(1, 9)
+    }
     if option == "split_key":
         wanted = {n: tasks[n - 1]["data"]["key"] for n in range(1, 9)}
     assert {image["split"] for image in out.catalogue[:8]} == {first} == {wanted[1]}
@@ -130,8 +132,8 @@ def test_equal_bytes_under_two_addresses_share_a_split(run, build, settings, pho
     tasks = [task(build, n, image=photos(f"copy{n}.jpg")) for n in range(1, 9)]  # the same pixels each
     options = {"split": HALVES, "copy_images": True, "fetch": True}
     if not sized:
-        for each in tasks:
-            each["annotations"][0]["result"] *= 2  # two regions of one id are not usual
+        for task in tasks:
+            task["annotations"][0]["result"] *= 2  # two regions of one id are not usual
     if grown:
         run([tasks[2], tasks[4]], **options)
     out = run(tasks, **options)
@@ -143,14 +145,14 @@ def test_equal_bytes_under_two_addresses_share_a_split(run, build, settings, pho
 
 @pytest.mark.parametrize("afresh", [True, False])
 def test_split_that_the_task_says_counts_and_the_shares_decide_about_the_rest(run, build, afresh):
-    told = {1: "test", 2: "valid", 3: "train2017", 4: "TEST", 5: None, 6: "unknown", 7: 3}
+    stated = {1: "test", 2: "valid", 3: "train2017", 4: "TEST", 5: None, 6: "unknown", 7: 3}
     tasks = [
         build.task(number, build.annotation(build.box(1, 1, 5, 5)), **({"split": split} if split else {}))
-        for number, split in told.items()
+        for number, split in stated.items()
     ]
     run(tasks[:3], split="train=1", split_key="split")
     out = run(tasks, split="train=1", split_key="split", afresh=afresh)
-    assert {each["task"]: each["split"] for each in out.catalogue} == {
+    assert {image["task"]: image["split"] for image in out.catalogue} == {
         1: "test",
         2: "val",
         3: "train",

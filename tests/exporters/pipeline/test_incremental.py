@@ -18,11 +18,11 @@ def tasks_of(build, count=600):
 
 
 def change(build, tasks, rng):
-    """Some tasks drawn anew, some deleted, some of them new at the end."""
+    """Change some tasks, delete some, and append new ones."""
     tasks = [task for task in tasks if rng.random() > 0.01]
-    for place in rng.sample(range(len(tasks)), 6):
-        number = tasks[place]["id"]
-        tasks[place] = build.task(
+    for index in rng.sample(range(len(tasks)), 6):
+        number = tasks[index]["id"]
+        tasks[index] = build.task(
             number, build.annotation(build.box(rng.uniform(0, 50), 5, 30, 30), number=number, day=2)
         )
     last = tasks[-1]["id"]

@@ -33,15 +33,15 @@ def source(tmp_path_factory) -> Path:
 
 
 def processes_of(session: int) -> list[int]:
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            pids.append(int(stat.parent.name))
+    return pids
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -66,8 +66,8 @@ def test_an_ended_export_leaves_no_process_and_no_file(number, source, tmp_path,
         status = export.wait(60)
         wait_until(lambda: not processes_of(export.pid))
     finally:
-        for each in processes_of(export.pid):
-            os.kill(each, signal.SIGKILL)
+        for process in processes_of(export.pid):
+            os.kill(process, signal.SIGKILL)
     if number == signal.SIGTERM:
         assert status == 128 + signal.SIGTERM
         assert "Stopped." in (tmp_path / "log").read_text()
@@ -75,9 +75,9 @@ def test_an_ended_export_leaves_no_process_and_no_file(number, source, tmp_path,
     looked = subprocess.run(
         [*COMMAND, "dataset", "gc", to, "--delete", "--json", "-"], env=environment, capture_output=True, check=True
     )
-    found = json.loads(looked.stdout)
+    status = json.loads(looked.stdout)
     if number == signal.SIGKILL:
-        assert found["unfinished"] > 0
-        assert found["unfinished_bytes"] > 0
-    assert not [each for each in temporary.rglob("*") if each.is_file()]
+        assert status["unfinished"] > 0
+        assert status["unfinished_bytes"] > 0
+    assert not [path for path in temporary.rglob("*") if path.is_file()]
     assert not list((tmp_path / "set" / ".labelloop" / "parts").glob("labelloop-*"))

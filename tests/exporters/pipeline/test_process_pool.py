@@ -12,23 +12,25 @@ import pytest
 from exporters.dataset.versions import read_version
 from exporters.errors import WorkerLost
 from exporters.pipeline import scheduler as conversion
-from exporters.pipeline.process_pool import Processes
-from exporters.pipeline.scheduler import convert_piece
+from exporters.pipeline.process_pool import ProcessPool
+from exporters.pipeline.scheduler import convert_unit
 from labelloop.service.store import open_store
 
 FORMATS = ("coco", "voc", "yolo-detect")
 
 
 def many(build, number=300, seed=0):
-    """Tasks of which some hang on those before: names, numbers and addresses that are there twice, late labels."""
+    """Build tasks that depend on earlier ones: duplicate names, ids and addresses, and late labels."""
     rng = random.Random(seed)
     tasks, folds = [], ("train", "val", "test")
-    for place in range(1, number + 1):
-        label = rng.choice(["car"] * 40 + [f"new {place}", "late"])
+    for position in range(1, number + 1):
+        label = rng.choice(["car"] * 40 + [f"new {position}", "late"])
         results = [build.box(rng.uniform(0, 50), 5, 20, 20, label, id=f"r{n}") for n in range(rng.randrange(5))]
-        image = rng.choice([f"s3://b/{place}.jpg"] * 20 + ["s3://b/same.jpg", f"s3://b/{place % 7}/photo.jpg"])
-        task = rng.choice([place] * 40 + [None, 7, max(1, place - 30)])
-        tasks.append(build.task(task, build.annotation(*results, number=place), image=image, fold=folds[place % 3]))
+        image = rng.choice([f"s3://b/{position}.jpg"] * 20 + ["s3://b/same.jpg", f"s3://b/{position % 7}/photo.jpg"])
+        task = rng.choice([position] * 40 + [None, 7, max(1, position - 30)])
+        tasks.append(
+            build.task(task, build.annotation(*results, number=position), image=image, fold=folds[position % 3])
+        )
     return tasks
 
 
@@ -46,24 +48,24 @@ class InTurn:
         return pickle.dumps((pickle.loads(self.order), piece))
 
     def result(self, submitted):
-        return pickle.loads(pickle.dumps(convert_piece(*pickle.loads(submitted))))
+        return pickle.loads(pickle.dumps(convert_unit(*pickle.loads(submitted))))
 
     def close(self):
         pass
 
 
 @pytest.fixture(autouse=True)
-def short_stretches(monkeypatch):
+def short_segments(monkeypatch):
     monkeypatch.setattr(conversion, "BLOCK_TASKS", 8)
-    monkeypatch.setattr(conversion, "STRETCH_BYTES", 20_000)
+    monkeypatch.setattr(conversion, "SEGMENT_BYTES", 20_000)
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    kept = {}
+    files = {}
     for path in folder.rglob("*"):
         if path.is_file() and ".labelloop" not in path.parts and path.name not in {"manifest.json", "HEAD.json"}:
-            kept[str(path.relative_to(folder))] = path.read_bytes()
-    return kept
+            files[str(path.relative_to(folder))] = path.read_bytes()
+    return files
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -72,7 +74,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 )
 def test_a_pool_gives_the_same_data_set_to_the_byte(run, build, config, monkeypatch, seed, options):
     tasks = many(build, seed=seed)
-    monkeypatch.setattr("exporters.pipeline.process_pool.Processes", lambda order, workers: InTurn(order))
+    monkeypatch.setattr("exporters.pipeline.process_pool.ProcessPool", lambda order, workers: InTurn(order))
     options = {"formats": FORMATS, "label_config": config("car", "bus"), **options}
     alone = run(tasks, to="alone", workers=1, **options)
     pooled = run(tasks, to="pooled", workers=3, **options)
@@ -80,24 +82,24 @@ def test_a_pool_gives_the_same_data_set_to_the_byte(run, build, config, monkeypa
     assert pooled.report.classes == alone.report.classes
     objects, others = everything(alone.root), everything(pooled.root)
     assert objects.items() <= others.items()  # pieces that had to be converted again left theirs, for `dataset gc`
-    one, other = (read_version(open_store(str(each.root), None)) for each in (alone, pooled))
-    assert one.generations == other.generations
+    first, second = (read_version(open_store(str(export.root), None)) for export in (alone, pooled))
+    assert first.generations == second.generations
 
 
 def test_real_processes_give_the_same_data_set(run, build, config):
     tasks = many(build)
     alone = run(tasks, to="alone", workers=1, formats=FORMATS, label_config=config("car"))
     pooled = run(tasks, to="pooled", workers=2, formats=FORMATS, label_config=config("car"))
-    one, other = (read_version(open_store(str(each.root), None)) for each in (alone, pooled))
-    assert one.generations == other.generations
-    assert one.accounts == other.accounts
+    first, second = (read_version(open_store(str(export.root), None)) for export in (alone, pooled))
+    assert first.generations == second.generations
+    assert first.accounts == second.accounts
 
 
 def test_a_second_export_builds_on_what_a_pool_wrote(run, build, config):
     tasks = many(build)
     run(tasks, workers=2, formats=FORMATS, label_config=config("car"))
     again = run(tasks, workers=2, formats=FORMATS, label_config=config("car"))
-    assert again.report.written.objects <= 3 + len(FORMATS)  # what hangs on other tasks is converted again, together
+    assert again.report.written.objects <= 3 + len(FORMATS)  # dependent tasks are reconverted, in one segment
     assert again.report.written.tasks < 100
 
 
@@ -105,7 +107,7 @@ def test_a_worker_that_is_killed_costs_no_version(run, build, config, monkeypatc
     tasks = many(build)
     first = run(tasks[:5], workers=1, formats=FORMATS, label_config=config("car"))
 
-    class Killing(Processes):
+    class Killing(ProcessPool):
         killed = False
 
         def result(self, submitted):
@@ -115,7 +117,7 @@ def test_a_worker_that_is_killed_costs_no_version(run, build, config, monkeypatc
                     os.kill(process.pid, signal.SIGKILL)
             return super().result(submitted)
 
-    monkeypatch.setattr("exporters.pipeline.process_pool.Processes", Killing)
+    monkeypatch.setattr("exporters.pipeline.process_pool.ProcessPool", Killing)
     with pytest.raises(WorkerLost, match="ended in the middle") as error:
         run(tasks, workers=2, afresh=True, formats=FORMATS, label_config=config("car"))
     assert "--workers 1" in error.value.fix
@@ -124,7 +126,7 @@ def test_a_worker_that_is_killed_costs_no_version(run, build, config, monkeypatc
 
 
 def test_small_exports_start_no_process(run, build, config, monkeypatch):
-    monkeypatch.setattr("exporters.pipeline.process_pool.Processes", lambda *_: pytest.fail("a pool was started"))
+    monkeypatch.setattr("exporters.pipeline.process_pool.ProcessPool", lambda *_: pytest.fail("a pool was started"))
     run(many(build), formats=FORMATS, label_config=config("car"))
 
 
@@ -133,8 +135,8 @@ def test_a_ray_cluster_gives_the_same_data_set(run, build, config):
     tasks = many(build)
     alone = run(tasks, to="alone", workers=1, formats=FORMATS, label_config=config("car"))
     spread = run(tasks, to="spread", ray="local", workers=2, formats=FORMATS, label_config=config("car"))
-    one, other = (read_version(open_store(str(each.root), None)) for each in (alone, spread))
-    assert one.generations == other.generations
+    first, second = (read_version(open_store(str(export.root), None)) for export in (alone, spread))
+    assert first.generations == second.generations
 
 
 def test_without_ray_it_is_said_what_to_install(run, build, config, monkeypatch):
