@@ -1,1 +1,1 @@
-"""Detections and what is done with them: preprocessing, masks, class names, box voting."""
+"""Detections, preprocessing, masks, class names and box voting."""

@@ -1,7 +1,7 @@
-"""Owns consent: what all candidates that see one object say together: where it is, and how sure that is.
+"""Fuse overlapping candidates of one class (box voting) and calibrate the fused score.
 
-A head fitted on few photos errs from one candidate to the next. A detector looks at an object from several cells, and
-what is no object seldom fools all of them.
+A head fitted on few images makes errors that are nearly independent between candidates. A detector covers an object
+from several cells, and few false positives score high in all of them.
 """
 
 from __future__ import annotations
@@ -12,150 +12,164 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detection.detections import Detections, Floats, Ints, cross_iou, suppress
+from ml_backend.detection.detections import Detections, Floats, Ints, cross_iou, non_max_suppression
+from ml_backend.detection.logits import PROB_EPS, expit, logit
 from ml_backend.detection.preprocess import Fit
 
+# IoU above which two boxes of a class are one object.
 NMS_IOU = 0.4
-"""Overlap above which two boxes of a class are one object."""
 
+# IoU from which candidates vote on a box's position.
 BOX_VOTING_IOU = 0.5
-"""Overlap from which two boxes of a class see the same object, where boxes are averaged."""
 
+# A candidate votes on a box's position from this share of the box's score on.
 VOTE_MIN_SCORE_RATIO = 0.25
-"""A candidate is heard on where a box lies when it is at least this share as sure of it."""
 
+# IoU from which a candidate's score is fused into a box's score.
 SCORE_FUSION_IOU = 0.7
-"""Overlap from which the score of a candidate counts for a box: what lies that near can only see the same object."""
 
+# Weight of the fused score in a box's logit; the rest is the box's own score.
 FUSED_SCORE_WEIGHT = 0.75
-"""Share of what all say together in the log-odds of a box, beside its own."""
 
+# Candidates below are dropped, whatever score floor is requested.
 MIN_CANDIDATE_SCORE = 0.005
-"""Candidates below are neither shown nor heard, whatever the lowest score that is asked for."""
 
+# A box within this share of the longer side from the image edge counts as cut.
 EDGE = 0.01
-"""A box that comes as near to the edge of its photo, in shares of the longer side, is cut by it."""
 
-MOST_OBLONG = 4.0
-"""A box seven times as long as wide is as oblong as can be."""
-
-PROB_EPS = 1e-6
-"""Chances are kept this far from 0 and 1 before their log-odds are taken."""
+# Upper bound of the squared log aspect ratio: a ratio of about 7.
+MAX_SQUARED_LOG_ASPECT = 4.0
 
 
 @dataclass(frozen=True)
 class PlattCalibration:
-    """Calibrated log-odds = stretch x log-odds + shift (Platt 1999) + cut and oblong x the box's `marks`."""
+    """Platt calibration of a score (Platt 1999) with covariates.
 
-    stretch: float = 1.0
-    shift: float = 0.0
-    cut: float = 0.0
-    oblong: float = 0.0
+    Calibrated logit = slope x logit + intercept + (edge_weight, aspect_weight) @ `edge_aspect_features`.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    edge_weight: float = 0.0
+    aspect_weight: float = 0.0
 
     def __call__(self, before: PlattCalibration) -> PlattCalibration:
-        """This line after another one."""
+        """Compose: apply this calibration after `before`."""
         return PlattCalibration(
-            self.stretch * before.stretch,
-            self.stretch * before.shift + self.shift,
-            self.stretch * before.cut + self.cut,
-            self.stretch * before.oblong + self.oblong,
+            self.slope * before.slope,
+            self.slope * before.intercept + self.intercept,
+            self.slope * before.edge_weight + self.edge_weight,
+            self.slope * before.aspect_weight + self.aspect_weight,
         )
 
 
 def edge_aspect_features(boxes: Floats, width: int, height: int) -> npt.NDArray[np.float64]:
-    """What tells beside the score of a box whether an annotator would draw it: (n, 2) numbers.
-
-    In how many directions the photo's edge cuts it, across and down: some draw what they see only a part of, some do
-    not. And the square of the logarithm of how much wider it is than high: what has another form than its class is
-    often a part, or two in one.
+    """Compute calibration covariates that predict, beyond the score, whether an annotator draws a box.
 
     Args:
-        boxes: (n, 4) in pixels of the photo, clipped to it.
-        width: Of the photo, in pixels.
-        height: The same.
+        boxes: (n, 4) x_min, y_min, x_max, y_max in pixels of the image, clipped to it.
+        width: Of the image, pixels.
+        height: Of the image, pixels.
+
+    Returns:
+        (n, 2) float64: the number of axes along which the image edge cuts the box, 0 to 2, since annotation of
+        truncated objects varies; and the squared log aspect ratio, since unusual shapes are often parts or merged
+        objects.
     """
     low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
     near = EDGE * max(width, height)
     cut = ((low <= near) | (high >= np.array([width, height]) - near)).sum(axis=1)
     sides = np.log(np.maximum(high - low, 1.0))
-    return np.stack([cut, np.minimum((sides[:, 0] - sides[:, 1]) ** 2, MOST_OBLONG)], axis=1)
+    return np.stack([cut, np.minimum((sides[:, 0] - sides[:, 1]) ** 2, MAX_SQUARED_LOG_ASPECT)], axis=1)
 
 
 def apply_calibration(
-    odds: npt.NDArray[np.float64], marked: npt.NDArray[np.float64], lines: Sequence[PlattCalibration], classes: Ints
+    logits: npt.NDArray[np.float64],
+    covariates: npt.NDArray[np.float64],
+    calibrations: Sequence[PlattCalibration],
+    classes: Ints,
 ) -> npt.NDArray[np.float64]:
-    """(n,) log-odds as the lines of their classes have them; `marked` is as `marks` gives it."""
-    all_of = [(one.stretch, one.shift, one.cut, one.oblong) for one in lines]
-    own = np.array(all_of, np.float64).reshape(-1, 4)[classes]
-    return np.asarray(own[:, 0] * odds + own[:, 1] + (own[:, 2:] * marked).sum(axis=1), np.float64)
+    """Apply each detection's per-class Platt calibration to its logit.
 
+    Args:
+        logits: (n,) float64.
+        covariates: (n, 2) float64 from `edge_aspect_features`.
+        calibrations: One per class.
+        classes: (n,) int64 indices into `calibrations`.
 
-def prior_calibration(looks: float) -> PlattCalibration:
-    """How sure boxes are of a class of which nothing is known but how many candidates see an object, summed overlaps.
-
-    What they say together grows with their number: with its root, since they do not all say the same.
+    Returns:
+        (n,) float64.
     """
-    return PlattCalibration(1.0, float(-FUSED_SCORE_WEIGHT * np.log(max(looks, 1.0))))
+    parameters = [
+        (calibration.slope, calibration.intercept, calibration.edge_weight, calibration.aspect_weight)
+        for calibration in calibrations
+    ]
+    per_detection = np.array(parameters, np.float64).reshape(-1, 4)[classes]
+    return np.asarray(
+        per_detection[:, 0] * logits + per_detection[:, 1] + (per_detection[:, 2:] * covariates).sum(axis=1), np.float64
+    )
 
 
-def logit(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Scores in [0, 1] as log-odds."""
-    chance = np.clip(np.asarray(scores, np.float64), PROB_EPS, 1 - PROB_EPS)
-    return np.asarray(np.log(chance / (1 - chance)))
+def prior_calibration(overlap_mass: float) -> PlattCalibration:
+    """Calibration of a class without calibration data, from its `mean_overlap_mass`.
 
-
-def sigmoid(odds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Log-odds as chances: `log_odds` turned round."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -50, 50))), np.float64)
+    The fused score grows with the number of candidates per object: with its square root, since their errors are
+    correlated.
+    """
+    return PlattCalibration(1.0, float(-FUSED_SCORE_WEIGHT * np.log(max(overlap_mass, 1.0))))
 
 
 def fuse_candidates(
-    found: Detections, fit: Fit, *, floor: float, lines: Sequence[PlattCalibration | None]
+    candidates: Detections, fit: Fit, *, floor: float, calibrations: Sequence[PlattCalibration | None]
 ) -> Detections:
-    """What is shown of candidates: the best of each object, its box and its score as all say that see the object.
+    """Suppress candidates, average the boxes of each object and fuse its scores.
 
-    What all say together is twice the logarithm of the sum of the roots of all scores of its class that overlap a box
-    by `CONSENT_IOU`, each times that overlap: roots, so that many that are half sure count more than one that is. The
-    box is the mean of those that overlap it by `AVERAGED_IOU`, each as heavy as it is sure (Gidaris and Komodakis 2015,
-    https://arxiv.org/abs/1505.01749, "voting"): what a box was off by, its neighbours were off by otherwise.
+    The fused logit is 2 ln(sum over candidates with IoU >= `SCORE_FUSION_IOU` of IoU x sqrt(score)); the root weights
+    several moderate scores above a single high one. The box is the score-weighted mean of the candidates with IoU >=
+    `BOX_VOTING_IOU` (Gidaris and Komodakis 2015, https://arxiv.org/abs/1505.01749, box voting).
 
     Args:
-        found: Candidates in any order, down to `FAINTEST`, in pixels of the network's input.
-        fit: Where the photo lies in it.
-        floor: The lowest score that is shown.
-        lines: Of each class: how the log-odds are calibrated; None where the score of a box is its own.
+        candidates: In any order, down to `MIN_CANDIDATE_SCORE`, in pixels of the network's input.
+        fit: Position of the image in the input.
+        floor: Minimum score of the result.
+        calibrations: One per class; None where a box keeps its own score.
 
     Returns:
-        Best first, in pixels of the network's input.
+        Detections, best first, in pixels of the network's input.
     """
-    found = found[found.scores >= MIN_CANDIDATE_SCORE]
-    kept = suppress(found, iou=NMS_IOU)
-    if not len(kept):
-        return kept
-    overlap = np.where(kept.classes[:, None] == found.classes, cross_iou(kept.boxes, found.boxes), 0)
-    voices = np.sqrt(found.scores.astype(np.float64))
-    together = np.where(overlap >= SCORE_FUSION_IOU, overlap, 0) @ voices
-    odds = (1 - FUSED_SCORE_WEIGHT) * logit(kept.scores) + FUSED_SCORE_WEIGHT * 2 * np.log(
-        np.maximum(together, PROB_EPS)
+    candidates = candidates[candidates.scores >= MIN_CANDIDATE_SCORE]
+    detections = non_max_suppression(candidates, iou=NMS_IOU)
+    if not len(detections):
+        return detections
+    overlaps = np.where(
+        detections.classes[:, None] == candidates.classes, cross_iou(detections.boxes, candidates.boxes), 0
     )
-    boxes = _averaged(kept, found, overlap)
-    odds = apply_calibration(
-        odds,
+    root_scores = np.sqrt(candidates.scores.astype(np.float64))
+    fused = np.where(overlaps >= SCORE_FUSION_IOU, overlaps, 0) @ root_scores
+    logits = (1 - FUSED_SCORE_WEIGHT) * logit(detections.scores) + FUSED_SCORE_WEIGHT * 2 * np.log(
+        np.maximum(fused, PROB_EPS)
+    )
+    boxes = _vote_boxes(detections, candidates, overlaps)
+    logits = apply_calibration(
+        logits,
         edge_aspect_features(fit.boxes(boxes), fit.width, fit.height),
-        [one or PlattCalibration() for one in lines],
-        kept.classes,
+        [calibration or PlattCalibration() for calibration in calibrations],
+        detections.classes,
     )
-    agreed = np.array([line is not None for line in lines], bool)[kept.classes]
-    scores = np.where(agreed, sigmoid(odds), kept.scores).astype(np.float32)
-    shown = replace(kept, boxes=boxes, scores=scores)
+    is_calibrated = np.array([calibration is not None for calibration in calibrations], bool)[detections.classes]
+    scores = np.where(is_calibrated, expit(logits), detections.scores).astype(np.float32)
+    calibrated = replace(detections, boxes=boxes, scores=scores)
     order = np.argsort(-scores, kind="stable")
-    return shown[order[scores[order] >= floor]]
+    return calibrated[order[scores[order] >= floor]]
 
 
-def _averaged(kept: Detections, found: Detections, overlap: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    heard = (overlap >= BOX_VOTING_IOU) & (found.scores >= VOTE_MIN_SCORE_RATIO * kept.scores[:, None])
-    weights = np.where(heard, found.scores, 0).astype(np.float64)
+def _vote_boxes(
+    detections: Detections, candidates: Detections, overlaps: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float32]:
+    """Average m candidates into n detections, weighted by score; boxes (n, 4) float32 from IoU `overlaps` (n, m)."""
+    votes = (overlaps >= BOX_VOTING_IOU) & (candidates.scores >= VOTE_MIN_SCORE_RATIO * detections.scores[:, None])
+    weights = np.where(votes, candidates.scores, 0).astype(np.float64)
     total = weights.sum(axis=1, keepdims=True)
-    own = kept.boxes.astype(np.float64)  # a box without area overlaps nothing, itself neither
-    boxes = np.divide(weights @ found.boxes.astype(np.float64), total, out=own, where=total > 0)
+    own = detections.boxes.astype(np.float64)  # a box without area has no overlap, not even with itself
+    boxes = np.divide(weights @ candidates.boxes.astype(np.float64), total, out=own, where=total > 0)
     return np.asarray(boxes, np.float32)

@@ -1,4 +1,4 @@
-"""Owns the names of a model's classes and keypoints: from metadata (parsed, never evaluated) or a file beside it."""
+"""Read the class and keypoint names of a model from its metadata (parsed, never evaluated) or from sidecar files."""
 
 import ast
 import json
@@ -9,47 +9,48 @@ from typing import Any, Literal
 
 from ml_backend.errors import ModelBroken, NamesMissing
 
+# Sidecar files of one model, in order of precedence.
 OWN_SIDECARS = ("{file}.names", "{stem}.names", "{stem}.yaml", "{stem}.json")
-"""Files of one model, those that win first."""
 
+# Files that may serve several models of a folder; used only where the number of names matches.
 SHARED_SIDECARS = ("names.txt", "coco80.txt", "classes.txt", "labels.txt", "data.yaml", "metadata.yaml", "config.json")
-"""Files that may serve several models of one folder; one is used only where its count is that of the model."""
 
-BACKGROUND = frozenset({"background", "__background__", "bg", "n/a", "unlabeled", "???"})
-"""How the class 0 that is no class is called."""
+# Names of a background class.
+BACKGROUND_NAMES = frozenset({"background", "__background__", "bg", "n/a", "unlabeled", "???"})
 
+# Unused COCO category ids below 91: models with COCO's ids have 91 outputs for 80 classes.
 COCO_GAPS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Numbers below 91 that no class of COCO has: models that keep its numbers have 91 outputs for 80 classes."""
 
+# COCO's person keypoints, used for models with 17 unnamed keypoints.
 COCO_KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
     "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
     "right_ankle",
 )  # fmt: skip
-"""COCO's points of a person, which a model of 17 points without names of its own has."""
 
-Spare = Literal["none", "first", "last", "any"]
+Background = Literal["none", "first", "last", "any"]
 
 
 @dataclass(frozen=True)
-class Names:
-    """Class names in the model's order, and where they were found.
+class ClassNames:
+    """Class names in the model's order.
 
     Attributes:
-        names: One a class.
+        names: One per class.
         source: Where they were found.
-        places: For each number that the outputs can hold the index into `names`, -1 where it stands for no class;
-            None where the numbers are the indices.
+        indices: Index into `names` for each class number in the outputs, -1 for background; None where they are equal.
     """
 
     names: tuple[str, ...]
     source: str
-    places: tuple[int, ...] | None = None
+    indices: tuple[int, ...] | None = None
 
 
 def sidecars(path: Path) -> tuple[Path, ...]:
-    """The files beside a model that may name its classes, those of this very model first; only what exists."""
-    return tuple(file for file in (*_own(path), *(path.with_name(name) for name in SHARED_SIDECARS)) if file.is_file())
+    """List the existing files next to a model that may name its classes, its own ones first."""
+    return tuple(
+        file for file in (*_own_sidecars(path), *(path.with_name(name) for name in SHARED_SIDECARS)) if file.is_file()
+    )
 
 
 def find_names(
@@ -57,74 +58,74 @@ def find_names(
     metadata: Mapping[str, str],
     classes: int | None,
     *,
-    spare: Spare = "none",
-    given: Path | None = None,
-) -> Names:
-    """The names of a model's classes.
+    background: Background = "none",
+    names_file: Path | None = None,
+) -> ClassNames:
+    """Find the names of a model's classes.
 
-    A file that the user names wins, then a sidecar of the model's own, so that classes can be renamed without touching
-    the model, then the metadata; a shared sidecar (`names.txt`) is the last resort.
+    Precedence: the user's file, the model's own sidecar, the metadata, a shared sidecar such as `names.txt`. A sidecar
+    thus renames classes without a change of the model.
 
     Args:
         path: The model file.
         metadata: Its metadata; `names` is a JSON list, or a Python literal as Ultralytics writes it.
-        classes: How many classes its outputs have; None where they do not say.
-        spare: Which of the numbers may stand for no class.
-        given: The file that the user names.
+        classes: Number of classes in the outputs; None: unknown.
+        background: Which class number may be the background.
+        names_file: The user's file.
 
     Raises:
-        NamesMissing: Nothing names them, or what does has another count.
+        NamesMissing: No names are found, or their number differs.
         ModelBroken: The metadata `names`, or a sidecar, cannot be parsed.
     """
-    own = (given,) if given is not None else tuple(file for file in _own(path) if file.is_file())
+    own = (names_file,) if names_file is not None else tuple(file for file in _own_sidecars(path) if file.is_file())
     for file in own:
-        return _fitting(path, _read(path, file), file.name, classes, spare)
+        return _matched(path, _read(path, file), file.name, classes, background)
     if "names" in metadata:
         try:
             names = parse_names(metadata["names"])
         except ValueError as error:
             raise ModelBroken(path, f"its metadata `names` cannot be read: {error}") from None
-        return _fitting(path, names, "metadata", classes, spare)
+        return _matched(path, names, "metadata", classes, background)
     for name in SHARED_SIDECARS:
         file = path.with_name(name)
         if not file.is_file():
             continue
         try:
-            return _fitting(path, _read(path, file), name, classes, spare)
+            return _matched(path, _read(path, file), name, classes, background)
         except (ModelBroken, NamesMissing):
             continue  # another model's
     raise NamesMissing(path, classes=classes)
 
 
-def class_places(names: tuple[str, ...], classes: int | None, spare: Spare) -> tuple[int, ...] | None:
-    """For each number that the outputs can hold the index into the names; None where they are the same.
+def class_indices(names: tuple[str, ...], classes: int | None, background: Background) -> tuple[int, ...] | None:
+    """Map each class number of the outputs to an index into the names; None for the identity.
 
     Args:
-        names: Of the classes.
-        classes: How many numbers the outputs can hold; None where they do not say.
-        spare: Which of them may stand for no class.
+        names: Class names.
+        classes: Number of classes in the outputs; None: unknown.
+        background: Which class number may be the background.
 
     Raises:
-        ValueError: There are more or fewer names than classes.
+        ValueError: The number of names does not match.
     """
     count = len(names)
-    if count == classes or (classes is None and spare == "none"):
+    if count == classes or (classes is None and background == "none"):
         return None
     coco = count == 80 and (names[0].casefold(), names[-1].casefold()) == ("person", "toothbrush")
-    if spare in {"first", "any"} and coco and classes in {None, 91}:
-        number = iter(range(80))
-        return tuple(-1 if place in COCO_GAPS else next(number) for place in range(91))
+    if background in {"first", "any"} and coco and classes in {None, 91}:
+        index = iter(range(80))
+        return tuple(-1 if number in COCO_GAPS else next(index) for number in range(91))
     if classes is None:
-        return None if names and names[0].casefold() in BACKGROUND else (-1, *range(count))
-    if count == classes - 1 and spare != "none":
-        # COCO's own 90 numbers begin with 1; every other set of names begins with 0 and leaves the last one over.
-        first = spare == "first" or (count == 90 and names[0].casefold() == "person")
+        return None if names and names[0].casefold() in BACKGROUND_NAMES else (-1, *range(count))
+    if count == classes - 1 and background != "none":
+        # COCO's 90 category ids start at 1; other name lists start at 0 and have the background last.
+        first = background == "first" or (count == 90 and names[0].casefold() == "person")
         return (-1, *range(count)) if first else (*range(count), -1)
     raise ValueError(f"{count} names for {classes} classes")
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Names out of metadata: a JSON list or map, or a Python literal of the same (`{0: 'person', 1: 'bicycle'}`).
+    """Parse class names from metadata: a JSON list or map, or a Python literal such as `{0: 'person', 1: 'bicycle'}`.
 
     Raises:
         ValueError: It is neither, or a map whose keys are not 0..n-1.
@@ -140,12 +141,13 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def read_sidecar(file: Path) -> tuple[str, ...]:
-    """Names out of a file: one a line, where blank lines at the end do not count; or a YAML or JSON file.
+    """Read class names from a text file with one name per line, or from a YAML or JSON file.
 
-    YAML is Ultralytics' `data.yaml` (`names`), JSON a list, a map, or transformers' `config.json` (`id2label`).
+    YAML is Ultralytics' `data.yaml` (`names`); JSON is a list, a map, or transformers' `config.json` (`id2label`).
+    Trailing blank lines are ignored.
 
     Raises:
-        ValueError: It is YAML or JSON without names.
+        ValueError: The YAML or JSON has no names.
     """
     text = file.read_text(encoding="utf-8-sig", errors="replace")
     if file.suffix in {".yaml", ".yml"}:
@@ -167,15 +169,15 @@ def read_sidecar(file: Path) -> tuple[str, ...]:
     return _listed(value)
 
 
-def point_names(metadata: Mapping[str, str], points: int) -> tuple[str, ...]:
-    """The names of a model's keypoints: the metadata's `kpt_names`, COCO's for 17; else their numbers.
+def keypoint_names(metadata: Mapping[str, str], points: int) -> tuple[str, ...]:
+    """Names of a model's keypoints: the metadata's `kpt_names`, COCO's for 17, else their indices.
 
-    `kpt_names` is a list, or as Ultralytics writes it a list for each class, of which the first is taken.
+    `kpt_names` is a list, or, as Ultralytics writes it, a list per class, of which the first is used.
     """
     try:
-        told: Any = ast.literal_eval(metadata.get("kpt_names", ""))
-        told = next(iter(told.values())) if isinstance(told, Mapping) else told
-        names = _listed(told)
+        value: Any = ast.literal_eval(metadata.get("kpt_names", ""))
+        value = next(iter(value.values())) if isinstance(value, Mapping) else value
+        names = _listed(value)
         if len(names) == points:
             return names
     except (SyntaxError, ValueError, MemoryError, RecursionError, StopIteration):
@@ -183,7 +185,7 @@ def point_names(metadata: Mapping[str, str], points: int) -> tuple[str, ...]:
     return COCO_KEYPOINTS if points == len(COCO_KEYPOINTS) else tuple(str(number) for number in range(points))
 
 
-def _own(path: Path) -> tuple[Path, ...]:
+def _own_sidecars(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(form.format(file=path.name, stem=path.stem)) for form in OWN_SIDECARS)
 
 
@@ -194,12 +196,12 @@ def _read(path: Path, file: Path) -> tuple[str, ...]:
         raise ModelBroken(path, f"its names cannot be read from {file}: {error}", fix="Put one name a line.") from None
 
 
-def _fitting(path: Path, names: tuple[str, ...], source: str, classes: int | None, spare: Spare) -> Names:
+def _matched(path: Path, names: tuple[str, ...], source: str, classes: int | None, spare: Background) -> ClassNames:
     try:
-        return Names(names, source, class_places(names, classes, spare))
+        return ClassNames(names, source, class_indices(names, classes, spare))
     except ValueError:
-        told = "its metadata" if source == "metadata" else source
-        raise NamesMissing(path, classes=classes, found=len(names), source=told) from None
+        described_source = "its metadata" if source == "metadata" else source
+        raise NamesMissing(path, classes=classes, named=len(names), source=described_source) from None
 
 
 def _listed(value: Any) -> tuple[str, ...]:

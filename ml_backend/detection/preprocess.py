@@ -1,4 +1,4 @@
-"""Owns the one way from a photo to a network's input, used wherever a model sees a photo: serving and learning."""
+"""Preprocess images into network inputs, for inference and training."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,24 +9,28 @@ from PIL import Image
 
 from ml_backend.detection.detections import Detections, Floats, bounds_of
 
+# (height, width, 3) uint8 RGB, as `labelloop.service.media.load_image` returns it.
 Photo = npt.NDArray[np.uint8]
-"""(height, width, 3) RGB, as `labelloop.service.media.load_photo` gives it."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network wants to be shown.
+    """Input format of a network.
 
     A pixel value v of 0..255 becomes ``(v * scale - mean) / std``.
 
     Attributes:
-        height: Pixels. width: the same.
+        height: Pixels.
+        width: Pixels.
         layout: Order of the axes after the batch.
         color: Order of the channels.
-        placement: Where the photo, scaled to fit with its proportions kept, lies in the input; ``stretch`` scales
-            both sides to the input and keeps no proportions; ``crop`` fills the input with the photo's middle.
-        pad: Value (0..255) of what the photo does not cover.
-        dtype: The numpy type of the input.
+        placement: Position of the letterboxed image in the input; ``stretch`` resizes without keeping the aspect ratio;
+            ``crop`` takes a centre crop of the image.
+        pad: Padding value, 0..255.
+        scale: Factor on pixel values.
+        mean: Per channel, subtracted after `scale`.
+        std: Per channel, divided by.
+        dtype: Numpy dtype of the input.
     """
 
     height: int
@@ -43,13 +47,16 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a photo lies in a network's input, so that boxes find their way back.
+    """Position of an image in a network's input, to map boxes back.
 
     Attributes:
-        scale_x: Input pixels a photo pixel, across; scale_y: down.
-        left: Input pixels left of the photo; top: above it.
-        width: Of the original photo, pixels; height: the same.
-        origin: Where in the original photo the part that was shown begins, x and y in pixels; 0, 0 for all of it.
+        scale_x: Input pixels per image pixel, horizontally.
+        scale_y: Input pixels per image pixel, vertically.
+        left: Input pixels left of the image.
+        top: Input pixels above the image.
+        width: Of the original image, pixels.
+        height: Of the original image, pixels.
+        origin: x, y in pixels of the original image where the shown region starts; 0, 0 without slicing.
     """
 
     scale_x: float
@@ -60,59 +67,63 @@ class Fit:
     height: int
     origin: tuple[int, int] = (0, 0)
 
-    def point(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the input, in pixels of the original photo."""
+    def to_image_point(self, x: float, y: float) -> tuple[float, float]:
+        """Map a point of the input to pixels of the original image."""
         return (x - self.left) / self.scale_x + self.origin[0], (y - self.top) / self.scale_y + self.origin[1]
 
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the original photo, in pixels of the input."""
+    def to_input_point(self, x: float, y: float) -> tuple[float, float]:
+        """Map a point of the original image to pixels of the input."""
         return (x - self.origin[0]) * self.scale_x + self.left, (y - self.origin[1]) * self.scale_y + self.top
 
-    def to_photo(self, found: Detections) -> Detections:
-        """Detections in pixels of the original photo, boxes clipped to it; what lies outside it altogether is dropped.
+    def to_image(self, detections: Detections) -> Detections:
+        """Map detections to pixels of the original image, and clip boxes to it; boxes outside of it are dropped.
 
-        Turned boxes are not clipped: they would be turned boxes no more.
+        Rotated boxes are not clipped, since the result would not be a rotated box.
         """
         shift = np.array([self.left, self.top], np.float32)
         scale = np.array([self.scale_x, self.scale_y], np.float32)
         origin = np.array(self.origin, np.float32)
-        boxes = self.boxes(found.boxes)
-        turned, keypoints = found.turned, found.keypoints
-        if turned is not None:
-            turned = self._turned(turned)
-            boxes = self._clipped(bounds_of(turned))
+        boxes = self.boxes(detections.boxes)
+        rotated, keypoints = detections.rotated, detections.keypoints
+        if rotated is not None:
+            rotated = self._rotated_to_image(rotated)
+            boxes = self._clipped(bounds_of(rotated))
         if keypoints is not None:
             points = (keypoints[..., :2] - shift) / scale + origin
             keypoints = np.concatenate([points, keypoints[..., 2:]], axis=-1).astype(np.float32)
-        segments = None if found.segments is None else tuple(replace(one, fit=self) for one in found.segments)
+        segments = (
+            None
+            if detections.segments is None
+            else tuple(replace(segment, fit=self) for segment in detections.segments)
+        )
         inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return Detections(boxes, found.scores, found.classes, turned, keypoints, segments)[inside]
+        return Detections(boxes, detections.scores, detections.classes, rotated, keypoints, segments)[inside]
 
     def boxes(self, boxes: Floats) -> Floats:
-        """Boxes (n, 4) of the input in pixels of the original photo, clipped to it."""
+        """Map boxes (n, 4) of the input to pixels of the original image, clipped to it."""
         shift = np.array([self.left, self.top], np.float32)
         scale = np.array([self.scale_x, self.scale_y], np.float32)
         origin = np.array(self.origin, np.float32)
-        placed = (boxes - np.tile(shift, 2)) / np.tile(scale, 2) + np.tile(origin, 2)
-        return self._clipped(placed.astype(np.float32))
+        mapped = (boxes - np.tile(shift, 2)) / np.tile(scale, 2) + np.tile(origin, 2)
+        return self._clipped(mapped.astype(np.float32))
 
     def _clipped(self, boxes: Floats) -> Floats:
         limit = np.array([self.width, self.height, self.width, self.height], np.float32)
         return np.clip(boxes, 0, limit).astype(np.float32)
 
-    def _turned(self, turned: Floats) -> Floats:
-        """Sides and angle as both scales leave them: they differ by a rounding where proportions are kept."""
-        cos, sin = np.cos(turned[:, 4]), np.sin(turned[:, 4])
-        x, y = self.point(turned[:, 0], turned[:, 1])  # type: ignore[arg-type]
-        width = turned[:, 2] * np.hypot(cos / self.scale_x, sin / self.scale_y)
-        height = turned[:, 3] * np.hypot(sin / self.scale_x, cos / self.scale_y)
+    def _rotated_to_image(self, rotated: Floats) -> Floats:
+        """Map rotated boxes; both scales differ only by rounding where the aspect ratio is kept."""
+        cos, sin = np.cos(rotated[:, 4]), np.sin(rotated[:, 4])
+        x, y = self.to_image_point(rotated[:, 0], rotated[:, 1])  # type: ignore[arg-type]
+        width = rotated[:, 2] * np.hypot(cos / self.scale_x, sin / self.scale_y)
+        height = rotated[:, 3] * np.hypot(sin / self.scale_x, cos / self.scale_y)
         angle = np.arctan2(sin / self.scale_y, cos / self.scale_x)
         return np.stack([x, y, width, height, angle], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One photo as a network wants it: `tensor` without the batch axis, and where the photo lies in it."""
+    """A preprocessed image: `tensor` without the batch axis, and the position of the image in it."""
 
     tensor: npt.NDArray[Any]
     fit: Fit
@@ -126,25 +137,24 @@ def prepare(
     part: tuple[int, int, int, int] | None = None,
     into: npt.NDArray[Any] | None = None,
 ) -> Prepared:
-    """A photo, or a part of it, scaled, padded and normalised for a network.
+    """Resize, pad and normalise an image, or a region of it, for a network.
 
     Args:
         photo: (h, w, 3) uint8 RGB; may be a reduced decode of the original.
-        spec: What the network wants.
-        size: (width, height) of the original photo where `photo` is a reduced one; boxes come back in its pixels.
-        part: x_min, y_min, x_max, y_max in pixels of `photo`: all that the network is shown; needs a whole decode.
-        into: An array that nobody needs any more: the tensor is written into it where it fits. Fresh pages for one
-            cost more than to fill it.
+        spec: Input format of the network.
+        size: (width, height) of the original image where `photo` is reduced; boxes are mapped to its pixels.
+        part: x_min, y_min, x_max, y_max in pixels of `photo`: the region to show; needs a full-size decode.
+        into: A buffer to write the tensor into where shape and dtype match; this avoids page faults of a new array.
     """
     original_width, original_height = size or (photo.shape[1], photo.shape[0])
-    origin, shown = (0, 0), (original_width, original_height)
+    origin, region = (0, 0), (original_width, original_height)
     if part is not None:
         photo = photo[part[1] : part[3], part[0] : part[2]]
-        origin, shown = (part[0], part[1]), (part[2] - part[0], part[3] - part[1])
-    canvas, (left, top), (inner_width, inner_height) = _place(photo, spec)
+        origin, region = (part[0], part[1]), (part[2] - part[0], part[3] - part[1])
+    canvas, (left, top), (inner_width, inner_height) = _letterbox(photo, spec)
     fit = Fit(
-        scale_x=inner_width / shown[0],
-        scale_y=inner_height / shown[1],
+        scale_x=inner_width / region[0],
+        scale_y=inner_height / region[1],
         left=left,
         top=top,
         width=original_width,
@@ -154,8 +164,8 @@ def prepare(
     return Prepared(tensor=_normalise(canvas, spec, into), fit=fit)
 
 
-def _place(photo: Photo, spec: InputSpec) -> tuple[Photo, tuple[int, int], tuple[int, int]]:
-    """The input's pixels, where the photo's corner lies in it (before it for ``crop``) and how large the photo is."""
+def _letterbox(photo: Photo, spec: InputSpec) -> tuple[Photo, tuple[int, int], tuple[int, int]]:
+    """Return the input's pixels, the image's offset in it (negative for ``crop``), and the image's size in it."""
     height, width = photo.shape[:2]
     scales = spec.width / width, spec.height / height
     if spec.placement == "stretch":
@@ -183,19 +193,22 @@ def _place(photo: Photo, spec: InputSpec) -> tuple[Photo, tuple[int, int], tuple
 
 
 def _normalise(canvas: Photo, spec: InputSpec, into: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    first = spec.layout == "NCHW"
+    channels_first = spec.layout == "NCHW"
     pixels: npt.NDArray[Any] = canvas[..., ::-1] if spec.color == "BGR" else canvas
-    as_it_is = (spec.scale, spec.mean, spec.std) == (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    unchanged = (spec.scale, spec.mean, spec.std) == (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     height, width = canvas.shape[:2]
-    shape, dtype = (3, height, width) if first else (height, width, 3), np.dtype(spec.dtype if as_it_is else np.float32)
+    shape, dtype = (
+        (3, height, width) if channels_first else (height, width, 3),
+        np.dtype(spec.dtype if unchanged else np.float32),
+    )
     fits = into is not None and into.shape == shape and into.dtype == dtype and into.flags.c_contiguous
     values = into if into is not None and fits else np.empty(shape, dtype)
-    for channel in range(3):  # in place, channel by channel: a tenth of the time of whole arrays
-        here = values[channel] if first else values[..., channel]
-        if as_it_is:
-            here[...] = pixels[..., channel]
+    for channel in range(3):  # in place, per channel: a tenth of the time of whole-array operations
+        target = values[channel] if channels_first else values[..., channel]
+        if unchanged:
+            target[...] = pixels[..., channel]
             continue
-        np.multiply(pixels[..., channel], np.float32(spec.scale), out=here)
-        here -= np.float32(spec.mean[channel])
-        here /= np.float32(spec.std[channel])
+        np.multiply(pixels[..., channel], np.float32(spec.scale), out=target)
+        target -= np.float32(spec.mean[channel])
+        target /= np.float32(spec.std[channel])
     return values.astype(spec.dtype, copy=False)

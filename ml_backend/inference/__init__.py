@@ -1,1 +1,1 @@
-"""ONNX Runtime sessions, the session cache, the detector, and slicing."""
+"""ONNX Runtime sessions, the session cache, the detector and sliced inference."""

@@ -1,4 +1,4 @@
-"""Owns `Detector`: a model file made ready to look at photos, whatever its layout."""
+"""Load an ONNX detector of any supported layout, and run it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,92 +8,98 @@ from pathlib import Path
 import numpy as np
 
 from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, fuse_candidates
-from ml_backend.detection.class_names import Names, find_names, point_names
-from ml_backend.detection.detections import Detections, suppress
+from ml_backend.detection.class_names import ClassNames, find_names, keypoint_names
+from ml_backend.detection.detections import Detections, non_max_suppression
 from ml_backend.detection.onnx_graph import Arrays
 from ml_backend.detection.preprocess import Fit, InputSpec, Prepared, prepare
 from ml_backend.errors import ModelBroken, NamesMissing, UnknownLayout
 from ml_backend.inference.session import Engine
 from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
-from ml_backend.layouts import LAYOUTS, Reader, plain_spec
+from ml_backend.layouts import LAYOUTS, OutputReader, plain_spec
 from ml_backend.layouts.plausibility import Misfit, check_boxes, check_scores
 
-MOST_NUMBERED = 1000
-"""Classes that are called by numbers where the outputs do not say how many there are."""
+# Number of numbered classes where the outputs do not tell the count.
+MAX_NUMBERED_CLASSES = 1000
 
 
 def embedded_model() -> Path:
-    """The model that comes with labelloop."""
+    """Path of the model included in labelloop."""
     return Path(str(files("ml_backend").joinpath("models", "base.onnx")))
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A model ready to run.
+    """A loaded model.
 
     Attributes:
-        version: What `/setup` answers and every prediction carries.
+        version: Returned by `/setup` and stored with every prediction.
         path: The file.
-        names: Class names, in the model's order, and where they were found.
-        layout: Key of `LAYOUTS`; `why` it was chosen, in words.
-        reader: The layout bound to this graph.
-        proven: Whether the trial run gave boxes, so that it is known in which unit they are.
+        names: Class names in the model's order.
+        layout: Key of `LAYOUTS`.
+        why: Why the layout was chosen, in words.
+        reader: Decodes the outputs.
+        engine: The session.
+        units_checked: Whether the trial run had boxes, so that their unit is verified.
     """
 
     version: str
     path: Path
-    names: Names
+    names: ClassNames
     layout: str
     why: str
-    reader: Reader
+    reader: OutputReader
     engine: Engine
-    proven: bool = True
+    units_checked: bool = True
 
     @property
     def spec(self) -> InputSpec:
-        """What the network wants to be shown."""
+        """Input format of the network."""
         return self.reader.spec
 
     @property
-    def gives(self) -> frozenset[str]:
-        """What it can fill a control with: see `Reader.gives`."""
-        return self.reader.gives
+    def provides(self) -> frozenset[str]:
+        """What it can predict: see `OutputReader.provides`."""
+        return self.reader.provides
 
     @property
-    def points(self) -> tuple[str, ...]:
-        """Names of the keypoints of each detection; none where it gives none."""
-        return point_names(self.engine.graph.metadata, self.reader.points)
+    def keypoint_names(self) -> tuple[str, ...]:
+        """Names of the keypoints of each detection; empty without keypoints."""
+        return keypoint_names(self.engine.graph.metadata, self.reader.keypoints)
 
     @property
     def batch(self) -> int:
-        """Photos that one run takes."""
-        return 1 if self.reader.alone else self.engine.batch
+        """Images per run."""
+        return 1 if self.reader.single_image else self.engine.batch
 
     def detect(self, photos: Sequence[Prepared], *, floor: float) -> list[Detections]:
-        """What is on at most `batch` photos, in pixels of each original photo, best first.
+        """Detect objects on at most `batch` images, in pixels of each original image, best first.
 
         Args:
             photos: Made by `prepare` with this detector's `spec`.
-            floor: Scores below it are left out.
+            floor: Minimum score.
 
         Raises:
-            ModelBroken: The engine failed on these photos.
+            ModelBroken: The session failed on these images.
         """
-        seen = self.engine.run([photo.tensor for photo in photos], self.reader.outputs)
-        decoded = self.reader.decode(seen, self.reach(floor))
-        if not self.proven:
-            self._prove(decoded)
+        outputs = self.engine.run([photo.tensor for photo in photos], self.reader.outputs)
+        decoded = self.reader.decode(outputs, self.candidate_floor(floor))
+        if not self.units_checked:
+            self.check_units(decoded)
         return [
-            photo.fit.to_photo(self.settled(self._numbered(one), photo.fit, floor=floor))
-            for photo, one in zip(photos, decoded, strict=True)
+            photo.fit.to_image(self.postprocess(self.map_classes(candidates), photo.fit, floor=floor))
+            for photo, candidates in zip(photos, decoded, strict=True)
         ]
 
-    def _prove(self, found: Sequence[Detections]) -> None:
-        """Raises ModelBroken where boxes turn out to be shares of the input, which no trial run showed."""
+    def check_units(self, detections: Sequence[Detections]) -> None:
+        """Raise where boxes turn out to be normalised, which the trial run did not show.
+
+        Raises:
+            ModelBroken: The boxes are not in pixels of the input.
+        """
         try:
-            for one in found:
-                check_boxes([one], self.spec)
+            for image_detections in detections:
+                check_boxes([image_detections], self.spec)
         except Misfit as error:
             raise ModelBroken(
                 self.path,
@@ -101,28 +107,28 @@ class Detector:
                 fix="Name its layout: --layout or LABELLOOP_MODEL_LAYOUT (`ssd` where boxes are shares of the input).",
             ) from error
 
-    def reach(self, floor: float) -> float:
-        """The score down to which candidates count for what is shown from a floor on."""
-        return floor if self.reader.lines is None else MIN_CANDIDATE_SCORE
+    def candidate_floor(self, floor: float) -> float:
+        """Minimum candidate score that affects results with scores of at least `floor`."""
+        return floor if self.reader.calibrations is None else MIN_CANDIDATE_SCORE
 
-    def settled(self, found: Detections, fit: Fit, *, floor: float) -> Detections:
-        """What is shown of candidates down to `reach(floor)`, best first; all in pixels of the input."""
-        if self.reader.lines is not None:
-            return fuse_candidates(found, fit, floor=floor, lines=self.reader.lines)
+    def postprocess(self, candidates: Detections, fit: Fit, *, floor: float) -> Detections:
+        """Suppress or fuse candidates down to `candidate_floor(floor)`; best first, in pixels of the input."""
+        if self.reader.calibrations is not None:
+            return fuse_candidates(candidates, fit, floor=floor, calibrations=self.reader.calibrations)
         if self.reader.suppress_iou is None:
-            return found[np.argsort(-found.scores, kind="stable")]
-        return suppress(found, iou=self.reader.suppress_iou)
+            return candidates[np.argsort(-candidates.scores, kind="stable")]
+        return non_max_suppression(candidates, iou=self.reader.suppress_iou)
 
-    def _numbered(self, found: Detections) -> Detections:
-        """Classes as indices into the names; what stands for no class is no detection."""
-        places = self.names.places
-        if places is None:
-            known = (found.classes >= 0) & (found.classes < len(self.names.names))
-            return found if known.all() else found[known]
-        inside = (found.classes >= 0) & (found.classes < len(places))
-        found = found[inside]
-        found = replace(found, classes=np.asarray(places, np.int64)[found.classes])
-        return found[found.classes >= 0]
+    def map_classes(self, candidates: Detections) -> Detections:
+        """Map class numbers to indices into the names; drop background."""
+        indices = self.names.indices
+        if indices is None:
+            in_range = (candidates.classes >= 0) & (candidates.classes < len(self.names.names))
+            return candidates if in_range.all() else candidates[in_range]
+        inside = (candidates.classes >= 0) & (candidates.classes < len(indices))
+        candidates = candidates[inside]
+        candidates = replace(candidates, classes=np.asarray(indices, np.int64)[candidates.classes])
+        return candidates[candidates.classes >= 0]
 
 
 def load_detector(
@@ -131,141 +137,152 @@ def load_detector(
     layout: str = "",
     threads: int = 0,
     names: Path | None = None,
-    numbered: bool = False,
+    allow_numbered: bool = False,
     version: str = "",
-    kept: Path | None = None,
+    cache_folder: Path | None = None,
 ) -> Detector:
-    """Opens a model, tries it once on a grey photo and recognises what its outputs mean.
+    """Open a model, run it once on a grey image and recognise its output layout.
 
     Args:
         path: The ONNX file.
-        layout: Key of `LAYOUTS` to use, whatever the recognisers say; empty: the first that recognises it.
-        threads: Threads of one run; 0: one a core.
-        names: File of the class names; None: those in the model, or beside it.
-        numbered: Whether classes that nothing names are called by their numbers; else that is an error.
-        version: What it is called; empty: `model_version` of its bytes.
-        kept: Folder of this very file in which its opening is kept, and found when it is opened again: `Openings`.
+        layout: Key of `LAYOUTS` to force; empty: recognised.
+        threads: Threads per run; 0: one per core.
+        names: File of the class names; None: from the model or its sidecars.
+        allow_numbered: Use numbers as names where none are found; else that is an error.
+        version: Version string; empty: `model_version` of its bytes.
+        cache_folder: Folder for this file's `OnnxSessionCache`.
 
     Raises:
-        ModelMissing, ModelBroken: It cannot be opened or run.
-        UnknownLayout: Its outputs are of no known layout (or not of the one asked for).
-        NamesMissing: Nothing names its classes.
+        ModelMissing: The file does not exist.
+        ModelBroken: It cannot be opened or run.
+        UnknownLayout: Its outputs match no layout, or not the forced one.
+        NamesMissing: No class names are found.
     """
     version = version or model_version(path, layout=layout)
-    opened = _open_kept(path, layout, threads, OnnxSessionCache(kept)) if kept else _open(path, layout, threads)
+    opened = (
+        _open_cached(path, layout, threads, OnnxSessionCache(cache_folder))
+        if cache_folder
+        else _open(path, layout, threads)
+    )
     return Detector(
         version=version,
         path=path,
-        names=_named(path, opened.engine, opened.reader, names, numbered=numbered),
+        names=_named(path, opened.engine, opened.reader, names, numbered=allow_numbered),
         layout=opened.layout,
         why=opened.why,
         reader=opened.reader,
         engine=opened.engine,
-        proven=bool(layout) or _fits(opened),
+        units_checked=bool(layout) or _fits(opened),
     )
 
 
 @dataclass(frozen=True)
 class _Opened:
     engine: Engine
-    reader: Reader
+    reader: OutputReader
     layout: str
     why: str
-    seen: Arrays
+    trial_outputs: Arrays
 
 
 def _fits(opened: _Opened) -> bool:
-    """Whether the trial run gave boxes to judge by.
+    """Whether the trial run had boxes to check.
 
     Raises:
-        Misfit: What the layout reads cannot be what it says.
+        Misfit: The decoded values are implausible.
     """
     for name in opened.reader.outputs:
-        if np.issubdtype(opened.seen[name].dtype, np.floating) and np.isnan(opened.seen[name]).any():
+        if np.issubdtype(opened.trial_outputs[name].dtype, np.floating) and np.isnan(opened.trial_outputs[name]).any():
             raise Misfit(f"some values of its output {name} are not numbers (NaN)")
     with np.errstate(all="ignore"):
-        found = opened.reader.decode(opened.seen, -np.inf)
-    check_scores(found)
-    return "classes" in opened.reader.gives or check_boxes(found, opened.reader.spec)
+        detections = opened.reader.decode(opened.trial_outputs, -np.inf)
+    check_scores(detections)
+    return "classes" in opened.reader.provides or check_boxes(detections, opened.reader.spec)
 
 
-def _open_kept(path: Path, layout: str, threads: int, openings: OnnxSessionCache) -> _Opened:
-    """As `_open`, but what was opened here before is neither optimised nor tried again."""
+def _open_cached(path: Path, layout: str, threads: int, cache: OnnxSessionCache) -> _Opened:
+    """Like `_open`, but reuse the optimised graph and the trial run from the cache."""
     try:
-        opened = _open_again(path, threads, openings.find())
+        opened = _open_from_cache(path, threads, cache.load())
         if opened is not None:
             return opened
-        with openings.locked() as graph:
-            opened = _open_again(path, threads, openings.find())
+        with cache.locked() as graph_path:
+            opened = _open_from_cache(path, threads, cache.load())
             if opened is None:
-                opened = _open(path, layout, threads, keep=graph)
-                openings.store(graph, layout=opened.layout, why=opened.why, seen=opened.seen)
+                opened = _open(path, layout, threads, save_optimized=graph_path)
+                cache.store(graph_path, layout=opened.layout, why=opened.why, trial_outputs=opened.trial_outputs)
             return opened
-    except OSError:  # nothing can be kept there
+    except OSError:  # the cache is not writable
         return _open(path, layout, threads)
 
 
-def _open_again(path: Path, threads: int, found: CachedSession | None) -> _Opened | None:
-    if found is None or found.layout not in LAYOUTS:
+def _open_from_cache(path: Path, threads: int, cached: CachedSession | None) -> _Opened | None:
+    if cached is None or cached.layout not in LAYOUTS:
         return None
     try:
-        engine = Engine(path, threads=threads, graph=found.graph)
-        reader = LAYOUTS[found.layout].read(engine.graph, found.seen)
-    except (ModelBroken, ValueError, IndexError, KeyError):  # the file was damaged since: once more from the beginning
+        engine = Engine(path, threads=threads, optimized=cached.graph)
+        reader = LAYOUTS[cached.layout].read(engine.graph, cached.trial_outputs)
+    except (ModelBroken, ValueError, IndexError, KeyError):  # the cached file is damaged: open it from scratch
         return None
-    return _Opened(engine, reader, found.layout, found.why, found.seen)
+    return _Opened(engine, reader, cached.layout, cached.why, cached.trial_outputs)
 
 
-def _open(path: Path, layout: str, threads: int, *, keep: Path | None = None) -> _Opened:
-    engine = Engine(path, threads=threads, keep=keep)
+def _open(path: Path, layout: str, threads: int, *, save_optimized: Path | None = None) -> _Opened:
+    engine = Engine(path, threads=threads, save_optimized=save_optimized)
     try:
         trial = plain_spec(engine.graph)
     except ValueError as error:
         raise ModelBroken(path, str(error)) from error
-    seen = engine.run([prepare(np.full((256, 256, 3), 114, np.uint8), trial).tensor])
-    name, why = _recognised(path, engine, seen, layout)
+    trial_outputs = engine.run([prepare(np.full((256, 256, 3), 114, np.uint8), trial).tensor])
+    name, why = _recognised(path, engine, trial_outputs, layout)
     try:
-        reader = LAYOUTS[name].read(engine.graph, seen)
-        reader.decode(seen, 0.5)
-        opened = _Opened(engine, reader, name, why, seen)
+        reader = LAYOUTS[name].read(engine.graph, trial_outputs)
+        reader.decode(trial_outputs, 0.5)
+        opened = _Opened(engine, reader, name, why, trial_outputs)
         _fits(opened)
     except Misfit as error:
         if not layout:
-            raise _unknown(path, engine, seen, layout, reason=f"it looks like {name} ({why}), but {error}") from error
+            raise _unknown(
+                path, engine, trial_outputs, layout, reason=f"it looks like {name} ({why}), but {error}"
+            ) from error
         return replace(opened, why=f"{why}, although {error}")
     except (ValueError, IndexError, KeyError) as error:
         if layout:
-            raise _unknown(path, engine, seen, layout, reason=str(error)) from error
+            raise _unknown(path, engine, trial_outputs, layout, reason=str(error)) from error
         raise ModelBroken(path, str(error)) from error
     return opened
 
 
-def _named(path: Path, engine: Engine, reader: Reader, given: Path | None, *, numbered: bool) -> Names:
+def _named(path: Path, engine: Engine, reader: OutputReader, names_file: Path | None, *, numbered: bool) -> ClassNames:
     try:
-        return find_names(path, engine.graph.metadata, reader.classes, spare=reader.spare, given=given)
+        return find_names(
+            path, engine.graph.metadata, reader.classes, background=reader.background, names_file=names_file
+        )
     except NamesMissing as error:
-        if not numbered or error.found is not None:
+        if not numbered or error.named is not None:
             raise
-        return Names(tuple(map(str, range(reader.classes or MOST_NUMBERED))), "nothing, so they are numbers")
+        return ClassNames(
+            tuple(map(str, range(reader.classes or MAX_NUMBERED_CLASSES))), "numbers, as no names were found"
+        )
 
 
-def _recognised(path: Path, engine: Engine, seen: Arrays, asked: str) -> tuple[str, str]:
-    if asked:
-        if asked not in LAYOUTS:
-            raise _unknown(path, engine, seen, asked)
-        return asked, "asked for"
-    almost = []
+def _recognised(path: Path, engine: Engine, trial_outputs: Arrays, forced: str) -> tuple[str, str]:
+    if forced:
+        if forced not in LAYOUTS:
+            raise _unknown(path, engine, trial_outputs, forced)
+        return forced, "asked for"
+    rejected = []
     for name, layout in LAYOUTS.items():
         try:
-            why = layout.recognise(engine.graph, seen)
+            why = layout.recognise(engine.graph, trial_outputs)
         except Misfit as error:
-            almost.append(f"it looks like {name}, but {error}")
+            rejected.append(f"it looks like {name}, but {error}")
             continue
         if why:
             return name, why
-    raise _unknown(path, engine, seen, asked, reason="; ".join(almost))
+    raise _unknown(path, engine, trial_outputs, forced, reason="; ".join(rejected))
 
 
-def _unknown(path: Path, engine: Engine, seen: Arrays, asked: str, reason: str = "") -> UnknownLayout:
-    outputs = engine.graph.describe_outputs(seen)
-    return UnknownLayout(path, outputs=outputs, layouts=tuple(LAYOUTS), asked=asked, reason=reason)
+def _unknown(path: Path, engine: Engine, trial_outputs: Arrays, forced: str, reason: str = "") -> UnknownLayout:
+    outputs = engine.graph.describe_outputs(trial_outputs)
+    return UnknownLayout(path, outputs=outputs, layouts=tuple(LAYOUTS), requested=forced, reason=reason)

@@ -1,4 +1,4 @@
-"""`RunLimit`: ends runs of ONNX Runtime that take too long, such as those of an endless Loop."""
+"""Time limit for ONNX Runtime runs, such as those of an endless Loop."""
 
 import threading
 import time
@@ -6,27 +6,27 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Maximum time of one run, seconds. Label Studio waits 100 s for a prediction.
 RUN_LIMIT_S = 60.0
-"""Longest time of one run. Label Studio waits 100 s for a prediction."""
 
 _CHECK_S = 0.5
 
 
 class RunTooLong(Exception):
-    """A run did not end within the limit."""
+    """A run exceeded the time limit."""
 
     def __init__(self, limit_s: float) -> None:
         super().__init__(f"one run took longer than {limit_s:.0f} s and was ended; has its graph an endless Loop?")
 
 
 class RunLimit:
-    """Runs sessions; a thread of its own sets the terminate flag of those that are late. Thread-safe."""
+    """Runs sessions; a watcher thread terminates late runs. Thread-safe."""
 
     def __init__(self, limit_s: float | None = None) -> None:
-        """Nothing runs yet.
+        """Create a limit without running sessions.
 
         Args:
-            limit_s: Longest time of one run; by default `RUN_LIMIT_S`.
+            limit_s: Maximum time of one run, seconds; by default `RUN_LIMIT_S`.
         """
         self._limit_s = RUN_LIMIT_S if limit_s is None else limit_s
         self._running: dict[int, tuple[float, Any]] = {}
@@ -34,10 +34,10 @@ class RunLimit:
         self._watched = False
 
     def run(self, session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
-        """`session.run`, of nothing but what the outputs need.
+        """Call `session.run`, computing only what the outputs need.
 
         Raises:
-            RunTooLong: It was ended.
+            RunTooLong: The run was terminated.
             Exception: Whatever ONNX Runtime raises.
         """
         import onnxruntime
@@ -61,7 +61,7 @@ class RunLimit:
         return arrays
 
     def check(self) -> None:
-        """Set the terminate flag of every run that is late."""
+        """Set the terminate flag of every late run."""
         now = time.monotonic()
         with self._lock:
             for deadline, options in self._running.values():
@@ -69,8 +69,8 @@ class RunLimit:
                     options.terminate = True
 
 
-def _watch(limit: weakref.ref[RunLimit]) -> None:
-    while (one := limit()) is not None:
-        one.check()
-        del one
+def _watch(reference: weakref.ref[RunLimit]) -> None:
+    while (limit := reference()) is not None:
+        limit.check()
+        del limit
         time.sleep(_CHECK_S)

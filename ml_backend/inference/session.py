@@ -1,4 +1,4 @@
-"""Owns the ONNX Runtime session of a worker: opened once, run in batches, as few runs at a time as are of use."""
+"""ONNX Runtime session of a worker: opened once, run in batches, with bounded concurrency."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,77 +13,79 @@ from ml_backend.detection.onnx_graph import Arrays, Graph, read_graph
 from ml_backend.errors import ModelBroken, ModelMissing
 from ml_backend.inference.run_limit import RunLimit
 
+# Execution providers in order of preference -> batch size where the graph's batch is open. On a CPU a larger batch is
+# no faster, and takes 60 MB per image with the embedded model.
 PROVIDERS: Mapping[str, int] = {"CUDAExecutionProvider": 16, "CPUExecutionProvider": 1}
-"""Where a graph may run, best first -> photos a run where the graph's batch is open. On a processor a larger batch is
-no faster, and costs 60 MB a photo with the embedded model."""
 
-ON_PROCESSOR = ["CPUExecutionProvider"]
+CPU_ONLY = ["CPUExecutionProvider"]
 
-AT_ONCE = 2
-"""Runs of one session at a time on a processor: one run alone leaves cores idle in the parts of a graph that do not
-spread over threads. A third is no faster, and each takes its memory (25 MB with the embedded model)."""
+# Concurrent runs of one session on a CPU: a single run leaves cores idle in serial parts of the graph. A third run is
+# no faster, and each takes memory (25 MB with the embedded model).
+CONCURRENT_RUNS = 2
 
 
 class Engine:
     """A session and its graph."""
 
-    def __init__(self, path: Path, *, threads: int = 0, graph: Path | None = None, keep: Path | None = None) -> None:
-        """Opens the file.
+    def __init__(
+        self, path: Path, *, threads: int = 0, optimized: Path | None = None, save_optimized: Path | None = None
+    ) -> None:
+        """Open the file.
 
         Args:
             path: The ONNX file.
-            threads: Threads of one run; 0 lets ONNX Runtime take one a core.
-            graph: The same graph as ONNX Runtime optimised it for this processor; None: it is optimised now.
-            keep: Where the optimised graph is written to, where it can be; only for the processor.
+            threads: Threads per run; 0: one per core.
+            optimized: The graph as optimised for this CPU; None: optimise now.
+            save_optimized: Where to write the optimised graph; CPU only.
 
         Raises:
-            ModelMissing: There is no such file.
-            ModelDamaged: Its bytes are not those of the checksum beside it.
+            ModelMissing: The file does not exist.
+            ModelDamaged: Its bytes do not match its checksum.
             ModelBroken: ONNX Runtime cannot open it.
         """
-        self._session = open_session(path, threads=threads, graph=graph, keep=keep)
+        self._session = open_session(path, threads=threads, optimized=optimized, save_optimized=save_optimized)
         self._limit = RunLimit()
         self._path = path
-        self._turn = threading.Semaphore(AT_ONCE if self._session.get_providers() == ON_PROCESSOR else 1)
+        self._slots = threading.Semaphore(CONCURRENT_RUNS if self._session.get_providers() == CPU_ONLY else 1)
         self.graph: Graph = read_graph(self._session)
         if self.graph.image is None:
             inputs = ", ".join(str(tensor) for tensor in self.graph.inputs)
-            raise ModelBroken(path, f"it takes no single photo. Its inputs: {inputs}")
+            raise ModelBroken(path, f"it does not have exactly one image input. Its inputs: {inputs}")
         self._input = self.graph.image.name
         self.batch = self._batch()
 
     def run(self, photos: Sequence[npt.NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:
-        """One run on at most `batch` photos; a graph of a larger fixed batch is filled up and the rest cut off.
+        """Run at most `batch` images; smaller batches are padded where the graph's batch is fixed.
 
         Args:
-            photos: Arrays of the graph's input without the batch axis.
-            outputs: The outputs wanted, all where None.
+            photos: Input arrays without the batch axis.
+            outputs: Names of the outputs; all where None.
 
         Raises:
-            ModelBroken: ONNX Runtime refuses (wrong size, out of memory), or the run takes longer than `RUN_LIMIT_S`.
+            ModelBroken: ONNX Runtime fails (wrong size, out of memory), or the run exceeds `RUN_LIMIT_S`.
         """
         if not self.graph.batched:
             return self._fetch(photos[0], photos[0], 1, outputs)
         stacked = np.stack(photos) if len(photos) > 1 else photos[0][None]  # one photo needs no copy
         fixed = self.graph.image.shape[0] if self.graph.image else None
         if fixed is not None and len(photos) < fixed:
-            filling = np.zeros((fixed - len(photos), *stacked.shape[1:]), stacked.dtype)
-            stacked = np.concatenate([stacked, filling])
+            padding = np.zeros((fixed - len(photos), *stacked.shape[1:]), stacked.dtype)
+            stacked = np.concatenate([stacked, padding])
         arrays = self._fetch(stacked, photos[0], len(stacked), outputs)
-        whole = len(stacked) == len(photos)
+        unpadded = len(stacked) == len(photos)
         return {
-            name: array if whole or len(array) != len(stacked) else array[: len(photos)]
+            name: array if unpadded or len(array) != len(stacked) else array[: len(photos)]
             for name, array in arrays.items()
         }
 
     def _fetch(
-        self, given: npt.NDArray[Any], photo: npt.NDArray[Any], count: int, outputs: Sequence[str] | None
+        self, batch: npt.NDArray[Any], image: npt.NDArray[Any], count: int, outputs: Sequence[str] | None
     ) -> Arrays:
         names = list(outputs) if outputs is not None else [tensor.name for tensor in self.graph.outputs]
-        height, width = photo.shape[:2] if self.graph.channels_last else photo.shape[1:]
+        height, width = image.shape[:2] if self.graph.channels_last else image.shape[1:]
         try:
-            with self._turn:
-                feeds = {self._input: given, **self.graph.feeds(height, width, count)}
+            with self._slots:
+                feeds = {self._input: batch, **self.graph.auxiliary_feeds(height, width, count)}
                 arrays = self._limit.run(self._session, names, feeds)
         except Exception as error:  # as above
             raise ModelBroken(self._path, _first_line(error)) from error
@@ -96,27 +98,29 @@ class Engine:
         return PROVIDERS.get(self._session.get_providers()[0], 1)
 
 
-def open_session(path: Path, *, threads: int = 0, graph: Path | None = None, keep: Path | None = None) -> Any:
-    """An `onnxruntime.InferenceSession`; the arguments and errors are those of `Engine`."""
+def open_session(
+    path: Path, *, threads: int = 0, optimized: Path | None = None, save_optimized: Path | None = None
+) -> Any:
+    """Open an `onnxruntime.InferenceSession`; arguments and errors are those of `Engine`."""
     import onnxruntime
 
     if not path.is_file():
         raise ModelMissing(path)
     check_file(path)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # the warnings of exporters are nothing that a user could act on
+    options.log_severity_level = 3  # users cannot act on exporters' warnings
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that spin between runs keep the cores from the threads that decode photos and answer /health.
+    # Spinning threads would take cores from the threads that decode images and answer /health.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = onnxruntime.get_available_providers()
     providers = [name for name in PROVIDERS if name in available]
     chosen = path
-    if providers == ON_PROCESSOR and graph is not None:
-        chosen = graph
+    if providers == CPU_ONLY and optimized is not None:
+        chosen = optimized
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    elif providers == ON_PROCESSOR and keep is not None and not path.with_name(f"{path.name}.data").is_file():
-        options.optimized_model_filepath = str(keep)  # one file: a graph of more than 2 GB has its weights beside it
+    elif providers == CPU_ONLY and save_optimized is not None and not path.with_name(f"{path.name}.data").is_file():
+        options.optimized_model_filepath = str(save_optimized)  # graphs above 2 GB keep their weights in a second file
     try:
         return onnxruntime.InferenceSession(str(chosen), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone

@@ -1,7 +1,7 @@
-"""Owns openings: what opening a model took, kept on this machine, so that it opens again in a fraction of the time.
+"""Cache of optimised ONNX graphs and trial runs, so that a model reopens in a fraction of the time.
 
-Most of that time goes into optimising the graph and into the trial run that says what its outputs mean. Both come out
-alike every time, on one machine and with one ONNX Runtime: so the optimised graph and the trial's outputs are kept.
+Graph optimisation and the trial run for layout recognition take most of the opening time. Both are deterministic on one
+machine with one ONNX Runtime version.
 """
 
 import fcntl
@@ -21,53 +21,54 @@ import numpy as np
 from ml_backend.checksums import checksum_now
 from ml_backend.detection.onnx_graph import Arrays
 
+# Keys stored with the trial outputs: layout, reason, and checksum of the optimised graph (empty: none).
 _LAYOUT, _WHY, _GRAPH = "labelloop layout", "labelloop why", "labelloop graph"
-"""Beside the trial's outputs: the layout, why it was chosen, and the checksum of the optimised graph; empty: none."""
 
 
 @dataclass(frozen=True)
 class CachedSession:
-    """What a model was found to be.
+    """A cached opening of a model.
 
     Attributes:
         graph: The optimised graph; None where there is none.
-        layout: Key of `LAYOUTS`, and `why` it was chosen.
-        seen: What a trial run on a grey photo gave.
+        layout: Key of `LAYOUTS`.
+        why: Why the layout was chosen.
+        trial_outputs: Outputs of the run on a grey image.
     """
 
     graph: Path | None
     layout: str
     why: str
-    seen: Arrays
+    trial_outputs: Arrays
 
 
 class OnnxSessionCache:
-    """The opening of one model file by this machine, in a folder of its own. Safe to use from many processes."""
+    """Cache of one model file on this machine, in its own folder. Safe across processes."""
 
     def __init__(self, folder: Path) -> None:
-        """Touches nothing.
+        """Keep the folder's path; the folder is created on first use.
 
         Args:
-            folder: Belongs to one model file with its names and its forced layout; made where it is missing.
+            folder: For one model file with its names and its forced layout.
         """
         self._folder = folder
 
-    def find(self) -> CachedSession | None:
-        """The opening, where one was kept by this machine, ONNX Runtime and labelloop, and is whole."""
+    def load(self) -> CachedSession | None:
+        """Load the entry of this machine, ONNX Runtime and labelloop version, where it is complete."""
         file, graph = self._files()
         try:
-            with np.load(file, allow_pickle=False) as kept:
-                seen = {name: kept[name] for name in kept.files if name not in {_LAYOUT, _WHY, _GRAPH}}
-                layout, why, checksum = str(kept[_LAYOUT]), str(kept[_WHY]), str(kept[_GRAPH])
+            with np.load(file, allow_pickle=False) as archive:
+                trial_outputs = {name: archive[name] for name in archive.files if name not in {_LAYOUT, _WHY, _GRAPH}}
+                layout, why, checksum = str(archive[_LAYOUT]), str(archive[_WHY]), str(archive[_GRAPH])
             if checksum and checksum_now(graph) != checksum:
                 return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return CachedSession(graph if checksum else None, layout, why, seen)
+        return CachedSession(graph if checksum else None, layout, why, trial_outputs)
 
     @contextmanager
     def locked(self) -> Iterator[Path]:
-        """One process at a time; gives the path for the optimised graph, which nobody reads before `keep`."""
+        """Hold the folder's lock; yields a path for the optimised graph, which is not read before `store`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / ".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -77,20 +78,20 @@ class OnnxSessionCache:
             finally:
                 graph.unlink(missing_ok=True)
 
-    def store(self, graph: Path, *, layout: str, why: str, seen: Arrays) -> None:
-        """Keeps an opening; call it within `turn`. A full disk costs nothing but the time next time."""
-        file, place = self._files()
+    def store(self, graph: Path, *, layout: str, why: str, trial_outputs: Arrays) -> None:
+        """Store an entry; call it within `locked`. Write errors, such as a full disk, are ignored."""
+        file, stored_graph = self._files()
         with suppress(OSError):
             checksum = checksum_now(graph) if graph.is_file() else ""
             if checksum:
-                graph.replace(place)
+                graph.replace(stored_graph)
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".seen-", delete=False) as part:
-                said = {_LAYOUT: np.array(layout), _WHY: np.array(why), _GRAPH: np.array(checksum)}
-                np.savez(part, **said, **seen)  # type: ignore[arg-type]
+                entries = {_LAYOUT: np.array(layout), _WHY: np.array(why), _GRAPH: np.array(checksum)}
+                np.savez(part, **entries, **trial_outputs)  # type: ignore[arg-type]
             Path(part.name).replace(file)
 
     def invalidate(self) -> None:
-        """Removes an opening that turned out to be of no use."""
+        """Remove an unusable entry."""
         for file in self._files():
             with suppress(OSError):
                 file.unlink(missing_ok=True)
@@ -101,10 +102,10 @@ class OnnxSessionCache:
 
 @cache
 def host_fingerprint() -> str:
-    """Names what an opening holds for: an optimised graph uses what the processor has."""
+    """Hash of CPU features and versions: optimised graphs are specific to them."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        said = [platform.machine(), processor, version("onnxruntime"), version("labelloop")]
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+        parts = [platform.machine(), processor, version("onnxruntime"), version("labelloop")]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return f"{platform.machine()}-{platform.processor()}-{version('onnxruntime')}-{version('labelloop')}"

@@ -1,7 +1,7 @@
-"""Owns slicing: small objects on large photos are looked for part by part, and the parts are put together.
+"""Sliced inference: detect small objects in overlapping slices of a large image, and merge the detections.
 
-After Akyon et al. 2022, https://arxiv.org/abs/2202.06934: overlapping parts at full resolution, and the whole photo
-once for what is larger than a part.
+After Akyon et al. 2022, https://arxiv.org/abs/2202.06934 (SAHI): slices at full resolution, and the whole image for
+objects larger than a slice.
 """
 
 from dataclasses import dataclass
@@ -9,37 +9,37 @@ from math import ceil
 
 import numpy as np
 
-from ml_backend.detection.detections import Detections, merge
+from ml_backend.detection.detections import Detections, merge_slices
 from ml_backend.detection.preprocess import Photo, prepare
 from ml_backend.inference.detector import Detector
 
-SAME = 0.5
-"""Overlap above which two boxes of a class from two looks are one object."""
+# IoU above which two boxes of a class from two views are one object.
+MERGE_IOU = 0.5
 
-PIECE = 0.75
-"""Share of a box inside a larger one of its class above which it is a piece that the edge of a part cut off."""
+# Share of a box inside a larger one of its class above which it is a fragment cut by a slice's edge.
+MERGE_IOS = 0.75
 
+# Share of a slice's side within which a box ends at its edge.
 NEAR_EDGE = 0.01
-"""Share of a part's side within which a box ends at its edge."""
 
 
 @dataclass(frozen=True)
 class Slices:
-    """How large photos are cut.
+    """How images are sliced.
 
     Attributes:
-        side: Pixels a side of a part, of the original photo; 0: photos are never cut.
-        overlap: Share of a part that its neighbour shows too; objects up to that size are whole in one of them.
+        side: Side of a slice in pixels of the original image; 0: no slicing.
+        overlap: Share of a slice that its neighbour covers too; objects up to that size are complete in one of them.
     """
 
     side: int = 0
     overlap: float = 0.2
 
 
-def parts_of(width: int, height: int, slices: Slices) -> list[tuple[int, int, int, int]]:
-    """The parts of a photo: x_min, y_min, x_max, y_max in pixels, row by row; none where one would show all of it.
+def slice_boxes(width: int, height: int, slices: Slices) -> list[tuple[int, int, int, int]]:
+    """Compute the slices of an image: x_min, y_min, x_max, y_max in pixels, row by row; empty where one slice suffices.
 
-    All are of one size (where the photo is as large), evenly spread, and overlap by at least the share asked for.
+    Slices have equal size, are evenly spaced, and overlap by at least `slices.overlap`.
     """
     if slices.side <= 0 or max(width, height) <= slices.side:
         return []
@@ -51,51 +51,54 @@ def parts_of(width: int, height: int, slices: Slices) -> list[tuple[int, int, in
 def detect_sliced(
     detector: Detector, photo: Photo, slices: Slices, *, floor: float, size: tuple[int, int] | None = None
 ) -> Detections:
-    """What is on a photo: of the whole, and of each part at its own resolution.
+    """Detect objects on the whole image and on each slice at full resolution.
 
     Args:
-        detector: Looks at the whole and at the parts, as many at once as it takes.
-        photo: (h, w, 3), decoded whole where it is to be cut.
-        slices: How it is cut.
-        floor: Scores below it are left out.
-        size: (width, height) of the original where `photo` is a reduced decode, which is not cut.
+        detector: Runs on the whole image and on the slices, in batches.
+        photo: (h, w, 3) uint8, a full-size decode where it is to be sliced.
+        slices: How it is sliced.
+        floor: Minimum score.
+        size: (width, height) of the original where `photo` is a reduced decode, which is not sliced.
 
     Raises:
-        ModelBroken: The engine failed.
+        ModelBroken: The session failed.
     """
     reduced = size is not None and size != (photo.shape[1], photo.shape[0])
-    parts = [] if reduced else parts_of(photo.shape[1], photo.shape[0], slices)
-    looks: list[tuple[int, int, int, int] | None] = [None, *parts]
-    found: list[Detections] = []
-    for some in _batches(looks, detector.batch):
-        seen = detector.detect([prepare(photo, detector.spec, size=size, part=part) for part in some], floor=floor)
-        found += [
-            _whole(one, part, photo.shape[1], photo.shape[0]) if part else one
-            for one, part in zip(seen, some, strict=True)
+    parts = [] if reduced else slice_boxes(photo.shape[1], photo.shape[0], slices)
+    views: list[tuple[int, int, int, int] | None] = [None, *parts]
+    results: list[Detections] = []
+    for batch in _batches(views, detector.batch):
+        batch_results = detector.detect(
+            [prepare(photo, detector.spec, size=size, part=part) for part in batch], floor=floor
+        )
+        results += [
+            _drop_fragments(detections, part, photo.shape[1], photo.shape[0]) if part else detections
+            for detections, part in zip(batch_results, batch, strict=True)
         ]
-    return merge(found, share=PIECE, iou=SAME) if parts else found[0]
+    return merge_slices(results, share=MERGE_IOS, iou=MERGE_IOU) if parts else results[0]
 
 
-def _whole(found: Detections, part: tuple[int, int, int, int], width: int, height: int) -> Detections:
-    """Without the boxes that end where the part ends but the photo goes on: they are pieces.
+def _drop_fragments(detections: Detections, part: tuple[int, int, int, int], width: int, height: int) -> Detections:
+    """Drop boxes that end at a slice's edge inside the image: they are fragments.
 
-    What is no larger than the overlap is whole in a neighbour, and what is larger is seen on the whole photo.
+    Objects no larger than the overlap are complete in a neighbouring slice; larger ones are detected on the whole
+    image.
     """
-    near = max(2.0, NEAR_EDGE * max(part[2] - part[0], part[3] - part[1]))
+    tolerance = max(2.0, NEAR_EDGE * max(part[2] - part[0], part[3] - part[1]))
     limits = (0, 0, width, height)
-    cut = np.zeros(len(found), np.bool_)
+    cut = np.zeros(len(detections), np.bool_)
     for side in range(4):
         if part[side] != limits[side]:
-            cut |= np.abs(found.boxes[:, side] - part[side]) <= near
-    return found[~cut]
+            cut |= np.abs(detections.boxes[:, side] - part[side]) <= tolerance
+    return detections[~cut]
 
 
 def _starts(length: int, slices: Slices) -> list[int]:
     if length <= slices.side:
         return [0]
     count = ceil((length - slices.side) / max(1.0, slices.side * (1 - slices.overlap))) + 1
-    return [round(place * (length - slices.side) / (count - 1)) for place in range(count)]
+    return [round(index * (length - slices.side) / (count - 1)) for index in range(count)]
 
 
-def _batches(looks: list[tuple[int, int, int, int] | None], count: int) -> list[list[tuple[int, int, int, int] | None]]:
-    return [looks[start : start + count] for start in range(0, len(looks), count)]
+def _batches(views: list[tuple[int, int, int, int] | None], count: int) -> list[list[tuple[int, int, int, int] | None]]:
+    return [views[start : start + count] for start in range(0, len(views), count)]

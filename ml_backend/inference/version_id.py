@@ -1,9 +1,8 @@
-"""Owns the version string: the one truth that `/setup` answers and every prediction carries.
+"""Model version string: returned by `/setup` and stored with every prediction.
 
-Label Studio asks for predictions again when the two differ, at every opening of a task. So the string is made from the
-bytes that decide what is predicted and from nothing else: it is the same in every worker and after every restart, it is
-known before the model is in memory, and it changes with the model file, with the names beside it, with a forced layout
-and with thresholds that come with the model.
+When the two differ, Label Studio requests predictions again whenever a task is opened. The string is therefore a hash
+of exactly the bytes that decide predictions: it is equal in every worker and after restarts, known before the model is
+loaded, and changes with the model file, its name sidecars, a forced layout and the version's thresholds.
 """
 
 import hashlib
@@ -16,20 +15,20 @@ from ml_backend.checksums import checksum_now
 from ml_backend.detection.class_names import sidecars
 from ml_backend.errors import ModelMissing
 
+# Increased when a release decodes an unchanged file differently.
 REVISION = 1
-"""Raised when a release decodes an unchanged file otherwise than the one before it."""
 
 
 def model_version(path: Path, *, layout: str = "", thresholds: Mapping[str, float] | None = None) -> str:
-    """`<file name>-<12 hex digits>`, e.g. ``base-1f2e3d4c5b6a``.
+    """Compute `<file name>-<12 hex digits>`, e.g. ``base-1f2e3d4c5b6a``.
 
     Args:
-        path: The ONNX file; weights beside it (`<file>.data`) count too.
-        layout: The layout that was forced; empty where it is recognised.
-        thresholds: Lowest score of a pre-label by class, where the version has its own.
+        path: The ONNX file; its external weights (`<file>.data`) count too.
+        layout: The forced layout; empty where it is recognised.
+        thresholds: Minimum score of pre-labels by class, where the version has its own.
 
     Raises:
-        ModelMissing: The file is not there or cannot be read.
+        ModelMissing: The file does not exist or cannot be read.
     """
     digest = hashlib.sha256(f"labelloop {REVISION} {layout}\n".encode())
     if thresholds:

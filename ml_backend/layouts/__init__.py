@@ -1,13 +1,13 @@
-"""Owns LAYOUTS: how the outputs of an ONNX model are recognised and decoded. The one table for a new one.
+"""Recognise and decode the outputs of ONNX detectors: `LAYOUTS` lists every supported layout.
 
-To add a layout, write a recogniser and a reader in the file of its family, and add one line to `LAYOUTS`. Both see the
-graph and what a trial run on a grey photo gave, so that open dimensions are known and look-alikes can be told apart.
+To add a layout, write a recogniser and a reader in the file of its family, and add one line to `LAYOUTS`. Both receive
+the graph and the outputs of a trial run on a grey image, which resolve open dimensions and ambiguous shapes.
 """
 
 from collections.abc import Mapping
 
 from ml_backend.layouts.anchors import YOLOV5_HEADS
-from ml_backend.layouts.base import Layout, Reader, best_class, image_size, plain_spec
+from ml_backend.layouts.base import Layout, OutputReader, best_class, image_size, plain_spec
 from ml_backend.layouts.classify import CLASSIFY
 from ml_backend.layouts.detr import DETR_SIGMOID, DETR_SOFTMAX, RF_DETR
 from ml_backend.layouts.end2end import END2END, RTDETR_ULTRALYTICS
@@ -19,8 +19,9 @@ from ml_backend.layouts.postprocessed import PADDLE, RT_DETR, SSD, TF_OD, TORCHV
 from ml_backend.layouts.ultralytics import YOLOV5, YOLOV8
 from ml_backend.layouts.yolox import YOLOX, YOLOX_DECODED, yolox_grid
 
-__all__ = ["LAYOUTS", "Layout", "Reader", "best_class", "image_size", "plain_spec", "yolox_grid"]
+__all__ = ["LAYOUTS", "Layout", "OutputReader", "best_class", "image_size", "plain_spec", "yolox_grid"]
 
+# Layout by name, in order of recognition: the first that recognises a graph decodes it.
 LAYOUTS: Mapping[str, Layout] = {
     "labelloop": LABELLOOP,
     "classify": CLASSIFY,
@@ -49,4 +50,3 @@ LAYOUTS: Mapping[str, Layout] = {
     "ssd": SSD,
     "torchvision": TORCHVISION,
 }
-"""Layout by name, tried in this order; the first that recognises a graph decodes it."""

@@ -1,7 +1,7 @@
-"""Owns the layout of YOLOv5's and v7's heads as they leave the network: one map a level, anchors not applied yet.
+"""Layout of raw YOLOv5 and v7 heads: one map per level, anchors not applied yet.
 
-Each is [batch, 3, rows, columns, 5 + classes] or [batch, 3 x (5 + classes), rows, columns]. What an anchor's sides are
-is in no shape: the metadata `anchors` says it (pixels, a list a level), else YOLOv5's own for COCO are taken.
+Each map is [batch, 3, rows, columns, 5 + classes] or [batch, 3 x (5 + classes), rows, columns]. Anchor sizes are not in
+the shapes: the metadata `anchors` has them (pixels, one list per level), else YOLOv5's COCO anchors are used.
 """
 
 from collections.abc import Sequence
@@ -11,31 +11,32 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.detection.detections import Detections, Floats
+from ml_backend.detection.logits import expit
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
 from ml_backend.layouts.base import (
     Layout,
-    Reader,
+    OutputReader,
     best_class,
-    from_centre,
+    class_count,
+    cxcywh_to_xyxy,
     image_size,
-    is_share,
+    in_unit_range,
     level_sizes,
-    named,
-    sigmoid,
-    told,
+    metadata_value,
 )
 from ml_backend.layouts.plausibility import Misfit
 from ml_backend.layouts.ultralytics import ultralytics_spec
 
-MOST_LIKELY, LIKELY_SHARE = 2.5, 0.2
-"""Classes that may be likely at one place, and the share of all of them: a file of YOLOv5-face has 6.2 to 7.4 of 11
-(`python -m bench layouts_found`)."""
+# Maximum mean number of likely classes per anchor, absolute and as a share of all classes: files of YOLOv5-face have
+# 6.2 to 7.4 of 11 (`python -m bench layouts_found`).
+MAX_LIKELY_CLASSES, MAX_LIKELY_SHARE = 2.5, 0.2
 
-EACH = 3
-"""Anchors a cell."""
+# Anchors per cell.
+ANCHORS_PER_CELL = 3
 
 STRIDES = {3: (8, 16, 32), 4: (8, 16, 32, 64)}
 
+# Width and height in pixels of each anchor, level by level: YOLOv5's for P5 and P6 models, fitted to COCO.
 ANCHORS = {
     3: ((10, 13, 16, 30, 33, 23), (30, 61, 62, 45, 59, 119), (116, 90, 156, 198, 373, 326)),
     4: (
@@ -43,118 +44,126 @@ ANCHORS = {
         (436, 615, 739, 380, 925, 792),
     ),
 }  # fmt: skip
-"""Width and height in pixels of each anchor, level by level: YOLOv5's for P5 and P6 models, fitted to COCO."""
 
 
-def _maps(graph: Graph, seen: Arrays) -> tuple[str, ...] | None:
-    """Names of the outputs from fine to coarse."""
-    strides = STRIDES.get(len(seen))
+def _maps(graph: Graph, outputs: Arrays) -> tuple[str, ...] | None:
+    """Output names, finest level first."""
+    strides = STRIDES.get(len(outputs))
     if strides is None:
         return None
     names = []
     for size in level_sizes(*image_size(graph), strides):
-        fitting = [name for name, array in seen.items() if _size(graph, array) == size]
-        if len(fitting) != 1:
+        matching = [name for name, array in outputs.items() if _size(graph, array) == size]
+        if len(matching) != 1:
             return None
-        names.append(fitting[0])
-    widths = {_width(seen[name]) for name in names}
+        names.append(matching[0])
+    widths = {_width(outputs[name]) for name in names}
     return tuple(names) if len(widths) == 1 and widths.pop() >= 6 else None
 
 
 def _size(graph: Graph, array: npt.NDArray[Any]) -> tuple[int, int] | None:
-    if array.ndim == 5 and array.shape[1] == EACH:
+    if array.ndim == 5 and array.shape[1] == ANCHORS_PER_CELL:
         return array.shape[2], array.shape[3]
-    # Maps of other families look alike: here the names of the classes have to say how many numbers there are.
-    if array.ndim == 4 and array.shape[1] == EACH * (5 + (named(graph) or -5)):
+    # Maps of other families have the same rank: the number of class names must match.
+    if array.ndim == 4 and array.shape[1] == ANCHORS_PER_CELL * (5 + (class_count(graph) or -5)):
         return array.shape[2], array.shape[3]
     return None
 
 
 def _width(array: npt.NDArray[Any]) -> int:
-    return int(array.shape[4]) if array.ndim == 5 else int(array.shape[1]) // EACH
+    return int(array.shape[4]) if array.ndim == 5 else int(array.shape[1]) // ANCHORS_PER_CELL
 
 
 def _anchors(graph: Graph, levels: int) -> tuple[npt.NDArray[np.float32], str]:
-    """(levels, 3, 2) pixels, and where they are from."""
-    said = told(graph, "anchors")
-    if said == "":
-        return np.array(ANCHORS[levels], np.float32).reshape(levels, EACH, 2), "YOLOv5's own anchors"
+    """Anchors (levels, 3, 2) in pixels, and their source."""
+    declared = metadata_value(graph, "anchors")
+    if declared == "":
+        return np.array(ANCHORS[levels], np.float32).reshape(levels, ANCHORS_PER_CELL, 2), "YOLOv5's own anchors"
     try:
-        return np.array(said, np.float32).reshape(levels, EACH, 2), "the metadata's anchors"
+        return np.array(declared, np.float32).reshape(levels, ANCHORS_PER_CELL, 2), "the metadata's anchors"
     except (ValueError, TypeError):
-        raise ValueError(f"its metadata `anchors` is no list of {levels} x {EACH} pairs of pixels") from None
+        raise ValueError(
+            f"its metadata `anchors` is not a list of {levels} x {ANCHORS_PER_CELL} pairs of pixels"
+        ) from None
 
 
-def _recognise(graph: Graph, seen: Arrays) -> str | None:
-    names = _maps(graph, seen)
+def _recognise(graph: Graph, outputs: Arrays) -> str | None:
+    names = _maps(graph, outputs)
     if names is None:
         return None
     source = _anchors(graph, len(names))[1]
-    if named(graph) != _width(seen[names[0]]) - 5:
-        _check_classes([seen[name] for name in names])
-    return f"{len(names)} maps of {EACH} anchors a cell and {_width(seen[names[0]])} numbers each; {source}"
+    if class_count(graph) != _width(outputs[names[0]]) - 5:
+        _check_classes([outputs[name] for name in names])
+
+    width = _width(outputs[names[0]])
+    return f"{len(names)} maps of {ANCHORS_PER_CELL} anchors per cell and {width} values each; {source}"
 
 
 def _check_classes(maps: Sequence[npt.NDArray[Any]]) -> None:
-    """What follows the objectness must look like scores of classes where nothing names these.
+    """Check unnamed classes: the values behind the objectness must look like class scores.
 
-    YOLOv5-face, YOLOv7-pose and models of number plates have coordinates of points there. Of classes at most one or two
-    are likely at a place; coordinates, read as logits, are all likely by half.
+    YOLOv5-face, YOLOv7-pose and number-plate models have keypoint coordinates there. At most one or two classes are
+    likely per anchor; coordinates, read as logits, are all about half likely.
 
     Raises:
-        Misfit: They are no scores of classes.
+        Misfit: The values are not class scores.
     """
     rows = np.concatenate(
-        [np.moveaxis(as_float32(one), 4, -1).reshape(-1, one.shape[4]) for one in maps if one.ndim == 5]
+        [
+            np.moveaxis(as_float32(level_map), 4, -1).reshape(-1, level_map.shape[4])
+            for level_map in maps
+            if level_map.ndim == 5
+        ]
     )
     classes = rows.shape[1] - 5
-    if is_share(rows[:, :5]) != is_share(rows[:, 5:]):
+    if in_unit_range(rows[:, :5]) != in_unit_range(rows[:, 5:]):
         raise Misfit(
-            f"of the {rows.shape[1]} numbers an anchor the first five went through a sigmoid and the others did not, "
-            f"or the reverse: those are no scores of {classes} classes"
+            f"of the {rows.shape[1]} values per anchor, only the first five or only the others went through a sigmoid: "
+            f"those are not scores of {classes} classes"
         )
-    likely = rows[:, 5:] if is_share(rows) else sigmoid(rows[:, 5:])
-    many = float(likely.sum(axis=1).mean())
-    if many > max(MOST_LIKELY, LIKELY_SHARE * classes):
+    likely = rows[:, 5:] if in_unit_range(rows) else expit(rows[:, 5:])
+    likely_count = float(likely.sum(axis=1).mean())
+    if likely_count > max(MAX_LIKELY_CLASSES, MAX_LIKELY_SHARE * classes):
         raise Misfit(
-            f"its {rows.shape[1]} numbers an anchor would be a box, an objectness and {classes} classes, of which "
-            f"{many:.1f} are likely at every place of a grey photo: they are points, as YOLOv5-face has them, or others"
+            f"its {rows.shape[1]} values per anchor would be a box, an objectness and {classes} classes, of which "
+            f"{likely_count:.1f} are likely at every anchor of a grey image: they are keypoints, as in YOLOv5-face, "
+            "or other values"
         )
 
 
-def _read(graph: Graph, seen: Arrays) -> Reader:
-    names = _maps(graph, seen)
+def _read(graph: Graph, outputs: Arrays) -> OutputReader:
+    names = _maps(graph, outputs)
     if names is None:
-        raise ValueError("it has no maps [batch, 3, rows, columns, 5 + classes], one a level of strides 8, 16, 32")
+        raise ValueError("it has no maps [batch, 3, rows, columns, 5 + classes], one per level of strides 8, 16, 32")
     strides = STRIDES[len(names)]
     anchors, _ = _anchors(graph, len(names))
-    squashed = all(is_share(seen[name]) for name in names)
+    activated = all(in_unit_range(outputs[name]) for name in names)
 
     def decode(arrays: Arrays, floor: float) -> list[Detections]:
         levels = [
-            _level(as_float32(arrays[name]), stride, anchor, squashed=squashed)
+            _level(as_float32(arrays[name]), stride, anchor, activated=activated)
             for name, stride, anchor in zip(names, strides, anchors, strict=True)
         ]
-        found = []
+        detections = []
         for rows in np.concatenate(levels, axis=1):
             likely = rows[rows[:, 4] >= floor]
-            found.append(best_class(from_centre(likely[:, :4]), likely[:, 4:5] * likely[:, 5:], floor))
-        return found
+            detections.append(best_class(cxcywh_to_xyxy(likely[:, :4]), likely[:, 4:5] * likely[:, 5:], floor))
+        return detections
 
-    return Reader(ultralytics_spec(graph), _width(seen[names[0]]) - 5, decode, names)
+    return OutputReader(ultralytics_spec(graph), _width(outputs[names[0]]) - 5, decode, names)
 
 
-def _level(maps: Floats, stride: int, anchor: Floats, *, squashed: bool) -> Floats:
-    """(b, n, 5 + classes): centre = (2 s - 0.5 + cell) x stride, sides = (2 s)^2 x anchor, s the sigmoid."""
+def _level(maps: Floats, stride: int, anchor: Floats, *, activated: bool) -> Floats:
+    """Decode to (b, n, 5 + classes): centre = (2 s - 0.5 + cell) x stride, sides = (2 s)^2 x anchor, s the sigmoid."""
     if maps.ndim == 4:
         count, _, rows, columns = maps.shape
-        maps = maps.reshape(count, EACH, -1, rows, columns).transpose(0, 1, 3, 4, 2)
-    shares = maps.copy() if squashed else sigmoid(maps)
+        maps = maps.reshape(count, ANCHORS_PER_CELL, -1, rows, columns).transpose(0, 1, 3, 4, 2)
+    values = maps.copy() if activated else expit(maps)
     y, x = np.mgrid[: maps.shape[2], : maps.shape[3]].astype(np.float32)
     cells = np.stack([x, y], axis=-1)
-    shares[..., :2] = (2 * shares[..., :2] - 0.5 + cells) * stride
-    shares[..., 2:4] = (2 * shares[..., 2:4]) ** 2 * anchor[:, None, None]
-    return np.asarray(shares.reshape(len(maps), -1, maps.shape[4]), np.float32)
+    values[..., :2] = (2 * values[..., :2] - 0.5 + cells) * stride
+    values[..., 2:4] = (2 * values[..., 2:4]) ** 2 * anchor[:, None, None]
+    return np.asarray(values.reshape(len(maps), -1, maps.shape[4]), np.float32)
 
 
 YOLOV5_HEADS = Layout(_recognise, _read)

@@ -1,4 +1,4 @@
-"""Owns what a layout is, and what all of them share: the input's size, grids of anchors, the best class of a box."""
+"""Base classes of layouts, and shared decoding: input size, anchor grids, box formats, best class per box."""
 
 import ast
 import json
@@ -11,51 +11,51 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.detection.box_voting import PlattCalibration
-from ml_backend.detection.class_names import Spare, parse_names
+from ml_backend.detection.class_names import Background, parse_names
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
 from ml_backend.detection.preprocess import InputSpec
 
+# Input side in pixels where the graph leaves it open and the metadata has no `imgsz`.
 DEFAULT_SIDE = 640
-"""Pixels a side where a graph leaves its input's size open and its metadata says none."""
 
+# Default IoU above which two boxes of a class are one object.
 SUPPRESS_IOU = 0.45
-"""Overlap above which two boxes of a class are one object, where neither graph nor layout says otherwise."""
 
+# Strides of a detector's levels, the most common ones first.
 STRIDE_SETS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
-"""Strides of the levels of a detector's head, the usual ones first."""
 
+# Pixel normalisation of networks pretrained on ImageNet.
 IMAGENET: Mapping[str, Any] = {"scale": 1 / 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-"""How most networks that begin with weights of ImageNet want their pixels."""
 
 
 @dataclass(frozen=True)
-class Reader:
+class OutputReader:
     """A layout bound to one graph.
 
     Attributes:
-        spec: What the network wants to be shown.
-        classes: How many classes the outputs have; None where they do not say.
-        decode: One `Detections` a photo of the batch, in input pixels, of scores at or above the floor given.
-        outputs: The names of the outputs that `decode` reads; no other is computed for nothing.
-        gives: Beside boxes: "turned", "masks", "keypoints"; or "classes" alone where the whole photo is classified.
-        spare: Which class may have no name: "first" where 0 is the background, "any" where the graph cannot tell.
-        suppress_iou: Overlap above which two boxes of a class are one object; None where the graph suppresses.
-        lines: Of a learned model what `consent.settled` needs, a class each; None: `suppress` alone.
-        alone: Whether one run takes one photo, whatever the batch that the graph declares.
-        points: How many keypoints each detection has.
+        spec: Input format of the network.
+        classes: Number of classes in the outputs; None: unknown.
+        decode: (outputs, floor) -> one `Detections` per image, in input pixels, with scores of at least `floor`.
+        outputs: Names of the outputs that `decode` reads; only these are computed.
+        provides: Besides boxes: "turned", "masks", "keypoints"; or "classes" alone for classifiers.
+        background: Which class may be the background: "first" where it is class 0, "any" where the graph does not tell.
+        suppress_iou: IoU above which two boxes of a class are one object; None where the graph suppresses.
+        calibrations: Of trained models: one per class for `fuse_candidates`; None: plain suppression.
+        single_image: Whether a run takes one image, whatever batch the graph declares.
+        keypoints: Keypoints per detection.
     """
 
     spec: InputSpec
     classes: int | None
     decode: Callable[[Arrays, float], list[Detections]]
     outputs: tuple[str, ...]
-    gives: frozenset[str] = field(default_factory=lambda: frozenset({"boxes"}))
-    spare: Spare = "none"
+    provides: frozenset[str] = field(default_factory=lambda: frozenset({"boxes"}))
+    background: Background = "none"
     suppress_iou: float | None = SUPPRESS_IOU
-    lines: tuple[PlattCalibration | None, ...] | None = None
-    alone: bool = False
-    points: int = 0
+    calibrations: tuple[PlattCalibration | None, ...] | None = None
+    single_image: bool = False
+    keypoints: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,18 @@ class Layout:
     """One family of outputs.
 
     Attributes:
-        recognise: Why the graph is of this layout, in words; None where it is not. Gets the graph and the trial run.
-            Raises Misfit where it has the shape of the layout and its numbers do not fit.
-        read: The layout bound to the graph. Raises ValueError, KeyError or IndexError where it does not fit.
+        recognise: (graph, trial outputs) -> why the graph has this layout, in words; None where it has not. Raises
+            Misfit where the shapes match and the values do not.
+        read: (graph, trial outputs) -> the layout bound to the graph. Raises ValueError, KeyError or IndexError where
+            it does not match.
     """
 
     recognise: Callable[[Graph, Arrays], str | None]
-    read: Callable[[Graph, Arrays], Reader]
+    read: Callable[[Graph, Arrays], OutputReader]
 
 
-def told(graph: Graph, key: str) -> Any:
-    """A value of the metadata: JSON, a Python literal as Ultralytics writes it (parsed, never evaluated), or text."""
+def metadata_value(graph: Graph, key: str) -> Any:
+    """Parse a metadata value: JSON, a Python literal as Ultralytics writes it (parsed, never evaluated), or text."""
     text = graph.metadata.get(key, "")
     for parse in (json.loads, ast.literal_eval):
         try:
@@ -83,8 +84,8 @@ def told(graph: Graph, key: str) -> Any:
     return text
 
 
-def named(graph: Graph) -> int | None:
-    """How many classes the metadata names; None where it names none."""
+def class_count(graph: Graph) -> int | None:
+    """Number of class names in the metadata; None without names."""
     try:
         return len(parse_names(graph.metadata["names"]))
     except (KeyError, ValueError):
@@ -92,22 +93,24 @@ def named(graph: Graph) -> int | None:
 
 
 def image_size(graph: Graph) -> tuple[int, int]:
-    """(height, width) of the graph's input; where it is open the metadata's `imgsz`, else `DEFAULT_SIDE`."""
+    """(height, width) of the graph's input; open sides come from the metadata's `imgsz`, else `DEFAULT_SIDE`."""
     sides = graph.image.shape[-3:] if graph.image else (None, None, None)
     height, width = sides[:2] if graph.channels_last else sides[1:]
-    asked = told(graph, "imgsz")
-    if not (isinstance(asked, list | tuple) and len(asked) == 2 and all(isinstance(one, int) for one in asked)):
-        asked = (DEFAULT_SIDE, DEFAULT_SIDE)
-    return height or asked[0], width or asked[1]
+    declared = metadata_value(graph, "imgsz")
+    if not (
+        isinstance(declared, list | tuple) and len(declared) == 2 and all(isinstance(side, int) for side in declared)
+    ):
+        declared = (DEFAULT_SIDE, DEFAULT_SIDE)
+    return height or declared[0], width or declared[1]
 
 
 def plain_spec(graph: Graph, **options: Any) -> InputSpec:
-    """An input of the graph's own size, axes and type; pixel values 0..255 unless the options say otherwise.
+    """Build the input format from the graph's size, axes and dtype; pixel values are 0..255 unless options differ.
 
-    What the metadata `input` says wins over ONNX's own `Image.` metadata, and both over the options.
+    The metadata `input` takes precedence over ONNX's `Image.` metadata, and both over the options.
 
     Raises:
-        ValueError: The metadata cannot be read, or asks for what is not done.
+        ValueError: The metadata is unreadable, or requests an unsupported format.
     """
     height, width = image_size(graph)
     spec = InputSpec(
@@ -117,10 +120,12 @@ def plain_spec(graph: Graph, **options: Any) -> InputSpec:
         dtype=graph.image.dtype if graph.image else "float32",
         **{**options, **standard_pixels(graph)},
     )
-    return told_spec(graph, spec) if "input" in graph.metadata else spec
+    return apply_input_metadata(graph, spec) if "input" in graph.metadata else spec
 
 
 _PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+# ONNX's image metadata (https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md), as Custom Vision writes it: key
+# -> value -> input options. Files with some of it and no range expect 0..1, as in Custom Vision's samples.
 STANDARD_PIXELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "Image.BitmapPixelFormat": {"Rgb8": {"color": "RGB"}, "Bgr8": {"color": "BGR"}},
     "Image.NominalPixelRange": {
@@ -130,31 +135,28 @@ STANDARD_PIXELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "Image.ColorSpaceGamma": {"SRGB": {}},
 }
-"""ONNX's metadata of images (https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md), as Custom Vision writes it:
-key -> value -> what it means for the input. Where a file has some of it and no range, Custom Vision's programs give
-0..1."""
 
 
 def is_standard_image(graph: Graph) -> bool:
-    """Whether the file has ONNX's metadata of images."""
+    """Whether the graph has ONNX's image metadata."""
     return any(key in graph.metadata for key in STANDARD_PIXELS)
 
 
 def standard_pixels(graph: Graph) -> dict[str, Any]:
-    """What ONNX's metadata of images says of the input; nothing where the file has none.
+    """Read input options from ONNX's image metadata; empty without it.
 
     Raises:
-        ValueError: It asks for pixels that are not made here.
+        ValueError: It requests an unsupported pixel format.
     """
     if not is_standard_image(graph):
         return {}
-    found: dict[str, Any] = {"scale": 1 / 255, **_PLAIN}
+    options: dict[str, Any] = {"scale": 1 / 255, **_PLAIN}
     for key, meanings in STANDARD_PIXELS.items():
         value = graph.metadata.get(key)
         if value is not None and value not in meanings:
-            raise ValueError(f"its metadata {key} is {value!r}, and photos are given as {' or '.join(meanings)}")
-        found.update(meanings.get(value or "", {}))
-    return found
+            raise ValueError(f"its metadata {key} is {value!r}, and only {' or '.join(meanings)} is supported")
+        options.update(meanings.get(value or "", {}))
+    return options
 
 
 _PLACEMENTS: Mapping[str, str] = {
@@ -163,11 +165,11 @@ _PLACEMENTS: Mapping[str, str] = {
 _RANGES = {"0..255": 1.0, "0..1": 1 / 255}
 
 
-def told_spec(graph: Graph, spec: InputSpec) -> InputSpec:
-    """The input as the metadata `input` describes it, the rest as in `spec`.
+def apply_input_metadata(graph: Graph, spec: InputSpec) -> InputSpec:
+    """Override an input format by the metadata `input`.
 
-    {"size": [h, w], "layout": "NCHW", "color": "RGB", "range": "0..1", "letterbox": "top-left, pad 114",
-    "mean": [...], "std": [...]}: mean and deviation are of values in that range.
+    {"size": [h, w], "layout": "NCHW", "color": "RGB", "range": "0..1", "letterbox": "top-left, pad 114", "mean": [...],
+    "std": [...]}: mean and standard deviation are of values in that range.
 
     Raises:
         ValueError: It cannot be read.
@@ -196,45 +198,45 @@ def told_spec(graph: Graph, spec: InputSpec) -> InputSpec:
         raise ValueError(f"its metadata `input` cannot be read ({error!r})") from None
 
 
-def only(seen: Arrays, rank: int) -> npt.NDArray[Any] | None:
-    """The one output, where there is only one and of this rank."""
-    arrays = list(seen.values())
+def single_output(outputs: Arrays, rank: int) -> npt.NDArray[Any] | None:
+    """The only output, where there is one of this rank; else None."""
+    arrays = list(outputs.values())
     return arrays[0] if len(arrays) == 1 and arrays[0].ndim == rank else None
 
 
 def level_sizes(height: int, width: int, strides: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(rows, columns) of each level; a side that a stride does not divide is padded, so it counts up."""
+    """(rows, columns) of each level; sides are rounded up, as padded by the network."""
     return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
 
-def grid_strides(height: int, width: int, anchors: int, *, each: int = 1) -> tuple[int, ...] | None:
-    """The strides whose cells, `each` anchors a cell, make up this many anchors; None where none of the sets does."""
+def grid_strides(height: int, width: int, anchors: int, *, anchors_per_cell: int = 1) -> tuple[int, ...] | None:
+    """Find the strides whose cells, with `anchors_per_cell` each, add up to this many anchors; None without a match."""
     for strides in STRIDE_SETS:
-        if anchors == each * sum(rows * columns for rows, columns in level_sizes(height, width, strides)):
+        if anchors == anchors_per_cell * sum(rows * columns for rows, columns in level_sizes(height, width, strides)):
             return strides
     return None
 
 
 @lru_cache(maxsize=32)
 def grid(height: int, width: int, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Cell (n, 2) as x, y and stride (n, 1) of each anchor, levels in the order of the strides, rows first.
+    """Cells (n, 2) as x, y and strides (n, 1) of all anchors, float32, level by level in row-major order.
 
-    Made once a size, as every photo asks for it: nobody may write into them.
+    Cached per size; the arrays are read-only.
     """
     cells, steps = [], []
     for stride, (rows, columns) in zip(strides, level_sizes(height, width, strides), strict=True):
         y, x = np.mgrid[:rows, :columns]
         cells.append(np.stack([x, y], axis=-1).reshape(-1, 2))
         steps.append(np.full((rows * columns, 1), stride))
-    made = np.concatenate(cells).astype(np.float32), np.concatenate(steps).astype(np.float32)
-    for array in made:
+    arrays = np.concatenate(cells).astype(np.float32), np.concatenate(steps).astype(np.float32)
+    for array in arrays:
         array.flags.writeable = False
-    return made
+    return arrays
 
 
 def best_class(boxes: Floats, scores: Floats, floor: float) -> Detections:
-    """Each box with its best class: boxes (n, 4), scores (n, classes); those of at least the floor."""
-    if not scores.shape[1]:  # a head that was shown nothing yet
+    """Assign each box (n, 4) its best class by scores (n, classes); keep those with at least `floor`."""
+    if not scores.shape[1]:  # a head without classes
         return Detections(boxes[:0], scores[:0].reshape(-1), np.zeros(0, np.int64))
     classes = scores.argmax(axis=1)
     best = scores[np.arange(len(scores)), classes]
@@ -242,28 +244,23 @@ def best_class(boxes: Floats, scores: Floats, floor: float) -> Detections:
     return Detections(boxes[keep], best[keep], classes[keep].astype(np.int64))
 
 
-def from_centre(boxes: Floats) -> Floats:
-    """Centre x, centre y, width, height -> x_min, y_min, x_max, y_max, over the last axis."""
+def cxcywh_to_xyxy(boxes: Floats) -> Floats:
+    """Convert centre x, centre y, width, height to x_min, y_min, x_max, y_max, over the last axis; float32."""
     half = boxes[..., 2:4] / 2
     return np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], axis=-1).astype(np.float32)
 
 
-def sides(spec: InputSpec) -> Floats:
-    """Width, height, width, height of the input: what normalised boxes are multiplied with."""
+def input_sides(spec: InputSpec) -> Floats:
+    """Width, height, width, height of the input, (4,) float32: the scale of normalised boxes."""
     return np.array([spec.width, spec.height, spec.width, spec.height], np.float32)
 
 
-def sigmoid(values: npt.NDArray[Any]) -> Floats:
-    """1 / (1 + e^-x), without overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * as_float32(values))), np.float32)
-
-
 def softmax(values: npt.NDArray[Any]) -> Floats:
-    """Over the last axis."""
-    powers = np.exp(as_float32(values) - as_float32(values).max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+    """Softmax over the last axis; float32."""
+    exponentials = np.exp(as_float32(values) - as_float32(values).max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float32)
 
 
-def is_share(values: npt.NDArray[Any]) -> bool:
-    """Whether all values lie in [0, 1], as probabilities do and logits of a detector never all do."""
+def in_unit_range(values: npt.NDArray[Any]) -> bool:
+    """Whether all values lie in [0, 1] with a tolerance of 1e-3: probabilities do, a detector's logits do not."""
     return not values.size or bool(values.min() >= -1e-3 and values.max() <= 1 + 1e-3)

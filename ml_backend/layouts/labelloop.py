@@ -1,6 +1,6 @@
-"""Owns the layout `labelloop`: outputs boxes, objectness and scores by name, the input described in the metadata.
+"""Layout `labelloop`: outputs named boxes, objectness and scores; the input format is in the metadata.
 
-The embedded default and every learned model have it.
+The embedded model and every trained model have it.
 """
 
 import json
@@ -10,62 +10,67 @@ import numpy as np
 from ml_backend.detection.box_voting import PlattCalibration
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
-from ml_backend.layouts.base import Layout, Reader, best_class, plain_spec
+from ml_backend.layouts.base import Layout, OutputReader, best_class, plain_spec
 
-LINES = "labelloop.lines"
-"""Metadata of a learned model, see `consent.settled`: of each class [stretch, shift, cut, oblong], or null;
-models of before say [stretch, shift]. A JSON list."""
+# Metadata key of trained models, a JSON list: [slope, intercept, edge_weight, aspect_weight] per class, or null; older
+# models have [slope, intercept]. See `fuse_candidates`.
+CALIBRATIONS_KEY = "labelloop.lines"
 
 _OUTPUTS = ("boxes", "objectness", "scores")
 
 
-def _fits(seen: Arrays) -> bool:
-    if not set(_OUTPUTS) <= set(seen):
+def _fits(outputs: Arrays) -> bool:
+    if not set(_OUTPUTS) <= set(outputs):
         return False
-    boxes, objectness, scores = (seen[name] for name in _OUTPUTS)
+    boxes, objectness, scores = (outputs[name] for name in _OUTPUTS)
     fits = boxes.ndim == 3 and boxes.shape[2] == 4 and scores.ndim == 3 and objectness.shape == boxes.shape[:2]
     return fits and scores.shape[:2] == boxes.shape[:2]
 
 
-def _recognise(graph: Graph, seen: Arrays) -> str | None:
-    return "outputs named boxes, objectness and scores" if "input" in graph.metadata and _fits(seen) else None
+def _recognise(graph: Graph, outputs: Arrays) -> str | None:
+    return "outputs named boxes, objectness and scores" if "input" in graph.metadata and _fits(outputs) else None
 
 
-def _read(graph: Graph, seen: Arrays) -> Reader:
-    if not _fits(seen):
+def _read(graph: Graph, outputs: Arrays) -> OutputReader:
+    if not _fits(outputs):
         raise ValueError("it has no outputs boxes (b, n, 4), objectness (b, n) and scores (b, n, classes)")
-    classes = int(seen["scores"].shape[2])
-    return Reader(plain_spec(graph), classes, decode, _OUTPUTS, lines=_lines(graph, classes))
+    classes = int(outputs["scores"].shape[2])
+    return OutputReader(plain_spec(graph), classes, decode, _OUTPUTS, calibrations=_calibrations(graph, classes))
 
 
-def _lines(graph: Graph, classes: int) -> tuple[PlattCalibration | None, ...] | None:
-    if LINES not in graph.metadata:
+def _calibrations(graph: Graph, classes: int) -> tuple[PlattCalibration | None, ...] | None:
+    if CALIBRATIONS_KEY not in graph.metadata:
         return None
     try:
-        told = json.loads(graph.metadata[LINES])
-        lines = tuple(None if one is None else _line(one) for one in told)
+        entries = json.loads(graph.metadata[CALIBRATIONS_KEY])
+        calibrations = tuple(None if entry is None else _calibration(entry) for entry in entries)
     except (TypeError, IndexError, ValueError):
-        raise ValueError(f"its metadata {LINES} is not a JSON list of [stretch, shift, cut, oblong] or null") from None
-    if len(lines) != classes:
-        raise ValueError(f"its metadata {LINES} has {len(lines)} entries, not one a class ({classes})")
-    return lines
+        raise ValueError(
+            f"its metadata {CALIBRATIONS_KEY} is not a JSON list of [slope, intercept, edge_weight, aspect_weight] "
+            "or null"
+        ) from None
+    if len(calibrations) != classes:
+        raise ValueError(
+            f"its metadata {CALIBRATIONS_KEY} has {len(calibrations)} entries, not one per class ({classes})"
+        )
+    return calibrations
 
 
-def _line(one: list[float]) -> PlattCalibration:
-    if len(one) not in {2, 4}:
-        raise ValueError(one)
-    return PlattCalibration(*map(float, one))
+def _calibration(entry: list[float]) -> PlattCalibration:
+    if len(entry) not in {2, 4}:
+        raise ValueError(entry)
+    return PlattCalibration(*map(float, entry))
 
 
-def decode(seen: Arrays, floor: float) -> list[Detections]:
-    """Score of a detection = objectness x class score; boxes are input pixels already."""
-    boxes, objectness, scores = (as_float32(seen[name]) for name in _OUTPUTS)
-    found = []
-    for box, presence, score in zip(boxes, objectness, scores, strict=True):
-        # A class score is at most 1: what is left out cannot reach the floor.
-        likely = np.flatnonzero(presence >= floor)
-        found.append(best_class(box[likely], presence[likely, None] * score[likely], floor))
-    return found
+def decode(outputs: Arrays, floor: float) -> list[Detections]:
+    """Decode input-pixel boxes with score = objectness x class score."""
+    boxes, objectness, scores = (as_float32(outputs[name]) for name in _OUTPUTS)
+    detections = []
+    for box, box_objectness, score in zip(boxes, objectness, scores, strict=True):
+        # Class scores are at most 1: the other boxes cannot reach the floor.
+        likely = np.flatnonzero(box_objectness >= floor)
+        detections.append(best_class(box[likely], box_objectness[likely, None] * score[likely], floor))
+    return detections
 
 
 LABELLOOP = Layout(_recognise, _read)

@@ -1,4 +1,4 @@
-"""Smart tools: a box or clicks of an annotator become a tight box, a polygon or a brush mask."""
+"""Smart tools: turn an annotator's box or clicks into a tight box, a polygon or a brush mask."""
 
 from ml_backend.smart.controls import serves_smart_tools
 from ml_backend.smart.tools import SmartTools

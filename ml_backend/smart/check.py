@@ -1,6 +1,6 @@
-"""Owns opening a user's segmenter once in a process of its own, to say before anything is served that it cannot be.
+"""Load a user's segmenter once in a subprocess, to report errors before it is served.
 
-A process of its own for the reason that `ml_backend.serving.smoke_test` gives.
+The reason for the subprocess is given in `ml_backend.serving.smoke_test`.
 """
 
 import subprocess
@@ -19,21 +19,21 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 def check_segmenter(settings: Settings, *, timeout_s: float = 300.0) -> str:
-    """Opens what the settings name for smart tools.
+    """Load the segmenter that the settings name.
 
     Args:
-        settings: `smart_encoder` and `smart_decoder`.
-        timeout_s: Longest time that it may take.
+        settings: With `smart_encoder` and `smart_decoder`.
+        timeout_s: Maximum time in seconds.
 
     Returns:
-        The segmenter in words.
+        A description of the segmenter.
 
     Raises:
-        ModelError: It cannot be served; the message says why, and the fix what to do.
+        ModelError: It cannot be served; the message gives the reason, and `fix` the remedy.
     """
     encoder, decoder = settings.smart_encoder, settings.smart_decoder
     if encoder is None or decoder is None:
-        return "the network that comes with labelloop"
+        return "the network included in labelloop"
     command = [sys.executable, "-m", "ml_backend.smart.check", str(encoder.expanduser()), str(decoder.expanduser())]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
@@ -48,10 +48,10 @@ def check_segmenter(settings: Settings, *, timeout_s: float = 300.0) -> str:
 
 
 def _main(encoder: str, decoder: str) -> None:
-    from ml_backend.smart.sam import Sam
+    from ml_backend.smart.sam import SamSegmenter
 
     try:
-        Sam(Path(encoder), Path(decoder), threads=1)
+        SamSegmenter(Path(encoder), Path(decoder), threads=1)
         answer = _Answer()
     except ModelError as error:
         answer = _Answer(error.message, error.fix)

@@ -1,4 +1,4 @@
-"""Owns `View`: the square in which an object's box is looked at, and the way back onto the photo."""
+"""Crop the surroundings of a box as a square, and map results back to the image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,28 +9,29 @@ import numpy.typing as npt
 
 from labelloop.labeling.geometry.shapes import Rectangle
 
-SHOWN = 1.4
-"""How much more than the box is shown, in boxes: what lies around it is background, and says what that looks like."""
+# Side of the crop in boxes: the surroundings show the background.
+CONTEXT = 1.4
 
-BESIDE = 114
-"""Grey of what lies beyond the photo's edge."""
+# Grey value beyond the image's edge.
+PAD_GREY = 114
 
-FINEST = 160
-"""Pixels of the longer side at which a level comes back: it is smooth, and enlarged where the photo is larger."""
+# Longer side in pixels of a level mapped to the image: it is smooth, and enlarged later.
+MAX_LEVEL_SIDE = 160
 
-MIRRORED = [0, 1, 2, 5, 4, 3, 6]
-"""Places of `View.sides` in the mirror: left and right change."""
+# Permutation of `BoxCrop.sides` under horizontal mirroring.
+MIRRORED_SIDES = [0, 1, 2, 5, 4, 3, 6]
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class View:
-    """A box, upright or turned, stretched to a square of any number of pixels.
+class BoxCrop:
+    """A box, upright or rotated, with its surroundings stretched to a square.
 
     Attributes:
-        box: In pixels of the photo.
-        width: Of the photo, pixels; height: the same.
+        box: In pixels of the image.
+        width: Of the image, pixels.
+        height: Of the image, pixels.
     """
 
     box: Rectangle
@@ -39,84 +40,84 @@ class View:
 
     @property
     def bounds(self) -> tuple[int, int, int, int]:
-        """The part of the photo that it shows: x_min, y_min, x_max, y_max, whole pixels; empty where it shows none."""
-        corners = self._frame() @ np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], float)
+        """Covered region of the image: x_min, y_min, x_max, y_max, whole pixels; empty for a crop outside of it."""
+        corners = self._crop_to_image() @ np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], float)
         (left, top), (right, bottom) = np.floor(corners[:2].min(1)), np.ceil(corners[:2].max(1))
         return max(0, int(left)), max(0, int(top)), min(self.width, int(right)), min(self.height, int(bottom))
 
     @property
     def sides(self) -> Floats:
-        """What a square cannot show: log2 of width, height and their ratio, and which sides lie on the photo's edge."""
+        """Box features (7,) float32: log2 of width, height and aspect ratio; which sides touch the image's edge."""
         left, top, right, bottom = self.box.bounds
         wide, high = max(self.box.width, 1.0), max(self.box.height, 1.0)
         edges = (left <= 1, top <= 1, right >= self.width - 1, bottom >= self.height - 1)
         return np.array([np.log2(wide), np.log2(high), np.log2(wide / high), *edges], np.float32)
 
-    def show(self, image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-        """The view: (side, side, 3).
+    def render(self, image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+        """Render the crop: (side, side, 3) uint8.
 
         Args:
-            image: (height, width, 3) RGB, the photo.
+            image: (height, width, 3) uint8 RGB.
             side: Pixels.
         """
         left, top, right, bottom = self.bounds
         part = image[top:bottom, left:right]
-        frame = self._frame()
-        steps = np.linalg.norm(frame[:2, :2], axis=0) / side  # pixels of the photo for one of the view
+        frame = self._crop_to_image()
+        steps = np.linalg.norm(frame[:2, :2], axis=0) / side  # image pixels per crop pixel
         if self.box.rotation:
             steps = np.full(2, steps.min())
         shrink = np.maximum(1.0, steps)
         small = (max(1, round((right - left) / shrink[0])), max(1, round((bottom - top) / shrink[1])))
-        if (steps > 1.5).any():  # else the linear look-up would skip pixels
+        if (steps > 1.5).any():  # else bilinear sampling would skip pixels
             part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         scale = np.array([part.shape[1] / (right - left), part.shape[0] / (bottom - top), 1.0])
-        matrix = np.diag(scale) @ _moved(-left, -top) @ frame @ np.diag([1 / side, 1 / side, 1.0])
-        shown: Any = cv2.warpAffine(
+        matrix = np.diag(scale) @ _translation(-left, -top) @ frame @ np.diag([1 / side, 1 / side, 1.0])
+        crop: Any = cv2.warpAffine(
             part,
-            _between_pixels(matrix)[:2],
+            _opencv_matrix(matrix)[:2],
             (side, side),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(BESIDE, BESIDE, BESIDE),
+            borderValue=(PAD_GREY, PAD_GREY, PAD_GREY),
         )
-        return shown  # type: ignore[no-any-return]
+        return crop  # type: ignore[no-any-return]
 
-    def place(self, level: Floats) -> Floats:
-        """A level of the view as it lies on the photo: covers `bounds`, -1 where the view shows nothing."""
+    def to_image(self, level: Floats) -> Floats:
+        """Map a level (h, w) float32 of the crop to the region `bounds` of the image; -1 outside the crop."""
         left, top, right, bottom = self.bounds
-        shrink = min(1.0, FINEST / max(right - left, bottom - top))
+        shrink = min(1.0, MAX_LEVEL_SIDE / max(right - left, bottom - top))
         columns, rows = max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink))
-        onto = _moved(left, top) @ np.diag([(right - left) / columns, (bottom - top) / rows, 1.0])
-        matrix = np.diag([level.shape[1], level.shape[0], 1.0]) @ np.linalg.inv(self._frame()) @ onto
-        placed: Any = cv2.warpAffine(
+        onto = _translation(left, top) @ np.diag([(right - left) / columns, (bottom - top) / rows, 1.0])
+        matrix = np.diag([level.shape[1], level.shape[0], 1.0]) @ np.linalg.inv(self._crop_to_image()) @ onto
+        mapped: Any = cv2.warpAffine(
             level,
-            _between_pixels(matrix)[:2],
+            _opencv_matrix(matrix)[:2],
             (columns, rows),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=-1,
         )
-        return placed  # type: ignore[no-any-return]
+        return mapped  # type: ignore[no-any-return]
 
-    def find(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the photo, in views: 0 to 1 from left to right and from top to bottom."""
-        across, down, _ = np.linalg.inv(self._frame()) @ [x, y, 1.0]
+    def to_crop(self, x: float, y: float) -> tuple[float, float]:
+        """Map a point of the image to crop coordinates: 0 to 1 from left to right and from top to bottom."""
+        across, down, _ = np.linalg.inv(self._crop_to_image()) @ [x, y, 1.0]
         return float(across), float(down)
 
-    def _frame(self) -> npt.NDArray[np.float64]:
-        """(3, 3): a point in views -> in pixels of the photo."""
-        turn = np.deg2rad(self.box.rotation)
-        across, down = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
-        middle = np.array([self.box.x, self.box.y]) + across * self.box.width / 2 + down * self.box.height / 2
-        across, down = across * max(self.box.width, 2.0) * SHOWN, down * max(self.box.height, 2.0) * SHOWN
-        corner = middle - (across + down) / 2
+    def _crop_to_image(self) -> npt.NDArray[np.float64]:
+        """Affine matrix (3, 3) float64 from crop coordinates to image pixels."""
+        angle = np.deg2rad(self.box.rotation)
+        across, down = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        centre = np.array([self.box.x, self.box.y]) + across * self.box.width / 2 + down * self.box.height / 2
+        across, down = across * max(self.box.width, 2.0) * CONTEXT, down * max(self.box.height, 2.0) * CONTEXT
+        corner = centre - (across + down) / 2
         return np.array([[across[0], down[0], corner[0]], [across[1], down[1], corner[1]], [0, 0, 1]])
 
 
-def _moved(x: float, y: float) -> npt.NDArray[np.float64]:
+def _translation(x: float, y: float) -> npt.NDArray[np.float64]:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], float)
 
 
-def _between_pixels(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The same for OpenCV, to which a pixel's middle is a whole number, not a half."""
-    return _moved(-0.5, -0.5) @ matrix @ _moved(0.5, 0.5)
+def _opencv_matrix(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Convert a matrix to OpenCV's convention, where pixel centres are integers instead of halves."""
+    return _translation(-0.5, -0.5) @ matrix @ _translation(0.5, 0.5)

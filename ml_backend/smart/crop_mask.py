@@ -1,4 +1,4 @@
-"""Owns `Cutout`: the pixels that a smart tool found, and the shapes that they become."""
+"""Instance masks of smart tools, and their conversion to boxes, polygons, ellipses and brush masks."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ import shapely
 from labelloop.labeling.geometry.raster import trace
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
 
+# Image pixels that are processed at once.
 BAND_PIXELS = 1_000_000
-"""Pixels of the photo that are looked at together."""
 
-MOST_OUTLINE_SIDE = 384
-"""Pixels of the longer side at which an outline is traced: finer stairs are the raster's, not the object's."""
+# Longer side in pixels at which an outline is traced: finer steps come from the raster, not the object.
+MAX_OUTLINE_SIDE = 384
 
 
 @dataclass(frozen=True, eq=False)
 class InstanceMask:
-    """Where an object is.
+    """The mask of an object.
 
     Attributes:
-        level: (h, w) float32 in [-1, 1]; above 0 lies the object. Smooth, so that it can be enlarged.
-        bounds: The part of the photo that it covers: x_min, y_min, x_max, y_max, whole pixels.
-        score: How sure it is, in [0, 1].
+        level: (h, w) float32 in [-1, 1], positive inside the object; smooth, so that it can be enlarged.
+        bounds: The region of the image that it covers: x_min, y_min, x_max, y_max, whole pixels.
+        score: Confidence in [0, 1].
     """
 
     level: npt.NDArray[np.float32]
@@ -34,32 +34,32 @@ class InstanceMask:
     score: float
 
     def scaled(self, across: float, down: float) -> "InstanceMask":
-        """The same on a photo of so many times the width and height."""
+        """Scale to an image of `across` times the width and `down` times the height."""
         left, top, right, bottom = self.bounds
         x_min, y_min = round(left * across), round(top * down)
         x_max, y_max = max(x_min + 1, round(right * across)), max(y_min + 1, round(bottom * down))
         return InstanceMask(self.level, (x_min, y_min, x_max, y_max), self.score)
 
-    def pixels(self, most_side: int | None = None) -> npt.NDArray[np.bool_]:
-        """The object at the photo's resolution, or at most so many pixels on the longer side, within `bounds`."""
+    def pixels(self, max_side: int | None = None) -> npt.NDArray[np.bool_]:
+        """Render within `bounds`, at the image's resolution or with at most `max_side` pixels on the longer side."""
         left, top, right, bottom = self.bounds
         width, height = right - left, bottom - top
-        shrink = min(1.0, most_side / max(width, height)) if most_side else 1.0
+        shrink = min(1.0, max_side / max(width, height)) if max_side else 1.0
         size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        found: npt.NDArray[np.bool_] = cv2.resize(self.level, size, interpolation=cv2.INTER_LINEAR) > 0
-        return found
+        mask: npt.NDArray[np.bool_] = cv2.resize(self.level, size, interpolation=cv2.INTER_LINEAR) > 0
+        return mask
 
     def mask(self, width: int, height: int) -> Mask:
-        """On the whole photo."""
+        """Render on the whole image."""
         left, top, right, bottom = self.bounds
         whole = np.zeros((height, width), np.bool_)
         part = whole[top:bottom, left:right]
         for first, rows in self._bands():
             part[first : first + len(rows)] = rows[: len(part) - first, : part.shape[1]]
-        return Mask.of(whole)
+        return Mask.from_array(whole)
 
     def _bands(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
-        """`pixels()` some rows at a time, each with its first row: the whole of a large photo takes 500 MB."""
+        """Yield (first row, rows) of `pixels()` in bands: a large image at once takes 500 MB."""
         left, top, right, bottom = self.bounds
         width, height, rows = right - left, bottom - top, len(self.level)
         wide = cv2.resize(self.level, (width, rows), interpolation=cv2.INTER_LINEAR)
@@ -73,19 +73,19 @@ class InstanceMask:
             yield first, upper + (lower - upper) * share[band] > 0
 
     def box(self, rotation: float = 0.0) -> Rectangle:
-        """The tightest box, turned clockwise by `rotation` degrees; without extent where there are no pixels."""
+        """The tightest box, rotated clockwise by `rotation` degrees; of zero size without pixels."""
         left, top, right, bottom = self.bounds
-        bands = [(0, self.pixels(MOST_OUTLINE_SIDE))] if rotation else self._bands()
+        bands = [(0, self.pixels(MAX_OUTLINE_SIDE))] if rotation else self._bands()
         rows, columns = _row_ends(bands)
         if not rows.size:
             return Rectangle(left, top, 0.0, 0.0, rotation)
-        shrink = min(1.0, MOST_OUTLINE_SIDE / max(right - left, bottom - top)) if rotation else 1.0
-        seen = max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink))
-        scale = np.array([(right - left) / seen[0], (bottom - top) / seen[1]])
+        shrink = min(1.0, MAX_OUTLINE_SIDE / max(right - left, bottom - top)) if rotation else 1.0
+        size = max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink))
+        scale = np.array([(right - left) / size[0], (bottom - top) / size[1]])
         corners = np.concatenate([np.column_stack((columns + x, rows + y)) for x in (0, 1) for y in (0, 1)])
         points = corners * scale + [left, top]
-        turn = np.deg2rad(rotation)
-        axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        angle = np.deg2rad(rotation)
+        axes = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         along = points @ axes.T
         low, high = along.min(0), along.max(0)
         x, y = low @ axes
@@ -93,41 +93,41 @@ class InstanceMask:
         return Rectangle(round(float(x), 2), round(float(y), 2), round(across, 2), round(down, 2), rotation)
 
     def polygon(self) -> Polygon | None:
-        """The outer edge of the largest part with as few points as show it; None where there are no pixels."""
+        """The simplified outer ring of the largest part; None without pixels."""
         left, top, right, bottom = self.bounds
-        pixels = self.pixels(MOST_OUTLINE_SIDE)
-        parts = [one for one in shapely.get_parts(trace(pixels)) if one.geom_type == "Polygon"]
+        pixels = self.pixels(MAX_OUTLINE_SIDE)
+        parts = [geometry for geometry in shapely.get_parts(trace(pixels)) if geometry.geom_type == "Polygon"]
         if not parts:
             return None
         largest = max(parts, key=lambda part: shapely.Polygon(part.exterior).area)
-        # Half a pixel's stairs are the raster's; more than half a percent of its size would be the object's.
+        # Removes the raster's staircase (half a pixel), and keeps detail above about half a percent of the size.
         rows, columns = np.nonzero(pixels)
         extent = max(np.ptp(rows), np.ptp(columns)) + 1
         ring = shapely.Polygon(largest.exterior).simplify(max(0.75, 0.006 * extent)).exterior
         points = shapely.get_coordinates(ring)[:-1]
         scale = np.array([(right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]])
-        placed = (points * scale + [left, top]).round(2).tolist()
-        return Polygon(tuple((x, y) for x, y in placed)) if len(placed) >= 3 else None
+        vertices = (points * scale + [left, top]).round(2).tolist()
+        return Polygon(tuple((x, y) for x, y in vertices)) if len(vertices) >= 3 else None
 
     def ellipse(self) -> Ellipse | None:
-        """The ellipse with the moments of the pixels; None where there are too few."""
+        """The ellipse with the pixels' second moments; None with fewer than five pixels."""
         left, top, right, bottom = self.bounds
-        pixels = self.pixels(MOST_OUTLINE_SIDE)
+        pixels = self.pixels(MAX_OUTLINE_SIDE)
         rows, columns = np.nonzero(pixels)
         if rows.size < 5:
             return None
         scale = np.array([(right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]])
         points = (np.column_stack((columns, rows)) + 0.5) * scale + [left, top]
-        middle = points.mean(0)
-        # A filled ellipse's variance along an axis is a quarter of that radius squared.
-        values, vectors = np.linalg.eigh(np.cov((points - middle).T))
+        centre = points.mean(0)
+        # The variance of a filled ellipse along an axis is a quarter of the squared radius.
+        values, vectors = np.linalg.eigh(np.cov((points - centre).T))
         radii = 2 * np.sqrt(np.maximum(values, 0.25))
-        turn = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))) % 180
-        return Ellipse(float(middle[0]), float(middle[1]), float(radii[1]), float(radii[0]), turn)
+        angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))) % 180
+        return Ellipse(float(centre[0]), float(centre[1]), float(radii[1]), float(radii[0]), angle)
 
 
 def _row_ends(bands: Iterable[tuple[int, npt.NDArray[np.bool_]]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Rows and columns of the first and the last pixel of each row: what lies between them makes no box larger."""
+    """Rows and columns of the first and last pixel of each row; the pixels between cannot enlarge a box."""
     rows: list[npt.NDArray[Any]] = [np.empty(0, int)]
     columns: list[npt.NDArray[Any]] = [np.empty(0, int)]
     for first, pixels in bands:

@@ -1,10 +1,11 @@
-"""Owns `Looks`: what a segmenter computed of the photos that annotators are at work on, a bounded number a worker."""
+"""Thread-safe LRU cache that computes each value once, such as the image embeddings of smart tools."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from cachetools import LRUCache
 
 Value = TypeVar("Value")
 
@@ -16,29 +17,29 @@ class _Slot(Generic[Value]):
 
 
 class SingleFlightLRU(Generic[Value]):
-    """The last values by key. Each is made once, however many threads ask for it at the same time."""
+    """LRU cache of values by key; concurrent requests for a key compute its value once."""
 
-    def __init__(self, most: int) -> None:
-        """Keeps nothing yet.
+    def __init__(self, maxsize: int) -> None:
+        """Create an empty cache.
 
         Args:
-            most: How many values at most; the one used longest ago goes first.
+            maxsize: Maximum number of values.
         """
-        self._most = most
-        self._slots: OrderedDict[str, _Slot[Value]] = OrderedDict()
+        self._slots: LRUCache[str, _Slot[Value]] = LRUCache(maxsize)
         self._lock = threading.Lock()
 
-    def get(self, key: str, make: Callable[[], Value]) -> Value:
-        """The value of a key, made where it is not there. Whatever `make` raises is raised, and kept for nobody."""
+    def get(self, key: str, compute: Callable[[], Value]) -> Value:
+        """Return the value of a key; compute and store it on a miss.
+
+        Raises:
+            Exception: Whatever `compute` raises; the failure is not stored.
+        """
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
-            self._slots.move_to_end(key)
-            while len(self._slots) > self._most:
-                self._slots.popitem(last=False)
         with slot.lock:
             if slot.value is None:
                 try:
-                    slot.value = make()
+                    slot.value = compute()
                 except BaseException:
                     with self._lock:
                         if self._slots.get(key) is slot:

@@ -1,8 +1,8 @@
-"""Owns `Outline`: an object found in a loose box, or about clicks, without any model file of the user's.
+"""Segment an object from a loose box or clicks, with the network included in labelloop.
 
-A small network (`ml_backend/models/outline.onnx`, its card in `docs/reference/outline-model.md`) sees the box's view,
-what its colours say (`clues`) and the box's sides, and gives log odds by pixel. Where to cut them is chosen so that the
-overlap that they promise is largest. Clicks are told to the colours before, and hold afterwards whatever was found.
+A small network (`ml_backend/models/outline.onnx`, model card in `docs/reference/outline-model.md`) takes the box's
+crop, its evidence maps and box features, and predicts logits per pixel. They are cut where the expected IoU is maximal.
+Clicks enter the location prior, and are enforced on the result.
 """
 
 from collections.abc import Sequence
@@ -15,111 +15,115 @@ import numpy as np
 import numpy.typing as npt
 
 from labelloop.labeling.geometry.shapes import Point, Rectangle
+from ml_backend.detection.logits import expit
 from ml_backend.inference.session import open_session
-from ml_backend.smart.crop import MIRRORED, View
+from ml_backend.smart.crop import MIRRORED_SIDES, BoxCrop
 from ml_backend.smart.crop_mask import InstanceMask
-from ml_backend.smart.evidence_maps import SIDE, clues, inside, lab_of, prior
+from ml_backend.smart.evidence_maps import SIDE, cielab, evidence_maps, inside_box, location_prior
 from ml_backend.smart.prompts import Prompt
 
 Floats = npt.NDArray[np.float32]
 
-SEEN = 96
-"""Pixels of a view as the network sees it."""
+# Side in pixels of the network's crop.
+NETWORK_SIDE = 96
 
-SUREST = 5.0
-"""Log odds that the network is believed at most, so that a click can say otherwise."""
+# The network's logits are clipped to +-MAX_LOGIT, so that clicks can override them.
+MAX_LOGIT = 5.0
 
+# Guided filter: crop side in pixels, window radius in pixels, and regularisation.
 EDGES, REACH, SOFT = 160, 5, 0.002
-"""Pixels of a view at which edges are followed, how far around each, and the contrast below which there is none."""
 
+# Standard deviation of a click's influence, in crop sides.
 CLICK_REACH = 0.12
-"""How far around a click the odds follow it, in views."""
 
+# Logits that a positive and a negative click add at their position.
 HIT, MISSED = 4.0, -6.0
-"""Log odds that a click adds where it lies."""
 
+# Weight of the interpolation between positive and negative clicks: 0 halfway, full near either.
 BETWEEN = 5.0
-"""The same between a click on the object and one beside it: halfway nothing, near either as much as the network."""
 
+# Box sizes tried for clicks without a box, relative to the image's longer side.
 CLICK_FRAMES = (0.04, 0.11, 0.32, 0.64)
-"""Sizes tried for an object that was only clicked, in longer sides of the photo."""
 
+# Exponent of the preference for smaller objects: large ones, cut out of a wide frame, have more strong edges.
 CLICK_SMALL = 0.3
-"""How much a smaller object is likelier, as a power of its frame: else a large one, cut out of a wide frame, wins too
-often, as more of its edge is a strong one."""
 
-LEAST_PART = 0.15
-"""Of the largest part: what is smaller is a speck."""
+# Parts below this share of the largest part are removed.
+MIN_PART_SHARE = 0.15
 
 
 def embedded_outline() -> Path:
-    """The network that comes with labelloop."""
+    """Path of the network included in labelloop."""
     return Path(str(files("ml_backend").joinpath("models", "outline.onnx")))
 
 
-class Outline:
-    """The segmenter `outline`. Keeps nothing of any photo, and gives the same answer to the same prompt."""
+class OutlineSegmenter:
+    """The segmenter `outline`; stateless and deterministic."""
 
     name = "outline"
 
     def __init__(self, path: Path | None = None) -> None:
-        """Opens the network.
+        """Open the network.
 
         Args:
-            path: Another one of the same inputs; None: the one that comes with labelloop.
+            path: A network with the same inputs; None: the one included in labelloop.
 
         Raises:
             ModelError: It is missing or broken.
         """
-        # Each request has a thread of its own; more of OpenCV's would only stand in each other's way.
+        # Each request has a thread of its own; OpenCV's threads would only contend.
         cv2.setNumThreads(1)
         self._session = open_session(path or embedded_outline(), threads=1)
 
-    def look(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The photo itself: a box is looked at with what lies around it, anew for each."""
+    def embed(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return the image itself: crops depend on the box."""
         return image
 
-    def segment(self, look: Any, prompt: Prompt) -> InstanceMask | None:
-        """The object; None where the prompt lies outside the photo, or nothing is found."""
-        image: npt.NDArray[np.uint8] = look
+    def segment(self, embedding: Any, prompt: Prompt) -> InstanceMask | None:
+        """Segment the object; None where the prompt lies outside the image, or nothing is found."""
+        image: npt.NDArray[np.uint8] = embedding
         height, width = image.shape[:2]
         boxes = [prompt.box] if prompt.box is not None else _frames(image, prompt.positives)
-        views = [view for view in (View(box, width, height) for box in boxes) if _on_photo(view)]
+        views = [view for view in (BoxCrop(box, width, height) for box in boxes) if _on_photo(view)]
         if not views:
             return None
-        shown = [view.show(image, SEEN) for view in views]
-        odds = self._odds(views, shown, prompt)
+        crops = [view.render(image, NETWORK_SIDE) for view in views]
+        logits = self._logits(views, crops, prompt)
         best = 0
-        if len(views) > 1:  # the views are the larger, the wider their frame
-            likely = [
-                _outlined(crop, _cut(view, one, prompt)[0]) * view.box.width**-CLICK_SMALL
-                for view, crop, one in zip(views, shown, odds, strict=True)
+        if len(views) > 1:  # several frames were tried around clicks
+            outline_scores = [
+                _outline_score(crop, _threshold(view, crop_logits, prompt)[0]) * view.box.width**-CLICK_SMALL
+                for view, crop, crop_logits in zip(views, crops, logits, strict=True)
             ]
-            best = int(np.argmax(likely))
+            best = int(np.argmax(outline_scores))
         view = views[best]
-        level, score = _cut(view, _sharpened(odds[best], view.show(image, EDGES)), prompt)
-        return InstanceMask(view.place(level), view.bounds, score) if (level > 0).any() else None
+        level, score = _threshold(view, _guided_upsample(logits[best], view.render(image, EDGES)), prompt)
+        return InstanceMask(view.to_image(level), view.bounds, score) if (level > 0).any() else None
 
-    def _odds(self, views: Sequence[View], shown: Sequence[npt.NDArray[np.uint8]], prompt: Prompt) -> Floats:
-        """(n, SIDE, SIDE) log odds that a pixel is the object's."""
-        within, before = inside(), prior()
-        told = [np.where(within, before + _told(view, prompt), before) for view in views]
-        seen = np.stack([crop.transpose(2, 0, 1) for crop in shown]).astype(np.float32)
-        said = np.stack([clues(crop, one) for crop, one in zip(shown, told, strict=True)])
+    def _logits(self, views: Sequence[BoxCrop], crops: Sequence[npt.NDArray[np.uint8]], prompt: Prompt) -> Floats:
+        """Predict logits (n, SIDE, SIDE) float32 that a pixel belongs to the object."""
+        in_box, prior = inside_box(), location_prior()
+        priors = [np.where(in_box, prior + _click_logits(view, prompt), prior) for view in views]
+        pixels = np.stack([crop.transpose(2, 0, 1) for crop in crops]).astype(np.float32)
+        evidence = np.stack(
+            [evidence_maps(crop, prior_logits) for crop, prior_logits in zip(crops, priors, strict=True)]
+        )
         sides = np.stack([view.sides for view in views])
         feeds = {
-            "view": np.concatenate([seen, seen[..., ::-1]]),
-            "clues": np.concatenate([said, said[..., ::-1]]),
-            "sides": np.concatenate([sides, sides[:, MIRRORED]]),
+            "view": np.concatenate([pixels, pixels[..., ::-1]]),
+            "clues": np.concatenate([evidence, evidence[..., ::-1]]),
+            "sides": np.concatenate([sides, sides[:, MIRRORED_SIDES]]),
         }
-        odds, mirrored = np.split(self._session.run(["odds"], feeds)[0], 2)
-        mean = (odds + mirrored[..., ::-1]) / 2  # two opinions for the time of one more run of the network
-        known: Floats = np.clip(mean, -SUREST, SUREST) + np.stack([_told(view, prompt) for view in views])
-        return known
+        logits, mirrored = np.split(self._session.run(["odds"], feeds)[0], 2)
+        mean = (logits + mirrored[..., ::-1]) / 2  # flip augmentation: both orientations in one batch
+        clamped: Floats = np.clip(mean, -MAX_LOGIT, MAX_LOGIT) + np.stack(
+            [_click_logits(view, prompt) for view in views]
+        )
+        return clamped
 
 
 def _frames(image: npt.NDArray[np.uint8], points: tuple[Point, ...]) -> list[Rectangle]:
-    """Square boxes about the clicks, larger where they lie apart."""
+    """Square boxes around the clicks, extended by the clicks' spread."""
     xs, ys = zip(*points, strict=True)
     halves = [share * max(image.shape[:2]) / 2 for share in CLICK_FRAMES]
     return [
@@ -128,91 +132,95 @@ def _frames(image: npt.NDArray[np.uint8], points: tuple[Point, ...]) -> list[Rec
     ]
 
 
-def _on_photo(view: View) -> bool:
+def _on_photo(view: BoxCrop) -> bool:
     left, top, right, bottom = view.box.bounds
     return min(right, view.width) - max(left, 0) >= 1 and min(bottom, view.height) - max(top, 0) >= 1
 
 
-def _cut(view: View, odds: Floats, prompt: Prompt) -> tuple[Floats, float]:
-    """(level, score): above 0 lies the object."""
-    chance = (1 / (1 + np.exp(-odds))).astype(np.float32)
-    level = chance - _best_cut(chance)
-    clicks = _clicks(view, prompt, len(odds))
+def _threshold(view: BoxCrop, logits: Floats, prompt: Prompt) -> tuple[Floats, float]:
+    """Threshold logits: (level (side, side) float32, positive inside the object; score in [0, 1])."""
+    probabilities = expit(logits).astype(np.float32)
+    level = probabilities - _best_threshold(probabilities)
+    clicks = _clicks(view, prompt, len(logits))
     for column, row, positive in clicks:
-        cv2.circle(level, (column, row), len(odds) // SIDE, 0.5 if positive else -0.5, -1)
-    level = _whole(level, clicks).astype(np.float32)
-    found = level > 0
-    return level, float(chance[found].mean()) if found.any() else 0.0
+        cv2.circle(level, (column, row), len(logits) // SIDE, 0.5 if positive else -0.5, -1)
+    level = _clean(level, clicks).astype(np.float32)
+    mask = level > 0
+    return level, float(probabilities[mask].mean()) if mask.any() else 0.0
 
 
-def _sharpened(odds: Floats, view: npt.NDArray[np.uint8]) -> Floats:
-    """The odds at the resolution of `view`, their edges where its colours change.
+def _guided_upsample(logits: Floats, view: npt.NDArray[np.uint8]) -> Floats:
+    """Upsample logits to the resolution of `view`, with edges where its colours change.
 
-    A guided filter (He, Sun, Tang 2010, https://doi.org/10.1007/978-3-642-15549-9_1), each channel a guide, their mean.
+    Guided filter (He, Sun, Tang 2010, https://doi.org/10.1007/978-3-642-15549-9_1): the mean over the CIELAB channels
+    as guides.
     """
 
     def mean(array: Any) -> Any:
         return cv2.boxFilter(array, -1, (2 * REACH + 1, 2 * REACH + 1))
 
-    large: Any = cv2.resize(odds, (len(view), len(view)), interpolation=cv2.INTER_LINEAR)
-    mean_odds, total = mean(large), np.zeros_like(large)
+    large: Any = cv2.resize(logits, (len(view), len(view)), interpolation=cv2.INTER_LINEAR)
+    mean_logits, total = mean(large), np.zeros_like(large)
     for guide in np.moveaxis(cv2.cvtColor(view.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) / 100, 2, 0):
         mean_guide = mean(guide)
-        slope = (mean(guide * large) - mean_guide * mean_odds) / (mean(guide * guide) - mean_guide**2 + SOFT)
-        total += mean(slope) * guide + mean(mean_odds - slope * mean_guide)
-    sharp: Floats = total / 3
-    return sharp
+        slope = (mean(guide * large) - mean_guide * mean_logits) / (mean(guide * guide) - mean_guide**2 + SOFT)
+        total += mean(slope) * guide + mean(mean_logits - slope * mean_guide)
+    filtered: Floats = total / 3
+    return filtered
 
 
-def _clicks(view: View, prompt: Prompt, side: int) -> list[tuple[int, int, bool]]:
-    """(column, row, positive) of each click that lies in the view of so many pixels."""
-    found = []
+def _clicks(view: BoxCrop, prompt: Prompt, side: int) -> list[tuple[int, int, bool]]:
+    """(column, row, positive) of each click inside the view, at `side` pixels."""
+    clicks = []
     for points, positive in ((prompt.positives, True), (prompt.negatives, False)):
-        for across, down in (view.find(*point) for point in points):
+        for across, down in (view.to_crop(*point) for point in points):
             if 0 <= across < 1 and 0 <= down < 1:
-                found.append((int(across * side), int(down * side), positive))
-    return found
+                clicks.append((int(across * side), int(down * side), positive))
+    return clicks
 
 
-def _told(view: View, prompt: Prompt) -> Floats:
-    """(SIDE, SIDE) log odds that the clicks add: around each, and towards whose side a pixel lies on between them."""
-    told = np.zeros((SIDE, SIDE), np.float32)
+def _click_logits(view: BoxCrop, prompt: Prompt) -> Floats:
+    """Logits (SIDE, SIDE) float32 that the clicks add: around each, and interpolated between both kinds."""
+    logits = np.zeros((SIDE, SIDE), np.float32)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     nearest = {True: np.full((SIDE, SIDE), np.inf), False: np.full((SIDE, SIDE), np.inf)}
     for column, row, positive in _clicks(view, prompt, SIDE):
-        away = np.hypot(rows - row, columns - column)
-        nearest[positive] = np.minimum(nearest[positive], away)
-        told += (HIT if positive else MISSED) * np.exp(-(away**2) / (2 * (CLICK_REACH * SIDE) ** 2)).astype(np.float32)
+        distance = np.hypot(rows - row, columns - column)
+        nearest[positive] = np.minimum(nearest[positive], distance)
+        logits += (HIT if positive else MISSED) * np.exp(-(distance**2) / (2 * (CLICK_REACH * SIDE) ** 2)).astype(
+            np.float32
+        )
     hit, missed = nearest[True], nearest[False]
     if np.isfinite(hit).all() and np.isfinite(missed).all():
-        told += (BETWEEN * (missed - hit) / (missed + hit + 1)).astype(np.float32)
-    return told
+        logits += (BETWEEN * (missed - hit) / (missed + hit + 1)).astype(np.float32)
+    return logits
 
 
-def _best_cut(chance: Floats) -> float:
-    """The level above which lies the object, so that the overlap (IoU) to be expected is the largest.
+def _best_threshold(probabilities: Floats) -> float:
+    """The probability threshold that maximises the expected IoU.
 
-    Of the pixels above a level, the sum of their chances is shared; the union is they and the chances below it.
+    With the pixels above a threshold as the mask, the expected intersection is the sum of their probabilities; the
+    union is their number plus the probabilities below.
     """
-    falling = np.sort(chance.ravel())[::-1].astype(np.float64)
-    shared = np.cumsum(falling)
-    expected = shared / (np.arange(1, falling.size + 1) + shared[-1] - shared)
-    best = int(expected.argmax())
-    below = falling[best + 1] if best + 1 < falling.size else 0.0
-    return float((falling[best] + below) / 2)
+    descending = np.sort(probabilities.ravel())[::-1].astype(np.float64)
+    intersection = np.cumsum(descending)
+    iou = intersection / (np.arange(1, descending.size + 1) + intersection[-1] - intersection)
+    best = int(iou.argmax())
+    below = descending[best + 1] if best + 1 < descending.size else 0.0
+    return float((descending[best] + below) / 2)
 
 
-def _whole(level: Floats, clicks: Sequence[tuple[int, int, bool]]) -> Floats:
-    """Without specks, and without holes but those that were clicked."""
+def _clean(level: Floats, clicks: Sequence[tuple[int, int, bool]]) -> Floats:
+    """Remove specks, and fill holes without a negative click."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats((level > 0).astype(np.uint8), connectivity=8)
     if count > 1:
         clicked = {int(parts[row, column]) for column, row, positive in clicks if positive} - {0}
         areas = stats[:, cv2.CC_STAT_AREA]
-        if clicked:  # what was clicked is meant, and what hangs together with it
-            kept = sorted(clicked)
+        if clicked:  # keep the connected parts with a positive click
+            selected = sorted(clicked)
         else:
-            kept = [part for part in range(1, count) if areas[part] >= LEAST_PART * areas[1:].max()]
-        level = np.where((level > 0) & ~np.isin(parts, kept), np.float32(-0.5), level)
+            selected = [part for part in range(1, count) if areas[part] >= MIN_PART_SHARE * areas[1:].max()]
+        level = np.where((level > 0) & ~np.isin(parts, selected), np.float32(-0.5), level)
     holes, spaces, _, _ = cv2.connectedComponentsWithStats((level <= 0).astype(np.uint8), connectivity=4)
     around = set(np.concatenate([spaces[0], spaces[-1], spaces[:, 0], spaces[:, -1]]).tolist())
     around |= {int(spaces[row, column]) for column, row, positive in clicks if not positive}
@@ -220,15 +228,15 @@ def _whole(level: Floats, clicks: Sequence[tuple[int, int, bool]]) -> Floats:
     return np.where(np.isin(spaces, closed) & (level <= 0), np.float32(0.05), level)
 
 
-def _outlined(view: npt.NDArray[np.uint8], level: Floats) -> float:
-    """How much it looks like one whole object: colours differ across its edge, and its frame does not cut it off."""
-    found: Any = (level > 0).astype(np.uint8)
-    lab = lab_of(view)
-    inner, outer = found - cv2.erode(found, np.ones((3, 3))), cv2.dilate(found, np.ones((5, 5))) - found
+def _outline_score(view: npt.NDArray[np.uint8], level: Floats) -> float:
+    """Score how much a mask looks like a complete object: colour contrast across its edge, no cut at the frame."""
+    mask: Any = (level > 0).astype(np.uint8)
+    lab = cielab(view)
+    inner, outer = mask - cv2.erode(mask, np.ones((3, 3))), cv2.dilate(mask, np.ones((5, 5))) - mask
     if not inner.any() or not outer.any():
         return 0.0
-    local = [cv2.blur(lab * one[..., None], (7, 7)) / (cv2.blur(one.astype(np.float32), (7, 7))[..., None] + 1e-3)
-             for one in (found, 1 - found)]  # fmt: skip
+    local = [cv2.blur(lab * part[..., None], (7, 7)) / (cv2.blur(part.astype(np.float32), (7, 7))[..., None] + 1e-3)
+             for part in (mask, 1 - mask)]  # fmt: skip
     contrast = np.linalg.norm(local[0] - local[1], axis=2)[inner > 0].mean()
-    rim = cv2.dilate((~inside()).astype(np.uint8), np.ones((3, 3))) & found
-    return float(contrast * (1 - min(1.0, rim.sum() / inner.sum())))
+    frame_pixels = cv2.dilate((~inside_box()).astype(np.uint8), np.ones((3, 3))) & mask
+    return float(contrast * (1 - min(1.0, frame_pixels.sum() / inner.sum())))

@@ -1,4 +1,4 @@
-"""Owns SEGMENTERS: what finds an object from a box or clicks. The one table."""
+"""Segmenters of smart tools: `SEGMENTERS` lists them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -9,35 +9,35 @@ import numpy.typing as npt
 from labelloop.service.errors import SettingsError
 from labelloop.service.settings import Settings
 from ml_backend.smart.crop_mask import InstanceMask
-from ml_backend.smart.outline_network import Outline
+from ml_backend.smart.outline_network import OutlineSegmenter
 from ml_backend.smart.prompts import Prompt
-from ml_backend.smart.sam import Sam
+from ml_backend.smart.sam import SamSegmenter
 
 
 class Segmenter(Protocol):
-    """Finds an object from a prompt. One instance serves every thread of a worker."""
+    """Segments an object from a prompt. One instance serves every thread of a worker."""
 
     name: str
 
-    def look(self, image: npt.NDArray[np.uint8]) -> Any:
-        """What is computed once a photo, and kept while annotators work on it.
+    def embed(self, image: npt.NDArray[np.uint8]) -> Any:
+        """Compute the part that prompts on an image share; it is cached while annotators work on the image.
 
         Args:
-            image: (h, w, 3) RGB.
+            image: (h, w, 3) uint8 RGB.
         """
 
-    def segment(self, look: Any, prompt: Prompt) -> InstanceMask | None:
-        """The object; None where the prompt says nothing that lies on the photo.
+    def segment(self, embedding: Any, prompt: Prompt) -> InstanceMask | None:
+        """Segment the object; None where the prompt does not touch the image.
 
         Args:
-            look: Of the photo; never changed.
-            prompt: In pixels of the image that `look` was given.
+            embedding: Of the image; never changed.
+            prompt: In pixels of the image passed to `embed`.
         """
 
 
 def _outline(settings: Settings) -> Segmenter:
     del settings
-    return Outline()
+    return OutlineSegmenter()
 
 
 def _sam(settings: Settings) -> Segmenter:
@@ -47,8 +47,8 @@ def _sam(settings: Settings) -> Segmenter:
             "The segmenter `sam` needs an encoder and a decoder.",
             fix="Set LABELLOOP_SMART_ENCODER and LABELLOOP_SMART_DECODER to the two ONNX files of one export.",
         )
-    return Sam(encoder.expanduser(), decoder.expanduser(), threads=settings.inference_threads)
+    return SamSegmenter(encoder.expanduser(), decoder.expanduser(), threads=settings.inference_threads)
 
 
+# Name -> factory.
 SEGMENTERS: Mapping[str, Callable[[Settings], Segmenter]] = {"outline": _outline, "sam": _sam}
-"""Name -> what makes it."""

@@ -1,7 +1,7 @@
-"""Owns `SmartTools`: the way from an annotator's prompt to the shapes that Label Studio suggests.
+"""Answer smart-tool prompts with suggested shapes for Label Studio.
 
-An error, or an answer without shapes, would leave the prompt behind as a region of its own; so whatever happens, a box
-is answered at least by itself.
+On an error, or without shapes, Label Studio would keep the prompt as a region. So a box prompt is always answered, with
+itself at least.
 """
 
 from __future__ import annotations
@@ -10,176 +10,173 @@ import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.geometry.shapes import Geometry, Polygon, Rectangle
 from labelloop.labeling.region import Region
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import Control, LabelConfig
-from labelloop.labeling.studio.regions import to_results
-from labelloop.labeling.studio.task import Result
+from labelloop.labeling.studio.writing import to_results
 from labelloop.service.errors import Busy, LabelloopError
-from labelloop.service.media import MediaError, Photo
+from labelloop.service.media import MediaError
 from labelloop.service.memory_budget import MemoryBudget
 from labelloop.service.settings import Settings
-from ml_backend.predict.protocol import Prediction
-from ml_backend.smart.controls import outlets
+from ml_backend.predict.protocol import TaskPrediction
+from ml_backend.smart.controls import answering_controls
 from ml_backend.smart.embedding_cache import SingleFlightLRU
-from ml_backend.smart.prompts import Asked, Prompt, read_prompts, results_of
+from ml_backend.smart.prompts import Prompt, SmartRequest, read_prompts, results_on_last_image
 
 if TYPE_CHECKING:
+    from ml_backend.predict.predictor import ImageSource
     from ml_backend.smart.crop_mask import InstanceMask
     from ml_backend.smart.segmenters import Segmenter
 
 log = structlog.get_logger(__name__)
 
-KEPT = 4
-"""Photos a worker keeps at hand, those used last."""
+# Embeddings cached per worker, least recently used evicted.
+CACHED_IMAGES = 4
 
-MOST_SIDE = 2560
-"""Pixels of the longer side at which a photo is kept: at most 20 MB each."""
+# Longer side in pixels of a cached image: at most 20 MB each.
+MAX_SIDE = 2560
 
-MOST_PROMPTS = 8
-"""Objects of one request: those drawn last, so that a pile of left-over prompts costs nobody minutes."""
+# Objects per request, the last drawn ones: left-over prompts must not take minutes.
+MAX_PROMPTS = 8
 
+# Prefix of region ids from smart tools: Label Studio stores accepted ones as drawn by hand.
 ID_PREFIX = "smart-"
-"""Begins the id of every region that a smart tool made: Label Studio stores accepted ones as drawn by hand."""
-
-
-class Photos(Protocol):
-    """Where photos come from: `labelloop.service.media.Media`."""
-
-    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None) -> Photo:
-        """The decoded photo."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
-    """A photo as the segmenter sees it. Size: of the original, and of the image that was looked at."""
+class _EmbeddedImage:
+    """An image's embedding, with the size of the original and of the embedded image."""
 
-    seen: Any
+    embedding: Any
     width: int
     height: int
     columns: int
     rows: int
 
 
+# Memory per image pixel while a mask is rendered: 300 MB for 100 megapixels.
 MASK_BYTES = 3
-"""Bytes a pixel of the photo while a mask is made: 300 MB for 100 megapixels."""
 
+# Memory for masks where images do not come from `Media`.
 DRAWING_BYTES = 512 << 20
-"""Memory for masks where photos come from something else than `Media`."""
 
 
 class SmartTools:
-    """Answers prompts. One a worker; any number of threads may ask at once."""
+    """Answers prompts. One per worker; thread-safe."""
 
-    def __init__(self, photos: Photos, *, settings: Settings | None = None) -> None:
-        """Imports and loads nothing before the first prompt.
+    def __init__(self, photos: ImageSource, *, settings: Settings | None = None) -> None:
+        """Import and load nothing before the first prompt.
 
         Args:
-            photos: Where photos come from.
-            settings: Name the segmenter's files where it has any; None: there are none.
+            photos: Source of the images.
+            settings: Name the segmenter's files; None: the included network.
         """
         self._photos = photos
         self._settings = settings
         self._name = "sam" if settings is not None and settings.smart_encoder is not None else "outline"
-        self._looks: SingleFlightLRU[_Look] = SingleFlightLRU(KEPT)
+        self._embeddings: SingleFlightLRU[_EmbeddedImage] = SingleFlightLRU(CACHED_IMAGES)
         self._segmenter: Segmenter | None = None
         self._lock = threading.Lock()
-        # Masks are made in the memory that photos are decoded in.
+        # Masks share the memory budget of image decoding.
         self._memory: MemoryBudget = getattr(photos, "budget", None) or MemoryBudget(DRAWING_BYTES)
 
-    def answer(self, task: dict[str, Any], config: LabelConfig, context: Any) -> Prediction:
-        """Suggestions for one prompt; never an error.
+    def answer(self, task: dict[str, Any], config: LabelConfig, context: Any) -> TaskPrediction:
+        """Suggest shapes for one request; never raises.
 
         Args:
             task: As Label Studio sends it.
             config: The project's label config.
             context: `params.context` of the request.
         """
-        results = results_of(context)
+        results = results_on_last_image(context)
         if not results:
             return self._prediction([])
         try:
-            look = self._look(task, config, Result(results[-1]))
+            image = self._embedded(task, config, Result(results[-1]))
         except MediaError as error:
             log.warning("smart_photo_skipped", task=task.get("id"), code=error.code, reason=str(error))
-            look = None
-        except LabelloopError as error:  # a segmenter's file is missing or broken: its message says all
+            image = None
+        except LabelloopError as error:  # a segmenter's file is missing or broken: the message is complete
             log.error(  # noqa: TRY400
                 "smart_tool_failed", segmenter=self._name, code=error.code, reason=str(error)
             )
-            look = None
+            image = None
         except Exception:
             log.exception("smart_photo_failed", task=task.get("id"))
-            look = None
-        size = (look.width, look.height) if look else _stated(results)
-        asked = read_prompts(results, width=size[0], height=size[1]) if size else None
-        if asked is None:
+            image = None
+        size = (image.width, image.height) if image else _stated_size(results)
+        request = read_prompts(results, width=size[0], height=size[1]) if size else None
+        if request is None:
             return self._prediction([])
         results = []
-        for prompt in asked.prompts[-MOST_PROMPTS:]:
-            cutout = self._cut(look, prompt) if look else None
-            results += self._draw(asked, prompt, cutout, config)
+        for prompt in request.prompts[-MAX_PROMPTS:]:
+            mask = self._segment(image, prompt) if image else None
+            results += self._draw(request, prompt, mask, config)
         return self._prediction(results)
 
     def _draw(
-        self, asked: Asked, prompt: Prompt, cutout: InstanceMask | None, config: LabelConfig
+        self, request: SmartRequest, prompt: Prompt, mask: InstanceMask | None, config: LabelConfig
     ) -> list[dict[str, Any]]:
-        """The results of one object; a box alone where there is no memory for its mask now."""
-        pixels = asked.last.width * asked.last.height if cutout is not None else 0
+        """Results of one object; a box alone where there is no memory for its mask."""
+        pixels = request.last.width * request.last.height if mask is not None else 0
         try:
             with self._memory.lease(min(MASK_BYTES * pixels, self._memory.limit)):
-                return _drawn(asked, prompt, cutout, config)
+                return _results(request, prompt, mask, config)
         except Busy as error:
             log.warning("smart_mask_left_out", reason=error.message)
-            return _drawn(asked, prompt, None, config)
+            return _results(request, prompt, None, config)
 
-    def _prediction(self, results: list[dict[str, Any]]) -> Prediction:
-        scores = [float(one["score"]) for one in results if "score" in one]
-        return Prediction(results, max(scores, default=0.0), f"smart-{self._name}")
+    def _prediction(self, results: list[dict[str, Any]]) -> TaskPrediction:
+        scores = [float(result["score"]) for result in results if "score" in result]
+        return TaskPrediction(results, max(scores, default=0.0), f"smart-{self._name}")
 
-    def _look(self, task: dict[str, Any], config: LabelConfig, last: Result) -> _Look | None:
+    def _embedded(self, task: dict[str, Any], config: LabelConfig, last: Result) -> _EmbeddedImage | None:
+        """Embed the task's image, through the cache; None without an image URL."""
         data = task.get("data")
-        found = data.get(config.data_key(last.to_name)) if isinstance(data, dict) else None
-        place = last.item_index or 0
-        url = found[place] if isinstance(found, list) and 0 <= place < len(found) else found
+        value = data.get(config.data_key(last.to_name)) if isinstance(data, dict) else None
+        index = last.item_index or 0
+        url = value[index] if isinstance(value, list) and 0 <= index < len(value) else value
         if not isinstance(url, str) or not url.strip():
             return None
         task_id = task.get("id")
 
-        def look() -> _Look:
-            photo = self._photos.photo(url, task_id=task_id if isinstance(task_id, int) else None, max_side=MOST_SIDE)
-            rows, columns = photo.image.shape[:2]
-            # A copy: what is kept for long must not hold the memory that decoding waits for.
-            return _Look(self._tool().look(photo.image.copy()), photo.width, photo.height, columns, rows)
+        def embed() -> _EmbeddedImage:
+            photo = self._photos.photo(url, task_id=task_id if isinstance(task_id, int) else None, max_side=MAX_SIDE)
+            rows, columns = photo.pixels.shape[:2]
+            # A copy: cached embeddings must not hold the memory budget of decoding.
+            return _EmbeddedImage(
+                self._loaded_segmenter().embed(photo.pixels.copy()), photo.width, photo.height, columns, rows
+            )
 
-        return self._looks.get(url, look)
+        return self._embeddings.get(url, embed)
 
-    def _tool(self) -> Segmenter:
+    def _loaded_segmenter(self) -> Segmenter:
         with self._lock:
             if self._segmenter is None:
-                from ml_backend.smart.segmenters import SEGMENTERS  # OpenCV is loaded where smart tools are used
+                from ml_backend.smart.segmenters import SEGMENTERS  # loads OpenCV on first use
 
                 self._segmenter = SEGMENTERS[self._name](self._settings or Settings())
             return self._segmenter
 
-    def _cut(self, look: _Look, prompt: Prompt) -> InstanceMask | None:
-        across, down = look.columns / look.width, look.rows / look.height
+    def _segment(self, image: _EmbeddedImage, prompt: Prompt) -> InstanceMask | None:
+        across, down = image.columns / image.width, image.rows / image.height
         try:
-            cutout = self._tool().segment(look.seen, _scaled(prompt, across, down))
-        except Exception:  # an error would leave the prompt behind as a region
+            mask = self._loaded_segmenter().segment(image.embedding, _scaled(prompt, across, down))
+        except Exception:  # an error would leave the prompt as a region
             log.exception("smart_tool_failed")
             return None
-        return cutout.scaled(1 / across, 1 / down) if cutout is not None else None
+        return mask.scaled(1 / across, 1 / down) if mask is not None else None
 
 
 def _scaled(prompt: Prompt, across: float, down: float) -> Prompt:
     box = prompt.box
-    if box is not None:  # both scales are the same but for rounding, so a turned box stays one
+    if box is not None:  # both scales differ only by rounding, so a rotated box stays one
         box = Rectangle(box.x * across, box.y * down, box.width * across, box.height * down, box.rotation)
     return replace(
         prompt,
@@ -189,57 +186,59 @@ def _scaled(prompt: Prompt, across: float, down: float) -> Prompt:
     )
 
 
-def _stated(results: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
+def _stated_size(results: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
     last = Result(results[-1])
     width, height = last.original_width, last.original_height
     return (width, height) if width is not None and height is not None else None
 
 
-def _drawn(asked: Asked, prompt: Prompt, cutout: InstanceMask | None, config: LabelConfig) -> list[dict[str, Any]]:
-    """The results of one object, on each control that shows it."""
+def _results(
+    request: SmartRequest, prompt: Prompt, mask: InstanceMask | None, config: LabelConfig
+) -> list[dict[str, Any]]:
+    """Results of one object, on each control that draws it."""
     written: list[dict[str, Any]] = []
-    for control in outlets(config, asked.last):
-        kind = control.type if control is not None else asked.last.type
-        geometry = _shape(kind, prompt, cutout, asked.last)
+    for control in answering_controls(config, request.last):
+        kind = control.type if control is not None else request.last.type
+        geometry = _shape(kind, prompt, mask, request.last)
         if geometry is None:
             continue
-        region = _region(asked.last, geometry, kind, control, score=round(cutout.score, 4) if cutout else 0.0)
+        region = _region(request.last, geometry, kind, control, score=round(mask.score, 4) if mask else 0.0)
         try:
             written += to_results(region, config=config)
         except LabelingError as error:
             log.warning("smart_answer_left_out", type=kind, reason=str(error))
-    turned = asked.last.result[0].raw.get("image_rotation") or 0
-    return [{**one, "image_rotation": turned} for one in written]
+    image_rotation = request.last.result[0].raw.get("image_rotation") or 0
+    return [{**result, "image_rotation": image_rotation} for result in written]
 
 
-def _region(last: Region, geometry: Geometry, kind: str, control: Control | None, *, score: float) -> Region:
+def _region(prompt: Region, geometry: Geometry, kind: str, control: Control | None, *, score: float) -> Region:
     return Region(
         geometry,
-        last.labels,
-        ID_PREFIX + secrets.token_hex(5),  # an id seen before would overwrite the region that has it
-        control.name if control is not None else last.control,
-        last.to_name,
+        prompt.labels,
+        ID_PREFIX + secrets.token_hex(5),  # a known id would overwrite its region
+        control.name if control is not None else prompt.control,
+        prompt.to_name,
         kind,
         score,
-        last.item_index,
-        last.width,
-        last.height,
+        prompt.item_index,
+        prompt.width,
+        prompt.height,
     )
 
 
-def _shape(kind: str, prompt: Prompt, cutout: InstanceMask | None, last: Region) -> Geometry | None:
-    """The object in the form that a control draws; where nothing was found, a box is itself."""
+def _shape(kind: str, prompt: Prompt, mask: InstanceMask | None, last: Region) -> Geometry | None:
+    """Convert to a control's shape; without a mask, a box is returned unchanged."""
     if kind in {"rectanglelabels", "rectangle"}:
-        turn = prompt.box.rotation if prompt.box is not None else 0.0
-        tight = cutout.box(turn) if cutout is not None else None
+        rotation = prompt.box.rotation if prompt.box is not None else 0.0
+        tight = mask.box(rotation) if mask is not None else None
         return tight if tight is not None and tight.width >= 1 and tight.height >= 1 else prompt.box
-    if cutout is None:
+    if mask is None:
         return _corners(prompt.box) if kind in {"polygonlabels", "polygon"} and prompt.box is not None else None
     if kind in {"polygonlabels", "polygon"}:
-        return cutout.polygon()
+        return mask.polygon()
     if kind in {"ellipselabels", "ellipse"}:
-        return cutout.ellipse()
-    return cutout.mask(last.width, last.height)
+        return mask.ellipse()
+    return mask.mask(last.width, last.height)
 
 
 def _corners(box: Rectangle) -> Polygon:

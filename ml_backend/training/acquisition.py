@@ -1,4 +1,4 @@
-"""Owns acquisition: which photos teach most if they are labelled next. Pure functions; see `next_photos`."""
+"""Active learning: choose the images to label next. Pure functions; see `next_images`."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ import numpy as np
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.training.backbone import CandidateFeatures
 
-COLD = 2
-"""Photos labelled before what the head sees counts. One photo tells nothing of how classes vary from photo to photo."""
+# Images labelled at random before the head's output counts; dispersion needs at least two images.
+COLD_START_IMAGES = 2
 
+# The most promising photos looked at, times the batch.
 POOL = 5
-"""The most promising photos looked at, times the batch."""
 
-SURE = 0.1
-"""Score from which a detection counts. Scores are calibrated: what is below is a guess, of which there are many."""
+# Detections count from this calibrated score; below it there are many false positives.
+CONFIDENT = 0.1
 
-VARIED = 0.7
-"""How much the number of some class must have been seen to differ from photo to photo before it decides: where all
-photos show about the same, what the head expects says only how much a photo is like the labelled ones."""
+# Minimum index of dispersion of a class's count per image; below it the order is random, since expected counts then
+# only measure similarity to the labelled images.
+MIN_DISPERSION = 0.7
 
+# Weight of an object that the image edge cuts: it is a poorer example of its class.
 CUT = 0.3
-"""What an object counts that the edge of its photo cuts: it teaches less of how its class looks."""
 
+# A box within this share of its side from the image edge counts as cut.
 EDGE = 0.03
-"""Share of a box's side: a box that comes as near to the edge of its photo is cut by it, or was found to end there."""
 
+# Maximum random tie-breaker added to an image's value.
 CHANCE = 1e-3
-"""What chance adds to the worth of a photo, at most: it decides between equals, and nothing else."""
 
-TWIN = 0.1
-"""Two photos nearer to each other than this share of the usual distance show the same: one of them waits."""
+# Two images closer than this share of the median distance are near-duplicates; one of them goes last.
+NEAR_DUPLICATE = 0.1
 
-TWINS_OF = 200
-"""Photos at the head of an order that are looked through for twins."""
+# Images at the head of an order that are checked for near-duplicates.
+DUPLICATE_WINDOW = 200
 
+# One in EMPTY_EVERY images is one without detections, while there are any; labelled images count.
 EMPTY_EVERY = 5
-"""One photo in so many is one on which nothing was seen, while there are any; the labelled ones count."""
 
+# Position of that image in each cycle; not the last, where held-out tasks (a tenth or a fifth of all) are served.
 EMPTY_TURN = 3
-"""Whose turn it is, of so many: not the last, where held-out tasks are served that are a tenth or a fifth of all."""
 
+# Minimum score of the detections that are considered.
 FLOOR = 0.05
-"""Score of the weakest detection that is looked at."""
 
 
 @dataclass(frozen=True, eq=False)
 class UnlabelledImage:
-    """What is known of a photo that nobody labelled yet.
+    """An image without labels.
 
     Attributes:
-        vector: (d,) float32 of length 1: what is on it, as `photo_vector` has it.
-        uncertainty: As `uncertainty` has it: what it would teach; None where nothing was seen on it.
+        vector: (d,) float32 of length 1 from `image_vector`.
+        uncertainty: Value of labelling it, from `uncertainty`; None without detections.
     """
 
     vector: Floats
@@ -65,49 +65,49 @@ class UnlabelledImage:
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """What was drawn so far.
+    """Counts of the labels so far.
 
     Attributes:
-        objects: Of each class, as `weights` counts them.
-        varies: Of each class that was drawn, how much its number differs from photo to photo, in (0, 1].
+        objects: Weighted objects per class, see `object_weights`.
+        dispersion: Index of dispersion of each labelled class's count per image, in (0, 1].
     """
 
     objects: Mapping[str, float]
-    varies: Mapping[str, float]
+    dispersion: Mapping[str, float]
 
     @classmethod
-    def on(cls, photos: Iterable[tuple[Sequence[str], Floats]]) -> LabelCounts:
-        """Of the labels on each labelled photo, and their `weights`.
+    def from_images(cls, photos: Iterable[tuple[Sequence[str], Floats]]) -> LabelCounts:
+        """Count labels of images, given as (labels, `object_weights`).
 
-        `varies` is the index of dispersion, variance / mean, which is 1 where objects lie on photos by chance (Poisson;
-        Fisher 1925, "Statistical Methods for Research Workers", section 16), taken from one photo more of just that
-        index, and cut at 1. A class that is on every photo once has 1 / n: a head that sees two there is wrong.
+        `dispersion` is the index variance / mean, which is 1 for Poisson counts (Fisher 1925, "Statistical Methods for
+        Research Workers", section 16), with one pseudo-image of index 1 added, and capped at 1. A class that is on
+        every image once has 1 / n: a head that detects two there is wrong.
         """
         sums: dict[str, float] = defaultdict(float)
         squares: dict[str, float] = defaultdict(float)
         count = 0
         for labels, shares in photos:
             count += 1
-            mine: dict[str, float] = defaultdict(float)
+            image_counts: dict[str, float] = defaultdict(float)
             for label, share in zip(labels, shares.tolist(), strict=True):
-                mine[label] += share
-            for label, number in mine.items():
+                image_counts[label] += share
+            for label, number in image_counts.items():
                 sums[label] += number
                 squares[label] += number * number
-        varies = {name: min(1.0, squares[name] / total - total / count + 1 / count) for name, total in sums.items()}
-        return cls(dict(sums), varies)
+        dispersion = {name: min(1.0, squares[name] / total - total / count + 1 / count) for name, total in sums.items()}
+        return cls(dict(sums), dispersion)
 
 
-def weights(boxes: Floats, *, width: int, height: int) -> Floats:
-    """What each object counts: 1, or `CUT` where the edge of the photo cuts it.
+def object_weights(boxes: Floats, *, width: int, height: int) -> Floats:
+    """Weight each object: 1, or `CUT` where the image edge cuts it.
 
     Args:
-        boxes: (n, 4) corners in pixels of the photo.
-        width: Of the photo; `height` the same. 0: not known, and nothing is cut.
-        height: See `width`.
+        boxes: (n, 4) x_min, y_min, x_max, y_max in pixels of the image.
+        width: Of the image in pixels; 0: unknown, and no object counts as cut.
+        height: Of the image in pixels.
 
     Returns:
-        (n,).
+        (n,) float32.
     """
     near = np.tile(np.maximum((boxes[:, 2:] - boxes[:, :2]) * EDGE, 1.0), 2)
     to_edge = np.concatenate([boxes[:, :2], np.array([width, height], np.float32) - boxes[:, 2:]], axis=1)
@@ -115,127 +115,130 @@ def weights(boxes: Floats, *, width: int, height: int) -> Floats:
     return np.where(cut, np.float32(CUT), np.float32(1))
 
 
-def photo_vector(sight: CandidateFeatures) -> Floats:
-    """Mean of the embeddings of the candidates, each as heavy as its objectness: (d,), of length 1."""
-    weights = sight.objectness + 1e-6
-    mean = weights @ sight.embeddings / weights.sum()
+def image_vector(candidates: CandidateFeatures) -> Floats:
+    """Objectness-weighted mean embedding of the candidates: (d,) float32 of length 1."""
+    weights = candidates.objectness + 1e-6
+    mean = weights @ candidates.embeddings / weights.sum()
     return np.asarray(mean / (np.linalg.norm(mean) + 1e-12), np.float32)
 
 
-def uncertainty(found: Detections, shares: Floats, *, names: Sequence[str], drawn: LabelCounts) -> float | None:
-    """How much a photo would teach: the objects that the head expects on it, those of rarely drawn classes above all.
+def uncertainty(detections: Detections, shares: Floats, *, names: Sequence[str], labelled: LabelCounts) -> float | None:
+    """Estimate how much labelling an image would improve the head.
 
-    The sum over classes of varies x ln(1 + expected / (1 + drawn)): `drawn` objects of the class so far, `expected` the
-    sum of its sure scores, both as `weights` counts them; about the growth of the logarithm of what is drawn of each
-    class, with which its AP50 grows. What the head expects tells little of a class whose number hardly differs: it
-    counts as far as it does; where none varies by `VARIED`, chance decides. (Entropy, and distance in the embedding,
-    were measured to choose worse than chance: they ask for what is unlike the rest, which the head will hardly meet
-    again. See `bench/results/learn_ablation.md`.)
+    The sum over classes of dispersion x ln(1 + expected / (1 + labelled)), where `labelled` is the number of labelled
+    objects of the class and `expected` the sum of its confident scores, both weighted by `object_weights`. It
+    approximates the growth of log counts, with which AP50 grows. Where no class reaches `MIN_DISPERSION`, the value is
+    random. Entropy and distances between embeddings chose worse than chance in `bench/results/learn_ablation.md`.
 
     Args:
-        found: Detections of at least `FLOOR`, suppressed, by calibrated scores.
-        shares: (n,) their `weights`.
-        names: Their classes.
-        drawn: On the labelled photos.
+        detections: After suppression, with calibrated scores of at least `FLOOR`.
+        shares: (n,) float32 `object_weights`.
+        names: Class names of the detections.
+        labelled: Counts of the labelled images.
 
     Returns:
-        None where nothing was found.
+        The value; None without detections.
     """
-    if not len(found):
+    if not len(detections):
         return None
-    total = CHANCE * zlib.crc32(np.ascontiguousarray(found.scores).tobytes()) / 2**32
-    sure = found.scores >= SURE
-    seen = {names[index]: sure & (found.classes == index) for index in np.unique(found.classes[sure]).tolist()}
-    varies = {**dict.fromkeys(seen, 1.0), **drawn.varies}
-    if max(varies.values(), default=0.0) < VARIED:
+    total = CHANCE * zlib.crc32(np.ascontiguousarray(detections.scores).tobytes()) / 2**32
+    confident = detections.scores >= CONFIDENT
+    by_class = {
+        names[index]: confident & (detections.classes == index)
+        for index in np.unique(detections.classes[confident]).tolist()
+    }
+    dispersion = {**dict.fromkeys(by_class, 1.0), **labelled.dispersion}
+    if max(dispersion.values(), default=0.0) < MIN_DISPERSION:
         return total
-    for name, mine in seen.items():
-        expected = float(found.scores[mine] @ shares[mine])
-        total += varies[name] * float(np.log1p(expected / (1 + drawn.objects.get(name, 0.0))))
+    for name, of_class in by_class.items():
+        expected = float(detections.scores[of_class] @ shares[of_class])
+        total += dispersion[name] * float(np.log1p(expected / (1 + labelled.objects.get(name, 0.0))))
     return total
 
 
 def random_order(vectors: Floats, *, seed: int = 0) -> list[int]:
-    """Indices of photos by chance, the same for the same photos and seed, in whatever order they come."""
+    """Shuffle images by a hash of their vectors: reproducible for a seed, and independent of their input order."""
     return sorted(range(len(vectors)), key=lambda index: zlib.crc32(vectors[index].astype("<f4").tobytes(), seed))
 
 
-def sample_without_near_duplicates(vectors: Floats, taken: Floats, count: int, *, seed: int = 0) -> list[int]:
-    """Photos by chance; twins of others, and of what is taken, come last.
+def sample_without_near_duplicates(vectors: Floats, labelled: Floats, count: int, *, seed: int = 0) -> list[int]:
+    """Sample images at random; near-duplicates of others or of labelled images come last.
 
-    Chance draws what is usual often and what is odd seldom, as the photos will come that the model is for.
+    Random sampling follows the distribution of the images that the model will serve.
 
     Args:
-        vectors: (n, d) to choose from.
-        taken: (m, d) that are there already.
-        count: How many.
-        seed: Of chance.
+        vectors: (n, d) float32 of the images to choose from.
+        labelled: (m, d) float32 of the labelled images.
+        count: Number of images.
+        seed: Of the random order.
 
     Returns:
-        Indices into `vectors`, in the order in which they were chosen.
+        Indices into `vectors`, in order.
     """
-    return _without_twins(random_order(vectors, seed=seed), vectors, taken, count)
+    return _near_duplicates_last(random_order(vectors, seed=seed), vectors, labelled, count)
 
 
-def _without_twins(order: Sequence[int], vectors: Floats, taken: Floats, count: int) -> list[int]:
-    """The first `count` of the same order, with twins among its first `TWINS_OF` behind those."""
+def _near_duplicates_last(order: Sequence[int], vectors: Floats, labelled: Floats, count: int) -> list[int]:
+    """Take the first `count` of an order; near-duplicates among its first `DUPLICATE_WINDOW` move behind the others."""
     if not len(order):
         return []
-    head, rest = list(order[:TWINS_OF]), list(order[TWINS_OF:])
-    usual = float(np.median(np.linalg.norm(vectors[head] - vectors[head].mean(axis=0), axis=1))) * 2**0.5
-    kept: list[int] = []
-    waiting: list[int] = []
+    head, rest = list(order[:DUPLICATE_WINDOW]), list(order[DUPLICATE_WINDOW:])
+    typical_distance = float(np.median(np.linalg.norm(vectors[head] - vectors[head].mean(axis=0), axis=1))) * 2**0.5
+    selected: list[int] = []
+    duplicates: list[int] = []
     for index in head:
-        if len(kept) == count:
-            return kept
-        others = np.concatenate([taken.reshape(-1, vectors.shape[1]), vectors[kept]])
+        if len(selected) == count:
+            return selected
+        others = np.concatenate([labelled.reshape(-1, vectors.shape[1]), vectors[selected]])
         nearest = np.linalg.norm(others - vectors[index], axis=1).min(initial=np.inf)
-        (waiting if nearest < TWIN * usual else kept).append(index)
-    return [*kept, *waiting, *rest][:count]
+        (duplicates if nearest < NEAR_DUPLICATE * typical_distance else selected).append(index)
+    return [*selected, *duplicates, *rest][:count]
 
 
-def rank(doubts: Sequence[float | None], *, labelled: int = 0) -> list[int]:
-    """Photos by how much they would teach, most first, one in `EMPTY_EVERY` of those without a box.
+def rank(uncertainties: Sequence[float | None], *, labelled: int = 0) -> list[int]:
+    """Rank images by value, highest first, with every `EMPTY_EVERY`-th one without detections.
 
-    A photo on which nothing was seen may be empty, or show what the head never learned. By a number of its own it would
-    stand before all others or behind them; in turn it neither floods the queue nor waits for ever.
+    An image without detections may be empty, or show what the head misses. Interleaving neither floods the queue with
+    them nor starves them.
 
     Args:
-        doubts: Of each photo; None where nothing was seen on it.
-        labelled: Photos that are labelled already: whose turn it is hangs on their number, since the order is made anew
-            after each.
+        uncertainties: Value of each image; None without detections.
+        labelled: Number of labelled images: it sets the position in the cycle, since the order is computed again after
+            each label.
 
     Returns:
-        Indices into `doubts`, all of them.
+        Indices into `uncertainties`, all of them.
     """
-    seen = sorted((index for index, doubt in enumerate(doubts) if doubt is not None), key=lambda i: -(doubts[i] or 0))
-    empty = [index for index, doubt in enumerate(doubts) if doubt is None]
+    valued = sorted(
+        (index for index, value in enumerate(uncertainties) if value is not None),
+        key=lambda i: -(uncertainties[i] or 0),
+    )
+    empty = [index for index, value in enumerate(uncertainties) if value is None]
     order: list[int] = []
-    before = (EMPTY_TURN - labelled) % EMPTY_EVERY
-    while seen and empty:
-        order += seen[:before] + empty[:1]
-        seen, empty, before = seen[before:], empty[1:], EMPTY_EVERY - 1
-    return order + seen + empty
+    run_length = (EMPTY_TURN - labelled) % EMPTY_EVERY
+    while valued and empty:
+        order += valued[:run_length] + empty[:1]
+        valued, empty, run_length = valued[run_length:], empty[1:], EMPTY_EVERY - 1
+    return order + valued + empty
 
 
-def next_photos(looks: Sequence[UnlabelledImage], labelled: Floats, count: int, *, seed: int = 0) -> list[int]:
-    """The photos to label next, best first.
+def next_images(images: Sequence[UnlabelledImage], labelled: Floats, count: int, *, seed: int = 0) -> list[int]:
+    """Choose the images to label next, best first.
 
-    A cold start takes photos by chance, and so it goes on where none promises anything: then those on which nothing was
-    seen, which are unlike the labelled ones, are as good as others. Else those that teach most come first, as `rank`
-    has them. Photos that show the same as others come last.
+    The order is random for the first `COLD_START_IMAGES`, and where no image has a value. Else images follow `rank`.
+    Near-duplicates come last.
 
     Args:
-        looks: Photos to choose from.
-        labelled: (m, d) vectors of the labelled photos.
-        count: How many.
-        seed: Of chance.
+        images: To choose from.
+        labelled: (m, d) float32 vectors of the labelled images.
+        count: Number of images.
+        seed: Of the random order.
 
     Returns:
-        Indices into `looks`.
+        Indices into `images`.
     """
-    vectors = np.stack([look.vector for look in looks])
-    doubts = [look.uncertainty for look in looks]
-    if len(labelled) < COLD or max(doubt or 0.0 for doubt in doubts) <= CHANCE:
+    vectors = np.stack([image.vector for image in images])
+    values = [image.uncertainty for image in images]
+    if len(labelled) < COLD_START_IMAGES or max(value or 0.0 for value in values) <= CHANCE:
         return sample_without_near_duplicates(vectors, labelled, count, seed=seed)
-    return _without_twins(rank(doubts, labelled=len(labelled)), vectors, labelled, count)
+    return _near_duplicates_last(rank(values, labelled=len(labelled)), vectors, labelled, count)

@@ -1,4 +1,4 @@
-"""Owns `Backbone`: the frozen part of a detector, which sees a photo once and is never trained; and what it saw."""
+"""Frozen backbone: a detector that returns candidate boxes with their features, and is never trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ml_backend.checksums import ModelDamaged, check_file, keep_checksum, sideca
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import Fit, InputSpec, Prepared
 from ml_backend.inference.detector import Detector, load_detector
-from ml_backend.training.feature_export import EMBEDDINGS, LEVELS, expose
+from ml_backend.training.feature_export import EMBEDDINGS, LEVELS, export_features
 
 log = structlog.get_logger(__name__)
 
@@ -26,14 +26,14 @@ OUTPUTS = ("boxes", "objectness", "scores", EMBEDDINGS)
 
 @dataclass(frozen=True, eq=False)
 class CandidateFeatures:
-    """What a backbone sees on one photo: n candidate boxes, each with its frozen features.
+    """The candidate boxes of one image with their frozen features.
 
     Attributes:
-        boxes: (n, 4) float32 corners in pixels of the network's input.
+        boxes: (n, 4) float32 x_min, y_min, x_max, y_max in pixels of the network's input.
         objectness: (n,) float32 in [0, 1].
-        scores: (n, classes of the backbone) float32 in [0, 1].
+        scores: (n, backbone classes) float32 in [0, 1].
         embeddings: (n, d) float32.
-        fit: Where the photo lies in the input.
+        fit: Position of the image in the network's input.
     """
 
     boxes: Floats
@@ -43,11 +43,11 @@ class CandidateFeatures:
     fit: Fit
 
     def __len__(self) -> int:
-        """How many candidates."""
+        """Number of candidates."""
         return len(self.boxes)
 
     def __getitem__(self, keep: npt.NDArray[Any]) -> CandidateFeatures:
-        """The candidates at these indices."""
+        """Select candidates by index or mask."""
         return CandidateFeatures(
             self.boxes[keep], self.objectness[keep], self.scores[keep], self.embeddings[keep], self.fit
         )
@@ -55,12 +55,12 @@ class CandidateFeatures:
 
 @dataclass(frozen=True)
 class FrozenBackbone:
-    """A detector that gives out its features.
+    """A detector that returns its candidate features.
 
     Attributes:
-        detector: Runs the graph made by `expose`; of the layout `labelloop`.
-        version: Of the model that it was made from.
-        levels: How many candidates each level of its head has, in their order.
+        detector: Runs the graph of `export_features`; its layout is `labelloop`.
+        version: Version of the model that it was made from.
+        levels: Number of candidates per level, in their order.
     """
 
     detector: Detector
@@ -69,39 +69,39 @@ class FrozenBackbone:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes that it knows without having learned here."""
+        """The pretrained class names."""
         return self.detector.names.names
 
     @property
     def spec(self) -> InputSpec:
-        """What the network wants to be shown."""
+        """The network's input format."""
         return self.detector.spec
 
     @property
     def batch(self) -> int:
-        """Photos that one run takes."""
+        """Images per run."""
         return self.detector.batch
 
     def extract_features(self, photos: Sequence[Prepared]) -> list[CandidateFeatures]:
-        """What it sees on at most `batch` photos made by `prepare` with its `spec`.
+        """Extract the candidate features of at most `batch` images made by `prepare` with its `spec`.
 
         Raises:
-            ModelBroken: The engine failed.
+            ModelBroken: The session failed.
         """
-        seen = self.detector.engine.run([photo.tensor for photo in photos], OUTPUTS)
-        arrays = [np.asarray(seen[name], np.float32) for name in OUTPUTS]
+        outputs = self.detector.engine.run([photo.tensor for photo in photos], OUTPUTS)
+        arrays = [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
         return [
             CandidateFeatures(*(array[index] for array in arrays), photo.fit)  # type: ignore[call-arg]
             for index, photo in enumerate(photos)
         ]
 
 
-def _is_whole(exposed: Path) -> bool:
-    """Whether a kept graph is there with its checksum; else it is made again."""
-    if not (exposed.is_file() and sidecar_of(exposed).is_file()):
+def _is_intact(exported: Path) -> bool:
+    """Whether the exported graph exists and matches its checksum; else it is exported again."""
+    if not (exported.is_file() and sidecar_of(exported).is_file()):
         return False
     try:
-        check_file(exposed)
+        check_file(exported)
     except ModelDamaged as error:
         log.warning("backbone_damaged", reason=error.reason)
         return False
@@ -109,27 +109,27 @@ def _is_whole(exposed: Path) -> bool:
 
 
 def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 0) -> FrozenBackbone:
-    """Opens a model to learn on.
+    """Open a model as a backbone; export its feature graph on the first call.
 
     Args:
         path: An ONNX detector.
-        folder: Where the graph with its features is kept, named by the model's version.
+        folder: Where the feature graph is stored, named by the model's version.
         layout: Forced layout; empty: recognised.
-        threads: Threads of one run; 0: one a core.
+        threads: Threads per run; 0: one per core.
 
     Raises:
-        NotLearnable: Its last layer cannot be refitted.
-        ModelError: It cannot be served.
+        NotLearnable: It has no features to fit a head on.
+        ModelError: It cannot be loaded.
     """
     detector = load_detector(path, layout=layout, threads=threads)
-    exposed = folder / f"{detector.version}.features.onnx"
-    if not _is_whole(exposed):
+    exported = folder / f"{detector.version}.features.onnx"
+    if not _is_intact(exported):
         folder.mkdir(parents=True, exist_ok=True)
-        partial = exposed.with_suffix(".partial")
-        onnx.save(expose(detector), partial)
-        sidecar_of(exposed).unlink(missing_ok=True)
-        partial.replace(exposed)
-        keep_checksum(exposed)
-    seeing = load_detector(exposed, threads=threads)
-    levels = json.loads(seeing.engine.graph.metadata[LEVELS])
-    return FrozenBackbone(seeing, detector.version, tuple(int(size) for size in levels))
+        partial = exported.with_suffix(".partial")
+        onnx.save(export_features(detector), partial)
+        sidecar_of(exported).unlink(missing_ok=True)
+        partial.replace(exported)
+        keep_checksum(exported)
+    feature_detector = load_detector(exported, threads=threads)
+    levels = json.loads(feature_detector.engine.graph.metadata[LEVELS])
+    return FrozenBackbone(feature_detector, detector.version, tuple(int(size) for size in levels))

@@ -1,12 +1,19 @@
-"""Owns `LabelledPhotos`: a data set that somebody labelled, as boxes in pixels, and lists that name photos of it."""
+"""Read labelled data sets from disk (VOC, YOLO, COCO) as boxes in pixels, and text files that list images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labelloop.service.datasets import DatasetError, Photos, Place, Problem, open_place, read_dataset
-from labelloop.service.datasets import LabelledPhoto as Described
-from labelloop.service.datasets.registry import recognise
+from labelloop.service.datasets import (
+    DatasetError,
+    DatasetProblem,
+    DatasetSource,
+    ImageFiles,
+    open_source,
+    read_dataset,
+)
+from labelloop.service.datasets import DatasetImage as Described
+from labelloop.service.datasets.registry import detect_format
 from labelloop.service.settings import Settings
 from ml_backend.errors import DatasetUnreadable, TestListUnusable
 
@@ -15,11 +22,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class LabelledPhoto:
-    """A photo and what is on it: boxes as x_min, y_min, x_max, y_max in pixels of the photo, each with its label.
+    """A labelled image.
 
     Attributes:
-        path: The file.
-        name: Its name below the folder of photos, with `/`.
+        path: The image file.
+        name: Its path below the image folder, with `/`.
+        boxes: x_min, y_min, x_max, y_max in pixels of the image.
+        labels: One per box.
     """
 
     path: Path
@@ -30,78 +39,87 @@ class LabelledPhoto:
 
 @dataclass(frozen=True)
 class LabelledPhotos:
-    """The photos that are labelled, in the order of their names, and what of the data set was left out."""
+    """Labelled images sorted by name, and the items of the data set that were skipped."""
 
     photos: tuple[LabelledPhoto, ...]
-    problems: tuple[Problem, ...]
-    folder: Photos
+    problems: tuple[DatasetProblem, ...]
+    folder: ImageFiles
 
     def listed(self, file: Path) -> tuple[frozenset[str], Sequence[str]]:
-        """The names of the photos that a text file lists, one a line, and the lines that name none.
+        """Resolve a text file with one image name per line.
 
         Args:
-            file: Names with or without folder and ending.
+            file: Names with or without folder and extension.
+
+        Returns:
+            The names of the images, and the lines that match no image.
 
         Raises:
-            TestListUnusable: It cannot be read.
+            TestListUnusable: The file cannot be read.
         """
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise TestListUnusable(file, str(why)) from error
         names = [line.strip() for line in lines if line.strip()]
-        found = {name: self.folder.find(name) for name in names}
-        return frozenset(one for one in found.values() if one), [name for name, one in found.items() if not one]
+        matches = {name: self.folder.find(name) for name in names}
+        return frozenset(match for match in matches.values() if match), [
+            name for name, match in matches.items() if not match
+        ]
 
 
 def read_labelled(images: Path, annotations: Path, *, settings: Settings | None = None) -> LabelledPhotos:
-    """The photos that have annotations, whatever `labelloop import` reads too; polygons and masks as the boxes around.
+    """Read all annotated images in any format that `labelloop import` reads; polygons and masks become bounding boxes.
 
     Args:
-        images: A folder of photos, or of folders of photos.
-        annotations: A folder of Pascal VOC's XML or of YOLO's text files, or a COCO JSON file.
+        images: Root folder of the images.
+        annotations: A folder of Pascal VOC XML or YOLO text files, or a COCO JSON file.
         settings: Read from the environment where None.
 
     Raises:
-        DatasetError: There is nothing of the kind.
-        DatasetUnreadable: No photo of it is there, or nothing is drawn on any.
+        DatasetError: No data set is found.
+        DatasetUnreadable: It has no image that exists, or no box.
     """
-    place = open_place(str(annotations), settings or Settings(), images=str(images))
-    if not place.photos.names:
-        raise DatasetUnreadable(images, "there is no photo in it")
-    found: dict[str, LabelledPhoto] = {}
-    problems: list[Problem] = []
-    for one in _read(place):
-        name = one.item if isinstance(one, Problem) else place.photos.find(one.name)
-        if isinstance(one, Problem):
-            problems.append(one)
+    dataset = open_source(str(annotations), settings or Settings(), images=str(images))
+    if not dataset.images.names:
+        raise DatasetUnreadable(images, "it contains no image")
+    images_by_name: dict[str, LabelledPhoto] = {}
+    problems: list[DatasetProblem] = []
+    for entry in _read(dataset):
+        name = entry.item if isinstance(entry, DatasetProblem) else dataset.images.find(entry.name)
+        if isinstance(entry, DatasetProblem):
+            problems.append(entry)
         elif name is None:
-            problems.append(Problem(one.name, f"{images} has no photo of this name, or several"))
-        elif name in found:
-            problems.append(Problem(one.name, "the data set describes this photo twice; the first counts"))
-        elif not one.unread or one.drawn:  # what cannot be read is no photo with nothing on it
-            drawn = [each for each in one.drawn if not each.crowd]
-            if one.drawn and not drawn:
-                problems.append(Problem(one.name, "all that is on it is a crowd"))
+            problems.append(DatasetProblem(entry.name, f"{images} has no image of this name, or several"))
+        elif name in images_by_name:
+            problems.append(
+                DatasetProblem(entry.name, "the data set describes this image twice; the first entry is used")
+            )
+        elif not entry.unread or entry.objects:  # an unreadable image is not an empty one
+            drawn = [shape for shape in entry.objects if not shape.crowd]
+            if entry.objects and not drawn:
+                problems.append(DatasetProblem(entry.name, "it has only crowd regions"))
                 continue
-            boxes = tuple(each.geometry.bounds for each in drawn)
-            found[name] = LabelledPhoto(images / name, name, boxes, tuple(each.label for each in drawn))
-    if not any(one.labels for one in found.values()):
-        reason = "nothing is drawn on any of its photos" if found else f"none of its photos is in {images}"
+            boxes = tuple(shape.geometry.bounds for shape in drawn)
+            images_by_name[name] = LabelledPhoto(images / name, name, boxes, tuple(shape.label for shape in drawn))
+    if not any(entry.labels for entry in images_by_name.values()):
+        reason = "none of its images has a box" if images_by_name else f"none of its images is in {images}"
         raise DatasetUnreadable(annotations, f"{reason}{_first(problems)}")
-    return LabelledPhotos(tuple(found[name] for name in sorted(found)), tuple(problems), place.photos)
+    return LabelledPhotos(
+        tuple(images_by_name[name] for name in sorted(images_by_name)), tuple(problems), dataset.images
+    )
 
 
-def _read(place: Place) -> Iterator[Described | Problem]:
+def _read(dataset: DatasetSource) -> Iterator[Described | DatasetProblem]:
     try:
-        return read_dataset(place).photos()
+        return read_dataset(dataset).images()
     except DatasetError:
-        if recognise(place) != "yolo":
+        if detect_format(dataset) != "yolo":
             raise
-        # Rows that are turned boxes or outlines, who knows: the boxes around them are the same.
-        return read_dataset(place, "yolo-segment").photos()
+        # Rows may be rotated boxes or polygons; their bounding boxes are the same.
+        return read_dataset(dataset, "yolo-segment").images()
 
 
-def _first(problems: Sequence[Problem]) -> str:
+def _first(problems: Sequence[DatasetProblem]) -> str:
     return f" ({problems[0].item}: {problems[0].reason})" if problems else ""

@@ -1,4 +1,4 @@
-"""Owns the way from examples to a head: rows for each class, boxes refitted where that is asked for."""
+"""Fit linear heads on a candidate table: one row per class and level, and optional box regression."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,85 +6,73 @@ from dataclasses import replace
 import numpy as np
 
 from ml_backend.detection.box_voting import prior_calibration
-from ml_backend.training.examples import Example
-from ml_backend.training.linear_head import Doubles, Head
+from ml_backend.training.linear_head import Doubles, LinearHead
 from ml_backend.training.parallel import parallel_map
 from ml_backend.training.solvers import LOGIT_NEVER, TRAINERS, BinaryProblem, Rows
-from ml_backend.training.table import CandidateTable, build_table
+from ml_backend.training.table import CandidateTable
 
-SHIFT_PENALTY = 10.0
-"""Ridge penalty of the box refit, over standardised features; an object counts 1."""
-
-
-def fit_head(
-    examples: Sequence[Example],
-    *,
-    levels: Sequence[int],
-    trainer: str,
-    refit_boxes: bool,
-    known: Sequence[tuple[str, int]] = (),
-) -> Head:
-    """A head for every class that was drawn at least once.
-
-    Args:
-        examples: Labelled photos; classes are answered in the order of their names.
-        levels: Of the backbone.
-        trainer: Key of `TRAINERS`.
-        refit_boxes: Whether boxes are moved too.
-        known: Classes of the project that the backbone knows, with its index. Those that nobody drew yet are answered
-            as they come from it; the others are learned from there on.
-    """
-    training = build_table(examples, levels, prior=[index for _, index in known])
-    photos = training.photos
-    heads = fit_heads(training, photos, levels=levels, trainers=[trainer], refit_boxes=refit_boxes, known=known)
-    return heads[trainer]
+# Ridge penalty of the box regression, over standardised features; each object has weight 1.
+REGRESSION_PENALTY = 10.0
 
 
 def fit_heads(
-    training: CandidateTable,
-    photos: Sequence[int],
+    table: CandidateTable,
+    images: Sequence[int],
     *,
     levels: Sequence[int],
     trainers: Sequence[str],
     refit_boxes: bool,
-    known: Sequence[tuple[str, int]] = (),
-) -> dict[str, Head]:
-    """The same for some of the photos of a table, made with the same `known` as `prior`: a head of each trainer."""
-    drawn = sorted({label for index in photos for label in training.parts[index].example.labels})
-    places = {name: place for place, (name, _) in enumerate(known)}
-    shift, moved = None, None
+    backbone_classes: Sequence[tuple[str, int]] = (),
+) -> dict[str, LinearHead]:
+    """Fit one head per solver on some images of a table.
+
+    Args:
+        table: Built with the same `backbone_classes` as `prior_classes`.
+        images: Indices of the images to fit on.
+        levels: Number of candidates per level.
+        trainers: Keys of `TRAINERS`.
+        refit_boxes: Whether boxes are regressed.
+        backbone_classes: Project classes that the backbone knows, as (name, index). Those without labels keep the
+            backbone's score; the others start from it.
+
+    Returns:
+        A head by solver.
+    """
+    labelled = sorted({label for index in images for label in table.parts[index].example.labels})
+    class_indices = {name: index for index, (name, _) in enumerate(backbone_classes)}
+    regressor, refined = None, None
     if refit_boxes:
-        shift = _fit_shift(training, photos)
-        moved = training.moved(photos, shift)
+        regressor = _fit_box_regressor(table, images)
+        refined = table.refined_overlaps(images, regressor)
 
     def fitted(name: str) -> list[Rows]:
-        problem = training.problem(name, photos, refined_overlaps=moved, known=places.get(name))
-        return [_fit_class(training, problem, trainer) for trainer in trainers]
+        problem = table.binary_problem(name, images, refined_overlaps=refined, backbone_class=class_indices.get(name))
+        return [_fit_class(table, problem, trainer) for trainer in trainers]
 
-    shape = (len(trainers), len(training.spans), training.features.shape[1], len(drawn))
-    rows: Doubles = np.zeros(shape)  # without a class where nothing was drawn yet
-    for place, each_trainer in enumerate(parallel_map(fitted, drawn)):
-        rows[..., place] = each_trainer
-    rows = training.scale.unfold(rows)
-    waiting = [(name, index) for name, index in known if name not in drawn]
-    base = Head(
-        names=(*drawn, *(name for name, _ in waiting)),
+    shape = (len(trainers), len(table.spans), table.features.shape[1], len(labelled))
+    rows: Doubles = np.zeros(shape)  # no columns while nothing is labelled
+    for column, solver_rows in enumerate(parallel_map(fitted, labelled)):
+        rows[..., column] = solver_rows
+    rows = table.scale.to_raw(rows)
+    unlabelled = [(name, index) for name, index in backbone_classes if name not in labelled]
+    head = LinearHead(
+        names=(*labelled, *(name for name, _ in unlabelled)),
         levels=tuple(levels),
         weights=rows[0, :, :-1],
         bias=rows[0, :, -1],
-        known=tuple(index for _, index in waiting),
-        prior=training.prior,
-        shift=None if shift is None else training.scale.unfold(shift),
-        calibration=tuple(prior_calibration(training.mean_overlap_mass(name, photos)) for name in drawn),
+        backbone_classes=tuple(index for _, index in unlabelled),
+        prior_classes=table.prior_classes,
+        box_regressor=None if regressor is None else table.scale.to_raw(regressor),
+        platt=tuple(prior_calibration(table.mean_overlap_mass(name, images)) for name in labelled),
     )
     return {
-        trainer: replace(base, weights=mine[:, :-1], bias=mine[:, -1])
-        for trainer, mine in zip(trainers, rows, strict=True)
+        trainer: replace(head, weights=solver_rows[:, :-1], bias=solver_rows[:, -1])
+        for trainer, solver_rows in zip(trainers, rows, strict=True)
     }
 
 
-def blend_heads(head: Head, other: Head, share: float) -> Head:
-    """The mean of the rows of two heads of one table, the other one's by a share."""
+def blend_heads(head: LinearHead, other: LinearHead, share: float) -> LinearHead:
+    """Interpolate the rows of two heads of one table; `share` is the weight of the second."""
     return replace(
         head,
         weights=(1 - share) * head.weights + share * other.weights,
@@ -92,16 +80,16 @@ def blend_heads(head: Head, other: Head, share: float) -> Head:
     )
 
 
-def _fit_class(training: CandidateTable, problem: BinaryProblem | None, trainer: str) -> Rows:
+def _fit_class(table: CandidateTable, problem: BinaryProblem | None, trainer: str) -> Rows:
     if problem is None:
-        rows = np.zeros((len(training.spans), training.features.shape[1]))
+        rows = np.zeros((len(table.spans), table.features.shape[1]))
         rows[:, -1] = LOGIT_NEVER
         return rows
     return TRAINERS[trainer](problem)
 
 
-def _fit_shift(training: CandidateTable, photos: Sequence[int]) -> Doubles:
-    """(d + 1, 4): ridge regression; boxes stay where nothing is known."""
-    gram, target = training.box_regression_normal_equations(photos)
-    gram[np.diag_indices_from(gram)] += SHIFT_PENALTY
+def _fit_box_regressor(table: CandidateTable, images: Sequence[int]) -> Doubles:
+    """Solve the ridge regression of box deltas: (d + 1, 4) float64."""
+    gram, target = table.box_regression_normal_equations(images)
+    gram[np.diag_indices_from(gram)] += REGRESSION_PENALTY
     return np.asarray(np.linalg.solve(gram, target), np.float64)

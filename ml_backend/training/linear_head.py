@@ -1,7 +1,7 @@
-"""Owns `Head`: the refitted last layer. It scores the candidates of a backbone for the classes of a project.
+"""Linear last layer fitted on frozen candidate features, for the classes of a project.
 
-Every number is computed in double precision and answered in single, so that numpy here and ONNX Runtime in the learned
-model (`learned.py`) give the same bits though they sum in another order.
+Numbers are computed in double precision and returned in single, so that numpy and the exported ONNX graph
+(`onnx_export.py`) return the same bits although they sum in different orders.
 """
 
 from collections.abc import Sequence
@@ -11,135 +11,152 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, PROB_EPS, PlattCalibration, fuse_candidates
+from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, PlattCalibration, fuse_candidates
 from ml_backend.detection.detections import Detections, Floats
+from ml_backend.detection.logits import PROB_EPS, expit
 from ml_backend.layouts import best_class
 from ml_backend.training.backbone import CandidateFeatures
 
 Doubles = npt.NDArray[np.float64]
 
-SMALLEST_SIDE = 1.0
-"""Pixels of the network's input; smaller sides count as this."""
+# Minimum side of a box, in pixels of the network's input.
+MIN_SIDE = 1.0
 
-LEAST_SPREAD = 0.05
-"""Added to the deviation of a feature on a level of a photo: what hardly varies there tells nothing."""
+# Added to a feature's standard deviation on a level of an image: features that hardly vary carry no signal.
+MIN_SPREAD = 0.05
 
-MOST_ODDS = 50.0
-"""Log-odds are kept within: single precision knows no surer answer."""
+# Logits are clipped to +-MAX_LOGIT; beyond it, single precision saturates.
+MAX_LOGIT = 50.0
 
-MOST_SHIFT = 1.0
-"""A refitted box moves by at most its own size, and grows or shrinks by at most e."""
+# A regressed box moves by at most its own size, and scales by at most a factor of e.
+MAX_BOX_DELTA = 1.0
 
 
 def feature_matrix(
-    sight: CandidateFeatures, levels: Sequence[int], *, prior: Sequence[int] = (), exact: bool = True
+    candidates: CandidateFeatures, levels: Sequence[int], *, prior_classes: Sequence[int] = (), exact: bool = True
 ) -> npt.NDArray[Any]:
-    """What a head sees of each candidate: (n, d + 5 + prior) numbers.
+    """Build the design matrix of one image's candidates, (n, d + 5 + prior).
 
-    The embeddings, as they differ from the others of their level on the same photo, so that neither the light nor the
-    stain of a photo matters, nor that levels count in other units; the logarithms of the box's width and height and
-    their squares, since the size of things tells much where photos are taken from one distance; the log-odds of the
-    objectness, and those of the classes that the backbone knows and the project uses.
+    Columns: embeddings standardised per level and image, which removes lighting, stain and scale differences between
+    levels; log width and log height, and their squares; the logit of the objectness; the logits of backbone classes
+    that the project uses.
 
     Args:
-        sight: Of a whole photo.
-        levels: Of the backbone.
-        prior: Those classes, by index.
-        exact: In double precision, as heads answer; else in single, which is enough to learn from.
+        candidates: Of all levels of one image.
+        levels: Number of candidates per level.
+        prior_classes: Backbone classes whose logits become features, by index.
+        exact: Compute in float64, as exported heads do; else float32, which is enough for training.
+
+    Returns:
+        (n, d + 5 + prior) float64 or float32.
     """
-    kind = np.float64 if exact else np.float32
-    parts = np.split(sight.embeddings.astype(kind, copy=False), np.cumsum(levels)[:-1])
+    dtype = np.float64 if exact else np.float32
+    parts = np.split(candidates.embeddings.astype(dtype, copy=False), np.cumsum(levels)[:-1])
     embeddings = np.concatenate([standardise(part) for part in parts])
-    boxes: npt.NDArray[Any] = sight.boxes.astype(kind, copy=False)
-    sides: npt.NDArray[Any] = np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], SMALLEST_SIDE))
-    presence: npt.NDArray[Any] = sight.objectness.astype(kind, copy=False)[:, None]
-    chances = np.concatenate([presence, sight.scores[:, list(prior)].astype(kind) * presence], axis=1)
-    chances = np.clip(chances, PROB_EPS, 1 - PROB_EPS)
-    return np.concatenate([embeddings, sides, sides * sides, np.log(chances / (1 - chances))], axis=1)
+    boxes: npt.NDArray[Any] = candidates.boxes.astype(dtype, copy=False)
+    log_sides: npt.NDArray[Any] = np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], MIN_SIDE))
+    objectness: npt.NDArray[Any] = candidates.objectness.astype(dtype, copy=False)[:, None]
+    probabilities = np.concatenate(
+        [objectness, candidates.scores[:, list(prior_classes)].astype(dtype) * objectness], axis=1
+    )
+    probabilities = np.clip(probabilities, PROB_EPS, 1 - PROB_EPS)
+    return np.concatenate(
+        [embeddings, log_sides, log_sides * log_sides, np.log(probabilities / (1 - probabilities))], axis=1
+    )
 
 
-def standardise(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The features (n, d) of one level of a photo, each with mean 0 and a deviation of about 1."""
-    away = part - part.mean(axis=0)
-    return np.asarray(away / (np.sqrt((away * away).mean(axis=0)) + LEAST_SPREAD))
+def standardise(features: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Standardise the features (n, d) of one level of an image: mean 0, standard deviation about 1."""
+    centred = features - features.mean(axis=0)
+    return np.asarray(centred / (np.sqrt((centred * centred).mean(axis=0)) + MIN_SPREAD))
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """A last layer.
+class LinearHead:
+    """A linear last layer for the classes of a project.
 
     Attributes:
-        names: The classes it answers: first the learned ones, a column of `weights` each, then those of `known`.
-        levels: Of the backbone.
-        weights: (levels, d + 5 + prior, learned) float64, of each level its own: log-odds of a class =
-            `describe(sight) @ weights + bias`.
-        bias: (levels, learned) float64.
-        known: Classes of the backbone that are answered as they come from it, by index: nobody drew one yet.
-        prior: Classes of the backbone whose log-odds are features too, by index.
-        shift: (d + 6 + prior, 4) float64, how boxes are moved: `[describe(sight), 1] @ shift` are the shifts of the
-            centre in widths and heights and the logarithms of the growth; None where boxes stay.
-        calibration: Of each learned class, how sure the boxes that are shown are; empty: as `consent.settled` has it.
+        names: Class names: the fitted ones, one column of `weights` each, then those of `backbone_classes`.
+        levels: Number of candidates per level.
+        weights: (levels, d + 5 + prior, fitted) float64; logits of a level = `feature_matrix(...) @ weights + bias`.
+        bias: (levels, fitted) float64.
+        backbone_classes: Backbone classes, by index, whose scores are returned unchanged: they have no labels yet.
+        prior_classes: Backbone classes, by index, whose logits are features.
+        box_regressor: (d + 6 + prior, 4) float64; `[features, 1] @ box_regressor` are the offsets of the centre in
+            widths and heights, and the logarithms of the scales (R-CNN box deltas, https://arxiv.org/abs/1311.2524,
+            appendix C); None: boxes stay.
+        platt: Score calibration per fitted class; empty: the identity.
     """
 
     names: tuple[str, ...]
     levels: tuple[int, ...]
     weights: Doubles
     bias: Doubles
-    known: tuple[int, ...] = ()
-    prior: tuple[int, ...] = ()
-    shift: Doubles | None = None
-    calibration: tuple[PlattCalibration, ...] = ()
+    backbone_classes: tuple[int, ...] = ()
+    prior_classes: tuple[int, ...] = ()
+    box_regressor: Doubles | None = None
+    platt: tuple[PlattCalibration, ...] = ()
 
     @property
-    def lines(self) -> tuple[PlattCalibration | None, ...]:
-        """What `consent.settled` needs, in the order of the names."""
+    def calibrations(self) -> tuple[PlattCalibration | None, ...]:
+        """Calibration per class name for `fuse_candidates`; None for unfitted backbone classes."""
         learned = self.weights.shape[-1]
-        return (*(self.calibration or (PlattCalibration(),) * learned), *(None for _ in self.known))
+        return (*(self.platt or (PlattCalibration(),) * learned), *(None for _ in self.backbone_classes))
 
-    def score_candidates(self, sight: CandidateFeatures, *, exact: bool = True) -> tuple[Floats, Floats]:
-        """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32.
+    def score_candidates(self, candidates: CandidateFeatures, *, exact: bool = True) -> tuple[Floats, Floats]:
+        """Score all candidates of one image.
 
         Args:
-            sight: Of a whole photo.
-            exact: To the bit what the learned model answers; else nearly that, in half the time.
+            candidates: Of all levels of one image.
+            exact: Return the same bits as the exported model; else nearly so, in half the time.
+
+        Returns:
+            Boxes (n, 4) float32 in pixels of the network's input, and scores (n, classes) float32 in [0, 1].
         """
-        seen = feature_matrix(sight, self.levels, prior=self.prior, exact=exact)
-        kind = seen.dtype
-        parts = np.split(seen, np.cumsum(self.levels)[:-1])
-        odds = np.concatenate(
-            [part @ rows.astype(kind) + bias for part, rows, bias in zip(parts, self.weights, self.bias, strict=True)]
+        features = feature_matrix(candidates, self.levels, prior_classes=self.prior_classes, exact=exact)
+        dtype = features.dtype
+        parts = np.split(features, np.cumsum(self.levels)[:-1])
+        logits = np.concatenate(
+            [part @ rows.astype(dtype) + bias for part, rows, bias in zip(parts, self.weights, self.bias, strict=True)]
         )
-        learned = 1 / (1 + np.exp(-np.clip(odds, -MOST_ODDS, MOST_ODDS)))
-        base = sight.scores[:, list(self.known)].astype(np.float64) * sight.objectness.astype(np.float64)[:, None]
-        scores = np.concatenate([learned, base], axis=1).astype(np.float32)
-        if self.shift is None:
-            return sight.boxes, scores
-        return apply_box_deltas(sight.boxes, seen @ self.shift[:-1].astype(kind) + self.shift[-1]), scores
+        fitted = expit(np.clip(logits, -MAX_LOGIT, MAX_LOGIT))
+        unfitted = (
+            candidates.scores[:, list(self.backbone_classes)].astype(np.float64)
+            * candidates.objectness.astype(np.float64)[:, None]
+        )
+        scores = np.concatenate([fitted, unfitted], axis=1).astype(np.float32)
+        if self.box_regressor is None:
+            return candidates.boxes, scores
+        return apply_box_deltas(
+            candidates.boxes, features @ self.box_regressor[:-1].astype(dtype) + self.box_regressor[-1]
+        ), scores
 
-    def detect(self, sight: CandidateFeatures, *, floor: float, exact: bool = True) -> Detections:
-        """The boxes on the photo, in its own pixels, best first: what the learned model answers; see `answer`."""
-        return self.postprocess(sight, *self.score_candidates(sight, exact=exact), floor=floor)
+    def detect(self, candidates: CandidateFeatures, *, floor: float, exact: bool = True) -> Detections:
+        """Detect objects in pixels of the image, best first, as the exported model does; see `postprocess`."""
+        return self.postprocess(candidates, *self.score_candidates(candidates, exact=exact), floor=floor)
 
-    def postprocess(self, sight: CandidateFeatures, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
-        """What is shown of an answer, in pixels of the photo, best first: see `consent.settled`."""
-        found = best_class(boxes, scores, MIN_CANDIDATE_SCORE)
-        return sight.fit.to_photo(fuse_candidates(found, sight.fit, floor=floor, lines=self.lines))
+    def postprocess(self, candidates: CandidateFeatures, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
+        """Fuse scored candidates into detections in pixels of the image, best first; see `fuse_candidates`."""
+        detections = best_class(boxes, scores, MIN_CANDIDATE_SCORE)
+        return candidates.fit.to_image(
+            fuse_candidates(detections, candidates.fit, floor=floor, calibrations=self.calibrations)
+        )
 
 
-def apply_box_deltas(boxes: Floats, shift: Doubles) -> Floats:
-    """Boxes (n, 4) moved by (n, 4): the centre by shares of the sides, the sides by the exponent."""
+def apply_box_deltas(boxes: Floats, deltas: Doubles) -> Floats:
+    """Apply box deltas (n, 4) to boxes (n, 4): offsets in side lengths, and log scales."""
     corners = boxes.astype(np.float64)
-    bounded = np.clip(shift, -MOST_SHIFT, MOST_SHIFT)
-    sides = np.maximum(corners[:, 2:] - corners[:, :2], SMALLEST_SIDE)
+    bounded = np.clip(deltas, -MAX_BOX_DELTA, MAX_BOX_DELTA)
+    sides = np.maximum(corners[:, 2:] - corners[:, :2], MIN_SIDE)
     centre = (corners[:, :2] + corners[:, 2:]) / 2 + bounded[:, :2] * sides
     half = sides * np.exp(bounded[:, 2:]) / 2
     return np.asarray(np.concatenate([centre - half, centre + half], axis=1), np.float32)
 
 
 def encode_box_deltas(boxes: Floats, targets: Floats) -> Doubles:
-    """The (n, 4) by which `move` takes boxes to their targets."""
-    start, goal = boxes.astype(np.float64), targets.astype(np.float64)
-    sides = np.maximum(start[:, 2:] - start[:, :2], SMALLEST_SIDE)
-    wanted = np.maximum(goal[:, 2:] - goal[:, :2], SMALLEST_SIDE)
-    centre = (goal[:, :2] + goal[:, 2:] - start[:, :2] - start[:, 2:]) / 2 / sides
-    return np.concatenate([centre, np.log(wanted / sides)], axis=1)
+    """Compute the deltas (n, 4) float64 with which `apply_box_deltas` maps boxes to their targets."""
+    source, target = boxes.astype(np.float64), targets.astype(np.float64)
+    sides = np.maximum(source[:, 2:] - source[:, :2], MIN_SIDE)
+    target_sides = np.maximum(target[:, 2:] - target[:, :2], MIN_SIDE)
+    centre = (target[:, :2] + target[:, 2:] - source[:, :2] - source[:, 2:]) / 2 / sides
+    return np.concatenate([centre, np.log(target_sides / sides)], axis=1)

@@ -1,4 +1,4 @@
-"""Owns AP50: how good detections are, judged by pycocotools."""
+"""AP50 of detections, computed by pycocotools."""
 
 import contextlib
 import io
@@ -10,64 +10,69 @@ import numpy as np
 
 from ml_backend.detection.detections import Detections, Floats
 
-MOST_BOXES = 100
-"""Boxes a photo that count, best first, as in COCO."""
+# Detections per image that count, best first, as in COCO.
+MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """What is on a photo: boxes (m, 4), pixels of the photo, and the class of each."""
+    """Ground truth of an image: boxes (m, 4) float32 in pixels of the image, and the class name of each."""
 
     boxes: Floats
     labels: tuple[str, ...]
 
 
-def ap50(truths: Sequence[GroundTruth], found: Sequence[Detections], *, names: Sequence[str]) -> dict[str, float]:
-    """Average precision at an overlap of one half, for each class that is drawn on any of the photos.
+def ap50(truths: Sequence[GroundTruth], detections: Sequence[Detections], *, names: Sequence[str]) -> dict[str, float]:
+    """Compute the average precision at IoU 0.5 of each class with ground truth.
 
     Args:
-        truths: What was drawn on each photo.
-        found: What was found on each, classes as indices into `names`.
-        names: Classes of the detections. A class that was drawn and has no name here was never found: 0.
+        truths: Ground truth of each image.
+        detections: One per image; classes are indices into `names`.
+        names: Class names of the detections. A class of the ground truth that is missing here scores 0.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    drawn = sorted({label for truth in truths for label in truth.labels})
-    if not drawn:
+    classes = sorted({label for truth in truths for label in truth.labels})
+    if not classes:
         return {}
-    number = {name: index + 1 for index, name in enumerate(drawn)}
+    category = {name: index + 1 for index, name in enumerate(classes)}
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    for image, (truth, one) in enumerate(zip(truths, found, strict=True), 1):
+    for image, (truth, image_detections) in enumerate(zip(truths, detections, strict=True), 1):
         for box, label in zip(truth.boxes.tolist(), truth.labels, strict=True):
-            annotations.append(_entry(image, number[label], box) | {"id": len(annotations) + 1, "iscrowd": 0})
-        for box, score, index in zip(one.boxes.tolist(), one.scores.tolist(), one.classes.tolist(), strict=True):
-            if names[index] in number:
-                results.append(_entry(image, number[names[index]], box) | {"score": score})
+            annotations.append(_entry(image, category[label], box) | {"id": len(annotations) + 1, "iscrowd": 0})
+        for box, score, index in zip(
+            image_detections.boxes.tolist(),
+            image_detections.scores.tolist(),
+            image_detections.classes.tolist(),
+            strict=True,
+        ):
+            if names[index] in category:
+                results.append(_entry(image, category[names[index]], box) | {"score": score})
     if not results:
-        return dict.fromkeys(drawn, 0.0)
+        return dict.fromkeys(classes, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {
             "images": [{"id": image} for image in range(1, len(truths) + 1)],
             "annotations": annotations,
-            "categories": [{"id": one, "name": name} for name, one in number.items()],
+            "categories": [{"id": number, "name": name} for name, number in category.items()],
         }
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(results), "bbox")
-        judge.params.iouThrs = np.array([0.5])
-        judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
-        judge.params.maxDets = [MOST_BOXES]
-        judge.evaluate()
-        judge.accumulate()
-    precision = judge.eval["precision"][0, :, :, 0, 0]  # (recall levels, classes), -1 where there is nothing to find
-    return {name: float(max(precision[:, index].mean(), 0.0)) for index, name in enumerate(drawn)}
+        evaluator = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluator.params.iouThrs = np.array([0.5])
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluator.params.maxDets = [MAX_DETECTIONS]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    precision = evaluator.eval["precision"][0, :, :, 0, 0]  # (recall levels, classes), -1 without ground truth
+    return {name: float(max(precision[:, index].mean(), 0.0)) for index, name in enumerate(classes)}
 
 
-def mean_ap50(truths: Sequence[GroundTruth], found: Sequence[Detections], *, names: Sequence[str]) -> float:
-    """The mean of `ap50` over classes; 0 where nothing is drawn."""
-    return float(np.mean(list(ap50(truths, found, names=names).values()) or [0.0]))
+def mean_ap50(truths: Sequence[GroundTruth], detections: Sequence[Detections], *, names: Sequence[str]) -> float:
+    """Mean of `ap50` over classes; 0 without ground truth."""
+    return float(np.mean(list(ap50(truths, detections, names=names).values()) or [0.0]))
 
 
 def _entry(image: int, category: int, box: list[float]) -> dict[str, Any]:

@@ -1,51 +1,52 @@
-"""Owns learning: from labelled photos to a head, every choice made by cross-validation on what is labelled."""
+"""Fit a head on labelled images; hyperparameters are chosen by cross-validation on them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ml_backend.detection.box_voting import PlattCalibration, apply_calibration, edge_aspect_features, logit, sigmoid
+from ml_backend.detection.box_voting import PlattCalibration, apply_calibration, edge_aspect_features
 from ml_backend.detection.detections import Detections, Ints
-from ml_backend.training.calibration import calibrated, fit_calibrations
+from ml_backend.detection.logits import expit, logit
+from ml_backend.training.calibration import calibrate_head, fit_calibrations
 from ml_backend.training.examples import Example
 from ml_backend.training.fit import blend_heads, fit_heads
-from ml_backend.training.linear_head import Head
+from ml_backend.training.linear_head import LinearHead
 from ml_backend.training.metrics import GroundTruth, mean_ap50
 from ml_backend.training.parallel import parallel_map, single_threaded_blas
 from ml_backend.training.table import CandidateTable, build_table
 
 FOLDS = 2
-FEWEST = 2
-"""Photos below which nothing can be held out: the first choice is taken."""
+# Minimum number of labelled images for cross-validation; below, the first configuration is taken.
+MIN_IMAGES = 2
 
+# From this many images on the prototype alone is not tried: it never won over logistic regression.
 PROTOTYPE_MAX_PHOTOS = 5
-"""Photos from which a prototype never won over logistic regression: it is tried no more."""
 
+# With fewer boxes, levels share one row first...
 SCARCE = 50
-"""Boxes below which levels have too little to learn apart: one row for all of them comes first..."""
 
+# ... where images have fewer boxes than this on average: many boxes on one image cover all levels that matter.
 SPARSE = 5
-"""... where photos show fewer boxes than this each: many on one photo show themselves on all levels that matter."""
 
+# Boxes per class from which the prototype no longer helps.
 MANY = 60
-"""Boxes a class from which the prototype never helped: it is tried no more."""
 
-MOST_HELD = 24
-"""Photos that are held out, drawn by chance where there are more: enough to choose by, and in time."""
+# Images held out at most, drawn at random: enough to choose by, in bounded time.
+MAX_HELD_OUT = 24
 
-MOST_REST = 48
-"""Photos that a head is fitted on to judge the others. As soon as there are so many beside those held out, one fit on
-them takes the place of a fit a fold: it is nearer to the one on all."""
+# Images fitted on at most. With MAX_HELD_OUT + MAX_FITTED images, a single split replaces the folds, since it is closer
+# to the fit on all images.
+MAX_FITTED = 48
 
+# AP50 by which a configuration must beat the preceding one; the order is a prior.
 MARGIN = 0.01
-"""AP50 by which a choice must beat the one before it: what did well with as many boxes elsewhere comes first."""
 
+# Boxes from which `MARGIN` applies as is; it grows with the inverse square below.
 MARGIN_FULL_BOXES = 20
-"""Boxes from which that is enough. Of fewer, chance makes more: of half as many a choice must win by four times it."""
 
+# Minimum score of the detections that are evaluated.
 FLOOR = 0.01
-"""Score of the weakest detection that counts when a head is judged."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class FitConfig:
 
     Attributes:
         trainer: A key of `TRAINERS`.
-        refit_boxes: Whether boxes are refitted.
-        lean: Share of the prototype in its rows. What separates few objects best is one direction among many that
-            would; the prototype lies where the objects are, whatever they are told from, and errs otherwise.
+        refit_boxes: Whether boxes are regressed.
+        lean: Weight of the prototype's rows in the blend. With few objects many directions separate them; the prototype
+            regularises towards the class mean.
     """
 
     trainer: str
@@ -65,11 +66,11 @@ class FitConfig:
 
     @property
     def trainers(self) -> tuple[str, ...]:
-        """Those whose heads it needs."""
+        """The solvers that it needs."""
         return (self.trainer, PROTOTYPE) if self.lean else (self.trainer,)
 
-    def head(self, heads: Mapping[str, Head]) -> Head:
-        """The head of this choice, from those of its trainers."""
+    def head(self, heads: Mapping[str, LinearHead]) -> LinearHead:
+        """Build the head of this configuration from those of its solvers."""
         return blend_heads(heads[self.trainer], heads[PROTOTYPE], self.lean) if self.lean else heads[self.trainer]
 
 
@@ -85,17 +86,16 @@ LEANING = _with_boxes("logistic", 0.3)
 SHARED = _with_boxes("shared", 0.4)
 
 
-def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[FitConfig, ...]:
-    """What is tried on labelled photos; the first is taken where nothing can be held out.
+def candidate_configs(examples: Sequence[Example], *, pretrained: bool) -> tuple[FitConfig, ...]:
+    """List the configurations to try; the first is taken where nothing can be held out.
 
     Args:
-        examples: The labelled photos.
-        known: Whether the backbone knows classes of the project: levels then begin with what it knows, so that few
-            photos ask for nothing simpler.
+        examples: Labelled images.
+        pretrained: Whether the backbone knows classes of the project: fits start there and need no simpler solver.
     """
-    boxes = sum(len(one.labels) for one in examples)
-    classes = len({label for one in examples for label in one.labels})
-    if known or boxes >= MANY * classes:
+    boxes = sum(len(example.labels) for example in examples)
+    classes = len({label for example in examples for label in example.labels})
+    if pretrained or boxes >= MANY * classes:
         return LOGISTIC
     few = (FitConfig(PROTOTYPE, refit_boxes=False),) if len(examples) < PROTOTYPE_MAX_PHOTOS else ()
     scarce = boxes < min(SCARCE, SPARSE * len(examples))
@@ -104,149 +104,168 @@ def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[FitConfig, 
 
 @dataclass(frozen=True, eq=False)
 class OutOfFoldPredictions:
-    """What was found on photos by heads that did not learn from them.
+    """Detections on images by heads that were not fitted on them.
 
     Attributes:
-        names: Classes of the detections.
-        truths: What was drawn on each photo.
-        sizes: Width and height of each, in pixels.
-        found: What was found on each, with scores as the head that is learned on all gives them.
+        names: Class names of the detections.
+        truths: Ground truth of each image.
+        sizes: (width, height) of each image, pixels.
+        detections: One per image, calibrated like the final head.
     """
 
     names: tuple[str, ...] = ()
     truths: Sequence[GroundTruth] = ()
     sizes: Sequence[tuple[int, int]] = ()
-    found: Sequence[Detections] = ()
+    detections: Sequence[Detections] = ()
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted head, how it was chosen, and what cross-validation gave.
+    """A fitted head with the results of its model selection.
 
     Attributes:
-        head: The last layer.
-        choice: How it was fitted.
-        judged: AP50 of each choice by cross-validation; empty: none was possible.
-        answers: What cross-validation found with this choice.
+        head: Fitted on all examples.
+        choice: Its configuration.
+        scores: Out-of-fold mean AP50 by configuration; empty without cross-validation.
+        predictions: Out-of-fold predictions of the choice.
     """
 
-    head: Head
+    head: LinearHead
     choice: FitConfig
-    judged: Mapping[FitConfig, float]
-    answers: OutOfFoldPredictions = OutOfFoldPredictions()
+    scores: Mapping[FitConfig, float]
+    predictions: OutOfFoldPredictions = OutOfFoldPredictions()
 
 
 def select_and_fit(
-    examples: Sequence[Example], *, levels: Sequence[int], known: Sequence[tuple[str, int]] = ()
+    examples: Sequence[Example], *, levels: Sequence[int], backbone_classes: Sequence[tuple[str, int]] = ()
 ) -> FitResult:
-    """The head that did best on photos held out from its own fit, fitted again on all.
+    """Choose a configuration by cross-validation, and fit it on all images.
 
-    Its scores are calibrated on those photos: a box of .7 is right about seven times in ten.
+    Scores are calibrated out of fold: about 70 % of the boxes with score 0.7 are correct.
 
     Args:
-        examples: Labelled photos, at least one of them with a box.
-        levels: Of the backbone.
-        known: Classes of the project that the backbone knows, with its index: learning starts from there.
+        examples: Labelled images, at least one of them with a box.
+        levels: Number of candidates per level.
+        backbone_classes: Project classes that the backbone knows, as (name, index); fits start from them.
     """
-    judged: dict[FitConfig, float] = {}
-    answers: Mapping[FitConfig, OutOfFoldPredictions] = {}
-    best = choices_of(examples, known=bool(known))[0]
+    scores: dict[FitConfig, float] = {}
+    predictions: Mapping[FitConfig, OutOfFoldPredictions] = {}
+    best = candidate_configs(examples, pretrained=bool(backbone_classes))[0]
     with single_threaded_blas():
-        training = build_table(examples, levels, prior=[index for _, index in known])
-        if sum(bool(one.labels) for one in examples) >= FEWEST:
-            judged, answers = cross_validate(examples, training, levels=levels, known=known)
-            margin = MARGIN * max(1.0, MARGIN_FULL_BOXES / sum(len(one.labels) for one in examples)) ** 2
-            for choice, score in judged.items():
-                if score > judged[best] + margin:
+        table = build_table(examples, levels, prior_classes=[index for _, index in backbone_classes])
+        if sum(bool(example.labels) for example in examples) >= MIN_IMAGES:
+            scores, predictions = cross_validate(examples, table, levels=levels, backbone_classes=backbone_classes)
+            margin = MARGIN * max(1.0, MARGIN_FULL_BOXES / sum(len(example.labels) for example in examples)) ** 2
+            for choice, score in scores.items():
+                if score > scores[best] + margin:
                     best = choice
         heads = fit_heads(
-            training,
-            training.photos,
+            table,
+            table.indices,
             levels=levels,
             trainers=best.trainers,
             refit_boxes=best.refit_boxes,
-            known=known,
+            backbone_classes=backbone_classes,
         )
-    crossed = answers.get(best, OutOfFoldPredictions())
-    found = fit_calibrations(crossed.found, crossed.truths, crossed.sizes, names=crossed.names)
-    return FitResult(calibrated(best.head(heads), found), best, judged, _calibrated(crossed, found))
+    out_of_fold = predictions.get(best, OutOfFoldPredictions())
+    calibrations = fit_calibrations(
+        out_of_fold.detections, out_of_fold.truths, out_of_fold.sizes, names=out_of_fold.names
+    )
+    return FitResult(
+        calibrate_head(best.head(heads), calibrations), best, scores, _calibrated(out_of_fold, calibrations)
+    )
 
 
 def cross_validate(
     examples: Sequence[Example],
-    training: CandidateTable,
+    table: CandidateTable,
     *,
     levels: Sequence[int],
-    known: Sequence[tuple[str, int]] = (),
+    backbone_classes: Sequence[tuple[str, int]] = (),
 ) -> tuple[dict[FitConfig, float], dict[FitConfig, OutOfFoldPredictions]]:
-    """Mean AP50 of each choice on photos that took no part in the fit that judges them, and what it found there.
+    """Evaluate each configuration out of fold.
 
     Args:
-        examples: As in `learn`.
-        training: Their table.
-        levels: Of the backbone.
-        known: As in `learn`.
+        examples: As in `select_and_fit`.
+        table: Their table.
+        levels: Number of candidates per level.
+        backbone_classes: As in `select_and_fit`.
+
+    Returns:
+        Mean AP50, and the out-of-fold predictions, by configuration.
     """
-    choices = choices_of(examples, known=bool(known))
-    names = sorted({label for one in examples for label in one.labels})
+    choices = candidate_configs(examples, pretrained=bool(backbone_classes))
+    names = sorted({label for example in examples for label in example.labels})
     folds = [fold for fold in _folds(len(examples)) if any(examples[index].labels for index in fold[1])]
-    held = [examples[index] for places, _ in folds for index in places]
-    truths = [GroundTruth(one.drawn, one.labels) for one in held]
-    sizes = [(one.sight.fit.width, one.sight.fit.height) for one in held]
+    held_out = [examples[index] for indices, _ in folds for index in indices]
+    truths = [GroundTruth(example.drawn, example.labels) for example in held_out]
+    sizes = [(example.candidates.fit.width, example.candidates.fit.height) for example in held_out]
 
-    def judged(fold: tuple[list[int], list[int]]) -> dict[FitConfig, list[Detections]]:
-        places, rest = fold
-        answers: dict[FitConfig, list[Detections]] = {choice: [] for choice in choices}
+    def evaluate(fold: tuple[list[int], list[int]]) -> dict[FitConfig, list[Detections]]:
+        indices, fitted_on = fold
+        predictions: dict[FitConfig, list[Detections]] = {choice: [] for choice in choices}
         trainers = tuple(dict.fromkeys(trainer for choice in choices for trainer in choice.trainers))
-        heads = fit_heads(training, rest, levels=levels, trainers=trainers, refit_boxes=True, known=known)
+        heads = fit_heads(
+            table, fitted_on, levels=levels, trainers=trainers, refit_boxes=True, backbone_classes=backbone_classes
+        )
         for trainer, lean in dict.fromkeys((choice.trainer, choice.lean) for choice in choices):
-            mine = [choice for choice in choices if (choice.trainer, choice.lean) == (trainer, lean)]
-            head = mine[0].head(heads)
-            numbers = np.array([names.index(name) if name in names else -1 for name in head.names], np.int64)
-            for one in (examples[index] for index in places):
-                boxes, scores = head.score_candidates(one.sight, exact=False)
-                for choice in mine:
-                    placed = boxes if choice.refit_boxes else one.sight.boxes
-                    answers[choice].append(
-                        _renumbered(head.postprocess(one.sight, placed, scores, floor=FLOOR), numbers)
+            configs = [choice for choice in choices if (choice.trainer, choice.lean) == (trainer, lean)]
+            head = configs[0].head(heads)
+            class_indices = np.array([names.index(name) if name in names else -1 for name in head.names], np.int64)
+            for example in (examples[index] for index in indices):
+                boxes, scores = head.score_candidates(example.candidates, exact=False)
+                for choice in configs:
+                    refined = boxes if choice.refit_boxes else example.candidates.boxes
+                    predictions[choice].append(
+                        _renumbered(head.postprocess(example.candidates, refined, scores, floor=FLOOR), class_indices)
                     )
-        return answers
+        return predictions
 
-    parts = parallel_map(judged, folds)
-    found = {choice: [one for part in parts for one in part[choice]] for choice in choices}
+    fold_results = parallel_map(evaluate, folds)
+    detections = {
+        choice: [prediction for fold_result in fold_results for prediction in fold_result[choice]] for choice in choices
+    }
     return (
-        {choice: mean_ap50(truths, found[choice], names=names) for choice in choices},
-        {choice: OutOfFoldPredictions(tuple(names), truths, sizes, found[choice]) for choice in choices},
+        {choice: mean_ap50(truths, detections[choice], names=names) for choice in choices},
+        {choice: OutOfFoldPredictions(tuple(names), truths, sizes, detections[choice]) for choice in choices},
     )
 
 
-def _calibrated(answers: OutOfFoldPredictions, found: Mapping[str, PlattCalibration]) -> OutOfFoldPredictions:
-    """With scores as a head gives them that is calibrated with these lines."""
-    each_line = [found[name] for name in answers.names]
+def _calibrated(
+    predictions: OutOfFoldPredictions, calibrations: Mapping[str, PlattCalibration]
+) -> OutOfFoldPredictions:
+    """Apply the head's calibrations to out-of-fold scores."""
+    by_class = [calibrations[name] for name in predictions.names]
 
-    def again(one: Detections, size: tuple[int, int]) -> Detections:
-        odds = apply_calibration(logit(one.scores), edge_aspect_features(one.boxes, *size), each_line, one.classes)
-        scores = sigmoid(odds).astype(np.float32)
+    def recalibrate(detections: Detections, size: tuple[int, int]) -> Detections:
+        logits = apply_calibration(
+            logit(detections.scores), edge_aspect_features(detections.boxes, *size), by_class, detections.classes
+        )
+        scores = expit(logits).astype(np.float32)
         order = np.argsort(-scores, kind="stable")
-        return Detections(one.boxes[order], scores[order], one.classes[order])
+        return Detections(detections.boxes[order], scores[order], detections.classes[order])
 
     return replace(
-        answers,
-        found=[again(one, size) if len(one) else one for one, size in zip(answers.found, answers.sizes, strict=True)],
+        predictions,
+        detections=[
+            recalibrate(detections, size) if len(detections) else detections
+            for detections, size in zip(predictions.detections, predictions.sizes, strict=True)
+        ],
     )
 
 
 def _folds(count: int) -> list[tuple[list[int], list[int]]]:
-    """What is held out, and what is fitted on to judge it: indices."""
+    """Split image indices into (held out, fitted on) pairs."""
     order = np.random.default_rng(0).permutation(count).tolist()
-    if count >= MOST_HELD + MOST_REST:
-        return [(order[:MOST_HELD], order[MOST_HELD : MOST_HELD + MOST_REST])]
-    order = order[:MOST_HELD]
+    if count >= MAX_HELD_OUT + MAX_FITTED:
+        return [(order[:MAX_HELD_OUT], order[MAX_HELD_OUT : MAX_HELD_OUT + MAX_FITTED])]
+    order = order[:MAX_HELD_OUT]
     return [
-        (order[fold::FOLDS], [one for place, one in enumerate(order) if place % FOLDS != fold]) for fold in range(FOLDS)
+        (order[fold::FOLDS], [index for position, index in enumerate(order) if position % FOLDS != fold])
+        for fold in range(FOLDS)
     ]
 
 
-def _renumbered(found: Detections, numbers: Ints) -> Detections:
-    classes = numbers[found.classes]
-    return Detections(found.boxes, found.scores, classes)[classes >= 0]
+def _renumbered(detections: Detections, class_indices: Ints) -> Detections:
+    classes = class_indices[detections.classes]
+    return Detections(detections.boxes, detections.scores, classes)[classes >= 0]

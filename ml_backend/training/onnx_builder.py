@@ -1,4 +1,4 @@
-"""Owns `Nodes`: appends operations to an ONNX graph, so that the places that do read as arithmetic."""
+"""Builder that appends operations to an ONNX graph."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,142 +11,142 @@ from onnx import TensorProto, helper, numpy_helper
 
 _TYPES: Mapping[Any, int] = {np.float32: TensorProto.FLOAT, np.float64: TensorProto.DOUBLE}
 
+# Opset from which ReduceMax takes its axes as an input.
 AXES_AS_INPUT = 18
-"""Opset from which ReduceMax takes its axes as an input."""
 
 
-class Nodes:
+class GraphBuilder:
     """A copy of a model that operations are appended to.
 
-    Operations are written as opset 11 and all later ones have them: the model keeps the opset of its exporter.
+    Operations are valid from opset 11 on: the model keeps the opset of its exporter.
     """
 
     def __init__(self, model: onnx.ModelProto, *, prefix: str) -> None:
-        """Copies the model.
+        """Copy the model.
 
         Args:
-            model: Is left as it is.
+            model: Stays unchanged.
             prefix: New tensors are named `labelloop.<prefix>.<number>`.
         """
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self._prefix = prefix
-        self._taken = {output for node in model.graph.node for output in node.output}
-        self._taken |= {tensor.name for tensor in model.graph.initializer}
+        self._used_names = {output for node in model.graph.node for output in node.output}
+        self._used_names |= {tensor.name for tensor in model.graph.initializer}
         self._count = 0
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the graph's outputs."""
+        """Names of the graph's outputs."""
         return tuple(output.name for output in self.model.graph.output)
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the model says of itself."""
+        """The model's metadata."""
         return {entry.key: entry.value for entry in self.model.metadata_props}
 
-    def fresh(self) -> str:
-        """A tensor name that nothing has yet."""
+    def new_name(self) -> str:
+        """Return an unused tensor name."""
         while True:
             self._count += 1
             name = f"labelloop.{self._prefix}.{self._count}"
-            if name not in self._taken:
+            if name not in self._used_names:
                 return name
 
     def constant(self, value: npt.NDArray[Any]) -> str:
-        """A constant tensor."""
-        name = self.fresh()
+        """Add a constant tensor."""
+        name = self.new_name()
         self.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def add(self, operation: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Any operation with one output."""
-        output = name or self.fresh()
+        """Append an operation with one output; return the output's name."""
+        output = name or self.new_name()
         self.model.graph.node.append(
-            helper.make_node(operation, list(inputs), [output], name=self.fresh(), **attributes)
+            helper.make_node(operation, list(inputs), [output], name=self.new_name(), **attributes)
         )
         return output
 
     def reshape(self, tensor: str, shape: Sequence[int], *, name: str = "") -> str:
-        """0 keeps a dimension, -1 takes what is left."""
+        """Reshape; 0 keeps a dimension, -1 infers it."""
         return self.add("Reshape", tensor, self.constant(np.array(shape, np.int64)), name=name)
 
     def transpose(self, tensor: str, axes: Sequence[int]) -> str:
-        """Axes in another order."""
+        """Permute the axes."""
         return self.add("Transpose", tensor, perm=list(axes))
 
     def concat(self, tensors: Sequence[str], *, axis: int, name: str = "") -> str:
-        """Tensors side by side."""
+        """Concatenate tensors along an axis."""
         return self.add("Concat", *tensors, axis=axis, name=name)
 
     def cast(self, tensor: str, to: type, *, name: str = "") -> str:
-        """To np.float32 or np.float64."""
+        """Cast to np.float32 or np.float64."""
         return self.add("Cast", tensor, to=_TYPES[to], name=name)
 
     def columns(self, tensor: str, start: int, stop: int, *, name: str = "") -> str:
-        """`tensor[..., start:stop]` of three axes."""
-        bounds = (self.constant(np.array([one], np.int64)) for one in (start, stop, 2))
+        """Slice `tensor[..., start:stop]` of three axes."""
+        bounds = (self.constant(np.array([value], np.int64)) for value in (start, stop, 2))
         return self.add("Slice", tensor, *bounds, name=name)
 
-    def greatest(self, tensor: str) -> str:
-        """The largest number of each row of three axes: (b, n, k) -> (b, n, 1)."""
-        opset = next((one.version for one in self.model.opset_import if one.domain in {"", "ai.onnx"}), 0)
+    def reduce_max(self, tensor: str) -> str:
+        """Maximum over the last axis: (b, n, k) -> (b, n, 1)."""
+        opset = next((entry.version for entry in self.model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
         if opset < AXES_AS_INPUT:
             return self.add("ReduceMax", tensor, axes=[2], keepdims=1)
         return self.add("ReduceMax", tensor, self.constant(np.array([2], np.int64)), keepdims=1)
 
     def rows(self, tensor: str, start: int, stop: int) -> str:
-        """`tensor[:, start:stop]`."""
-        return self.add("Slice", tensor, *(self.constant(np.array([one], np.int64)) for one in (start, stop, 1)))
+        """Slice `tensor[:, start:stop]`."""
+        return self.add("Slice", tensor, *(self.constant(np.array([value], np.int64)) for value in (start, stop, 1)))
 
     def rename_output(self, old: str, new: str) -> None:
-        """Gives a graph output another name inside the graph and out, so that its name is free."""
+        """Rename a graph output inside the graph and out."""
         for node in self.model.graph.node:
-            node.input[:] = [new if one == old else one for one in node.input]
-            node.output[:] = [new if one == old else one for one in node.output]
-        self._taken.add(new)
+            node.input[:] = [new if tensor == old else tensor for tensor in node.input]
+            node.output[:] = [new if tensor == old else tensor for tensor in node.output]
+        self._used_names.add(new)
 
-    def free(self, name: str) -> None:
-        """Gives a tensor of the graph another name where it has this one."""
-        if name in self._taken:
-            self.rename_output(name, self.fresh())
-            self._taken.discard(name)
+    def release_name(self, name: str) -> None:
+        """Rename a tensor of the graph where it has this name."""
+        if name in self._used_names:
+            self.rename_output(name, self.new_name())
+            self._used_names.discard(name)
 
     def output(self, name: str, shape: Sequence[int | str]) -> None:
-        """Declares a float32 tensor as an output of the graph."""
+        """Declare a float32 tensor as an output of the graph."""
         self.model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
     def drop_outputs(self, *names: str) -> None:
-        """Declares tensors as outputs no longer."""
-        kept = [output for output in self.model.graph.output if output.name not in names]
+        """Remove tensors from the graph's outputs."""
+        remaining = [output for output in self.model.graph.output if output.name not in names]
         del self.model.graph.output[:]
-        self.model.graph.output.extend(kept)
+        self.model.graph.output.extend(remaining)
 
-    def take_one(self) -> None:
-        """Fixes the first axis of the inputs of four axes at one photo a run."""
+    def fix_batch_to_one(self) -> None:
+        """Set the batch axis of four-dimensional inputs to 1."""
         for tensor in self.model.graph.input:
             if len(tensor.type.tensor_type.shape.dim) == 4:
                 tensor.type.tensor_type.shape.dim[0].dim_value = 1
 
-    def tell(self, **metadata: object) -> None:
-        """Writes metadata, as JSON where it is no text."""
-        told = {**self.metadata, **{k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}}
+    def set_metadata(self, **metadata: object) -> None:
+        """Add metadata, as JSON where the value is not a string."""
+        entries = {**self.metadata, **{k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}}
         del self.model.metadata_props[:]
-        for key, value in told.items():
+        for key, value in entries.items():
             self.model.metadata_props.add(key=key, value=value)
 
-    def close(self) -> onnx.ModelProto:
-        """The model, without operations and constants that no output needs any more."""
+    def build(self) -> onnx.ModelProto:
+        """Return the model without operations and constants that no output needs."""
         graph = self.model.graph
         needed = {output.name for output in graph.output}
-        kept = []
+        reversed_nodes = []
         for node in reversed(graph.node):
             if needed & set(node.output):
-                kept.append(node)
+                reversed_nodes.append(node)
                 needed |= {*node.input, *_captured(node)}
         constants = [tensor for tensor in graph.initializer if tensor.name in needed]
         del graph.node[:]
-        graph.node.extend(reversed(kept))
+        graph.node.extend(reversed(reversed_nodes))
         del graph.initializer[:]
         graph.initializer.extend(constants)
         del graph.value_info[:]
@@ -154,7 +154,7 @@ class Nodes:
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:
-    """Tensors of the outer graph that the branches of an If or the body of a Loop read."""
+    """Outer tensors that the branches of an If or the body of a Loop read."""
     names: set[str] = set()
     for attribute in node.attribute:
         for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):

@@ -1,7 +1,7 @@
-"""Owns the learned model as a file: a backbone and a fitted head in one plain ONNX that runs anywhere.
+"""Export a backbone with a fitted head as one plain ONNX model.
 
-The outputs are those of the layout `labelloop`; `objectness` is 1, since the head's own scores are complete. The head
-is written as the arithmetic of `head.Head`, in double precision, so that its answers are the same to the bit.
+The outputs are those of the layout `labelloop`; `objectness` is 1, since the head's scores are complete. The head is
+the arithmetic of `LinearHead` in double precision, so both return the same bits.
 """
 
 from dataclasses import astuple
@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ml_backend.detection.box_voting import PROB_EPS
-from ml_backend.layouts.labelloop import LINES
+from ml_backend.detection.logits import PROB_EPS
+from ml_backend.layouts.labelloop import CALIBRATIONS_KEY
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.feature_export import EMBEDDINGS
-from ml_backend.training.linear_head import LEAST_SPREAD, MOST_ODDS, MOST_SHIFT, SMALLEST_SIDE, Doubles, Head
-from ml_backend.training.onnx_builder import Nodes
+from ml_backend.training.linear_head import MAX_BOX_DELTA, MAX_LOGIT, MIN_SIDE, MIN_SPREAD, Doubles, LinearHead
+from ml_backend.training.onnx_builder import GraphBuilder
 
 
-def write_learned(path: Path, backbone: FrozenBackbone, head: Head) -> None:
-    """Writes the model; the file appears whole or not at all.
+def write_learned(path: Path, backbone: FrozenBackbone, head: LinearHead) -> None:
+    """Write the model atomically.
 
     Args:
         path: The file, `.onnx`.
-        backbone: What the head was fitted on.
+        backbone: The backbone that the head was fitted on.
         head: The last layer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,9 +32,9 @@ def write_learned(path: Path, backbone: FrozenBackbone, head: Head) -> None:
     partial.replace(path)
 
 
-def learned_model(backbone: FrozenBackbone, head: Head) -> onnx.ModelProto:
-    """The graph of the backbone with the head in place of its last layer; `embeddings` stays an output."""
-    nodes = Nodes(onnx.load(backbone.detector.path), prefix="head")
+def learned_model(backbone: FrozenBackbone, head: LinearHead) -> onnx.ModelProto:
+    """Build the backbone's graph with the head in place of its last layer; `embeddings` stays an output."""
+    nodes = GraphBuilder(onnx.load(backbone.detector.path), prefix="head")
     for name in ("boxes", "objectness", "scores"):
         nodes.rename_output(name, f"backbone.{name}")
     nodes.drop_outputs("boxes", "objectness", "scores")
@@ -42,82 +42,86 @@ def learned_model(backbone: FrozenBackbone, head: Head) -> onnx.ModelProto:
         name: nodes.cast(name, np.float64)
         for name in ("backbone.boxes", "backbone.objectness", "backbone.scores", EMBEDDINGS)
     }
-    seen = _describe(nodes, double, head)
+    features = _feature_matrix(nodes, double, head)
     ends = np.cumsum(head.levels).tolist()
-    odds = [
-        _apply(nodes, nodes.rows(seen, stop - size, stop), weights, bias)
+    logits = [
+        _apply(nodes, nodes.rows(features, stop - size, stop), weights, bias)
         for size, stop, weights, bias in zip(head.levels, ends, head.weights, head.bias, strict=True)
     ]
-    powers = nodes.add("Exp", nodes.add("Neg", _between(nodes, nodes.concat(odds, axis=1), MOST_ODDS)))
-    one = nodes.constant(np.ones(1))
-    chances = nodes.add("Div", one, nodes.add("Add", one, powers))
-    if head.known:
-        kept = nodes.add("Gather", double["backbone.scores"], nodes.constant(np.array(head.known, np.int64)), axis=2)
-        presence = nodes.reshape(double["backbone.objectness"], (0, -1, 1))
-        chances = nodes.concat([chances, nodes.add("Mul", kept, presence)], axis=2)
-    nodes.cast(chances, np.float32, name="scores")
-    if head.shift is None:
+    exponentials = nodes.add("Exp", nodes.add("Neg", _clip(nodes, nodes.concat(logits, axis=1), MAX_LOGIT)))
+    unit = nodes.constant(np.ones(1))
+    scores = nodes.add("Div", unit, nodes.add("Add", unit, exponentials))
+    if head.backbone_classes:
+        pretrained = nodes.add(
+            "Gather", double["backbone.scores"], nodes.constant(np.array(head.backbone_classes, np.int64)), axis=2
+        )
+        objectness = nodes.reshape(double["backbone.objectness"], (0, -1, 1))
+        scores = nodes.concat([scores, nodes.add("Mul", pretrained, objectness)], axis=2)
+    nodes.cast(scores, np.float32, name="scores")
+    if head.box_regressor is None:
         nodes.add("Identity", "backbone.boxes", name="boxes")
     else:
-        shift = _apply(nodes, seen, head.shift[:-1], head.shift[-1])
-        _move(nodes, double["backbone.boxes"], shift)
-    whole = nodes.add("Sub", "backbone.objectness", "backbone.objectness")
-    nodes.add("Add", whole, nodes.constant(np.ones(1, np.float32)), name="objectness")
+        deltas = _apply(nodes, features, head.box_regressor[:-1], head.box_regressor[-1])
+        _apply_box_deltas(nodes, double["backbone.boxes"], deltas)
+    zeros = nodes.add("Sub", "backbone.objectness", "backbone.objectness")
+    nodes.add("Add", zeros, nodes.constant(np.ones(1, np.float32)), name="objectness")
     count = sum(head.levels)
     nodes.output("boxes", ("batch", count, 4))
     nodes.output("objectness", ("batch", count))
     nodes.output("scores", ("batch", count, len(head.names)))
-    lines = [line and astuple(line) for line in head.lines]
-    nodes.tell(names=list(head.names), learned_from=backbone.version, **{LINES: lines})
-    return nodes.close()
+    calibrations = [calibration and astuple(calibration) for calibration in head.calibrations]
+    nodes.set_metadata(names=list(head.names), learned_from=backbone.version, **{CALIBRATIONS_KEY: calibrations})
+    return nodes.build()
 
 
-def _describe(nodes: Nodes, double: dict[str, str], head: Head) -> str:
-    """`head.describe`."""
+def _feature_matrix(nodes: GraphBuilder, double: dict[str, str], head: LinearHead) -> str:
+    """`linear_head.feature_matrix` as nodes."""
     ends = np.cumsum(head.levels).tolist()
     parts = [
         _standardise(nodes, nodes.rows(double[EMBEDDINGS], stop - size, stop), size)
         for size, stop in zip(head.levels, ends, strict=True)
     ]
     sides = nodes.add("Log", _sides(nodes, double["backbone.boxes"]))
-    certain = (nodes.constant(np.array([bound])) for bound in (PROB_EPS, 1 - PROB_EPS))
-    low, high = certain
-    chances = presence = nodes.reshape(double["backbone.objectness"], (0, -1, 1))
-    if head.prior:
-        told = nodes.add("Gather", double["backbone.scores"], nodes.constant(np.array(head.prior, np.int64)), axis=2)
-        chances = nodes.concat([presence, nodes.add("Mul", told, presence)], axis=2)
-    chances = nodes.add("Min", nodes.add("Max", chances, low), high)
-    absence = nodes.add("Sub", nodes.constant(np.ones(1)), chances)
-    odds = nodes.add("Log", nodes.add("Div", chances, absence))
-    return nodes.concat([nodes.concat(parts, axis=1), sides, nodes.add("Mul", sides, sides), odds], axis=2)
+    bounds = (nodes.constant(np.array([bound])) for bound in (PROB_EPS, 1 - PROB_EPS))
+    low, high = bounds
+    probabilities = objectness = nodes.reshape(double["backbone.objectness"], (0, -1, 1))
+    if head.prior_classes:
+        prior_scores = nodes.add(
+            "Gather", double["backbone.scores"], nodes.constant(np.array(head.prior_classes, np.int64)), axis=2
+        )
+        probabilities = nodes.concat([objectness, nodes.add("Mul", prior_scores, objectness)], axis=2)
+    probabilities = nodes.add("Min", nodes.add("Max", probabilities, low), high)
+    complement = nodes.add("Sub", nodes.constant(np.ones(1)), probabilities)
+    logits = nodes.add("Log", nodes.add("Div", probabilities, complement))
+    return nodes.concat([nodes.concat(parts, axis=1), sides, nodes.add("Mul", sides, sides), logits], axis=2)
 
 
-def _sides(nodes: Nodes, boxes: str) -> str:
+def _sides(nodes: GraphBuilder, boxes: str) -> str:
     sides = nodes.add("Sub", nodes.columns(boxes, 2, 4), nodes.columns(boxes, 0, 2))
-    return nodes.add("Max", sides, nodes.constant(np.array([SMALLEST_SIDE])))
+    return nodes.add("Max", sides, nodes.constant(np.array([MIN_SIDE])))
 
 
-def _standardise(nodes: Nodes, part: str, size: int) -> str:
-    """`head.standardise`; a mean is a product with a row of ones, whose form is the same in every opset."""
+def _standardise(nodes: GraphBuilder, features: str, size: int) -> str:
+    """`linear_head.standardise` as nodes; the mean is a product with a constant row, which every opset supports."""
     mean = nodes.constant(np.full((1, 1, size), 1 / size))
-    away = nodes.add("Sub", part, nodes.add("MatMul", mean, part))
-    deviation = nodes.add("Sqrt", nodes.add("MatMul", mean, nodes.add("Mul", away, away)))
-    return nodes.add("Div", away, nodes.add("Add", deviation, nodes.constant(np.array([LEAST_SPREAD]))))
+    centred = nodes.add("Sub", features, nodes.add("MatMul", mean, features))
+    deviation = nodes.add("Sqrt", nodes.add("MatMul", mean, nodes.add("Mul", centred, centred)))
+    return nodes.add("Div", centred, nodes.add("Add", deviation, nodes.constant(np.array([MIN_SPREAD]))))
 
 
-def _apply(nodes: Nodes, seen: str, weights: Doubles, bias: Doubles) -> str:
-    return nodes.add("Add", nodes.add("MatMul", seen, nodes.constant(weights)), nodes.constant(bias))
+def _apply(nodes: GraphBuilder, features: str, weights: Doubles, bias: Doubles) -> str:
+    return nodes.add("Add", nodes.add("MatMul", features, nodes.constant(weights)), nodes.constant(bias))
 
 
-def _between(nodes: Nodes, tensor: str, bound: float) -> str:
-    """Cut to [-bound, bound]."""
-    low, high = (nodes.constant(np.array([one])) for one in (-bound, bound))
+def _clip(nodes: GraphBuilder, tensor: str, bound: float) -> str:
+    """Clip to [-bound, bound]."""
+    low, high = (nodes.constant(np.array([limit])) for limit in (-bound, bound))
     return nodes.add("Min", nodes.add("Max", tensor, low), high)
 
 
-def _move(nodes: Nodes, boxes: str, shift: str) -> None:
-    """`head.move`."""
-    bounded = _between(nodes, shift, MOST_SHIFT)
+def _apply_box_deltas(nodes: GraphBuilder, boxes: str, deltas: str) -> None:
+    """`linear_head.apply_box_deltas` as nodes."""
+    bounded = _clip(nodes, deltas, MAX_BOX_DELTA)
     sides = _sides(nodes, boxes)
     two = nodes.constant(np.array([2.0]))
     middle = nodes.add("Div", nodes.add("Add", nodes.columns(boxes, 0, 2), nodes.columns(boxes, 2, 4)), two)

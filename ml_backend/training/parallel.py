@@ -1,4 +1,4 @@
-"""Owns work in threads: a fit takes as many cores as there are, though each of its matrices is computed by one."""
+"""Run fits in parallel threads, with one BLAS thread per matrix."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -8,14 +8,14 @@ from typing import TypeVar
 
 from threadpoolctl import OpenBLASController, threadpool_limits
 
-from labelloop.service.cores import cores
+from labelloop.service.system import available_cores
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class _Limit:
-    """The process's one limit on the threads of matrices, held by as many as want it."""
+    """Process-wide, reference-counted limit on BLAS threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class _Limit:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """The first who comes limits, the last who goes lifts: it holds for the whole process, not for a thread."""
+        """Limit BLAS to one thread: the first holder sets the limit for the process, the last one restores it."""
         with self._lock:
             if not self._holders:
                 self._take_over()
@@ -42,29 +42,27 @@ class _Limit:
 
     @staticmethod
     def _take_over() -> None:
-        """Only the thread that limited first may change a limit in threadpoolctl, which says nothing to others."""
+        """Make the current thread the owner of the limit; threadpoolctl ignores changes by other threads."""
         OpenBLASController.clear_controlling_thread(force=True)
 
 
 _LIMIT = _Limit()
 
+# Context manager: BLAS uses one thread per matrix in this process. It may be nested and entered by several threads.
+# Small matrices gain nothing from threads, and threads that wait for each other on a busy machine made a fit up to a
+# hundred times slower.
 single_threaded_blas = _LIMIT.hold
-"""A block in which each matrix is computed by one thread; several may run at once.
-
-Matrices as small as those of a fit gain nothing from threads, and threads that wait for each other on a busy machine
-cost much: a fit was seen to take a hundred times as long.
-"""
 
 
-def parallel_map(work: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
-    """`work` of every item, in their order, a few at once. numpy leaves the interpreter free while it computes.
+def parallel_map(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Apply `work` to every item in a thread pool and keep the order; numpy releases the GIL while it computes.
 
     Raises:
-        Whatever the first item raises that fails.
+        Exception: Whatever the first failing item raises.
     """
-    waiting = list(items)
-    threads = min(len(waiting), cores())
+    queue = list(items)
+    threads = min(len(queue), available_cores())
     if threads < 2:
-        return [work(one) for one in waiting]
+        return [work(item) for item in queue]
     with ThreadPoolExecutor(threads, thread_name_prefix="fit") as pool:
-        return list(pool.map(work, waiting))
+        return list(pool.map(work, queue))

@@ -1,7 +1,7 @@
-"""Owns the simulation: a labelled data set replayed through the code that learns in service: how many labels do?
+"""Simulate labelling: replay a labelled data set through the training code, to estimate how many labels suffice.
 
-Photos are labelled in the order of a strategy; at each number asked for, a head is learned and judged on the test
-photos. Every seed draws its own pool, so that a strategy without chance in it gives a spread of results too.
+A strategy orders the images; at each requested number of labels a head is fitted and evaluated on the test images.
+Every seed draws its own pool, so a deterministic strategy has a variance too.
 """
 
 import hashlib
@@ -13,52 +13,55 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from labelloop.service.media import MediaError, load_photo
+from labelloop.service.media import MediaError, load_image
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import prepare
 from ml_backend.training.acquisition import (
-    COLD,
+    COLD_START_IMAGES,
     FLOOR,
     LabelCounts,
     UnlabelledImage,
-    next_photos,
-    photo_vector,
+    image_vector,
+    next_images,
+    object_weights,
     uncertainty,
-    weights,
 )
 from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
 from ml_backend.training.datasets import LabelledPhoto
 from ml_backend.training.examples import Example
 from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.linear_head import Head
+from ml_backend.training.linear_head import LinearHead
 from ml_backend.training.metrics import GroundTruth, mean_ap50
 from ml_backend.training.model_selection import select_and_fit
 
 Strategy = Literal["random", "active"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
+# Share of the pool that a seed draws.
 POOL_SHARE = 2 / 3
-"""Of the photos that may be labelled, those that a seed draws."""
 
+# The active strategy chooses one image at a time, plus one for every STEP labelled: later fits hardly change between
+# images, and the replay must end.
 STEP = 20
-"""The active strategy chooses one photo at a time, as the queue is made anew after each; of many labelled photos one in
-so many more, for they are hardly told apart by a fit, and a replay is to end."""
 
+# Test images whose features stay in memory, as they are evaluated repeatedly; about 4 MB each.
 IN_MEMORY = 200
-"""Test photos whose sights stay in memory, for they are judged on again and again; about 4 MB each."""
 
-JUDGE_FLOOR = 0.005
-"""Score of the weakest detection that counts for AP50."""
+# Minimum score of the detections that count for AP50.
+EVALUATION_FLOOR = 0.005
 
 
 @dataclass(frozen=True)
-class Run:
-    """One point of a learning curve; what `--json` lists under `runs`.
+class SimulationRun:
+    """One point of a learning curve; `--json` lists them under `runs`.
 
     Attributes:
-        strategy: How photos were chosen; `seed` of the draw.
-        labelled: Photos asked for; `images` labelled, fewer where the pool ran out, and the `boxes` drawn on them.
-        ap50: Mean over the classes of the test photos.
+        strategy: How images were chosen.
+        labelled: Requested number of labelled images.
+        seed: Of the pool.
+        ap50: Mean over the classes of the test images.
+        images: Labelled images, fewer than requested where the pool ran out.
+        boxes: Labelled boxes on them.
         seconds: To fit the head.
     """
 
@@ -72,41 +75,45 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Album:
-    """Photos of a data set as a backbone sees them."""
+class FeatureSource:
+    """Features of a data set's images, through a disk cache."""
 
     backbone: FrozenBackbone
-    sights: FeatureCache
+    cache: FeatureCache
 
-    def sight(self, photo: LabelledPhoto) -> CandidateFeatures:
-        """What the backbone sees on a photo.
+    def extract(self, photo: LabelledPhoto) -> CandidateFeatures:
+        """Extract the candidate features of an image.
 
         Raises:
             MediaError: It cannot be decoded.
         """
         content = photo.path.read_bytes()
         key = f"{self.backbone.version}-{hashlib.sha256(content).hexdigest()[:24]}"
-        return self.sights.get(key, lambda: self._see(content, photo.path.name))
+        return self.cache.get(key, lambda: self._see(content, photo.path.name))
 
     def _see(self, content: bytes, name: str) -> CandidateFeatures:
         spec = self.backbone.spec
-        loaded = load_photo(content, max_side=max(spec.width, spec.height), name=name)
-        return self.backbone.extract_features([prepare(loaded.image, spec, size=(loaded.width, loaded.height))])[0]
+        loaded = load_image(content, max_side=max(spec.width, spec.height), name=name)
+        return self.backbone.extract_features([prepare(loaded.pixels, spec, size=(loaded.width, loaded.height))])[0]
 
     def example(self, photo: LabelledPhoto) -> Example:
-        """A labelled photo."""
+        """Build the training example of an image."""
         drawn = np.asarray(photo.boxes, np.float32).reshape(-1, 4)
-        return Example(self.sight(photo), drawn, photo.labels)
+        return Example(self.extract(photo), drawn, photo.labels)
 
 
-def readable(
-    album: Album, photos: Sequence[LabelledPhoto], progress: Callable[[int, int], None]
+def decodable_images(
+    source: FeatureSource, photos: Sequence[LabelledPhoto], progress: Callable[[int, int], None]
 ) -> tuple[list[LabelledPhoto], list[str]]:
-    """Looks at every photo once; those that can be decoded, and what is wrong with the others, in words."""
+    """Extract every image once.
+
+    Returns:
+        The images that can be decoded, and messages for the others.
+    """
     good, bad = [], []
     for index, photo in enumerate(photos, 1):
         try:
-            album.sight(photo)
+            source.extract(photo)
         except MediaError as error:
             bad.append(f"{photo.path.name}: {error}")
         else:
@@ -115,116 +122,120 @@ def readable(
     return good, bad
 
 
-def by_name(photos: Sequence[LabelledPhoto], *, seed: int) -> list[LabelledPhoto]:
-    """Photos by a chance that hangs on their names alone: the same on every machine, in whatever order they come."""
+def hash_order(photos: Sequence[LabelledPhoto], *, seed: int) -> list[LabelledPhoto]:
+    """Shuffle images by a hash of seed and name: the same order on every machine, whatever their input order."""
     return sorted(photos, key=lambda photo: hashlib.sha256(f"{seed} {photo.name}".encode()).digest())
 
 
 def simulate(
-    album: Album,
+    source: FeatureSource,
     pool: Sequence[LabelledPhoto],
     test: Sequence[LabelledPhoto],
     *,
     sizes: Sequence[int],
     strategies: Sequence[Strategy],
     seeds: int,
-) -> Iterator[Run]:
-    """One run after the other, as they are done.
+) -> Iterator[SimulationRun]:
+    """Yield one run after the other, as they finish.
 
     Args:
-        album: Shows the photos.
-        pool: Photos that may be labelled; all can be decoded.
-        test: Photos that heads are judged on.
-        sizes: Numbers of labelled photos.
+        source: Features of the images.
+        pool: Images that may be labelled; all are decodable.
+        test: Images that heads are evaluated on.
+        sizes: Numbers of labelled images.
         strategies: How they are chosen.
-        seeds: Draws of each strategy.
+        seeds: Draws per strategy.
     """
-    truths = [GroundTruth(np.asarray(one.boxes, np.float32).reshape(-1, 4), one.labels) for one in test]
-    kept = [album.sight(photo) for photo in test[:IN_MEMORY]]
-    classes = sorted({label for one in (*pool, *test) for label in one.labels})
-    known = [(name, index) for index, name in enumerate(album.backbone.names) if name in classes]
+    truths = [GroundTruth(np.asarray(image.boxes, np.float32).reshape(-1, 4), image.labels) for image in test]
+    in_memory = [source.extract(photo) for photo in test[:IN_MEMORY]]
+    classes = sorted({label for image in (*pool, *test) for label in image.labels})
+    backbone_classes = [(name, index) for index, name in enumerate(source.backbone.names) if name in classes]
     for strategy in strategies:
         for seed in range(seeds):
             share = max(min(len(pool), max(sizes)), round(len(pool) * POOL_SHARE))
-            drawn = [pool[index] for index in np.random.default_rng(seed).permutation(len(pool))[:share]]
-            labeller = _Labeller(album, drawn, known, strategy, seed)
+            seed_pool = [pool[index] for index in np.random.default_rng(seed).permutation(len(pool))[:share]]
+            labeller = _Labeller(source, seed_pool, backbone_classes, strategy, seed)
             for size in sorted(set(sizes)):
                 labeller.label(size)
                 head = labeller.head()
-                sights = chain(kept, (album.sight(photo) for photo in test[IN_MEMORY:]))
-                found = [head.detect(one, floor=JUDGE_FLOOR, exact=False) for one in sights]
-                yield Run(
+                features = chain(in_memory, (source.extract(photo) for photo in test[IN_MEMORY:]))
+                detections = [head.detect(candidates, floor=EVALUATION_FLOOR, exact=False) for candidates in features]
+                yield SimulationRun(
                     strategy=strategy,
                     labelled=size,
                     seed=seed,
-                    ap50=mean_ap50(truths, found, names=head.names),
+                    ap50=mean_ap50(truths, detections, names=head.names),
                     images=len(labeller.labelled),
-                    boxes=sum(len(one.labels) for one in labeller.labelled),
+                    boxes=sum(len(image.labels) for image in labeller.labelled),
                     seconds=labeller.seconds,
                 )
 
 
 class _Labeller:
-    """An annotator who draws what the data set says, in the order of a strategy."""
+    """An annotator who labels images as in the data set, in the order of a strategy."""
 
     def __init__(
         self,
-        album: Album,
+        source: FeatureSource,
         pool: Sequence[LabelledPhoto],
-        known: Sequence[tuple[str, int]],
+        backbone_classes: Sequence[tuple[str, int]],
         strategy: Strategy,
         seed: int,
     ) -> None:
-        self._album = album
-        self._known = known
+        self._source = source
+        self._backbone_classes = backbone_classes
         self._strategy = strategy
         self._seed = seed
-        asks = pool if strategy == "active" else []
-        self._vectors: Mapping[str, Floats] = {photo.name: photo_vector(album.sight(photo)) for photo in asks}
-        self._left = by_name(pool, seed=seed)
+        candidates = pool if strategy == "active" else []
+        self._vectors: Mapping[str, Floats] = {photo.name: image_vector(source.extract(photo)) for photo in candidates}
+        self._unlabelled = hash_order(pool, seed=seed)
         self._examples: list[Example] = []
-        self._head: Head | None = None
+        self._head: LinearHead | None = None
         self.labelled: list[LabelledPhoto] = []
         self.seconds = 0.0
 
     def label(self, size: int) -> None:
-        """Draws on photos until there are so many, or none is left."""
-        while len(self.labelled) < size and self._left:
+        """Label images until there are `size`, or the pool is empty."""
+        while len(self.labelled) < size and self._unlabelled:
             count = min(
                 1 + len(self.labelled) // STEP if self._strategy == "active" else size, size - len(self.labelled)
             )
             chosen = self._choose(count)
-            for photo in [self._left[index] for index in chosen]:
+            for photo in [self._unlabelled[index] for index in chosen]:
                 self.labelled.append(photo)
-                self._examples.append(self._album.example(photo))
-            self._left = [photo for index, photo in enumerate(self._left) if index not in set(chosen)]
+                self._examples.append(self._source.example(photo))
+            self._unlabelled = [photo for index, photo in enumerate(self._unlabelled) if index not in set(chosen)]
             self._head = None
 
-    def head(self) -> Head:
-        """The head learned from what is labelled."""
+    def head(self) -> LinearHead:
+        """The head fitted on the labelled images."""
         if self._head is None:
             started = time.perf_counter()
-            self._head = select_and_fit(self._examples, levels=self._album.backbone.levels, known=self._known).head
+            self._head = select_and_fit(
+                self._examples, levels=self._source.backbone.levels, backbone_classes=self._backbone_classes
+            ).head
             self.seconds = time.perf_counter() - started
         return self._head
 
     def _choose(self, count: int) -> list[int]:
-        # Both strategies begin with the same photos: what sets them apart is not the luck of the start.
-        if self._strategy == "random" or len(self.labelled) < COLD:
-            return list(range(min(count, len(self._left))))
-        drawn = LabelCounts.on((one.labels, self._weights(one)) for one in self._examples)
-        taken = [self._vectors[photo.name] for photo in self.labelled]
-        looks = [UnlabelledImage(self._vectors[photo.name], self._doubt(photo, drawn)) for photo in self._left]
-        width = len(looks[0].vector)
-        return next_photos(looks, np.array(taken, np.float32).reshape(-1, width), count, seed=self._seed)
+        # Both strategies start with the same images, so that the start does not decide between them.
+        if self._strategy == "random" or len(self.labelled) < COLD_START_IMAGES:
+            return list(range(min(count, len(self._unlabelled))))
+        counts = LabelCounts.from_images((example.labels, self._weights(example)) for example in self._examples)
+        labelled = [self._vectors[photo.name] for photo in self.labelled]
+        images = [
+            UnlabelledImage(self._vectors[photo.name], self._uncertainty(photo, counts)) for photo in self._unlabelled
+        ]
+        width = len(images[0].vector)
+        return next_images(images, np.array(labelled, np.float32).reshape(-1, width), count, seed=self._seed)
 
-    def _doubt(self, photo: LabelledPhoto, drawn: LabelCounts) -> float | None:
+    def _uncertainty(self, photo: LabelledPhoto, counts: LabelCounts) -> float | None:
         head = self.head()
-        sight = self._album.sight(photo)
-        found = head.detect(sight, floor=FLOOR, exact=False)
-        shares = weights(found.boxes, width=sight.fit.width, height=sight.fit.height)
-        return uncertainty(found, shares, names=head.names, drawn=drawn)
+        candidates = self._source.extract(photo)
+        detections = head.detect(candidates, floor=FLOOR, exact=False)
+        shares = object_weights(detections.boxes, width=candidates.fit.width, height=candidates.fit.height)
+        return uncertainty(detections, shares, names=head.names, labelled=counts)
 
     @staticmethod
-    def _weights(one: Example) -> Floats:
-        return weights(one.drawn, width=one.sight.fit.width, height=one.sight.fit.height)
+    def _weights(example: Example) -> Floats:
+        return object_weights(example.drawn, width=example.candidates.fit.width, height=example.candidates.fit.height)

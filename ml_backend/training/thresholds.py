@@ -1,9 +1,8 @@
-"""Owns thresholds learned from edits: from which score on a class is worth showing. Pure functions.
+"""Learn per-class score thresholds from the edits of pre-labels. Pure functions.
 
-An annotator who keeps or moves a pre-label says that it was right, one who deletes it that it was wrong at its score,
-and one who draws a box says that the model missed it. So edits tell the chance that a box of a score is right, class by
-class, and a box is worth showing from one and the same chance on, whatever its class: the one at which F1 is best, or
-edits are cheapest where it is known what one is worth.
+A kept or moved pre-label is a true positive, a deleted one a false positive, and an added box a false negative. Edits
+thus give P(correct | score) per class. One probability threshold, the one that maximises F1 or minimises the cost of
+edits, then gives a score threshold per class.
 """
 
 from __future__ import annotations
@@ -13,117 +12,139 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml_backend.detection.box_voting import logit, sigmoid
 from ml_backend.detection.detections import Detections
-from ml_backend.training.calibration import Doubles, fit_together, match_detections
+from ml_backend.detection.logits import expit, logit
+from ml_backend.training.calibration import Doubles, fit_shared_platt, match_detections
 from ml_backend.training.metrics import GroundTruth
 
-USUAL = 0.3
-"""Where nothing is known: half of the F1 of a useful detector, which lies about .6; see `least_chance`."""
+# Probability threshold without data: half of the F1 of a typical useful detector (0.6); see `f1_optimal_probability`.
+DEFAULT_PROBABILITY = 0.3
 
-BEFORE = 30.0
-"""That F1 is taken for seen before, on so many objects."""
+# Weight of that prior F1, in objects.
+PRIOR_OBJECTS = 30.0
 
-LOWEST, HIGHEST = 0.01, 0.99
-"""Thresholds stay within: what is weaker is never asked for."""
+# Bounds of thresholds; the backend never requests weaker detections.
+MIN_THRESHOLD, MAX_THRESHOLD = 0.01, 0.99
 
 
 @dataclass(frozen=True)
-class Edits:
+class ScoredEdits:
     """What annotators did to the pre-labels of one class.
 
     Attributes:
-        kept: Scores of those that were accepted or moved.
-        deleted: Scores of those that were deleted, or given another class.
-        added: Boxes that were drawn where there was none.
+        accepted: Scores of pre-labels that were kept or moved.
+        deleted: Scores of pre-labels that were deleted or changed to another class.
+        added: Number of boxes drawn where there was no pre-label.
     """
 
-    kept: Sequence[float] = ()
+    accepted: Sequence[float] = ()
     deleted: Sequence[float] = ()
     added: int = 0
 
     @property
     def objects(self) -> int:
-        """How many there were. Of what is deleted much is so weak that it tells nothing."""
-        return len(self.kept) + self.added
+        """Number of objects, without deleted pre-labels."""
+        return len(self.accepted) + self.added
 
-    def __add__(self, other: Edits) -> Edits:
-        """Both."""
-        return Edits((*self.kept, *other.kept), (*self.deleted, *other.deleted), self.added + other.added)
+    def __add__(self, other: ScoredEdits) -> ScoredEdits:
+        """Concatenate the edits of two sets of images."""
+        return ScoredEdits((*self.accepted, *other.accepted), (*self.deleted, *other.deleted), self.added + other.added)
 
 
-def edits_of(found: Detections, truth: GroundTruth, *, names: Sequence[str]) -> dict[str, Edits]:
-    """What an annotator who leaves a photo as `truth` did to all that was found on it, by class.
+def edits_of(detections: Detections, truth: GroundTruth, *, names: Sequence[str]) -> dict[str, ScoredEdits]:
+    """Derive the edits per class that turn an image's detections into its submitted labels.
 
     Args:
-        found: Also what was too weak to be shown: it says where the threshold would have to be to show it.
-        truth: What was submitted.
-        names: Classes of the detections.
+        detections: All of them, also below the current threshold: a lower threshold may be better.
+        truth: The submitted labels.
+        names: Class names of the detections.
     """
-    right = match_detections(found, truth, names=names)
+    correct = match_detections(detections, truth, names=names)
     edits = {}
-    for label in sorted({*truth.labels, *(names[index] for index in found.classes.tolist())}):
-        mine = np.array([names[index] == label for index in found.classes.tolist()], bool)
-        kept = found.scores[mine & right].tolist()
-        drawn = sum(one == label for one in truth.labels)
-        edits[label] = Edits(tuple(kept), tuple(found.scores[mine & ~right].tolist()), drawn - len(kept))
+    for label in sorted({*truth.labels, *(names[index] for index in detections.classes.tolist())}):
+        of_class = np.array([names[index] == label for index in detections.classes.tolist()], bool)
+        accepted = detections.scores[of_class & correct].tolist()
+        labelled = sum(name == label for name in truth.labels)
+        edits[label] = ScoredEdits(
+            tuple(accepted), tuple(detections.scores[of_class & ~correct].tolist()), labelled - len(accepted)
+        )
     return edits
 
 
 def edits_of_all(
     answers: Iterable[tuple[Sequence[str], Detections, GroundTruth]], *, names: Collection[str]
-) -> dict[str, Edits]:
-    """The edits of many photos by class.
+) -> dict[str, ScoredEdits]:
+    """Sum the edits of many images per class.
 
     Args:
-        answers: (classes of the detections, what was found, what was submitted) of each photo.
-        names: Classes that count, each of which is answered, also where nothing was done to it.
+        answers: (class names of the detections, detections, submitted labels) of each image.
+        names: Classes to count; each is in the result, also without edits.
     """
-    found = {name: Edits() for name in sorted(names)}
+    totals = {name: ScoredEdits() for name in sorted(names)}
     for classes, detections, truth in answers:
-        for name, some in edits_of(detections, truth, names=classes).items():
-            if name in found:
-                found[name] += some
-    return found
+        for name, edits in edits_of(detections, truth, names=classes).items():
+            if name in totals:
+                totals[name] += edits
+    return totals
 
 
-def learned_thresholds(edits: Mapping[str, Edits], *, usual: float = USUAL, drawing: float = 0.0) -> dict[str, float]:
-    """The threshold of each class: the score that means the least chance worth showing.
+def learned_thresholds(
+    edits: Mapping[str, ScoredEdits], *, default: float = DEFAULT_PROBABILITY, drawing_cost: float = 0.0
+) -> dict[str, float]:
+    """Compute the score threshold of each class.
 
-    One line tells chances from scores for all classes, shifted for each as far as its edits ask for
-    (`calibration.fit_together`): a class without edits is shown like the others.
+    One Platt calibration maps scores to probabilities for all classes, with a random intercept per class
+    (`calibration.fit_shared_platt`): a class without edits uses the shared one.
 
     Args:
-        edits: What was done to each class, over as many tasks as are known.
-        usual: From which score on is worth showing where nothing is known.
-        drawing: What drawing a box costs, in deletions; 0: F1 is sought.
+        edits: Edits per class.
+        default: Probability threshold without data.
+        drawing_cost: Cost of drawing a box, in deletions; 0: maximise F1.
+
+    Returns:
+        Score thresholds in [0.01, 0.99] by class.
     """
-    before = 1 / (1 + drawing) if drawing else usual
-    classes = np.repeat(np.arange(len(edits)), [len(one.kept) + len(one.deleted) for one in edits.values()])
-    odds = logit(np.array([score for one in edits.values() for score in (*one.kept, *one.deleted)], np.float64))
-    right = np.array(
-        [hit for one in edits.values() for hit in [True] * len(one.kept) + [False] * len(one.deleted)], bool
+    prior = 1 / (1 + drawing_cost) if drawing_cost else default
+    classes = np.repeat(
+        np.arange(len(edits)), [len(class_edits.accepted) + len(class_edits.deleted) for class_edits in edits.values()]
     )
-    line, shifts = fit_together(odds, right, classes, len(edits), around=float(logit(np.array(before))))
-    chances = sigmoid(line.stretch * odds + line.shift + shifts[classes])
-    objects = sum(one.objects for one in edits.values())
-    least = before if drawing else least_chance(chances, objects=objects, usual=usual)
-    scores = sigmoid((logit(np.array(least)) - line.shift - shifts) / line.stretch)
-    return {name: round(score, 4) for name, score in zip(edits, np.clip(scores, LOWEST, HIGHEST).tolist(), strict=True)}
+    logits = logit(
+        np.array(
+            [score for class_edits in edits.values() for score in (*class_edits.accepted, *class_edits.deleted)],
+            np.float64,
+        )
+    )
+    correct = np.array(
+        [
+            is_correct
+            for class_edits in edits.values()
+            for is_correct in [True] * len(class_edits.accepted) + [False] * len(class_edits.deleted)
+        ],
+        bool,
+    )
+    calibration, offsets = fit_shared_platt(logits, correct, classes, len(edits), around=float(logit(np.array(prior))))
+    probabilities = expit(calibration.slope * logits + calibration.intercept + offsets[classes])
+    objects = sum(class_edits.objects for class_edits in edits.values())
+    minimum = prior if drawing_cost else f1_optimal_probability(probabilities, objects=objects, default=default)
+    scores = expit((logit(np.array(minimum)) - calibration.intercept - offsets) / calibration.slope)
+    return {
+        name: round(score, 4)
+        for name, score in zip(edits, np.clip(scores, MIN_THRESHOLD, MAX_THRESHOLD).tolist(), strict=True)
+    }
 
 
-def least_chance(chances: Doubles, *, objects: int, usual: float = USUAL) -> float:
-    """The chance of being right from which on boxes are shown where F1 over all of them is best: half of that F1.
+def f1_optimal_probability(probabilities: Doubles, *, objects: int, default: float = DEFAULT_PROBABILITY) -> float:
+    """Compute the probability threshold that maximises F1 over all boxes: half of that F1.
 
-    (Lipton et al. 2014, https://arxiv.org/abs/1402.1892, theorem 4.) The F1 is the one that the chances promise, which
-    errs less than the one counted while boxes are few.
+    Lipton et al. 2014, https://arxiv.org/abs/1402.1892, theorem 4. The F1 is the expected one under the probabilities,
+    which has less variance than the observed F1 while there are few boxes.
 
     Args:
-        chances: (n,) of the boxes found.
-        objects: How many there were on the same photos, found or not.
-        usual: The answer where nothing was found.
+        probabilities: (n,) float64 of being correct, per detection.
+        objects: Number of objects on the same images, detected or not.
+        default: The answer without detections.
     """
-    right = np.sort(chances)[::-1].cumsum()
-    shown = np.arange(1, len(chances) + 1)
-    f1 = 2 * (right + usual * BEFORE) / (shown + objects + BEFORE)
-    return float(f1.max(initial=2 * usual * BEFORE / (objects + BEFORE)) / 2)
+    expected_correct = np.sort(probabilities)[::-1].cumsum()
+    rank = np.arange(1, len(probabilities) + 1)
+    f1 = 2 * (expected_correct + default * PRIOR_OBJECTS) / (rank + objects + PRIOR_OBJECTS)
+    return float(f1.max(initial=2 * default * PRIOR_OBJECTS / (objects + PRIOR_OBJECTS)) / 2)

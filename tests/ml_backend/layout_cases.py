@@ -1,7 +1,6 @@
-"""One model of each layout, made of random numbers, and what a plain loop over its outputs reads from them.
+"""One random model per layout, and its detections decoded by a plain loop.
 
-The loops are the referees of the vectorised decoders: one number after the other, as each family's paper or program
-describes it. They share no code with them.
+The loops are independent references for the vectorised decoders, written from each family's paper or code.
 """
 
 import math
@@ -19,7 +18,7 @@ FLOOR = 0.3
 
 @dataclass(frozen=True)
 class Case:
-    """A model to be built, and what it shows: (box, score, class index), more where the layout gives more."""
+    """A model to build, and its detections: (box, score, class index), plus the layout's extra outputs."""
 
     outputs: Mapping[str, np.ndarray]
     expected: list[tuple]
@@ -27,16 +26,16 @@ class Case:
     batched: bool = True
 
 
-def cells(strides=STRIDES, each=1):
+def cells(strides=STRIDES, per_cell=1):
     for stride in strides:
         for row in range(math.ceil(HEIGHT / stride)):
             for column in range(math.ceil(WIDTH / stride)):
-                for _ in range(each):
+                for _ in range(per_cell):
                     yield column, row, stride
 
 
-def count(strides=STRIDES, each=1):
-    return len(list(cells(strides, each)))
+def count(strides=STRIDES, per_cell=1):
+    return len(list(cells(strides, per_cell)))
 
 
 def logistic(value):
@@ -48,14 +47,14 @@ def centred(cx, cy, w, h):
 
 
 def best(scores):
-    place = max(range(len(scores)), key=lambda one: scores[one])
-    return place, scores[place]
+    index = max(range(len(scores)), key=lambda position: scores[position])
+    return index, scores[index]
 
 
-def pixel_rows(rng, rows, strides=STRIDES, each=1):
-    """(rows, 4): centres near their own cells, sides of a few pixels."""
+def pixel_rows(rng, rows, strides=STRIDES, per_cell=1):
+    """Rows (n, 4): centres near their own cells, sides of a few pixels."""
     boxes = np.zeros((rows, 4))
-    for index, (column, row, stride) in enumerate(cells(strides, each)):
+    for index, (column, row, stride) in enumerate(cells(strides, per_cell)):
         boxes[index, :2] = (np.array([column, row]) + rng.uniform(-0.5, 1.5, 2)) * stride
     boxes[:, 2:] = rng.uniform(4, 40, (rows, 2))
     return boxes
@@ -71,9 +70,9 @@ def labelloop():
     boxes = rng.uniform(0, 60, (7, 4))
     presence, scores = rng.uniform(0, 1, 7), rng.uniform(0, 1, (7, 3))
     expected = []
-    for box, there, score in zip(boxes.tolist(), presence.tolist(), scores.tolist(), strict=True):
-        place, value = best(score)
-        expected.append((box, there * value, place))
+    for box, box_presence, score in zip(boxes.tolist(), presence.tolist(), scores.tolist(), strict=True):
+        index, value = best(score)
+        expected.append((box, box_presence * value, index))
     outputs = {"boxes": [boxes], "objectness": [presence], "scores": [scores], "embeddings": np.zeros((1, 7, 5))}
     return Case(outputs, expected, {"metadata": {"names": NAMES, "input": {"size": [HEIGHT, WIDTH]}}})
 
@@ -81,14 +80,14 @@ def labelloop():
 def objectness_rows(rows):
     expected = []
     for cx, cy, w, h, presence, *scores in rows.tolist():
-        place, value = best(scores)
-        expected.append((centred(cx, cy, w, h), presence * value, place))
+        index, value = best(scores)
+        expected.append((centred(cx, cy, w, h), presence * value, index))
     return expected
 
 
 def yolov5():
     rng = np.random.default_rng(2)
-    rows = np.concatenate([pixel_rows(rng, count(each=3), each=3), few(rng, count(each=3), 4)], axis=1)
+    rows = np.concatenate([pixel_rows(rng, count(per_cell=3), per_cell=3), few(rng, count(per_cell=3), 4)], axis=1)
     return Case({"output0": [rows]}, objectness_rows(rows), {"metadata": {"names": "{0: 'a', 1: 'b', 2: 'c'}"}})
 
 
@@ -103,9 +102,9 @@ def yolox():
     raw = np.concatenate([rng.normal(0, 0.7, (count(), 4)), rng.uniform(0, 1, (count(), 4))], axis=1)
     expected = []
     for (column, row, stride), (x, y, w, h, presence, *scores) in zip(cells(), raw.tolist(), strict=True):
-        place, value = best(scores)
+        index, value = best(scores)
         box = centred((x + column) * stride, (y + row) * stride, math.exp(w) * stride, math.exp(h) * stride)
-        expected.append((box, presence * value, place))
+        expected.append((box, presence * value, index))
     return Case({"output": [raw]}, expected, {"metadata": {"names": NAMES}})
 
 
@@ -129,7 +128,7 @@ def yolov8_segment():
     protos = rng.normal(0, 1, (4, HEIGHT // 4, WIDTH // 4))
     rows = np.concatenate([plain.outputs["output0"][0], weights])
     expected = [
-        (*one, np.tensordot(weights[:, index], protos, 1)) for index, one in enumerate(plain.expected)
+        (*entry, np.tensordot(weights[:, index], protos, 1)) for index, entry in enumerate(plain.expected)
     ]  # (box, score, class, logits over the input)
     return Case({"output0": [rows], "output1": [protos]}, expected, plain.options)
 
@@ -142,8 +141,8 @@ def yolov8_pose():
     for row in rows.tolist():
         points = [row[5:8], row[8:11]]
         expected.append((centred(*row[:4]), row[4], 0, points))
-    told = {"names": "{0: 'fish'}", "task": "pose", "kpt_shape": "[2, 3]"}
-    return Case({"output0": [rows.T]}, expected, {"metadata": told})
+    metadata = {"names": "{0: 'fish'}", "task": "pose", "kpt_shape": "[2, 3]"}
+    return Case({"output0": [rows.T]}, expected, {"metadata": metadata})
 
 
 def yolov8_obb():
@@ -152,7 +151,7 @@ def yolov8_obb():
     angles = rng.uniform(-0.8, 2.3, count())
     rows = np.concatenate([plain.outputs["output0"][0], [angles]])
     expected = []
-    for index, (box, score, place) in enumerate(plain.expected):
+    for index, (box, score, index_) in enumerate(plain.expected):
         cx, cy, w, h = rows[:4, index].tolist()
         turn = float(angles[index])
         xs, ys = [], []
@@ -160,7 +159,7 @@ def yolov8_obb():
             xs.append(cx + across / 2 * math.cos(turn) - down / 2 * math.sin(turn))
             ys.append(cy + across / 2 * math.sin(turn) + down / 2 * math.cos(turn))
         del box
-        expected.append(((min(xs), min(ys), max(xs), max(ys)), score, place, (cx, cy, w, h, turn)))
+        expected.append(((min(xs), min(ys), max(xs), max(ys)), score, index_, (cx, cy, w, h, turn)))
     return Case({"output0": [rows]}, expected, plain.options)
 
 
@@ -184,8 +183,8 @@ def end2end_pose():
         (box, score, 0, [[*xy[:2], 1], [*xy[2:], 1]])
         for (box, score, _), xy in zip(plain.expected, points.tolist(), strict=True)
     ]
-    told = {"names": ["fish"], "task": "pose", "kpt_shape": "[2, 2]"}
-    return Case({"output0": [rows]}, expected, {"metadata": told})
+    metadata = {"names": ["fish"], "task": "pose", "kpt_shape": "[2, 2]"}
+    return Case({"output0": [rows]}, expected, {"metadata": metadata})
 
 
 def end2end_obb():
@@ -203,23 +202,23 @@ def rt_detr_ultralytics():
     rows = np.concatenate([rng.uniform(0.2, 0.7, (10, 2)), rng.uniform(0.1, 0.3, (10, 2)), few(rng, 10, 3)], axis=1)
     expected = []
     for cx, cy, w, h, *scores in rows.tolist():
-        place, value = best(scores)
-        expected.append((centred(cx * WIDTH, cy * HEIGHT, w * WIDTH, h * HEIGHT), value, place))
+        index, value = best(scores)
+        expected.append((centred(cx * WIDTH, cy * HEIGHT, w * WIDTH, h * HEIGHT), value, index))
     return Case({"output0": [rows]}, expected, {"metadata": {"names": NAMES}})
 
 
 def classify():
     scores = [0.32, 0.6, 0.08]
-    expected = [((0, 0, WIDTH, HEIGHT), score, place) for place, score in enumerate(scores)]
+    expected = [((0, 0, WIDTH, HEIGHT), score, index) for index, score in enumerate(scores)]
     return Case({"output0": [scores]}, expected, {"metadata": {"names": NAMES, "task": "classify"}})
 
 
 def distances(raw, column, row, stride, corner):
-    """left, top, right, bottom: the mean of a softmax over 0..7 strides each."""
+    """left, top, right, bottom as means of softmax distributions over 0..7 strides."""
     sides = []
     for side in range(4):
-        powers = [math.exp(value) for value in raw[side * 8 : side * 8 + 8]]
-        sides.append(sum(index * power for index, power in enumerate(powers)) / sum(powers) * stride)
+        exponentials = [math.exp(value) for value in raw[side * 8 : side * 8 + 8]]
+        sides.append(sum(index * power for index, power in enumerate(exponentials)) / sum(exponentials) * stride)
     cx, cy = (column + corner) * stride, (row + corner) * stride
     return (cx - sides[0], cy - sides[1], cx + sides[2], cy + sides[3])
 
@@ -230,16 +229,16 @@ def gfl(strides, corner=0.5, *, logits=False):
     raw = rng.normal(0, 2, (count(strides), 32))
     expected = []
     for (column, row, stride), values, sides in zip(cells(strides), scores.tolist(), raw.tolist(), strict=True):
-        place, value = best(values)
-        shown = logistic(value) if logits else value
-        expected.append((distances(sides, column, row, stride, corner), shown, place))
+        index, value = best(values)
+        score = logistic(value) if logits else value
+        expected.append((distances(sides, column, row, stride, corner), score, index))
     return scores, raw, expected
 
 
 def levels(scores, raw, strides, order):
     ends = np.cumsum([sum(1 for cell in cells((stride,))) for stride in strides])[:-1]
     parts = [*np.split(scores, ends), *np.split(raw, ends)]
-    return {f"{700 + place}": [parts[place]] for place in order}
+    return {f"{700 + index}": [parts[index]] for index in order}
 
 
 def nanodet(order=(0, 1, 2, 3, 4, 5), *, logits=False):
@@ -267,10 +266,10 @@ def fastestdet():
     for row in range(rows):
         for column in range(columns):
             presence, x, y, w, h, *scores = planes[:, row, column].tolist()
-            place, value = best(scores)
+            index, value = best(scores)
             cx, cy = (column + math.tanh(x)) / columns * WIDTH, (row + math.tanh(y)) / rows * HEIGHT
             box = centred(cx, cy, logistic(w) * WIDTH, logistic(h) * HEIGHT)
-            expected.append((box, presence**0.6 * value**0.4, place))
+            expected.append((box, presence**0.6 * value**0.4, index))
     return Case({"758": [planes]}, expected, {"metadata": {"names": NAMES}})
 
 
@@ -287,19 +286,19 @@ def detr_sigmoid():
     boxes, logits = queries(np.random.default_rng(14), 3)
     expected = []
     for box, row in zip(boxes.tolist(), logits.tolist(), strict=True):
-        place, value = best(row)
-        expected.append((scaled(box), logistic(value), place))
+        index, value = best(row)
+        expected.append((scaled(box), logistic(value), index))
     return Case({"logits": [logits], "pred_boxes": [boxes]}, expected, {"metadata": {"names": NAMES}})
 
 
 def detr_softmax():
     boxes, logits = queries(np.random.default_rng(15), 4)
-    logits[4:, 3] = 5  # most queries see no object, as on a grey photo
+    logits[4:, 3] = 5  # most queries predict no object, as on a grey image
     expected = []
     for box, row in zip(boxes.tolist(), logits.tolist(), strict=True):
-        powers = [math.exp(value) for value in row]
-        place, value = best([power / sum(powers) for power in powers[:3]])
-        expected.append((scaled(box), value, place))
+        exponentials = [math.exp(value) for value in row]
+        index, value = best([power / sum(exponentials) for power in exponentials[:3]])
+        expected.append((scaled(box), value, index))
     return Case({"pred_boxes": [boxes], "logits": [logits]}, expected, {"metadata": {"names": NAMES}})
 
 
@@ -317,17 +316,17 @@ def finished(*, first=0, share=False, yxyx=False, batched=True, whole=np.int64):
     labels, scores = rng.integers(0, 3, 9), np.sort(rng.uniform(0, 1, 9))[::-1]
     pixels = [(x0 * WIDTH, y0 * HEIGHT, x1 * WIDTH, y1 * HEIGHT) for x0, y0, x1, y1 in boxes.tolist()]
     expected = [(box, score, int(label)) for box, score, label in zip(pixels, scores.tolist(), labels, strict=True)]
-    given = boxes if share else np.array(pixels)
-    given = given[:, [1, 0, 3, 2]] if yxyx else given
-    arrays = [given, (labels + first).astype(whole), scores]
-    return [one[None] for one in arrays] if batched else arrays, expected
+    corners = boxes if share else np.array(pixels)
+    corners = corners[:, [1, 0, 3, 2]] if yxyx else corners
+    arrays = [corners, (labels + first).astype(whole), scores]
+    return [array[None] for array in arrays] if batched else arrays, expected
 
 
 def rt_detr():
     (boxes, labels, scores), expected = finished()
-    beside = {"orig_target_sizes": (TensorProto.INT64, ["batch", 2])}
+    auxiliary = {"orig_target_sizes": (TensorProto.INT64, ["batch", 2])}
     outputs = {"labels": labels, "boxes": boxes, "scores": scores}
-    return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": beside})
+    return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": auxiliary})
 
 
 def torchvision(order=("boxes", "labels", "scores")):
@@ -359,9 +358,9 @@ def tf_od():
 def paddle():
     arrays, expected = finished(batched=False)
     rows = np.concatenate([arrays[1][:, None], arrays[2][:, None], arrays[0]], axis=1).astype(np.float32)
-    beside = {"im_shape": (TensorProto.FLOAT, ["batch", 2]), "scale_factor": (TensorProto.FLOAT, ["batch", 2])}
+    auxiliary = {"im_shape": (TensorProto.FLOAT, ["batch", 2]), "scale_factor": (TensorProto.FLOAT, ["batch", 2])}
     outputs = {"rows": rows, "bbox_num": np.array([9], np.int32)}
-    return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": beside}, batched=False)
+    return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": auxiliary}, batched=False)
 
 
 def yolov7_end2end():
@@ -371,11 +370,11 @@ def yolov7_end2end():
 
 
 def tensorrt_nms(names=("num_dets", "det_boxes", "det_scores", "det_classes"), *, share=False):
-    """What lies behind the number of detections is left over from other photos."""
+    """Rows after the number of detections are left over from other images."""
     (boxes, labels, scores), expected = finished(share=share)
     arrays = [np.array([[8]], np.int32), boxes[:, ::-1], scores[:, ::-1], labels[:, ::-1]]
-    kept = expected[::-1][:8]
-    return Case(dict(zip(names, arrays, strict=True)), kept, {"metadata": {"names": NAMES}})
+    valid = expected[::-1][:8]
+    return Case(dict(zip(names, arrays, strict=True)), valid, {"metadata": {"names": NAMES}})
 
 
 YOLOV5_ANCHORS = {
@@ -394,16 +393,18 @@ def yolov5_heads(*, flat=False, anchors=YOLOV5_ANCHORS, **metadata):
         outputs[f"map{stride}"] = maps
     for stride in STRIDES:
         maps = outputs[f"map{stride}"][0]
-        for place, (wide, high) in enumerate(anchors[stride]):
+        for anchor_index, (wide, high) in enumerate(anchors[stride]):
             for row in range(maps.shape[1]):
                 for column in range(maps.shape[2]):
-                    x, y, w, h, there, *scores = (logistic(value) for value in maps[place, row, column].tolist())
+                    x, y, w, h, objectness, *scores = (
+                        logistic(value) for value in maps[anchor_index, row, column].tolist()
+                    )
                     box = centred(
                         (2 * x - 0.5 + column) * stride, (2 * y - 0.5 + row) * stride,
                         (2 * w) ** 2 * wide, (2 * h) ** 2 * high,
                     )  # fmt: skip
                     index, value = best(scores)
-                    expected.append((box, there * value, index))
+                    expected.append((box, objectness * value, index))
     if flat:
         outputs = {
             name: maps.transpose(0, 1, 4, 2, 3).reshape(1, -1, *maps.shape[2:4]) for name, maps in outputs.items()
@@ -413,8 +414,8 @@ def yolov5_heads(*, flat=False, anchors=YOLOV5_ANCHORS, **metadata):
 
 def yolov7_heads():
     case = yolov5_heads(anchors=YOLOV7_ANCHORS)
-    said = [[side for pair in YOLOV7_ANCHORS[stride] for side in pair] for stride in STRIDES]
-    return Case(case.outputs, case.expected, {"metadata": {"names": NAMES, "anchors": said}})
+    anchors = [[side for pair in YOLOV7_ANCHORS[stride] for side in pair] for stride in STRIDES]
+    return Case(case.outputs, case.expected, {"metadata": {"names": NAMES, "anchors": anchors}})
 
 
 YOLOV7_ANCHORS = {
@@ -424,6 +425,7 @@ YOLOV7_ANCHORS = {
 }
 
 
+# Layout -> builder of its model.
 CASES: Mapping[str, Callable[[], Case]] = {
     "labelloop": labelloop, "classify": classify, "end2end": end2end, "yolov8": yolov8,
     "yolov8-segment": yolov8_segment, "yolov8-pose": yolov8_pose, "yolov8-obb": yolov8_obb,
@@ -433,25 +435,24 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "rt-detr": rt_detr, "tf-od": tf_od, "paddle": paddle, "ssd": ssd, "torchvision": torchvision,
     "yolov7-end2end": yolov7_end2end, "tensorrt-nms": tensorrt_nms, "yolov5-heads": yolov5_heads,
 }  # fmt: skip
-"""Layout -> a model of it."""
 
+# Description of a variant -> its layout, and builder.
 VARIANTS: Mapping[str, tuple[str, Callable[[], Case]]] = {
     "v6, whose objectness is always 1": ("yolov5", yolov6),
-    "v8 with the task told": ("yolov8", lambda: yolov8(task="detect")),
+    "v8 with the task in the metadata": ("yolov8", lambda: yolov8(task="detect")),
     "v8 with four levels": ("yolov8", lambda: yolov8((4, 8, 16, 32))),
     "NanoDet with its outputs in another order": ("nanodet", lambda: nanodet((3, 1, 5, 0, 4, 2))),
     "NanoDet with logits": ("nanodet", lambda: nanodet(logits=True)),
     "NanoDet with one output and three levels": ("nanodet-single", lambda: nanodet_single(STRIDES, 0.5)),
     "PicoDet in the order of its levels": ("picodet", lambda: picodet(tuple(range(8)))),
-    "end to end with keypoints of two numbers": ("end2end", end2end_pose),
-    "end to end with turned boxes": ("end2end", end2end_obb),
+    "end to end with keypoints of two values": ("end2end", end2end_pose),
+    "end to end with rotated boxes": ("end2end", end2end_obb),
     "torchvision, scores before labels": ("torchvision", lambda: torchvision(("boxes", "scores", "labels"))),
-    "TensorRT's older suppression, boxes as shares": (
+    "TensorRT's BatchedNMS, normalised boxes": (
         "tensorrt-nms",
         lambda: tensorrt_nms(("num_detections", "nmsed_boxes", "nmsed_scores", "nmsed_classes"), share=True),
     ),
     "v5's heads with anchors as channels": ("yolov5-heads", lambda: yolov5_heads(flat=True)),
-    "v7's heads, their anchors told": ("yolov5-heads", yolov7_heads),
+    "v7's heads, anchors in the metadata": ("yolov5-heads", yolov7_heads),
     "torchvision, labels first": ("torchvision", lambda: torchvision(("labels", "scores", "boxes"))),
 }
-"""Further forms of a layout, in words -> the layout, and a model."""

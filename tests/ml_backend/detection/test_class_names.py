@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml_backend.detection.class_names import Names, class_places, find_names, parse_names, point_names
+from ml_backend.detection.class_names import ClassNames, class_indices, find_names, keypoint_names, parse_names
 from ml_backend.errors import ModelBroken, NamesMissing
 
 GOOD = {
@@ -15,7 +15,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("text", GOOD.values(), ids=GOOD)
-def test_names_are_read_in_every_form_that_exporters_write(text):
+def test_names_of_all_exporters_are_parsed(text):
     assert parse_names(text) == ("cat", "dog")
 
 
@@ -32,7 +32,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_anything_else_is_refused_without_being_run(text):
+def test_other_text_is_rejected_without_evaluation(text):
     with pytest.raises(ValueError):
         parse_names(text)
 
@@ -44,14 +44,14 @@ def model(tmp_path):
     return file
 
 
-def test_a_sidecar_of_the_model_wins_over_its_metadata(model):
+def test_sidecar_takes_precedence_over_metadata(model):
     model.with_name("m.names").write_text("katze\nhund\n")
-    found = find_names(model, {"names": '["cat", "dog"]'}, 2)
-    assert found.names == ("katze", "hund")
-    assert found.source == "m.names"
+    names = find_names(model, {"names": '["cat", "dog"]'}, 2)
+    assert names.names == ("katze", "hund")
+    assert names.source == "m.names"
 
 
-def test_a_shared_file_is_used_where_its_count_fits_and_nothing_else_names_them(model):
+def test_shared_file_of_matching_count_is_the_last_resort(model):
     model.with_name("names.txt").write_text("cat\ndog\n\n")
     assert find_names(model, {}, 2).names == ("cat", "dog")
     assert find_names(model, {"names": '["a", "b", "c"]'}, 3).source == "metadata"
@@ -59,7 +59,7 @@ def test_a_shared_file_is_used_where_its_count_fits_and_nothing_else_names_them(
         find_names(model, {}, 3)
 
 
-def test_another_count_names_both_counts(model):
+def test_wrong_count_reports_both_counts(model):
     model.with_name("m.onnx.names").write_text("cat\n")
     with pytest.raises(NamesMissing, match=r"2 classes.*m\.onnx\.names names 1"):
         find_names(model, {}, 2)
@@ -68,12 +68,12 @@ def test_another_count_names_both_counts(model):
         find_names(model, {"names": '["cat"]'}, 2)
 
 
-def test_metadata_that_cannot_be_parsed_says_so(model):
+def test_unparsable_metadata_raises(model):
     with pytest.raises(ModelBroken, match="`names` cannot be read"):
         find_names(model, {"names": "os.system('x')"}, 2)
 
 
-def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read(model):
+def test_bom_and_crlf_are_accepted(model):
     model.with_name("m.names").write_bytes("\ufeffcat\r\ndog\r\n".encode())
     assert find_names(model, {}, 2).names == ("cat", "dog")
 
@@ -88,30 +88,30 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_names_are_read_from_the_files_that_exporters_leave_beside_a_model(case, model):
+def test_sidecars_of_all_exporters_are_read(case, model):
     name, text = FILES[case]
     model.with_name(name).write_text(text)
-    assert find_names(model, {}, 2) == Names(("cat", "dog"), name)
+    assert find_names(model, {}, 2) == ClassNames(("cat", "dog"), name)
 
 
-def test_a_file_that_the_user_names_wins_over_all(model, tmp_path):
+def test_user_file_takes_precedence(model, tmp_path):
     model.with_name("m.names").write_text("katze\nhund\n")
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("names: [chat, chien]")
-    assert find_names(model, {"names": '["cat", "dog"]'}, 2, given=mine).names == ("chat", "chien")
+    names_file = tmp_path / "custom.yaml"
+    names_file.write_text("names: [chat, chien]")
+    assert find_names(model, {"names": '["cat", "dog"]'}, 2, names_file=names_file).names == ("chat", "chien")
     with pytest.raises(ModelBroken, match=r"gone\.txt"):
-        find_names(model, {}, 2, given=tmp_path / "gone.txt")
+        find_names(model, {}, 2, names_file=tmp_path / "gone.txt")
 
 
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['x']", "names: 5", "- [a]", "{"])
-def test_a_yaml_file_without_names_is_refused_without_being_run(text, model):
+def test_yaml_without_names_is_rejected_without_evaluation(text, model):
     model.with_name("m.yaml").write_text(text)
     with pytest.raises(ModelBroken, match="names cannot be read"):
         find_names(model, {}, 2)
 
 
 PLACES = {
-    # classes of the outputs, what may be spare, names -> place of each number
+    # number of classes, background position, names -> index of each class number
     "as many": (2, "any", ("a", "b"), None),
     "the last is left over": (3, "any", ("a", "b"), (0, 1, -1)),
     "the first is the background": (3, "first", ("a", "b"), (-1, 0, 1)),
@@ -122,28 +122,28 @@ PLACES = {
 
 
 @pytest.mark.parametrize("case", PLACES)
-def test_numbers_of_the_outputs_find_their_names(case):
+def test_class_numbers_map_to_names(case):
     classes, spare, names, expected = PLACES[case]
-    assert class_places(names, classes, spare) == expected
+    assert class_indices(names, classes, spare) == expected
 
 
-def test_names_that_fit_in_no_way_are_refused():
+def test_mismatched_names_are_rejected():
     with pytest.raises(ValueError):
-        class_places(("a", "b"), 3, "none")
+        class_indices(("a", "b"), 3, "none")
     with pytest.raises(ValueError):
-        class_places(("a", "b"), 5, "any")
+        class_indices(("a", "b"), 5, "any")
 
 
 KEYPOINTS = {
     "told": ({"kpt_names": "{0: ['head', 'tail']}"}, 2, ("head", "tail")),
     "a list": ({"kpt_names": "['head', 'tail']"}, 2, ("head", "tail")),
     "another count": ({"kpt_names": "['head']"}, 2, ("0", "1")),
-    "none told": ({}, 3, ("0", "1", "2")),
+    "no names": ({}, 3, ("0", "1", "2")),
 }
 
 
 @pytest.mark.parametrize("case", KEYPOINTS)
-def test_keypoints_have_names(case):
+def test_keypoint_names(case):
     metadata, points, expected = KEYPOINTS[case]
-    assert point_names(metadata, points) == expected
-    assert point_names({}, 17)[0] == "nose"
+    assert keypoint_names(metadata, points) == expected
+    assert keypoint_names({}, 17)[0] == "nose"

@@ -1,4 +1,4 @@
-"""Real detectors on real photos: the embedded one finds a person and a cat, and so does YOLOX-nano where it is had."""
+"""Real detectors on real images: a person and a cat, with the embedded model and others where available."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import embedded_model, load_detector
 
-# Where the person and the cat are, by eye: x_min, y_min, x_max, y_max.
+# Approximate ground truth: x_min, y_min, x_max, y_max.
 PERSON = (0, 0, 370, 512)
 CAT = (0, 0, 450, 300)
 
@@ -18,9 +18,9 @@ def iou(a, b):
 
 
 def best(detector, photo):
-    [found] = detector.detect([prepare(photo, detector.spec)], floor=0.3)
-    top = int(np.argmax(found.scores))
-    return detector.names.names[found.classes[top]], found.boxes[top]
+    [detections] = detector.detect([prepare(photo, detector.spec)], floor=0.3)
+    top = int(np.argmax(detections.scores))
+    return detector.names.names[detections.classes[top]], detections.boxes[top]
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +28,20 @@ def embedded():
     return load_detector(embedded_model())
 
 
-@pytest.mark.parametrize(("which", "name", "place"), [("astronaut", "person", PERSON), ("chelsea", "cat", CAT)])
-def test_the_embedded_model_finds(which, name, place, embedded, request):
-    found, box = best(embedded, request.getfixturevalue(which))
-    assert found == name
-    assert iou(box, place) > 0.8
+@pytest.mark.parametrize(("which", "name", "truth"), [("astronaut", "person", PERSON), ("chelsea", "cat", CAT)])
+def test_embedded_model_detects(which, name, truth, embedded, request):
+    label, box = best(embedded, request.getfixturevalue(which))
+    assert label == name
+    assert iou(box, truth) > 0.8
 
 
-def test_the_embedded_model_carries_its_names_and_its_terms(embedded):
+def test_embedded_model_has_names_and_license(embedded):
     assert embedded.layout == "labelloop"
     assert embedded.names.source == "metadata"
     assert embedded.engine.graph.metadata["license"]
 
 
-def test_many_photos_at_once_give_what_each_gives_alone(embedded, astronaut, chelsea):
+def test_batches_equal_single_runs(embedded, astronaut, chelsea):
     photos = [prepare(photo, embedded.spec) for photo in (astronaut, chelsea, astronaut[::-1])]
     engine = embedded.engine
     together = engine.run([photo.tensor for photo in photos], ["boxes", "scores"])
@@ -51,26 +51,26 @@ def test_many_photos_at_once_give_what_each_gives_alone(embedded, astronaut, che
         np.testing.assert_allclose(together["scores"][index], alone["scores"][0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("which", "name", "place"), [("astronaut", "person", PERSON), ("chelsea", "cat", CAT)])
-def test_yolox_nano_finds(which, name, place, shared, request):
+@pytest.mark.parametrize(("which", "name", "truth"), [("astronaut", "person", PERSON), ("chelsea", "cat", CAT)])
+def test_yolox_nano_detects(which, name, truth, shared, request):
     model = shared / "models" / "yolox_nano.onnx"
     if not model.is_file():
         pytest.skip(f"needs {model}")
     detector = load_detector(model)
     assert detector.layout == "yolox"
-    found, box = best(detector, request.getfixturevalue(which))
-    assert found == name
-    assert iou(box, place) > 0.8
+    label, box = best(detector, request.getfixturevalue(which))
+    assert label == name
+    assert iou(box, truth) > 0.8
 
 
 @pytest.mark.parametrize(("file", "layout"), [("nanodet_m.onnx", "nanodet"), ("fastestdet.onnx", "fastestdet")])
-@pytest.mark.parametrize(("which", "name", "place"), [("astronaut", "person", PERSON), ("chelsea", "cat", CAT)])
-def test_detectors_of_other_layouts_find(file, layout, which, name, place, shared, request):
+@pytest.mark.parametrize(("which", "name", "truth"), [("astronaut", "person", PERSON), ("chelsea", "cat", CAT)])
+def test_other_layouts_detect(file, layout, which, name, truth, shared, request):
     model = shared / "models" / file
     if not model.is_file():
         pytest.skip(f"needs {model}")
     detector = load_detector(model)
     assert detector.layout == layout
-    found, box = best(detector, request.getfixturevalue(which))
-    assert found == name
-    assert iou(box, place) > 0.45  # NanoDet leaves out the legs
+    label, box = best(detector, request.getfixturevalue(which))
+    assert label == name
+    assert iou(box, truth) > 0.45  # NanoDet leaves out the legs

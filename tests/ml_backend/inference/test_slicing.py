@@ -1,4 +1,4 @@
-"""Large photos are looked at part by part: small objects are found, and nothing is counted twice."""
+"""Sliced inference detects small objects in large images, and counts none twice."""
 
 import dataclasses
 from itertools import pairwise
@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.preprocess import InputSpec
-from ml_backend.inference.slicing import Slices, detect_sliced, parts_of
+from ml_backend.inference.slicing import Slices, detect_sliced, slice_boxes
 
 
 class Spots:
-    """Finds every bright spot of at least 4 x 4 input pixels, and where it is cut only what it sees of it."""
+    """Detects the visible part of every bright spot of at least 4 x 4 input pixels."""
 
     batch = 2
     spec = InputSpec(64, 64, pad=0)
@@ -25,7 +25,7 @@ class Spots:
     def detect(self, photos, *, floor):
         from scipy import ndimage
 
-        found = []
+        results = []
         for photo in photos:
             self.looks += 1
             numbered, _ = ndimage.label(photo.tensor[0] > 127)
@@ -36,8 +36,8 @@ class Spots:
                 np.linspace(0.9, 0.8, len(boxes), dtype=np.float32),
                 np.zeros(len(boxes), np.int64),
             )
-            found.append(photo.fit.to_photo(plain))
-        return found
+            results.append(photo.fit.to_image(plain))
+        return results
 
 
 def photo_of(width, height, *spots):
@@ -47,11 +47,11 @@ def photo_of(width, height, *spots):
     return photo
 
 
-def boxes(found):
-    return sorted(tuple(round(side) for side in box) for box in found.boxes.tolist())
+def boxes(detections):
+    return sorted(tuple(round(side) for side in box) for box in detections.boxes.tolist())
 
 
-def test_small_objects_are_found_that_the_whole_photo_is_too_small_for():
+def test_small_objects_are_detected_in_slices():
     spots = [(20, 20, 28, 28), (300, 200, 308, 208), (500, 390, 508, 398)]
     photo = photo_of(512, 400, *spots)
     whole = detect_sliced(Spots(), photo, Slices(), floor=0.3)
@@ -60,44 +60,44 @@ def test_small_objects_are_found_that_the_whole_photo_is_too_small_for():
     assert boxes(sliced) == spots
 
 
-def test_an_object_that_parts_cut_is_one_box():
+def test_object_cut_by_slices_is_one_box():
     photo = photo_of(128, 128, (30, 30, 98, 50), (100, 100, 110, 112))
-    found = detect_sliced(Spots(), photo, Slices(64, 0.25), floor=0.3)
-    assert len(found) == 2
-    [large, small] = boxes(found)
+    detections = detect_sliced(Spots(), photo, Slices(64, 0.25), floor=0.3)
+    assert len(detections) == 2
+    [large, small] = boxes(detections)
     assert np.abs(np.array(large) - (30, 30, 98, 50)).max() <= 2
     assert small == (100, 100, 110, 112)
 
 
-def test_pieces_are_given_up_even_where_the_model_is_surer_of_them_than_of_the_whole():
+def test_fragments_yield_to_the_full_object():
     class Unsure(Spots):
         def detect(self, photos, *, floor):
             first = self.looks == 0
-            found = super().detect(photos, floor=floor)
+            results = super().detect(photos, floor=floor)
             if first:
-                found[0] = dataclasses.replace(found[0], scores=found[0].scores * 0.5)
-            return found
+                results[0] = dataclasses.replace(results[0], scores=results[0].scores * 0.5)
+            return results
 
-    found = detect_sliced(Unsure(), photo_of(192, 192, (20, 20, 170, 170)), Slices(64, 0.25), floor=0.3)
-    assert found.scores.max() < 0.5
-    assert np.abs(np.array(boxes(found)) - (20, 20, 170, 170)).max() <= 3
+    merged = detect_sliced(Unsure(), photo_of(192, 192, (20, 20, 170, 170)), Slices(64, 0.25), floor=0.3)
+    assert merged.scores.max() < 0.5
+    assert np.abs(np.array(boxes(merged)) - (20, 20, 170, 170)).max() <= 3
 
 
-def test_a_photo_no_larger_than_a_part_is_looked_at_once():
+def test_small_image_is_not_sliced():
     spots = Spots()
     detect_sliced(spots, photo_of(60, 40, (10, 10, 30, 30)), Slices(64, 0.2), floor=0.3)
     assert spots.looks == 1
 
 
-def test_a_reduced_decode_is_not_cut_but_read_in_pixels_of_the_original():
+def test_reduced_decode_is_not_sliced():
     spots = Spots()
-    found = detect_sliced(spots, photo_of(128, 128, (64, 64, 128, 128)), Slices(64), floor=0.3, size=(1280, 1280))
-    assert (spots.looks, boxes(found)) == (1, [(640, 640, 1280, 1280)])
+    detections = detect_sliced(spots, photo_of(128, 128, (64, 64, 128, 128)), Slices(64), floor=0.3, size=(1280, 1280))
+    assert (spots.looks, boxes(detections)) == (1, [(640, 640, 1280, 1280)])
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(64, 700), st.sampled_from([0.0, 0.1, 0.2, 0.5]))
-def test_the_parts_cover_the_photo_and_overlap_as_asked(width, height, side, overlap):
-    parts = parts_of(width, height, Slices(side, overlap))
+def test_slices_cover_the_image_and_overlap(width, height, side, overlap):
+    parts = slice_boxes(width, height, Slices(side, overlap))
     if max(width, height) <= side:
         assert parts == []
         return
@@ -110,7 +110,7 @@ def test_the_parts_cover_the_photo_and_overlap_as_asked(width, height, side, ove
     assert len(set(parts)) == len(parts)
 
 
-def test_a_project_asks_for_slices_in_its_extra_params(make_onnx, album):
+def test_extra_params_enable_slicing(make_onnx, album):
     from labelloop.labeling.studio.config import LabelConfig
     from ml_backend.inference.detector import load_detector
     from ml_backend.predict.label_mapping import find_targets
@@ -128,18 +128,18 @@ def test_a_project_asks_for_slices_in_its_extra_params(make_onnx, album):
     predictor = Predictor(album(x=np.zeros((128, 192, 3), np.uint8)), score_threshold=0.3)
 
     def count(extra):
-        asked = read_options(extra)
+        options = read_options(extra)
         tasks = [{"id": n, "data": {"i": "x"}} for n in range(3)]
-        entries = predictor.predict(tasks, detector=detector, targets=targets, options=asked)
+        entries = predictor.predict(tasks, detector=detector, targets=targets, options=options)
         return [len(entry.result) for entry in entries]
 
     assert count({}) == [1, 1, 1]
-    # The model sees the same in the whole and in each of 2 x 2 parts of 96: five boxes, none inside another.
+    # The model detects the same in the full image and in each of 2 x 2 slices: five boxes, none inside another.
     assert count('{"slice": 96, "slice_overlap": 0}') == [5, 5, 5]
 
 
 @pytest.mark.parametrize("extra", [{"slice": 10}, {"slice": "large"}, {"slice": 640, "slice_overlap": 1}])
-def test_slices_that_cannot_be_meant_are_refused(extra):
+def test_invalid_slices_are_rejected(extra):
     from labelloop.service.errors import BadRequest
     from ml_backend.predict.protocol import read_options
 
@@ -148,7 +148,7 @@ def test_slices_that_cannot_be_meant_are_refused(extra):
 
 
 @pytest.mark.parametrize("extra", [{"score_thresholds": 0.5}, {"score_thresholds": {"car": 2}}])
-def test_thresholds_that_cannot_be_meant_are_refused(extra):
+def test_invalid_thresholds_are_rejected(extra):
     from labelloop.service.errors import BadRequest
     from ml_backend.predict.protocol import read_options
 

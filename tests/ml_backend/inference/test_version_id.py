@@ -1,4 +1,4 @@
-"""The version string: the same everywhere for the same model, another for another."""
+"""The version string is equal everywhere for one model, and differs between models."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def model(tmp_path):
     return file
 
 
-def test_it_is_readable_and_the_same_for_the_same_bytes_in_another_folder(model, tmp_path):
+def test_version_is_independent_of_the_folder(model, tmp_path):
     version = model_version(model)
     assert version.startswith("my-model-v2-")
     other = tmp_path / "elsewhere"
@@ -25,23 +25,23 @@ def test_it_is_readable_and_the_same_for_the_same_bytes_in_another_folder(model,
 
 CHANGES = {
     "the file": lambda model: model.write_bytes(b"other weights"),
-    "weights beside it": lambda model: model.with_name(f"{model.name}.data").write_bytes(b"more"),
-    "names beside it": lambda model: model.with_suffix(".names").write_text("cat\n"),
+    "external weights": lambda model: model.with_name(f"{model.name}.data").write_bytes(b"more"),
+    "name sidecar": lambda model: model.with_suffix(".names").write_text("cat\n"),
     "shared names": lambda model: model.with_name("names.txt").write_text("cat\n"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_it_changes_with_everything_that_changes_predictions(model, change):
+def test_version_changes_with_predictions(model, change):
     before = model_version(model)
     change(model)
     assert model_version(model) != before
 
 
-def test_it_changes_with_a_forced_layout(model):
+def test_version_changes_with_a_forced_layout(model):
     assert len({model_version(model), model_version(model, layout="yolox"), model_version(model, layout="b")}) == 3
 
 
-def test_a_missing_file_names_the_path_and_the_option(tmp_path):
+def test_missing_file_reports_path_and_option(tmp_path):
     with pytest.raises(ModelMissing, match=r"gone\.onnx.*--model PATH"):
         model_version(tmp_path / "gone.onnx")

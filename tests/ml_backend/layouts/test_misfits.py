@@ -1,4 +1,4 @@
-"""What only looks like a layout is refused with what does not fit; pixels are those that the file states."""
+"""Graphs that only resemble a layout are rejected with the reason; pixels follow the file's metadata."""
 
 import numpy as np
 import pytest
@@ -13,23 +13,25 @@ SIDES = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
 
 
 def heads(columns, *, likely=0.0):
-    """Raw maps of three anchors a cell; the numbers from the sixth on are this likely, as logits."""
-    found = {}
+    """Raw maps with three anchors per cell; the values from the sixth on are logits shifted by `likely`."""
+    outputs = {}
     for stride in STRIDES:
         maps = RNG.normal(0, 1, (1, 3, HEIGHT // stride, WIDTH // stride, columns))
         maps[..., 4] -= 6
         maps[..., 5:] += likely
-        found[f"stride_{stride}"] = maps
-    return found
+        outputs[f"stride_{stride}"] = maps
+    return outputs
 
 
-def squashed_heads(columns):
-    found = heads(columns)
-    return {name: np.concatenate([1 / (1 + np.exp(-maps[..., :5])), maps[..., 5:]], -1) for name, maps in found.items()}
+def activated_heads(columns):
+    outputs = heads(columns)
+    return {
+        name: np.concatenate([1 / (1 + np.exp(-maps[..., :5])), maps[..., 5:]], -1) for name, maps in outputs.items()
+    }
 
 
-def rows_of(each, *more):
-    return np.concatenate([pixel_rows(RNG, count(each=each), each=each), *more], axis=1)
+def rows_of(anchors_per_cell, *more):
+    return np.concatenate([pixel_rows(RNG, count(per_cell=anchors_per_cell), per_cell=anchors_per_cell), *more], axis=1)
 
 
 def shares(rows):
@@ -48,58 +50,62 @@ def finished(boxes):
 CORNERS = np.array([[0.1, 0.2, 0.4, 0.6], [0.3, 0.1, 0.9, 0.8], [0.0, 0.0, 0.2, 0.2]])
 
 MISFITS = {
-    "YOLOv5-face heads": (heads(16), "16 numbers an anchor would be .* 11 classes, of which"),
-    "YOLOv7-pose heads": (heads(57), "57 numbers an anchor"),
-    "plates' heads": (heads(14), "14 numbers an anchor"),
-    "half squashed heads": (squashed_heads(16), "went through a sigmoid and the others did not"),
+    "YOLOv5-face heads": (heads(16), "16 values per anchor would be .* 11 classes, of which"),
+    "YOLOv7-pose heads": (heads(57), "57 values per anchor"),
+    "plates' heads": (heads(14), "14 values per anchor"),
+    "half activated heads": (activated_heads(16), "only the first five or only the others went through a sigmoid"),
     "YOLOv5-face rows": (
-        {"output": [rows_of(3, uniform(count(each=3), 1), uniform(count(each=3), 11, most=60))]},
+        {"output": [rows_of(3, uniform(count(per_cell=3), 1), uniform(count(per_cell=3), 11, most=60))]},
         "looks like yolov5 .*scores reach from",
     ),
-    "YOLOv5 rows in shares": (
-        {"output": [shares(rows_of(3, uniform(count(each=3), 4)))]}, "looks like yolov5 .*no pixels",
+    "YOLOv5 rows, normalised": (
+        {"output": [shares(rows_of(3, uniform(count(per_cell=3), 4)))]}, "looks like yolov5 .*instead of pixels",
     ),
-    "YOLOv5-Lite rows, cells not applied": ({"output": [uniform(count(each=3), 8)]}, "looks like yolov5 .*no pixels"),
-    "YOLOv8 in shares": ({"output0": [shares(rows_of(1, uniform(count(), 3))).T]}, "looks like yolov8 .*no pixels"),
+    "YOLOv5-Lite rows, cells not applied": (
+        {"output": [uniform(count(per_cell=3), 8)]}, "looks like yolov5 .*instead of pixels",
+    ),
+    "YOLOv8, normalised": (
+        {"output0": [shares(rows_of(1, uniform(count(), 3))).T]}, "looks like yolov8 .*instead of pixels",
+    ),
     "YOLOv8-face without metadata": (
-        {"output0": [rows_of(1, uniform(count(), 1), uniform(count(), 15, most=60)).T]}, "points, angles or logits",
+        {"output0": [rows_of(1, uniform(count(), 1), uniform(count(), 15, most=60)).T]}, "keypoints, angles or logits",
     ),
     "RT-DETR's rows in logits": (
         {"labels": np.array([[1, 2, 0]]), "boxes": CORNERS[None] * 60, "scores": np.array([[3.0, 2.0, -4.0]])},
         "scores reach from -4 to 3",
     ),
     "a map of segments": ({"map": uniform(1, 8, HEIGHT // 16, WIDTH // 16)}, "planes lie in 0..1"),
-    "distances that are no distributions": (
+    "distances without distributions": (
         {
             f"{kind}_{stride}": uniform(1, (HEIGHT // stride) * (WIDTH // stride), wide)
             for stride in STRIDES for kind, wide in (("cls", 3), ("reg", 4))
         }, "no known layout matches",
     ),
-    "boxes off the photo": (finished(CORNERS * 100_000), "outside the input"),
-    "scores of no number": (
+    "boxes outside the image": (finished(CORNERS * 100_000), "outside the input"),
+    "NaN scores": (
         {**finished(CORNERS * 60), "scores": np.array([np.nan, 0.5, 0.4])}, "not numbers",
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("outputs", "said"), MISFITS.values(), ids=MISFITS)
-def test_a_look_alike_is_refused_with_what_does_not_fit(outputs, said, make_onnx):
-    with pytest.raises(UnknownLayout, match=said):
-        load_detector(make_onnx(outputs, shape=("batch", 3, HEIGHT, WIDTH)), numbered=True)
+@pytest.mark.parametrize(("outputs", "reason"), MISFITS.values(), ids=MISFITS)
+def test_misfits_are_rejected_with_the_reason(outputs, reason, make_onnx):
+    with pytest.raises(UnknownLayout, match=reason):
+        load_detector(make_onnx(outputs, shape=("batch", 3, HEIGHT, WIDTH)), allow_numbered=True)
 
 
-def test_heads_of_many_unlikely_classes_are_still_recognised(make_onnx):
+def test_heads_with_many_unlikely_classes_are_recognised(make_onnx):
     file = make_onnx(heads(85, likely=-4), shape=("batch", 3, HEIGHT, WIDTH))
-    assert load_detector(file, numbered=True).layout == "yolov5-heads"
+    assert load_detector(file, allow_numbered=True).layout == "yolov5-heads"
 
 
-def test_heads_whose_names_fit_are_recognised_whatever_is_likely(make_onnx):
+def test_heads_with_matching_names_are_recognised(make_onnx):
     names = [f"class {number}" for number in range(11)]
     file = make_onnx(heads(16), shape=("batch", 3, HEIGHT, WIDTH), metadata={"names": names})
     assert load_detector(file).layout == "yolov5-heads"
 
 
-def test_metadata_does_not_excuse_scores_that_are_logits(make_onnx):
+def test_metadata_does_not_excuse_logits(make_onnx):
     case = yolov8(task="detect")
     rows = np.array(case.outputs["output0"][0])
     rows[4:] = rows[4:] * 10 - 8
@@ -107,48 +113,48 @@ def test_metadata_does_not_excuse_scores_that_are_logits(make_onnx):
         load_detector(make_onnx({"output0": [rows]}, **case.options))
 
 
-def test_a_layout_that_is_named_is_taken_and_its_misfit_is_said(make_onnx):
+def test_forced_layout_reports_its_misfit(make_onnx):
     case = yolov5()
     file = make_onnx({"output": [shares(np.array(case.outputs["output0"][0]))]}, **case.options)
-    assert "although boxes reach to" in load_detector(file, layout="yolov5").why
+    assert "although boxes reach" in load_detector(file, layout="yolov5").why
 
 
-def test_poses_with_their_metadata_still_fit(make_onnx):
+def test_pose_with_metadata_is_recognised(make_onnx):
     case = yolov8_pose()
     assert load_detector(make_onnx(case.outputs, **case.options)).layout == "yolov8-pose"
 
 
-# --- shares or pixels ------------------------------------------------------------------------------------------------
+# --- normalised boxes or pixels --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
-def test_boxes_in_shares_become_pixels_with_and_without_a_batch(batched, make_onnx):
+def test_normalised_boxes_become_pixels(batched, make_onnx):
     outputs = finished(CORNERS)
     if batched:
         outputs = {name: array[None] for name, array in outputs.items()}
     detector = load_detector(make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}))
     assert detector.layout == "ssd"
-    seen = detector.engine.run([np.zeros((3, HEIGHT, WIDTH), np.float32)], detector.reader.outputs)
-    np.testing.assert_allclose(detector.reader.decode(seen, 0.3)[0].boxes, CORNERS * SIDES, rtol=1e-5)
+    outputs_ = detector.engine.run([np.zeros((3, HEIGHT, WIDTH), np.float32)], detector.reader.outputs)
+    np.testing.assert_allclose(detector.reader.decode(outputs_, 0.3)[0].boxes, CORNERS * SIDES, rtol=1e-5)
 
 
-def test_shares_that_no_trial_showed_are_refused_when_they_come(make_onnx):
+def test_normalised_boxes_without_a_trial_raise_later(make_onnx):
     outputs = {name: array[:0] for name, array in finished(CORNERS).items()}
     detector = load_detector(make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}))
-    assert not detector.proven
-    assert "the trial run found none" in detector.why
-    detector._prove([Detections(np.float32(CORNERS * SIDES), np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))])
-    with pytest.raises(ModelBroken, match="shares") as told:
-        detector._prove([Detections(np.float32(CORNERS), np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))])
-    assert "ssd" in told.value.fix
+    assert not detector.units_checked
+    assert "the trial run had no boxes" in detector.why
+    detector.check_units([Detections(np.float32(CORNERS * SIDES), np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))])
+    with pytest.raises(ModelBroken, match="normalised") as error:
+        detector.check_units([Detections(np.float32(CORNERS), np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))])
+    assert "ssd" in error.value.fix
 
 
 # --- ONNX's metadata of images, as Custom Vision writes it -----------------------------------------------------------
 
 PIXELS = {
     "BGR bytes": ("Bgr8", "NominalRange_0_255", "BGR", 255.0),
-    "RGB shares": ("Rgb8", "Normalized_0_1", "RGB", 1.0),
-    "RGB around nought": ("Rgb8", "Normalized_1_1", "RGB", 1.0),
+    "RGB 0..1": ("Rgb8", "Normalized_0_1", "RGB", 1.0),
+    "RGB -1..1": ("Rgb8", "Normalized_1_1", "RGB", 1.0),
     "no range": ("Bgr8", None, "BGR", 1.0),
 }
 
@@ -156,12 +162,12 @@ PIXELS = {
 def custom_vision(make_onnx, **metadata):
     names = {"detected_boxes": CORNERS[None], "detected_classes": np.array([[0, 1, 2]])}
     outputs = {**names, "detected_scores": np.array([[0.9, 0.8, 0.7]])}
-    told = {"names": NAMES, **{f"Image.{key}": value for key, value in metadata.items() if value}}
-    return make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata=told)
+    metadata_ = {"names": NAMES, **{f"Image.{key}": value for key, value in metadata.items() if value}}
+    return make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata=metadata_)
 
 
 @pytest.mark.parametrize("case", PIXELS)
-def test_the_pixels_are_those_that_the_metadata_states(case, make_onnx):
+def test_pixels_follow_the_metadata(case, make_onnx):
     pixels, values, color, white = PIXELS[case]
     file = custom_vision(make_onnx, BitmapPixelFormat=pixels, NominalPixelRange=values, ColorSpaceGamma="SRGB")
     spec = load_detector(file).spec
@@ -171,16 +177,16 @@ def test_the_pixels_are_those_that_the_metadata_states(case, make_onnx):
     assert black == pytest.approx(-1.0 if values == "Normalized_1_1" else 0.0)
 
 
-def test_custom_vision_counts_its_classes_from_nought(make_onnx):
+def test_custom_vision_classes_start_at_zero(make_onnx):
     detector = load_detector(custom_vision(make_onnx, BitmapPixelFormat="Bgr8"))
-    seen = detector.engine.run([np.zeros((3, HEIGHT, WIDTH), np.float32)], detector.reader.outputs)
-    assert detector._numbered(detector.reader.decode(seen, 0.3)[0]).classes.tolist() == [0, 1, 2]
+    outputs = detector.engine.run([np.zeros((3, HEIGHT, WIDTH), np.float32)], detector.reader.outputs)
+    assert detector.map_classes(detector.reader.decode(outputs, 0.3)[0]).classes.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [("BitmapPixelFormat", "Gray8"), ("NominalPixelRange", "NominalRange_16_235"), ("ColorSpaceGamma", "Linear")],
 )
-def test_pixels_that_are_not_made_here_are_refused_by_name(key, value, make_onnx):
+def test_unsupported_pixel_formats_are_rejected(key, value, make_onnx):
     with pytest.raises(ModelBroken, match=f"Image.{key} is '{value}'"):
         load_detector(custom_vision(make_onnx, **{key: value}))

@@ -1,4 +1,4 @@
-"""Smart tools: what an annotator gets for a box or clicks, on drawn photos whose objects are known to the pixel."""
+"""Smart tools on generated images with known objects: answers to boxes and clicks."""
 
 import io
 import threading
@@ -13,16 +13,17 @@ from PIL import Image
 
 from labelloop.labeling.geometry.overlap import iou
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.regions import regions
-from labelloop.labeling.studio.task import Prediction, Result
-from labelloop.service.media import MediaMissing, Photo, load_photo
+from labelloop.labeling.studio.reading import read_regions
+from labelloop.labeling.studio.task import ModelPrediction
+from labelloop.service.media import DecodedImage, MediaMissing, load_image
 from labelloop.service.memory_budget import MemoryBudget
 from ml_backend.smart import SmartTools, serves_smart_tools
-from ml_backend.smart.crop import View
+from ml_backend.smart.crop import BoxCrop
 from ml_backend.smart.crop_mask import InstanceMask
 from ml_backend.smart.embedding_cache import SingleFlightLRU
-from ml_backend.smart.outline_network import Outline
+from ml_backend.smart.outline_network import OutlineSegmenter
 
 W, H = 400, 300
 LABELS = '<Label value="Car"/><Label value="Bg"/>'
@@ -36,7 +37,7 @@ BITMASK = f'<BitmaskLabels name="bits" toName="image" smart="false">{LABELS}</Bi
 
 
 def scene(cx=200, cy=140, rx=70, ry=45, seed=0):
-    """A photo of one disc on a noisy ground, and the disc."""
+    """An image of one disc on a noisy background, and the disc."""
     noise = np.random.default_rng(seed)
     disc = Ellipse(cx, cy, rx, ry)
     ground = np.array([60, 110, 70]) + noise.normal(0, 8, (H, W, 3)) + np.linspace(-20, 20, W)[None, :, None]
@@ -67,7 +68,7 @@ def ask(tools, *prompts, outlets=BRUSH, url="disc.png", task=None):
 
 
 def shape(result):
-    [region] = regions(Prediction(results=(Result(result),)))
+    [region] = read_regions(ModelPrediction(results=(Result(result),)))
     return region.geometry
 
 
@@ -76,7 +77,7 @@ def tools(album):
     return SmartTools(album({"disc.png": scene()[0]}))
 
 
-def test_a_loose_box_becomes_the_tight_one_and_its_brush(tools):
+def test_loose_box_becomes_tight_box_and_brush(tools):
     disc = scene()[1]
     tight, brush = ask(tools, box(115, 85, 165, 115))
     assert (tight["from_name"], tight["type"], brush["from_name"], brush["type"]) == (
@@ -85,7 +86,7 @@ def test_a_loose_box_becomes_the_tight_one_and_its_brush(tools):
     assert tight["value"]["rectanglelabels"] == brush["value"]["brushlabels"] == ["Car"]
     left, top, right, bottom = disc.bounds
     assert iou(shape(tight), Rectangle(left, top, right - left, bottom - top)) > 0.94
-    assert iou(shape(brush), Mask.of(disc.mask(W, H))) > 0.93
+    assert iou(shape(brush), Mask.from_array(disc.mask(W, H))) > 0.93
 
 
 OUTLETS = {
@@ -97,177 +98,188 @@ OUTLETS = {
 
 
 @pytest.mark.parametrize("case", OUTLETS)
-def test_a_click_is_answered_on_the_control_kept_for_it(case, tools):
+def test_click_is_answered_on_its_reserved_control(case, tools):
     outlet, kind = OUTLETS[case]
-    [found] = ask(tools, click(200, 140), outlets=outlet)
-    assert isinstance(shape(found), kind)
-    assert iou(shape(found), scene()[1]) > 0.85
+    [result] = ask(tools, click(200, 140), outlets=outlet)
+    assert isinstance(shape(result), kind)
+    assert iou(shape(result), scene()[1]) > 0.85
 
 
-def test_without_such_a_control_a_click_becomes_a_box(tools):
-    [found] = ask(tools, click(200, 140), outlets="")
-    assert (found["from_name"], found["type"]) == ("box", "rectanglelabels")
+def test_click_becomes_a_box_without_reserved_control(tools):
+    [result] = ask(tools, click(200, 140), outlets="")
+    assert (result["from_name"], result["type"]) == ("box", "rectanglelabels")
 
 
 def test_answers_have_fresh_ids_a_score_and_no_meta(tools):
     prompt = box(115, 85, 165, 115)
-    found = ask(tools, prompt) + ask(tools, prompt)
-    assert len({one["id"] for one in found} | {"drawn"}) == 5
-    assert all(one["id"].startswith("smart-") and 0 < one["score"] <= 1 and "meta" not in one for one in found)
-    assert [one["value"] for one in found[:2]] == [one["value"] for one in found[2:]]  # and say the same twice
+    results = ask(tools, prompt) + ask(tools, prompt)
+    assert len({result["id"] for result in results} | {"drawn"}) == 5
+    assert all(
+        result["id"].startswith("smart-") and 0 < result["score"] <= 1 and "meta" not in result for result in results
+    )
+    assert [result["value"] for result in results[:2]] == [result["value"] for result in results[2:]]  # deterministic
 
 
-def test_an_alt_click_takes_away_what_lies_there(album):
-    """Two discs of one colour that touch: a click beside the first cuts the second off."""
-    image, one = scene(cx=140, rx=60, ry=60)
+def test_negative_click_removes_its_object(album):
+    """Two touching discs of one colour: a negative click on the second one cuts it off."""
+    image, first = scene(cx=140, rx=60, ry=60)
     other = Ellipse(255, 140, 60, 60)
     image[other.mask(W, H)] = image[140, 140]
     tools = SmartTools(album({"disc.png": image}))
     both = box(70, 70, 250, 140)
     before, after = ask(tools, both), ask(tools, both, click(140, 140), click(270, 140, positive=False))
     assert not shape(after[-1]).array()[140, 270]
-    assert iou(shape(after[-1]), Mask.of(one.mask(W, H))) > iou(shape(before[-1]), Mask.of(one.mask(W, H))) + 0.2
+    assert (
+        iou(shape(after[-1]), Mask.from_array(first.mask(W, H)))
+        > iou(shape(before[-1]), Mask.from_array(first.mask(W, H))) + 0.2
+    )
 
 
-def test_several_boxes_are_several_objects_and_a_redrawn_one_is_the_same(album):
+def test_redrawn_box_replaces_its_object(album):
     image, first = scene(cx=100, rx=40, ry=40)
     second = Ellipse(300, 150, 50, 50)
     image[second.mask(W, H)] = (30, 60, 210)
     tools = SmartTools(album({"disc.png": image}))
-    found = ask(tools, box(50, 90, 100, 100), box(52, 92, 96, 96), box(240, 92, 120, 116), outlets="")
-    assert [round(shape(one).bounds[0] / 10) for one in found] == [6, 25]
-    assert iou(shape(found[0]), Rectangle(60, 100, 80, 80)) > 0.9
+    results = ask(tools, box(50, 90, 100, 100), box(52, 92, 96, 96), box(240, 92, 120, 116), outlets="")
+    assert [round(shape(result).bounds[0] / 10) for result in results] == [6, 25]
+    assert iou(shape(results[0]), Rectangle(60, 100, 80, 80)) > 0.9
     assert first.bounds[0] == 60
 
 
-def test_prompts_left_behind_by_another_label_do_not_count(tools):
-    found = ask(tools, box(0, 0, 60, 60, label="Bg"), box(115, 85, 165, 115), outlets="")
-    assert [one["value"]["rectanglelabels"] for one in found] == [["Car"]]
+def test_leftover_prompts_of_other_labels_are_ignored(tools):
+    results = ask(tools, box(0, 0, 60, 60, label="Bg"), box(115, 85, 165, 115), outlets="")
+    assert [result["value"]["rectanglelabels"] for result in results] == [["Car"]]
 
 
-def test_a_turned_box_stays_turned(tools):
-    [found] = ask(tools, box(150, 60, 150, 130, value={"rotation": 20}), outlets="")
-    assert found["value"]["rotation"] == 20
-    assert shape(found).area < 150 * 130
+def test_rotated_box_keeps_its_rotation(tools):
+    [result] = ask(tools, box(150, 60, 150, 130, value={"rotation": 20}), outlets="")
+    assert result["value"]["rotation"] == 20
+    assert shape(result).area < 150 * 130
 
 
-def test_labels_beside_a_separate_rectangle_stay_beside_it(tools):
+def test_separate_labels_control_is_answered(tools):
     config = LabelConfig.parse(
         f"""<View><Image name="image" value="$image"/><Labels name="labels" toName="image">{LABELS}</Labels>
         <Rectangle name="shape" toName="image" smart="true"/></View>"""
     )
     drawn = box(115, 85, 165, 115, from_name="shape", type="rectangle")
-    place = {key: drawn["value"][key] for key in ("x", "y", "width", "height", "rotation")}
-    named = {**drawn, "from_name": "labels", "type": "labels", "value": {**place, "labels": ["Car"]}}
-    drawn["value"] = place
+    position = {key: drawn["value"][key] for key in ("x", "y", "width", "height", "rotation")}
+    named = {**drawn, "from_name": "labels", "type": "labels", "value": {**position, "labels": ["Car"]}}
+    drawn["value"] = position
     context = {"result": [drawn, named]}
-    found = tools.answer({"id": 1, "data": {"image": "disc.png"}}, config, context).result
-    assert [(one["from_name"], one["type"]) for one in found] == [("shape", "rectangle"), ("labels", "labels")]
-    assert found[0]["id"] == found[1]["id"] != "drawn"
-    assert found[1]["value"]["labels"] == ["Car"]
+    results = tools.answer({"id": 1, "data": {"image": "disc.png"}}, config, context).result
+    assert [(result["from_name"], result["type"]) for result in results] == [
+        ("shape", "rectangle"),
+        ("labels", "labels"),
+    ]
+    assert results[0]["id"] == results[1]["id"] != "drawn"
+    assert results[1]["value"]["labels"] == ["Car"]
 
 
-def test_the_photo_of_a_list_that_the_prompt_lies_on_is_the_one_looked_at(album):
+def test_prompted_image_of_a_list_is_used(album):
     photos = album({"a.png": scene(cx=90, rx=50)[0], "b.png": scene()[0]})
     config = LabelConfig.parse(CONFIG.format("").replace('value="$image"', 'valueList="$image"'))
     context = {"result": [box(115, 85, 165, 115, item_index=1)]}
-    [found] = SmartTools(photos).answer({"id": 1, "data": {"image": ["a.png", "b.png"]}}, config, context).result
+    [result] = SmartTools(photos).answer({"id": 1, "data": {"image": ["a.png", "b.png"]}}, config, context).result
     assert photos.asked == [("b.png", 1)]
-    assert found["item_index"] == 1
+    assert result["item_index"] == 1
 
 
-def test_a_photo_kept_smaller_than_it_is_gives_shapes_in_its_own_pixels():
+def test_reduced_image_yields_original_pixels():
     image, disc = scene()
 
     class Halved:
         def photo(self, url, *, task_id=None, max_side=None, **_):
-            return Photo(np.ascontiguousarray(image[::2, ::2]), W, H)
+            return DecodedImage(np.ascontiguousarray(image[::2, ::2]), W, H)
 
     _, brush = ask(SmartTools(Halved()), box(115, 85, 165, 115))
     assert (brush["original_width"], brush["original_height"]) == (W, H)
-    assert iou(shape(brush), Mask.of(disc.mask(W, H))) > 0.9
+    assert iou(shape(brush), Mask.from_array(disc.mask(W, H))) > 0.9
 
 
-MOODS = {
+FAILURES = {
     "no photo": {"url": "none.png"},
     "no address": {"task": {"id": 1, "data": {}}},
-    "data that is none": {"task": {"id": 1, "data": None}},
+    "data of a wrong type": {"task": {"id": 1, "data": None}},
 }
 
 
-@pytest.mark.parametrize("mood", MOODS)
-def test_whatever_fails_a_box_is_answered_with_itself(mood, album):
+@pytest.mark.parametrize("failure", FAILURES)
+def test_box_is_returned_on_any_failure(failure, album):
     tools = SmartTools(album({"none.png": MediaMissing("none.png", "gone")}))
-    found = ask(tools, box(115, 85, 165, 115), outlets=POLYGON, **MOODS[mood])
-    assert [one["type"] for one in found] == ["rectanglelabels", "polygonlabels"]
-    assert shape(found[0]) == Rectangle(115, 85, 165, 115) or iou(shape(found[0]), Rectangle(115, 85, 165, 115)) > 0.999
-    assert "drawn" not in {one["id"] for one in found}
+    results = ask(tools, box(115, 85, 165, 115), outlets=POLYGON, **FAILURES[failure])
+    assert [result["type"] for result in results] == ["rectanglelabels", "polygonlabels"]
+    assert (
+        shape(results[0]) == Rectangle(115, 85, 165, 115)
+        or iou(shape(results[0]), Rectangle(115, 85, 165, 115)) > 0.999
+    )
+    assert "drawn" not in {result["id"] for result in results}
 
 
-def test_a_segmenter_that_fails_costs_nothing_but_tightness(tools, monkeypatch):
-    monkeypatch.setattr(Outline, "segment", lambda *_: 1 / 0)
-    [found] = ask(tools, box(115, 85, 165, 115), outlets="")
-    assert iou(shape(found), Rectangle(115, 85, 165, 115)) > 0.999
+def test_failing_segmenter_returns_the_box(tools, monkeypatch):
+    monkeypatch.setattr(OutlineSegmenter, "segment", lambda *_: 1 / 0)
+    [result] = ask(tools, box(115, 85, 165, 115), outlets="")
+    assert iou(shape(result), Rectangle(115, 85, 165, 115)) > 0.999
 
 
 NOWHERE = {
     "nothing": [],
-    "only a click beside": [click(10, 10, positive=False)],
+    "only a negative click": [click(10, 10, positive=False)],
     "no value": [{**box(1, 1, 5, 5), "value": None}],
     "not an object": ["x"],
-    "a click off the photo": [click(-900, -900)],
+    "a click outside the image": [click(-900, -900)],
 }
 
 
 @pytest.mark.parametrize("case", NOWHERE)
-def test_a_prompt_that_says_no_place_is_answered_with_nothing(case, tools):
+def test_prompt_without_position_returns_nothing(case, tools):
     assert ask(tools, *NOWHERE[case]) == []
 
 
-def test_photos_worked_on_at_once_are_never_mixed_up(album):
-    places = [(x, y) for x in (80, 160, 240, 320) for y in (70, 150, 220)]
-    photos = album({f"{x}-{y}.png": scene(cx=x, cy=y, rx=40, ry=40, seed=x + y)[0] for x, y in places})
+def test_concurrent_images_are_not_mixed_up(album):
+    positions = [(x, y) for x in (80, 160, 240, 320) for y in (70, 150, 220)]
+    photos = album({f"{x}-{y}.png": scene(cx=x, cy=y, rx=40, ry=40, seed=x + y)[0] for x, y in positions})
     tools = SmartTools(photos)
-    alone = {place: SmartTools(photos) for place in places}
+    alone = {position: SmartTools(photos) for position in positions}
 
-    def work(turn):
-        x, y = places[turn % len(places)]
-        given = box(x - 52, y - 50, 103, 102)
-        found = ask(tools, given, url=f"{x}-{y}.png")
-        return (x, y), [one["value"] for one in found], shape(found[0])
+    def work(number):
+        x, y = positions[number % len(positions)]
+        prompt = box(x - 52, y - 50, 103, 102)
+        results = ask(tools, prompt, url=f"{x}-{y}.png")
+        return (x, y), [result["value"] for result in results], shape(results[0])
 
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(work, range(96)))
     for (x, y), _, tight in answers:
         assert iou(tight, Rectangle(x - 40, y - 40, 80, 80)) > 0.9
-    for place in places:
-        values = [values for at, values, _ in answers if at == place]
-        x, y = place
-        wanted = [one["value"] for one in ask(alone[place], box(x - 52, y - 50, 103, 102), url=f"{x}-{y}.png")]
-        assert all(one == wanted for one in values)
+    for position in positions:
+        values = [values for at, values, _ in answers if at == position]
+        x, y = position
+        wanted = [result["value"] for result in ask(alone[position], box(x - 52, y - 50, 103, 102), url=f"{x}-{y}.png")]
+        assert all(result == wanted for result in values)
 
 
-def test_looks_are_made_once_for_many_threads_and_the_oldest_go_first():
-    looks, made, started = SingleFlightLRU(2), [], threading.Barrier(8)
+def test_lru_computes_once_and_evicts_the_oldest():
+    cache, computed, started = SingleFlightLRU(2), [], threading.Barrier(8)
 
     def get(key):
         started.wait()
-        return looks.get(key, lambda: made.append(key) or key.upper())
+        return cache.get(key, lambda: computed.append(key) or key.upper())
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(get, "aaaabbbb")) == {"A", "B"}
-    assert sorted(made) == ["a", "b"]
-    looks.get("a", lambda: made.append("again"))
-    assert looks.get("c", lambda: "C") == "C"
-    assert looks.get("a", lambda: "new") == "A"
-    assert looks.get("b", lambda: "new") == "new"
+    assert sorted(computed) == ["a", "b"]
+    cache.get("a", lambda: computed.append("again"))
+    assert cache.get("c", lambda: "C") == "C"
+    assert cache.get("a", lambda: "new") == "A"
+    assert cache.get("b", lambda: "new") == "new"
 
 
-def test_a_photo_that_could_not_be_had_is_asked_for_again():
-    looks = SingleFlightLRU(2)
+def test_lru_does_not_store_failures():
+    cache = SingleFlightLRU(2)
     with pytest.raises(MediaMissing):
-        looks.get("a", lambda: (_ for _ in ()).throw(MediaMissing("a", "gone")))
-    assert looks.get("a", lambda: "there") == "there"
+        cache.get("a", lambda: (_ for _ in ()).throw(MediaMissing("a", "gone")))
+    assert cache.get("a", lambda: "there") == "there"
 
 
 def peak_mb(work):
@@ -279,7 +291,7 @@ def peak_mb(work):
         tracemalloc.stop()
 
 
-def test_an_object_on_a_large_photo_takes_little_memory():
+def test_mask_on_a_large_image_uses_little_memory():
     level = cv2.GaussianBlur(np.pad(np.ones((80, 80), np.float32), 40, constant_values=-1), (0, 0), 5)
     large = InstanceMask(level, (0, 0, 8000, 8000), 0.9)
     assert peak_mb(large.box) < 60  # the photo's pixels as floats: 256
@@ -287,14 +299,14 @@ def test_an_object_on_a_large_photo_takes_little_memory():
     assert (large.mask(8000, 8000).array() != large.pixels()).mean() < 1e-4
 
 
-def test_photos_kept_at_hand_leave_the_memory_to_decoding():
+def test_cached_embeddings_release_the_decoding_budget():
     budget = MemoryBudget(100_000_000, wait_s=0.1)
     file = io.BytesIO()
     Image.new("RGB", (2600, 2600)).save(file, "PNG")
 
     class Photos:
         def photo(self, url, *, task_id=None, max_side=None):
-            return load_photo(file.getvalue(), max_side=max_side, budget=budget)
+            return load_image(file.getvalue(), max_side=max_side, budget=budget)
 
     tools = SmartTools(Photos())
     ask(tools, box(115, 85, 165, 115))
@@ -302,18 +314,18 @@ def test_photos_kept_at_hand_leave_the_memory_to_decoding():
         pass
 
 
-def test_a_cutout_has_the_box_of_its_pixels_to_the_pixel():
+def test_mask_converts_to_box_and_polygon():
     level = np.full((10, 20), -1, np.float32)
     level[2:5, 3:9] = 1
-    cutout = InstanceMask(level, (100, 50, 120, 60), 1.0)
-    assert cutout.box() == Rectangle(103, 52, 6, 3)
-    assert cutout.polygon().bounds == (103, 52, 109, 55)
-    assert cutout.mask(200, 100).bounds == (103, 52, 109, 55)
+    mask = InstanceMask(level, (100, 50, 120, 60), 1.0)
+    assert mask.box() == Rectangle(103, 52, 6, 3)
+    assert mask.polygon().bounds == (103, 52, 109, 55)
+    assert mask.mask(200, 100).bounds == (103, 52, 109, 55)
 
 
 SERVED = {
     "box": ('<RectangleLabels name="a" toName="image" smart="true"><Label value="x"/></RectangleLabels>', True),
-    "nothing asked for": ('<RectangleLabels name="a" toName="image"><Label value="x"/></RectangleLabels>', False),
+    "no smart attribute": ('<RectangleLabels name="a" toName="image"><Label value="x"/></RectangleLabels>', False),
     "clicks with no outlet": (
         '<KeyPointLabels name="a" toName="image" smart="true"><Label value="x"/></KeyPointLabels>', False,
     ),
@@ -331,7 +343,7 @@ SERVED = {
 
 
 @pytest.mark.parametrize("case", SERVED)
-def test_a_project_gets_smart_tools_where_its_config_asks_for_what_can_be_served(case):
+def test_smart_tools_need_a_config_that_can_be_served(case):
     controls, served = SERVED[case]
     config = LabelConfig.parse(f'<View><Image name="image" value="$image"/>{controls}</View>')
     assert serves_smart_tools(config) is served
@@ -346,43 +358,43 @@ def test_predict_answers_a_prompt(client_of, labelloop_model, album):
         "params": {"login": None, "password": None, "context": {"result": [box(115, 85, 165, 115)]}},
     }
     [entry] = client.post("/predict", json=body).json["results"]
-    assert [one["type"] for one in entry["result"]] == ["rectanglelabels", "brushlabels"]
+    assert [result["type"] for result in entry["result"]] == ["rectanglelabels", "brushlabels"]
     assert entry["model_version"] == "smart-outline"
 
 
-VIEWED = {
+CROPPED = {
     "upright": Rectangle(120, 80, 160, 120),
-    "turned": Rectangle(180, 60, 150, 110, 30),
+    "rotated": Rectangle(180, 60, 150, 110, 30),
     "over the edge": Rectangle(150, 60, 250, 160),
     "small": Rectangle(195, 135, 9, 11),
 }
 
 
-@pytest.mark.parametrize("case", VIEWED)
-def test_what_a_view_shows_lies_where_it_was_on_the_photo(case):
+@pytest.mark.parametrize("case", CROPPED)
+def test_crop_maps_back_to_its_position(case):
     mask = scene()[1].mask(W, H)
-    view = View(VIEWED[case], W, H)
-    shown = view.show(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2), 160)
-    found = InstanceMask(view.place((shown[..., 0] / 255 - 0.5).astype(np.float32)), view.bounds, 1.0).mask(W, H)
+    view = BoxCrop(CROPPED[case], W, H)
+    crop = view.render(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2), 160)
+    mapped = InstanceMask(view.to_image((crop[..., 0] / 255 - 0.5).astype(np.float32)), view.bounds, 1.0).mask(W, H)
     left, top, right, bottom = view.bounds
-    seen = np.zeros_like(mask)
-    seen[top:bottom, left:right] = mask[top:bottom, left:right]
-    turned_away = view.place(np.ones((160, 160), np.float32)) < 0  # corners of the bounds that a turned box leaves out
-    seen[top:bottom, left:right] &= cv2.resize(turned_away.astype(np.uint8), (right - left, bottom - top)) == 0
-    assert iou(found, Mask.of(seen)) > 0.95
+    visible = np.zeros_like(mask)
+    visible[top:bottom, left:right] = mask[top:bottom, left:right]
+    outside = view.to_image(np.ones((160, 160), np.float32)) < 0  # corners of the bounds outside the rotated crop
+    visible[top:bottom, left:right] &= cv2.resize(outside.astype(np.uint8), (right - left, bottom - top)) == 0
+    assert iou(mapped, Mask.from_array(visible)) > 0.95
 
 
-def test_masks_are_made_in_the_memory_that_photos_are_decoded_in(monkeypatch):
+def test_masks_share_the_decoding_budget(monkeypatch):
     budget = MemoryBudget(1000, wait_s=0.01)
     leased = []
     lease = budget.lease
     monkeypatch.setattr(budget, "lease", lambda weight, **options: leased.append(weight) or lease(weight, **options))
     tools = SmartTools(SimpleNamespace(budget=budget))
     drawn = []
-    monkeypatch.setattr("ml_backend.smart.tools._drawn", lambda _, __, cutout, ___: drawn.append(cutout) or [])
-    asked, cutout = SimpleNamespace(last=SimpleNamespace(width=30, height=10)), object()
-    tools._draw(asked, None, cutout, None)
+    monkeypatch.setattr("ml_backend.smart.tools._results", lambda _, __, mask, ___: drawn.append(mask) or [])
+    request, mask = SimpleNamespace(last=SimpleNamespace(width=30, height=10)), object()
+    tools._draw(request, None, mask, None)
     with budget.lease(500):
-        tools._draw(asked, None, cutout, None)  # 900 bytes are not free: the box alone
-    assert drawn == [cutout, None]
+        tools._draw(request, None, mask, None)  # 900 bytes are not free: the box alone
+    assert drawn == [mask, None]
     assert leased[:1] == [900]

@@ -1,4 +1,4 @@
-"""What is asked for next: chance first, then photos of seldom drawn classes; empty photos in turn, twins last."""
+"""Active learning order: random at first, then rarely labelled classes; empty images interleaved, duplicates last."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,15 @@ from ml_backend.training.acquisition import (
     EMPTY_EVERY,
     LabelCounts,
     UnlabelledImage,
-    next_photos,
+    next_images,
+    object_weights,
     rank,
     sample_without_near_duplicates,
     uncertainty,
-    weights,
 )
 
 
-def found(*boxes):
+def detections_of(*boxes):
     """Detections of (score, class)."""
     scores, classes = zip(*boxes, strict=True) if boxes else ((), ())
     return Detections(np.zeros((len(scores), 4), np.float32), np.array(scores, np.float32), np.array(classes, np.int64))
@@ -27,101 +27,108 @@ def unit(angle):
     return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
-def whole(count):
+def full_weights(count):
     return np.ones(count, np.float32)
 
 
-def on(*photos):
-    return LabelCounts.on([(labels, whole(len(labels))) for labels in photos])
+def counts_of(*photos):
+    return LabelCounts.from_images([(labels, full_weights(len(labels))) for labels in photos])
 
 
-def worth(*boxes, drawn, varies=None):
+def value_of(*boxes, drawn, varies=None):
     return uncertainty(
-        found(*boxes), whole(len(boxes)), names=["common", "rare"], drawn=LabelCounts(drawn, varies or {})
+        detections_of(*boxes),
+        full_weights(len(boxes)),
+        names=["common", "rare"],
+        labelled=LabelCounts(drawn, varies or {}),
     )
 
 
-def test_one_object_of_a_seldom_drawn_class_counts_more_than_ten_of_a_common_one():
+def test_rare_object_is_worth_more_than_ten_common_ones():
     drawn = {"common": 99, "rare": 1}
-    assert worth((0.9, 1), drawn=drawn) > 3 * worth(*[(0.9, 0)] * 10, drawn=drawn)
+    assert value_of((0.9, 1), drawn=drawn) > 3 * value_of(*[(0.9, 0)] * 10, drawn=drawn)
 
 
-def test_two_rare_objects_teach_more_than_one_but_not_twice_as_much():
+def test_value_grows_less_than_linearly():
     drawn = {"common": 99, "rare": 1}
-    one, two = (worth(*[(0.9, 1)] * count, drawn=drawn) for count in (1, 2))
-    assert one < two < 2 * one
+    single, double = (value_of(*[(0.9, 1)] * count, drawn=drawn) for count in (1, 2))
+    assert single < double < 2 * single
 
 
-def test_many_guesses_are_no_object():
-    assert worth(*[(0.09, 1)] * 50, drawn={"common": 99, "rare": 1}) < 0.01
+def test_low_scores_do_not_count():
+    assert value_of(*[(0.09, 1)] * 50, drawn={"common": 99, "rare": 1}) < 0.01
 
 
-def test_a_photo_on_which_nothing_was_found_has_no_worth():
-    assert uncertainty(found(), whole(0), names=["a"], drawn=on()) is None
+def test_image_without_detections_has_no_value():
+    assert uncertainty(detections_of(), full_weights(0), names=["a"], labelled=counts_of()) is None
 
 
-def test_a_class_that_is_on_every_photo_once_tells_little_though_the_head_sees_two():
-    alike, varying = on(*[["cell"]] * 9), on(*[["cell"] * count for count in (0, 0, 0, 0, 3, 3, 3, 0, 0)])
+def test_class_with_constant_count_has_little_value():
+    alike, varying = counts_of(*[["cell"]] * 9), counts_of(*[["cell"] * count for count in (0, 0, 0, 0, 3, 3, 3, 0, 0)])
     assert alike.objects == varying.objects == {"cell": 9}
-    assert alike.varies["cell"] == pytest.approx(1 / 9)
-    assert varying.varies["cell"] == 1.0
-    told = {varies: worth((0.9, 1), (0.9, 1), drawn={"rare": 9}, varies={"rare": varies}) for varies in (1 / 9, 1.0)}
-    assert told[1.0] > 8 * told[1 / 9]
+    assert alike.dispersion["cell"] == pytest.approx(1 / 9)
+    assert varying.dispersion["cell"] == 1.0
+    values = {
+        varies: value_of((0.9, 1), (0.9, 1), drawn={"rare": 9}, varies={"rare": varies}) for varies in (1 / 9, 1.0)
+    }
+    assert values[1.0] > 8 * values[1 / 9]
 
 
-def test_what_was_drawn_is_counted_photo_by_photo():
-    drawn = on(["a", "a", "b"], [], ["a"])
+def test_labels_are_counted_per_image():
+    drawn = counts_of(["a", "a", "b"], [], ["a"])
     assert drawn.objects == {"a": 3, "b": 1}
-    # Variance of (2, 0, 1) over its mean, (1, 0, 0) over its own; and one third of a photo that varies by 1.
-    assert drawn.varies == pytest.approx({"a": 2 / 3 + 1 / 3, "b": 2 / 3 + 1 / 3})
-    assert on() == LabelCounts({}, {})
+    # Variance over mean of (2, 0, 1) and of (1, 0, 0), plus a third of the pseudo-image of index 1.
+    assert drawn.dispersion == pytest.approx({"a": 2 / 3 + 1 / 3, "b": 2 / 3 + 1 / 3})
+    assert counts_of() == LabelCounts({}, {})
 
 
-def told(drawn, *photos):
-    """The worth of photos that show so many of one class."""
+def values_of(drawn, *photos):
+    """Values of images with this many detections of one class."""
     scores = np.linspace(0.5, 0.9, len(photos))
     return [
-        uncertainty(found(*[(score, 0)] * count), whole(count), names=["a"], drawn=drawn)
+        uncertainty(detections_of(*[(score, 0)] * count), full_weights(count), names=["a"], labelled=drawn)
         for score, count in zip(scores, photos, strict=True)
     ]
 
 
-def test_a_class_of_which_some_photos_have_many_is_asked_for_where_there_are_many():
-    worths = told(on(["a"] * 4, []), 1, 2, 5)
+def test_overdispersed_class_is_sought_in_crowded_images():
+    worths = values_of(counts_of(["a"] * 4, []), 1, 2, 5)
     assert worths == sorted(worths)
     assert worths[2] > 2 * worths[0] > 0.01
 
 
-def test_where_all_photos_show_about_the_same_chance_decides():
-    worths = told(on(["a"], ["a"], ["a", "a"]), *[1] * 50)
+def test_order_is_random_without_dispersion():
+    worths = values_of(counts_of(["a"], ["a"], ["a", "a"]), *[1] * 50)
     assert len(set(worths)) == 50
     assert max(worths) < 0.01
     assert abs(np.corrcoef(worths, np.arange(50))[0, 1]) < 0.4
 
 
-def test_a_class_that_nobody_drew_yet_is_asked_for_though_the_others_do_not_vary():
-    drawn = on(["common"], ["common"], ["common"])
-    seen, unseen = (
-        uncertainty(found((0.9, index)), whole(1), names=["common", "rare"], drawn=drawn) for index in (0, 1)
+def test_unlabelled_class_is_sought_without_dispersion_of_others():
+    drawn = counts_of(["common"], ["common"], ["common"])
+    labelled_value, unlabelled_value = (
+        uncertainty(detections_of((0.9, index)), full_weights(1), names=["common", "rare"], labelled=drawn)
+        for index in (0, 1)
     )
-    assert unseen > 0.1 > 0.01 > seen
+    assert unlabelled_value > 0.1 > 0.01 > labelled_value
 
 
-def test_what_the_edge_of_its_photo_cuts_counts_less():
+def test_truncated_objects_count_less():
     boxes = np.array([[10, 10, 50, 50], [0, 10, 50, 50], [10, 10, 50, 99.5], [8, 60, 92, 90]], np.float32)
-    told = weights(boxes, width=100, height=100)
-    assert told[0] == told[3] == 1
-    assert 0 < told[1] == told[2] < 0.5
-    assert weights(boxes, width=0, height=0).tolist() == [1] * 4, "the size is not known"
-    assert weights(boxes[:0], width=100, height=100).shape == (0,)
-    seen = found((0.9, 1), (0.9, 1))
+    counted = object_weights(boxes, width=100, height=100)
+    assert counted[0] == counted[3] == 1
+    assert 0 < counted[1] == counted[2] < 0.5
+    assert object_weights(boxes, width=0, height=0).tolist() == [1] * 4, "the size is not known"
+    assert object_weights(boxes[:0], width=100, height=100).shape == (0,)
+    detections = detections_of((0.9, 1), (0.9, 1))
     cut, uncut = (
-        uncertainty(seen, np.full(2, share, np.float32), names=["a", "b"], drawn=on(["a"])) for share in (0.3, 1)
+        uncertainty(detections, np.full(2, share, np.float32), names=["a", "b"], labelled=counts_of(["a"]))
+        for share in (0.3, 1)
     )
     assert cut < uncut
 
 
-def test_a_cold_start_draws_by_chance_and_names_no_photo_twice():
+def test_cold_start_is_a_random_permutation():
     vectors = np.stack([unit(angle) for angle in np.linspace(0, 3, 60)])
     order = sample_without_near_duplicates(vectors, np.zeros((0, 2), np.float32), 60)
     assert sorted(order) == list(range(60))
@@ -131,7 +138,7 @@ def test_a_cold_start_draws_by_chance_and_names_no_photo_twice():
     assert abs(np.corrcoef(order, np.arange(60))[0, 1]) < 0.4, "whatever their order was"
 
 
-def test_photos_that_show_the_same_as_others_come_last():
+def test_near_duplicates_come_last():
     vectors = np.stack([unit(angle) for angle in (0.0, 0.001, 1.0, 1.001, 2.0, 3.0)])
     order = sample_without_near_duplicates(vectors, np.stack([unit(3.001)]), 6)
     assert len({*order[:3]} & {0, 1}) == len({*order[:3]} & {2, 3}) == 1
@@ -139,37 +146,39 @@ def test_photos_that_show_the_same_as_others_come_last():
     assert 5 in order[3:]
 
 
-def test_empty_photos_come_in_turn_neither_first_nor_last():
+def test_empty_images_are_interleaved():
     order = rank([None] * 50 + [0.1, 0.9] + [0.5] * 48)
-    assert order[0] == 51, "the most doubtful comes first"
+    assert order[0] == 51, "the highest value comes first"
     assert sorted(order) == list(range(100))
     empty = [index < 50 for index in order]
     assert [sum(empty[start : start + 5]) for start in range(0, 60, 5)] == [1] * 12
 
 
-def test_empty_photos_come_in_turn_where_the_order_is_made_anew_after_each_label():
+def test_empty_images_are_interleaved_across_repeated_ranking():
     left = [None] * 10 + [0.5] * 40
     served = [left.pop(rank(left, labelled=labelled)[0]) is None for labelled in range(40)]
     assert [sum(served[start : start + EMPTY_EVERY]) for start in range(0, 40, EMPTY_EVERY)] == [1] * 8
 
 
-def test_after_the_start_what_teaches_most_comes_first_and_its_twin_last():
-    looks = [UnlabelledImage(unit(angle), worth) for angle, worth in ((0.0, 0.1), (1.0, 0.9), (1.001, 0.8), (2.0, 0.5))]
+def test_highest_value_comes_first_and_its_duplicate_last():
+    images = [
+        UnlabelledImage(unit(angle), worth) for angle, worth in ((0.0, 0.1), (1.0, 0.9), (1.001, 0.8), (2.0, 0.5))
+    ]
     labelled = np.stack([unit(angle) for angle in (4.0, 4.2, 4.4, 4.6, 4.8)])
-    assert next_photos(looks, labelled, 4) == [1, 3, 0, 2]
+    assert next_images(images, labelled, 4) == [1, 3, 0, 2]
 
 
-def test_a_cold_start_looks_at_the_photos_alone():
+def test_cold_start_ignores_values():
     vectors = [unit(angle) for angle in (0.0, 3.0, 1.0, 2.0)]
-    looks = [UnlabelledImage(vector, worth) for vector, worth in zip(vectors, (9.0, None, 0.0, 1.0), strict=True)]
+    images = [UnlabelledImage(vector, worth) for vector, worth in zip(vectors, (9.0, None, 0.0, 1.0), strict=True)]
     labelled = np.stack([unit(0.5)])
-    assert next_photos(looks, labelled, 4) == sample_without_near_duplicates(np.stack(vectors), labelled, 4)
+    assert next_images(images, labelled, 4) == sample_without_near_duplicates(np.stack(vectors), labelled, 4)
 
 
-def test_where_no_photo_promises_anything_those_on_which_nothing_was_seen_are_as_good_as_others():
+def test_empty_images_compete_equally_without_values():
     vectors = [unit(angle) for angle in np.linspace(0, 3, 60)]
-    looks = [UnlabelledImage(vector, None if place % 2 else CHANCE / 2) for place, vector in enumerate(vectors)]
+    images = [UnlabelledImage(vector, None if index % 2 else CHANCE / 2) for index, vector in enumerate(vectors)]
     labelled = np.stack([unit(angle) for angle in (4.0, 4.2, 4.4)])
-    order = next_photos(looks, labelled, 60)
+    order = next_images(images, labelled, 60)
     assert order == sample_without_near_duplicates(np.stack(vectors), labelled, 60)
-    assert 5 < sum(place % 2 for place in order[:30]) < 25
+    assert 5 < sum(index % 2 for index in order[:30]) < 25

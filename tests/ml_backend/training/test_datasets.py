@@ -1,4 +1,4 @@
-"""The same photos and boxes come out of every format; what is left out is told, and what cannot be read says why."""
+"""All formats yield the same images and boxes; skipped items and read errors are reported."""
 
 import json
 
@@ -65,23 +65,23 @@ WRITERS = {"voc": write_voc, "yolo": write_yolo, "coco": write_coco}
 def test_every_format_gives_the_same_boxes(form, images, tmp_path):
     folder = tmp_path / form
     folder.mkdir()
-    found = read_labelled(images, WRITERS[form](folder))
-    assert [photo.name for photo in found.photos] == ["a.jpg", "b.jpg"]
-    assert [photo.labels for photo in found.photos] == [("cat", "dog"), ()]
+    dataset = read_labelled(images, WRITERS[form](folder))
+    assert [photo.name for photo in dataset.photos] == ["a.jpg", "b.jpg"]
+    assert [photo.labels for photo in dataset.photos] == [("cat", "dog"), ()]
     np.testing.assert_allclose(
-        found.photos[0].boxes, [box for box, _ in DRAWN["a"]], atol=1.01 if form == "voc" else 1e-6
+        dataset.photos[0].boxes, [box for box, _ in DRAWN["a"]], atol=1.01 if form == "voc" else 1e-6
     )
-    assert not found.problems
+    assert not dataset.problems
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        "0 0.1 0.25 0.3 0.25 0.2 0.75",  # an outline
-        "0 0.1 0.25 0.3 0.25 0.3 0.75 0.1 0.75",  # an outline or a turned box: who knows
+        "0 0.1 0.25 0.3 0.25 0.2 0.75",  # a polygon
+        "0 0.1 0.25 0.3 0.25 0.3 0.75 0.1 0.75",  # a polygon or a rotated box
     ],
 )
-def test_an_outline_of_yolo_becomes_the_box_around_it(row, images, tmp_path):
+def test_yolo_polygon_becomes_its_bounding_box(row, images, tmp_path):
     folder = tmp_path / "labels"
     folder.mkdir()
     (folder / "a.txt").write_text(row)
@@ -90,7 +90,7 @@ def test_an_outline_of_yolo_becomes_the_box_around_it(row, images, tmp_path):
     assert (a.labels, b.labels) == (("class 0",), ())
 
 
-def test_names_of_classes_come_from_data_yaml_too(images, tmp_path):
+def test_class_names_are_read_from_data_yaml(images, tmp_path):
     folder = tmp_path / "labels" / "train"
     folder.mkdir(parents=True)
     (folder.parent / "data.yaml").write_text("names: {0: cat, 1: dog}")
@@ -101,18 +101,18 @@ def test_names_of_classes_come_from_data_yaml_too(images, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text"), [("b.xml", "<annotation><object>"), ("b.txt", "0 1 2"), ("c.txt", "0 1 1 1 1")]
 )
-def test_what_is_malformed_or_has_no_photo_costs_itself_alone_and_is_told(name, text, images, tmp_path):
+def test_malformed_items_are_skipped_and_reported(name, text, images, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
     (write_voc if name.endswith("xml") else write_yolo)(folder)
     (folder / name).write_text(text)
-    found = read_labelled(images, folder)
-    assert found.photos[0].labels == ("cat", "dog")
-    [problem] = found.problems
+    dataset = read_labelled(images, folder)
+    assert dataset.photos[0].labels == ("cat", "dog")
+    [problem] = dataset.problems
     assert problem.item.startswith(name)
 
 
-def test_photos_of_one_name_in_two_folders_are_told_apart(images, tmp_path):
+def test_equal_names_in_two_folders_are_distinct(images, tmp_path):
     (images / "a.jpg").unlink()
     labels = tmp_path / "labels"
     for split, kind in (("train", 0), ("val", 1)):
@@ -120,62 +120,62 @@ def test_photos_of_one_name_in_two_folders_are_told_apart(images, tmp_path):
         Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(images / split / "a.jpg")
         (labels / split).mkdir(parents=True)
         (labels / split / "a.txt").write_text(f"{kind} 0.5 0.5 0.2 0.2")
-    found = read_labelled(images, labels)
-    assert [(one.name, one.labels) for one in found.photos if one.labels] == [
+    dataset = read_labelled(images, labels)
+    assert [(photo.name, photo.labels) for photo in dataset.photos if photo.labels] == [
         ("train/a.jpg", ("class 0",)),
         ("val/a.jpg", ("class 1",)),
     ]
     (tmp_path / "test.txt").write_text("val/a.jpg\na\n")
-    assert found.listed(tmp_path / "test.txt") == ({"val/a.jpg"}, ["a"])
+    assert dataset.listed(tmp_path / "test.txt") == ({"val/a.jpg"}, ["a"])
 
 
-def test_what_is_no_data_set_says_so(images, tmp_path):
+def test_missing_or_empty_data_sets_raise(images, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="the folder does not exist"):
         read_labelled(images, tmp_path / "nothing")
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="the folder does not exist"):
         read_labelled(tmp_path / "nothing", write_voc(folder))
-    with pytest.raises(DatasetUnreadable, match="no photo"):
+    with pytest.raises(DatasetUnreadable, match="no image"):
         read_labelled(folder, folder)
     (folder / "a.xml").unlink()
-    with pytest.raises(DatasetUnreadable, match="nothing is drawn"):
+    with pytest.raises(DatasetUnreadable, match="none of its images has a box"):
         read_labelled(images, folder)
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(DatasetError, match="broken"):
         read_labelled(images, tmp_path / "broken.json")
 
 
-def test_a_list_names_photos_with_or_without_folder_and_ending(images, tmp_path):
+def test_list_accepts_names_without_folder_or_extension(images, tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(images / "photo.v2.jpg")
     (tmp_path / "voc").mkdir()
-    found = read_labelled(images, write_voc(tmp_path / "voc"))
+    dataset = read_labelled(images, write_voc(tmp_path / "voc"))
     file = tmp_path / "test.txt"
     file.write_text("images/a.jpg\n\nphoto.v2\n  b \nwho\n")
-    assert found.listed(file) == ({"a.jpg", "photo.v2.jpg", "b.jpg"}, ["who"])
+    assert dataset.listed(file) == ({"a.jpg", "photo.v2.jpg", "b.jpg"}, ["who"])
 
 
 @pytest.mark.parametrize(
     ("form", "name", "text"), [("yolo", "b.txt", "0 1 2"), ("voc", "b.xml", "<annotation><object>")]
 )
-def test_a_photo_whose_labels_cannot_be_read_is_no_negative(form, name, text, images, tmp_path):
+def test_image_with_unreadable_labels_is_not_a_negative(form, name, text, images, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
     WRITERS[form](folder)
     (folder / name).write_text(text)
-    found = read_labelled(images, folder)
-    assert [photo.name for photo in found.photos] == ["a.jpg"]
-    assert len(found.problems) == 1
+    dataset = read_labelled(images, folder)
+    assert [photo.name for photo in dataset.photos] == ["a.jpg"]
+    assert len(dataset.problems) == 1
 
 
-def test_a_photo_with_only_a_crowd_is_no_negative(images, tmp_path):
+def test_image_with_only_a_crowd_is_not_a_negative(images, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
     file = write_coco(folder)
-    sheet = json.loads(file.read_text())
-    image = next(each["id"] for each in sheet["images"] if each["file_name"] == "images/b.jpg")
-    crowd = {"id": 99, "image_id": image, "category_id": sheet["categories"][0]["id"], "bbox": [1, 1, 9, 9]}
-    file.write_text(json.dumps(sheet | {"annotations": [*sheet["annotations"], crowd | {"iscrowd": 1}]}))
-    found = read_labelled(images, file)
-    assert [photo.name for photo in found.photos] == ["a.jpg"]
-    assert "crowd" in found.problems[0].reason
+    coco = json.loads(file.read_text())
+    image = next(entry["id"] for entry in coco["images"] if entry["file_name"] == "images/b.jpg")
+    crowd = {"id": 99, "image_id": image, "category_id": coco["categories"][0]["id"], "bbox": [1, 1, 9, 9]}
+    file.write_text(json.dumps(coco | {"annotations": [*coco["annotations"], crowd | {"iscrowd": 1}]}))
+    dataset = read_labelled(images, file)
+    assert [photo.name for photo in dataset.photos] == ["a.jpg"]
+    assert "crowd" in dataset.problems[0].reason

@@ -1,4 +1,4 @@
-"""The last layer is found in graphs of several families, and its inputs come out in the order of the candidates."""
+"""The last layer is found in graphs of several families, and its inputs are in the order of the candidates."""
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import NotLearnable
 from ml_backend.inference.detector import load_detector
 from ml_backend.training.backbone import open_backbone
-from ml_backend.training.feature_export import expose, last_layers
+from ml_backend.training.feature_export import export_features, last_layers
 
 
 def weights(name, *shape, seed=0):
@@ -17,7 +17,7 @@ def weights(name, *shape, seed=0):
 
 
 def yolox(path, *, classes=3, side=64):
-    """A YOLOX in small: three levels, a stem and two towers each, last layers of their own, one raw grid."""
+    """A small YOLOX: three levels with a stem and two towers each, one last layer per output, one raw grid."""
     nodes, constants, levels = [], [], []
     for index, stride in enumerate((8, 16, 32)):
         pooled = f"pooled{index}"
@@ -31,8 +31,8 @@ def yolox(path, *, classes=3, side=64):
         for name, source, wide in (("box", "reg", 4), ("obj", "reg", 1), ("class", "cls", classes)):
             constants.append(weights(f"{name}{index}.w", wide, 4, 1, 1, seed=9 + index))
             nodes.append(helper.make_node("Conv", [f"{source}{index}", f"{name}{index}.w"], [f"{name}{index}.c"]))
-        squashed = (f"{name}{index}" for name in ("obj", "class"))
-        nodes.extend(helper.make_node("Sigmoid", [f"{one}.c"], [f"{one}.s"]) for one in squashed)
+        activated = (f"{name}{index}" for name in ("obj", "class"))
+        nodes.extend(helper.make_node("Sigmoid", [f"{name_}.c"], [f"{name_}.s"]) for name_ in activated)
         parts = [f"box{index}.c", f"obj{index}.s", f"class{index}.s"]
         nodes.append(helper.make_node("Concat", parts, [f"level{index}"], axis=1))
         constants.append(numpy_helper.from_array(np.array([0, 5 + classes, -1]), f"flat{index}.shape"))
@@ -59,36 +59,38 @@ def photo():
     return np.random.default_rng(3).integers(0, 255, (64, 64, 3)).astype(np.uint8)
 
 
-def test_features_of_every_level_come_out_in_the_order_of_the_boxes(tmp_path, photo):
+def test_features_are_in_the_order_of_the_boxes(tmp_path, photo):
     backbone = open_backbone(yolox(tmp_path / "small.onnx"), folder=tmp_path, layout="yolox")
     assert backbone.levels == (64, 16, 4)
     prepared = prepare(photo, backbone.spec)
-    [sight] = backbone.extract_features([prepared])
-    assert sight.embeddings.shape == (84, 12)
+    [candidates] = backbone.extract_features([prepared])
+    assert candidates.embeddings.shape == (84, 12)
     model = onnx.load(tmp_path / "small.onnx")
-    named = [f"{name}{index}" for name in ("reg", "cls", "stem") for index in range(3)]
-    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in named)
+    names = [f"{name}{index}" for name in ("reg", "cls", "stem") for index in range(3)]
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     import onnxruntime
 
-    arrays = onnxruntime.InferenceSession(model.SerializeToString()).run(named, {"images": prepared.tensor[None]})
-    maps = dict(zip(named, arrays, strict=True))
+    arrays = onnxruntime.InferenceSession(model.SerializeToString()).run(names, {"images": prepared.tensor[None]})
+    maps = dict(zip(names, arrays, strict=True))
     for column, name in enumerate(("reg", "cls", "stem")):
         expected = np.concatenate([maps[f"{name}{index}"][0].reshape(4, -1).T for index in range(3)])
-        np.testing.assert_allclose(sight.embeddings[:, 4 * column : 4 * column + 4], expected, atol=1e-6)
+        np.testing.assert_allclose(candidates.embeddings[:, 4 * column : 4 * column + 4], expected, atol=1e-6)
 
 
-def test_boxes_written_as_operations_are_those_of_the_layout(tmp_path, photo):
+def test_onnx_decoding_equals_the_layout(tmp_path, photo):
     file = yolox(tmp_path / "small.onnx")
     plain = load_detector(file, layout="yolox")
     backbone = open_backbone(file, folder=tmp_path, layout="yolox")
     assert backbone.names == ("c0", "c1", "c2")
-    [ours], [theirs] = (one.detect([prepare(photo, one.spec)], floor=0.2) for one in (backbone.detector, plain))
-    assert len(theirs) > 0
-    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=1e-3)
-    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5)
+    [exported], [original] = (
+        detector.detect([prepare(photo, detector.spec)], floor=0.2) for detector in (backbone.detector, plain)
+    )
+    assert len(original) > 0
+    np.testing.assert_allclose(exported.boxes, original.boxes, atol=1e-3)
+    np.testing.assert_allclose(exported.scores, original.scores, rtol=1e-5)
 
 
-def test_a_linear_layer_is_found_behind_its_bias_and_a_sigmoid():
+def test_linear_layer_is_found_before_bias_and_sigmoid():
     nodes = [
         helper.make_node("Relu", ["x"], ["hidden"]),
         helper.make_node("MatMul", ["hidden", "w"], ["product"]),
@@ -106,8 +108,8 @@ def test_a_linear_layer_is_found_behind_its_bias_and_a_sigmoid():
     assert [layer.input[0] for layer in last_layers(graph, ["scores"])] == ["hidden"]
 
 
-def test_attention_is_no_last_layer():
-    """A product of two computed tensors has no weights to refit: what lies before it is not looked at either."""
+def test_attention_is_not_a_last_layer():
+    """A product of two computed tensors has no weights to refit, and the search does not continue before it."""
     nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("MatMul", ["y", "x"], ["scores"])]
     info = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -119,6 +121,6 @@ def test_attention_is_no_last_layer():
     assert last_layers(graph, ["scores"]) == ()
 
 
-def test_a_model_without_a_last_layer_says_so(labelloop_model):
+def test_model_without_a_last_layer_raises(labelloop_model):
     with pytest.raises(NotLearnable, match="no convolution or linear layer"):
-        expose(load_detector(labelloop_model()))
+        export_features(load_detector(labelloop_model()))

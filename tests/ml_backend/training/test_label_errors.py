@@ -1,4 +1,4 @@
-"""The second opinion names a forgotten object, a wrong class, a loose box and one around nothing, and little else."""
+"""Label issues name a missing object, a wrong class, a loose box and a spurious one, and little else."""
 
 import tracemalloc
 
@@ -8,31 +8,30 @@ import pytest
 from ml_backend.detection.preprocess import Fit
 from ml_backend.training.backbone import CandidateFeatures
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import _support as support_of
-from ml_backend.training.label_errors import find_label_issues, second_opinions
-from ml_backend.training.linear_head import Head
+from ml_backend.training.label_errors import class_support, cross_validated_issues, find_label_issues
+from ml_backend.training.linear_head import LinearHead
 
 SIDE = 20
-PLACES = [(20, 20), (120, 20), (20, 120), (120, 120)]
+POSITIONS = [(20, 20), (120, 20), (20, 120), (120, 120)]
 
 
-def sight(kinds, *, seed=0):
-    """A grid of candidates on a plain photo of 200 pixels; those at `PLACES` look like the kind of object there."""
+def candidates_of(kinds, *, seed=0):
+    """A grid of candidates on a plain image of 200 pixels; those at `POSITIONS` look like the given kinds."""
     rng = np.random.default_rng(seed)
     corners = np.array([(x, y) for y in range(0, 200, 20) for x in range(0, 200, 20)], np.float32)
     boxes = np.concatenate([corners, corners + SIDE], axis=1)
     embeddings = rng.normal(0, 0.05, (len(boxes), 3)).astype(np.float32)
-    for place, kind in zip(PLACES, kinds, strict=True):
+    for position, kind in zip(POSITIONS, kinds, strict=True):
         if kind is not None:
-            [index] = np.flatnonzero((corners == place).all(axis=1))
+            [index] = np.flatnonzero((corners == position).all(axis=1))
             embeddings[index, kind] += 3
-    some = np.full(len(boxes), 0.5, np.float32)
+    half = np.full(len(boxes), 0.5, np.float32)
     return CandidateFeatures(
-        boxes, some, np.zeros((len(boxes), 1), np.float32), embeddings, Fit(1.0, 1.0, 0, 0, 200, 200)
+        boxes, half, np.zeros((len(boxes), 1), np.float32), embeddings, Fit(1.0, 1.0, 0, 0, 200, 200)
     )
 
 
-HEAD = Head(
+HEAD = LinearHead(
     ("disc", "square"),
     (100,),
     np.concatenate([np.array([[1.5, 0], [0, 1.5], [0, 0]]), np.zeros((5, 2))])[None],
@@ -40,18 +39,20 @@ HEAD = Head(
 )
 
 
-def box(place, grow=0):
-    x, y = PLACES[place]
+def box(index, grow=0):
+    x, y = POSITIONS[index]
     return [x, y, x + SIDE + grow, y + SIDE + grow]
 
 
-def remarks(drawn, labels, kinds=(0, 1, 0, None)):
-    found = find_label_issues(Example(sight(kinds), np.array(drawn, np.float32).reshape(-1, 4), tuple(labels)), HEAD)
-    return [(one.kind, one.label, one.drawn) for one in found if one.confidence > 0.3]
+def issues_of(drawn, labels, kinds=(0, 1, 0, None)):
+    issues = find_label_issues(
+        Example(candidates_of(kinds), np.array(drawn, np.float32).reshape(-1, 4), tuple(labels)), HEAD
+    )
+    return [(issue.kind, issue.label, issue.drawn) for issue in issues if issue.confidence > 0.3]
 
 
-def test_a_photo_drawn_as_the_model_sees_it_calls_for_no_remark():
-    assert remarks([box(0), box(1), box(2)], ["disc", "square", "disc"]) == []
+def test_correct_labels_have_no_issues():
+    assert issues_of([box(0), box(1), box(2)], ["disc", "square", "disc"]) == []
 
 
 @pytest.mark.parametrize(
@@ -63,50 +64,52 @@ def test_a_photo_drawn_as_the_model_sees_it_calls_for_no_remark():
         ([box(0), box(1), box(2, grow=11)], ["disc", "square", "disc"], ("loose", "disc", 2)),
     ],
 )
-def test_each_kind_of_error_is_named(drawn, labels, expected):
-    assert remarks(drawn, labels) == [expected]
+def test_each_kind_of_error_is_reported(drawn, labels, expected):
+    assert issues_of(drawn, labels) == [expected]
 
 
-def test_what_drawn_boxes_explain_is_no_missing_object():
-    """The model is as sure of an object between two drawn neighbours as of one that stands alone."""
-    alone = find_label_issues(Example(sight((0, None, None, None)), np.zeros((0, 4), np.float32), ()), HEAD)
-    x, y = PLACES[0]
+def test_covered_detections_are_not_missing_objects():
+    """The model is as confident between two labelled neighbours as on an isolated object."""
+    alone = find_label_issues(Example(candidates_of((0, None, None, None)), np.zeros((0, 4), np.float32), ()), HEAD)
+    x, y = POSITIONS[0]
     halves = [[x - 14, y, x + 10, y + SIDE], [x + 10, y, x + 34, y + SIDE]]
     between = find_label_issues(
-        Example(sight((0, None, None, None)), np.array(halves, np.float32), ("disc",) * 2), HEAD
+        Example(candidates_of((0, None, None, None)), np.array(halves, np.float32), ("disc",) * 2), HEAD
     )
-    assert max(one.confidence for one in alone if one.kind == "missing") > 0.3
-    assert not [one for one in between if one.kind == "missing"]
+    assert max(issue.confidence for issue in alone if issue.kind == "missing") > 0.3
+    assert not [issue for issue in between if issue.kind == "missing"]
 
 
-def test_a_class_that_the_head_does_not_know_is_not_spoken_of():
-    assert remarks([box(0), box(1), box(2), box(3)], ["disc", "square", "disc", "star"]) == []
+def test_classes_unknown_to_the_head_are_skipped():
+    assert issues_of([box(0), box(1), box(2), box(3)], ["disc", "square", "disc", "star"]) == []
 
 
-def test_a_photo_is_judged_by_heads_that_did_not_learn_from_it():
-    """One photo of eight shows the object without a box: were it learned from, the model would not miss it there."""
+def test_images_are_checked_by_out_of_fold_heads():
+    """One image of eight lacks a box: a head fitted on it would not report it as missing."""
     examples = []
     for seed in range(8):
         drawn = [box(0), box(2)] if seed != 3 else [box(0)]
         examples.append(
-            Example(sight((0, None, 0, None), seed=seed), np.array(drawn, np.float32), ("disc",) * len(drawn))
+            Example(candidates_of((0, None, 0, None), seed=seed), np.array(drawn, np.float32), ("disc",) * len(drawn))
         )
-    found = dict(second_opinions(examples, levels=(100,)))
-    assert sorted(found) == list(range(8))
-    [first, *_] = found[3]
+    by_image = dict(cross_validated_issues(examples, levels=(100,)))
+    assert sorted(by_image) == list(range(8))
+    [first, *_] = by_image[3]
     assert (first.kind, first.label) == ("missing", "disc")
-    sure = [index for index, some in found.items() for one in some if one.confidence >= first.confidence]
-    assert sure == [3]
+    confident = [
+        index for index, issues in by_image.items() for issue in issues if issue.confidence >= first.confidence
+    ]
+    assert confident == [3]
 
 
-def test_thousands_of_drawn_boxes_do_not_fill_memory():
+def test_thousands_of_boxes_use_bounded_memory():
     corners = np.array([(x, y) for y in range(0, 200, 4) for x in range(0, 200, 4)], np.float32)
     boxes = np.concatenate([corners, corners + 3], axis=1)
     many = np.concatenate([boxes] * 8)
-    example = Example(sight((0, 1, 0, None)), many, ("disc",) * len(many))
+    example = Example(candidates_of((0, 1, 0, None)), many, ("disc",) * len(many))
     scores = np.full((len(boxes), 2), 0.9, np.float32)
     tracemalloc.start()
-    support = support_of(example, boxes, scores)
+    support = class_support(example, boxes, scores)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (support == np.float32(0.9)).all()

@@ -1,4 +1,4 @@
-"""Detectors of several families, in small, can be learned on: the same boxes, the features of their last layers."""
+"""Small detectors of several families can be trained on: same boxes, features of their last layers."""
 
 import numpy as np
 import onnx
@@ -10,15 +10,15 @@ from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import load_detector
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.examples import Example
-from ml_backend.training.fit import fit_head
 from ml_backend.training.onnx_export import write_learned
+from tests.ml_backend.training.heads import fit_head
 
 SIDE = 64
 STRIDES = (8, 16, 32)
 
 
 class Net:
-    """Writes a graph operation by operation; weights are random numbers."""
+    """Builds a graph operation by operation, with random weights."""
 
     def __init__(self, seed=0):
         self.nodes, self.constants, self.count = [], [], 0
@@ -31,9 +31,9 @@ class Net:
 
     def add(self, operation, *inputs, name="", outputs=1, **attributes):
         self.count += 1
-        made = [name or f"t{self.count}.{index}" for index in range(outputs)]
-        self.nodes.append(helper.make_node(operation, list(inputs), made, **attributes))
-        return made[0] if outputs == 1 else made
+        names = [name or f"t{self.count}.{index}" for index in range(outputs)]
+        self.nodes.append(helper.make_node(operation, list(inputs), names, **attributes))
+        return names[0] if outputs == 1 else names
 
     def weights(self, *shape, spread=0.4):
         return self.constant(self.rng.normal(0, spread, shape).astype(np.float32))
@@ -71,14 +71,14 @@ class Net:
 
 
 def cells(strides=STRIDES):
-    """(n, 2) middles of the cells and (n, 1) strides, a plain loop."""
-    found = [(x + 0.5, y + 0.5, s) for s in strides for y in range(SIDE // s) for x in range(SIDE // s)]
-    table = np.array(found, np.float32)
+    """Cell centres (n, 2) and strides (n, 1), by a plain loop."""
+    rows = [(x + 0.5, y + 0.5, s) for s in strides for y in range(SIDE // s) for x in range(SIDE // s)]
+    table = np.array(rows, np.float32)
     return table[:, :2], table[:, 2:]
 
 
 def yolov8(path):
-    """Boxes are distributions over four bins, their means taken by a convolution; widths of class towers differ."""
+    """Boxes are distributions over four bins, averaged by a convolution; class towers have other widths."""
     net = Net()
     levels = []
     for index, stride in enumerate(STRIDES):
@@ -88,12 +88,12 @@ def yolov8(path):
         levels.append(net.shaped(net.add("Concat", box, score, axis=1), 1, 18, -1))
     split = net.constant(np.array([16, 2]))
     boxes, scores = net.add("Split", net.add("Concat", *levels, axis=2), split, outputs=2, axis=1)
-    shares = net.add("Softmax", net.add("Transpose", net.shaped(boxes, 1, 4, 4, -1), perm=[0, 2, 1, 3]), axis=1)
-    mean = net.add("Conv", shares, net.constant(np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1)))
+    distribution = net.add("Softmax", net.add("Transpose", net.shaped(boxes, 1, 4, 4, -1), perm=[0, 2, 1, 3]), axis=1)
+    mean = net.add("Conv", distribution, net.constant(np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1)))
     sides = net.shaped(mean, 1, 4, -1)
     low, high = net.add("Split", sides, net.constant(np.array([2, 2])), outputs=2, axis=1)
-    middle, steps = (net.constant(one.T[None]) for one in cells())
-    start, end = net.add("Sub", middle, low), net.add("Add", middle, high)
+    centres, steps = (net.constant(values.T[None]) for values in cells())
+    start, end = net.add("Sub", centres, low), net.add("Add", centres, high)
     centre = net.add("Div", net.add("Add", start, end), net.constant(np.array([2], np.float32)))
     boxes = net.add("Mul", net.add("Concat", centre, net.add("Sub", end, start), axis=1), steps)
     net.add("Concat", boxes, net.add("Sigmoid", scores), name="output0", axis=1)
@@ -101,16 +101,16 @@ def yolov8(path):
 
 
 def yolov5(path):
-    """One convolution a level for three anchors a cell."""
+    """One convolution per level for three anchors per cell."""
     net = Net()
     flat = []
     for index, stride in enumerate(STRIDES):
         raw = net.conv(net.tower(net.level(stride), name=f"neck{index}"), 5, 21, bias=0.3)
         wide = SIDE // stride
         rows = net.add("Transpose", net.shaped(raw, 1, 3, 7, wide, wide), perm=[0, 1, 3, 4, 2])
-        squashed = net.add("Sigmoid", net.shaped(rows, 1, -1, 7))
+        activated = net.add("Sigmoid", net.shaped(rows, 1, -1, 7))
         scale = net.constant(np.array([SIDE, SIDE, stride * 4, stride * 4, 1, 1, 1], np.float32))
-        flat.append(net.add("Mul", squashed, scale))
+        flat.append(net.add("Mul", activated, scale))
     net.add("Concat", *flat, name="output", axis=1)
     return net.save(path, ["output"], names="['a', 'b']"), ("neck",)
 
@@ -123,8 +123,8 @@ def nanodet(path):
         both = net.conv(net.tower(net.level(stride), name=f"tower{index}"), 5, 34, bias=-0.5)
         split = net.constant(np.array([2, 32]))
         scores, distances = net.add("Split", both, split, outputs=2, axis=1)
-        for kind, one, wide in (("cls", net.add("Sigmoid", scores), 2), ("dis", distances, 32)):
-            net.add("Transpose", net.shaped(one, 1, wide, -1), name=f"{kind}{index}", perm=[0, 2, 1])
+        for kind, tensor, wide in (("cls", net.add("Sigmoid", scores), 2), ("dis", distances, 32)):
+            net.add("Transpose", net.shaped(tensor, 1, wide, -1), name=f"{kind}{index}", perm=[0, 2, 1])
             names.append(f"{kind}{index}")
     return net.save(path, sorted(names), names="['a', 'b']"), ("tower",)
 
@@ -141,13 +141,13 @@ def detr(path):
     return net.save(path, ["logits", "pred_boxes"], names="['a', 'b']"), ("hidden", "inner")
 
 
+# Layout -> function that writes the model and names the inputs of its last layers, and the head's levels.
 FAMILIES = {
     "yolov8": (yolov8, (64, 16, 4)),
     "yolov5": (yolov5, (64, 64, 64, 16, 16, 16, 4, 4, 4)),
     "nanodet": (nanodet, (64, 16, 4)),
     "detr-sigmoid": (detr, (16,)),
 }
-"""Layout -> what writes it and names the tensors in front of its last layers, and the levels of its head."""
 
 
 @pytest.fixture(params=FAMILIES)
@@ -166,56 +166,61 @@ def photos(family):
     return [prepare(ground.astype(np.uint8), family[3].spec) for ground in grounds]
 
 
-def test_what_is_learned_on_finds_what_the_model_finds(family, photos):
+def test_backbone_detects_the_same_as_the_model(family, photos):
     path, _, layout, backbone = family
     plain = load_detector(path, layout=layout)
     assert backbone.names == plain.names.names
     assert backbone.spec == plain.spec
     for photo in photos:
-        seen = plain.engine.run([photo.tensor], plain.reader.outputs)
-        [theirs] = (photo.fit.to_photo(one) for one in plain.reader.decode(seen, 0.2))
-        again = backbone.detector
-        [ours] = (
-            photo.fit.to_photo(one)
-            for one in again.reader.decode(again.engine.run([photo.tensor], again.reader.outputs), 0.2)
+        outputs = plain.engine.run([photo.tensor], plain.reader.outputs)
+        [original] = (photo.fit.to_image(detections) for detections in plain.reader.decode(outputs, 0.2))
+        detector = backbone.detector
+        [exported] = (
+            photo.fit.to_image(detections)
+            for detections in detector.reader.decode(detector.engine.run([photo.tensor], detector.reader.outputs), 0.2)
         )
-        assert len(theirs) > 3
-        np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=1e-3)
-        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5)
-        np.testing.assert_array_equal(ours.classes, theirs.classes)
+        assert len(original) > 3
+        np.testing.assert_allclose(exported.boxes, original.boxes, atol=1e-3)
+        np.testing.assert_allclose(exported.scores, original.scores, rtol=1e-5)
+        np.testing.assert_array_equal(exported.classes, original.classes)
 
 
-def test_the_features_are_what_the_last_layers_look_at(family, photos):
+def test_features_are_the_inputs_of_the_last_layers(family, photos):
     path, features, _, backbone = family
     model = onnx.load(path)
-    named = sorted({name for node in model.graph.node for name in node.output if name[:-1] in features})
-    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in named)
+    tensors = sorted({name for node in model.graph.node for name in node.output if name[:-1] in features})
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    arrays = session.run(named, {"images": photos[0].tensor[None]})
-    [sight] = backbone.see(photos[:1])
-    each = len(backbone.levels) // len({name[-1] for name in named})
+    arrays = session.run(tensors, {"images": photos[0].tensor[None]})
+    [candidates] = backbone.extract_features(photos[:1])
+    repeats = len(backbone.levels) // len({name[-1] for name in tensors})
     for name in features:
-        levels = [array[0] for key, array in zip(named, arrays, strict=True) if key[:-1] == name]
+        levels = [array[0] for key, array in zip(tensors, arrays, strict=True) if key[:-1] == name]
         rows = [level.reshape(5, -1).T if level.ndim == 3 else level for level in levels]
-        expected = np.concatenate([level for level in rows for _ in range(each)])
-        found = [
+        expected = np.concatenate([level for level in rows for _ in range(repeats)])
+        matches = [
             column
-            for column in range(sight.embeddings.shape[1] - 4)
-            if np.allclose(sight.embeddings[:, column : column + 5], expected, atol=1e-5)
+            for column in range(candidates.embeddings.shape[1] - 4)
+            if np.allclose(candidates.embeddings[:, column : column + 5], expected, atol=1e-5)
         ]
-        assert found, name
+        assert matches, name
 
 
-def test_the_learned_file_answers_as_the_head_to_the_bit(family, photos, tmp_path):
+def test_exported_model_equals_the_head_bitwise(family, photos, tmp_path):
     backbone = family[3]
-    sights = backbone.see(photos[:1]) + backbone.see(photos[1:2])
-    examples = [Example(one, np.clip(one.boxes[[3, 9]], 0, SIDE), ("new", "a")) for one in sights]
-    known = [("a", 0), ("b", 1)]
-    head = fit_head(examples, levels=backbone.levels, trainer="logistic", refit_boxes=True, known=known)
+    candidates = backbone.extract_features(photos[:1]) + backbone.extract_features(photos[1:2])
+    examples = [
+        Example(image_candidates, np.clip(image_candidates.boxes[[3, 9]], 0, SIDE), ("new", "a"))
+        for image_candidates in candidates
+    ]
+    backbone_classes = [("a", 0), ("b", 1)]
+    head = fit_head(
+        examples, levels=backbone.levels, trainer="logistic", refit_boxes=True, backbone_classes=backbone_classes
+    )
     write_learned(tmp_path / "learned.onnx", backbone, head)
     detector = load_detector(tmp_path / "learned.onnx")
     assert detector.layout == "labelloop"
     raw = detector.engine.run([photos[2].tensor], ["boxes", "scores"])
-    boxes, scores = head.score_candidates(backbone.see(photos[2:])[0])
+    boxes, scores = head.score_candidates(backbone.extract_features(photos[2:])[0])
     np.testing.assert_array_equal(raw["scores"][0], scores)
     np.testing.assert_array_equal(raw["boxes"][0], boxes)

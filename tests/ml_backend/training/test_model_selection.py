@@ -1,4 +1,4 @@
-"""A head learns a class that its backbone never saw, and the file made of it answers the same to the bit."""
+"""A head learns a class that its backbone does not know, and the exported model equals it bitwise."""
 
 import numpy as np
 import onnx
@@ -8,27 +8,28 @@ from ml_backend.detection.box_voting import PlattCalibration
 from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.detector import embedded_model, load_detector
-from ml_backend.layouts.labelloop import LINES
+from ml_backend.layouts.labelloop import CALIBRATIONS_KEY
 from ml_backend.training.backbone import open_backbone
-from ml_backend.training.calibration import calibrated
+from ml_backend.training.calibration import calibrate_head
 from ml_backend.training.examples import Example
-from ml_backend.training.fit import fit_head, fit_heads
+from ml_backend.training.fit import fit_heads
 from ml_backend.training.linear_head import apply_box_deltas, encode_box_deltas
-from ml_backend.training.model_selection import FitConfig, choices_of, select_and_fit
+from ml_backend.training.model_selection import FitConfig, candidate_configs, select_and_fit
 from ml_backend.training.onnx_export import write_learned
 from ml_backend.training.table import build_table
+from tests.ml_backend.training.heads import fit_head
 
 
 def photo_of_discs(seed, *, size=320):
-    """Red discs and blue squares on grey noise; the boxes around the discs."""
+    """Red discs and blue squares on grey noise; returns the image and the boxes of the discs."""
     rng = np.random.default_rng(seed)
     photo = rng.integers(100, 156, (size, size, 3)).astype(np.uint8)
     y, x = np.mgrid[:size, :size]
     boxes = []
-    for place in range(2):
+    for index in range(2):
         radius = int(rng.integers(28, 45))
-        cx, cy = int(rng.integers(50, size - 50)), 80 + 160 * place
-        if place == 0 or seed % 2:
+        cx, cy = int(rng.integers(50, size - 50)), 80 + 160 * index
+        if index == 0 or seed % 2:
             photo[(x - cx) ** 2 + (y - cy) ** 2 <= radius**2] = (220, 20, 20)
             boxes.append((cx - radius, cy - radius, cx + radius, cy + radius))
         else:
@@ -43,40 +44,42 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def examples(backbone):
-    made = []
+    result = []
     for seed in range(6):
         photo, boxes = photo_of_discs(seed)
-        [sight] = backbone.extract_features([prepare(photo, backbone.spec)])
-        made.append(Example(sight, boxes, ("disc",) * len(boxes)))
-    return made
+        [candidates] = backbone.extract_features([prepare(photo, backbone.spec)])
+        result.append(Example(candidates, boxes, ("disc",) * len(boxes)))
+    return result
 
 
-def test_the_backbone_gives_the_features_and_finds_what_the_model_finds(backbone, chelsea):
+def test_backbone_outputs_features_and_the_same_detections(backbone, chelsea):
     photo = prepare(chelsea, backbone.spec)
-    [sight] = backbone.extract_features([photo])
-    assert sight.embeddings.shape == (len(sight.boxes), 384)
-    [ours], [plain] = (one.detect([photo], floor=0.1) for one in (backbone.detector, load_detector(embedded_model())))
-    np.testing.assert_array_equal(ours.boxes, plain.boxes)
-    np.testing.assert_array_equal(ours.scores, plain.scores)
+    [candidates] = backbone.extract_features([photo])
+    assert candidates.embeddings.shape == (len(candidates.boxes), 384)
+    [exported], [plain] = (
+        detector.detect([photo], floor=0.1) for detector in (backbone.detector, load_detector(embedded_model()))
+    )
+    np.testing.assert_array_equal(exported.boxes, plain.boxes)
+    np.testing.assert_array_equal(exported.scores, plain.scores)
 
 
-def test_a_class_that_the_backbone_never_saw_is_found_on_a_new_photo(backbone, examples):
+def test_new_class_is_detected_on_a_new_image(backbone, examples):
     learned = select_and_fit(examples[:5], levels=backbone.levels)
-    best = learned.head.detect(examples[5].sight, floor=0.3).boxes[:2]
+    best = learned.head.detect(examples[5].candidates, floor=0.3).boxes[:2]
     assert len(examples[5].drawn) == 2
     assert min(max(_iou(box, drawn) for box in best) for drawn in examples[5].drawn) > 0.5
 
 
-def test_a_single_photo_is_learned_with_one_row_for_all_levels(backbone, examples):
-    """Its boxes lie on a level or two; the class is answered on the others too."""
+def test_single_image_trains_one_row_for_all_levels(backbone, examples):
+    """Its boxes lie on one or two levels; the class is predicted on all."""
     learned = select_and_fit(examples[:1], levels=backbone.levels)
-    assert (learned.choice.trainer, learned.judged) == ("shared", {})
+    assert (learned.choice.trainer, learned.scores) == ("shared", {})
     for row in learned.head.weights[1:]:
         np.testing.assert_array_equal(row, learned.head.weights[0])
 
 
 @pytest.mark.parametrize(
-    ("photos", "boxes", "known", "first", "tried"),
+    ("photos", "boxes", "pretrained", "first", "tried"),
     [
         (4, 2, (), "shared", {("shared", 0.4), ("logistic", 0.3), ("logistic", 0), ("prototype", 0)}),
         (5, 4, (), "shared", {("shared", 0.4), ("logistic", 0.3), ("logistic", 0)}),
@@ -85,25 +88,27 @@ def test_a_single_photo_is_learned_with_one_row_for_all_levels(backbone, example
         (2, 1, ("disc",), "logistic", {("logistic", 0)}),
     ],
 )
-def test_what_is_tried_depends_on_what_was_drawn(backbone, examples, photos, boxes, known, first, tried):
-    """Of 8 boxes on four photos, 20 on five, 30 and 60 on six, and of a class that the backbone knows."""
-    drawn = np.array([[30 * place, 20, 30 * place + 25, 100] for place in range(boxes)], np.float32)
-    shown = [Example(one.sight, drawn, ("disc",) * boxes) for one in examples[:photos]]
-    choices = choices_of(shown, known=bool(known))
+def test_candidate_configs_depend_on_the_labels(backbone, examples, photos, boxes, pretrained, first, tried):
+    """8 boxes on four images, 20 on five, 30 and 60 on six, and a class that the backbone knows."""
+    drawn = np.array([[30 * index, 20, 30 * index + 25, 100] for index in range(boxes)], np.float32)
+    labelled = [Example(example.candidates, drawn, ("disc",) * boxes) for example in examples[:photos]]
+    choices = candidate_configs(labelled, pretrained=bool(pretrained))
     assert choices[0].trainer == first
     assert {(choice.trainer, choice.lean) for choice in choices} == tried
 
 
-@pytest.mark.parametrize(("photos", "known"), [(4, ()), (2, ("disc",))])
-def test_what_is_learned_was_judged_with_all_that_was_tried(backbone, examples, photos, known):
-    learned = select_and_fit(examples[:photos], levels=backbone.levels, known=[(name, 0) for name in known])
-    assert set(learned.judged) == set(choices_of(examples[:photos], known=bool(known)))
-    assert learned.choice in learned.judged
+@pytest.mark.parametrize(("photos", "pretrained"), [(4, ()), (2, ("disc",))])
+def test_all_candidate_configs_are_evaluated(backbone, examples, photos, pretrained):
+    learned = select_and_fit(
+        examples[:photos], levels=backbone.levels, backbone_classes=[(name, 0) for name in pretrained]
+    )
+    assert set(learned.scores) == set(candidate_configs(examples[:photos], pretrained=bool(pretrained)))
+    assert learned.choice in learned.scores
 
 
-def test_a_head_that_leans_lies_between_those_of_its_trainers(backbone, examples):
-    training = build_table(examples[:2], backbone.levels)
-    heads = fit_heads(training, [0, 1], levels=backbone.levels, trainers=["logistic", "prototype"], refit_boxes=False)
+def test_blended_head_interpolates_its_solvers(backbone, examples):
+    table = build_table(examples[:2], backbone.levels)
+    heads = fit_heads(table, [0, 1], levels=backbone.levels, trainers=["logistic", "prototype"], refit_boxes=False)
     mixed = FitConfig("logistic", refit_boxes=False, lean=0.25).head(heads)
     np.testing.assert_allclose(mixed.weights, 0.75 * heads["logistic"].weights + 0.25 * heads["prototype"].weights)
     np.testing.assert_allclose(mixed.bias, 0.75 * heads["logistic"].bias + 0.25 * heads["prototype"].bias)
@@ -111,10 +116,16 @@ def test_a_head_that_leans_lies_between_those_of_its_trainers(backbone, examples
 
 
 @pytest.mark.parametrize("refit_boxes", [False, True])
-def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes, tmp_path):
-    known = [("cat", backbone.names.index("cat"))]
-    head = fit_head(examples[:3], levels=backbone.levels, trainer="logistic", refit_boxes=refit_boxes, known=known)
-    head = calibrated(head, {"disc": PlattCalibration(1.1, -0.3, -0.7, -0.4)})
+def test_exported_model_equals_the_head_bitwise(backbone, examples, refit_boxes, tmp_path):
+    backbone_classes = [("cat", backbone.names.index("cat"))]
+    head = fit_head(
+        examples[:3],
+        levels=backbone.levels,
+        trainer="logistic",
+        refit_boxes=refit_boxes,
+        backbone_classes=backbone_classes,
+    )
+    head = calibrate_head(head, {"disc": PlattCalibration(1.1, -0.3, -0.7, -0.4)})
     write_learned(tmp_path / "learned.onnx", backbone, head)
     onnx.checker.check_model(onnx.load(tmp_path / "learned.onnx"))
     detector = load_detector(tmp_path / "learned.onnx")
@@ -122,19 +133,19 @@ def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes
     assert detector.names.names == ("disc", "cat")
     for seed in range(3, 6):
         photo = prepare(photo_of_discs(seed)[0], backbone.spec)
-        [sight] = backbone.extract_features([photo])
+        [candidates] = backbone.extract_features([photo])
         raw = detector.engine.run([photo.tensor], ["boxes", "scores"])
-        boxes, scores = head.score_candidates(sight)
+        boxes, scores = head.score_candidates(candidates)
         np.testing.assert_array_equal(raw["scores"][0], scores)
         np.testing.assert_array_equal(raw["boxes"][0], boxes)
         [served] = detector.detect([photo], floor=0.05)
-        answered = head.detect(sight, floor=0.05)
+        answered = head.detect(candidates, floor=0.05)
         np.testing.assert_array_equal(served.boxes, answered.boxes)
         np.testing.assert_array_equal(served.scores, answered.scores)
 
 
 @pytest.mark.parametrize(
-    ("told", "lines"),
+    ("metadata", "calibrations"),
     [
         ("[[2.0, -1.0]]", (PlattCalibration(2.0, -1.0),)),
         ("[[2.0, -1.0, -0.5, 0.25]]", (PlattCalibration(2.0, -1.0, -0.5, 0.25),)),
@@ -146,21 +157,21 @@ def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes
         ("{}", None),
     ],
 )
-def test_a_learned_model_of_before_is_opened_and_a_damaged_one_is_not(backbone, examples, told, lines, tmp_path):
+def test_older_calibrations_load_and_damaged_ones_raise(backbone, examples, metadata, calibrations, tmp_path):
     head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False)
     write_learned(tmp_path / "learned.onnx", backbone, head)
     model = onnx.load(tmp_path / "learned.onnx")
-    [entry] = [one for one in model.metadata_props if one.key == LINES]
-    entry.value = told
+    [entry] = [candidate for candidate in model.metadata_props if candidate.key == CALIBRATIONS_KEY]
+    entry.value = metadata
     onnx.save(model, tmp_path / "learned.onnx")
-    if lines is None:
-        with pytest.raises(ModelBroken, match=LINES):
+    if calibrations is None:
+        with pytest.raises(ModelBroken, match=CALIBRATIONS_KEY):
             load_detector(tmp_path / "learned.onnx")
     else:
-        assert load_detector(tmp_path / "learned.onnx").reader.lines == lines
+        assert load_detector(tmp_path / "learned.onnx").reader.calibrations == calibrations
 
 
-def test_a_learned_model_can_be_learned_on_again(backbone, examples, tmp_path):
+def test_trained_model_can_be_trained_on_again(backbone, examples, tmp_path):
     head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False)
     write_learned(tmp_path / "learned.onnx", backbone, head)
     again = open_backbone(tmp_path / "learned.onnx", folder=tmp_path)
@@ -169,37 +180,41 @@ def test_a_learned_model_can_be_learned_on_again(backbone, examples, tmp_path):
     np.testing.assert_array_equal(
         again.extract_features([photo])[0].embeddings, backbone.extract_features([photo])[0].embeddings
     )
-    assert again.detector.reader.lines == head.lines, "and shows what it finds as the model it was made from"
+    assert again.detector.reader.calibrations == head.calibrations
 
 
-def test_a_class_that_nobody_drew_is_answered_as_the_backbone_does(backbone, examples, chelsea):
+def test_unlabelled_class_keeps_the_backbone_scores(backbone, examples, chelsea):
     cat = backbone.names.index("cat")
-    head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False, known=[("cat", cat)])
-    [sight] = backbone.extract_features([prepare(chelsea, backbone.spec)])
+    head = fit_head(
+        examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False, backbone_classes=[("cat", cat)]
+    )
+    [candidates] = backbone.extract_features([prepare(chelsea, backbone.spec)])
     np.testing.assert_allclose(
-        head.score_candidates(sight)[1][:, 1], sight.scores[:, cat] * sight.objectness, rtol=1e-6
+        head.score_candidates(candidates)[1][:, 1], candidates.scores[:, cat] * candidates.objectness, rtol=1e-6
     )
 
 
-def test_a_class_that_the_backbone_knows_is_learned_from_there_on(backbone, examples, chelsea):
-    """One drawn cat is not enough to learn cats from, nor may it spoil what the backbone knows of them."""
+def test_known_class_is_fitted_from_the_backbone(backbone, examples, chelsea):
+    """One labelled cat is too little to learn cats, and must not spoil the backbone's knowledge."""
     cat = backbone.names.index("cat")
-    [sight] = backbone.extract_features([prepare(chelsea, backbone.spec)])
+    [candidates] = backbone.extract_features([prepare(chelsea, backbone.spec)])
     drawn = np.array([[0, 0, 450, 300]], np.float32)
     head = select_and_fit(
-        [Example(sight, drawn, ("cat",)), *examples[:2]], levels=backbone.levels, known=[("cat", cat)]
+        [Example(candidates, drawn, ("cat",)), *examples[:2]], levels=backbone.levels, backbone_classes=[("cat", cat)]
     ).head
-    assert head.prior == (cat,)
+    assert head.prior_classes == (cat,)
     [mirrored] = backbone.extract_features([prepare(np.ascontiguousarray(chelsea[:, ::-1]), backbone.spec)])
-    found = head.detect(mirrored, floor=0.3)
-    assert head.names[found.classes[0]] == "cat"
-    assert _iou(found.boxes[0], (0, 0, 451, 300)) > 0.7
+    detections = head.detect(mirrored, floor=0.3)
+    assert head.names[detections.classes[0]] == "cat"
+    assert _iou(detections.boxes[0], (0, 0, 451, 300)) > 0.7
 
 
-def test_the_file_answers_as_a_head_that_starts_from_the_backbone(backbone, examples, tmp_path):
-    known = [("bottle", backbone.names.index("bottle"))]
-    renamed = [Example(one.sight, one.drawn, ("bottle",) * len(one.labels)) for one in examples[:3]]
-    head = fit_head(renamed, levels=backbone.levels, trainer="logistic", refit_boxes=True, known=known)
+def test_exported_model_equals_a_pretrained_head_bitwise(backbone, examples, tmp_path):
+    backbone_classes = [("bottle", backbone.names.index("bottle"))]
+    renamed = [Example(example.candidates, example.drawn, ("bottle",) * len(example.labels)) for example in examples[:3]]
+    head = fit_head(
+        renamed, levels=backbone.levels, trainer="logistic", refit_boxes=True, backbone_classes=backbone_classes
+    )
     write_learned(tmp_path / "learned.onnx", backbone, head)
     photo = prepare(photo_of_discs(5)[0], backbone.spec)
     raw = load_detector(tmp_path / "learned.onnx").engine.run([photo.tensor], ["boxes", "scores"])
@@ -208,7 +223,7 @@ def test_the_file_answers_as_a_head_that_starts_from_the_backbone(backbone, exam
     np.testing.assert_array_equal(raw["boxes"][0], boxes)
 
 
-def test_shifts_take_boxes_to_their_targets():
+def test_box_deltas_map_boxes_to_their_targets():
     boxes = np.array([[10, 10, 30, 50], [0, 0, 8, 8]], np.float32)
     targets = np.array([[12, 8, 36, 40], [1, 1, 12, 7]], np.float32)
     np.testing.assert_allclose(apply_box_deltas(boxes, encode_box_deltas(boxes, targets)), targets, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Work in threads: in order, with the first failure, and matrices computed by one thread however many fits run."""
+"""Parallel fits keep their order, raise the first failure, and use one BLAS thread per matrix."""
 
 import threading
 
@@ -10,17 +10,17 @@ from ml_backend.training.parallel import parallel_map, single_threaded_blas
 
 
 def threads():
-    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
-def test_every_item_is_done_in_its_order():
-    assert parallel_map(lambda one: one * one, range(5)) == [0, 1, 4, 9, 16]
+def test_results_are_in_the_order_of_the_items():
+    assert parallel_map(lambda item: item * item, range(5)) == [0, 1, 4, 9, 16]
     assert parallel_map(str, []) == []
     with pytest.raises(ZeroDivisionError):
-        parallel_map(lambda one: 1 // one, [1, 0])
+        parallel_map(lambda item: 1 // item, [1, 0])
 
 
-def test_a_fit_that_ends_leaves_the_limit_to_the_one_that_goes_on():
+def test_limit_holds_until_the_last_fit_ends():
     before = threads()
     first_in, second_in, first_out = (threading.Event() for _ in range(3))
 

@@ -1,4 +1,4 @@
-"""Models that finish or hide their work learn too: their boxes as operations, and what their feature maps show."""
+"""Graphs with final boxes can be trained on: their boxes as ONNX operations, with RoI features."""
 
 import numpy as np
 import onnx
@@ -11,60 +11,67 @@ from ml_backend.errors import NotLearnable
 from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.examples import Example
-from ml_backend.training.feature_export import expose
+from ml_backend.training.feature_export import export_features
 from ml_backend.training.model_selection import select_and_fit
-from ml_backend.training.onnx_builder import Nodes
-from ml_backend.training.onnx_decoders import STANDARD
+from ml_backend.training.onnx_builder import GraphBuilder
+from ml_backend.training.onnx_decoders import DECODERS
 from ml_backend.training.onnx_export import write_learned
-from ml_backend.training.roi_features import FINISHED, ROWS, add_regions, chosen_maps, grid_boxes, map_names
+from ml_backend.training.roi_features import (
+    POSTPROCESSED,
+    ROWS,
+    add_candidate_outputs,
+    feature_map_names,
+    grid_boxes,
+    select_feature_maps,
+)
 from tests.ml_backend.layout_cases import CASES, FLOOR, VARIANTS
 from tests.ml_backend.learning.conftest import draw_discs
 
 PHOTO = np.full((64, 96, 3), 90, np.uint8)
 
 
-@pytest.mark.parametrize("layout", [*STANDARD, *FINISHED])
-def test_boxes_written_as_operations_are_those_of_the_layout(layout, make_onnx, tmp_path):
+@pytest.mark.parametrize("layout", [*DECODERS, *POSTPROCESSED])
+def test_onnx_decoding_equals_the_layout(layout, make_onnx, tmp_path):
     case = CASES[layout]()
     plain = load_detector(make_onnx(case.outputs, **case.options))
-    nodes = Nodes(onnx.load(plain.path), prefix="test")
-    (STANDARD.get(layout) or add_regions)(nodes, plain)
-    onnx.save(nodes.close(), tmp_path / "written.onnx")
+    nodes = GraphBuilder(onnx.load(plain.path), prefix="test")
+    (DECODERS.get(layout) or add_candidate_outputs)(nodes, plain)
+    onnx.save(nodes.build(), tmp_path / "written.onnx")
     written = load_detector(tmp_path / "written.onnx")
     assert written.layout == "labelloop"
     assert (written.names.names, written.spec) == (plain.names.names, plain.spec)
-    [ours], [theirs] = (decoded(one) for one in (written, plain))
-    assert len(theirs) > 1
-    np.testing.assert_allclose(ours.boxes, theirs.boxes, rtol=1e-4, atol=2e-3)
-    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4)
-    assert ours.classes.tolist() == theirs.classes.tolist()
+    [exported], [original] = (decoded(detector) for detector in (written, plain))
+    assert len(original) > 1
+    np.testing.assert_allclose(exported.boxes, original.boxes, rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(exported.scores, original.scores, rtol=1e-4)
+    assert exported.classes.tolist() == original.classes.tolist()
 
 
 def decoded(detector):
-    seen = detector.engine.run([prepare(PHOTO, detector.spec).tensor], detector.reader.outputs)
-    return [detector._numbered(one) for one in detector.reader.decode(seen, FLOOR)]
+    outputs = detector.engine.run([prepare(PHOTO, detector.spec).tensor], detector.reader.outputs)
+    return [detector.map_classes(detections) for detections in detector.reader.decode(outputs, FLOOR)]
 
 
 def end_to_end(path, *, rows):
-    """The embedded model as if its exporter had made it end to end: its best boxes, and what they show."""
-    nodes = Nodes(onnx.load(embedded_model()), prefix="end")
+    """The embedded model as an end-to-end export with its `rows` best boxes."""
+    nodes = GraphBuilder(onnx.load(embedded_model()), prefix="end")
     scores = nodes.add("Mul", "scores", nodes.reshape("objectness", (0, -1, 1)))
-    best = nodes.reshape(nodes.greatest(scores), (1, -1))
+    best = nodes.reshape(nodes.reduce_max(scores), (1, -1))
     number = nodes.reshape(nodes.cast(nodes.add("ArgMax", scores, axis=2, keepdims=0), np.float32), (1, -1, 1))
-    value, index = nodes.fresh(), nodes.fresh()
+    value, index = nodes.new_name(), nodes.new_name()
     count = nodes.constant(np.array([rows], np.int64))
     nodes.model.graph.node.append(helper.make_node("TopK", [best, count], [value, index], axis=1))
-    place = nodes.reshape(index, (-1,))
-    chosen = [nodes.add("Gather", one, place, axis=1) for one in ("boxes", number)]
+    indices = nodes.reshape(index, (-1,))
+    gathered = [nodes.add("Gather", tensor, indices, axis=1) for tensor in ("boxes", number)]
     nodes.drop_outputs(*nodes.outputs)
-    nodes.concat([chosen[0], nodes.reshape(value, (1, -1, 1)), chosen[1]], axis=2, name="output0")
+    nodes.concat([gathered[0], nodes.reshape(value, (1, -1, 1)), gathered[1]], axis=2, name="output0")
     nodes.output("output0", (1, rows, 6))
-    nodes.tell(task="detect")
-    onnx.save(nodes.close(), path)
+    nodes.set_metadata(task="detect")
+    onnx.save(nodes.build(), path)
     return path
 
 
-def test_a_model_that_suppresses_by_itself_learns_what_it_never_saw(tmp_path):
+def test_end_to_end_model_learns_a_new_class(tmp_path):
     file = end_to_end(tmp_path / "end.onnx", rows=50)
     assert load_detector(file).layout == "end2end"
     backbone = open_backbone(file, folder=tmp_path)
@@ -79,43 +86,43 @@ def test_a_model_that_suppresses_by_itself_learns_what_it_never_saw(tmp_path):
         for photo, drawn in photos
     ]
     learned = select_and_fit(examples[:6], levels=backbone.levels)
-    assert learned.judged[learned.choice] > 0.5
+    assert learned.scores[learned.choice] > 0.5
     write_learned(tmp_path / "learned.onnx", backbone, learned.head)
     plain = load_detector(tmp_path / "learned.onnx")
     for (photo, drawn), example in zip(photos[6:], examples[6:], strict=True):
-        [found] = plain.detect([prepare(photo, plain.spec)], floor=0.2)
-        expected = learned.head.detect(example.sight, floor=0.2)
-        np.testing.assert_array_equal(found.scores, expected.scores)  # bit-equal to the fitted head
-        np.testing.assert_array_equal(found.boxes, expected.boxes)
+        [detections] = plain.detect([prepare(photo, plain.spec)], floor=0.2)
+        expected = learned.head.detect(example.candidates, floor=0.2)
+        np.testing.assert_array_equal(detections.scores, expected.scores)  # bit-equal to the fitted head
+        np.testing.assert_array_equal(detections.boxes, expected.boxes)
         for label, box in drawn:
-            mine = found.boxes[[plain.names.names[one] == label for one in found.classes]]
-            assert cross_iou(mine, np.array([box], np.float32)).max(initial=0) > 0.5, label
+            boxes = detections.boxes[[plain.names.names[index] == label for index in detections.classes]]
+            assert cross_iou(boxes, np.array([box], np.float32)).max(initial=0) > 0.5, label
 
 
-def test_feature_maps_are_found_behind_a_suppression_and_one_of_each_size_is_kept(tmp_path):
+def test_one_feature_map_per_size_is_selected(tmp_path):
     model = onnx.load(end_to_end(tmp_path / "end.onnx", rows=50))
-    assert len(map_names(model.graph, ["output0"])) >= 3
+    assert len(feature_map_names(model.graph, ["output0"])) >= 3
     shapes = {"b": (1, 100, 20, 20), "a": (1, 200, 40, 40), "b2": (1, 50, 20, 20), "far": (1, 300, 80, 80),
               "one": (1, 9, 1, 1), "flat": (1, 5, 7)}  # fmt: skip
-    assert [name for name, _ in chosen_maps(shapes)] == ["far"]
+    assert [name for name, _ in select_feature_maps(shapes)] == ["far"]
     del shapes["far"]
-    assert [name for name, _ in chosen_maps(shapes)] == ["a", "b"]
+    assert [name for name, _ in select_feature_maps(shapes)] == ["a", "b"]
 
 
-def test_a_model_that_gives_more_than_boxes_keeps_giving_it(make_onnx):
-    _, make = VARIANTS["end to end with keypoints of two numbers"]
+def test_keypoint_model_is_not_learnable(make_onnx):
+    _, make = VARIANTS["end to end with keypoints of two values"]
     case = make()
-    with pytest.raises(NotLearnable, match="it gives keypoints"):
-        expose(load_detector(make_onnx(case.outputs, **case.options)))
+    with pytest.raises(NotLearnable, match="it predicts keypoints"):
+        export_features(load_detector(make_onnx(case.outputs, **case.options)))
 
 
-def test_the_grid_lies_on_the_input(tmp_path):
+def test_grid_covers_the_input(tmp_path):
     spec = load_detector(embedded_model()).spec
     boxes = grid_boxes(spec)
     assert boxes.min() >= 0
     assert boxes[:, 2].max() <= spec.width
     assert (boxes[:, 2:] - boxes[:, :2]).min() > 8
-    # Any object of a tenth of the input or more is covered by some box well enough to be moved to it.
+    # Some box overlaps every object of a tenth of the input or more, enough for regression.
     rng = np.random.default_rng(0)
     size = rng.uniform(0.12, 0.6, (200, 2)) * spec.width
     size[:, 1] = np.clip(size[:, 1], size[:, 0] / 2, size[:, 0] * 2)

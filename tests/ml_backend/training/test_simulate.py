@@ -1,4 +1,4 @@
-"""`labelloop learn simulate` from folders to JSON, with the embedded model on photos drawn here."""
+"""`labelloop learn simulate` from folders to JSON, with the embedded model on generated images."""
 
 import json
 
@@ -8,12 +8,12 @@ from PIL import Image
 
 from labelloop.cli.main import main
 from ml_backend.training.datasets import LabelledPhoto
-from ml_backend.training.simulate import by_name
+from ml_backend.training.simulate import hash_order
 
 
 @pytest.fixture
 def data(tmp_path):
-    """Eight photos with a red disc each; one more is cut short. The last two are the test."""
+    """Eight images with a red disc each, and a truncated file. The last two images are the test set."""
     for name in ("images", "boxes"):
         (tmp_path / name).mkdir()
     y, x = np.mgrid[:240, :240]
@@ -44,44 +44,44 @@ def test_every_strategy_size_and_seed_is_a_run(data, monkeypatch, capsys):
     monkeypatch.setenv("LABELLOOP_HOME", str(data / "home"))
     assert not call(data, "--labelled", "1,3", "--seeds", "2", "--json", data / "out.json")
     runs = json.loads((data / "out.json").read_text())["runs"]
-    seen = [(run["strategy"], run["seed"], run["labelled"]) for run in runs]
-    assert seen == [(s, seed, n) for s in ("random", "active") for seed in (0, 1) for n in (1, 3)]
+    keys = [(run["strategy"], run["seed"], run["labelled"]) for run in runs]
+    assert keys == [(s, seed, n) for s in ("random", "active") for seed in (0, 1) for n in (1, 3)]
     assert all(set(run) == {"strategy", "labelled", "seed", "ap50", "images", "boxes", "seconds"} for run in runs)
     assert all(run["images"] == run["boxes"] == run["labelled"] for run in runs)
     assert np.mean([run["ap50"] for run in runs if run["labelled"] == 3]) > 0.8
-    shown = capsys.readouterr()
-    assert "broken.png" in shown.err
-    assert "active" in shown.out
+    output = capsys.readouterr()
+    assert "broken.png" in output.err
+    assert "active" in output.out
 
 
-def test_the_order_by_chance_hangs_on_names_and_seed_alone(tmp_path):
+def test_random_order_depends_only_on_names_and_seed(tmp_path):
     photos = [LabelledPhoto(tmp_path / str(number), f"{number:03}.png", (), ()) for number in range(60)]
-    order = by_name(photos, seed=3)
-    assert by_name(photos[::-1], seed=3) == order
+    order = hash_order(photos, seed=3)
+    assert hash_order(photos[::-1], seed=3) == order
     assert [photo.name for photo in order[:4]] == ["051.png", "053.png", "010.png", "022.png"]
     assert set(order) == set(photos)
-    places = [photos.index(photo) for photo in order]
-    assert abs(np.corrcoef(places, np.arange(60))[0, 1]) < 0.4
-    assert by_name(photos, seed=4) != order
+    positions = [photos.index(photo) for photo in order]
+    assert abs(np.corrcoef(positions, np.arange(60))[0, 1]) < 0.4
+    assert hash_order(photos, seed=4) != order
 
 
-def test_a_list_that_names_no_photo_is_an_error(data, monkeypatch, capsys):
+def test_list_without_a_matching_image_is_an_error(data, monkeypatch, capsys):
     monkeypatch.setenv("LABELLOOP_HOME", str(data / "home"))
-    (data / "test.txt").write_text("nobody\n")
+    (data / "test.txt").write_text("unknown\n")
     assert call(data) == 1
-    assert "names none of the photos" in capsys.readouterr().err
+    assert "names no image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "wrong", [("--labelled", "0"), ("--labelled", "many"), ("--strategy", "best"), ("--seeds", "0")]
 )
-def test_wrong_options_are_said(data, wrong, capsys):
+def test_invalid_options_are_reported(data, wrong, capsys):
     assert call(data, *wrong) == 1
     assert wrong[1] in capsys.readouterr().err
 
 
-def test_what_does_not_meet_is_told_and_a_photo_without_objects_can_be_the_first(data, monkeypatch, capsys):
-    """A list that names strangers, boxes without a photo, and only one photo in six with anything on it."""
+def test_mismatches_are_reported_and_empty_images_come_first(data, monkeypatch, capsys):
+    """A list with unknown names, boxes without an image, and objects on one image in six only."""
     monkeypatch.setenv("LABELLOOP_HOME", str(data / "home"))
     (data / "test.txt").write_text("6\nimages/7.png\nstranger.png\n")
     (data / "boxes" / "gone.txt").write_text("0 .5 .5 .2 .2")
@@ -94,36 +94,36 @@ def test_what_does_not_meet_is_told_and_a_photo_without_objects_can_be_the_first
         (strategy, size, min(size, 6)) for strategy in ("active", "random") for _ in range(2) for size in (1, 99)
     ]
     assert {run["boxes"] for run in runs if run["labelled"] == 99} == {1}
-    told = capsys.readouterr().err
-    assert all(word in told for word in ("stranger.png", "gone.txt", "6 photos to label"))
+    errors = capsys.readouterr().err
+    assert all(word in errors for word in ("stranger.png", "gone.txt", "Only 6 images"))
 
 
-def test_nothing_to_judge_on_is_said_before_the_work(data, monkeypatch, capsys):
+def test_empty_test_set_is_reported_before_training(data, monkeypatch, capsys):
     monkeypatch.setenv("LABELLOOP_HOME", str(data / "home"))
     for number in (6, 7):
         (data / "boxes" / f"{number}.txt").write_text("")
     assert call(data) == 1
-    assert "nothing is drawn on the photos that it names" in capsys.readouterr().err
+    assert "the images it names have no annotations" in capsys.readouterr().err
     assert call(data, "--json", data) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("listed", "said"),
+    ("listed", "message"),
     [
         (None, "No such file"),
-        (b"\xff\xfe\x00", "no text in UTF-8"),
-        (b"another\n", "it names none of the photos"),
-        (b"\n".join(b"%d" % number for number in range(8)), "it leaves no photo to label"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
+        (b"another\n", "it names no image"),
+        (b"\n".join(b"%d" % number for number in range(8)), "it leaves no annotated image to label"),
     ],
 )
-def test_a_test_list_that_cannot_be_used_says_what_is_to_be_given(data, monkeypatch, capsys, listed, said):
+def test_unusable_test_list_is_reported_with_a_fix(data, monkeypatch, capsys, listed, message):
     monkeypatch.setenv("LABELLOOP_HOME", str(data / "home"))
     if listed is None:
         (data / "test.txt").unlink()
     else:
         (data / "test.txt").write_bytes(listed)
     assert call(data) == 1
-    told = capsys.readouterr().err
-    assert said in told
-    assert "Give with `--test-list` a text file" in told.replace("\n", " ")
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Give with `--test-list` a text file" in errors.replace("\n", " ")

@@ -1,32 +1,39 @@
-"""Thresholds follow the edits where there are many, and stay where they were thought to be while there are few."""
+"""Thresholds follow many edits, and stay near the default with few."""
 
 import numpy as np
 import pytest
 
 from ml_backend.detection.detections import Detections
 from ml_backend.training.metrics import GroundTruth
-from ml_backend.training.thresholds import USUAL, Edits, edits_of, edits_of_all, learned_thresholds, least_chance
+from ml_backend.training.thresholds import (
+    DEFAULT_PROBABILITY,
+    ScoredEdits,
+    edits_of,
+    edits_of_all,
+    f1_optimal_probability,
+    learned_thresholds,
+)
 
 
 def spread(count, *, seed=0, scored=lambda chance: chance, missed=0):
-    """Edits of boxes that are right as often as their chance says, which `scored` turns into scores."""
+    """Edits of boxes whose probability of being correct is known; `scored` maps it to scores."""
     rng = np.random.default_rng(seed)
-    chances = rng.uniform(0, 1, count)
-    right = rng.uniform(0, 1, count) < chances
-    scores = scored(chances)
-    return Edits(tuple(scores[right]), tuple(scores[~right]), missed)
+    probabilities = rng.uniform(0, 1, count)
+    correct = rng.uniform(0, 1, count) < probabilities
+    scores = scored(probabilities)
+    return ScoredEdits(tuple(scores[correct]), tuple(scores[~correct]), missed)
 
 
 def f1(edits, cut):
     """By counting."""
-    right = sum(score >= cut for score in edits.kept)
-    shown = right + sum(score >= cut for score in edits.deleted)
-    return 2 * right / (shown + edits.objects)
+    correct = sum(score >= cut for score in edits.accepted)
+    total = correct + sum(score >= cut for score in edits.deleted)
+    return 2 * correct / (total + edits.objects)
 
 
-def bill(edits, cut, drawing):
-    """Deletions, and boxes drawn where each counts as so many."""
-    return sum(score >= cut for score in edits.deleted) + drawing * sum(score < cut for score in edits.kept)
+def edit_cost(edits, cut, drawing):
+    """Number of deletions, plus drawn boxes times their cost."""
+    return sum(score >= cut for score in edits.deleted) + drawing * sum(score < cut for score in edits.accepted)
 
 
 CUTS = np.linspace(0.01, 0.99, 99)
@@ -40,102 +47,104 @@ SCORES = {
 
 @pytest.mark.parametrize("scored", SCORES.values(), ids=SCORES)
 @pytest.mark.parametrize("missed", [0, 1000])
-def test_many_edits_give_the_best_f1_whatever_scores_mean(scored, missed):
+def test_many_edits_maximise_f1_for_any_score_scale(scored, missed):
     edits = spread(4000, scored=scored, missed=missed)
-    found = learned_thresholds({"a": edits})["a"]
-    assert f1(edits, found) >= 0.99 * max(f1(edits, cut) for cut in np.linspace(0.001, 0.999, 999))
+    threshold = learned_thresholds({"a": edits})["a"]
+    assert f1(edits, threshold) >= 0.99 * max(f1(edits, cut) for cut in np.linspace(0.001, 0.999, 999))
 
 
 @pytest.mark.parametrize("drawing", [1.0, 3.0])
 @pytest.mark.parametrize("scored", [SCORES["calibrated"], SCORES["too sure"]])
-def test_what_drawing_costs_decides_which_threshold_makes_the_smallest_bill(drawing, scored):
+def test_drawing_cost_minimises_the_edit_cost(drawing, scored):
     edits = spread(4000, scored=scored, missed=100)
-    found = learned_thresholds({"a": edits}, drawing=drawing)["a"]
-    assert bill(edits, found, drawing) <= 1.02 * min(bill(edits, cut, drawing) for cut in CUTS)
+    threshold = learned_thresholds({"a": edits}, drawing_cost=drawing)["a"]
+    assert edit_cost(edits, threshold, drawing) <= 1.02 * min(edit_cost(edits, cut, drawing) for cut in CUTS)
 
 
-def test_classes_whose_scores_mean_other_things_get_thresholds_of_their_own():
+def test_classes_of_different_score_scales_get_own_thresholds():
     edits = {"shy": spread(2000, scored=lambda chance: chance / 3), "bold": spread(2000, seed=1, scored=np.sqrt)}
-    found = learned_thresholds(edits)
-    both = Edits.__add__(*edits.values())
+    thresholds = learned_thresholds(edits)
+    both = ScoredEdits.__add__(*edits.values())
 
-    def together(cuts):
-        right = sum(score >= cuts[name] for name, one in edits.items() for score in one.kept)
-        shown = right + sum(score >= cuts[name] for name, one in edits.items() for score in one.deleted)
-        return 2 * right / (shown + both.objects)
+    def combined_f1(cuts):
+        correct = sum(score >= cuts[name] for name, class_edits in edits.items() for score in class_edits.accepted)
+        total = correct + sum(
+            score >= cuts[name] for name, class_edits in edits.items() for score in class_edits.deleted
+        )
+        return 2 * correct / (total + both.objects)
 
-    assert found["shy"] < 0.25 < 0.45 < found["bold"]
-    assert together(found) > max(f1(both, cut) for cut in CUTS) + 0.02
+    assert thresholds["shy"] < 0.25 < 0.45 < thresholds["bold"]
+    assert combined_f1(thresholds) > max(f1(both, cut) for cut in CUTS) + 0.02
 
 
-def test_a_class_without_edits_is_shown_like_the_others():
+def test_class_without_edits_uses_the_shared_calibration():
     bold = spread(1000, scored=np.sqrt)
-    found = learned_thresholds({"often": bold, "never": Edits()})
-    assert found["never"] == pytest.approx(found["often"], abs=0.02)
-    assert found["never"] > USUAL + 0.1
+    thresholds = learned_thresholds({"often": bold, "never": ScoredEdits()})
+    assert thresholds["never"] == pytest.approx(thresholds["often"], abs=0.02)
+    assert thresholds["never"] > DEFAULT_PROBABILITY + 0.1
 
 
-def test_a_class_that_is_found_and_never_there_is_shown_less():
+def test_class_of_false_positives_gets_a_higher_threshold():
     often = spread(1000)
-    found = learned_thresholds({"often": often, "deleted": Edits(deleted=(0.4, 0.5, 0.6) * 20)})
-    assert found["deleted"] > found["often"] + 0.1
+    thresholds = learned_thresholds({"often": often, "deleted": ScoredEdits(deleted=(0.4, 0.5, 0.6) * 20)})
+    assert thresholds["deleted"] > thresholds["often"] + 0.1
 
 
-def test_one_photo_hardly_moves_a_threshold():
-    found = learned_thresholds({"a": Edits(kept=(0.8, 0.6), deleted=(0.5, 0.2, 0.1, 0.05), added=1)})
-    assert found["a"] == pytest.approx(USUAL, abs=0.1)
+def test_one_image_hardly_moves_a_threshold():
+    thresholds = learned_thresholds({"a": ScoredEdits(accepted=(0.8, 0.6), deleted=(0.5, 0.2, 0.1, 0.05), added=1)})
+    assert thresholds["a"] == pytest.approx(DEFAULT_PROBABILITY, abs=0.1)
 
 
-def test_one_edit_of_a_class_hardly_tells_it_from_the_others():
+def test_one_edit_hardly_moves_a_class():
     often = spread(1000)
-    alone = learned_thresholds({"often": often, "seldom": Edits()})
-    one = learned_thresholds({"often": often, "seldom": Edits(deleted=(0.9,))})
-    assert one["seldom"] == pytest.approx(alone["seldom"], abs=0.05)
+    alone = learned_thresholds({"often": often, "seldom": ScoredEdits()})
+    with_edit = learned_thresholds({"often": often, "seldom": ScoredEdits(deleted=(0.9,))})
+    assert with_edit["seldom"] == pytest.approx(alone["seldom"], abs=0.05)
 
 
 @pytest.mark.parametrize(("drawing", "expected"), [(0.0, 0.4), (1.0, 0.5), (3.0, 0.25)])
-def test_without_edits_all_is_as_usual(drawing, expected):
-    found = learned_thresholds({"a": Edits(), "b": Edits()}, usual=0.4, drawing=drawing)
-    assert found == {"a": pytest.approx(expected), "b": pytest.approx(expected)}
+def test_default_threshold_without_edits(drawing, expected):
+    thresholds = learned_thresholds({"a": ScoredEdits(), "b": ScoredEdits()}, default=0.4, drawing_cost=drawing)
+    assert thresholds == {"a": pytest.approx(expected), "b": pytest.approx(expected)}
     assert learned_thresholds({}) == {}
 
 
-def test_the_least_chance_is_half_of_the_best_f1():
+def test_optimal_probability_is_half_of_the_best_f1():
     chances = np.random.default_rng(0).uniform(0, 1, 5000)
     best = max(2 * chances[chances >= cut].sum() / ((chances >= cut).sum() + 3000) for cut in CUTS)
-    assert least_chance(chances, objects=3000) == pytest.approx(best / 2, abs=0.005)
+    assert f1_optimal_probability(chances, objects=3000) == pytest.approx(best / 2, abs=0.005)
 
 
 @pytest.mark.parametrize(
     "edits",
     [
-        Edits(added=300),
-        Edits(deleted=(0.0, 1.0)),
-        Edits(kept=(1.0,) * 500),
-        Edits(deleted=(1.0,) * 500),
-        Edits(kept=(0.2,) * 10, deleted=(0.3,) * 1000),
+        ScoredEdits(added=300),
+        ScoredEdits(deleted=(0.0, 1.0)),
+        ScoredEdits(accepted=(1.0,) * 500),
+        ScoredEdits(deleted=(1.0,) * 500),
+        ScoredEdits(accepted=(0.2,) * 10, deleted=(0.3,) * 1000),
     ],
     ids=["nothing found", "no chance at all and certain", "all right", "all wrong", "the worse the surer"],
 )
 @pytest.mark.parametrize("drawing", [0.0, 1.0])
-def test_thresholds_are_scores_whatever_was_done(edits, drawing):
-    found = learned_thresholds({"a": edits, "b": Edits()}, drawing=drawing)
-    assert all(0 < one < 1 for one in found.values())
+def test_thresholds_are_valid_scores_for_extreme_edits(edits, drawing):
+    thresholds = learned_thresholds({"a": edits, "b": ScoredEdits()}, drawing_cost=drawing)
+    assert all(0 < threshold < 1 for threshold in thresholds.values())
 
 
-def test_where_every_pre_label_costs_more_than_it_spares_hardly_any_is_shown():
-    edits = Edits(kept=(0.2,) * 10, deleted=(0.3,) * 1000)
-    assert learned_thresholds({"a": edits}, drawing=1.0)["a"] > 0.3
+def test_costly_pre_labels_get_a_high_threshold():
+    edits = ScoredEdits(accepted=(0.2,) * 10, deleted=(0.3,) * 1000)
+    assert learned_thresholds({"a": edits}, drawing_cost=1.0)["a"] > 0.3
 
 
-def test_a_submitted_photo_says_what_was_kept_deleted_and_added():
+def test_submitted_labels_yield_accepted_deleted_and_added():
     boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]], np.float32)
-    found = Detections(boxes, np.array([0.9, 0.6, 0.3], np.float32), np.array([0, 0, 1]))
+    detections = Detections(boxes, np.array([0.9, 0.6, 0.3], np.float32), np.array([0, 0, 1]))
     truth = GroundTruth(np.array([[0, 0, 10, 11], [20, 20, 30, 30], [80, 80, 90, 90]], np.float32), ("a", "b", "a"))
-    edits = edits_of(found, truth, names=["a", "b"])
-    assert edits["a"].kept == (pytest.approx(0.9),)
+    edits = edits_of(detections, truth, names=["a", "b"])
+    assert edits["a"].accepted == (pytest.approx(0.9),)
     assert edits["a"].deleted == (pytest.approx(0.6),)
     assert edits["a"].added == 1
-    assert edits["b"] == Edits((), (pytest.approx(0.3),), 1)
-    twice = edits_of_all([(["a", "b"], found, truth)] * 2, names=["b", "c"])
-    assert twice == {"b": Edits((), (pytest.approx(0.3),) * 2, 2), "c": Edits()}
+    assert edits["b"] == ScoredEdits((), (pytest.approx(0.3),), 1)
+    twice = edits_of_all([(["a", "b"], detections, truth)] * 2, names=["b", "c"])
+    assert twice == {"b": ScoredEdits((), (pytest.approx(0.3),) * 2, 2), "c": ScoredEdits()}
