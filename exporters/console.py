@@ -57,7 +57,7 @@ def pluralize(number: int, noun: str) -> str:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None] | None]:
-    """Show a progress bar on standard error; yields its update function (done, total or None), or None if no terminal."""
+    """Progress bar on standard error; yields its update function (done, total or None), or None without a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -52,7 +52,8 @@ class JsonFile:
         with self._open() as file:
             yield from iter_raw_tasks(file)
             if _file_state(file) != self._file_state:
-                raise IncompleteInput(self._display_name, "it was modified while it was read", "Wait until it is written.")
+                reason = "it was modified while it was read"
+                raise IncompleteInput(self._display_name, reason, "Wait until it is written.")
 
     def tasks(self) -> Iterator[Task | MalformedTask]:
         """Each task of the file; an unreadable task does not stop the others."""

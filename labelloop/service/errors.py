@@ -112,13 +112,6 @@ class Forbidden(LabelloopError):
     status = 403
 
 
-class ResourceNotFound(LabelloopError):
-    """The requested resource does not exist."""
-
-    code = "not_found"
-    status = 404
-
-
 class PortInUse(LabelloopError):
     """Another program listens on the port of a service."""
 

@@ -67,6 +67,11 @@ class MemoryBudget:
         # Reentrant: the garbage collector may release a retained lease while this thread holds the lock.
         self._released = threading.Condition(threading.RLock())
 
+    @property
+    def waiting(self) -> int:
+        """The number of leases that wait."""
+        return len(self._queue)
+
     @contextmanager
     def lease(self, weight: int, *, abandoned: Callable[[], bool] = never_abandoned) -> Iterator[MemoryLease]:
         """Hold `weight` bytes for the duration of the block.
@@ -97,7 +102,7 @@ class MemoryBudget:
         with self._released:
             queued = sum(self._queue.values())
             if deadline is not None and self._queue and queued + weight > MAX_QUEUE_FACTOR * self.limit:
-                raise Busy(f"{len(self._queue)} jobs already wait for memory.")
+                raise Busy(f"{self.waiting} jobs already wait for memory.")
             ticket = object()
             self._queue[ticket] = weight
             try:

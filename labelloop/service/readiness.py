@@ -48,8 +48,8 @@ class DatabaseChecks:
 
     def __init__(self, settings: Settings, engine: sa.Engine, inbox: Inbox | None = None) -> None:
         self._settings, self._engine = settings, engine
-        self._inbox = inbox or Inbox.from_settings(settings, engine)
-        self._workers = WorkerHeartbeats(engine)
+        self.inbox = inbox or Inbox.from_settings(settings, engine)
+        self.workers = WorkerHeartbeats(engine)
         self._file = sqlite_file(settings.database_url)
         self._opened = _inode(self._file) if self._file else None
 
@@ -90,7 +90,7 @@ class DatabaseChecks:
         Raises:
             NotReady: None does.
         """
-        newest = self._workers.latest()
+        newest = self.workers.latest()
         if newest is None or not newest.alive:
             when = "" if newest is None else f"; the last was {newest.age_s:.0f} s ago"
             raise NotReady(
@@ -106,7 +106,7 @@ class DatabaseChecks:
         Raises:
             NotReady: One is.
         """
-        age_s, limit_s = self._inbox.oldest_age_s(), self._settings.job_age_limit_s
+        age_s, limit_s = self.inbox.oldest_age_s(), self._settings.job_age_limit_s
         if age_s > limit_s:
             raise NotReady(
                 f"The oldest unfinished event was stored {age_s:.0f} s ago; the limit is {limit_s:.0f} s "

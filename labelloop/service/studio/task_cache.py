@@ -207,7 +207,6 @@ class LocalTaskCache:
 
 
 Item = TypeVar("Item")
-Filters = Mapping[str, Any]
 
 
 class SyncTarget(Protocol):

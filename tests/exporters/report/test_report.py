@@ -75,18 +75,18 @@ def page(exported, settings):
     return page
 
 
-def test_figures_are_those_of_the_data_set(page, exported):
+def test_statistics_match_the_data_set(page, exported):
     words = re.sub(r"\s+", " ", Page(page()).words)
     annotations = exported.instances()["annotations"]
     assert f"{len(annotations)} objects" in words
     assert "5 images" in words
     assert "1 images without objects" in words
     assert "1 malformed" in words
-    assert "no object" in words  # the class that nobody drew
+    assert "no object" in words  # the class without objects
     assert "x: is missing" in words  # the loss itself
 
 
-def test_nothing_is_loaded_and_nothing_of_the_data_acts(page):
+def test_page_loads_nothing_and_escapes_data(page):
     text = page()
     read = Page(text)
     assert not {"script", "iframe", "object", "link", "form"} & set(read.tags)
@@ -96,7 +96,7 @@ def test_nothing_is_loaded_and_nothing_of_the_data_acts(page):
     assert "default-src 'none'" in text
 
 
-def test_pictures_are_photos_and_what_is_missing_says_why(page, tmp_path):
+def test_thumbnails_show_images_or_the_reason_they_are_missing(page, tmp_path):
     read = Page(page())
     assert len(read.loads) == 4
     for address in read.loads:
@@ -112,19 +112,19 @@ def test_the_same_version_gives_the_same_page(page):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_every_format_tells_the_same_objects(run, build, settings, name):
+def test_every_format_shows_the_same_objects(run, build, settings, name):
     task = build.task(1, build.annotation(build.box(10, 20, 30, 40, "car"), build.box(50, 50, 25, 25, "never", id="2")))
     out = run([task], label_config=CONFIG, formats=(name,))
     store = open_store(f"file://{out.root}", settings)
     text = html_report(store, read_version(store))
     assert "<b>2</b>objects" in text
-    found = re.findall(r'<path d="([^"]+)"', text)
-    boxes = sorted([float(number) for number in re.findall(r"[\d.]+", path)] for path in found)
+    paths = re.findall(r'<path d="([^"]+)"', text)
+    boxes = sorted([float(number) for number in re.findall(r"[\d.]+", path)] for path in paths)
     corners = [[64, 72, 256, 72, 256, 216, 64, 216], [320, 180, 480, 180, 480, 270, 320, 270]]
     np.testing.assert_allclose(boxes, corners, atol=0.1)
 
 
-def test_a_version_of_classes_of_photos_shows_its_photos(run, build, settings):
+def test_a_classification_version_shows_its_images(run, build, settings):
     choice = {"id": "c", "from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}
     config = """<View><Image name="image" value="$image"/><Choices name="kind" toName="image"><Choice value="cat"/>
     </Choices></View>"""
@@ -144,17 +144,17 @@ def test_the_command_writes_a_file(exported, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.system
-def test_chromium_shows_it_without_a_complaint(page, tmp_path):
+def test_chromium_renders_it_without_errors(page, tmp_path):
     (tmp_path / "report.html").write_text(page())
-    said, asked = [], []
+    messages, requests = [], []
     with chromium_page() as tab:
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("dialog", lambda dialog: said.append(dialog.message))
-        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("dialog", lambda dialog: messages.append(dialog.message))
+        tab.on("request", lambda request: requests.append(request.url))
         tab.goto(f"file://{tmp_path}/report.html")
-        shown = tab.evaluate("[...document.images].map(each => each.naturalWidth)")
+        widths = tab.evaluate("[...document.images].map(each => each.naturalWidth)")
         wide = tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert shown == [420] * 4
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert widths == [420] * 4
     assert wide

@@ -79,7 +79,7 @@ def test_deleted_tasks_go(take, studio):
     assert len(take()) == 249
 
 
-def test_what_changed_without_a_trace_in_its_time_is_found_by_the_numbers(take, studio):
+def test_changes_without_timestamp_are_found_by_counts(take, studio):
     take()
     take()
     studio.asked.clear()
@@ -173,7 +173,7 @@ print(len(list(source.raw())), len(studio.asked))
 
 @pytest.mark.parametrize("snapshot", ["yes", "no"])
 @pytest.mark.parametrize("writes", [1, 2])
-def test_reading_that_was_killed_is_gone_on_with(tmp_path, tasks, writes, snapshot):
+def test_interrupted_read_is_resumed(tmp_path, tasks, writes, snapshot):
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     (tmp_path / "read.py").write_text(KILLED)
     command = [sys.executable, str(tmp_path / "read.py"), str(tmp_path / "home"), str(tmp_path / "tasks.json")]

@@ -15,19 +15,19 @@ MANY_IMAGES = """<View><Image name="image" valueList="$pages"/><Text name="t" va
 <RectangleLabels name="label" toName="image"><Label value="car"/></RectangleLabels></View>"""
 
 
-def test_project_is_read_with_its_own_config_into_a_folder_of_its_name(build, config, settings, fake_studio):
+def test_project_uses_its_own_config_and_title(build, config, settings, fake_studio):
     tasks = [build.task(n, build.annotation(build.box(1, 1, 5, 5, "dog"))) for n in (1, 2)]
-    seen = []
+    calls = []
     report = export(
         "7",
         settings=settings,
         studio=fake_studio(tasks, config("car", "dog"), title="Cars / Löwen"),
         fetch=False,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: calls.append((done, total)),
     )
     assert report.classes == {"car": 1, "dog": 2}
     assert report.url.endswith("/store/Cars_L%C3%B6wen") or report.url.endswith("/store/Cars_Löwen")
-    assert seen[-2:] == [(1, 2), (2, 2)]
+    assert calls[-2:] == [(1, 2), (2, 2)]
 
 
 def test_task_with_two_images_gives_both_with_their_own_regions(run, build):
@@ -42,10 +42,12 @@ def test_task_with_two_images_gives_both_with_their_own_regions(run, build):
         two="s3://b/two.jpg",
     )
     out = run([task], label_config=TWO_IMAGES)
-    images = {each["id"]: each["file_name"] for each in out.instances()["images"]}
+    images = {image["id"]: image["file_name"] for image in out.instances()["images"]}
     assert sorted(images.values()) == ["one.jpg", "two.jpg"]
     assert 5 in images
-    assert {each["region_id"]: images[each["image_id"]] for each in out.instances()["annotations"]} == {
+    assert {
+        annotation["region_id"]: images[annotation["image_id"]] for annotation in out.instances()["annotations"]
+    } == {
         "l": "one.jpg",
         "r": "two.jpg",
     }
@@ -63,11 +65,11 @@ def test_list_of_images_gives_each_its_regions(run, build):
     )
     del task["data"]["image"]
     out = run([task], label_config=MANY_IMAGES)
-    assert {each["file_name"]: (each["width"], each["height"]) for each in out.instances()["images"]} == {
+    assert {image["file_name"]: (image["width"], image["height"]) for image in out.instances()["images"]} == {
         f"{n}.jpg": size for n, size in sizes.items()
     }
     assert [len(out.yolo(str(n))) for n in sizes] == [1, 1, 1]
-    assert [each["item_index"] for each in out.catalogue] == [0, 1, 2]
+    assert [row["item_index"] for row in out.catalogue] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -135,14 +137,14 @@ def test_wrong_option_makes_no_version(run, build, options, tmp_path):
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)
-def test_file_that_is_no_export_of_tasks_is_named_for_what_it_is_and_makes_no_version(run, tmp_path, name):
-    data, said = WRONG_FILES[name]
+def test_file_that_is_not_an_export_is_refused(run, tmp_path, name):
+    data, message = WRONG_FILES[name]
     path = tmp_path / "export.json"
     path.write_bytes(data)
     with pytest.raises(NotTaskExport) as error:
         run(path)
     assert "export.json" in error.value.message
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert not (tmp_path / "set").exists()
 
 

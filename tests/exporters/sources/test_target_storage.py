@@ -47,8 +47,10 @@ def test_annotations_become_tasks(run, build, put, target):
     put(build.annotation(number=11), 12)
     out = run(target)
     # task 1 was skipped, nothing tells the size of task 12's image
-    assert [each["task_id"] for each in out.instances()["images"]] == [2]
-    assert [(each["annotation_id"], each["annotator"]) for each in out.instances()["annotations"]] == [(10, 2)]
+    assert [image["task_id"] for image in out.instances()["images"]] == [2]
+    assert [
+        (annotation["annotation_id"], annotation["annotator"]) for annotation in out.instances()["annotations"]
+    ] == [(10, 2)]
     assert out.report.accounts.tasks.input == 3
 
 
@@ -71,7 +73,7 @@ def test_data_of_the_task_is_that_of_its_newest_annotation(build, put, take):
     put(build.annotation(number=9), 1, updated="2026-01-01T00:00:00Z")
     ((task,), _) = take()
     assert task.data["qc_status"] == "disputed"
-    assert [each.id for each in task.annotations] == [8, 9]
+    assert [annotation.id for annotation in task.annotations] == [8, 9]
     assert task.annotations[0].completed_by == 1
 
 
@@ -96,7 +98,10 @@ def test_whole_tasks_are_read_too_and_an_annotation_counts_once(build, put, take
     (target / "3.json").write_text(json.dumps(build.task(3, old, new) | {"updated_at": "2026-03-03T00:00:00Z"}))
     (target / "4.json").write_text(json.dumps(build.task(4, build.annotation(number=80))))
     tasks, _ = take()
-    assert [(task.id, sorted(each.id for each in task.annotations)) for task in tasks] == [(3, [70, 71]), (4, [80])]
+    assert [(task.id, sorted(annotation.id for annotation in task.annotations)) for task in tasks] == [
+        (3, [70, 71]),
+        (4, [80]),
+    ]
 
 
 def test_broken_object_costs_itself_alone_and_is_listed(run, build, put, target):

@@ -37,7 +37,7 @@ def flaws(tasks: list, root: Path, xml: str | None = None, **options) -> list[st
     assert manifest is not None
     pull(store, manifest, to=root / "out", formats=[name for name in manifest.formats if name in VALIDATED_FORMATS])
     validate(root / "out", problems)
-    return [f"{each.flaw} {each.file} {each.where} {each.detail}" for each in problems.issues]
+    return [f"{issue.flaw} {issue.file} {issue.where} {issue.detail}" for issue in problems.issues]
 
 
 @pytest.mark.parametrize("case", matrix.cases(BUILD))
@@ -107,7 +107,7 @@ def one_bus(*regions: dict) -> list[list[dict]]:
 @example(one_bus(BUILD.polygon([[9, 9], [9.01, 9.01], [9.01, 9], [9, 9.01]], id="crowd", meta={"text": ["crowd"]})))
 @example(one_bus(BUILD.box(10, 10, 5, 5, " ", id="blank"), BUILD.box(10, 10, 5, 5, "", id="none")))
 @example(one_bus(BUILD.box(10, 10, 5, 5, "a\x7fb"), BUILD.box(10, 10, 5, 5, "c\u2028d\x85", id="r2")))
-def test_export_of_any_regions_has_no_flaw(tmp_path_factory, annotations):
+def test_export_of_any_regions_has_no_issue(tmp_path_factory, annotations):
     good = [BUILD.box(10, 10, 20, 20, "car", id="good")]  # without any object nothing is published
     tasks = [
         BUILD.task(number, BUILD.annotation(*found, number=number))
@@ -130,7 +130,7 @@ def test_identical_rows_are_written_once_and_counted(run, ways):
         count = out.report.accounts.formats[name]
         assert (count.regions, count.objects) == (3, 3)
         assert count.dropped == {"the same row as another object's of its image": 2}
-    assert [each["region_id"] for each in out.instances()["annotations"]] == [box["id"], "other", "bus"]
+    assert [annotation["region_id"] for annotation in out.instances()["annotations"]] == [box["id"], "other", "bus"]
     assert [name for name, *_ in out.voc_boxes("1")] == ["car", "car", "bus"]
     assert validate(out.folder).issues == []
     assert {(loss["region"], loss["format"]) for loss in out.losses} >= {
@@ -143,12 +143,12 @@ def test_objects_of_two_annotators_are_two_annotations_and_one_row(run):
     box = BUILD.box(10, 20, 30, 40, "car")
     task = BUILD.task(1, BUILD.annotation(box), BUILD.annotation(box, number=2, completed_by=2))
     out = run([task], annotation="all")
-    assert [each["annotator"] for each in out.instances()["annotations"]] == [1, 2]
+    assert [annotation["annotator"] for annotation in out.instances()["annotations"]] == [1, 2]
     assert (len(out.voc_boxes("1")), len(out.yolo("1"))) == (1, 1)
     assert validate(out.folder).issues == []
 
 
-def test_masks_of_one_box_are_two_objects_where_pixels_tell_them_apart(run):
+def test_two_masks_with_one_box_are_two_objects(run):
     left, right = (np.zeros((BUILD.height, BUILD.width), bool) for _ in range(2))
     left[10:50, 10:12] = left[10:12, 10:50] = left[49, 49] = True
     right[10:50, 48:50] = right[48:50, 10:50] = right[10, 10] = True
@@ -170,7 +170,7 @@ def test_region_with_one_repeated_label_keeps_the_other(run):
 ALIKE = [("Butterfly", "butterfly"), ("traffic light", "traffic_light"), ("left-hand", "Left  Hand")]
 
 
-def told(*labels: str) -> list[dict]:
+def choices(*labels: str) -> list[dict]:
     return [
         BUILD.task(n, BUILD.annotation(BUILD.box(5, 5, 9, 9, label), number=n))
         for n, label in enumerate(labels, start=1)
@@ -181,7 +181,7 @@ def told(*labels: str) -> list[dict]:
 @pytest.mark.parametrize("where", ["config", "tasks"])
 def test_labels_written_two_ways_are_refused_by_name(run, config, tmp_path, pair, where):
     with pytest.raises(NearDuplicateLabels, match="--rename") as refused:
-        run(told(*pair), label_config=config(*pair) if where == "config" else None)
+        run(choices(*pair), label_config=config(*pair) if where == "config" else None)
     assert all(repr(label) in str(refused.value) for label in pair)
     assert not list((tmp_path / "set").glob("versions/*"))
     assert not (tmp_path / "set/HEAD.json").exists()
@@ -190,42 +190,42 @@ def test_labels_written_two_ways_are_refused_by_name(run, config, tmp_path, pair
 @pytest.mark.parametrize("workers", [1, 2])
 def test_renamed_label_counts_as_the_other(run, config, workers):
     out = run(
-        told("Butterfly", "butterfly", "moth"),
+        choices("Butterfly", "butterfly", "moth"),
         label_config=config("Butterfly", "butterfly", "moth"),
         rename=("butterfly=Butterfly",),
         formats=("coco", "voc", "yolo-detect"),
         workers=workers,
     )
     assert out.report.classes == {"Butterfly": 1, "moth": 2}
-    assert [each["category_id"] for each in out.instances()["annotations"]] == [1, 1, 2]
+    assert [annotation["category_id"] for annotation in out.instances()["annotations"]] == [1, 1, 2]
     assert [out.voc_boxes(stem)[0][0] for stem in "123"] == ["Butterfly", "Butterfly", "moth"]
     assert out.report.accounts.notes == {}
     assert validate(out.folder).issues == []
 
 
 def test_choices_written_two_ways_are_refused_as_classes_of_images(run, config):
-    asked = config("car").replace('<Choice value="night"/>', '<Choice value="Day"/>')
+    label_config = config("car").replace('<Choice value="night"/>', '<Choice value="Day"/>')
     answer = BUILD.result("choices", {"choices": ["Day"]}, id="c", from_name="weather")
     tasks = [BUILD.task(1, BUILD.annotation(BUILD.box(1, 1, 5, 5, "car"), answer))]
     with pytest.raises(NearDuplicateLabels, match="'day' and 'Day'"):
-        run(tasks, label_config=asked, formats=("yolo-classify",))
-    out = run(tasks, label_config=asked, formats=("yolo-classify",), rename=("Day=day",))
+        run(tasks, label_config=label_config, formats=("yolo-classify",))
+    out = run(tasks, label_config=label_config, formats=("yolo-classify",), rename=("Day=day",))
     assert "1.jpg,train,day,day" in (out.folder / "yolo-classify/labels.csv").read_text()
 
 
 def test_single_letters_of_both_cases_are_two_classes(run, config):
-    assert run(told("a", "A"), label_config=config("a", "A")).report.classes == {"a": 1, "A": 2}
+    assert run(choices("a", "A"), label_config=config("a", "A")).report.classes == {"a": 1, "A": 2}
 
 
 def test_data_set_that_has_both_labels_already_is_extended(run, config, tmp_path):
-    first = run(told("moth"))
+    first = run(choices("moth"))
     classes = first.root / "classes.json"
     classes.write_text(json.dumps({"names": ["moth", "Butterfly", "butterfly"], "format": "labelloop-classes/1"}))
-    out = run(told("moth", "butterfly", "Butterfly"))
+    out = run(choices("moth", "butterfly", "Butterfly"))
     assert out.report.published
     assert out.report.classes == {"moth": 1, "Butterfly": 2, "butterfly": 3}
     with pytest.raises(NearDuplicateLabels, match="Moth"):
-        run(told("moth", "butterfly", "Moth"))
+        run(choices("moth", "butterfly", "Moth"))
 
 
 @pytest.mark.parametrize("text", ["a", "=b", "a=", "a=b a=c", "a=b b=c"])

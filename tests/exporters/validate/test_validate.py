@@ -1,4 +1,4 @@
-"""Validating: a good data set has no fault, each broken one exactly its own, whoever wrote it."""
+"""Validating: a good data set has no fault, each broken one exactly its own of any origin."""
 
 import json
 import shutil
@@ -129,9 +129,9 @@ def test_broken_coco_file_has_its_fault_and_no_other(tmp_path, name):
     spoil(broken)
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(broken))
-    found = validate(path)
-    assert set(found.counts) == set(expected)
-    for problem in found.issues:
+    report = validate(path)
+    assert set(report.counts) == set(expected)
+    for problem in report.issues:
         assert problem.file == "instances.json"
         assert expected[problem.flaw] in problem.where
 
@@ -139,9 +139,9 @@ def test_broken_coco_file_has_its_fault_and_no_other(tmp_path, name):
 def test_good_coco_file_has_no_fault(tmp_path):
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(sheet()))
-    found = validate(path)
-    assert not found
-    assert found.checked == {"COCO files": 1, "images": 2, "annotations": 2}
+    report = validate(path)
+    assert not report
+    assert report.checked == {"COCO files": 1, "images": 2, "annotations": 2}
 
 
 def test_text_that_is_no_json_is_said(tmp_path):
@@ -149,15 +149,15 @@ def test_text_that_is_no_json_is_said(tmp_path):
     assert set(validate(tmp_path / "x.json").counts) == {"coco-unreadable"}
 
 
-def test_image_in_two_splits_and_an_image_that_is_not_there(tmp_path):
+def test_image_in_two_splits_and_missing_image(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "images/val").mkdir(parents=True)
     for split in ("train", "val"):
         (tmp_path / f"annotations/instances_{split}.json").write_text(json.dumps(sheet()))
     for name, size in SIZES.items():
         Image.new("RGB", size).save(tmp_path / "images/val" / name)
-    found = validate(tmp_path)
-    assert {(each.flaw, each.file.rpartition("_")[2]) for each in found.issues} == {
+    report = validate(tmp_path)
+    assert {(issue.flaw, issue.file.rpartition("_")[2]) for issue in report.issues} == {
         ("coco-image-missing", "train.json"),
         ("coco-image-name", "val.json"),
     }
@@ -168,7 +168,7 @@ def test_image_in_two_splits_and_an_image_that_is_not_there(tmp_path):
     ("photo", "flaw"),
     [((100, 80), ""), ((80, 100), "photo-size"), ((99, 80), "photo-size"), (b"no photo", "photo-unreadable")],
 )
-def test_photo_of_another_size_than_its_labels_is_found_and_one_that_is_none(tmp_path, layout, photo, flaw):
+def test_wrong_image_size_and_unreadable_image_are_reported(tmp_path, layout, photo, flaw):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/instances_train.json").write_text(json.dumps(sheet()))
     (tmp_path / layout).mkdir(parents=True)
@@ -177,7 +177,7 @@ def test_photo_of_another_size_than_its_labels_is_found_and_one_that_is_none(tmp
         (tmp_path / layout / "a.jpg").write_bytes(photo)
     else:
         Image.new("RGB", photo).save(tmp_path / layout / "a.jpg")
-    assert [each.flaw for each in validate(tmp_path).issues] == [flaw] * bool(flaw)
+    assert [issue.flaw for issue in validate(tmp_path).issues] == [flaw] * bool(flaw)
 
 
 def test_photo_that_lies_on_its_side_is_told(tmp_path):
@@ -188,17 +188,17 @@ def test_photo_that_lies_on_its_side_is_told(tmp_path):
     Image.new("RGB", (100, 80)).save(tmp_path / "images/a.jpg", exif=exif)
     Image.new("RGB", SIZES["b.jpg"]).save(tmp_path / "images/b.jpg")
     (tmp_path / "annotations/instances_train.json").write_text(json.dumps(sheet()))
-    (found,) = validate(tmp_path).issues
-    assert "EXIF" in found.detail
+    (report,) = validate(tmp_path).issues
+    assert "EXIF" in report.detail
 
 
-def test_a_file_beside_the_photos_of_each_split_is_looked_through(tmp_path):
+def test_a_coco_file_in_each_split_folder_is_checked(tmp_path):
     for split in ("train", "valid"):
         (tmp_path / split).mkdir()
         (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(sheet()))
         for name, size in SIZES.items():
             Image.new("RGB", size).save(tmp_path / split / name)
-    assert {each.flaw for each in validate(tmp_path).issues} == {"coco-image-name"}  # one image in two splits
+    assert {issue.flaw for issue in validate(tmp_path).issues} == {"coco-image-name"}  # one image in two splits
 
 
 # ---- YOLO
@@ -242,11 +242,11 @@ def test_broken_yolo_folder_has_its_fault_and_no_other(tmp_path, name):
     (tmp_path / "labels/train").mkdir(parents=True)
     (tmp_path / "data.yaml").write_text(yaml)
     (tmp_path / "labels/train/a.txt").write_text("\n".join(rows))
-    found = validate(tmp_path)
-    assert set(found.counts) == set(expected)
-    if found and "yolo-sheet" not in expected:
-        assert found.issues[0].file == "labels/train/a.txt"
-        assert expected == {"yolo-mixed"} or found.issues[0].where == f"line {len(rows)}"
+    report = validate(tmp_path)
+    assert set(report.counts) == set(expected)
+    if report and "yolo-sheet" not in expected:
+        assert report.issues[0].file == "labels/train/a.txt"
+        assert expected == {"yolo-mixed"} or report.issues[0].where == f"line {len(rows)}"
 
 
 def test_files_of_boxes_among_files_of_points(tmp_path):
@@ -255,16 +255,16 @@ def test_files_of_boxes_among_files_of_points(tmp_path):
     for number in range(3):
         (tmp_path / f"labels/{number}.txt").write_text("0 .1 .1 .2 .1 .2 .2")
     (tmp_path / "labels/odd.txt").write_text("0 .5 .5 .2 .2")
-    assert [(each.flaw, each.file) for each in validate(tmp_path).issues] == [("yolo-mixed", "labels/odd.txt")]
+    assert [(issue.flaw, issue.file) for issue in validate(tmp_path).issues] == [("yolo-mixed", "labels/odd.txt")]
 
 
 def test_images_and_labels_that_have_no_partner(tmp_path):
-    for place in ("images/train/a.jpg", "images/train/b.JPG", "labels/train/b.txt", "labels/train/c.txt"):
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).touch()
+    for name in ("images/train/a.jpg", "images/train/b.JPG", "labels/train/b.txt", "labels/train/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     Image.new("RGB", (100, 80)).save(tmp_path / "images/train/b.JPG")
     (tmp_path / "data.yaml").write_text(SHEET)
-    assert [(each.flaw, each.file) for each in validate(tmp_path).issues] == [
+    assert [(issue.flaw, issue.file) for issue in validate(tmp_path).issues] == [
         ("yolo-image-unlabelled", "images/train/a"),
         ("yolo-label-alone", "labels/train/c.txt"),
     ]
@@ -278,12 +278,12 @@ def test_folders_of_splits_with_one_sheet_are_looked_through(tmp_path):
         (tmp_path / split / "labels/a.txt").write_text(row)
         Image.new("RGB", (100, 80)).save(tmp_path / split / "images/a.jpg")
     Image.new("RGB", (100, 80)).save(tmp_path / "valid/images/b.jpg")
-    found = validate(tmp_path)
-    assert [(each.flaw, each.file) for each in found.issues] == [
+    report = validate(tmp_path)
+    assert [(issue.flaw, issue.file) for issue in report.issues] == [
         ("yolo-class", "valid/labels/a.txt"),
         ("yolo-image-unlabelled", "valid/images/b"),
     ]
-    assert found.checked["label files"] == 2
+    assert report.checked["label files"] == 2
 
 
 # ---- Pascal VOC
@@ -319,18 +319,18 @@ def test_broken_voc_file_has_its_fault_and_no_other(tmp_path, name):
     box, expected = BROKEN_VOC[name]
     voc(tmp_path, "a", box)
     lists(tmp_path, train=["a"])
-    found = validate(tmp_path)
-    assert set(found.counts) == set(expected)
-    assert all((each.file, each.where) == ("Annotations/a.xml", "object 1") for each in found.issues)
+    report = validate(tmp_path)
+    assert set(report.counts) == set(expected)
+    assert all((issue.file, issue.where) == ("Annotations/a.xml", "object 1") for issue in report.issues)
 
 
 def test_voc_object_that_is_there_twice_is_found(tmp_path):
     voc(tmp_path, "a", ("car", 1, 1, 5, 5))
     path = tmp_path / "Annotations/a.xml"
     text = path.read_text()
-    one = text[text.index("<object>") : text.index("</object>") + len("</object>")]
-    path.write_text(text.replace(one, one + one))
-    assert [each.where for each in validate(tmp_path).issues if each.flaw == "voc-twice"] == ["object 2"]
+    element = text[text.index("<object>") : text.index("</object>") + len("</object>")]
+    path.write_text(text.replace(element, element + element))
+    assert [issue.where for issue in validate(tmp_path).issues if issue.flaw == "voc-twice"] == ["object 2"]
 
 
 def test_voc_without_lists_or_with_wrong_ones(tmp_path):
@@ -339,7 +339,7 @@ def test_voc_without_lists_or_with_wrong_ones(tmp_path):
     (tmp_path / "Annotations/c.xml").write_text("<annotation>")
     assert validate(tmp_path).counts == {"voc-size": 1, "voc-unreadable": 1, "voc-imagesets": 1}
     lists(tmp_path, train=["a", "gone"], val=["a"], test=["c"])
-    faults = {(each.file, each.where) for each in validate(tmp_path).issues if each.flaw == "voc-imagesets"}
+    faults = {(issue.file, issue.where) for issue in validate(tmp_path).issues if issue.flaw == "voc-imagesets"}
     assert faults == {
         ("ImageSets/Main/train.txt", "gone"),
         ("ImageSets/Main/train.txt", "a"),
@@ -389,7 +389,7 @@ def app(tmp_path, monkeypatch):
     return app
 
 
-def test_our_own_data_set_has_no_fault(app, ours, capsys):
+def test_our_own_data_set_has_no_issue(app, ours, capsys):
     assert app(["validate", f"file://{ours.root}"]) == 0
     out = capsys.readouterr().out
     assert "no problems found" in out
@@ -398,7 +398,7 @@ def test_our_own_data_set_has_no_fault(app, ours, capsys):
     assert app(["validate", str(ours.root)]) == 0  # a plain path does too
 
 
-def test_version_of_one_format_is_looked_through(app, run, build, capsys):
+def test_version_of_one_format_is_checked(app, run, build, capsys):
     out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5)))], formats=("coco",))
     assert app(["validate", f"file://{out.root}"]) == 0
     assert "1 annotations" in capsys.readouterr().out
@@ -412,9 +412,9 @@ def test_pulled_format_has_no_fault_with_its_photos(ours, settings, tmp_path, na
 
     store = open_store(f"file://{ours.root}", settings)
     pull(store, read_version(store), to=tmp_path / "pulled", formats=[name])
-    found = validate(tmp_path / "pulled")
-    assert found.issues == []
-    assert found.checked
+    report = validate(tmp_path / "pulled")
+    assert report.issues == []
+    assert report.checked
 
 
 def voc_shard(ours):
@@ -458,8 +458,8 @@ def test_numbers_of_the_manifest_are_checked(ours, settings, tmp_path):
     key = manifest_key(ours.report.version)
     manifest = ours.manifest | {"splits": {"train": 5}, "classes": {"car": 1, "dog": 3}}
     store.put(key, json.dumps(manifest).encode())
-    _, found = verify(store, ours.report.version)
-    assert {each.where for each in found.issues} == {"splits", "classes"}
+    _, report = verify(store, ours.report.version)
+    assert {issue.where for issue in report.issues} == {"splits", "classes"}
 
 
 def test_findings_name_file_place_harm_and_fix(app, tmp_path, capsys):
@@ -474,7 +474,7 @@ def test_findings_name_file_place_harm_and_fix(app, tmp_path, capsys):
     assert ISSUE_KINDS["coco-annotation-id"].harm in out
 
 
-def test_place_without_a_data_set_is_said(tmp_path):
+def test_location_without_a_data_set_is_refused(tmp_path):
     with pytest.raises(DatasetNotFound, match="no data set of a known format"):
         validate(tmp_path)
     (tmp_path / "gone").mkdir()
@@ -493,7 +493,7 @@ NDJSON = {
     "a row that is there twice": ([HEAD, ROW % "[0,0.5,0.5,0.1,0.1],[0,0.5,0.5,0.1,0.1]"], "yolo-twice"),
     "no JSON": ([HEAD, "{"], "yolo-columns"),
     "a split of no name": ([HEAD, (ROW % "").replace("train", "mine")], "yolo-columns"),
-    "an address nobody can fetch": ([HEAD, (ROW % "").replace("https", "s3")], "yolo-label-alone"),
+    "a URL that cannot be fetched": ([HEAD, (ROW % "").replace("https", "s3")], "yolo-label-alone"),
 }
 
 
@@ -517,9 +517,9 @@ def test_broken_line_of_ndjson_costs_itself_alone(tmp_path, line):
     rows = '"annotations": {"boxes": [[0, 0.5, 0.5, 0.1, 0.1]]}'
     good = f'{{"file": "b.jpg", "url": "https://h/b.jpg", "split": "train", {rows}}}'
     (tmp_path / "d.ndjson").write_text(f"{head}\n{line}\n{good}")
-    found = validate(tmp_path)
-    assert {each.file for each in found.issues} == {"d.ndjson, line 2"}
-    assert found.checked["rows"] == 1
+    report = validate(tmp_path)
+    assert {issue.file for issue in report.issues} == {"d.ndjson, line 2"}
+    assert report.checked["rows"] == 1
 
 
 def test_ndjson_that_is_no_text_is_said(tmp_path):
@@ -537,7 +537,7 @@ ALIKE = {
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_classes_that_a_person_takes_for_one_are_found_in_every_format(tmp_path, name):
+def test_similar_class_names_are_reported_in_every_format(tmp_path, name):
     labels, expected = ALIKE[name]
     good = sheet() | {"categories": [{"id": number, "name": label} for number, label in enumerate(labels, start=1)]}
     (tmp_path / "coco/annotations").mkdir(parents=True)
@@ -550,29 +550,29 @@ def test_classes_that_a_person_takes_for_one_are_found_in_every_format(tmp_path,
     (tmp_path / "ndjson").mkdir()
     head = {"type": "dataset", "class_names": dict(enumerate(labels))}
     (tmp_path / "ndjson/d.ndjson").write_text(json.dumps(head))
-    found = [each for each in validate(tmp_path).issues if each.flaw == "class-alike"]
-    assert [each.file.split("/")[0] for each in found] == (["coco", "ndjson", "voc", "yolo"] if expected else [])
-    assert {tuple(sorted(each.detail.split(" and "))) for each in found} == (
+    report = [issue for issue in validate(tmp_path).issues if issue.flaw == "class-alike"]
+    assert [issue.file.split("/")[0] for issue in report] == (["coco", "ndjson", "voc", "yolo"] if expected else [])
+    assert {tuple(sorted(issue.detail.split(" and "))) for issue in report} == (
         {tuple(sorted(expected.split(" and ")))} if expected else set()
     )
 
 
 def test_label_files_that_two_images_share_are_found(tmp_path):
     folder = tmp_path / "yolo"
-    for place in ("images/train", "labels/train", "labels/val", "images/val"):
-        (folder / place).mkdir(parents=True)
-    for place in ("train/a.jpg", "train/a.png", "train/b.jpg", "val/a.jpg"):
-        Image.new("RGB", (10, 10)).save(folder / "images" / place)
-    for place in ("train/a.txt", "train/b.txt", "val/a.txt"):
-        (folder / "labels" / place).write_text("0 .5 .5 .2 .2\n")
+    for name in ("images/train", "labels/train", "labels/val", "images/val"):
+        (folder / name).mkdir(parents=True)
+    for name in ("train/a.jpg", "train/a.png", "train/b.jpg", "val/a.jpg"):
+        Image.new("RGB", (10, 10)).save(folder / "images" / name)
+    for name in ("train/a.txt", "train/b.txt", "val/a.txt"):
+        (folder / "labels" / name).write_text("0 .5 .5 .2 .2\n")
     (folder / "data.yaml").write_text("names: [car]")
     voc(tmp_path / "voc", "a", ("car", 1, 1, 5, 5))
     lists(tmp_path / "voc", train=["a"])
     (tmp_path / "voc/JPEGImages").mkdir()
     for name in ("a.jpg", "a.webp"):
         Image.new("RGB", (100, 80)).save(tmp_path / "voc/JPEGImages" / name)
-    found = [(each.flaw, each.file, each.detail) for each in validate(tmp_path).issues]
-    assert found == [
+    report = [(issue.flaw, issue.file, issue.detail) for issue in validate(tmp_path).issues]
+    assert report == [
         ("labels-shared", "voc/Annotations/a.xml", "a.jpg and a.webp"),
         ("labels-shared", "yolo/labels/train/a.txt", "a.jpg and a.png"),
     ]

@@ -38,7 +38,7 @@ def lines(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "redacted"),
     [
         ("Authorization: Token 0123456789abcdef", "Authorization: Token ********"),
         ("Bearer abcdefgh.ijk", "Bearer ********"),
@@ -60,8 +60,8 @@ def lines(capsys, tmp_path):
         ("basic auth is off", "basic auth is off"),
     ],
 )
-def test_redact(text, shown):
-    assert redact(text) == shown
+def test_redact(text, redacted):
+    assert redact(text) == redacted
 
 
 def test_given_secrets_are_hidden_wherever_they_stand():
@@ -107,12 +107,17 @@ def test_lines_carry_level_time_logger_and_bound_context(lines):
     read = lines()
     with structlog.contextvars.bound_contextvars(task=7):
         structlog.get_logger("ours").info("scored", seconds=0.5, boxes=(1, 2), none=None)
-        logging.getLogger("theirs").warning("careful: %d", 3)
-    ours, theirs = read()
-    assert (ours["event"], ours["level"], ours["logger"], ours["task"]) == ("scored", "info", "ours", 7)
-    assert (ours["seconds"], ours["boxes"], ours["none"]) == (0.5, [1, 2], None)
-    assert (theirs["event"], theirs["level"], theirs["task"]) == ("careful: 3", "warning", 7)
-    assert ours["timestamp"].endswith("Z")
+        logging.getLogger("library_event").warning("careful: %d", 3)
+    our_event, library_event = read()
+    assert (our_event["event"], our_event["level"], our_event["logger"], our_event["task"]) == (
+        "scored",
+        "info",
+        "ours",
+        7,
+    )
+    assert (our_event["seconds"], our_event["boxes"], our_event["none"]) == (0.5, [1, 2], None)
+    assert (library_event["event"], library_event["level"], library_event["task"]) == ("careful: 3", "warning", 7)
+    assert our_event["timestamp"].endswith("Z")
 
 
 def test_the_level_holds_for_ours_and_theirs(lines):
@@ -144,7 +149,7 @@ def test_console_lines_are_for_people(capsys, lines, tmp_path):
     assert not text.startswith("{")
 
 
-def test_late_logging_begins_with_the_first_line_and_hides_secrets_in_it(tmp_path):
+def test_lazy_logging_starts_at_the_first_record_and_redacts_it(tmp_path):
     code = (
         "import logging, sys; from pathlib import Path\n"
         "from labelloop.service.logging import setup_lazy_logging; from labelloop.service.settings import Settings\n"
@@ -165,7 +170,7 @@ def test_a_retry_says_why_and_when(lines):
     read = lines()
     with pytest.raises(StudioUnreachable):
         Studio("http://127.0.0.1:1", "0123456789abcdef0123456789abcdef01234567").me()
-    told = read()
-    assert [line["attempt"] for line in told] == [2, 3, 4]
-    assert {line["event"] for line in told} == {"trying_again"}
-    assert all("Label Studio does not answer at http://127.0.0.1:1" in line["reason"] for line in told)
+    events = read()
+    assert [line["attempt"] for line in events] == [2, 3, 4]
+    assert {line["event"] for line in events} == {"trying_again"}
+    assert all("Label Studio does not answer at http://127.0.0.1:1" in line["reason"] for line in events)

@@ -12,23 +12,23 @@ from labelloop.service.memory_budget import Abandoned, MemoryBudget
 
 
 def test_leases_never_weigh_more_than_the_limit():
-    budget, taken, most, lock = MemoryBudget(100), [0], [0], threading.Lock()
+    budget, used, peak, lock = MemoryBudget(100), [0], [0], threading.Lock()
 
     def work(weight):
         with budget.lease(weight):
             with lock:
-                taken[0] += weight
-                most[0] = max(most[0], taken[0])
+                used[0] += weight
+                peak[0] = max(peak[0], used[0])
             time.sleep(0.001)
             with lock:
-                taken[0] -= weight
+                used[0] -= weight
 
     threads = [threading.Thread(target=work, args=(10 + 13 * (number % 7),)) for number in range(40)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most[0] <= 100
+    assert peak[0] <= 100
     with budget.lease(100):  # all of it came back
         pass
 
@@ -43,10 +43,10 @@ def test_a_large_lease_is_not_starved_by_small_ones(wait_until):
     with budget.lease(50):
         large = threading.Thread(target=work, args=(90,))
         large.start()
-        wait_until(lambda: len(budget._queue) == 1)
+        wait_until(lambda: budget.waiting == 1)
         small = threading.Thread(target=work, args=(10,))
         small.start()
-        wait_until(lambda: len(budget._queue) == 2)
+        wait_until(lambda: budget.waiting == 2)
         assert order == []
     large.join()
     small.join()
@@ -73,7 +73,7 @@ def test_too_much_waiting_work_is_refused_at_once(wait_until):
     threads = [threading.Thread(target=work) for _ in range(9)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(budget._queue) == 8)
+    wait_until(lambda: budget.waiting == 8)
     with pytest.raises(Busy, match="wait for memory"), budget.lease(10):
         pass
     go.set()

@@ -38,9 +38,9 @@ def checks(database, tmp_path, clock):
     settings = Settings(home=tmp_path / "home")
     if database.dialect.name != "sqlite":
         settings = settings.replace(database_url=database.url.render_as_string(hide_password=False))
-    made = DatabaseChecks(settings, database, Inbox(database, clock=clock))
-    made._workers = WorkerHeartbeats(database, clock=clock)
-    return made
+    database_checks = DatabaseChecks(settings, database, Inbox(database, clock=clock))
+    database_checks.workers = WorkerHeartbeats(database, clock=clock)
+    return database_checks
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def file(tmp_path):
 
 
 def test_a_sound_database_with_a_living_worker_is_ready(checks, clock):
-    checks._workers.record(current_worker())
+    checks.workers.record(current_worker())
     for check in (checks.reachable, checks.integrity, checks.worker, checks.events):
         check()
 
@@ -57,37 +57,37 @@ def test_a_sound_database_with_a_living_worker_is_ready(checks, clock):
 def test_a_worker_counts_while_its_heartbeat_is_fresh(checks, clock):
     with pytest.raises(NotReady, match="No worker sends heartbeats: events are stored"):
         checks.worker()
-    checks._workers.record("a")
+    checks.workers.record("a")
     clock.now += HEARTBEAT_TTL_S - 1
     checks.worker()
     clock.now += 2
     with pytest.raises(NotReady, match=r"the last was 31 s ago.*`labelloop worker`"):
         checks.worker()
-    checks._workers.record("b")
+    checks.workers.record("b")
     checks.worker()
-    checks._workers.remove("b")
+    checks.workers.remove("b")
     with pytest.raises(NotReady, match="No worker"):
         checks.worker()
 
 
 def test_a_worker_that_waits_for_label_studio_is_said_to(checks):
-    checks._workers.record("a", "waiting for Label Studio at http://x")
+    checks.workers.record("a", "waiting for Label Studio at http://x")
     with pytest.raises(NotReady, match="it is waiting for Label Studio at http://x"):
         checks.worker()
-    checks._workers.record("b")
+    checks.workers.record("b")
     checks.worker()
 
 
 def test_heartbeats_of_a_day_ago_are_forgotten(checks, database, clock):
     for number in range(5):
-        checks._workers.record(f"{number}")
+        checks.workers.record(f"{number}")
         clock.now += 100_000
     with database.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM workers")) == 1
 
 
-def test_an_old_unfinished_event_is_told(checks, clock, tmp_path):
-    inbox = checks._inbox
+def test_an_old_unfinished_event_is_not_ready(checks, clock, tmp_path):
+    inbox = checks.inbox
     inbox.put("t", "s", "k", {})
     inbox.put("t", "later", "l", {}, delay_s=1e6)
     clock.now += checks._settings.job_age_limit_s - 1
@@ -118,7 +118,7 @@ def test_a_database_of_another_schema_is_not_ready(checks, database):
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_database_file_that_is_gone_or_replaced_is_not_ready(checks, file):
+def test_a_missing_or_replaced_database_file_is_not_ready(checks, file):
     held = file.with_name("held")
     file.rename(held)
     with pytest.raises(DatabaseError, match="is gone"):
@@ -185,7 +185,7 @@ def test_ready_answers_503_with_every_reason_and_no_secret(tmp_path):
     client = create_web_app("x", settings, ready=service_checks(settings, engine)).test_client()
     answer = client.get("/ready")
     assert answer.status_code == 503
-    assert {name: said == "ok" for name, said in answer.json["checks"].items()} == {
+    assert {name: outcome == "ok" for name, outcome in answer.json["checks"].items()} == {
         "database": True, "integrity": True, "home": True, "worker": False, "events": True,
     }  # fmt: skip
     assert "hunter2" not in answer.text

@@ -18,7 +18,7 @@ def test_a_folder_is_gone_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_goes_with_the_next_folder(tmp_path):
+def test_folders_of_killed_processes_are_removed_by_the_next(tmp_path):
     program = (
         "import os, pathlib, sys; from labelloop.service.scratch import scratch_folder\n"
         "with scratch_folder(pathlib.Path(sys.argv[1])) as folder: os.kill(os.getpid(), 9)"
@@ -30,10 +30,10 @@ def test_what_a_killed_process_left_goes_with_the_next_folder(tmp_path):
 
 
 def test_folders_that_are_not_ours_stay(tmp_path):
-    (tmp_path / f"{PREFIX}somebody-else").mkdir()
+    (tmp_path / f"{PREFIX}foreign").mkdir()
     with scratch_folder(tmp_path):
         pass
-    assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}somebody-else"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}foreign"]
 
 
 def test_a_lock_is_never_seen_before_it_is_held(tmp_path, monkeypatch):

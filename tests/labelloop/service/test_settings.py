@@ -52,7 +52,7 @@ def test_an_empty_variable_is_no_value(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "used"),
+    ("value", "used"),
     [
         ("postgres://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
         ("postgresql://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
@@ -60,8 +60,8 @@ def test_an_empty_variable_is_no_value(monkeypatch, tmp_path):
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
     ],
 )
-def test_postgres_urls_of_every_spelling_use_the_driver_we_ship(given, used):
-    assert Settings(database_url=given).database_url == used
+def test_postgres_urls_of_every_spelling_use_the_driver_we_ship(value, used):
+    assert Settings(database_url=value).database_url == used
 
 
 def test_a_queue_on_postgres_is_a_plain_url():
@@ -74,7 +74,7 @@ def test_hosts_are_split_at_commas(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("LABELLOOP_SCORE_THRESHOLD", "1.5", "expected a number, at least 0, at most 1"),
         ("LABELLOOP_WEB_WORKERS", "many", "expected a whole number, at least 1"),
@@ -86,27 +86,27 @@ def test_hosts_are_split_at_commas(monkeypatch):
         ("LABELLOOP_MEDIA_TIMEOUT_S", "0", "expected a number, above 0"),
     ],
 )
-def test_a_bad_value_is_refused_by_the_name_of_its_variable(monkeypatch, name, value, said):
+def test_an_invalid_value_is_refused_with_its_variable_name(monkeypatch, name, value, message):
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as error:
         Settings()
     assert f"{name}: " in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "settings.env" in error.value.fix
     assert "hunter2" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("given", "missing"),
+    ("values", "missing"),
     [
         ({"basic_auth_user": "me"}, "LABELLOOP_BASIC_AUTH_PASSWORD"),
         ({"basic_auth_password": "pw"}, "LABELLOOP_BASIC_AUTH_USER"),
         ({"s3_access_key_id": "AK"}, "LABELLOOP_S3_SECRET_ACCESS_KEY"),
     ],
 )
-def test_half_a_pair_is_refused(given, missing):
+def test_an_incomplete_pair_is_refused(values, missing):
     with pytest.raises(SettingsError, match=f"{missing} is empty"):
-        Settings(**given)
+        Settings(**values)
 
 
 def test_a_refusal_does_not_carry_the_value_along():
@@ -128,14 +128,14 @@ def test_no_secret_in_the_repr(tmp_path):
         home=tmp_path, **secrets, s3_access_key_id="AK", basic_auth_user="u", basic_auth_password="basic-4",
         database_url="postgresql://u:database-5@h/d", queue_url="redis://:redis-6@h/0",
     )  # fmt: skip
-    for shown in (repr(settings), str(settings), f"{settings}"):
+    for text in (repr(settings), str(settings), f"{settings}"):
         for secret in (*secrets.values(), "basic-4", "database-5", "redis-6"):
-            assert secret not in shown
+            assert secret not in text
     assert "postgresql+psycopg://u:********@h/d" in repr(settings)
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "masked"),
     [
         ("redis://:pw@h:1/0", "redis://:********@h:1/0"),
         ("postgresql://u:p%40w@h/d?x=1", "postgresql://u:********@h/d?x=1"),
@@ -143,8 +143,8 @@ def test_no_secret_in_the_repr(tmp_path):
         ("http://h/p", "http://h/p"),
     ],
 )
-def test_hide_password(url, shown):
-    assert hide_password(url) == shown
+def test_hide_password(url, masked):
+    assert hide_password(url) == masked
 
 
 def test_every_setting_has_a_name_a_default_and_a_help():
@@ -157,7 +157,7 @@ def test_every_setting_has_a_name_a_default_and_a_help():
         assert help_.endswith("."), name
 
 
-def test_misspelt_variables_are_found(monkeypatch, tmp_path):
+def test_misspelled_variables_are_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("LABELLOOP_WEBHOOK_SECERT", "x")
     monkeypatch.setenv("LABELLOOP_WEB_WORKERS", "2")
     settings_file(tmp_path).write_text("# a comment = no\nLABELLOOP_MODLE=/m.onnx\nOTHER=1\n")
@@ -173,12 +173,12 @@ def test_an_option_that_does_not_exist_is_refused(settings):
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("Yes", True), ("1", True), ("off", False), ("0", False)])
-def test_yes_and_no_in_every_spelling(monkeypatch, text, value):
+def test_every_spelling_of_true_and_false(monkeypatch, text, value):
     monkeypatch.setenv("LABELLOOP_MEDIA_ALLOW_PRIVATE_HOSTS", text)
     assert Settings().media_allow_private_hosts is value
 
 
-def test_every_problem_is_told_at_once(monkeypatch):
+def test_all_errors_are_reported_at_once(monkeypatch):
     monkeypatch.setenv("LABELLOOP_WEB_WORKERS", "0")
     monkeypatch.setenv("LABELLOOP_MEDIA_ALLOW_PRIVATE_HOSTS", "perhaps")
     with pytest.raises(

@@ -21,7 +21,7 @@ def _as_in_a_terminal():
     signal.signal(signal.SIGINT, before)
 
 
-def test_the_first_ctrl_c_is_told_and_the_second_ends_at_once(capsys):
+def test_the_first_ctrl_c_prints_a_notice_the_second_stops(capsys):
     before = signal.getsignal(signal.SIGINT)
     with graceful_stop("the photos at work") as stop:
         assert not stop()
@@ -46,23 +46,23 @@ def test_a_command_that_was_interrupted_ends_with_its_signal(stop, status):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_each_stop_signal_is_heard_and_what_was_there_comes_back(number):
-    before, heard = signal.getsignal(number), []
-    with on_stop_signals(lambda: heard.append(1)):
+def test_stop_signals_call_back_and_handlers_are_restored(number):
+    before, calls = signal.getsignal(number), []
+    with on_stop_signals(lambda: calls.append(1)):
         for _ in range(2):
             os.kill(os.getpid(), number)
-    assert heard == [1, 1]
+    assert calls == [1, 1]
     assert signal.getsignal(number) is before
 
 
 def test_in_another_thread_nothing_is_touched():
-    before, seen = signal.getsignal(signal.SIGTERM), []
+    before, received = signal.getsignal(signal.SIGTERM), []
 
     def work():
         with on_stop_signals(lambda: None):
-            seen.append(signal.getsignal(signal.SIGTERM))
+            received.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [before]
+    assert received == [before]

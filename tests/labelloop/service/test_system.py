@@ -12,7 +12,7 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_home_and_what_is_written_there_is_closed_to_others(tmp_path):
+def test_home_and_new_files_are_accessible_to_the_owner_only(tmp_path):
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     (home / "logs").mkdir(mode=0o755)
@@ -29,7 +29,7 @@ def test_the_home_and_what_is_written_there_is_closed_to_others(tmp_path):
     }  # fmt: skip
 
 
-def test_an_open_home_is_closed_throughout_but_for_programs(tmp_path):
+def test_an_open_home_is_restricted_except_virtual_environments(tmp_path):
     home = tmp_path / "home"
     for folder in ("logs", "store/deep", "label-studio/venv/bin"):
         (home / folder).mkdir(parents=True)
@@ -43,7 +43,7 @@ def test_an_open_home_is_closed_throughout_but_for_programs(tmp_path):
     assert left == {f"label-studio/venv/{name}" for name in ("pyvenv.cfg", "bin", "bin/file")}
 
 
-def test_what_it_cannot_close_stops_nothing(tmp_path, monkeypatch):
+def test_files_that_cannot_be_changed_are_skipped(tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     (home / "link").symlink_to("/etc/hostname")

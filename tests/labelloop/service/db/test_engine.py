@@ -84,7 +84,7 @@ def test_the_clock_is_about_now(database):
         assert database_clock(connection) == pytest.approx(time.time(), abs=2)
 
 
-def test_sqlite_survives_a_power_cut_and_lets_readers_in_while_one_writes(settings):
+def test_sqlite_is_durable_and_readers_do_not_wait(settings):
     engine = open_database(settings)
     with engine.begin() as connection:
         assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
@@ -154,7 +154,7 @@ def test_a_newer_schema_than_the_code_is_not_touched(settings):
 
 
 @pytest.mark.parametrize("held_s", [0.05, 2 * LOCK_SPIN_S])
-def test_a_writer_waits_for_the_one_before_it_however_long_that_takes(tmp_path, held_s):
+def test_a_writer_waits_for_the_previous_writer(tmp_path, held_s):
     engine = create_engine(f"sqlite:///{tmp_path}/turns.sqlite3")
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE turns (who TEXT)"))

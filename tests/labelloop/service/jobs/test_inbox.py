@@ -45,7 +45,7 @@ def test_an_event_comes_back_as_it_was_put(inbox):
     assert (event.attempts, event.created_at) == (1, 1_000_000.0)
 
 
-def test_the_same_key_is_stored_once_even_when_it_is_done(inbox):
+def test_a_key_is_stored_once_even_after_it_is_done(inbox):
     assert inbox.put("t", "s", "k", {"first": True})
     assert not inbox.put("t", "s", "k", {"first": False})
     claim = inbox.claim("t", "s", "me")
@@ -60,7 +60,7 @@ def test_the_same_key_under_another_topic_is_another_event(inbox):
     assert inbox.put("u", "s", "k", {})
 
 
-def test_all_events_of_a_subject_come_in_one_claim_in_order(inbox):
+def test_a_claim_has_all_events_of_a_subject_in_order(inbox):
     for number in range(5):
         inbox.put("t", "s", str(number), {})
     inbox.put("t", "other", "x", {})
@@ -68,7 +68,7 @@ def test_all_events_of_a_subject_come_in_one_claim_in_order(inbox):
     assert inbox.due_subjects(10) == [("t", "other")]
 
 
-def test_a_claimed_subject_is_nobody_elses_and_later_events_wait_for_the_next_claim(inbox):
+def test_a_claim_is_exclusive_and_later_events_wait(inbox):
     inbox.put("t", "s", "1", {})
     first = inbox.claim("t", "s", "me")
     inbox.put("t", "s", "2", {})
@@ -85,7 +85,7 @@ def test_nothing_due_is_no_claim_and_leaves_no_claim(inbox):
     assert inbox.claim("t", "s", "me") is not None
 
 
-def test_a_delayed_event_waits_alone_and_goes_along_with_a_due_one(inbox, clock):
+def test_a_delayed_event_is_claimed_with_a_due_one(inbox, clock):
     inbox.put("t", "s", "later", {}, delay_s=60)
     assert inbox.due_subjects(10) == []
     assert inbox.claim("t", "s", "me") is None
@@ -117,7 +117,7 @@ def test_a_failing_event_backs_off_and_dies_with_the_reason(inbox, clock):
     assert inbox.due_subjects(10) == []
 
 
-def test_an_event_in_backoff_is_not_hurried_by_a_new_one(inbox):
+def test_a_new_event_does_not_shorten_a_backoff(inbox):
     inbox.put("t", "s", "failing", {})
     inbox.retry(inbox.claim("t", "s", "me"), "no")
     inbox.put("t", "s", "new", {})
@@ -149,20 +149,20 @@ def test_dead_letters_are_replayed_with_fresh_attempts(inbox):
     assert inbox.counts() == {"pending": 2, "claimed": 1, "done": 0, "dead": 0}
 
 
-def test_a_lease_that_ran_out_is_taken_over_and_the_late_owner_changes_nothing(inbox, clock):
+def test_an_expired_lease_is_taken_over_and_its_owner_is_ignored(inbox, clock):
     inbox.put("t", "s", "1", {})
     slow = inbox.claim("t", "s", "slow")
     clock.now += 31
     assert inbox.due_subjects(10) == [("t", "s")]
-    taken = inbox.claim("t", "s", "quick")
-    assert keys(taken) == ["1"]
-    assert taken.events[0].attempts == 2
+    second = inbox.claim("t", "s", "quick")
+    assert keys(second) == ["1"]
+    assert second.events[0].attempts == 2
     for late in (inbox.mark_done, inbox.release, inbox.extend_lease):
         assert not late(slow)
     assert not inbox.retry(slow, "late")
     assert not inbox.mark_dead(slow, "late")
     assert inbox.counts() == {"pending": 0, "claimed": 1, "done": 0, "dead": 0}
-    assert inbox.mark_done(taken)
+    assert inbox.mark_done(second)
     assert inbox.counts()["done"] == 1
 
 
@@ -176,7 +176,7 @@ def test_a_heartbeat_keeps_the_lease(inbox, clock):
         assert inbox.claim("t", "s", "you") is None
 
 
-def test_a_released_claim_is_due_at_once_and_costs_no_attempt(inbox):
+def test_a_released_claim_is_due_without_counting_an_attempt(inbox):
     inbox.put("t", "s", "1", {})
     assert inbox.release(inbox.claim("t", "s", "me"))
     assert inbox.claim("t", "s", "you").events[0].attempts == 1
@@ -197,13 +197,13 @@ def test_a_very_long_list_of_events_comes_in_several_claims(inbox, monkeypatch):
     monkeypatch.setattr("labelloop.service.jobs.inbox.CLAIM_LIMIT", 3)
     for number in range(7):
         inbox.put("t", "s", str(number), {})
-    seen = []
+    handled = []
     while inbox.has_due_events("t", "s"):
         claim = inbox.claim("t", "s", "me")
         assert len(claim.events) <= 3
-        seen += keys(claim)
+        handled += keys(claim)
         inbox.mark_done(claim)
-    assert seen == [str(number) for number in range(7)]
+    assert handled == [str(number) for number in range(7)]
 
 
 def test_the_longest_waiting_subject_is_due_first(inbox, clock):
@@ -227,7 +227,7 @@ def test_finished_events_are_pruned_and_dead_letters_are_not(inbox, clock):
 
 
 def test_many_threads_claim_each_event_once(database):
-    """Eight threads fight over five subjects, while events keep coming; nobody shares a subject, nothing is lost."""
+    """Eight threads claim five subjects while events arrive: claims are exclusive and nothing is lost."""
     inbox = Inbox(database, lease_s=60)
     handled, overlaps = [], []
     busy = {str(subject): threading.Lock() for subject in range(5)}
@@ -292,7 +292,9 @@ def test_whatever_happens_every_event_is_in_exactly_one_state(inbox, clock, step
             inbox.replay("all")
         elif subject in held:
             claim, _until = held.pop(subject)
-            assert {"done": inbox.mark_done, "release": inbox.release, "retry": lambda c: inbox.retry(c, "no")}[step](claim)
+            assert {"done": inbox.mark_done, "release": inbox.release, "retry": lambda c: inbox.retry(c, "no")}[step](
+                claim
+            )
         assert sum(inbox.counts().values()) == put
 
 

@@ -49,7 +49,7 @@ def claim_of(code: str) -> Claim:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "said"),
+    ("code", "kind", "reason"),
     [
         ("assert events[0].payload == {'a': [1, None]} and events[0].attempts == 3", "done", ""),
         ("raise Reject('gone')", "dead", "gone"),
@@ -61,9 +61,9 @@ def claim_of(code: str) -> Claim:
         ("os._exit(7)", "retry", "its process ended with exit status 7"),
     ],
 )
-def test_what_came_of_a_job_that_ran_alone_is_known(code, kind, said):
+def test_outcome_of_an_isolated_job(code, kind, reason):
     outcome = IsolatedJobRunner(COMMAND, 1024 * MIB).run(claim_of(code))
-    assert (outcome.kind, outcome.reason) == (kind, said)
+    assert (outcome.kind, outcome.reason) == (kind, reason)
 
 
 PARENT = f"""
@@ -99,7 +99,7 @@ def lose_a_worker(inbox: Inbox, subject: str) -> Claim:
     return claim
 
 
-def test_an_event_in_whose_hands_two_workers_were_lost_is_to_run_alone(database):
+def test_an_event_that_lost_two_workers_runs_isolated(database):
     inbox = Inbox(database, backoff=Backoff(attempts=8))
     inbox.put("t", "bomb", "1", {})
     assert [lose_a_worker(inbox, "bomb").isolated for _ in range(3)] == [False, False, True]
@@ -107,7 +107,7 @@ def test_an_event_in_whose_hands_two_workers_were_lost_is_to_run_alone(database)
     assert not inbox.claim("t", "other", "me").isolated
 
 
-def test_later_events_of_a_subject_that_lost_workers_run_alone_too(database):
+def test_later_events_of_that_subject_run_isolated_too(database):
     inbox = Inbox(database)
     inbox.put("t", "bomb", "1", {})
     for _ in range(2):

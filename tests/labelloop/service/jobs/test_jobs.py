@@ -46,15 +46,15 @@ def running(*jobs: Jobs, threads: int = 2):
 @pytest.fixture
 def make(tmp_path):
     """make(handlers, periodic_jobs, **settings): a `Jobs` of its own on the database of this test."""
-    made = []
+    created = []
 
     def make_jobs(handlers=None, periodic_jobs=(), **changes) -> Jobs:
         chosen = Settings(**{"home": tmp_path / "home", "job_backoff_s": 0.01} | changes)
-        made.append(Jobs(chosen, Inbox.from_settings(chosen, open_database(chosen)), handlers, periodic_jobs))
-        return made[-1]
+        created.append(Jobs(chosen, Inbox.from_settings(chosen, open_database(chosen)), handlers, periodic_jobs))
+        return created[-1]
 
     yield make_jobs
-    for jobs in made:
+    for jobs in created:
         jobs.close()
         jobs.inbox.engine.dispose()
 
@@ -66,30 +66,30 @@ def make_jobs(make, queue_settings):
 
 
 def test_a_submitted_event_reaches_its_handler_by_the_queue(make_jobs, wait_until, monkeypatch):
-    swept, seen = [], []
+    swept, handled = [], []
     monkeypatch.setattr("labelloop.service.jobs.worker.SWEEP_S", 3600.0)
-    jobs = make_jobs({"t": lambda subject, events: seen.append((subject, [event.payload for event in events]))})
+    jobs = make_jobs({"t": lambda subject, events: handled.append((subject, [event.payload for event in events]))})
     monkeypatch.setattr(jobs.inbox, "due_subjects", lambda limit: swept.append(limit) or [])
     with running(jobs):
         wait_until(lambda: swept)  # what comes now comes by the queue, or not at all
         assert jobs.submit("t", "task:1", "a", {"x": 1})
-        wait_until(lambda: seen)
+        wait_until(lambda: handled)
         assert not jobs.submit("t", "task:1", "a", {"x": 2})
         wait_until(lambda: jobs.inbox.counts()["done"] == 1)
-    assert seen == [("task:1", [{"x": 1}])]
+    assert handled == [("task:1", [{"x": 1}])]
 
 
 def test_events_that_were_put_while_no_worker_ran_are_handled(make_jobs, wait_until):
-    seen = Counter()
-    jobs = make_jobs({"t": lambda subject, events: seen.update(event.key for event in events)})
+    handled = Counter()
+    jobs = make_jobs({"t": lambda subject, events: handled.update(event.key for event in events)})
     for number in range(20):
         jobs.submit("t", str(number % 4), str(number), {})
     with running(jobs):
         wait_until(lambda: jobs.inbox.counts()["done"] == 20)
-    assert seen == Counter({str(number): 1 for number in range(20)})
+    assert handled == Counter({str(number): 1 for number in range(20)})
 
 
-def test_a_wake_up_that_was_lost_is_made_up_by_the_sweep(make_jobs, wait_until):
+def test_the_sweep_recovers_a_lost_wake_up(make_jobs, wait_until):
     jobs = make_jobs({"t": lambda *_: None})
     jobs.inbox.put("t", "s", "k", {})  # and no wake-up
     with running(jobs):
@@ -107,16 +107,16 @@ def test_two_workers_never_handle_one_subject_at_the_same_time(make_jobs, wait_u
         inside[subject] -= 1
         handled.extend(event.key for event in events)
 
-    one, two = make_jobs({"t": handler}), make_jobs({"t": handler})
-    with running(one, two, threads=3):
+    first, second = make_jobs({"t": handler}), make_jobs({"t": handler})
+    with running(first, second, threads=3):
         for number in range(40):
-            (one, two)[number % 2].submit("t", str(number % 3), str(number), {})
-        wait_until(lambda: one.inbox.counts()["done"] == 40)
+            (first, second)[number % 2].submit("t", str(number % 3), str(number), {})
+        wait_until(lambda: first.inbox.counts()["done"] == 40)
     assert overlaps == []
     assert Counter(handled) == Counter({str(number): 1 for number in range(40)})
 
 
-def test_events_of_a_busy_subject_are_coalesced_into_its_next_call(make, wait_until):
+def test_events_of_a_busy_subject_are_batched(make, wait_until):
     calls, go = [], threading.Event()
 
     def handler(_subject, events):
@@ -183,10 +183,10 @@ def test_a_handler_longer_than_the_lease_runs_once(make, wait_until):
         runs.append(1)
         time.sleep(4)
 
-    one, two = (make({"t": handler}, job_lease_s=1.5) for _ in range(2))
-    with running(one, two):
-        one.submit("t", "s", "k", {})
-        wait_until(lambda: one.inbox.counts()["done"] == 1)
+    first, second = (make({"t": handler}, job_lease_s=1.5) for _ in range(2))
+    with running(first, second):
+        first.submit("t", "s", "k", {})
+        wait_until(lambda: first.inbox.counts()["done"] == 1)
     assert runs == [1]
 
 
@@ -206,7 +206,7 @@ def test_stopping_waits_for_the_running_handler(make, wait_until):
     assert jobs.inbox.counts() == {"pending": 0, "claimed": 0, "done": 1, "dead": 0}
 
 
-def test_a_handler_that_does_not_end_in_time_gives_its_claim_back(make):
+def test_a_slow_handler_releases_its_claim_at_stop(make):
     started, go = threading.Event(), threading.Event()
 
     def handler(_subject, _events):
@@ -222,7 +222,7 @@ def test_a_handler_that_does_not_end_in_time_gives_its_claim_back(make):
     go.set()
 
 
-def test_periodic_jobs_run_on_one_worker_at_a_time_and_at_their_pace(make, wait_until):
+def test_a_periodic_job_runs_on_one_worker_at_its_interval(make, wait_until):
     inside, overlaps, starts = [], [], []
 
     def job():
@@ -242,7 +242,7 @@ def test_periodic_jobs_run_on_one_worker_at_a_time_and_at_their_pace(make, wait_
     assert len(starts) - 1 <= lasted / 0.4 + 1
 
 
-def test_a_periodic_job_longer_than_its_interval_and_lease_does_not_overlap_itself(make, wait_until):
+def test_a_long_periodic_job_does_not_overlap_itself(make, wait_until):
     inside, most = [], []
 
     def job():
@@ -277,20 +277,20 @@ def test_finished_events_are_pruned_by_the_worker(make, wait_until):
         wait_until(lambda: jobs.inbox.counts()["done"] == 0)
 
 
-def test_turns_of_an_ended_worker_are_freed(database):
-    turns = PeriodicLeases(database, lease_s=3600)
+def test_leases_of_a_dead_worker_are_released(database):
+    leases = PeriodicLeases(database, lease_s=3600)
     gone = msgspec.json.encode(
         msgspec.structs.replace(msgspec.json.decode(current_worker(), type=WorkerIdentity), pid=2**22 + 1)
     )
-    assert turns.acquire("poll", 0.0, gone.decode()) is not None
-    assert turns.acquire("poll", 0.0, current_worker()) is None
-    assert turns.wait_s("poll", 0.0) > 3000
-    assert turns.release_dead_workers() == 1
-    turn = turns.acquire("poll", 0.0, current_worker())
-    assert turns.extend(turn)
-    assert turns.release_dead_workers() == 0
-    turns.release(turn)
-    assert not turns.extend(turn)
+    assert leases.acquire("poll", 0.0, gone.decode()) is not None
+    assert leases.acquire("poll", 0.0, current_worker()) is None
+    assert leases.wait_s("poll", 0.0) > 3000
+    assert leases.release_dead_workers() == 1
+    lease = leases.acquire("poll", 0.0, current_worker())
+    assert leases.extend(lease)
+    assert leases.release_dead_workers() == 0
+    leases.release(lease)
+    assert not leases.extend(lease)
 
 
 def test_a_long_backlog_does_not_pile_up_in_the_queue(make, wait_until, monkeypatch):
@@ -313,7 +313,7 @@ def test_a_long_backlog_does_not_pile_up_in_the_queue(make, wait_until, monkeypa
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
 def test_a_web_process_answers_while_the_queue_is_away(make, free_port, scheme):
-    """The event is stored all the same, and the caller hardly waits."""
+    """The event is stored, and the caller does not wait."""
     jobs = make(queue_url=f"{scheme}://127.0.0.1:{free_port()}/0")
     started = time.monotonic()
     assert jobs.submit("t", "s", "1", {})
@@ -323,7 +323,7 @@ def test_a_web_process_answers_while_the_queue_is_away(make, free_port, scheme):
 
 
 def test_a_worker_goes_on_when_the_queue_comes_back(make, free_port, wait_until):
-    """Redis is away when the worker starts: said once, not at every look, and work resumes by itself."""
+    """Redis is away when the worker starts: errors once, not at every look, and work resumes by itself."""
     port = free_port()
     jobs = make({"t": lambda *_: None}, queue_url=f"redis://127.0.0.1:{port}/0")
     with structlog.testing.capture_logs() as lines, running(jobs, threads=2):
@@ -336,8 +336,8 @@ def test_a_worker_goes_on_when_the_queue_comes_back(make, free_port, wait_until)
         )
         try:
             wait_until(lambda: jobs.inbox.counts()["done"] == 1)
-            said = [line for line in lines if line["event"] == "queue_unreachable" and line["log_level"] == "error"]
-            assert 1 <= len(said) <= 2, "once a thread"
+            errors = [line for line in lines if line["event"] == "queue_unreachable" and line["log_level"] == "error"]
+            assert 1 <= len(errors) <= 2, "once a thread"
         finally:
             server.terminate()
             server.wait()
@@ -350,8 +350,8 @@ def test_what_others_put_into_the_queue_is_never_unpickled(make_jobs, wait_until
         def __reduce__(self):
             return (os.system, (f"touch {trap}",))
 
-    seen = []
-    jobs = make_jobs({"t": lambda _subject, events: seen.extend(event.key for event in events)})
+    handled = []
+    jobs = make_jobs({"t": lambda _subject, events: handled.extend(event.key for event in events)})
     queue = WakeupQueue(jobs.settings)
     for junk in (
         pickle.dumps(Bomb()),
@@ -364,7 +364,7 @@ def test_what_others_put_into_the_queue_is_never_unpickled(make_jobs, wait_until
     queue.close()
     with running(jobs):
         jobs.submit("t", "s", "k", {})
-        wait_until(lambda: seen == ["k"])
+        wait_until(lambda: handled == ["k"])
     assert not trap.exists()
 
 
@@ -385,8 +385,8 @@ def test_the_serializer_keeps_a_message_and_takes_only_names():
     ],
 )
 def test_an_ended_worker_is_told_from_a_living_one(change, ended):
-    mine = msgspec.json.decode(current_worker(), type=WorkerIdentity)
-    assert is_dead(msgspec.json.encode(msgspec.structs.replace(mine, **change)).decode()) is ended
+    identity = msgspec.json.decode(current_worker(), type=WorkerIdentity)
+    assert is_dead(msgspec.json.encode(msgspec.structs.replace(identity, **change)).decode()) is ended
 
 
 def test_an_unreadable_identity_has_not_ended():

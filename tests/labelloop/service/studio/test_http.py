@@ -1,4 +1,4 @@
-"""The connection to Label Studio: tokens, retries and errors, against an HTTP server that behaves as told."""
+"""The connection to Label Studio: tokens, retries and errors, against an HTTP server that behaves as output."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ class Server(WebServer):
     """Answers with `answer(method, path, authorization, body)` -> (status, body[, headers]); remembers the calls."""
 
     def __init__(self):
-        super().__init__(lambda told: self.respond(told.method, told.path, told.headers["Authorization"], told.body))
+        super().__init__(lambda sent: self.respond(sent.method, sent.path, sent.headers["Authorization"], sent.body))
         self.asked, self.lives_s, self.exchanges, self.accepts = [], 300.0, 0, None
         self.answer = lambda *_: (200, {})
 
@@ -82,7 +82,7 @@ def test_a_personal_access_token_is_exchanged_once_for_many_threads(server):
     assert {authorization for _, _, authorization in server.asked} == {f"Bearer {server.current}"}
 
 
-def test_an_access_token_that_ran_out_is_exchanged_again_before_it_is_used(server):
+def test_an_expired_access_token_is_exchanged_before_use(server):
     server.lives_s = 1.2
     studio = Studio(server.url, PAT)
     studio.me()
@@ -92,7 +92,7 @@ def test_an_access_token_that_ran_out_is_exchanged_again_before_it_is_used(serve
     assert len(server.asked) == 2
 
 
-def test_an_access_token_refused_on_the_way_is_exchanged_again_even_for_a_post(server):
+def test_a_refused_access_token_is_exchanged_even_for_post(server):
     studio = Studio(server.url, PAT)
     studio.me()
     server.accepts = lambda authorization: authorization == f"Bearer {server.current}" and server.exchanges == 2
@@ -101,12 +101,12 @@ def test_an_access_token_refused_on_the_way_is_exchanged_again_even_for_a_post(s
     assert server.exchanges == 2
 
 
-def test_a_path_prefix_is_kept_for_calls_and_for_the_exchange(server):
-    seen = []
+def test_requests_and_token_exchange_keep_a_path_prefix(server):
+    headers_seen = []
     respond = server.respond
-    server.respond = lambda method, path, *rest: (seen.append(path), respond(method, path, *rest))[1]
+    server.respond = lambda method, path, *rest: (headers_seen.append(path), respond(method, path, *rest))[1]
     Studio(f"{server.url}/annotate/", PAT).me()
-    assert seen == ["/annotate/api/token/refresh/", "/annotate/api/current-user/whoami"]
+    assert headers_seen == ["/annotate/api/token/refresh/", "/annotate/api/current-user/whoami"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_is_safe_is_sent_again_when_the_server_stumbles(server, call, statu
     assert len(server.asked) == 3
 
 
-def test_a_locked_database_is_waited_for_and_another_fault_is_not(server):
+def test_a_locked_database_is_retried_other_errors_are_not(server):
     answers = iter([(500, {"detail": "database is locked"}), (200, {})])
     server.answer = lambda *_: next(answers)
     Studio(server.url, LEGACY).me()
@@ -198,7 +198,12 @@ def test_what_is_no_address_is_refused_at_once(url):
         (200, b"<html>Log in</html>", {}, "is not Label Studio's JSON"),
         (404, b"<html><title>404 | nginx</title>", {}, "a web page: 404 | nginx"),
         (301, b"", {"Location": "https://label.example.com/?next=secret"}, "https://label.example.com/"),
-        (400, {"detail": "Validation error", "validation_errors": {"url": ["Enter a valid URL."]}}, {}, "without a dot"),
+        (
+            400,
+            {"detail": "Validation error", "validation_errors": {"url": ["Enter a valid URL."]}},
+            {},
+            "without a dot",
+        ),
         (403, {"detail": "URL resolves to a reserved network address (block: 10/8)"}, {}, "USER_ADDITIONAL_BANNED"),
     ],
 )
@@ -246,9 +251,9 @@ def test_neither_repr_nor_log_shows_the_token(server, caplog, capsys):
     studio = Studio(server.url, PAT)
     with pytest.raises(StudioRefused):
         studio.me()
-    told = f"{studio!r} {vars(studio)['url']} {caplog.text} {capsys.readouterr()}"
-    assert PAT not in told
-    assert server.current not in told
+    output = f"{studio!r} {vars(studio)['url']} {caplog.text} {capsys.readouterr()}"
+    assert PAT not in output
+    assert server.current not in output
     assert studio.cache_key not in PAT
 
 

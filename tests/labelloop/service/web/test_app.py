@@ -14,7 +14,7 @@ import pytest
 from flask import request
 
 from labelloop.service.db.engine import open_database
-from labelloop.service.errors import Busy, LabelloopError, ResourceNotFound, SettingsError
+from labelloop.service.errors import Busy, LabelloopError, SettingsError
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings
 from labelloop.service.web.app import create_web_app, metrics_of
@@ -22,6 +22,11 @@ from labelloop.service.web.gunicorn import require_authentication
 from labelloop.service.web.metrics import InboxCollector
 from labelloop.service.web.request_body import json_body
 from labelloop.service.web.webhook_secret import WebhookSecrets
+
+
+class TaskMissing(LabelloopError):
+    code = "not_found"
+    status = 404
 
 
 class TeapotBroken(LabelloopError):
@@ -46,7 +51,7 @@ def make(tmp_path, *, ready=None, **values):
 
     @app.get("/missing")
     def missing():
-        raise ResourceNotFound("There is no task 7.", fix="Import it.")
+        raise TaskMissing("There is no task 7.", fix="Import it.")
 
     @app.get("/teapot")
     def teapot():
@@ -82,7 +87,7 @@ def test_health_says_that_the_process_is_up(client):
 def test_ready_names_every_check(tmp_path):
     checks = {
         "database": lambda: None,
-        "studio": lambda: fail(ResourceNotFound("Label Studio does not answer at http://u:pw@h.", fix="Start it.")),
+        "studio": lambda: fail(TaskMissing("Label Studio does not answer at http://u:pw@h.", fix="Start it.")),
         "model": lambda: fail(OSError("no such file")),
     }
     answer = make(tmp_path, ready=checks).test_client().get("/ready")
@@ -138,7 +143,7 @@ def test_a_crash_shows_its_traceback_in_the_log_only(client, caplog):
         (b"null", "The request's body is a JSON null; an object is expected."),
     ],
 )
-def test_a_body_that_is_no_json_object_is_refused_with_what_is_wrong(client, body, message):
+def test_a_body_that_is_not_a_json_object_is_refused(client, body, message):
     answer = client.post("/echo", data=body, content_type="application/json")
     assert answer.status_code == 400
     assert answer.json == {"error": {"code": "bad_request", "message": message}}
@@ -168,13 +173,13 @@ def test_a_body_over_the_limit_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("sent", "kept_id"),
     [("abc-1:2_3.4", True), ("", False), ("a" * 129, False), ("<script>", False), ("a b", False)],
 )
-def test_a_request_id_is_kept_when_it_is_harmless_and_made_when_not(client, given, kept):
-    answer = client.get("/health", headers={"X-Request-ID": given})
+def test_a_safe_request_id_is_kept_others_are_replaced(client, sent, kept_id):
+    answer = client.get("/health", headers={"X-Request-ID": sent})
     echoed = answer.headers["X-Request-ID"]
-    assert (echoed == given) is kept
+    assert (echoed == sent) is kept_id
     assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", echoed)
 
 
@@ -212,7 +217,7 @@ def test_a_refusal_asks_for_credentials(tmp_path):
     assert answer.json["error"]["code"] == "unauthorized"
 
 
-def test_a_service_with_its_own_rules_can_do_without_basic_auth(tmp_path):
+def test_a_service_can_disable_basic_auth(tmp_path):
     settings = Settings(home=tmp_path, basic_auth_user="me", basic_auth_password="pw")
     assert create_web_app("qc", settings, basic_auth=False).test_client().get("/metrics").status_code == 200
     opened = create_web_app("qc", settings, open_paths=("/health", "/metrics")).test_client()
@@ -251,19 +256,19 @@ def test_requests_are_counted_by_rule_and_status(client):
     client.get("/nowhere/1")
     client.get("/nowhere/2")
     client.get("/crash")
-    found = samples(client)
+    metrics = samples(client)
     count = 'labelloop_http_requests_total{{app="demo",endpoint="{}",method="GET",status="{}"}}'
-    assert found[count.format("/task/<int:number>", 200)] == 3
-    assert found[count.format("(none)", 404)] == 2
-    assert found[count.format("/crash", 500)] == 1
+    assert metrics[count.format("/task/<int:number>", 200)] == 3
+    assert metrics[count.format("(none)", 404)] == 2
+    assert metrics[count.format("/crash", 500)] == 1
     latency = 'labelloop_http_request_seconds_count{app="demo",endpoint="/task/<int:number>",method="GET",status="200"}'
-    assert found[latency] == 3
+    assert metrics[latency] == 3
 
 
 def test_two_apps_in_one_process_keep_their_metrics_apart(tmp_path):
-    one, two = make(tmp_path).test_client(), make(tmp_path).test_client()
-    one.get("/task/1")
-    assert not any("/task" in name for name in samples(two))
+    first, second = make(tmp_path).test_client(), make(tmp_path).test_client()
+    first.get("/task/1")
+    assert not any("/task" in name for name in samples(second))
 
 
 def test_programs_add_metrics_of_their_own(tmp_path, settings):
@@ -276,14 +281,14 @@ def test_programs_add_metrics_of_their_own(tmp_path, settings):
     inbox = Inbox(engine)
     metrics.register(InboxCollector(inbox))
     inbox.put("t", "s", "k", {})
-    found = samples(app.test_client())
+    metrics = samples(app.test_client())
     engine.dispose()
-    assert found['labelloop_tasks_total{kind="photo"}'] == 2
-    assert found["labelloop_loaded"] == 1
-    assert found['labelloop_size_bytes_bucket{le="100.0"}'] == 1
-    assert found['labelloop_inbox_events{state="pending"}'] == 1
-    assert found['labelloop_inbox_events{state="dead"}'] == 0
-    assert 0 <= found["labelloop_inbox_lag_seconds"] < 5
+    assert metrics['labelloop_tasks_total{kind="photo"}'] == 2
+    assert metrics["labelloop_loaded"] == 1
+    assert metrics['labelloop_size_bytes_bucket{le="100.0"}'] == 1
+    assert metrics['labelloop_inbox_events{state="pending"}'] == 1
+    assert metrics['labelloop_inbox_events{state="dead"}'] == 0
+    assert 0 <= metrics["labelloop_inbox_lag_seconds"] < 5
 
 
 def test_metrics_are_what_prometheus_reads(client):
@@ -383,7 +388,9 @@ def test_our_hosts_and_addresses_are_answered(host, tmp_path):
     ("0.0.0.0", False, True), ("10.0.0.7", False, True), ("[::]", False, True), ("0.0.0.0", True, False),
 ])  # fmt: skip
 def test_without_a_key_a_service_listens_on_loopback_only(host, closed, refused):
-    ask = lambda: require_authentication(host, authenticated=closed, service="The ML backend", settings_names="LABELLOOP_X")  # noqa: E731
+    def ask():
+        require_authentication(host, authenticated=closed, service="The ML backend", settings_names="LABELLOOP_X")
+
     if refused:
         with pytest.raises(SettingsError, match=r"without authentication.*LABELLOOP_X"):
             ask()

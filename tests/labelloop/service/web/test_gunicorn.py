@@ -125,8 +125,8 @@ def test_40_requests_to_two_workers_are_counted_40_by_either(service, tmp_path, 
         answers = [answer.json() for answer in pool.map(lambda _: service.get("/pid"), range(40))]
     assert {answer["home"] for answer in answers} == {str(tmp_path / "home")}, "the settings reached the workers"
     for _ in range(8):  # whichever worker answers
-        found = service.samples()
-        assert (found[COUNT], found[LATENCY]) == (40, 40)
+        metrics = service.samples()
+        assert (metrics[COUNT], metrics[LATENCY]) == (40, 40)
     pids = Counter(answer["pid"] for answer in answers)
     deadline = time.monotonic() + 60
     while len(pids) < 2 and time.monotonic() < deadline:
@@ -145,16 +145,16 @@ def test_what_a_killed_worker_counted_stays_and_its_gauges_go(service, wait_unti
     counted = service.samples()[COUNT]
     with pytest.raises(httpx.HTTPError):
         service.get("/die")
-    asked = []
+    requests = []
 
     def its_successor_answers() -> bool:
-        asked.append(service.get("/pid").json()["pid"])
-        return asked[-1] not in before
+        requests.append(service.get("/pid").json()["pid"])
+        return requests[-1] not in before
 
     wait_until(its_successor_answers)
-    found = service.samples()
-    assert found[COUNT] == counted + len(asked)
-    assert found["labelloop_alive"] == 2, "the dead one left the sum"
+    metrics = service.samples()
+    assert metrics[COUNT] == counted + len(requests)
+    assert metrics["labelloop_alive"] == 2, "the dead one left the sum"
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -166,7 +166,7 @@ def test_a_signal_ends_it_within_seconds_and_leaves_nothing(service, how):
     assert list(service.temporary.iterdir()) == []
 
 
-def test_sigterm_lets_a_running_request_finish_but_not_an_endless_one(service, tmp_path, wait_until):
+def test_sigterm_waits_for_requests_within_the_time_limit(service, tmp_path, wait_until):
     with ThreadPoolExecutor(2) as pool:
         slow, endless = pool.submit(service.get, "/slow"), pool.submit(service.get, "/endless")
         wait_until(lambda: {"slow-began", "endless-began"} <= {path.name for path in tmp_path.iterdir()})
@@ -179,10 +179,10 @@ def test_sigterm_lets_a_running_request_finish_but_not_an_endless_one(service, t
 
 
 def test_a_taken_port_is_said_plainly(settings):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(PortInUse) as error:
             run_gunicorn("any:thing", bind=f"127.0.0.1:{port}", settings=settings)
     assert str(error.value).startswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use.")
