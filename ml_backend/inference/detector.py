@@ -262,7 +262,7 @@ def _named(path: Path, engine: Engine, reader: OutputReader, names_file: Path | 
         if not numbered or error.named is not None:
             raise
         return ClassNames(
-            tuple(map(str, range(reader.classes or MAX_NUMBERED_CLASSES))), "numbers, as no names were found"
+            tuple(map(str, range(reader.classes or MAX_NUMBERED_CLASSES))), "their numbers (no names found)"
         )
 
 

@@ -92,10 +92,10 @@ CASES = (
         1,
     ),
     Case(
-        "boxes in shares of the input, without a batch",
+        "normalised boxes, without a batch",
         "read",
         inspected(SHARES, metadata={"names": NAMES}, shape=(1, 3, HEIGHT, WIDTH)),
-        ("as shares of the input",),
+        ("normalised by the input",),
         0,
     ),
     Case("names of another count", "refused", inspected(yolov5().outputs, metadata={"names": ["a"]}), ("matches",), 1),

@@ -24,13 +24,13 @@ def inspect(capsys, *words):
     return capsys.readouterr().out
 
 
-def test_it_says_what_was_recognised_and_why_and_draws_what_it_sees(labelloop_model, photo_file, tmp_path, capsys):
+def test_inspect_prints_the_layout_and_draws_detections(labelloop_model, photo_file, tmp_path, capsys):
     out = tmp_path / "drawn.png"
     message = inspect(capsys, labelloop_model(), "--image", photo_file, "--out", out)
     assert "Layout:   labelloop, because: outputs named boxes, objectness and scores" in message
     assert "96 x 64 pixels RGB 0..255" in message
     assert "3, from metadata: cat, person, car" in message
-    assert "2 detections on a photo of 192 x 128 pixels" in message
+    assert "2 detections in an image of 192 x 128 pixels" in message
     assert "0.81  cat  at 20 16 60 48" in message
     drawn = np.asarray(Image.open(out)).astype(int)
     assert drawn.shape == (128, 192, 3)
@@ -54,7 +54,7 @@ def test_masks_points_and_turned_boxes_are_drawn_in_their_places(make_onnx, phot
 
 def test_a_threshold_and_slices_are_taken(labelloop_model, photo_file, tmp_path, capsys):
     options = ("--image", photo_file, "--out", tmp_path / "x.png")
-    assert "1 detection on" in inspect(capsys, labelloop_model(), *options, "--threshold", "0.805")
+    assert "1 detection in" in inspect(capsys, labelloop_model(), *options, "--threshold", "0.805")
     assert "\n12 detections" in inspect(capsys, labelloop_model(), *options, "--slice", "96")
 
 
@@ -62,13 +62,13 @@ def test_names_of_a_file_and_numbers_where_there_are_none(make_onnx, tmp_path, c
     from tests.ml_backend.layout_cases import CASES
 
     model = make_onnx(CASES["yolox"]().outputs, name="mine.onnx")
-    assert "3, from nothing, so they are numbers: 0, 1, 2" in inspect(capsys, model)
+    assert "3, from their numbers (no names found): 0, 1, 2" in inspect(capsys, model)
     names = tmp_path / "mine.txt"
     names.write_text("one\ntwo\nthree\n")
     assert "3, from mine.txt: one, two, three" in inspect(capsys, model, "--names", names)
 
 
-def test_what_is_not_recognised_ends_with_the_outputs_and_the_ways_to_say_what_they_are(make_onnx, capsys):
+def test_an_unknown_layout_lists_outputs_and_options(make_onnx, capsys):
     model = make_onnx({"strange": np.zeros((1, 3, 7))})
     with pytest.raises(SystemExit) as ended:
         main(["models", "inspect", str(model)])
