@@ -24,7 +24,7 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.stack.ports import free_port
-from ml_backend.learning.connect import connect as connect_learning
+from ml_backend.learning.service import connect_to_learning
 from ml_backend.learning.service import LearningService
 from ml_backend.learning.task_order import HEAD
 from ml_backend.serving.activation import served_version
@@ -134,13 +134,13 @@ def _in_memory(photos: Path, drawn: list[list[dict[str, Any]]], count: int) -> F
         with _worker({f"LABELLOOP_{name}".upper(): value for name, value in given.items()}) as worker:
             time.sleep(5)  # it is up
             started = time.monotonic()
-            connect_learning(Studio.from_settings(settings), PROJECT, settings, engine)
+            connect_to_learning(Studio.from_settings(settings), PROJECT, settings, engine)
             until(lambda: bool(studio.imported), "a first order")
             figures.first_s = next(iter(studio.imported.values())) - started
             for number in range(1, SUBMITS + 1):
                 task = studio.next_task()
                 before, at = studio.requests, time.monotonic()
-                door.tell(studio.annotate(task, drawn[_number(studio.tasks[task]["data"]) % PHOTOS]))
+                door.enqueue(studio.annotate(task, drawn[_number(studio.tasks[task]["data"]) % PHOTOS]))
                 if number < 2:
                     time.sleep(THINKS_S)
                     continue
@@ -164,7 +164,7 @@ def _stock(settings: Settings, drawn: list[list[dict[str, Any]]], count: int) ->
     worker = _pid_of_worker(settings)
     Path(f"/proc/{worker}/clear_refs").write_text("5")  # the peak begins anew
     started = time.monotonic()
-    connect(project, settings, studio=studio, tell=lambda _change: None)
+    connect(project, settings, studio=studio, on_change=lambda _change: None)
     until(lambda: sum(studio.model_versions(project).values()) >= HEAD, "a first order", pause_s=0.3)
     figures.first_s = time.monotonic() - started
     for number in range(1, SUBMITS + 1):

@@ -15,11 +15,11 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioNotFound
 from ml_backend.errors import ModelError
 from ml_backend.learning.context import LearningContext
-from ml_backend.learning.events import LEARN, OPINION, QUEUE, opinion_hint, queue_hint
-from ml_backend.learning.image_vectors import Lookout
-from ml_backend.learning.label_errors import CALM_S, LATEST_S, Opined, in_background, opine
+from ml_backend.learning.events import LABEL_ERRORS, LEARN, QUEUE, label_error_event, queue_event
+from ml_backend.learning.image_vectors import BackgroundEmbedder
+from ml_backend.learning.label_errors import MAX_DELAY_S, QUIET_S, LabelErrorUpdate, review_labels, run_at_low_priority
 from ml_backend.learning.poller import LearningPoller
-from ml_backend.learning.task_queue import arrange
+from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.learning.training_run import Learner
 from ml_backend.malloc import one_heap, trim_memory
 from ml_backend.policy import LearningPolicyError
@@ -42,8 +42,8 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         engine: The migrated database.
     """
     one_heap()
-    kit = _kit_of(settings, studio, engine)
-    learner = Learner(kit)
+    context = _context_of(settings, studio, engine)
+    learner = Learner(context)
 
     def learn(subject: str, events: Sequence[Event]) -> None:
         try:
@@ -58,19 +58,23 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 
         def stop() -> bool:
             """Whether a training run or a newer request is pending; both make this ranking outdated."""
-            if kit.inbox.unfinished_events(LEARN, subject):
+            if context.inbox.unfinished_events(LEARN, subject):
                 return True
-            return any(event.id > newest for event in kit.inbox.unfinished_events(QUEUE, subject))
+            return any(event.id > newest for event in context.inbox.unfinished_events(QUEUE, subject))
 
         try:
-            done = arrange(kit, project, stop=stop)
+            done = rank_open_tasks(context, project, stop=stop)
         except StudioNotFound:
             log.info("project_gone", project=project)
         except (LabelingError, LearningPolicyError, ModelError) as error:
             raise Reject(str(error)) from error
         else:
-            if done is not None and done.stopped and len(kit.inbox.unfinished_events(QUEUE, subject)) == len(events):
-                kit.enqueue(queue_hint(project, source="interrupted"), delay_s=RESUME_AFTER_S)
+            if (
+                done is not None
+                and done.stopped
+                and len(context.inbox.unfinished_events(QUEUE, subject)) == len(events)
+            ):
+                context.enqueue(queue_event(project, source="interrupted"), delay_s=RESUME_AFTER_S)
         finally:
             trim_memory()
 
@@ -78,43 +82,47 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         project, since = int(subject), min(float(event.payload["since"]) for event in events)
 
         def busy(within_s: float = 0.0) -> bool:
-            """Whether training is pending or ended less than `within_s` ago; False once `LATEST_S` have passed."""
-            if time.time() - since > LATEST_S:
+            """Whether training is pending or ended less than `within_s` ago; False once `MAX_DELAY_S` have passed."""
+            if time.time() - since > MAX_DELAY_S:
                 return False
-            return time.time() - kit.runs.newest(project) < within_s or bool(
-                kit.inbox.unfinished_events(LEARN, subject)
+            return time.time() - context.runs.last_finished_at(project) < within_s or bool(
+                context.inbox.unfinished_events(LEARN, subject)
             )
 
         try:
-            done = Opined(stopped=True) if busy(CALM_S) else in_background(partial(opine, kit, project, stop=busy))
+            done = (
+                LabelErrorUpdate(stopped=True)
+                if busy(QUIET_S)
+                else run_at_low_priority(partial(review_labels, context, project, stop=busy))
+            )
         except StudioNotFound:
             log.info("project_gone", project=project)
         except (LabelingError, LearningPolicyError) as error:
             raise Reject(str(error)) from error
         else:
             if done is not None and done.stopped:
-                kit.enqueue(opinion_hint(project, since=since), delay_s=CALM_S)
+                context.enqueue(label_error_event(project, since=since), delay_s=QUIET_S)
         finally:
             trim_memory()
 
-    return {LEARN: learn, QUEUE: queue, OPINION: opinion}
+    return {LEARN: learn, QUEUE: queue, LABEL_ERRORS: opinion}
 
 
 def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[PeriodicJob]:
     """Return the periodic jobs: the poller every ``poll_seconds``, and background embedding of open images."""
-    kit = _kit_of(settings, studio, engine)
+    context = _context_of(settings, studio, engine)
     return [
-        PeriodicJob("learn.poll", settings.poll_seconds, LearningPoller(kit).run),
-        PeriodicJob("learn.looks", EMBED_INTERVAL_S, Lookout(kit).run),
+        PeriodicJob("learn.poll", settings.poll_seconds, LearningPoller(context).run),
+        PeriodicJob("learn.looks", EMBED_INTERVAL_S, BackgroundEmbedder(context).run),
     ]
 
 
-def _kit_of(settings: Settings, studio: Studio, engine: Engine) -> LearningContext:
+def _context_of(settings: Settings, studio: Studio, engine: Engine) -> LearningContext:
     """Return the context shared by handlers and periodic jobs; its models take about 100 MB."""
-    kit = _KITS.get(engine)
-    if kit is None:
-        kit = _KITS[engine] = LearningContext.of(settings, studio, engine)
-    return kit
+    context = _CONTEXTS.get(engine)
+    if context is None:
+        context = _CONTEXTS[engine] = LearningContext.of(settings, studio, engine)
+    return context
 
 
-_KITS: WeakValueDictionary[Engine, LearningContext] = WeakValueDictionary()
+_CONTEXTS: WeakValueDictionary[Engine, LearningContext] = WeakValueDictionary()

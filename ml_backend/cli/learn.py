@@ -1,38 +1,252 @@
-"""Owns the commands of learning: plain functions that the command line mounts under `learn`."""
+"""Commands `labelloop learn PROJECT` and `labelloop learn simulate`."""
 
+import contextlib
 import json
+import sys
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-from labelloop.service.errors import SettingsError
+from labelloop.labeling.errors import MalformedConfig
+from labelloop.service.db.engine import open_database
+from labelloop.service.errors import LabelloopError, SettingsError
+from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
-from labelloop.service.signals import status_of
+from labelloop.service.signals import exit_status_of
+from labelloop.service.studio import Studio, StudioError
 from ml_backend.errors import TestListUnusable
 from ml_backend.inference.detector import embedded_model
+from ml_backend.learning.annotations import count_with_boxes
+from ml_backend.learning.events import LEARN, train_now_event
+from ml_backend.learning.service import LearningState, learning_state
+from ml_backend.learning.store.annotations import STATES, NotConnectedToLearning, TrainingDataStore
+from ml_backend.learning.store.runs import PHASES, RunStore, TrainingRun
+from ml_backend.policy import LearningPolicy, read_learning_policy, too_few_labelled
+from ml_backend.predict.control_support import ControlSupport, NotServed, controls_of, reasons
+from ml_backend.serving import activation
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.datasets import LabelledPhoto, read_labelled
 from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.simulate import STRATEGIES, Album, Run, readable, simulate
+from ml_backend.training.simulate import STRATEGIES, FeatureSource, SimulationRun, decodable_images, simulate
 
-KEPT_BYTES = 8 * 2**30
-"""Of sights on disk; about 2,000 photos with the embedded model."""
+# Seconds of waiting after which the status asks whether a worker is running.
+WORKER_HINT_S = 30.0
 
-LONGEST = 80
-"""Characters of a line that are shown."""
+POLL_S = 0.25
+# Most runs in the table.
+MAX_RUNS = 10
 
-MOST_TOLD = 20
-"""Lines on what was left out of a data set."""
+RUN_COLUMNS = ("when", "tasks", "boxes", "AP50", "before", "judged by", "verdict", "version", "s")
+
+
+def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
+    """Show the learning state of a project: labelled tasks, the last training runs with their verdicts, served version.
+
+    Training itself is done by `labelloop worker` after every submit. If a requested run is not possible, the command
+    says why and exits with status 1.
+
+    Args:
+        project: Project number, as in its address: /projects/NUMBER/.
+        now: Train now, even if nothing changed; "Start training" in Label Studio does the same.
+        watch: Show phases and verdicts as they come, until Ctrl-C.
+    """
+    settings = Settings()
+    setup_logging(settings)
+    engine = open_database(settings)
+    training_data, runs, inbox = TrainingDataStore(engine), RunStore(engine), Inbox.from_settings(settings, engine)
+    if training_data.project(project) is None:
+        raise NotConnectedToLearning(project)
+    policy = read_learning_policy(settings.home, project)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    last = next(iter(runs.last(project, 1)), None)
+    notes = _controls(project, settings)
+    if now:
+        try:
+            _require_trainable(project, policy, training_data, notes)
+        except TooFew:
+            if not inbox.unfinished_events(LEARN, str(project)):
+                raise  # otherwise the worker has not read the last submits yet
+        event = train_now_event(project, source="command")
+        inbox.put(event.topic, str(project), event.key, event.payload)
+        console.print(f"Training of project {project} is requested; `labelloop worker` runs it.")
+    else:
+        _print_state(console, project, settings, policy, training_data, notes=notes or ())
+        console.print(_runs_table(runs.last(project, MAX_RUNS)))
+        page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
+        console.print(f"Report with charts: {page}, or `labelloop learn report {project}`.", soft_wrap=True)
+    if watch:
+        _watch(
+            console,
+            lambda: learning_state(project, training_data, runs, inbox),
+            lambda: runs.last(project, MAX_RUNS),
+            last,
+        )
+
+
+def _controls(project: int, settings: Settings) -> tuple[ControlSupport, ...] | None:
+    """Return what each control supports; None if Label Studio cannot be reached."""
+    if not settings.label_studio_api_key.get_secret_value():
+        return None
+    try:
+        with contextlib.closing(Studio.from_settings(settings)) as studio:
+            config = studio.label_config(project)
+    except (StudioError, MalformedConfig):
+        return None
+    return controls_of(config, activation.served_outputs(settings, project))
+
+
+def _require_trainable(
+    project: int, policy: LearningPolicy, training_data: TrainingDataStore, notes: Sequence[ControlSupport] | None
+) -> None:
+    """Check that a training run is possible.
+
+    Raises:
+        NoFit: The policy turns learning off.
+        TooFew: Too few tasks are labelled, as far as the worker has read them.
+        NotServed: No control can be trained.
+    """
+    if not policy.learn:
+        raise NoFit(project, "its learn.toml turns learning off", fix="Set `learn = true` there.")
+    if notes is not None and not any(control.learns for control in notes):
+        raise NotServed(project, "learned from", notes)
+    labelled = count_with_boxes(training_data.training_tasks(project, "teaches"))
+    if labelled < policy.first:
+        raise TooFew(project, too_few_labelled(labelled, policy.first), fix=_LABEL_FIX)
+
+
+class NoFit(LabelloopError):
+    """A requested training run is not possible."""
+
+    code: ClassVar[str] = "nothing_to_learn"
+    status: ClassVar[int] = 409
+
+    def __init__(self, project: int, reason: str, *, fix: str) -> None:
+        super().__init__(f"Project {project} is not trained: {reason[0].lower()}{reason[1:].rstrip('.')}.", fix=fix)
+
+
+class TooFew(NoFit):
+    """Too few tasks with boxes are labelled."""
+
+
+_LABEL_FIX = "Label more tasks with boxes. Recent submits count once `labelloop worker` has read them."
+
+
+def _print_state(
+    console: Console,
+    project: int,
+    settings: Settings,
+    policy: LearningPolicy,
+    training_data: TrainingDataStore,
+    *,
+    notes: Sequence[ControlSupport],
+) -> None:
+    counts = training_data.counts(project)
+    console.print(f"Project {project} is served {activation.served_version(settings, project=project)}")
+    for state, words in STATES.items():
+        console.print(f"  {counts.get(state, 0):5} tasks {words}")
+    try:
+        _require_trainable(project, policy, training_data, notes or None)
+    except NotServed as error:  # its message names every control
+        console.print(f"  {error.message}", soft_wrap=True)
+        return
+    except NoFit as error:
+        console.print(f"  {error.message}", soft_wrap=True)
+    for reason in reasons(notes):
+        console.print(f"  {reason}", soft_wrap=True)
+
+
+def _runs_table(runs: Sequence[TrainingRun]) -> Table | str:
+    """Return the table of the last runs, newest last."""
+    if not runs:
+        return "No training run yet."
+    columns = (Column(name, no_wrap=True) for name in RUN_COLUMNS)
+    table = Table(*columns, box=None)
+    for run in reversed(runs):
+        table.add_row(
+            datetime.fromtimestamp(run.finished_at).astimezone().strftime("%m-%d %H:%M:%S"),
+            str(run.tasks),
+            str(run.boxes),
+            "-" if run.ap50 is None else f"{run.ap50:.3f}",
+            "-" if run.parent_ap50 is None else f"{run.parent_ap50:.3f}",
+            run.judged_by,
+            run.verdict,
+            run.version,
+            f"{run.finished_at - run.asked_at:.1f}",
+        )
+    return table
+
+
+def _watch(
+    console: Console,
+    state: Callable[[], LearningState],
+    newest: Callable[[], Sequence[TrainingRun]],
+    last: TrainingRun | None,
+) -> None:
+    """Print phases and verdicts until Ctrl-C."""
+    last_id, printed = last.id if last is not None else 0, ""
+    status = console.status("Waiting for a submit") if sys.stdout.isatty() else None
+    try:
+        if status is not None:
+            status.start()
+        while True:
+            line = phase_text(state())
+            if status is not None:
+                status.update(line)
+            elif line != printed:
+                print(line, flush=True)
+            printed = line
+            for run in reversed(newest()):
+                if run.id > last_id:
+                    last_id = run.id
+                    console.print(_run_line(run), soft_wrap=True)
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        return
+    finally:
+        if status is not None:
+            status.stop()
+
+
+def phase_text(state: LearningState) -> str:
+    if state.job_status == "running":
+        counted = f" {state.done}/{state.total}" if state.total else ""
+        return f"{PHASES.get(state.phase, state.phase)}{counted}"
+    if state.job_status == "queued" and state.waiting_s > WORKER_HINT_S:
+        return f"{_events(state.waiting)} for {state.waiting_s:.0f} s. Is `labelloop worker` running? See its log"
+    if state.job_status == "queued":
+        return _events(state.waiting)
+    return "Waiting for a submit"
+
+
+def _events(count: int) -> str:
+    return "1 event waits for the worker" if count == 1 else f"{count} events wait for the worker"
+
+
+def _run_line(run: TrainingRun) -> str:
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in run.seconds.items())
+    return f"{run.verdict} {run.version}: {run.reason} ({run.tasks} tasks, {run.boxes} boxes; seconds: {seconds})"
+
+
+# Bytes of features on disk, about 2,000 images with the embedded model.
+CACHE_BYTES = 8 * 2**30
+
+# Most characters printed of a line.
+MAX_LINE = 80
+
+# Most lines printed about items left out of a data set.
+MAX_LINES = 20
 
 
 def learn_simulate(
@@ -47,48 +261,48 @@ def learn_simulate(
     json_: Annotated[Path | None, Parameter(name="--json")] = None,
     settings: Annotated[Settings | None, Parameter(parse=False)] = None,
 ) -> None:
-    """Say how many labels you need: replay a labelled data set through the code that learns in service.
+    """Estimate how many labels you need: replay a labelled data set through the training code of the service.
 
-    No server is needed. Photos are labelled one after the other, in random order and in the order that active learning
-    asks for; a model learns from them and is judged on the test photos. Prints AP50 (pycocotools) of each strategy and
-    number of labelled photos, and what was labelled.
+    No server is needed. Images are labelled one after the other, in random order and in the order of active learning; a
+    model is trained on them and evaluated on the test images. Prints the AP50 (pycocotools) of each strategy and number
+    of labelled images.
 
-    Ctrl-C stops it, and says what is done so far.
+    Ctrl-C stops it and prints the results so far.
 
     Args:
-        images: Folder of photos.
-        annotations: A folder of Pascal VOC XML, a folder of YOLO text files, or a COCO JSON file: what
-            `labelloop import` reads. Polygons and masks count as the boxes around them.
-        test_list: Text file that names the test photos, one a line; the others may be labelled.
-        model: ONNX detector to learn on, or `default` for the one that comes with labelloop.
-        labelled: Numbers of labelled photos, with commas.
+        images: Folder of images.
+        annotations: A folder of Pascal VOC XML, a folder of YOLO text files or a COCO JSON file, as read by
+            `labelloop import`. Polygons and masks count as their bounding boxes.
+        test_list: Text file with the names of the test images, one per line; the others may be labelled.
+        model: ONNX detector to train on, or `default` for the embedded model.
+        labelled: Numbers of labelled images, separated by commas.
         strategy: `random`, `active`, or both with a comma.
-        seeds: How often each is repeated, each time on another draw of the photos.
-        json_: File to write every run to.
-        settings: Read from the environment where None.
+        seeds: Repetitions, each with another random sample of the images.
+        json_: File for the results of every run.
+        settings: None: read from the environment.
 
     Raises:
         DatasetError: The annotations cannot be read.
-        DatasetUnreadable: The photos cannot be read, or nothing is drawn on them.
-        TestListUnusable: The list cannot be read, or does not meet the photos.
-        ModelError: The model cannot be opened, or cannot learn.
+        DatasetUnreadable: The images cannot be read, or have no annotations.
+        TestListUnusable: The list cannot be read, or does not split the data set.
+        ModelError: The model cannot be opened or trained.
     """
     settings = settings or Settings()
     setup_logging(settings)
     sizes = _numbers(labelled)
-    strategies = list(dict.fromkeys(_strategy(one.strip()) for one in strategy.split(",")))
+    strategies = list(dict.fromkeys(_strategy(name.strip()) for name in strategy.split(",")))
     if seeds < 1:
-        raise SettingsError(f"{seeds} seeds are none.", fix="Give --seeds 1 or more.")
+        raise SettingsError(f"--seeds {seeds} is below 1.", fix="Give --seeds 1 or more.")
     if json_ is not None:
-        _writable(json_)
+        _require_writable(json_)
     data = read_labelled(images, annotations, settings=settings)
     wanted, unknown = data.listed(test_list)
     path = embedded_model() if model == "default" else Path(model).expanduser().absolute()
     folder = settings.home / "learn"
     backbone = open_backbone(path, folder=folder, threads=settings.inference_threads)
-    album = Album(backbone, FeatureCache(folder / "sights", max_bytes=KEPT_BYTES))
+    features = FeatureSource(backbone, FeatureCache(folder / "sights", max_bytes=CACHE_BYTES))
     console = Console(stderr=True, highlight=False)
-    runs: list[Run] = []
+    runs: list[SimulationRun] = []
     stopped = 0
     with Progress(
         TextColumn("{task.description}"),
@@ -98,26 +312,28 @@ def learn_simulate(
         TimeRemainingColumn(),
         console=console,
     ) as progress:
-        looking = progress.add_task("photos seen", total=len(data.photos))
-        good, bad = readable(album, data.photos, lambda done, _: progress.update(looking, completed=done))
-        told = [f"left out: {line}" for line in (*(f"{one.item}: {one.reason}" for one in data.problems), *bad)]
-        told += [f"not a photo of the data set: {_cut(line)}, in {test_list}" for line in unknown]
-        for line in _shortened(told):
+        images_bar = progress.add_task("images", total=len(data.photos))
+        good, bad = decodable_images(features, data.photos, lambda done, _: progress.update(images_bar, completed=done))
+        lines = [
+            f"left out: {line}" for line in (*(f"{problem.item}: {problem.reason}" for problem in data.problems), *bad)
+        ]
+        lines += [f"not an image of the data set: {_truncated(line)}, in {test_list}" for line in unknown]
+        for line in _limited(lines):
             progress.console.print(line, markup=False, soft_wrap=True)
-        test = [one for one in good if one.name in wanted]
-        pool = [one for one in good if one.name not in wanted]
-        _check(test_list, test, pool)
-        done = progress.add_task("runs", total=len(sizes) * len(strategies) * seeds)
+        test = [image for image in good if image.name in wanted]
+        pool = [image for image in good if image.name not in wanted]
+        _require_test_images(test_list, test, pool)
+        runs_bar = progress.add_task("runs", total=len(sizes) * len(strategies) * seeds)
         try:
-            for run in simulate(album, pool, test, sizes=sizes, strategies=strategies, seeds=seeds):
+            for run in simulate(features, pool, test, sizes=sizes, strategies=strategies, seeds=seeds):
                 runs.append(run)
-                progress.advance(done)
+                progress.advance(runs_bar)
         except KeyboardInterrupt as stop:
-            stopped = status_of(stop)
+            stopped = exit_status_of(stop)
     if len(pool) < sizes[-1]:
-        console.print(f"There are {len(pool)} photos to label: no more than so many were labelled.")
+        console.print(f"Only {len(pool)} images can be labelled, so larger numbers were not simulated.")
     if runs:
-        Console(highlight=False).print(_table(runs))
+        Console(highlight=False).print(_simulation_table(runs))
     if json_ is not None:
         head = {"model": backbone.version, "test_photos": len(test), "pool_photos": len(pool)}
         json_.write_bytes(msgspec.json.format(json.dumps({**head, "runs": [asdict(run) for run in runs]}).encode()))
@@ -126,17 +342,17 @@ def learn_simulate(
         raise SystemExit(stopped)
 
 
-def _check(test_list: Path, test: Sequence[LabelledPhoto], pool: Sequence[LabelledPhoto]) -> None:
+def _require_test_images(test_list: Path, test: Sequence[LabelledPhoto], pool: Sequence[LabelledPhoto]) -> None:
     if not test:
-        raise TestListUnusable(test_list, "it names none of the photos that are labelled and can be decoded")
-    if not any(one.labels for one in test):
-        raise TestListUnusable(test_list, "nothing is drawn on the photos that it names")
-    if not any(one.labels for one in pool):
-        raise TestListUnusable(test_list, "it leaves no photo to label on which anything is drawn")
+        raise TestListUnusable(test_list, "it names no image that is labelled and can be decoded")
+    if not any(image.labels for image in test):
+        raise TestListUnusable(test_list, "the images it names have no annotations")
+    if not any(image.labels for image in pool):
+        raise TestListUnusable(test_list, "it leaves no annotated image to label")
 
 
-def _writable(file: Path) -> None:
-    """Whether results can be written: asked before the work, not after it."""
+def _require_writable(file: Path) -> None:
+    """Check that results can be written, before the work starts."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.open("ab").close()
@@ -146,49 +362,51 @@ def _writable(file: Path) -> None:
         ) from None
 
 
-def _cut(line: str) -> str:
-    """At most `LONGEST` characters of a line: somebody may have given another file."""
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+def _truncated(line: str) -> str:
+    """Return at most `MAX_LINE` characters of a line: the file may be something else entirely."""
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} ..."
 
 
-def _shortened(lines: Sequence[str]) -> list[str]:
-    if len(lines) <= MOST_TOLD:
+def _limited(lines: Sequence[str]) -> list[str]:
+    if len(lines) <= MAX_LINES:
         return list(lines)
-    return [*lines[:MOST_TOLD], f"... and {len(lines) - MOST_TOLD} more of the kind"]
+    return [*lines[:MAX_LINES], f"... and {len(lines) - MAX_LINES} more"]
 
 
 def _numbers(text: str) -> list[int]:
     try:
-        numbers = [int(one) for one in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1:
-        raise SettingsError(f"{text!r} is no list of numbers of photos.", fix="Give for instance --labelled 1,5,10,20.")
+        raise SettingsError(
+            f"{text!r} is not a list of numbers of images.", fix="Give for instance --labelled 1,5,10,20."
+        )
     return sorted(set(numbers))
 
 
 def _strategy(name: str) -> Literal["random", "active"]:
-    for known in STRATEGIES:
-        if name == known:
-            return known
+    for strategy in STRATEGIES:
+        if name == strategy:
+            return strategy
     raise SettingsError(f"There is no strategy {name!r}.", fix=f"Give one of {', '.join(STRATEGIES)}, or both.")
 
 
-def _table(runs: Sequence[Run]) -> Table:
-    """Means over seeds, a row a strategy and size."""
+def _simulation_table(runs: Sequence[SimulationRun]) -> Table:
+    """Return the table of means over seeds, one row per strategy and size."""
     table = Table("strategy", "labelled", "AP50", "± seeds", "images", "boxes", "fit, s")
-    cells: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    cells: dict[tuple[str, int], list[SimulationRun]] = defaultdict(list)
     for run in runs:
         cells[run.strategy, run.labelled].append(run)
-    for (strategy, size), some in cells.items():
-        scores = [run.ap50 for run in some]
+    for (strategy, size), group in cells.items():
+        scores = [run.ap50 for run in group]
         table.add_row(
             strategy,
             str(size),
             f"{np.mean(scores):.3f}",
             f"{np.std(scores):.3f}",
-            f"{np.mean([run.images for run in some]):.1f}",
-            f"{np.mean([run.boxes for run in some]):.1f}",
-            f"{np.mean([run.seconds for run in some]):.2f}",
+            f"{np.mean([run.images for run in group]):.1f}",
+            f"{np.mean([run.boxes for run in group]):.1f}",
+            f"{np.mean([run.seconds for run in group]):.2f}",
         )
     return table

@@ -1,4 +1,4 @@
-"""Owns `labelloop learn report`: how learning of a project went, on the terminal, as a page and as JSON."""
+"""Command `labelloop learn report`: the learning report on the terminal, as HTML and as JSON."""
 
 import sys
 import time
@@ -14,12 +14,12 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from ml_backend.learning.report.page import learning_page
-from ml_backend.learning.report.prelabel_edits import Edits
-from ml_backend.learning.report.report import Report, make_report
-from ml_backend.learning.store.annotations import NotConnected, TrainingDataStore
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits
+from ml_backend.learning.report.report import LearningReport, make_report
+from ml_backend.learning.store.annotations import NotConnectedToLearning, TrainingDataStore
 from ml_backend.policy import read_learning_policy
-from ml_backend.predict.control_support import unlearned
-from ml_backend.server.project_options import Projects
+from ml_backend.predict.control_support import why_not_learnable
+from ml_backend.server.project_options import ProjectOptionsStore
 from ml_backend.serving import activation
 
 
@@ -30,32 +30,31 @@ def learn_report(
     json_: Annotated[Path | None, Parameter(name="--json")] = None,
     settings: Annotated[Settings | None, Parameter(parse=False)] = None,
 ) -> None:
-    """Say how learning of a project went: edits per task, quality by class, versions, and what comes next and why.
+    """Print the learning report of a project: edits per task, quality by class, versions and next tasks.
 
-    The ML backend shows the same as a page, with the learning curve and the edits drawn, at
-    `/projects/PROJECT/learning`.
+    The ML backend serves the same report with charts at `/projects/PROJECT/learning`.
 
     Args:
-        project: The project's number, as in its address: /projects/NUMBER/.
-        out: HTML file to write the page to. It loads nothing, so it can be sent or kept.
-        json_: File to write every figure to: runs, edits of each task, classes, what comes next.
-        settings: Read from the environment where None.
+        project: Project number, as in its address: /projects/NUMBER/.
+        out: HTML file for the page, which is self-contained.
+        json_: JSON file for all data: runs, edits of each task, classes, next tasks.
+        settings: None: read from the environment.
 
     Raises:
-        NotConnected: The project was never connected.
+        NotConnectedToLearning: The project was never connected.
     """
     settings = settings or Settings()
     setup_logging(settings)
     engine = open_database(settings)
     if TrainingDataStore(engine).project(project) is None:
-        raise NotConnected(project)
+        raise NotConnectedToLearning(project)
     report = make_report(
         project,
         engine=engine,
         policy=read_learning_policy(settings.home, project),
         served=activation.served_version(settings, project=project),
         clock=time.time,
-        unlearned=unlearned(project, Projects.of(settings).config(project)),
+        unlearned=why_not_learnable(project, ProjectOptionsStore.of(settings).config(project)),
     )
     _print(Console(highlight=False, width=None if sys.stdout.isatty() else 160), report)
     if json_ is not None:
@@ -69,33 +68,35 @@ def learn_report(
         print(f"Page: {out}")
 
 
-def _print(console: Console, report: Report) -> None:
+def _print(console: Console, report: LearningReport) -> None:
     labelled = report.counts.get("teaches", 0) + report.counts.get("held_out", 0)
     published = sum(run.verdict == "published" for run in report.runs)
     refused = sum(run.verdict == "refused" for run in report.runs)
     console.print(f"Project {report.project} is served {report.served}; {labelled} labelled tasks.", markup=False)
-    console.print(f"{len(report.runs)} fits: {published} published, {refused} refused by the gate.")
-    for name, (edits, tasks) in {"At first": report.first, "Lately": report.lately}.items():
+    console.print(f"{len(report.runs)} training runs: {published} published, {refused} refused.")
+    for name, (edits, tasks) in {"First": report.first, "Last": report.lately}.items():
         if tasks:
-            console.print(f"{name}: {edits.made / tasks:.1f} edits a task ({_counted(edits)}; {tasks} tasks)")
+            console.print(
+                f"{name} {tasks} pre-labelled tasks: {edits.total / tasks:.1f} edits per task ({_edit_counts(edits)})"
+            )
     if report.classes:
         edited = ("accepted", "moved", "relabelled", "added", "deleted")
-        table = Table("class", "boxes", "AP50", "before", *edited, "shown from", box=None)
-        for each in report.classes:
-            scores = ("-" if value is None else f"{value:.3f}" for value in (each.ap50, each.before))
-            counts = (str(getattr(each.edits, name)) for name in edited)
-            cut = "-" if each.threshold is None else f"{each.threshold:.2f}"
-            table.add_row(each.name, str(each.boxes), *scores, *counts, cut)
+        table = Table("class", "boxes", "AP50", "before", *edited, "threshold", box=None)
+        for quality in report.classes:
+            scores = ("-" if value is None else f"{value:.3f}" for value in (quality.ap50, quality.before))
+            counts = (str(getattr(quality.edits, name)) for name in edited)
+            cut = "-" if quality.threshold is None else f"{quality.threshold:.2f}"
+            table.add_row(quality.name, str(quality.boxes), *scores, *counts, cut)
         console.print(table, markup=False)
     for line in report.course:
         console.print(line, markup=False)
     if report.doubted:
-        console.print(f"The model differs from what was drawn on {report.doubted} tasks:")
-    for doubt in report.doubts:
-        console.print(f"  task {doubt.task}: {doubt.note}", markup=False)
-    for place, task in enumerate(report.next, 1):
-        console.print(f"{place:3}. task {task.task}: {task.why}")
+        console.print(f"Possible label errors on {report.doubted} tasks:")
+    for entry in report.doubts:
+        console.print(f"  task {entry.task}: {entry.note}", markup=False)
+    for position, task in enumerate(report.next, 1):
+        console.print(f"{position:3}. task {task.task}: {task.why}")
 
 
-def _counted(edits: Edits) -> str:
+def _edit_counts(edits: PrelabelEdits) -> str:
     return ", ".join(f"{getattr(edits, name)} {name}" for name in edits.__struct_fields__)

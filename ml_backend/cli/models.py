@@ -201,7 +201,7 @@ def _enqueue_ranking(projects: Sequence[int], settings: Settings, *, base: bool)
         return 0
     from labelloop.service.db.engine import open_database
     from labelloop.service.jobs.inbox import Inbox
-    from ml_backend.learning.events import activated_hints
+    from ml_backend.learning.events import activation_events
     from ml_backend.learning.store.annotations import TrainingDataStore
     from ml_backend.policy import read_learning_policy
 
@@ -211,8 +211,8 @@ def _enqueue_ranking(projects: Sequence[int], settings: Settings, *, base: bool)
     learning = [
         project for project in projects if project in connected and read_learning_policy(settings.home, project).learn
     ]
-    for hint in (hint for project in learning for hint in activated_hints(project, base=base)):
-        inbox.put(hint.topic, str(hint.project), hint.key, hint.payload)
+    for event in (event for project in learning for event in activation_events(project, base=base)):
+        inbox.put(event.topic, str(event.project), event.key, event.payload)
     return len(learning)
 
 

@@ -132,7 +132,7 @@ def models_inspect(
     from ml_backend.inference.slicing import Slices
     from ml_backend.predict.inspect import describe, detect_on_image, detection_lines, draw_detections
 
-    detector = load_detector((model or embedded_model()).expanduser(), layout=layout, names=names, numbered=True)
+    detector = load_detector((model or embedded_model()).expanduser(), layout=layout, names=names, allow_numbered=True)
     for line in describe(detector):
         print(line)
     if image is None:

@@ -1,4 +1,4 @@
-"""Owns `Kit`: what learning works with, made once a process and passed on."""
+"""`LearningContext`: the stores, clients and caches of learning, created once per process."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,41 +11,41 @@ from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from ml_backend.learning.base_models import BaseModels
-from ml_backend.learning.evaluation.evaluator import Evaluator
+from ml_backend.learning.evaluator import Evaluator
 from ml_backend.learning.events import LearningEvent
 from ml_backend.learning.features import FeatureProvider
 from ml_backend.learning.store.annotations import TrainingDataStore
-from ml_backend.learning.store.label_errors import OpinionStore
-from ml_backend.learning.store.runs import Runs
+from ml_backend.learning.store.label_errors import LabelErrorStore
+from ml_backend.learning.store.runs import RunStore
 from ml_backend.learning.store.tasks import PhotoVectorStore
-from ml_backend.learning.sync import Reader
+from ml_backend.learning.sync import LabelStudioSync
 from ml_backend.training.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
 class LearningContext:
-    """Everything that learning needs; safe to use from many threads."""
+    """The dependencies of learning. Thread-safe."""
 
     settings: Settings
     studio: Studio
     inbox: Inbox
     jobs: Jobs
     media: Media
-    lessons: TrainingDataStore
-    looks: PhotoVectorStore
-    opinions: OpinionStore
-    runs: Runs
-    reader: Reader
-    bases: BaseModels
-    album: FeatureProvider
-    examiner: Evaluator
+    training_data: TrainingDataStore
+    image_vectors: PhotoVectorStore
+    label_errors: LabelErrorStore
+    runs: RunStore
+    sync: LabelStudioSync
+    base_models: BaseModels
+    features: FeatureProvider
+    evaluator: Evaluator
 
     @classmethod
     def of(cls, settings: Settings, studio: Studio, engine: sa.Engine) -> Self:
-        """On Label Studio and a migrated database; nothing is read and no model is opened."""
-        media, lessons, bases = Media(settings, studio), TrainingDataStore(engine), BaseModels(settings)
-        sights = FeatureCache(settings.home / "ml_backend" / "sights", max_bytes=settings.learn_cache_bytes)
-        album = FeatureProvider(media, sights)
+        """Create it for Label Studio and a migrated database; reads nothing and opens no model."""
+        media, training_data, base_models = Media(settings, studio), TrainingDataStore(engine), BaseModels(settings)
+        cache = FeatureCache(settings.home / "ml_backend" / "sights", max_bytes=settings.learn_cache_bytes)
+        features = FeatureProvider(media, cache)
         inbox = Inbox.from_settings(settings, engine)
         return cls(
             settings=settings,
@@ -53,22 +53,22 @@ class LearningContext:
             inbox=inbox,
             jobs=Jobs(settings, inbox),
             media=media,
-            lessons=lessons,
-            looks=PhotoVectorStore(engine),
-            opinions=OpinionStore(engine),
-            runs=Runs(engine),
-            reader=Reader(studio, media, lessons),
-            bases=bases,
-            album=album,
-            examiner=Evaluator(bases, album, media),
+            training_data=training_data,
+            image_vectors=PhotoVectorStore(engine),
+            label_errors=LabelErrorStore(engine),
+            runs=RunStore(engine),
+            sync=LabelStudioSync(studio, media, training_data),
+            base_models=base_models,
+            features=features,
+            evaluator=Evaluator(base_models, features, media),
         )
 
     def forget(self, project: int) -> None:
-        """A project that is no longer in Label Studio; what its runs were stays."""
-        self.lessons.disconnect(project)
-        self.looks.drop(project)
-        self.opinions.drop(project)
+        """Delete the data of a project that is gone from Label Studio; its runs are kept."""
+        self.training_data.disconnect(project)
+        self.image_vectors.drop(project)
+        self.label_errors.drop(project)
 
-    def enqueue(self, hint: LearningEvent, *, delay_s: float = 0.0) -> bool:
-        """Puts a hint in the inbox and wakes a worker for it; False where it was there."""
-        return self.jobs.submit(hint.topic, str(hint.project), hint.key, hint.payload, delay_s=delay_s)
+    def enqueue(self, event: LearningEvent, *, delay_s: float = 0.0) -> bool:
+        """Put an event in the inbox and wake a worker; returns False for a duplicate."""
+        return self.jobs.submit(event.topic, str(event.project), event.key, event.payload, delay_s=delay_s)

@@ -1,4 +1,4 @@
-"""Owns what learning makes of Label Studio's webhooks: rows of the inbox, one subject a project. An event is a hint."""
+"""Translate Label Studio webhooks into learning events. An event says what to re-read, not what changed."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 from labelloop.service.errors import BadRequest
 from labelloop.service.jobs.inbox import Event
 
+# Topic of changes to training data; the subject is the project id.
 LEARN = "learn"
-"""Topic of what may change what a project learns from; its subject is the project's id."""
 
+# Topic of pre-labelling and ranking open tasks; the subject is the project id.
 QUEUE = "learn.queue"
-"""Topic of giving open tasks fresh pre-labels and an order; its subject is the project's id."""
 
-OPINION = "learn.opinion"
-"""Topic of the model's second opinion on what was drawn; its subject is the project's id."""
+# Topic of finding label errors; the subject is the project id.
+LABEL_ERRORS = "learn.opinion"
 
+# Most tasks in one event; with more, the whole project is compared.
 MOST_TASKS = 200
-"""Tasks that one event names; of more, the whole project is looked through."""
 
 
 @dataclass(frozen=True)
 class LearningEvent:
-    """One row for the inbox.
+    """An event for the inbox.
 
     Attributes:
-        topic: `LEARN`, `QUEUE` or `OPINION`.
+        topic: `LEARN`, `QUEUE` or `LABEL_ERRORS`.
         project: Its subject.
-        key: The same change gives the same key, whoever reports it.
-        payload: `source`, and one of `tasks`, `annotations` (ids), `sweep` and `now`; see `Asked`.
+        key: Deduplication key: one change has one key, whatever reports it.
+        payload: `source`, and one of `tasks`, `annotations` (ids), `sweep` and `now`; see `TrainingRequest`.
     """
 
     topic: str
@@ -42,46 +42,46 @@ class LearningEvent:
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a number of events ask for together.
+    """Several events, coalesced into one request.
 
     Attributes:
-        tasks: To be read again.
-        annotations: Deleted ones; what they belonged to is to be read again.
-        sweep: Whether the whole project is to be compared.
-        now: Whether somebody wants a fit at once, whatever has changed.
-        source: Who asks, joined by +.
-        asked_at: The first of them, seconds since 1970.
-        newest_at: The last of them.
+        tasks: Tasks to read again.
+        annotations: Deleted annotations, whose tasks are to be read again.
+        sweep: Whether to compare the whole project.
+        immediate: Whether to train at once, even if nothing changed.
+        source: Sources of the events, joined by +.
+        asked_at: Time of the first event, seconds since 1970.
+        newest_at: Time of the last event, seconds since 1970.
     """
 
     tasks: frozenset[int]
     annotations: frozenset[int]
     sweep: bool
-    now: bool
+    immediate: bool
     source: str
     asked_at: float
     newest_at: float
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> TrainingRequest:
-        """At least one event."""
-        told = [event.payload for event in events]
+        """Coalesce one or more events."""
+        payloads = [event.payload for event in events]
         return cls(
-            tasks=frozenset(task for one in told for task in one.get("tasks", ())),
-            annotations=frozenset(number for one in told for number in one.get("annotations", ())),
-            sweep=any(one.get("sweep") for one in told),
-            now=any(one.get("now") for one in told),
-            source="+".join(dict.fromkeys(str(one.get("source", "?")) for one in told)),
+            tasks=frozenset(task for payload in payloads for task in payload.get("tasks", ())),
+            annotations=frozenset(number for payload in payloads for number in payload.get("annotations", ())),
+            sweep=any(payload.get("sweep") for payload in payloads),
+            immediate=any(payload.get("now") for payload in payloads),
+            source="+".join(dict.fromkeys(str(payload.get("source", "?")) for payload in payloads)),
             asked_at=min(event.created_at for event in events),
             newest_at=max(event.created_at for event in events),
         )
 
 
 def read_event(body: Mapping[str, Any]) -> tuple[LearningEvent, ...]:
-    """What a webhook body asks for; nothing where it changes no lesson, or is of no kind that we know.
+    """Return the events of a webhook body; empty for actions that do not affect learning.
 
     Raises:
-        BadRequest: The part that names project and items is malformed.
+        BadRequest: The project or the items are malformed.
     """
     action = body.get("action")
     read = ACTIONS.get(action) if isinstance(action, str) else None
@@ -93,82 +93,82 @@ def read_event(body: Mapping[str, Any]) -> tuple[LearningEvent, ...]:
         raise BadRequest(f"The event {action} is malformed ({type(error).__name__}: {error}).") from None
 
 
-def tasks_hint(project: int, tasks: Iterable[int], *, key: str, source: str) -> LearningEvent:
-    """These tasks changed."""
+def tasks_event(project: int, tasks: Iterable[int], *, key: str, source: str) -> LearningEvent:
+    """Return the event for changed tasks."""
     numbers = sorted(set(tasks))
     if len(numbers) > MOST_TASKS:
         return LearningEvent(LEARN, project, key, {"sweep": True, "source": source})
     return LearningEvent(LEARN, project, key, {"tasks": numbers, "source": source})
 
 
-def now_hint(project: int, *, source: str) -> LearningEvent:
-    """Somebody wants a fit now; every call makes a new key."""
+def train_now_event(project: int, *, source: str) -> LearningEvent:
+    """Return the event that requests training now, with a unique key."""
     return LearningEvent(LEARN, project, f"now:{project}:{time.time_ns()}", {"now": True, "source": source})
 
 
-def sweep_hint(project: int, *, source: str) -> LearningEvent:
-    """The whole project is to be compared; every call makes a new key."""
+def sweep_event(project: int, *, source: str) -> LearningEvent:
+    """Return the event that compares the whole project, with a unique key."""
     return LearningEvent(LEARN, project, f"sweep:{project}:{time.time_ns()}", {"sweep": True, "source": source})
 
 
-def queue_hint(project: int, *, source: str) -> LearningEvent:
-    """The open tasks are to be looked at; every call makes a new key."""
+def queue_event(project: int, *, source: str) -> LearningEvent:
+    """Return the event that ranks the open tasks, with a unique key."""
     return LearningEvent(QUEUE, project, f"queue:{project}:{time.time_ns()}", {"source": source})
 
 
-def activated_hints(project: int, *, base: bool) -> tuple[LearningEvent, ...]:
-    """Somebody made another version active: the open tasks get pre-labels of it; what is a new base is learned on."""
+def activation_events(project: int, *, base: bool) -> tuple[LearningEvent, ...]:
+    """Return the events after an activation: rank the open tasks, and train if the version is a new base."""
     learning = LearningEvent(
         LEARN, project, f"activated:{project}:{time.time_ns()}", {"tasks": [], "source": "activation"}
     )
-    return (*([learning] if base else []), queue_hint(project, source="activation"))
+    return (*([learning] if base else []), queue_event(project, source="activation"))
 
 
-def opinion_hint(project: int, *, since: float) -> LearningEvent:
-    """What was drawn is to be judged; every call makes a new key.
+def label_error_event(project: int, *, since: float) -> LearningEvent:
+    """Return the event that looks for label errors, with a unique key.
 
     Args:
-        project: Its number.
-        since: When the first change came that was not judged since, seconds since 1970.
+        project: The project id.
+        since: Time of the first change not reviewed yet, seconds since 1970.
     """
-    return LearningEvent(OPINION, project, f"opinion:{project}:{time.time_ns()}", {"since": since})
+    return LearningEvent(LABEL_ERRORS, project, f"opinion:{project}:{time.time_ns()}", {"since": since})
 
 
 def _annotated(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
-    if "annotation" not in body:  # a hook with send_payload off
-        return (sweep_hint(project, source=action),)
+    if "annotation" not in body:  # a webhook with send_payload off
+        return (sweep_event(project, source=action),)
     items = _listed(body["annotation"])
     first = items[0]
     key = f"annotation:{int(first['id'])}:{first['updated_at']}"
-    return (tasks_hint(project, [int(one["task"]) for one in items], key=key, source=action),)
+    return (tasks_event(project, [int(item["task"]) for item in items], key=key, source=action),)
 
 
 def _deleted(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     if "annotations" not in body:
-        return (sweep_hint(project, source=action),)
-    numbers = [int(one["id"]) for one in _listed(body["annotations"])]
+        return (sweep_event(project, source=action),)
+    numbers = [int(item["id"]) for item in _listed(body["annotations"])]
     key = f"annotations:{numbers[0] if numbers else 0}:deleted:{time.time_ns()}"
     return (LearningEvent(LEARN, project, key, {"annotations": numbers[: 10 * MOST_TASKS], "source": action}),)
 
 
 def _tasks_created(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     items = _listed(body.get("tasks", []))
-    annotated = [int(one["id"]) for one in items if one.get("total_annotations")]
+    annotated = [int(item["id"]) for item in items if item.get("total_annotations")]
     if annotated:
-        yield tasks_hint(project, annotated, key=f"tasks:{annotated[0]}:created:{time.time_ns()}", source=action)
-    yield queue_hint(project, source=action)
+        yield tasks_event(project, annotated, key=f"tasks:{annotated[0]}:created:{time.time_ns()}", source=action)
+    yield queue_event(project, source=action)
 
 
 def _tasks_deleted(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     if "tasks" not in body:
-        return (sweep_hint(project, source=action),)
-    numbers = [int(one["id"]) for one in _listed(body["tasks"])]
-    return (tasks_hint(project, numbers, key=f"tasks:{project}:deleted:{time.time_ns()}", source=action),)
+        return (sweep_event(project, source=action),)
+    numbers = [int(item["id"]) for item in _listed(body["tasks"])]
+    return (tasks_event(project, numbers, key=f"tasks:{project}:deleted:{time.time_ns()}", source=action),)
 
 
 def _training(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     del body
-    return (now_hint(project, source=action),)
+    return (train_now_event(project, source=action),)
 
 
 def _listed(value: Any) -> list[Mapping[str, Any]]:
@@ -179,10 +179,10 @@ def _listed(value: Any) -> list[Mapping[str, Any]]:
 
 
 def project_of(body: Mapping[str, Any]) -> int:
-    """The project's id: in an object, plain, or as `<id>.<creation time>`.
+    """Return the project id of a webhook body: in an object, plain, or as `<id>.<creation time>`.
 
     Raises:
-        BadRequest: The body names none.
+        BadRequest: The body has no project.
     """
     project = body.get("project")
     number = project.get("id") if isinstance(project, Mapping) else project
@@ -192,6 +192,7 @@ def project_of(body: Mapping[str, Any]) -> int:
     return int(text)
 
 
+# Label Studio actions that affect learning, and "Start training"; others are ignored.
 ACTIONS: Mapping[str, Callable[[str, Mapping[str, Any], int], Iterable[LearningEvent]]] = {
     "ANNOTATION_CREATED": _annotated,
     "ANNOTATIONS_CREATED": _annotated,
@@ -201,4 +202,3 @@ ACTIONS: Mapping[str, Callable[[str, Mapping[str, Any], int], Iterable[LearningE
     "TASKS_DELETED": _tasks_deleted,
     "START_TRAINING": _training,
 }
-"""Every action of Label Studio that changes what is learned, and "Start training"; the others change nothing."""

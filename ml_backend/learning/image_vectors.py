@@ -1,4 +1,4 @@
-"""Owns looking at open photos as a whole: a vector each, kept in our table, also in the background."""
+"""Compute and store an embedding vector for the images of open tasks, also in the background."""
 
 import time
 from collections.abc import Sequence
@@ -12,75 +12,77 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media import MediaError
-from labelloop.service.studio import NotFound
+from labelloop.service.studio import StudioNotFound
 from ml_backend.detection.detections import Floats
 from ml_backend.errors import NotLearnable
 from ml_backend.learning.annotations import addresses
-from ml_backend.learning.base_models import Served
+from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.events import LEARN
-from ml_backend.learning.label_errors import in_background
+from ml_backend.learning.label_errors import run_at_low_priority
 from ml_backend.learning.store.tasks import photo_key
 from ml_backend.malloc import trim_memory
 from ml_backend.policy import read_learning_policy
-from ml_backend.training.acquisition import photo_vector
+from ml_backend.training.acquisition import image_vector
 from ml_backend.training.backbone import FrozenBackbone
 
-SLICE = 10
-"""Photos that are looked at in the background between two writes."""
+# Tasks embedded in the background between two writes.
+BATCH = 10
 
-LOOK_S = 10.0
-"""The background looks at photos for so long at a time; a worker that is stopped waits no longer."""
+# Seconds of one background round: the longest that stopping a worker waits for it.
+ROUND_S = 10.0
 
-GIVE_WAY_S = 0.5
-"""A slice waits for a fit, looking so often whether it is done; not for ever."""
+# Seconds between two checks whether a training run still has priority; bounded by the round.
+BUSY_POLL_S = 0.5
 
 log = structlog.get_logger(__name__)
 
 
-class Eye:
-    """Looks at photos of one project."""
+class ImageEmbedder:
+    """Embeds the images of one project."""
 
-    def __init__(self, kit: LearningContext, project: int, config: LabelConfig, served: Served) -> None:
-        """Opens the base of what is served; where it cannot be learned on, nothing is ever seen."""
-        self._kit, self._project, self._config = kit, project, config
+    def __init__(self, context: LearningContext, project: int, config: LabelConfig, served: ServedModel) -> None:
+        """Open the base of the served version; if it cannot be trained, nothing is embedded."""
+        self._context, self._project, self._config = context, project, config
         self._backbone: FrozenBackbone | None = None
         try:
-            self._backbone = kit.bases.backbone(served)
+            self._backbone = context.base_models.backbone(served)
         except NotLearnable as error:
             log.info("not_learnable", project=project, reason=str(error))
 
     @property
     def backbone(self) -> str:
-        """What vectors are of; empty: of nothing."""
+        """Version of the backbone of the vectors; empty without one."""
         return self._backbone.version if self._backbone is not None else ""
 
-    def key(self, task: Task) -> str:
-        """A checksum of the addresses of a task's photos."""
+    def image_key(self, task: Task) -> str:
+        """Return a checksum of the URLs of a task's images."""
         return photo_key(addresses(task, self._config))
 
-    def see(self, tasks: Sequence[Task]) -> int:
-        """Keeps the vectors of these tasks; returns how many. Where a photo cannot be had the others go first now."""
+    def embed(self, tasks: Sequence[Task]) -> int:
+        """Store the vectors of these tasks; returns how many. Tasks whose images cannot be loaded are retried last."""
         if self._backbone is None:
             return 0
-        found = {task.id: self._vector(self._backbone, task) for task in tasks if task.id is not None}
+        vectors = {task.id: self._vector(self._backbone, task) for task in tasks if task.id is not None}
         keyed = {
-            task.id: (self.key(task), vector)
+            task.id: (self.image_key(task), vector)
             for task in tasks
-            if task.id is not None and (vector := found[task.id]) is not None
+            if task.id is not None and (vector := vectors[task.id]) is not None
         }
-        self._kit.looks.keep(self._project, self._backbone.version, keyed)
-        self._kit.looks.not_seen(self._project, found.keys() - keyed.keys())
+        self._context.image_vectors.save_vectors(self._project, self._backbone.version, keyed)
+        self._context.image_vectors.mark_failed(self._project, vectors.keys() - keyed.keys())
         return len(keyed)
 
     def _vector(self, backbone: FrozenBackbone, task: Task) -> Floats | None:
-        """What is on the photo of a task; of several photos, their middle. None where none can be had."""
+        """Return the vector of a task's image, or the normalised mean of several; None if none can be loaded."""
         vectors = []
         for url in addresses(task, self._config):
             try:
-                # Not kept: what is looked at once would push out of the cache what each fit needs.
-                [sight] = backbone.extract_features([self._kit.album.prepared(backbone, url, task=task.id)])
-                vectors.append(photo_vector(sight))
+                # Not cached: images that are read once would evict the features that every training run needs.
+                [features] = backbone.extract_features(
+                    [self._context.features.prepared_image(backbone, url, task=task.id)]
+                )
+                vectors.append(image_vector(features))
             except MediaError as error:
                 log.warning("photo_not_seen", project=self._project, task=task.id, reason=str(error))
         if not vectors:
@@ -89,64 +91,66 @@ class Eye:
         return np.asarray(middle / (np.linalg.norm(middle) + 1e-12), np.float32)
 
 
-class Lookout:
-    """Looks at the photos of every project in the background, a slice at a time, until all were seen.
+class BackgroundEmbedder:
+    """Embeds the images of every project in the background, in batches, until all have a vector.
 
-    What was seen is kept, so that nothing begins again: not with a submit, nor with another worker.
+    Vectors are stored, so other workers and later runs continue from there.
     """
 
-    def __init__(self, kit: LearningContext) -> None:
-        """Opens nothing yet."""
-        self._kit = kit
+    def __init__(self, context: LearningContext) -> None:
+        """Open nothing yet."""
+        self._context = context
 
     def run(self) -> None:
-        """One round of `LOOK_S` seconds; a project that cannot be read does not keep the others waiting."""
-        until = time.monotonic() + LOOK_S
-        for project in [learner.project for learner in self._kit.lessons.projects()]:
+        """Run one round of `ROUND_S` seconds; a project that cannot be read does not block the others."""
+        until = time.monotonic() + ROUND_S
+        for project in [state.project for state in self._context.training_data.projects()]:
             try:
-                policy = read_learning_policy(self._kit.settings.home, project)
-                if policy.learn and policy.prelabels and self._kit.looks.unseen(project, limit=1):
-                    in_background(partial(self.look, project, until))
-            except NotFound:
+                policy = read_learning_policy(self._context.settings.home, project)
+                if policy.learn and policy.prelabels and self._context.image_vectors.next_to_embed(project, limit=1):
+                    run_at_low_priority(partial(self.embed_open_tasks, project, until))
+            except StudioNotFound:
                 log.info("project_gone", project=project)
             except NotLearnable:
-                continue  # whoever puts the open tasks in order says so
+                continue  # reported when the open tasks are ranked
             except (LabelloopError, LabelingError) as error:
                 log.warning("photos_not_seen", project=project, reason=str(error))
             else:
                 trim_memory()
 
-    def look(self, project: int, until: float) -> int:
-        """Looks at open photos of a project that nobody looked at.
+    def embed_open_tasks(self, project: int, until: float) -> int:
+        """Embed open tasks of a project that have no vector.
 
         Args:
             project: The project.
-            until: When to stop, `time.monotonic`; a slice is looked at in any case.
+            until: When to stop, as `time.monotonic`; at least one batch is embedded.
 
         Returns:
-            How many were seen.
+            The number of embedded tasks.
 
         Raises:
-            NotLearnable: The base of what is served shows no features.
+            NotLearnable: The base of the served version has no features.
         """
-        served = self._kit.bases.served(project)
-        self._kit.bases.backbone(served)
-        config = self._kit.studio.label_config(project)
-        eye = Eye(self._kit, project, config, served)
+        served = self._context.base_models.served(project)
+        self._context.base_models.backbone(served)
+        config = self._context.studio.label_config(project)
+        embedder = ImageEmbedder(self._context, project, config, served)
         done = 0
-        while numbers := self._kit.looks.unseen(project, limit=SLICE):
+        while numbers := self._context.image_vectors.next_to_embed(project, limit=BATCH):
             while time.monotonic() < until and self._busy(project):
-                time.sleep(GIVE_WAY_S)
-            there = list(self._kit.studio.tasks(project, only_ids=numbers))
-            done += eye.see([task for task in there if addresses(task, config)])
-            self._kit.looks.not_seen(project, [task.id for task in there if task.id and not addresses(task, config)])
-            self._kit.looks.drop(project, set(numbers) - {task.id for task in there})
+                time.sleep(BUSY_POLL_S)
+            tasks = list(self._context.studio.tasks(project, only_ids=numbers))
+            done += embedder.embed([task for task in tasks if addresses(task, config)])
+            self._context.image_vectors.mark_failed(
+                project, [task.id for task in tasks if task.id and not addresses(task, config)]
+            )
+            self._context.image_vectors.drop(project, set(numbers) - {task.id for task in tasks})
             if time.monotonic() > until:
                 break
         return done
 
     def _busy(self, project: int) -> bool:
-        """Whether a fit is due or under way, or Label Studio does not name yet what it made."""
-        learner = self._kit.lessons.project(project)
-        told = learner is None or learner.untold_since is None
-        return not told or bool(self._kit.inbox.open_events(LEARN, str(project)))
+        """Whether a training run is pending or running, or its version is not announced to Label Studio yet."""
+        state = self._context.training_data.project(project)
+        announced = state is None or state.untold_since is None
+        return not announced or bool(self._context.inbox.unfinished_events(LEARN, str(project)))

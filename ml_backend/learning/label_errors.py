@@ -1,8 +1,8 @@
-"""Owns telling the model's second opinion on tasks: the keys `qc_model_note` and `qc_model_score` of their data.
+"""Find label errors and note them on tasks: the keys `qc_model_note` and `qc_model_score` of the task data.
 
-Heads that did not learn from a photo judge what was drawn on it (`training.label_errors`). Where they differ with
-confidence, the task says so, for people and for quality control; where that no longer holds, the keys are taken back.
-No other key of the data is touched, and a change of these keys teaches nothing, so nothing learns from its own remark.
+Heads that were not trained on an image review its annotation (`training.label_errors`). Confident differences are
+noted on the task for reviewers and quality control, and removed when they no longer hold. No other key of the data is
+changed, and these keys do not affect training data.
 """
 
 import contextlib
@@ -17,214 +17,223 @@ from typing import TypeVar
 import structlog
 
 from labelloop.service.media import MediaError
-from labelloop.service.studio import NotFound
+from labelloop.service.studio import StudioNotFound
 from ml_backend.errors import ModelError
-from ml_backend.learning.annotations import TRUTH, task_checksum
+from ml_backend.learning.annotations import GROUND_TRUTH, task_checksum
 from ml_backend.learning.context import LearningContext
-from ml_backend.learning.evaluation.evaluator import known_classes
+from ml_backend.learning.evaluator import known_classes
 from ml_backend.learning.store.annotations import AnnotatedTask
-from ml_backend.learning.store.label_errors import Opinion
-from ml_backend.learning.training_set import MOST_PHOTOS
+from ml_backend.learning.store.label_errors import LabelErrorNote
+from ml_backend.learning.training_set import MAX_IMAGES
 from ml_backend.policy import read_learning_policy
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import LabelIssue, second_opinions
+from ml_backend.training.label_errors import LabelIssue, cross_validated_issues
 
 KEYS = ("qc_model_note", "qc_model_score")
 
-CALM_S = 20.0
-"""Since the last run, before what was drawn is judged: that takes a core for a while, and an annotator goes first."""
+# Seconds after the last training run before labels are reviewed: the review takes a core, and annotators go first.
+QUIET_S = 20.0
 
-LATEST_S = 300.0
-"""Where it never gets calm, it is judged after so long all the same."""
+# Longest delay in seconds of a review while training runs keep coming.
+MAX_DELAY_S = 300.0
 
-MODEST = 15
-"""How far it steps back behind a fit for the processor's time ("nice")."""
+# Niceness of the review thread, so that training takes precedence.
+NICENESS = 15
 
-LEAST_PHOTOS = 10
-"""Labelled photos from which the model has an opinion: heads learned from fewer differ from everybody."""
+# Labelled images that a review needs: heads trained on fewer disagree with most labels.
+MIN_IMAGES = 10
 
-MOST_SAID = 5
-"""Remarks in a note; more are counted."""
+# Most remarks in a note; further ones are counted.
+MAX_REMARKS = 5
 
 log = structlog.get_logger(__name__)
 
 Stop = Callable[[], bool]
 Done = TypeVar("Done")
-Remarked = tuple[int, LabelIssue]
-"""(which photo of its task, from 0; a remark)."""
+# (index of the image in its task, label issue).
+Remark = tuple[int, LabelIssue]
 
-SAYINGS: Mapping[str, str] = {
+# Sentence of each kind of label issue; `place` is in pixels of the image.
+SENTENCES: Mapping[str, str] = {
     "missing": "perhaps a {label} is missing {place}",
     "class": "{drawn} {place} looks like {label}",
     "spurious": "the model sees no {drawn} {place}",
     "loose": "{drawn} is loose: the model would draw it {place}",
 }
-"""Each kind of remark in words; `place` is in pixels of the photo."""
 
 
 @dataclass(frozen=True)
-class Opined:
-    """What was done: tasks with an opinion, how many of them are new or changed, and how many were taken back."""
+class LabelErrorUpdate:
+    """Result of a review: tasks with a note, new or changed notes, and removed notes."""
 
-    told: int = 0
+    noted: int = 0
     changed: int = 0
-    taken_back: int = 0
+    removed: int = 0
     stopped: bool = False
 
 
-def in_background(work: Callable[[], Done]) -> Done:
-    """Does work in a thread that gives way to others where the system can tell threads apart.
+def run_at_low_priority(work: Callable[[], Done]) -> Done:
+    """Run `work` in a thread of low scheduling priority, where the system supports it per thread.
 
-    Raises:
-        Whatever the work raises.
+    Returns:
+        The result of `work`; its exceptions propagate.
     """
 
-    def modestly() -> Done:
-        with contextlib.suppress(OSError, AttributeError):  # a thread cannot take that back: hence one of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), MODEST)
+    def run() -> Done:
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # a thread cannot raise its priority again, so it takes a new one
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         return work()
 
     with ThreadPoolExecutor(1, thread_name_prefix="opinion") as pool:
-        return pool.submit(modestly).result()
+        return pool.submit(run).result()
 
 
-def opine(kit: LearningContext, project: int, *, stop: Stop) -> Opined | None:
-    """Judges what was drawn in a project, and tells it on the tasks.
+def review_labels(context: LearningContext, project: int, *, stop: Stop) -> LabelErrorUpdate | None:
+    """Review the labels of a project and update the notes on its tasks.
 
     Args:
-        kit: What learning works with.
+        context: Dependencies of learning.
         project: The project.
-        stop: Asked between photos; True where something newer is coming: nothing is told then.
+        stop: Called between images; True ends the review without changing notes.
 
     Returns:
-        None where the project does not learn, or its model cannot be learned on.
+        None if the project does not learn or its model cannot be trained.
 
     Raises:
-        StudioError, StoreError: Label Studio or the store cannot be asked.
+        StudioError, StoreError: Label Studio or the store cannot be reached.
     """
-    policy = read_learning_policy(kit.settings.home, project)
+    policy = read_learning_policy(context.settings.home, project)
     if not policy.learn:
         return None
-    found: dict[int, Opinion] = {}
-    seen: dict[int, str] = {}
+    notes: dict[int, LabelErrorNote] = {}
+    checksums: dict[int, str] = {}
     judged: set[int] = set()
     if policy.opinion < 1:
-        lessons = kit.lessons.worked(project)
-        seen = {one.task: one.seen for one in lessons if one.reason != TRUTH}
+        tasks = context.training_data.annotated_tasks(project)
+        checksums = {task.task: task.checksum for task in tasks if task.reason != GROUND_TRUTH}
         try:
-            remarks = _remarks(kit, project, lessons, stop)
+            remarks = _remarks(context, project, tasks, stop)
         except ModelError as error:
             log.info("no_second_opinion", project=project, reason=str(error))
             return None
         if remarks is None:
-            return Opined(stopped=True)
-        judged = remarks.keys() & seen.keys()
-        drawn = {one.task: [photo.labels for photo in one.photos] for one in lessons}
-        said = (opinion_of(task, remarks[task], drawn[task], least=policy.opinion) for task in judged)
-        found = {one.task: one for one in said if one is not None}
-    done = _Teller(kit, project, seen).tell(found, judged=judged)
-    log.info("second_opinion", project=project, told=done.told, changed=done.changed, taken_back=done.taken_back)
+            return LabelErrorUpdate(stopped=True)
+        judged = remarks.keys() & checksums.keys()
+        drawn = {task.task: [photo.labels for photo in task.photos] for task in tasks}
+        candidates = (note_of(task, remarks[task], drawn[task], least=policy.opinion) for task in judged)
+        notes = {note.task: note for note in candidates if note is not None}
+    done = _NoteWriter(context, project, checksums).tell(notes, judged=judged)
+    log.info("second_opinion", project=project, told=done.noted, changed=done.changed, taken_back=done.removed)
     return done
 
 
-def opinion_of(
-    task: int, remarks: Sequence[Remarked], drawn: Sequence[Sequence[str]], *, least: float
-) -> Opinion | None:
-    """What a task is told, surest first; None where the model is nowhere sure enough.
+def note_of(
+    task: int, remarks: Sequence[Remark], drawn: Sequence[Sequence[str]], *, least: float
+) -> LabelErrorNote | None:
+    """Return the note of a task, most confident remark first; None if no remark is confident enough.
 
     Args:
-        task: Its number.
-        remarks: Of all its photos.
-        drawn: Class of each drawn box, by photo.
-        least: Confidence from which on a remark counts.
+        task: The task id.
+        remarks: Remarks on all its images.
+        drawn: Class of each labelled box, by image.
+        least: Lowest confidence of a remark, 0 to 1.
     """
-    sure = sorted((one for one in remarks if one[1].confidence >= least), key=lambda one: -one[1].confidence)
+    sure = sorted(
+        (remark for remark in remarks if remark[1].confidence >= least), key=lambda remark: -remark[1].confidence
+    )
     if not sure:
         return None
-    said = [_said(photo, one, drawn, several=len(drawn) > 1) for photo, one in sure[:MOST_SAID]]
-    more = f", and {len(sure) - MOST_SAID} more" if len(sure) > MOST_SAID else ""
-    note = "; ".join(said)
-    return Opinion(task, f"{note[0].upper()}{note[1:]}{more}.", round(sure[0][1].confidence, 2))
+    sentences = [_sentence(photo, remark, drawn, several=len(drawn) > 1) for photo, remark in sure[:MAX_REMARKS]]
+    more = f", and {len(sure) - MAX_REMARKS} more" if len(sure) > MAX_REMARKS else ""
+    note = "; ".join(sentences)
+    return LabelErrorNote(task, f"{note[0].upper()}{note[1:]}{more}.", round(sure[0][1].confidence, 2))
 
 
-def _said(photo: int, one: LabelIssue, drawn: Sequence[Sequence[str]], *, several: bool) -> str:
-    left, top, right, bottom = one.box
+def _sentence(photo: int, issue: LabelIssue, drawn: Sequence[Sequence[str]], *, several: bool) -> str:
+    left, top, right, bottom = issue.box
     place = f"at {left:.0f}, {top:.0f} ({right - left:.0f} x {bottom - top:.0f} px)"
-    mine = drawn[photo][one.drawn] if one.drawn is not None else one.label
+    drawn_label = drawn[photo][issue.drawn] if issue.drawn is not None else issue.label
     where = f" on photo {photo + 1}" if several else ""
-    said = SAYINGS[one.kind].format(label=one.label, drawn=mine, place=place + where)
-    return f"{said} [{100 * one.confidence:.0f} %]"
+    sentence = SENTENCES[issue.kind].format(label=issue.label, drawn=drawn_label, place=place + where)
+    return f"{sentence} [{100 * issue.confidence:.0f} %]"
 
 
 def _remarks(
-    kit: LearningContext, project: int, lessons: Sequence[AnnotatedTask], stop: Stop
-) -> dict[int, list[Remarked]] | None:
-    """The remarks on each task that was judged, the newest of all; None where it was told to stop."""
-    config = kit.studio.label_config(project)
-    backbone = kit.bases.backbone(kit.bases.served(project))
-    newest = [(one.task, *each) for one in reversed(lessons) for each in enumerate(one.photos) if each[1].complete]
+    context: LearningContext, project: int, tasks: Sequence[AnnotatedTask], stop: Stop
+) -> dict[int, list[Remark]] | None:
+    """Return the remarks on each reviewed task, newest tasks only; None if stopped."""
+    config = context.studio.label_config(project)
+    backbone = context.base_models.backbone(context.base_models.served(project))
+    newest = [
+        (annotated.task, *indexed)
+        for annotated in reversed(tasks)
+        for indexed in enumerate(annotated.photos)
+        if indexed[1].complete
+    ]
     examples: list[Example] = []
     places: list[tuple[int, int]] = []
-    for task, number, photo in newest[:MOST_PHOTOS]:
+    for task, number, photo in newest[:MAX_IMAGES]:
         if stop():
             return None
         try:
-            examples.append(kit.album.example(backbone, photo, task=task))
+            examples.append(context.features.example(backbone, photo, task=task))
             places.append((task, number))
         except MediaError as error:
             log.warning("photo_not_judged", project=project, task=task, reason=str(error))
-    if sum(bool(one.labels) for one in examples) < LEAST_PHOTOS:
+    if sum(bool(example.labels) for example in examples) < MIN_IMAGES:
         return {}
-    found: dict[int, list[Remarked]] = {}
-    known = known_classes(config, backbone.names, {label for one in examples for label in one.labels})
-    for index, remarks in second_opinions(examples, levels=backbone.levels, known=known):
+    remarks_by_task: dict[int, list[Remark]] = {}
+    classes = known_classes(config, backbone.names, {label for example in examples for label in example.labels})
+    for index, remarks in cross_validated_issues(examples, levels=backbone.levels, backbone_classes=classes):
         if stop():
             return None
         task, number = places[index]
-        found.setdefault(task, []).extend((number, remark) for remark in remarks)
-    return found
+        remarks_by_task.setdefault(task, []).extend((number, remark) for remark in remarks)
+    return remarks_by_task
 
 
-class _Teller:
-    """Makes the keys on tasks what they are to be."""
+class _NoteWriter:
+    """Updates the notes on tasks."""
 
-    def __init__(self, kit: LearningContext, project: int, seen: Mapping[int, str]) -> None:
-        self._kit, self._project, self._seen = kit, project, seen
-        learner = kit.lessons.project(project)
-        self._sign = learner.config if learner is not None else ""
+    def __init__(self, context: LearningContext, project: int, checksums: Mapping[int, str]) -> None:
+        self._context, self._project, self._checksums = context, project, checksums
+        state = context.training_data.project(project)
+        self._sign = state.config if state is not None else ""
 
-    def tell(self, wanted: Mapping[int, Opinion], *, judged: AbstractSet[int]) -> Opined:
-        """Writes what is new or changed, and takes back what no longer holds.
+    def tell(self, wanted: Mapping[int, LabelErrorNote], *, judged: AbstractSet[int]) -> LabelErrorUpdate:
+        """Write new and changed notes, and remove notes that no longer hold.
 
         Args:
-            wanted: What tasks are to say.
-            judged: Tasks that were judged; what others were told stays, as long as they are lessons.
+            wanted: Note of each task.
+            judged: Reviewed tasks; notes on other tasks are kept while they are training data.
         """
-        there = {one.task: one for one in self._kit.opinions.all(self._project)}
-        changed = [one for task, one in wanted.items() if there.get(task) != one and self._write(one)]
-        over = [task for task in there if task not in wanted and (task in judged or task not in self._seen)]
-        for task in over:
-            self._take_back(task)
-        return Opined(len(wanted), len(changed), len(over))
+        stored = {note.task: note for note in self._context.label_errors.all(self._project)}
+        changed = [note for task, note in wanted.items() if stored.get(task) != note and self._write(note)]
+        stale = [task for task in stored if task not in wanted and (task in judged or task not in self._checksums)]
+        for task in stale:
+            self._remove(task)
+        return LabelErrorUpdate(len(wanted), len(changed), len(stale))
 
-    def _write(self, one: Opinion) -> bool:
-        task = self._kit.studio.task(self._project, one.task)
-        if task is None or task_checksum(task, self._sign) != self._seen[one.task]:
-            return False  # it changed meanwhile: an event tells so, and it will be judged again
-        keys = {"qc_model_note": one.note, "qc_model_score": one.score}
-        # First a row that equals nothing: a worker that is ended now leaves no key that nobody would take back.
-        self._kit.opinions.keep(self._project, Opinion(one.task, "", 0.0))
+    def _write(self, note: LabelErrorNote) -> bool:
+        task = self._context.studio.task(self._project, note.task)
+        if task is None or task_checksum(task, self._sign) != self._checksums[note.task]:
+            return False  # it changed meanwhile; its event triggers another review
+        keys = {"qc_model_note": note.note, "qc_model_score": note.score}
+        # Store an empty note first: if the worker is killed now, the keys on the task are still removed later.
+        self._context.label_errors.save(self._project, LabelErrorNote(note.task, "", 0.0))
         if {key: task.data.get(key) for key in KEYS} != keys:
-            self._kit.studio.update_task(one.task, data={**task.data, **keys})
-        self._kit.opinions.keep(self._project, one)
+            self._context.studio.update_task(note.task, data={**task.data, **keys})
+        self._context.label_errors.save(self._project, note)
         return True
 
-    def _take_back(self, number: int) -> None:
-        task = self._kit.studio.task(self._project, number)
+    def _remove(self, number: int) -> None:
+        task = self._context.studio.task(self._project, number)
         if task is not None and any(key in task.data for key in KEYS):
             try:
                 data = {key: value for key, value in task.data.items() if key not in KEYS}
-                self._kit.studio.update_task(number, data=data)
-            except NotFound:
+                self._context.studio.update_task(number, data=data)
+            except StudioNotFound:
                 log.info("task_gone", project=self._project, task=number)
-        self._kit.opinions.drop(self._project, number)
+        self._context.label_errors.drop(self._project, number)

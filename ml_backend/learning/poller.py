@@ -1,4 +1,4 @@
-"""Owns looking after projects now and then: what no webhook told, tasks without a place, pre-labels of old versions."""
+"""Poll connected projects for missed changes, unranked tasks and outdated pre-labels."""
 
 import time
 
@@ -6,117 +6,117 @@ import structlog
 
 from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
-from labelloop.service.studio import NotFound
-from ml_backend.learning.annotations import config_of
+from labelloop.service.studio import StudioNotFound
+from ml_backend.learning.annotations import config_hash_of
 from ml_backend.learning.context import LearningContext
-from ml_backend.learning.events import LEARN, queue_hint, sweep_hint, tasks_hint
-from ml_backend.learning.publish import LATEST_TOLD_S
+from ml_backend.learning.events import LEARN, queue_event, sweep_event, tasks_event
+from ml_backend.learning.publish import ANNOUNCE_AFTER_S
 from ml_backend.learning.store.annotations import ProjectState
-from ml_backend.learning.task_sync import Backlog
+from ml_backend.learning.task_sync import TaskSync
 from ml_backend.policy import read_learning_policy
 from ml_backend.serving import activation
-from ml_backend.studio.connect import same_address
+from ml_backend.studio.connect import is_same_url
 
+# Seconds between two comparisons of all annotated tasks with the stored training data.
 SWEEP_S = 600.0
-"""Between two comparisons of every annotated task with its lesson."""
 
+# Seconds after which pre-labels of a replaced version are deleted: Label Studio rejects a submit that refers to a
+# deleted prediction, and an annotator may still have the task open.
 OUTDATED_S = 3600.0
-"""Pre-labels of a version go so long after another took its place: Label Studio refuses a submit that names a
-prediction which is gone, and nobody has a task open for longer."""
 
+# Seconds per round for the first read of a project's tasks.
 READ_S = 5.0
-"""The first reading of a project's tasks goes on for so long in one round."""
 
 log = structlog.get_logger(__name__)
 
 
 class LearningPoller:
-    """Looks after every connected project."""
+    """Polls every connected project."""
 
-    def __init__(self, kit: LearningContext) -> None:
-        """Asks nothing yet."""
-        self._kit = kit
+    def __init__(self, context: LearningContext) -> None:
+        """Send no request yet."""
+        self._context = context
 
     def run(self) -> None:
-        """One round; a project that cannot be read does not keep the others waiting."""
-        for learner in self._kit.lessons.projects():
+        """Run one round; a project that cannot be read does not block the others."""
+        for state in self._context.training_data.projects():
             try:
-                self.poll(learner)
-            except NotFound:
-                log.info("project_gone", project=learner.project)
-                self._kit.forget(learner.project)
+                self.poll(state)
+            except StudioNotFound:
+                log.info("project_gone", project=state.project)
+                self._context.forget(state.project)
             except (LabelloopError, LabelingError) as error:
-                log.warning("learning_poll_failed", project=learner.project, reason=str(error))
+                log.warning("learning_poll_failed", project=state.project, reason=str(error))
 
-    def poll(self, learner: ProjectState) -> None:
-        """What changed since the last poll becomes an event; everything is compared now and then.
+    def poll(self, state: ProjectState) -> None:
+        """Enqueue events for changes since the last poll; all tasks are compared every `SWEEP_S` seconds.
 
-        Some deletions fire no webhook, and leave nothing that changed: then the numbers of tasks or annotations tell.
+        Some deletions fire no webhook and change no timestamp; the numbers of tasks and annotations reveal them.
         """
-        project, kit = learner.project, self._kit
-        if not read_learning_policy(kit.settings.home, project).learn:
+        project, context = state.project, self._context
+        if not read_learning_policy(context.settings.home, project).learn:
             return
-        if kit.inbox.open_events(LEARN, str(project)):
-            return  # what it would find is about to be read
-        config = kit.studio.label_config(project)
-        if learner.swept_at is None or learner.config != config_of(config):
-            kit.enqueue(sweep_hint(project, source="poll" if learner.swept_at is None else "label config"))
+        if context.inbox.unfinished_events(LEARN, str(project)):
+            return  # the pending run reads the same changes
+        config = context.studio.label_config(project)
+        if state.swept_at is None or state.config != config_hash_of(config):
+            context.enqueue(sweep_event(project, source="poll" if state.swept_at is None else "label config"))
             return
-        if changed := kit.reader.changed(project, config=config):
-            kit.enqueue(tasks_hint(project, changed, key=f"poll:{project}:{time.time_ns()}", source="poll"))
-        due = time.time() - learner.swept_at > SWEEP_S
-        if learner.untold_since is not None and time.time() - learner.untold_since > LATEST_TOLD_S:
-            self.mend(project)
-        compared = self._look_after(project)
-        if compared is not None and (compared or due) and (lost := self._lost(project)):
-            kit.enqueue(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
-        if due:
-            kit.lessons.update_project(project, swept_at=time.time())
-            self.mend(project)
+        if changed := context.sync.changed(project, config=config):
+            context.enqueue(tasks_event(project, changed, key=f"poll:{project}:{time.time_ns()}", source="poll"))
+        sweep_due = time.time() - state.swept_at > SWEEP_S
+        if state.untold_since is not None and time.time() - state.untold_since > ANNOUNCE_AFTER_S:
+            self.announce_served_version(project)
+        compared = self._sync_tasks(project)
+        if compared is not None and (compared or sweep_due) and (lost := self._deleted(project)):
+            context.enqueue(tasks_event(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
+        if sweep_due:
+            context.training_data.update_project(project, swept_at=time.time())
+            self.announce_served_version(project)
 
-    def _look_after(self, project: int) -> bool | None:
-        """Keeps the table of the project's tasks; returns whether every task was compared, None before all are read.
+    def _sync_tasks(self, project: int) -> bool | None:
+        """Update the table of the project's tasks; returns whether all were compared, None before the first read ends.
 
-        Open tasks that no webhook told of get a place: somebody may ask for one before the next fit.
+        If there are new open tasks, a ranking is enqueued.
         """
-        kit, backlog = self._kit, Backlog(self._kit.studio, self._kit.looks, project)
+        context, backlog = self._context, TaskSync(self._context.studio, self._context.image_vectors, project)
         until = time.monotonic() + READ_S
-        if not backlog.read_on(lambda: time.monotonic() > until):
+        if not backlog.continue_first_read(lambda: time.monotonic() > until):
             return None
-        before = kit.looks.count_open(project)
+        before = context.image_vectors.count_open(project)
         backlog.refresh()
-        compared = backlog.check()
-        if kit.looks.count_open(project) > before:
-            kit.enqueue(queue_hint(project, source="poll"))
+        compared = backlog.compare_if_due()
+        if context.image_vectors.count_open(project) > before:
+            context.enqueue(queue_event(project, source="poll"))
         return compared
 
-    def _lost(self, project: int) -> list[int]:
-        """Tasks of which we have a lesson and that have no annotation, or are not there, any more."""
-        known = self._kit.lessons.seen(project)
-        return sorted(known.keys() - self._kit.looks.annotated(project, known))
+    def _deleted(self, project: int) -> list[int]:
+        """Return tasks with training data that no longer have an annotation or no longer exist."""
+        checksums = self._context.training_data.checksums(project)
+        return sorted(checksums.keys() - self._context.image_vectors.annotated(project, checksums))
 
-    def mend(self, project: int) -> None:
-        """Label Studio names what is served, and no longer keeps pre-labels that were outdated long ago."""
-        kit = self._kit
-        version = activation.served_version(kit.settings, kit.bases.registry.store, project)
-        rows = [row for row in kit.studio.ml_backends(project) if same_address(row["url"], kit.settings.ml_url)]
-        kit.lessons.update_project(project, untold_since=None)
+    def announce_served_version(self, project: int) -> None:
+        """Set the served version in Label Studio and delete outdated pre-labels."""
+        context = self._context
+        version = activation.served_version(context.settings, context.base_models.registry.store, project)
+        rows = [row for row in context.studio.ml_backends(project) if is_same_url(row["url"], context.settings.ml_url)]
+        context.training_data.update_project(project, untold_since=None)
         if rows and rows[0]["title"] != version:
-            activation.follow([(project, version)], kit.settings, kit.studio)
-            kit.enqueue(queue_hint(project, source="poll"))
+            activation.follow([(project, version)], context.settings, context.studio)
+            context.enqueue(queue_event(project, source="poll"))
         self.prune(project, version)
 
     def prune(self, project: int, version: str) -> int:
-        """Removes pre-labels of versions that were replaced long ago; returns how many."""
-        kit, removed = self._kit, 0
-        replaced = kit.runs.replaced(project)
-        for old, count in kit.studio.model_versions(project).items():
-            if old != version and old in replaced and time.time() - replaced[old] > OUTDATED_S:
-                kit.studio.delete_model_version(project, old)
+        """Delete pre-labels of versions replaced more than `OUTDATED_S` seconds ago; returns how many."""
+        context, removed = self._context, 0
+        replaced_at = context.runs.replaced_at(project)
+        for old, count in context.studio.model_versions(project).items():
+            if old != version and old in replaced_at and time.time() - replaced_at[old] > OUTDATED_S:
+                context.studio.delete_model_version(project, old)
                 removed += count
-        if removed and kit.studio.project(project).get("model_version") != version:
-            # Label Studio clears it whenever a version's predictions go, whichever version that is.
-            kit.studio.update_project(project, model_version=version)
+        if removed and context.studio.project(project).get("model_version") != version:
+            # Label Studio clears it when the predictions of any version are deleted.
+            context.studio.update_project(project, model_version=version)
         if removed:
             log.info("old_prelabels_removed", project=project, predictions=removed)
         return removed

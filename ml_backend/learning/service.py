@@ -1,4 +1,4 @@
-"""Owns the door of the web service to learning: events go into the inbox, and what came of them is told."""
+"""Facade of learning for the web app and `connect`: enqueue events, report status, connect projects."""
 
 import threading
 import time
@@ -6,32 +6,41 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 import structlog
 
+from labelloop.labeling.errors import MalformedConfig
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
-from ml_backend.learning.events import LEARN, read_event
-from ml_backend.learning.report.report import MOST_EDITED, Report, make_report
-from ml_backend.learning.store.annotations import NotConnected, TrainingDataStore
-from ml_backend.learning.store.runs import Run, Runs
+from labelloop.service.studio import Studio
+from ml_backend.learning.events import LEARN, queue_event, read_event, sweep_event
+from ml_backend.learning.report.report import MAX_EDITED, LearningReport, make_report
+from ml_backend.learning.store.annotations import NotConnectedToLearning, TrainingDataStore
+from ml_backend.learning.store.runs import RunStore, TrainingRun
 from ml_backend.policy import read_learning_policy
+from ml_backend.predict.control_support import controls_of, reasons
+from ml_backend.serving import activation
 
 log = structlog.get_logger(__name__)
 
 
-SILENT_S = 180.0
-"""A worker that has said nothing of a phase for so long was ended in it: none is silent as long."""
+# Seconds without progress after which a phase counts as interrupted: its worker was killed.
+STALE_PHASE_S = 180.0
 
 
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How learning of a project stands.
+class LearningState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The state of a project's learning.
 
     Attributes:
         job_status: ``queued``, ``running``, ``completed``, or ``failed``.
-        phase: What is being done; `done` of `total` where that can be counted.
-        waiting: Events that wait; the first of them for so many seconds: `waiting_s`.
+        phase: Current phase; see `PHASES`.
+        done: Completed items of the phase.
+        total: Items of the phase; 0: not counted.
+        waiting: Number of pending events.
+        waiting_s: Age of the oldest pending event, seconds.
         last: The last run.
     """
 
@@ -41,76 +50,79 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     total: int = 0
     waiting: int = 0
     waiting_s: float = 0.0
-    last: Run | None = None
+    last: TrainingRun | None = None
 
 
 class LearningService:
-    """Stores events; the database is opened when first needed. Safe to use from many threads."""
+    """Enqueues events and reads the state of learning. The database is opened on first use. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens nothing."""
+        """Open nothing yet."""
         self._settings = settings
         self._opening = threading.Lock()
         self._opened: Jobs | None = None
 
     def open(self) -> None:
-        """Opens the database now, so that the first event need not wait for it. A failure is told by that event."""
+        """Open the database before the first event. A failure is only logged: the first event reports it."""
         try:
             self._jobs()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the first event will say it to somebody
+        except Exception as error:  # noqa: BLE001 - the first event reports it
             log.warning("database_not_opened", reason=str(error))
 
     def open_in_background(self) -> None:
-        """Opens the database in the background."""
+        """Open the database in the background."""
         if self._opened is None:
             threading.Thread(target=self.open, name="open-database", daemon=True).start()
 
-    def tell(self, body: Mapping[str, Any]) -> tuple[int, int]:
-        """Stores what a webhook body asks for: (rows that it makes, those that were new). Milliseconds.
+    def enqueue(self, body: Mapping[str, Any]) -> tuple[int, int]:
+        """Enqueue the events of a webhook body, in milliseconds; returns (number of events, number of new ones).
 
         Raises:
-            BadRequest: It is malformed.
+            BadRequest: The body is malformed.
             DatabaseError: The database cannot be opened.
         """
-        hints = read_event(body)
-        new = [self._jobs().submit(one.topic, str(one.project), one.key, one.payload) for one in hints]
+        events = read_event(body)
+        new = [self._jobs().submit(event.topic, str(event.project), event.key, event.payload) for event in events]
         return len(new), sum(new)
 
-    def state(self, project: int) -> State:
-        """How learning of a project stands."""
+    def state(self, project: int) -> LearningState:
+        """Return the state of a project's learning."""
         engine = self._jobs().inbox.engine
-        return state_of(project, TrainingDataStore(engine), Runs(engine), self._jobs().inbox)
+        return learning_state(project, TrainingDataStore(engine), RunStore(engine), self._jobs().inbox)
 
-    def report(self, project: int, served: str, *, unlearned: str = "") -> Report:
-        """How learning of a project went and stands.
+    def report(self, project: int, served: str, *, unlearned: str = "") -> LearningReport:
+        """Return the learning report of a project.
 
         Args:
-            project: Its number.
-            served: The version that is served to it.
-            unlearned: Why no version can be learned; empty where one can.
+            project: The project id.
+            served: The version served to it.
+            unlearned: Why no version can be trained; empty if one can.
 
         Raises:
-            NotConnected: It was never connected.
+            NotConnectedToLearning: It was never connected.
         """
         engine = self._jobs().inbox.engine
         if TrainingDataStore(engine).project(project) is None:
-            raise NotConnected(project)
+            raise NotConnectedToLearning(project)
         policy = read_learning_policy(self._settings.home, project)
         return make_report(
-            project, engine=engine, policy=policy, served=served, clock=time.time, most=MOST_EDITED, unlearned=unlearned
+            project, engine=engine, policy=policy, served=served, clock=time.time, most=MAX_EDITED, unlearned=unlearned
         )
 
     def projects(self) -> list[tuple[int, int]]:
-        """Every connected project, and how many of its tasks are labelled."""
-        lessons = TrainingDataStore(self._jobs().inbox.engine)
+        """Return (project, number of labelled tasks) of every connected project."""
+        training_data = TrainingDataStore(self._jobs().inbox.engine)
         labelled = ("teaches", "held_out")
         return [
-            (one.project, sum(count for state, count in lessons.counts(one.project).items() if state in labelled))
-            for one in lessons.projects()
+            (
+                project.project,
+                sum(count for state, count in training_data.counts(project.project).items() if state in labelled),
+            )
+            for project in training_data.projects()
         ]
 
     def learns(self, project: int) -> bool:
-        """Whether the project's policy has it learn."""
+        """Whether the project's policy turns learning on."""
         return read_learning_policy(self._settings.home, project).learn
 
     def _jobs(self) -> Jobs:
@@ -120,15 +132,50 @@ class LearningService:
             return self._opened
 
 
-def state_of(project: int, lessons: TrainingDataStore, runs: Runs, inbox: Inbox) -> State:
-    """How learning of a project stands, from what the worker notes."""
-    learner = lessons.project(project)
-    now, events = time.time(), inbox.open_events(LEARN, str(project))
+def learning_state(project: int, training_data: TrainingDataStore, runs: RunStore, inbox: Inbox) -> LearningState:
+    """Return the state of a project's learning, from the phases and runs that the worker recorded."""
+    state = training_data.project(project)
+    now, events = time.time(), inbox.unfinished_events(LEARN, str(project))
     waiting = len(events)
     waiting_s = round(max((now - event.created_at for event in events), default=0.0), 1)
     last = next(iter(runs.last(project, 1)), None)
-    if learner is not None and learner.phase and now - (learner.phase_at or 0) < SILENT_S:
-        return State("running", learner.phase, learner.phase_done, learner.phase_total, waiting, waiting_s, last)
+    if state is not None and state.phase and now - (state.phase_at or 0) < STALE_PHASE_S:
+        return LearningState("running", state.phase, state.phase_done, state.phase_total, waiting, waiting_s, last)
     if waiting:
-        return State("queued", waiting=waiting, waiting_s=waiting_s, last=last)
-    return State("failed" if last is not None and last.verdict == "failed" else "completed", last=last)
+        return LearningState("queued", waiting=waiting, waiting_s=waiting_s, last=last)
+    return LearningState("failed" if last is not None and last.verdict == "failed" else "completed", last=last)
+
+
+def connect_to_learning(studio: Studio, project: int, settings: Settings, engine: sa.Engine) -> list[ConnectionChange]:
+    """Connect a project to learning, and enqueue the first sync and ranking. Idempotent.
+
+    Returns:
+        Whether the project learns, then a note for each control that is not pre-labelled or not learned from.
+
+    Raises:
+        LearningPolicyError: The project's learn.toml cannot be used.
+        StudioError: Label Studio cannot be reached.
+    """
+    policy = read_learning_policy(settings.home, project)
+    try:
+        supported = controls_of(studio.label_config(project), activation.served_outputs(settings, project))
+    except MalformedConfig as error:
+        what = f"Project {project} does not learn: its label config cannot be read ({error.reason})"
+        return [ConnectionChange(what, done=False, note=True)]
+    new = TrainingDataStore(engine).connect(project)
+    notes = [ConnectionChange(reason, done=False, note=True) for reason in reasons(supported)]
+    if not policy.learn:
+        return [
+            ConnectionChange(f"Project {project} does not learn: its learn.toml says so", done=False, note=True),
+            *notes,
+        ]
+    if not any(control.learns for control in supported):
+        what = f"Project {project} does not learn: no control of it can be learned from"
+        return [ConnectionChange(what, done=False, note=True), *notes]
+    if new:
+        inbox = Inbox.from_settings(settings, engine)
+        for event in (sweep_event(project, source="connect"), queue_event(project, source="connect")):
+            inbox.put(event.topic, str(project), event.key, event.payload)
+    learned = ", ".join(dict.fromkeys(control.control for control in supported if control.learns))
+    what = f"Project {project} learns {learned} from {policy.first} labelled tasks on"
+    return [ConnectionChange(what, done=new), *notes]

@@ -1,4 +1,4 @@
-"""Owns reading Label Studio: the tasks that events name, what no event named, and what that means for the lessons."""
+"""Keep the stored training data in sync with Label Studio: tasks named by events, and changes without an event."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import Studio
-from ml_backend.learning.annotations import Size, TaskTrainingData, config_of, task_checksum, training_data_of
+from ml_backend.learning.annotations import Size, TaskTrainingData, config_hash_of, task_checksum, training_data_of
 from ml_backend.learning.store.annotations import TrainingDataStore
 
+# Overlap of two polls: concurrent requests may become visible out of order.
 OVERLAP = timedelta(seconds=5)
-"""A poll begins so long before the newest change that was seen: requests at the same moment end in any order."""
 
 EPOCH = "1970-01-01T00:00:00.000000Z"
 _FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
@@ -25,64 +25,66 @@ _BATCH = 100
 log = structlog.get_logger(__name__)
 
 
-class Reader:
-    """Keeps the lessons of projects as Label Studio has them."""
+class LabelStudioSync:
+    """Syncs the stored training data of projects with Label Studio."""
 
-    def __init__(self, studio: Studio, media: Media, lessons: TrainingDataStore) -> None:
-        """Asks nothing yet."""
+    def __init__(self, studio: Studio, media: Media, store: TrainingDataStore) -> None:
+        """Send no request yet."""
         self._studio = studio
         self._media = media
-        self._lessons = lessons
+        self._store = store
 
     def read(self, project: int, tasks: Iterable[int], *, config: LabelConfig, held_out: float) -> None:
-        """Reads these tasks again; those that are gone, or lost their annotations, teach nothing any more."""
+        """Read tasks again; those that are deleted or lost their annotations are marked as gone."""
         wanted = sorted(set(tasks))
-        there = list(self._studio.tasks(project, only_ids=wanted)) if wanted else []
-        taught = self._teach(project, there, config=config, held_out=held_out)
-        self._lessons.keep(project, taught)
-        if gone := set(wanted) - {one.task for one in taught}:
-            self._lessons.drop(project, gone)
+        existing = list(self._studio.tasks(project, only_ids=wanted)) if wanted else []
+        data_of_tasks = self._training_data(project, existing, config=config, held_out=held_out)
+        self._store.save(project, data_of_tasks)
+        if gone := set(wanted) - {data.task for data in data_of_tasks}:
+            self._store.mark_gone(project, gone)
 
     def sweep(self, project: int, *, config: LabelConfig, held_out: float) -> None:
-        """Compares every annotated task with its lesson."""
-        known, sign = self._lessons.seen(project), config_of(config)
-        unseen = set(known)
+        """Compare every annotated task with its stored training data, and read changed ones again."""
+        checksums, config_hash = self._store.checksums(project), config_hash_of(config)
+        missing = set(checksums)
         tasks = iter(self._studio.tasks(project, filters={"conjunction": "and", "items": [_ANNOTATED]}))
         while batch := list(islice(tasks, _BATCH)):
-            unseen -= {task.id for task in batch if task.id is not None}
+            missing -= {task.id for task in batch if task.id is not None}
             changed = [
-                task for task in batch if task.id is not None and known.get(task.id) != task_checksum(task, sign)
+                task
+                for task in batch
+                if task.id is not None and checksums.get(task.id) != task_checksum(task, config_hash)
             ]
-            self._lessons.keep(project, self._teach(project, changed, config=config, held_out=held_out))
-        self.read(project, unseen, config=config, held_out=held_out)
-        self._lessons.update_project(project, swept_at=time.time(), config=sign)
+            self._store.save(project, self._training_data(project, changed, config=config, held_out=held_out))
+        self.read(project, missing, config=config, held_out=held_out)
+        self._store.update_project(project, swept_at=time.time(), config=config_hash)
 
     def changed(self, project: int, *, config: LabelConfig) -> list[int]:
-        """Annotated tasks that changed since the last call and are no longer as they were read."""
-        learner = self._lessons.project(project)
-        since = _earlier(learner.cursor) if learner and learner.cursor else EPOCH
+        """Return annotated tasks whose training data changed since the last call."""
+        state = self._store.project(project)
+        since = _earlier(state.cursor) if state and state.cursor else EPOCH
         later = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since}
         filters = {"conjunction": "and", "items": [later, _ANNOTATED]}
-        newest, sign = learner.cursor if learner else "", config_of(config)
-        found: list[tuple[int, str]] = []
+        newest, config_hash = state.cursor if state else "", config_hash_of(config)
+        candidates: list[tuple[int, str]] = []
         for task in self._studio.tasks(project, filters=filters):
             if task.id is None:
                 continue
             newest = max(newest, min(_moment(task.updated_at), datetime.now(UTC).strftime(_FORMAT)))
-            found.append((task.id, task_checksum(task, sign)))
-        known = self._lessons.seen(project, [task for task, _ in found])
-        self._lessons.update_project(project, cursor=newest)
-        return [task for task, seen in found if known.get(task) != seen]
+            candidates.append((task.id, task_checksum(task, config_hash)))
+        checksums = self._store.checksums(project, [task for task, _ in candidates])
+        self._store.update_project(project, cursor=newest)
+        return [task for task, checksum in candidates if checksums.get(task) != checksum]
 
-    def _teach(
+    def _training_data(
         self, project: int, tasks: Sequence[Task], *, config: LabelConfig, held_out: float
     ) -> list[TaskTrainingData]:
-        sign = config_of(config)
-        found = (
-            training_data_of(task, config, project=project, held_out=held_out, size=self._size, sign=sign)
+        config_hash = config_hash_of(config)
+        training_data = (
+            training_data_of(task, config, project=project, held_out=held_out, size=self._size, config_hash=config_hash)
             for task in tasks
         )
-        return [one for one in found if one is not None]
+        return [data for data in training_data if data is not None]
 
     def _size(self, url: str, task: int | None) -> Size | None:
         try:
@@ -100,7 +102,7 @@ def _earlier(cursor: str) -> str:
 
 
 def _moment(text: str) -> str:
-    """Label Studio's own spelling, in UTC: the only one that its filters understand."""
+    """Format a time in UTC as Label Studio does; its filters accept no other format."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

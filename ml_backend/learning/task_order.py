@@ -1,42 +1,42 @@
-"""Owns what a place in the queue is as a score: Label Studio serves the lowest first. Pure functions."""
+"""Scores that encode the order of open tasks: uncertainty sampling serves the lowest score first. Pure functions."""
 
 from collections.abc import Callable, Sequence
 
 from ml_backend.predict.task_score import NEUTRAL
 
+# Tasks at the head of the queue, chosen for diversity; hardly more are labelled before the next version.
 HEAD = 8
-"""Tasks at the head of the queue that are unlike each other: hardly more are labelled until the next version."""
 
+# Score difference between positions of the head: small enough that pre-labels requested by Label Studio sort behind.
 STEP = 0.0001
-"""Between two places of the head: so small that no pre-label that was asked for in between comes before it."""
 
+# Lowest score of the pool behind the head; lowest and highest score of all other tasks.
 POOL_FROM, REST_FROM, REST_TO = 0.01, 0.1, 0.9
-"""Scores of the pool behind the head, and of all other tasks."""
 
 
-def place_score(place: int) -> float:
-    """The score of a place, from 0."""
-    return round(place * STEP if place < HEAD else min(POOL_FROM + place * STEP, REST_FROM), 6)
+def place_score(position: int) -> float:
+    """Return the score of a position, counted from 0."""
+    return round(position * STEP if position < HEAD else min(POOL_FROM + position * STEP, REST_FROM), 6)
 
 
-def rest_score(doubt: float | None) -> float:
-    """The score of a task behind the pool: the more doubt, the sooner; in the middle where nothing was seen."""
-    return NEUTRAL if doubt is None else round(REST_FROM + (REST_TO - REST_FROM) / (1 + doubt), 6)
+def rest_score(uncertainty: float | None) -> float:
+    """Return the score of a task behind the pool: lower for higher uncertainty; neutral without detections."""
+    return NEUTRAL if uncertainty is None else round(REST_FROM + (REST_TO - REST_FROM) / (1 + uncertainty), 6)
 
 
 def with_held_out(
     order: Sequence[int], is_held: Callable[[int], bool], *, share: float, labelled: int, held: int
 ) -> list[int]:
-    """An order in which held-out tasks take their share of the places, by number: no model chose their place.
+    """Interleave the held-out tasks of an order at a fixed share, in order of their numbers.
 
-    So what a model is judged by is drawn like the tasks that come, and grows with them.
+    No model decides their position, so the evaluation set is an unbiased sample that grows with the labelled tasks.
 
     Args:
         order: Task numbers.
-        is_held: Which of them are held out.
-        share: Of all tasks.
-        labelled: Tasks that are labelled already.
-        held: Held-out tasks among these.
+        is_held: Whether a task is held out.
+        share: Share of held-out tasks, 0 to 0.5.
+        labelled: Number of labelled tasks.
+        held: Number of held-out tasks among them.
     """
     waiting = sorted(number for number in order if is_held(number))
     rest = [number for number in order if not is_held(number)]

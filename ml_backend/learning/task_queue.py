@@ -1,13 +1,13 @@
-"""Owns the next tasks: open tasks get fresh pre-labels of what is served, with scores that put first what teaches most.
+"""Rank open tasks: pre-label them with the served version, with scores that put the most informative first.
 
-Label Studio's own uncertainty sampling serves the lowest score of the project's `model_version` first. Of the tasks
-that the last version wondered about most, and some that nobody looked at yet, a pool is predicted anew; acquisition
-orders its best, each unlike the others and what is labelled, and that order becomes their scores (`order.py`). Label
-Studio's bulk import keeps no `cluster`, so diversity is in the order itself. The other tasks follow in portions, as
-long as no newer version comes.
+Label Studio's uncertainty sampling serves the lowest score of the project's `model_version` first. A pool of the most
+uncertain tasks, plus some that no version has predicted, is predicted again. Acquisition orders the best of them, each
+unlike the others and the labelled ones, and their positions become their scores (`task_order`). Label Studio's bulk
+import drops `cluster`, so diversity is in the order itself. The other tasks follow in batches until a newer version
+comes.
 
-Which tasks are open, and what is known of them, stands in our own table (`backlog.py`, `looks.py`): what an order
-costs, here and in Label Studio, hangs on the pool and on what changed, not on the size of the project.
+Open tasks and their features are in a local table (`task_sync`, `store.tasks`), so the cost of a ranking depends on the
+pool and on the changes, not on the size of the project.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,59 +21,59 @@ import structlog
 
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
-from labelloop.service.cores import cores
 from labelloop.service.studio import StudioRefused
 from labelloop.service.studio.errors import PredictionsDropped
-from labelloop.service.studio.mirror import chunks
+from labelloop.service.studio.task_cache import chunks
+from labelloop.service.system import available_cores
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.learning.annotations import LabelledImage, addresses, is_held_out
-from ml_backend.learning.base_models import Served
+from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
-from ml_backend.learning.image_vectors import Eye
-from ml_backend.learning.publish import tell_version
-from ml_backend.learning.store.tasks import Known
+from ml_backend.learning.image_vectors import ImageEmbedder
+from ml_backend.learning.publish import announce_version
+from ml_backend.learning.store.tasks import TaskFeatures
 from ml_backend.learning.task_order import HEAD, POOL_FROM, place_score, rest_score, with_held_out
-from ml_backend.learning.task_sync import Backlog
+from ml_backend.learning.task_sync import TaskSync
 from ml_backend.policy import LearningPolicy, read_learning_policy
 from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import DetectionObserver, Predictor
-from ml_backend.predict.protocol import Prediction, ProjectOptions, read_options, with_thresholds
-from ml_backend.studio.connect import same_address
+from ml_backend.predict.protocol import ProjectOptions, TaskPrediction, read_options, with_thresholds
+from ml_backend.studio.connect import is_same_url
 from ml_backend.training.acquisition import (
+    DUPLICATE_WINDOW,
     FLOOR,
     POOL,
-    TWINS_OF,
     LabelCounts,
     UnlabelledImage,
-    next_photos,
+    next_images,
+    object_weights,
     rank,
     sample_without_near_duplicates,
     uncertainty,
-    weights,
 )
 from ml_backend.training.parallel import parallel_map
 
-UNSEEN = 4
-"""One in so many of the pool is a task that no learned version looked at yet."""
+# One in this many tasks of the pool is one that no learned version has predicted.
+UNSEEN_SHARE = 4
 
-AT_ONCE = 4
-"""Tasks that each core predicts before it is looked whether something newer comes: a fit needs the cores."""
+# Tasks per core that are predicted between two checks for a pending training run, which needs the cores.
+BATCH_PER_CORE = 4
 
-PORTION = 25
-"""Tasks that are predicted and imported at a time, after the pool."""
+# Tasks predicted and imported per batch, after the pool.
+BATCH = 25
 
-FIRST = 32
-"""Tasks that get an order at a time while nothing was learned: so the first have one seconds after `connect`."""
+# Tasks per batch before the first learned version, so that the first tasks are ranked seconds after `connect`.
+FIRST_BATCH = 32
 
-ROUNDS = 16
-"""Times that a pool is chosen again because some of it proved to be done: after a rollback all of it may be."""
+# Most selections of a pool while some of its tasks turn out to be done; after a rollback all of them may be.
+MAX_POOL_ROUNDS = 16
 
-MOST_TAKEN = 1000
-"""Tasks in the order before anything was learned that further ones are held against."""
+# Most randomly ranked tasks that near-duplicates are compared with.
+MAX_REFERENCES = 1000
 
+# Time budget of one prediction in seconds: large, because no request waits for it.
 BUDGET_S = 3600.0
-"""Nobody waits for the answer: a portion may take as long as its photos do."""
 
 log = structlog.get_logger(__name__)
 
@@ -81,372 +81,407 @@ Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
-class Arranged:
-    """What was done: tasks that got a prediction of `version`, and whether it was told to stop before the end."""
+class RankingResult:
+    """Result of a ranking: number of tasks pre-labelled with `version`, and whether it was interrupted."""
 
     version: str
-    made: int = 0
+    prelabelled: int = 0
     stopped: bool = False
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was found on a task just now."""
+class _ScoredPrediction:
+    """A prediction and its uncertainty; None without detections."""
 
-    prediction: Prediction
-    doubt: float | None
+    prediction: TaskPrediction
+    uncertainty: float | None
 
 
-def arrange(kit: LearningContext, project: int, *, stop: Stop) -> Arranged | None:
-    """Gives open tasks pre-labels of what is served, those that teach most first.
+def rank_open_tasks(context: LearningContext, project: int, *, stop: Stop) -> RankingResult | None:
+    """Pre-label the open tasks with the served version, most informative first.
 
     Args:
-        kit: What learning works with.
+        context: Dependencies of learning.
         project: The project.
-        stop: Asked between portions; True where something newer is coming.
+        stop: Called between batches; True interrupts the ranking.
 
     Returns:
-        None where the project does not learn, or wants no pre-labels.
+        None if the project does not learn or wants no pre-labels.
 
     Raises:
-        StudioError, StoreError: Label Studio or the store cannot be asked.
-        ModelError: What is served cannot be opened.
+        StudioError, StoreError: Label Studio or the store cannot be reached.
+        ModelError: The served version cannot be opened.
     """
-    policy = read_learning_policy(kit.settings.home, project)
+    policy = read_learning_policy(context.settings.home, project)
     if not policy.learn or not policy.prelabels:
         return None
-    served = kit.bases.served(project)
+    served = context.base_models.served(project)
     if served.learned and stop():
-        return Arranged(served.version, stopped=True)
-    work = _Work(kit, project, policy, served, kit.studio.label_config(project))
-    if not work.is_served:
-        return None  # it would only get empty predictions; connect, /setup and doctor say why
-    done = work.learned(stop) if served.learned else work.cold(stop)
-    log.info("tasks_arranged", project=project, version=done.version, made=done.made, stopped=done.stopped)
+        return RankingResult(served.version, stopped=True)
+    ranking = _Ranking(context, project, policy, served, context.studio.label_config(project))
+    if not ranking.is_served:
+        return None  # all predictions would be empty; connect, /setup and doctor report why
+    done = ranking.learned(stop) if served.learned else ranking.cold(stop)
+    log.info("tasks_arranged", project=project, version=done.version, made=done.prelabelled, stopped=done.stopped)
     return done
 
 
-class _Work:
-    """One arrangement of one project."""
+class _Ranking:
+    """One ranking of one project."""
 
     def __init__(
-        self, kit: LearningContext, project: int, policy: LearningPolicy, served: Served, config: LabelConfig
+        self, context: LearningContext, project: int, policy: LearningPolicy, served: ServedModel, config: LabelConfig
     ) -> None:
-        self._kit, self._project, self._policy, self._config = kit, project, policy, config
+        self._context, self._project, self._policy, self._config = context, project, policy, config
         self._served = served
         self._version = served.version
-        self._eye = Eye(kit, project, config, served)
-        self._backlog = Backlog(kit.studio, kit.looks, project)
-        self._backlog.use(self._eye.backbone)
-        taught = kit.lessons.training_tasks(project)
-        self._labelled = [task for task, _, _ in taught]
-        self._drawn = LabelCounts.on((photo.labels, _weights(photo)) for _, _, photos in taught for photo in photos)
+        self._embedder = ImageEmbedder(context, project, config, served)
+        self._task_sync = TaskSync(context.studio, context.image_vectors, project)
+        self._task_sync.use_backbone(self._embedder.backbone)
+        training = context.training_data.training_tasks(project)
+        self._labelled = [task for task, _, _ in training]
+        self._label_counts = LabelCounts.from_images(
+            (photo.labels, _box_weights(photo)) for _, _, photos in training for photo in photos
+        )
         self._tasks: dict[int, Task] = {}
-        self._there: dict[int, int] = {}
+        self._prediction_ids: dict[int, int] = {}
         self._tried: set[int] = set()
-        self._detector = kit.bases.detector(self._version)
+        self._detector = context.base_models.detector(self._version)
         names = self._detector.names.names
-        self._targets = find_targets(config, names, gives=self._detector.gives, points=self._detector.points)
-        self._options = self._asked()
+        self._targets = find_targets(config, names, provides=self._detector.provides, keypoint_names=self._detector.keypoint_names)
+        self._options = self._project_options()
 
     @property
     def is_served(self) -> bool:
-        """Whether some control is pre-labelled now, or will be once a version was learned from it."""
+        """Whether some control is pre-labelled now or can be trained."""
         outputs = ModelOutputs.of(self._detector)
-        return any(one.prelabels or one.learns for one in controls_of(self._config, outputs))
+        return any(control.prelabels or control.learns for control in controls_of(self._config, outputs))
 
-    def cold(self, stop: Stop) -> Arranged:
-        """Nothing was learned yet: a fair sample of the photos, whatever the model sees on them.
+    def cold(self, stop: Stop) -> RankingResult:
+        """Before the first learned version: rank a random sample of the tasks without near-duplicates.
 
-        A project of several pages is not read before its first tasks have an order: these are a sample from all over
-        it. Each call goes on behind those that have a place already, by `HEAD` tasks at least whatever comes.
+        A project of several pages is ranked before it is fully read: its first tasks are a random sample. Each call
+        continues after the ranked tasks, with at least one batch.
         """
-        self._backlog.begin()
-        self._backlog.refresh()
-        self._missed()
-        made, place = 0, self._kit.looks.count_prelabelled(self._project, self._version)
-        while place < self._policy.prelabels and (
-            portion := self._fair(min(FIRST, self._policy.prelabels - place), stop)
+        self._task_sync.seed()
+        self._task_sync.refresh()
+        self._reset_deleted_predictions()
+        prelabelled, position = 0, self._context.image_vectors.count_prelabelled(self._project, self._version)
+        while position < self._policy.prelabels and (
+            portion := self._next_random(min(FIRST_BATCH, self._policy.prelabels - position), stop)
         ):
-            placed = self._place(portion, place, stop)
-            made, place = made + placed, place + len(portion)
-            self._backlog.read_on(stop)
+            added = self._assign_positions(portion, position, stop)
+            prelabelled, position = prelabelled + added, position + len(portion)
+            self._task_sync.continue_first_read(stop)
             if stop():
-                return Arranged(self._version, made, stopped=True)
-        return Arranged(self._version, made, stopped=not self._backlog.read_on(stop))
+                return RankingResult(self._version, prelabelled, stopped=True)
+        return RankingResult(self._version, prelabelled, stopped=not self._task_sync.continue_first_read(stop))
 
-    def learned(self, stop: Stop) -> Arranged:
-        """A learned version: the pool in the order of acquisition, then the others by the doubt of the last version."""
-        self._backlog.begin()
-        self._backlog.read_on(lambda: True)
-        self._backlog.refresh()
-        self._missed()
+    def learned(self, stop: Stop) -> RankingResult:
+        """With a learned version: rank the pool by acquisition, then the rest by the last version's uncertainty."""
+        self._task_sync.seed()
+        self._task_sync.continue_first_read(lambda: True)
+        self._task_sync.refresh()
+        self._reset_deleted_predictions()
         pool = self._pool()
-        made = self._first(pool, stop)
-        if made or not stop():
-            self._tell()
+        prelabelled = self._rank_pool(pool, stop)
+        if prelabelled or not stop():
+            self._announce()
         if stop():
-            return Arranged(self._version, made, stopped=True)
-        for portion in _portions(self._rest(set(pool), max(self._policy.prelabels - made, 0))):
+            return RankingResult(self._version, prelabelled, stopped=True)
+        for batch in _batches(self._rest(set(pool), max(self._policy.prelabels - prelabelled, 0))):
             if stop():
-                return Arranged(self._version, made, stopped=True)
-            seen = self._predict(self._read(portion), stop)
-            made += self._import({number: (one, rest_score(one.doubt)) for number, one in seen.items()}, doubts=True)
-        return Arranged(self._version, made, stopped=not self._backlog.read_on(stop))
+                return RankingResult(self._version, prelabelled, stopped=True)
+            predictions = self._predict(self._fetch_open(batch), stop)
+            prelabelled += self._import(
+                {
+                    number: (prediction, rest_score(prediction.uncertainty))
+                    for number, prediction in predictions.items()
+                },
+                save_uncertainty=True,
+            )
+        return RankingResult(self._version, prelabelled, stopped=not self._task_sync.continue_first_read(stop))
 
-    def _missed(self) -> None:
-        """Where Label Studio has fewer predictions of the version than were written, somebody deleted some of them."""
-        written = self._kit.looks.count_prelabelled(self._project, self._version, open_only=False)
-        if written and self._kit.studio.model_versions(self._project).get(self._version, 0) < written:
-            self._kit.looks.unwritten(self._project, self._version)
+    def _reset_deleted_predictions(self) -> None:
+        """Clear the recorded pre-labels if Label Studio has fewer of them: some were deleted there."""
+        written = self._context.image_vectors.count_prelabelled(self._project, self._version, open_only=False)
+        if written and self._context.studio.model_versions(self._project).get(self._version, 0) < written:
+            self._context.image_vectors.clear_prelabels(self._project, self._version)
 
-    def _tell(self) -> None:
-        """Has Label Studio name the version, where it was not told of it yet: its first tasks have an order now."""
-        learner = self._kit.lessons.project(self._project)
-        if learner is not None and learner.untold_since is not None:
-            tell_version(self._kit, self._project, self._version)
+    def _announce(self) -> None:
+        """Announce the version to Label Studio if that was deferred: its first tasks are ranked now."""
+        state = self._context.training_data.project(self._project)
+        if state is not None and state.untold_since is not None:
+            announce_version(self._context, self._project, self._version)
 
-    def _fair(self, count: int, stop: Stop) -> list[int]:
-        """Open tasks without a place in the order of a fair sample, twins of what has one last."""
-        looks, project, version = self._kit.looks, self._project, self._version
-        room = max(TWINS_OF, count) + len(self._tried)
-        if not self._eye.backbone:
-            order = looks.blind(project, version, limit=room)
+    def _next_random(self, count: int, stop: Stop) -> list[int]:
+        """Return the next unranked open tasks of the random sample, near-duplicates of ranked tasks last."""
+        store, project, version = self._context.image_vectors, self._project, self._version
+        room = max(DUPLICATE_WINDOW, count) + len(self._tried)
+        if not self._embedder.backbone:
+            order = store.without_vectors(project, version, limit=room)
         else:
-            if len(self._untried(looks.by_chance(project, version, limit=room))) < count:
-                unseen = looks.unseen(project, tries=1, limit=count + len(self._tried))
-                for some in chunks(self._read(self._untried(unseen)[:count]), HEAD):
-                    self._see(some, lambda: False)
+            if len(self._not_tried(store.random_sample(project, version, limit=room))) < count:
+                unseen = store.next_to_embed(project, tries=1, limit=count + len(self._tried))
+                for batch in chunks(self._fetch_open(self._not_tried(unseen)[:count]), HEAD):
+                    self._embed(batch, lambda: False)
                     if stop():
                         break
-            fresh = self._untried(looks.by_chance(project, version, limit=room))
-            able, vectors = looks.vectors(project, self._eye.backbone, fresh)
+            fresh = self._not_tried(store.random_sample(project, version, limit=room))
+            able, vectors = store.vectors(project, self._embedder.backbone, fresh)
             order = (
-                [able[index] for index in sample_without_near_duplicates(vectors, self._taken(), count)] if able else []
+                [able[index] for index in sample_without_near_duplicates(vectors, self._reference_vectors(), count)]
+                if able
+                else []
             )
-        chosen = self._mixed(self._untried(order)[:count])
+        chosen = self._with_held_out(self._not_tried(order)[:count])
         self._tried |= set(chosen)
         return chosen
 
-    def _place(self, portion: Sequence[int], place: int, stop: Stop) -> int:
-        """Gives tasks the next places; returns how many predictions were made or moved.
+    def _assign_positions(self, batch: Sequence[int], position: int, stop: Stop) -> int:
+        """Assign the next positions to tasks; returns how many predictions were imported or rescored.
 
-        Predictions that are there keep what they show; those at the head get the score of their place.
+        Existing predictions keep their result; at the head they get the score of their position.
         """
-        here = self._read(portion)
-        scores = {number: place_score(place + index) for index, number in enumerate(here)}
-        seen = self._predict([number for number in here if number not in self._there], stop, least=1)
-        moved = [number for number in here if number in self._there]
-        made = self._import({number: (one, scores[number]) for number, one in seen.items()})
+        open_tasks = self._fetch_open(batch)
+        scores = {number: place_score(position + index) for index, number in enumerate(open_tasks)}
+        predictions = self._predict(
+            [number for number in open_tasks if number not in self._prediction_ids], stop, least=1
+        )
+        moved = [number for number in open_tasks if number in self._prediction_ids]
+        written = self._import({number: (prediction, scores[number]) for number, prediction in predictions.items()})
         for number in moved:
             if scores[number] < POOL_FROM:
-                self._kit.studio.update_prediction(self._there[number], score=scores[number])
-                made += 1
-        self._kit.looks.written(self._project, self._version, {number: scores[number] for number in moved})
-        return made
+                self._context.studio.update_prediction(self._prediction_ids[number], score=scores[number])
+                written += 1
+        self._context.image_vectors.mark_prelabelled(
+            self._project, self._version, {number: scores[number] for number in moved}
+        )
+        return written
 
     def _pool(self) -> list[int]:
-        """The tasks that may lead the queue: what the last version wondered about, and some that none has looked at.
+        """Return the candidates for the head of the queue: the most uncertain tasks, and some never predicted.
 
-        Those that prove to be done, gone or pre-labelled already make room for others.
+        Tasks that turn out to be done, deleted or pre-labelled are replaced by others.
         """
         chosen: list[int] = []
-        for _ in range(ROUNDS):
-            chosen = self._chosen()
-            here = [number for number in self._read(chosen) if number not in self._there]
-            if len(here) == len(chosen):
-                return here
-            self._kit.looks.written(self._project, self._version, self._scores())
-        return [number for number in chosen if number in self._tasks and number not in self._there]
+        for _ in range(MAX_POOL_ROUNDS):
+            chosen = self._select_pool()
+            remaining = [number for number in self._fetch_open(chosen) if number not in self._prediction_ids]
+            if len(remaining) == len(chosen):
+                return remaining
+            self._context.image_vectors.mark_prelabelled(self._project, self._version, self._scores())
+        return [number for number in chosen if number in self._tasks and number not in self._prediction_ids]
 
-    def _chosen(self) -> list[int]:
-        looks, project, version = self._kit.looks, self._project, self._version
+    def _select_pool(self) -> list[int]:
+        store, project, version = self._context.image_vectors, self._project, self._version
         size = min(POOL * HEAD, self._policy.prelabels)
-        doubted = looks.by_doubt(project, version, empty=False, fresh=False, limit=size)
-        empty = looks.by_doubt(project, version, empty=True, fresh=False, limit=size)
-        looked = _interleaved(doubted, empty)[:size]
-        fresh = looks.by_chance(project, version, limit=max(TWINS_OF, size))
-        able, vectors = looks.vectors(project, self._eye.backbone, fresh)
-        unseen = [able[index] for index in sample_without_near_duplicates(vectors, self._taken(), size)] if able else []
+        uncertain = store.by_uncertainty(project, version, empty=False, fresh=False, limit=size)
+        empty = store.by_uncertainty(project, version, empty=True, fresh=False, limit=size)
+        predicted = _interleaved(uncertain, empty)[:size]
+        fresh = store.random_sample(project, version, limit=max(DUPLICATE_WINDOW, size))
+        able, vectors = store.vectors(project, self._embedder.backbone, fresh)
+        unseen = (
+            [able[index] for index in sample_without_near_duplicates(vectors, self._reference_vectors(), size)]
+            if able
+            else []
+        )
         if len(unseen) < size:
-            unseen += looks.blind(project, version, limit=size - len(unseen))
-        chosen = unseen[: max(size // UNSEEN, size - len(looked))]
-        return [*looked[: size - len(chosen)], *chosen]
+            unseen += store.without_vectors(project, version, limit=size - len(unseen))
+        chosen = unseen[: max(size // UNSEEN_SHARE, size - len(predicted))]
+        return [*predicted[: size - len(chosen)], *chosen]
 
     def _rest(self, pool: AbstractSet[int], count: int) -> list[int]:
-        """Open tasks behind the pool, by the doubt of the last version."""
-        looks, many = self._kit.looks, count + len(pool)
-        doubted = looks.by_doubt(self._project, self._version, empty=False, fresh=True, limit=many)
-        empty = looks.by_doubt(self._project, self._version, empty=True, fresh=True, limit=many)
+        """Return the open tasks behind the pool, by the last version's uncertainty."""
+        store, many = self._context.image_vectors, count + len(pool)
+        uncertain = store.by_uncertainty(self._project, self._version, empty=False, fresh=True, limit=many)
+        empty = store.by_uncertainty(self._project, self._version, empty=True, fresh=True, limit=many)
         rest = _interleaved(
-            [number for number in doubted if number not in pool], [number for number in empty if number not in pool]
+            [number for number in uncertain if number not in pool], [number for number in empty if number not in pool]
         )
         return rest[:count]
 
-    def _first(self, pool: Sequence[int], stop: Stop) -> int:
-        """Predicts the pool, and imports it in the order of acquisition.
+    def _rank_pool(self, pool: Sequence[int], stop: Stop) -> int:
+        """Predict the pool and import it in the order of acquisition; returns the number of predictions.
 
-        Where something newer comes while half of it is done, that half is put in order: else an annotator who submits
-        faster than a pool is predicted would never be served in the order of any version.
+        If interrupted after at least half of the pool, that part is ranked. Otherwise an annotator who submits faster
+        than a pool is predicted would never get a ranked task.
         """
-        known = self._known(pool)
-        self._see([number for number in pool if known[number].vector is None], stop)
-        seen = self._predict(pool, stop)
-        if 2 * len(seen) < len(pool) and stop():
+        features = self._features(pool)
+        self._embed([number for number in pool if features[number].vector is None], stop)
+        predictions = self._predict(pool, stop)
+        if 2 * len(predictions) < len(pool) and stop():
             return 0
-        able, vectors = self._kit.looks.vectors(self._project, self._eye.backbone, seen)
+        able, vectors = self._context.image_vectors.vectors(self._project, self._embedder.backbone, predictions)
         head: list[int] = []
         if able:
-            looks = [UnlabelledImage(vector, seen[number].doubt) for number, vector in zip(able, vectors, strict=True)]
-            head = [able[index] for index in next_photos(looks, self._taken(), HEAD)]
-        others = [number for number in seen if number not in set(head)]
-        others = [others[index] for index in rank([seen[number].doubt for number in others])]
-        order = self._mixed([*head, *others])
-        scored = {number: (seen[number], place_score(place)) for place, number in enumerate(order)}
-        return self._import(scored, doubts=True)
+            images = [
+                UnlabelledImage(vector, predictions[number].uncertainty)
+                for number, vector in zip(able, vectors, strict=True)
+            ]
+            head = [able[index] for index in next_images(images, self._reference_vectors(), HEAD)]
+        others = [number for number in predictions if number not in set(head)]
+        others = [others[index] for index in rank([predictions[number].uncertainty for number in others])]
+        order = self._with_held_out([*head, *others])
+        scored = {number: (predictions[number], place_score(position)) for position, number in enumerate(order)}
+        return self._import(scored, save_uncertainty=True)
 
-    def _mixed(self, order: Sequence[int]) -> list[int]:
+    def _with_held_out(self, order: Sequence[int]) -> list[int]:
         held = partial(is_held_out, self._project, share=self._policy.held_out)
-        before = [*self._labelled, *self._placed()]
+        before = [*self._labelled, *self._ranked_at_random()]
         return with_held_out(
             order, held, share=self._policy.held_out, labelled=len(before), held=sum(map(held, before))
         )
 
-    def _placed(self) -> list[int]:
-        """Tasks that were given a place before anything was learned."""
+    def _ranked_at_random(self) -> list[int]:
+        """Return the tasks ranked before the first learned version."""
         if self._served.learned:
             return []
-        return self._kit.looks.prelabelled(self._project, self._version, limit=MOST_TAKEN)
+        return self._context.image_vectors.prelabelled(self._project, self._version, limit=MAX_REFERENCES)
 
-    def _taken(self) -> Floats:
-        """Vectors that further photos are to be unlike."""
-        return self._kit.looks.vectors(self._project, self._eye.backbone, [*self._labelled, *self._placed()])[1]
+    def _reference_vectors(self) -> Floats:
+        """Return the vectors that further images should differ from, (n, d) float32."""
+        return self._context.image_vectors.vectors(
+            self._project, self._embedder.backbone, [*self._labelled, *self._ranked_at_random()]
+        )[1]
 
-    def _untried(self, numbers: Iterable[int]) -> list[int]:
+    def _not_tried(self, numbers: Iterable[int]) -> list[int]:
         return [number for number in numbers if number not in self._tried]
 
-    def _known(self, numbers: Sequence[int]) -> dict[int, Known]:
-        """What is known of open tasks; what was known of a photo that became another is forgotten."""
-        looks = self._kit.looks
-        known = dict.fromkeys(numbers, Known("", None)) | looks.known(self._project, self._eye.backbone, numbers)
-        changed = [number for number, one in known.items() if one.photo not in {"", self._eye.key(self._tasks[number])}]
-        looks.forget(self._project, changed)
-        return known | dict.fromkeys(changed, Known("", None))
+    def _features(self, numbers: Sequence[int]) -> dict[int, TaskFeatures]:
+        """Return the stored features of open tasks; features of replaced images are deleted."""
+        store = self._context.image_vectors
+        features = dict.fromkeys(numbers, TaskFeatures("", None)) | store.features(
+            self._project, self._embedder.backbone, numbers
+        )
+        changed = [
+            number
+            for number, entry in features.items()
+            if entry.photo not in {"", self._embedder.image_key(self._tasks[number])}
+        ]
+        store.reset_images(self._project, changed)
+        return features | dict.fromkeys(changed, TaskFeatures("", None))
 
-    def _read(self, numbers: Sequence[int]) -> list[int]:
-        """Reads tasks as Label Studio has them now; returns those that are open and have a photo, in the same order."""
-        looks, project = self._kit.looks, self._project
-        found = {task.id: task for task in self._kit.studio.tasks(project, only_ids=numbers)} if numbers else {}
+    def _fetch_open(self, numbers: Sequence[int]) -> list[int]:
+        """Fetch tasks from Label Studio; returns those that are open and have an image, in the same order."""
+        store, project = self._context.image_vectors, self._project
+        by_id = {task.id: task for task in self._context.studio.tasks(project, only_ids=numbers)} if numbers else {}
         done: dict[int, tuple[int, int]] = {}
-        here: list[int] = []
+        open_tasks: list[int] = []
         for number in numbers:
-            task = found.get(number)
+            task = by_id.get(number)
             if task is None:
                 continue
             if task.annotations:
-                skipped = sum(one.was_cancelled for one in task.annotations)
+                skipped = sum(annotation.was_cancelled for annotation in task.annotations)
                 done[number] = len(task.annotations) - skipped, skipped
             elif addresses(task, self._config):
-                here.append(number)
+                open_tasks.append(number)
                 self._tasks[number] = task
-                made = next((one for one in task.predictions if one.model_version == self._version), None)
-                if made is not None and made.id is not None:
-                    self._there[number] = made.id
-        looks.counted(project, done)
-        looks.drop(project, [number for number in numbers if number not in found])
-        return here
+                prediction = next(
+                    (candidate for candidate in task.predictions if candidate.model_version == self._version), None
+                )
+                if prediction is not None and prediction.id is not None:
+                    self._prediction_ids[number] = prediction.id
+        store.update_annotation_counts(project, done)
+        store.drop(project, [number for number in numbers if number not in by_id])
+        return open_tasks
 
     def _scores(self) -> dict[int, float | None]:
-        """Tasks that have a prediction of this version, whoever asked for it, and its score."""
+        """Return the score of each existing prediction of this version, by task."""
         return {
-            number: next(one.score for one in self._tasks[number].predictions if one.id == prediction)
-            for number, prediction in self._there.items()
+            number: next(candidate.score for candidate in self._tasks[number].predictions if candidate.id == prediction)
+            for number, prediction in self._prediction_ids.items()
         }
 
-    def _see(self, numbers: Sequence[int], stop: Stop) -> None:
-        """Vectors of photos that were not seen yet."""
-        for portion in _portions(numbers):
+    def _embed(self, numbers: Sequence[int], stop: Stop) -> None:
+        """Compute the vectors of tasks, in batches."""
+        for batch in _batches(numbers):
             if stop():
                 return
-            self._eye.see([self._tasks[number] for number in portion])
+            self._embedder.embed([self._tasks[number] for number in batch])
 
-    def _predict(self, numbers: Sequence[int], stop: Stop, *, least: int = 0) -> dict[int, _Seen]:
-        """What is served finds on these tasks now; where something newer comes, on the first of them.
+    def _predict(self, numbers: Sequence[int], stop: Stop, *, least: int = 0) -> dict[int, _ScoredPrediction]:
+        """Predict tasks with the served version; if interrupted, only the first of them.
 
         Args:
-            numbers: Tasks that were read.
-            stop: Whether something newer comes.
-            least: So many are looked at in any case.
+            numbers: Fetched tasks.
+            stop: Called between batches; True interrupts.
+            least: Tasks that are predicted before the first interruption.
         """
-        seen: dict[int, _Seen] = {}
-        for place, some in enumerate(chunks(numbers, AT_ONCE * cores())):
-            if place * AT_ONCE * cores() >= least and stop():
+        predictions: dict[int, _ScoredPrediction] = {}
+        for index, batch in enumerate(chunks(numbers, BATCH_PER_CORE * available_cores())):
+            if index * BATCH_PER_CORE * available_cores() >= least and stop():
                 break
-            # One by one: a batch of four takes 100 MB more and is no faster.
-            for found in parallel_map(self._predict_one, some):
-                seen |= found
-        return seen
+            # One task at a time: a batch of four takes 100 MB more and is not faster.
+            for prediction in parallel_map(self._predict_one, batch):
+                predictions |= prediction
+        return predictions
 
-    def _predict_one(self, number: int) -> dict[int, _Seen]:
+    def _predict_one(self, number: int) -> dict[int, _ScoredPrediction]:
         parts: list[tuple[Detections, Floats]] = []
 
-        def show(_place: int, found: Detections, size: tuple[int, int]) -> None:
-            parts.append((found, weights(found.boxes, width=size[0], height=size[1])))
+        def collect(_assign_positions: int, image_detections: Detections, size: tuple[int, int]) -> None:
+            parts.append((image_detections, object_weights(image_detections.boxes, width=size[0], height=size[1])))
 
         predictor = Predictor(
-            self._kit.media, score_threshold=self._kit.settings.score_threshold, budget_s=BUDGET_S,
-            watch=DetectionObserver(FLOOR, show),
+            self._context.media, score_threshold=self._context.settings.score_threshold, budget_s=BUDGET_S,
+            observer=DetectionObserver(FLOOR, collect),
         )  # fmt: skip
         task = {"id": number, "data": self._tasks[number].data}
         [entry] = predictor.predict([task], detector=self._detector, targets=self._targets, options=self._options)
-        if not parts or not isinstance(entry, Prediction):
-            return {}  # without a photo nothing is known of the task
+        if not parts or not isinstance(entry, TaskPrediction):
+            return {}  # no image could be loaded
         names = self._detector.names.names
-        shown = sorted({index for target in self._targets for index in target.labels})
-        found = Detections.joined([part for part, _ in parts])
+        served_classes = sorted({index for target in self._targets for index in target.labels})
+        detections = Detections.concatenate([part for part, _ in parts])
         shares = np.concatenate([share for _, share in parts])
-        kept = (found.scores >= FLOOR) & np.isin(found.classes, shown)
-        return {number: _Seen(entry, uncertainty(found[kept], shares[kept], names=names, drawn=self._drawn))}
+        mask = (detections.scores >= FLOOR) & np.isin(detections.classes, served_classes)
+        return {
+            number: _ScoredPrediction(
+                entry, uncertainty(detections[mask], shares[mask], names=names, labelled=self._label_counts)
+            )
+        }
 
-    def _import(self, scored: Mapping[int, tuple[_Seen, float]], *, doubts: bool = False) -> int:
-        """Imports predictions with these scores; a task that is gone, or was predicted meanwhile, is left out."""
-        here = self._read(list(scored))
+    def _import(self, scored: Mapping[int, tuple[_ScoredPrediction, float]], *, save_uncertainty: bool = False) -> int:
+        """Import predictions with scores, except for tasks deleted or predicted meanwhile; returns how many."""
+        open_tasks = self._fetch_open(list(scored))
         rows = [
             {"task": number, "result": scored[number][0].prediction.result, "score": scored[number][1],
              "model_version": self._version}
-            for number in here if number not in self._there
+            for number in open_tasks if number not in self._prediction_ids
         ]  # fmt: skip
         try:
-            self._kit.studio.import_predictions(self._project, rows)
-        except (PredictionsDropped, StudioRefused) as error:  # one of them went away at this very moment
+            self._context.studio.import_predictions(self._project, rows)
+        except (PredictionsDropped, StudioRefused) as error:  # a task was deleted during the import
             log.warning("predictions_not_imported", project=self._project, reason=str(error))
             return 0
-        if doubts:
-            kept = {number: (scored[number][0].doubt, scored[number][1]) for number in here}
-            self._kit.looks.looked(self._project, self._version, kept)
+        if save_uncertainty:
+            uncertainties = {number: (scored[number][0].uncertainty, scored[number][1]) for number in open_tasks}
+            self._context.image_vectors.save_uncertainties(self._project, self._version, uncertainties)
         else:
-            made = {number: scored[number][1] for number in here if number not in self._there}
-            self._kit.looks.written(self._project, self._version, made)
+            scores = {number: scored[number][1] for number in open_tasks if number not in self._prediction_ids}
+            self._context.image_vectors.mark_prelabelled(self._project, self._version, scores)
         return len(rows)
 
-    def _asked(self) -> ProjectOptions:
-        """What the project's connection asks for, over what the version brings."""
-        rows = self._kit.studio.ml_backends(self._project)
-        ours = (row for row in rows if same_address(row["url"], self._kit.settings.ml_url))
-        given: Any = next((row.get("extra_params") for row in ours), None)
-        return with_thresholds(read_options(given), self._kit.bases.thresholds(self._version))
+    def _project_options(self) -> ProjectOptions:
+        """Return the options of the project's connection, with the version's thresholds as defaults."""
+        rows = self._context.studio.ml_backends(self._project)
+        ours = (row for row in rows if is_same_url(row["url"], self._context.settings.ml_url))
+        extra_params: Any = next((row.get("extra_params") for row in ours), None)
+        return with_thresholds(read_options(extra_params), self._context.base_models.thresholds(self._version))
 
 
-def _portions(numbers: Sequence[int]) -> list[Sequence[int]]:
-    return [numbers[start : start + PORTION] for start in range(0, len(numbers), PORTION)]
+def _batches(numbers: Sequence[int]) -> list[Sequence[int]]:
+    return [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)]
 
 
-def _interleaved(doubted: Sequence[int], empty: Sequence[int]) -> list[int]:
-    """As `rank` has them: those that promise most first, one in so many on which nothing was seen."""
-    numbers = [*doubted, *empty]
-    doubts = [*(float(len(doubted) - place) for place in range(len(doubted))), *[None] * len(empty)]
-    return [numbers[index] for index in rank(doubts)]
+def _interleaved(uncertain: Sequence[int], empty: Sequence[int]) -> list[int]:
+    """Interleave tasks with and without detections as `rank` does: most uncertain first."""
+    numbers = [*uncertain, *empty]
+    uncertainties = [*(float(len(uncertain) - index) for index in range(len(uncertain))), *[None] * len(empty)]
+    return [numbers[index] for index in rank(uncertainties)]
 
 
-def _weights(photo: LabelledImage) -> Floats:
-    return weights(np.array(photo.boxes, np.float32).reshape(-1, 4), width=photo.width, height=photo.height)
+def _box_weights(photo: LabelledImage) -> Floats:
+    return object_weights(np.array(photo.boxes, np.float32).reshape(-1, 4), width=photo.width, height=photo.height)

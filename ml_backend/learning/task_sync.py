@@ -1,8 +1,8 @@
-"""Owns that the table of a project's tasks is as Label Studio has them: read once, then by what changed.
+"""Mirror a project's tasks in the table `learn_looks`: one full read, then incremental updates.
 
-What it asks of Label Studio: a first reading takes a request for each thousand tasks, and goes on where it was
-interrupted; after it a refresh takes one for each thousand changed tasks, at least one. Every task is only looked at
-again where the number of tasks or annotations says that something changed without a trace, and now and then.
+Requests to Label Studio: the first read takes one per thousand tasks and is resumable; a refresh takes one per thousand
+changed tasks, at least one. All tasks are compared only if the numbers of tasks or annotations differ, and every
+`COMPARE_INTERVAL_S` seconds.
 """
 
 import time
@@ -13,22 +13,23 @@ from typing import Any
 import structlog
 
 from labelloop.service.studio import Studio
-from labelloop.service.studio.mirror import Tracker
-from labelloop.service.studio.tasks import Mark
+from labelloop.service.studio.task_cache import IncrementalSync
+from labelloop.service.studio.tasks import TaskStamp
 from ml_backend.learning.store.tasks import PhotoVectorStore
 
+# Tasks per request of the first read.
 PAGE = 1000
-"""Tasks of one request of the first reading."""
 
-SAMPLE = 32
-"""Tasks from all over a project of more than a page, that are known before it is read."""
+# Random open tasks added before the first read of a project with more than one page.
+SAMPLE_SIZE = 32
 
-SURE_S = 3600.0
-"""Between two comparisons of every task, where nothing gives a reason for one."""
+# Seconds between two comparisons of all tasks while the numbers match.
+COMPARE_INTERVAL_S = 3600.0
 
-AGAIN_S = 60.0
-"""Between two comparisons where the numbers differ all the same: annotators work while they are asked for."""
+# Seconds between two comparisons while the numbers differ, which annotators at work can cause.
+MISMATCH_INTERVAL_S = 60.0
 
+# Label Studio filter for tasks without annotations and skips.
 OPEN: Mapping[str, Any] = {
     "conjunction": "and",
     "items": [
@@ -36,93 +37,92 @@ OPEN: Mapping[str, Any] = {
         for count in ("total", "cancelled")
     ],
 }
-"""Label Studio's filter for tasks that nobody has annotated or skipped."""
 
 log = structlog.get_logger(__name__)
 
 Stop = Callable[[], bool]
 
 
-class Backlog:
-    """Keeps the tasks of one project in `learn_looks`."""
+class TaskSync:
+    """Mirrors the tasks of one project in `learn_looks`."""
 
-    def __init__(self, studio: Studio, looks: PhotoVectorStore, project: int) -> None:
-        """Asks nothing yet."""
-        self._studio, self._looks, self._project = studio, looks, project
-        self._copy = looks.copy(project)
-        self._tracker = Tracker[Mark](
+    def __init__(self, studio: Studio, store: PhotoVectorStore, project: int) -> None:
+        """Send no request yet."""
+        self._studio, self._store, self._project = studio, store, project
+        self._mirror = store.mirror(project)
+        self._tracker = IncrementalSync[TaskStamp](
             studio,
             project,
-            self._copy,
+            self._mirror,
             read=lambda filters: studio.stamps(project, filters=filters),
             fetch=lambda marks: marks,
-            mark=lambda mark: mark,
-            store=self._copy.put,
+            stamp=lambda mark: mark,
+            store=self._mirror.put,
         )
 
     @property
-    def read(self) -> bool:
-        """Whether the first reading is done."""
-        return bool(self._copy.note("cursor"))
+    def is_complete(self) -> bool:
+        """Whether the first read is complete."""
+        return bool(self._mirror.get_state("cursor"))
 
-    def use(self, backbone: str) -> None:
-        """What is known of photos by another backbone is forgotten."""
-        if self._copy.note("backbone") != backbone:
-            self._looks.rebase(self._project, backbone)
-            self._copy.keep(backbone=backbone)
+    def use_backbone(self, backbone: str) -> None:
+        """Delete vectors of other backbones."""
+        if self._mirror.get_state("backbone") != backbone:
+            self._store.clear_other_backbones(self._project, backbone)
+            self._mirror.set_state(backbone=backbone)
 
     def refresh(self) -> int:
-        """What changed since the last time; before the first reading nothing. Returns how many tasks did."""
-        return self._tracker.changes() if self.read else 0
+        """Read changes since the last call; returns the number of changed tasks (0 before the first read ends)."""
+        return self._tracker.sync_changes() if self.is_complete else 0
 
-    def read_on(self, stop: Stop) -> bool:
-        """Goes on with the first reading, at least by a page; returns whether all is read."""
+    def continue_first_read(self, stop: Stop) -> bool:
+        """Continue the first read by at least one page; returns whether it is complete."""
         for _ in self._pages():
             if stop():
                 break
-        return self.read
+        return self.is_complete
 
-    def begin(self) -> None:
-        """Before the first reading: a page of a project that has no more, else some open tasks from all over it."""
-        if self.read or self._copy.last():
+    def seed(self) -> None:
+        """Before the first read: read a project of one page, or add a random sample of open tasks of a larger one."""
+        if self.is_complete or self._mirror.last():
             return
         if self._studio.count_tasks(self._project) <= PAGE:
-            self.read_on(lambda: False)
+            self.continue_first_read(lambda: False)
         else:
-            found = self._studio.sample(self._project, SAMPLE, filters=dict(OPEN))
-            self._looks.add(self._project, [one.id for one in found])
+            tasks = self._studio.sample(self._project, SAMPLE_SIZE, filters=dict(OPEN))
+            self._store.add(self._project, [task.id for task in tasks])
 
-    def check(self) -> bool:
-        """Compares every task where the numbers of tasks and annotations differ, or it was not done for long.
+    def compare_if_due(self) -> bool:
+        """Compare all tasks if the numbers differ or the last comparison is old.
 
         Returns:
-            Whether it did.
+            Whether the tasks were compared.
         """
-        since = time.time() - float(self._copy.note("compared") or 0)
-        if since < (SURE_S if self._settled() else AGAIN_S):
+        since = time.time() - float(self._mirror.get_state("compared") or 0)
+        if since < (COMPARE_INTERVAL_S if self._counts_match() else MISMATCH_INTERVAL_S):
             return False
-        read = self._tracker.compare()
-        self._copy.keep(compared=str(time.time()))
+        read = self._tracker.sync_by_stamps()
+        self._mirror.set_state(compared=str(time.time()))
         log.info("tasks_compared", project=self._project, changed=read)
         return True
 
-    def _settled(self) -> bool:
-        """Whether the numbers are right; where they are not, perhaps somebody submitted between two requests."""
-        return self._tracker.complete() or (self._tracker.changes() > 0 and self._tracker.complete())
+    def _counts_match(self) -> bool:
+        """Whether the numbers match, reading new changes once in case of a submit between two requests."""
+        return self._tracker.counts_match() or (self._tracker.sync_changes() > 0 and self._tracker.counts_match())
 
     def _pages(self) -> Iterator[None]:
-        """Reads a page of the first reading at each step."""
-        if self.read:
+        """Read the first read page by page, one page per step."""
+        if self.is_complete:
             return
-        self._tracker.start()
+        self._tracker.begin_initial_sync()
         while True:
-            last = self._copy.last()
+            last = self._mirror.last()
             after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
             filters = {"conjunction": "and", "items": [after]}
             page = list(islice(self._studio.stamps(self._project, filters=filters, page_size=PAGE), PAGE))
-            self._copy.put(page)
+            self._mirror.put(page)
             if len(page) < PAGE:
                 break
             yield
-        self._tracker.started()
-        self._copy.keep(compared=str(time.time() - AGAIN_S))
+        self._tracker.finish_initial_sync()
+        self._mirror.set_state(compared=str(time.time() - MISMATCH_INTERVAL_S))

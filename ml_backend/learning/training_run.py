@@ -1,4 +1,8 @@
-"""Owns a run of learning: from events of a project to a candidate, judged, and served where it passes."""
+"""Training runs: debounce, sync, train, evaluate, gate, publish, re-rank.
+
+`Learner.learn` runs the steps for the pending events of one project. The events only say that something changed; the
+training data is read from Label Studio.
+"""
 
 import contextlib
 import time
@@ -11,352 +15,444 @@ import structlog
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event
 from labelloop.service.media import MediaError
-from labelloop.service.studio import NotFound
+from labelloop.service.studio import StudioNotFound
 from ml_backend.errors import ModelError, OtherModel
-from ml_backend.learning.annotations import config_of
+from ml_backend.learning.annotations import config_hash_of
 from ml_backend.learning.context import LearningContext
-from ml_backend.learning.evaluation.acceptance import Verdict
-from ml_backend.learning.evaluation.candidate import CANDIDATE, CandidateEvaluator
-from ml_backend.learning.evaluation.evaluator import known_classes
-from ml_backend.learning.events import LEARN, TrainingRequest, now_hint, opinion_hint, queue_hint
-from ml_backend.learning.label_errors import CALM_S
-from ml_backend.learning.publish import LATEST_TOLD_S, make_room, store_candidate, tell_version
+from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict
+from ml_backend.learning.evaluation.candidate import CANDIDATE, CandidateEvaluator, CandidateResults
+from ml_backend.learning.evaluator import known_classes
+from ml_backend.learning.events import LEARN, TrainingRequest, label_error_event, queue_event, train_now_event
+from ml_backend.learning.label_errors import QUIET_S
+from ml_backend.learning.publish import ANNOUNCE_AFTER_S, announce_version, remove_old_versions, store_candidate
 from ml_backend.learning.store.annotations import fingerprint
-from ml_backend.learning.store.runs import Metrics, Run, VerdictName
+from ml_backend.learning.store.runs import RunMetrics, TrainingRun, VerdictName
 from ml_backend.learning.store.tasks import photo_key
-from ml_backend.learning.training_set import RunInput, Stopwatch, sample
-from ml_backend.policy import LearningPolicy, read_learning_policy, too_few
+from ml_backend.learning.training_set import RunInput, Stopwatch, sample_images
+from ml_backend.policy import LearningPolicy, read_learning_policy, too_few_labelled
 from ml_backend.predict.control_support import NotServed, controls_of, learnable
 from ml_backend.serving import activation
 from ml_backend.serving.active_versions import activate_in
-from ml_backend.studio.connect import same_address
-from ml_backend.training.acquisition import photo_vector
+from ml_backend.studio.connect import is_same_url
+from ml_backend.training.acquisition import image_vector
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
 from ml_backend.training.model_selection import FitResult, select_and_fit
 
-MOST_WAIT_S = 10.0
-"""A burst that never ends is answered after so long."""
+# Longest debounce in seconds, for a burst of submits that does not end.
+MAX_DEBOUNCE_S = 10.0
 
-BURST, IN_BURST = 3, 4
-"""From so many submits at once it is waited so many times longer for the next."""
+# With at least BURST pending submits, the debounce interval is multiplied by BURST_FACTOR.
+BURST, BURST_FACTOR = 3, 4
 
-TOLD = 3
-"""Photos that could not be had, that a run names."""
+# Most images that could not be loaded that a run names.
+MAX_NAMED = 3
 
 log = structlog.get_logger(__name__)
 
 
 class NothingToLearn(LabelloopError):
-    """A project has nothing that a version could be fitted to; the message says why."""
+    """A project has no training data for a version; the message says why."""
 
     code = "nothing_to_learn"
     status = 409
 
-    def __init__(self, of: RunInput, reason: str) -> None:
+    def __init__(self, inputs: RunInput, reason: str) -> None:
         super().__init__(reason)
-        self.of = of
+        self.inputs = inputs
 
 
 class Learner:
-    """Learns projects. One run of a project at a time: the inbox sees to that."""
+    """Runs training for projects, one run of a project at a time (the inbox serialises them)."""
 
-    def __init__(self, kit: LearningContext) -> None:
-        """Opens nothing yet."""
-        self._kit = kit
-        self._judge = CandidateEvaluator(kit)
+    def __init__(self, context: LearningContext) -> None:
+        """Open nothing yet."""
+        self._context = context
+        self._evaluator = CandidateEvaluator(context)
 
-    def learn(self, project: int, events: Sequence[Event]) -> Run | None:
-        """Answers events of a project. They decide only when and where to look: Label Studio says what is.
+    def learn(self, project: int, events: Sequence[Event]) -> TrainingRun | None:
+        """Run the steps for events of a project: debounce, sync, train, evaluate, gate, publish, re-rank.
 
         Returns:
-            What came of it; None where there was nothing to fit.
+            The recorded run; None if there was nothing to train.
 
         Raises:
-            StudioError, StoreError: Label Studio or the store cannot be asked; trying again helps.
+            StudioError, StoreError: Label Studio or the store cannot be reached; a retry may help.
             LearningPolicyError: The project's learn.toml cannot be used.
         """
-        policy = read_learning_policy(self._kit.settings.home, project)
-        new = self._kit.lessons.connect(project)
+        policy = read_learning_policy(self._context.settings.home, project)
+        new = self._context.training_data.connect(project)
         if not policy.learn:
             return None
-        watch = Stopwatch(lambda name, done, total: self._kit.lessons.phase(project, name, done, total))
+        stopwatch = Stopwatch(
+            lambda name, done, total: self._context.training_data.set_phase(project, name, done, total)
+        )
         try:
-            asked = TrainingRequest.of(events)
-            with watch.phase("wait"):
-                read = self._read_ahead(project, asked, policy) if policy.debounce_s and not new else None
-                asked = self._debounce(project, asked, policy.debounce_s)
-            material = self._material(project, asked, policy, watch, sweep=new or asked.sweep, read=read)
-            return self._run(material) if material is not None else None
+            request = TrainingRequest.of(events)
+            with stopwatch.phase("wait"):
+                read = self._read_ahead(project, request, policy) if policy.debounce_s and not new else None
+                request = self._debounce(project, request, policy.debounce_s)
+            inputs = self._sync(project, request, policy, stopwatch, sweep=new or request.sweep, read=read)
+            return self._run(inputs) if inputs is not None else None
         except NothingToLearn as error:
-            return self._finish(error.of, "failed", reason=error.message) if error.of.asked.now else None
-        except NotFound:
+            return (
+                self._record(error.inputs, "failed", reason=error.message) if error.inputs.request.immediate else None
+            )
+        except StudioNotFound:
             log.info("project_gone", project=project)
-            self._kit.forget(project)
+            self._context.forget(project)
             return None
         finally:
-            self._kit.lessons.phase(project, "")
+            self._context.training_data.set_phase(project, "")
 
-    def _read_ahead(self, project: int, asked: TrainingRequest, policy: LearningPolicy) -> TrainingRequest | None:
-        """Reads and looks at what is asked for, while it is waited for more anyway; gives back what was read."""
-        if asked.sweep or asked.now or asked.annotations or len(asked.tasks) > BURST:
-            return None
-        config = self._kit.studio.label_config(project)
-        self._kit.reader.read(project, asked.tasks, config=config, held_out=policy.held_out)
-        with contextlib.suppress(ModelError, MediaError):  # the run meets them again, and tells
-            backbone = self._kit.bases.backbone(self._kit.bases.served(project))
-            for task, _, photos in self._kit.lessons.training_tasks(project, only=asked.tasks):
-                for photo in photos:
-                    self._kit.album.sight(backbone, photo.url, task=task)
-        return asked
+    def _run(self, inputs: RunInput) -> TrainingRun:
+        """Run the steps from training on; a model error is recorded as a failed run."""
+        try:
+            return self._run_steps(inputs)
+        except ModelError as error:
+            log.warning("not_learned", project=inputs.project, reason=str(error))
+            return self._record(inputs, "failed", reason=str(error))
 
-    def _debounce(self, project: int, asked: TrainingRequest, quiet_s: float) -> TrainingRequest:
-        """Waits until nothing new came for a while, so that a burst of submits is one fit. What came is answered too.
+    def _run_steps(self, inputs: RunInput) -> TrainingRun:
+        self._check_served_model(inputs)
+        backbone = self._context.base_models.backbone(inputs.served)
+        learned, failures = self._train(inputs, backbone)
+        if learned is None:
+            reason = f"there is no image to train on{_failure_summary(failures)}"
+            return self._record(inputs, "failed", reason=reason)
+        with inputs.stopwatch.phase("judge"):
+            results = self._evaluate(inputs, backbone, learned)
+            verdict = self._gate(inputs, backbone, learned, results)
+            thresholds = self._thresholds(inputs, backbone, learned)
+        version = self._publish(inputs, backbone, learned, verdict, thresholds)
+        if not version:
+            self._context.enqueue(train_now_event(inputs.project, source="activation"))
+            reason = "another version was activated meanwhile"
+            return self._record(inputs, "refused", verdict=verdict, reason=reason)
+        run = self._record(
+            inputs, "published" if verdict.passed else "refused", learned=learned, verdict=verdict, version=version,
+            reason=verdict.reason + _failure_summary(failures), thresholds=thresholds,
+        )  # fmt: skip
+        if verdict.passed:
+            self._rerank(inputs, "published")
+        return run
 
-        A single submit waits for no longer than it must; where several are there already more are to be expected. The
-        events that came meanwhile stay in the inbox: they find nothing new and cost one request.
+    def _debounce(self, project: int, request: TrainingRequest, quiet_s: float) -> TrainingRequest:
+        """Debounce (step 1): wait until no event came for `quiet_s` seconds, so that a burst of submits is one run.
+
+        A burst waits `BURST_FACTOR` times as long. Events that came meanwhile are included in the returned request and
+        stay in the inbox: when they are handled, nothing has changed, which costs one request.
         """
-        deadline = time.monotonic() + MOST_WAIT_S
-        while not asked.now:
-            events = self._kit.inbox.open_events(LEARN, str(project))
-            asked = TrainingRequest.of(events) if events else asked
-            pause_s = quiet_s * (1 if len(events) < BURST else IN_BURST)
-            left = min(asked.newest_at + pause_s - time.time(), deadline - time.monotonic(), pause_s)
+        deadline = time.monotonic() + MAX_DEBOUNCE_S
+        while not request.immediate:
+            events = self._context.inbox.unfinished_events(LEARN, str(project))
+            request = TrainingRequest.of(events) if events else request
+            pause_s = quiet_s * (1 if len(events) < BURST else BURST_FACTOR)
+            left = min(request.newest_at + pause_s - time.time(), deadline - time.monotonic(), pause_s)
             if left <= 0:
                 break
             time.sleep(max(left, 0.01))
-        return asked
+        return request
 
-    def _material(
+    def _sync(
         self,
         project: int,
-        asked: TrainingRequest,
+        request: TrainingRequest,
         policy: LearningPolicy,
-        watch: Stopwatch,
+        stopwatch: Stopwatch,
         *,
         sweep: bool,
         read: TrainingRequest | None,
     ) -> RunInput | None:
-        """Reads Label Studio, but for what was read already; None where that gives nothing to fit."""
-        started_at = time.time()
-        watch.seconds["wait"] = round(started_at - asked.asked_at, 3)
-        with watch.phase("read"):
-            config = self._kit.studio.label_config(project)
-            if not learnable(config):
-                self._kit.lessons.update_project(project, swept_at=time.time(), config=config_of(config))
-                served = self._kit.bases.served(project)
-                nothing = RunInput(project, asked, policy, config, served, [], [], started_at, watch)
-                raise NothingToLearn(nothing, NotServed(project, "learned from", controls_of(config)).message)
-            before = self._kit.lessons.project(project)
-            if sweep or (before is not None and before.config != config_of(config)):
-                self._kit.reader.sweep(project, config=config, held_out=policy.held_out)
-            tasks = (
-                asked.tasks | self._kit.lessons.tasks_of_annotations(project, asked.annotations)
-                if asked.annotations
-                else asked.tasks
-            )
-            if asked != read:
-                self._kit.reader.read(project, tasks, config=config, held_out=policy.held_out)
-            lessons, held = (
-                self._kit.lessons.training_tasks(project, "teaches"),
-                self._kit.lessons.training_tasks(project, "held_out"),
-            )
-            served = self._kit.bases.served(project)
-        material = RunInput(project, asked, policy, config, served, lessons, held, started_at, watch)
-        now = self._fingerprint(material)
-        learner = self._kit.lessons.project(project)
-        if learner is not None and learner.fingerprint == now and not asked.now:
-            return None
-        if material.labelled < policy.first:
-            if served.learned and self._kit.lessons.withdrawn(project):
-                self._withdraw(material)
-            self._kit.lessons.update_project(project, fingerprint=now)
-            raise NothingToLearn(material, too_few(material.labelled, policy.first))
-        return material
+        """Sync (step 2): update the training data from Label Studio, and collect the inputs of the run.
 
-    def _run(self, of: RunInput) -> Run:
-        try:
-            self._check_served_model(of)
-            return self._fitted(of)
-        except ModelError as error:
-            log.warning("not_learned", project=of.project, reason=str(error))
-            return self._finish(of, "failed", reason=str(error))
+        Args:
+            project: The project.
+            request: The coalesced events.
+            policy: The project's learning policy.
+            stopwatch: Measures the phases of the run.
+            sweep: Whether to compare the whole project.
+            read: The request whose tasks were read while waiting; None if none were.
 
-    def _check_served_model(self, of: RunInput) -> None:
-        """Sees that the backend serves what this worker takes for served: a fit on another base would replace it.
+        Returns:
+            None if the training data is that of the last run.
 
         Raises:
-            OtherModel: It serves something else.
+            NothingToLearn: No control can be trained, or too few tasks are labelled.
         """
-        if of.served.pointer or of.served.learned:
-            return  # named by the store, which both read
-        rows = self._kit.studio.ml_backends(of.project)
-        told = [str(row["model_version"]) for row in rows if same_address(row["url"], self._kit.settings.ml_url)]
-        if told and told[0] not in {"", "None", of.served.version}:
-            raise OtherModel(told[0], of.served.version)
+        started_at = time.time()
+        stopwatch.seconds["wait"] = round(started_at - request.asked_at, 3)
+        with stopwatch.phase("read"):
+            config = self._context.studio.label_config(project)
+            if not learnable(config):
+                self._context.training_data.update_project(project, swept_at=time.time(), config=config_hash_of(config))
+                served = self._context.base_models.served(project)
+                inputs = RunInput(project, request, policy, config, served, [], [], started_at, stopwatch)
+                raise NothingToLearn(inputs, NotServed(project, "learned from", controls_of(config)).message)
+            before = self._context.training_data.project(project)
+            if sweep or (before is not None and before.config != config_hash_of(config)):
+                self._context.sync.sweep(project, config=config, held_out=policy.held_out)
+            tasks = (
+                request.tasks | self._context.training_data.tasks_of_annotations(project, request.annotations)
+                if request.annotations
+                else request.tasks
+            )
+            if request != read:
+                self._context.sync.read(project, tasks, config=config, held_out=policy.held_out)
+            training, held_out = (
+                self._context.training_data.training_tasks(project, "teaches"),
+                self._context.training_data.training_tasks(project, "held_out"),
+            )
+            served = self._context.base_models.served(project)
+        inputs = RunInput(project, request, policy, config, served, training, held_out, started_at, stopwatch)
+        current = self._fingerprint(inputs)
+        state = self._context.training_data.project(project)
+        if state is not None and state.fingerprint == current and not request.immediate:
+            return None
+        if inputs.labelled < policy.first:
+            if served.learned and self._context.training_data.count_withdrawn(project):
+                self._withdraw(inputs)
+            self._context.training_data.update_project(project, fingerprint=current)
+            raise NothingToLearn(inputs, too_few_labelled(inputs.labelled, policy.first))
+        return inputs
 
-    def _fitted(self, of: RunInput) -> Run:
-        backbone = self._kit.bases.backbone(of.served)
-        examples, bad = self._examples(of, backbone)
-        if not any(one.labels for one in examples):
-            return self._finish(of, "failed", reason=f"there is no photo to learn from{_lost(bad)}")
-        with of.watch.phase("fit"):
-            known = known_classes(of.config, backbone.names, of.classes)
-            learned = select_and_fit(examples, levels=backbone.levels, known=known)
-        with of.watch.phase("judge"):
-            verdict = self._judge.judge(of, backbone, learned)
-            thresholds = {}
-            if of.policy.thresholds:
-                self._judge.ask(of, backbone)
-                thresholds = self._judge.thresholds(of, backbone, learned)
-        with of.watch.phase("publish"):
-            version = self._publish(of, backbone, learned, verdict, thresholds)
-        if not version:  # somebody else activated something meanwhile: what it was judged against is not served
-            self._ask_again(of)
-            return self._finish(of, "refused", verdict=verdict, reason="another version was activated meanwhile")
-        if verdict.passed:
-            with of.watch.phase("follow"):
-                self._announce_version(of, version)
-        name: VerdictName = "published" if verdict.passed else "refused"
-        return self._finish(
-            of, name, learned=learned, verdict=verdict, version=version, reason=verdict.reason + _lost(bad),
-            thresholds=thresholds,
-        )  # fmt: skip
+    def _train(self, inputs: RunInput, backbone: FrozenBackbone) -> tuple[FitResult | None, list[str]]:
+        """Train (step 3): fit a candidate head on the labelled images, selected by cross-validation.
 
-    def _examples(self, of: RunInput, backbone: FrozenBackbone) -> tuple[list[Example], list[str]]:
-        """The labelled photos with what is seen on them, and which could not be had, and why."""
-        lessons = sample([(task, photo) for task, _, photos in of.lessons for photo in photos])
-        known = self._kit.looks.seen(of.project, backbone.version, {task for task, _ in lessons})
-        vectors: dict[int, Any] = {}
-        examples: list[Example] = []
-        bad: list[str] = []
-        with of.watch.phase("photos", len(lessons)) as tell:
-            for place, (task, lesson) in enumerate(lessons):
-                if place % 10 == 9:
-                    tell(place)
-                try:
-                    examples.append(self._kit.album.example(backbone, lesson, task=task))
-                except MediaError as error:
-                    log.warning("photo_not_learned_from", project=of.project, task=task, reason=str(error))
-                    bad.append(f"task {task}, {error.reason}")
-                    continue
-                if task not in known and task not in vectors:
-                    vectors[task] = photo_key([lesson.url]), photo_vector(examples[-1].sight)
-            self._kit.looks.keep(of.project, backbone.version, vectors, annotated=True)
-        return examples, bad
+        Returns:
+            (the candidate, None without any box; the images that could not be loaded, as text).
+        """
+        examples, failures = self._examples(inputs, backbone)
+        if not any(example.labels for example in examples):
+            return None, failures
+        with inputs.stopwatch.phase("fit"):
+            classes = known_classes(inputs.config, backbone.names, inputs.classes)
+            return select_and_fit(examples, levels=backbone.levels, backbone_classes=classes), failures
+
+    def _evaluate(self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult) -> CandidateResults:
+        """Evaluate (step 4): run the candidate and the models it is compared with on labelled images."""
+        return self._evaluator.evaluate(inputs, backbone, learned)
+
+    def _gate(
+        self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult, results: CandidateResults
+    ) -> AcceptanceVerdict:
+        """Gate (step 5): decide whether the candidate may replace the served version."""
+        return self._evaluator.gate(inputs, backbone, learned, results)
 
     def _publish(
         self,
-        of: RunInput,
+        inputs: RunInput,
         backbone: FrozenBackbone,
         learned: FitResult,
-        verdict: Verdict,
+        verdict: AcceptanceVerdict,
         thresholds: Mapping[str, float],
     ) -> str:
-        metrics: dict[str, Any] = {
-            "verdict": "published" if verdict.passed else "refused",
-            "reason": verdict.reason,
-            "judged_by": verdict.judged_by,
-        }
-        if verdict.ap50 is not None:
-            metrics["ap50"] = round(verdict.ap50, 4)
-        manifest = store_candidate(
-            self._kit.bases.registry, backbone, learned.head, served=of.served, project=of.project,
-            tasks=len(of.lessons), metrics=metrics, thresholds=thresholds,
-        )  # fmt: skip
-        if not verdict.passed:
-            return manifest.version
-        if self._kit.bases.served(of.project).version != of.served.version:
-            return ""
-        activate_in(self._kit.bases.registry.store, manifest.version, str(of.project))
-        self._kit.examiner.rename(CANDIDATE, manifest.version)
-        self._kit.lessons.published(of.project, {task: seen for task, seen, _ in of.lessons})
+        """Publish (step 6): store the candidate; if it passed the gate, activate it and announce it to Label Studio.
+
+        Returns:
+            The version; empty if another version was activated meanwhile, because the verdict does not apply then.
+        """
+        with inputs.stopwatch.phase("publish"):
+            metrics: dict[str, Any] = {
+                "verdict": "published" if verdict.passed else "refused",
+                "reason": verdict.reason,
+                "judged_by": verdict.judged_by,
+            }
+            if verdict.ap50 is not None:
+                metrics["ap50"] = round(verdict.ap50, 4)
+            manifest = store_candidate(
+                self._context.base_models.registry,
+                backbone,
+                learned.head,
+                served=inputs.served,
+                project=inputs.project,
+                tasks=len(inputs.training),
+                metrics=metrics,
+                thresholds=thresholds,
+            )
+            if not verdict.passed:
+                return manifest.version
+            if self._context.base_models.served(inputs.project).version != inputs.served.version:
+                return ""
+            activate_in(self._context.base_models.registry.store, manifest.version, str(inputs.project))
+            self._context.evaluator.rename(CANDIDATE, manifest.version)
+            published = {task: checksum for task, checksum, _ in inputs.training}
+            self._context.training_data.mark_published(inputs.project, published)
+        with inputs.stopwatch.phase("follow"):
+            self._announce_version(inputs, manifest.version)
         return manifest.version
 
-    def _withdraw(self, of: RunInput) -> Run:
-        """What is served was learned from annotations that are gone, and too few are left: the base is served again."""
-        activate_in(self._kit.bases.registry.store, of.served.pointer, str(of.project))
-        self._kit.lessons.published(of.project, {})
-        version = activation.served_version(self._kit.settings, self._kit.bases.registry.store, of.project)
-        tell_version(self._kit, of.project, version)
-        return self._finish(
-            of, "withdrawn", version=version,
-            reason=f"{of.labelled} labelled tasks are left, fewer than {of.policy.first}: the base is served again",
-        )  # fmt: skip
+    def _rerank(self, inputs: RunInput, source: str) -> None:
+        """Re-rank (step 7): enqueue pre-labelling and ranking of open tasks, and delete old versions."""
+        self._context.enqueue(queue_event(inputs.project, source=source))
+        registry = self._context.base_models.registry
+        remove_old_versions(registry.store, registry, inputs.project, keep=inputs.policy.keep)
 
-    def _announce_version(self, of: RunInput, version: str) -> None:
-        """Label Studio is told of a version once the next tasks have its pre-labels, which comes right after this run.
+    def _read_ahead(self, project: int, request: TrainingRequest, policy: LearningPolicy) -> TrainingRequest | None:
+        """Read the tasks of a small request and compute their features while waiting; returns the request if read."""
+        if request.sweep or request.immediate or request.annotations or len(request.tasks) > BURST:
+            return None
+        config = self._context.studio.label_config(project)
+        self._context.sync.read(project, request.tasks, config=config, held_out=policy.held_out)
+        with contextlib.suppress(ModelError, MediaError):  # the run meets and reports them again
+            backbone = self._context.base_models.backbone(self._context.base_models.served(project))
+            for task, _, photos in self._context.training_data.training_tasks(project, only=request.tasks):
+                for photo in photos:
+                    self._context.features.features(backbone, photo.url, task=task)
+        return request
 
-        It serves tasks in the order of the version that it names: named before it has one, they would come by chance,
-        and whoever asks second may be told that nothing is left. Submits may come faster than an order can be made: a
-        version is named after a while all the same.
+    def _check_served_model(self, inputs: RunInput) -> None:
+        """Check that the backend serves the same base as this worker; otherwise training would replace it.
+
+        Raises:
+            OtherModel: The backend serves another version.
         """
-        learner = self._kit.lessons.project(of.project)
-        since = learner.untold_since if learner is not None and learner.untold_since else time.time()
-        if of.policy.prelabels and time.time() - since < LATEST_TOLD_S:
-            self._kit.lessons.update_project(of.project, untold_since=since)
+        if inputs.served.pointer or inputs.served.learned:
+            return  # the store names it, and both read the store
+        rows = self._context.studio.ml_backends(inputs.project)
+        served_versions = [
+            str(row["model_version"]) for row in rows if is_same_url(row["url"], self._context.settings.ml_url)
+        ]
+        if served_versions and served_versions[0] not in {"", "None", inputs.served.version}:
+            raise OtherModel(served_versions[0], inputs.served.version)
+
+    def _examples(self, inputs: RunInput, backbone: FrozenBackbone) -> tuple[list[Example], list[str]]:
+        """Return the training images with their features, and the images that could not be loaded."""
+        images = sample_images([(task, photo) for task, _, photos in inputs.training for photo in photos])
+        embedded = self._context.image_vectors.with_vectors(
+            inputs.project, backbone.version, {task for task, _ in images}
+        )
+        vectors: dict[int, Any] = {}
+        examples: list[Example] = []
+        failures: list[str] = []
+        with inputs.stopwatch.phase("photos", len(images)) as progress:
+            for index, (task, image) in enumerate(images):
+                if index % 10 == 9:
+                    progress(index)
+                try:
+                    examples.append(self._context.features.example(backbone, image, task=task))
+                except MediaError as error:
+                    log.warning("photo_not_learned_from", project=inputs.project, task=task, reason=str(error))
+                    failures.append(f"task {task}, {error.reason}")
+                    continue
+                if task not in embedded and task not in vectors:
+                    vectors[task] = photo_key([image.url]), image_vector(examples[-1].candidates)
+            self._context.image_vectors.save_vectors(inputs.project, backbone.version, vectors, annotated=True)
+        return examples, failures
+
+    def _thresholds(self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult) -> dict[str, float]:
+        """Return the score thresholds of the candidate; empty if the policy turns them off."""
+        if not inputs.policy.thresholds:
+            return {}
+        self._evaluator.record_predictions(inputs, backbone)
+        return self._evaluator.thresholds(inputs, backbone, learned)
+
+    def _withdraw(self, inputs: RunInput) -> TrainingRun:
+        """Serve the base again: the served version was trained on deleted annotations, and too few are left."""
+        activate_in(self._context.base_models.registry.store, inputs.served.pointer, str(inputs.project))
+        self._context.training_data.mark_published(inputs.project, {})
+        version = activation.served_version(
+            self._context.settings, self._context.base_models.registry.store, inputs.project
+        )
+        announce_version(self._context, inputs.project, version)
+        run = self._record(
+            inputs,
+            "withdrawn",
+            version=version,
+            reason=(
+                f"{inputs.labelled} labelled tasks are left, fewer than {inputs.policy.first}: the base is served again"
+            ),
+        )
+        self._rerank(inputs, "withdrawn")
+        return run
+
+    def _announce_version(self, inputs: RunInput, version: str) -> None:
+        """Set the version in Label Studio, or defer that until the next tasks have its pre-labels.
+
+        Label Studio serves tasks in the order of the version's predictions. Without any, the order would be random, and
+        a second annotator might get no task. If submits arrive faster than a ranking completes, the version is
+        announced after `ANNOUNCE_AFTER_S` seconds anyway.
+        """
+        state = self._context.training_data.project(inputs.project)
+        since = state.untold_since if state is not None and state.untold_since else time.time()
+        if inputs.policy.prelabels and time.time() - since < ANNOUNCE_AFTER_S:
+            self._context.training_data.update_project(inputs.project, untold_since=since)
         else:
-            tell_version(self._kit, of.project, version)
+            announce_version(self._context, inputs.project, version)
 
-    def _ask_again(self, of: RunInput) -> None:
-        self._kit.enqueue(now_hint(of.project, source="activation"))
-
-    def _finish(
+    def _record(
         self,
-        of: RunInput,
+        inputs: RunInput,
         name: VerdictName,
         *,
         reason: str,
         learned: FitResult | None = None,
-        verdict: Verdict | None = None,
+        verdict: AcceptanceVerdict | None = None,
         version: str = "",
         thresholds: Mapping[str, float] | None = None,
-    ) -> Run:
-        run = Run(
-            project=of.project, asked_at=of.asked.asked_at, started_at=of.started_at, finished_at=time.time(),
-            source=of.asked.source, tasks=len(of.lessons), held_out=len(of.held), boxes=sum(of.classes.values()),
-            classes=of.classes, base=of.served.base, parent=of.served.version, version=version, verdict=name,
-            judged_by=verdict.judged_by if verdict else "", reason=reason, ap50=verdict.ap50 if verdict else None,
-            parent_ap50=verdict.parent_ap50 if verdict else None, tolerance=of.policy.tolerance,
-            metrics=_metrics(learned, verdict, thresholds or {}), seconds=dict(of.watch.seconds),
-        )  # fmt: skip
-        self._kit.runs.add(run)
-        self._kit.lessons.update_project(of.project, fingerprint=self._fingerprint(of))
-        log.info("learned", project=of.project, verdict=name, version=version, reason=reason, seconds=run.seconds)
+    ) -> TrainingRun:
+        """Store the run and the fingerprint of its training data, log it, and enqueue the label review."""
+        run = TrainingRun(
+            project=inputs.project,
+            asked_at=inputs.request.asked_at,
+            started_at=inputs.started_at,
+            finished_at=time.time(),
+            source=inputs.request.source,
+            tasks=len(inputs.training),
+            held_out=len(inputs.held_out),
+            boxes=sum(inputs.classes.values()),
+            classes=inputs.classes,
+            base=inputs.served.base,
+            parent=inputs.served.version,
+            version=version,
+            verdict=name,
+            judged_by=verdict.judged_by if verdict else "",
+            reason=reason,
+            ap50=verdict.ap50 if verdict else None,
+            parent_ap50=verdict.parent_ap50 if verdict else None,
+            tolerance=inputs.policy.tolerance,
+            metrics=_metrics(learned, verdict, thresholds or {}),
+            seconds=dict(inputs.stopwatch.seconds),
+        )
+        self._context.runs.add(run)
+        self._context.training_data.update_project(inputs.project, fingerprint=self._fingerprint(inputs))
+        log.info("learned", project=inputs.project, verdict=name, version=version, reason=reason, seconds=run.seconds)
         if name != "failed":
-            self._kit.enqueue(opinion_hint(of.project, since=run.finished_at), delay_s=CALM_S)
-        if name in {"published", "withdrawn"}:
-            self._kit.enqueue(queue_hint(of.project, source=name))
-            make_room(self._kit.bases.registry.store, self._kit.bases.registry, of.project, keep=of.policy.keep)
+            self._context.enqueue(label_error_event(inputs.project, since=run.finished_at), delay_s=QUIET_S)
         return run
 
-    def _fingerprint(self, of: RunInput) -> str:
+    def _fingerprint(self, inputs: RunInput) -> str:
         return fingerprint(
-            [(task, seen) for task, seen, _ in of.lessons], of.served.base, repr(sorted(of.config.controls))
+            [(task, checksum) for task, checksum, _ in inputs.training],
+            inputs.served.base,
+            repr(sorted(inputs.config.controls)),
         )
 
 
-def _lost(bad: Sequence[str]) -> str:
-    """Photos that could not be had, in words; the first of them by name."""
-    if not bad:
+def _failure_summary(failures: Sequence[str]) -> str:
+    """Return the number of images that could not be loaded, with the first of them, as text."""
+    if not failures:
         return ""
-    more = f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
-    return f"; {len(bad)} photo{'s' if len(bad) > 1 else ''} could not be had ({'; '.join(bad[:TOLD])}{more})"
+    more = f"; and {len(failures) - MAX_NAMED} more" if len(failures) > MAX_NAMED else ""
+    count = "1 image" if len(failures) == 1 else f"{len(failures)} images"
+    return f"; {count} could not be loaded ({'; '.join(failures[:MAX_NAMED])}{more})"
 
 
-def _metrics(learned: FitResult | None, verdict: Verdict | None, thresholds: Mapping[str, float]) -> Metrics:
-    scores: Mapping[Any, float] = learned.judged if learned else {}
-    return Metrics(
+def _metrics(
+    learned: FitResult | None, verdict: AcceptanceVerdict | None, thresholds: Mapping[str, float]
+) -> RunMetrics:
+    scores: Mapping[Any, float] = learned.scores if learned else {}
+    return RunMetrics(
         by_class={name: round(score, 4) for name, score in (verdict.by_class if verdict else {}).items()},
         parent_by_class={name: round(score, 4) for name, score in (verdict.parent_by_class if verdict else {}).items()},
         photos=verdict.photos if verdict else 0,
         boxes=verdict.boxes if verdict else 0,
-        cross_validation={_named(choice): round(float(score), 4) for choice, score in scores.items()},
-        choice=_named(learned.choice) if learned else "",
+        cross_validation={_choice_name(choice): round(float(score), 4) for choice, score in scores.items()},
+        choice=_choice_name(learned.choice) if learned else "",
         thresholds=dict(thresholds),
     )
 
 
-def _named(choice: Any) -> str:
-    """A way to fit, in words."""
+def _choice_name(choice: Any) -> str:
+    """Return hyperparameters as text."""
     return ", ".join(f"{name} {value}" for name, value in asdict(choice).items())

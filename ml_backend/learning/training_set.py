@@ -1,4 +1,4 @@
-"""Owns what a run of learning works on: lessons, policy, what is served; and the watch that times its phases."""
+"""Inputs of a training run: training and held-out tasks, policy and served version; and its stopwatch."""
 
 import contextlib
 import time
@@ -8,77 +8,77 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from labelloop.labeling.studio.config import LabelConfig
-from ml_backend.learning.annotations import LabelledImage, with_boxes
-from ml_backend.learning.base_models import Served
+from ml_backend.learning.annotations import LabelledImage, count_with_boxes
+from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.events import TrainingRequest
 from ml_backend.policy import LearningPolicy
 
-MOST_PHOTOS = 300
-"""Labelled photos that a fit is made from; of more, a sample."""
+# Labelled images that a run trains on; of more, a sample.
+MAX_IMAGES = 300
 
-FEW_BOXES = 100
-"""Boxes of a class in the sample below which further photos that show it come along."""
+# Boxes of a class in the sample below which further images of the class are added.
+MIN_BOXES = 100
 
-Taught = Sequence[tuple[int, str, tuple[LabelledImage, ...]]]
-"""(task, checksum of what decides what it teaches, its photos)."""
+# (task, checksum of its training data, its labelled images) of each task.
+TrainingTasks = Sequence[tuple[int, str, tuple[LabelledImage, ...]]]
 
 
 @dataclass
 class Stopwatch:
-    """Seconds by phase; says to those who watch which phase it is."""
+    """Measures seconds by phase and reports the current phase."""
 
-    tell: Callable[[str, int, int], None]
+    report: Callable[[str, int, int], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def phase(self, name: str, total: int = 0) -> Iterator[Callable[[int], None]]:
-        """Measures a phase; the block may tell how far it is."""
-        self.tell(name, 0, total)
+        """Measure a phase; the block calls the returned function with its progress."""
+        self.report(name, 0, total)
         started = time.perf_counter()
         try:
-            yield lambda done: self.tell(name, done, total)
+            yield lambda done: self.report(name, done, total)
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
 
 
 @dataclass(frozen=True)
 class RunInput:
-    """What a run works on."""
+    """The inputs of a training run."""
 
     project: int
-    asked: TrainingRequest
+    request: TrainingRequest
     policy: LearningPolicy
     config: LabelConfig
-    served: Served
-    lessons: Taught
-    held: Taught
+    served: ServedModel
+    training: TrainingTasks
+    held_out: TrainingTasks
     started_at: float
-    watch: Stopwatch
+    stopwatch: Stopwatch
 
     @property
     def classes(self) -> dict[str, int]:
-        """Boxes of each class that is learned from."""
-        drawn = Counter(label for _, _, photos in self.lessons for photo in photos for label in photo.labels)
+        """Number of training boxes by class, sorted by name."""
+        drawn = Counter(label for _, _, photos in self.training for photo in photos for label in photo.labels)
         return dict(sorted(drawn.items()))
 
     @property
     def labelled(self) -> int:
-        """Tasks with a box."""
-        return with_boxes(self.lessons)
+        """Number of training tasks with a box."""
+        return count_with_boxes(self.training)
 
 
-def sample(lessons: Sequence[tuple[int, LabelledImage]]) -> list[tuple[int, LabelledImage]]:
-    """At most about `MOST_PHOTOS` of the lessons, always the same ones, and all that show a class that few of these do.
+def sample_images(images: Sequence[tuple[int, LabelledImage]]) -> list[tuple[int, LabelledImage]]:
+    """Return a deterministic sample of about `MAX_IMAGES` images, plus all images with rare classes.
 
-    A last layer learns little from more, and a submit would be answered in minutes.
+    A last layer gains little from more, and a training run would take minutes.
     """
-    if len(lessons) <= MOST_PHOTOS:
-        return list(lessons)
-    order = sorted(lessons, key=lambda one: zlib.crc32(f"{one[0]} {one[1].url}".encode()))
-    kept, rest = order[:MOST_PHOTOS], order[MOST_PHOTOS:]
-    drawn = Counter(label for _, photo in kept for label in photo.labels)
-    for one in rest:
-        if any(drawn[label] < FEW_BOXES for label in one[1].labels):
-            kept.append(one)
-            drawn.update(one[1].labels)
-    return sorted(kept, key=lambda one: one[0])
+    if len(images) <= MAX_IMAGES:
+        return list(images)
+    order = sorted(images, key=lambda pair: zlib.crc32(f"{pair[0]} {pair[1].url}".encode()))
+    chosen, rest = order[:MAX_IMAGES], order[MAX_IMAGES:]
+    drawn = Counter(label for _, photo in chosen for label in photo.labels)
+    for pair in rest:
+        if any(drawn[label] < MIN_BOXES for label in pair[1].labels):
+            chosen.append(pair)
+            drawn.update(pair[1].labels)
+    return sorted(chosen, key=lambda pair: pair[0])

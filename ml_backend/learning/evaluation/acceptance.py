@@ -1,92 +1,46 @@
-"""Owns the gate: whether a candidate may replace what is served. The reason is always told, in words.
+"""Decide whether a candidate may replace the served version, with the reason in words.
 
-Judged by the held-out tasks where enough of them are labelled: they were never learned from, by anybody. Before that,
-by cross-validation: the candidate's AP50 on labelled photos that took no part in the fit that answers them, against
-what its base finds on the same photos, and against the same figure of the learned version that is served.
+With enough labelled held-out tasks the candidate is compared on them: no version is ever trained on these. Before that,
+its cross-validated AP50 is compared with the AP50 of its base on the same images, and with the cross-validated AP50 of
+the served version.
 
-A model that was made elsewhere can take part in no fold. Before the held-out tasks suffice it is asked about all that
-is labelled; that it may have learned from these photos speaks for it: what finds less there all the same is worse.
+An external model cannot be cross-validated. With too few held-out tasks it is evaluated on all labelled images. It may
+have been trained on them, which can only favour it.
 
-A figure from few boxes is uncertain. A candidate is refused where it is worse by more than the tolerance and what
-chance explains: else a version that was lucky on the first held-out photos would be served for ever.
+AP50 on few boxes is uncertain, so a candidate is refused only if it is worse by more than the tolerance plus chance.
+Otherwise a version that was lucky on the first held-out images would never be replaced.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from ml_backend.detection.detections import Detections
-from ml_backend.training.metrics import GroundTruth, ap50
+from ml_backend.learning.evaluator import EvaluationResult
 
 JudgedBy = Literal["held-out", "cross-validation", "labelled photos", "nothing"]
 
-ENOUGH_PHOTOS = 5
-"""Held-out photos with a box from which they are judged by."""
-
-ENOUGH_BOXES = 10
-"""Boxes on them, at least."""
-
+# Divided by the square root of the number of images: the AP50 difference of two cross-validations explained by chance.
+# Wide on purpose: between 4 and 9 images of blood cells the AP50 changed by up to 0.13 with one more image.
 NOISE = 0.5
-"""Divided by the square root of the photos: how far two cross-validations may lie apart by chance, as AP50. Wide on
-purpose: from 4 to 9 photos of blood cells the figure was seen to jump by .13 from one photo to the next."""
-
-FLOOR = 0.01
-"""Score of the weakest detection that counts."""
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationResult:
-    """Photos with what is on them, and what somebody found there.
-
-    Attributes:
-        truths: What was drawn on each photo.
-        found: What was found on each.
-        names: Label of each class of `found`; empty where the class has none in the project.
-    """
-
-    truths: Sequence[GroundTruth]
-    found: Sequence[Detections]
-    names: Sequence[str]
-
-    def by_class(self) -> dict[str, float]:
-        """AP50 of every class that was drawn."""
-        return dict(self._by_class)
-
-    @cached_property
-    def _by_class(self) -> dict[str, float]:
-        return ap50(self.truths, self.found, names=list(self.names))
-
-    @property
-    def photos(self) -> int:
-        """Photos with a box."""
-        return sum(bool(one.labels) for one in self.truths)
-
-    @property
-    def boxes(self) -> int:
-        """Boxes on them."""
-        return sum(len(one.labels) for one in self.truths)
-
-    @property
-    def enough(self) -> bool:
-        """Whether it can be judged by."""
-        return self.photos >= ENOUGH_PHOTOS and self.boxes >= ENOUGH_BOXES
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AcceptanceVerdict:
     """Whether a candidate passed, and why.
 
     Attributes:
         passed: Whether it may be served.
-        judged_by: What decided.
-        reason: In words.
-        ap50: Of the candidate, mean over classes; `by_class` each. None and empty where nothing could be measured.
-        parent_ap50: Of what it was compared with; `parent_by_class` each.
-        photos: Photos that it was judged on; `boxes` on them.
+        judged_by: The data that decided.
+        reason: The reason in words.
+        ap50: AP50 of the candidate, mean over classes; None if it was not evaluated.
+        parent_ap50: AP50 of the model it was compared with.
+        by_class: AP50 of the candidate by class.
+        parent_by_class: AP50 of the compared model by class.
+        photos: Number of evaluated images.
+        boxes: Number of boxes on them.
     """
 
     passed: bool
@@ -102,33 +56,33 @@ class Verdict:
 
 def judge_held_out(
     candidate: EvaluationResult, parent: EvaluationResult, *, tolerance: float, earlier: Sequence[EvaluationResult] = ()
-) -> Verdict:
-    """By the held-out photos: the candidate must find as much of what is on them, but for the tolerance and chance.
+) -> AcceptanceVerdict:
+    """Compare a candidate with the served version on the held-out images.
 
     Args:
-        candidate: What it finds on them.
-        parent: What the served version finds on the same.
-        tolerance: AP50 that it may be lower.
-        earlier: What versions before the served one find: it may be lower than the best by twice as much, so that many
-            small steps down do not add up.
+        candidate: Results of the candidate.
+        parent: Results of the served version on the same images.
+        tolerance: Largest accepted drop in AP50, in addition to the standard error.
+        earlier: Results of earlier versions. The candidate may be at most twice the accepted drop below the best of
+            them, so that many small drops do not add up.
     """
     new, old = candidate.by_class(), parent.by_class()
-    mine, theirs = mean(new), mean(old)
-    best = max((mean(one.by_class()) for one in earlier), default=0.0)
+    score, parent_score = mean(new), mean(old)
+    best = max((mean(result.by_class()) for result in earlier), default=0.0)
     chance = standard_error(old, Counter(label for truth in parent.truths for label in truth.labels))
     slack = tolerance + chance
-    passed = mine >= theirs - slack
-    said = f"AP50 {mine:.3f} on {candidate.photos} held-out photos, {theirs:.3f} by what is served"
-    if mine < theirs - 0.0005:
+    passed = score >= parent_score - slack
+    reason = f"AP50 {score:.3f} on {candidate.photos} held-out images, {parent_score:.3f} by the served version"
+    if score < parent_score - 0.0005:
         how = f"{'no more' if passed else 'more'} than {slack:.3f}"
-        said += f": lower by {how} (tolerance {tolerance:g}, chance {chance:.3f} on {candidate.boxes} boxes)"
-    if passed and mine < best - 2 * slack:
+        reason += f": lower by {how} (tolerance {tolerance:g}, chance {chance:.3f} on {candidate.boxes} boxes)"
+    if passed and score < best - 2 * slack:
         passed = False
-        said += f", but an earlier version had {best:.3f}, more than {2 * slack:.3f} above"
+        reason += f", but an earlier version had {best:.3f}, more than {2 * slack:.3f} above"
     elif not passed:
-        said += _worst(new, old)
-    return Verdict(
-        passed, "held-out", said, mine, theirs, new, old, photos=candidate.photos, boxes=candidate.boxes
+        reason += _largest_loss(new, old)
+    return AcceptanceVerdict(
+        passed, "held-out", reason, score, parent_score, new, old, photos=candidate.photos, boxes=candidate.boxes
     )  # fmt: skip
 
 
@@ -140,93 +94,108 @@ def judge_by_folds(
     photos: int,
     tolerance: float,
     by_class: Mapping[str, float] | None = None,
-) -> Verdict:
-    """By cross-validation.
+) -> AcceptanceVerdict:
+    """Compare a candidate by cross-validation with its base and with the served version.
 
     Args:
-        score: AP50 of the candidate on photos that took no part in the fit.
-        base: What the base finds on the labelled photos, which it never learned from.
-        before: The score of the learned version that is served, when it was judged in the same way; None: there is
-            none, or it was learned from annotations that are withdrawn.
-        photos: Labelled photos with a box.
-        tolerance: AP50 that it may be lower.
-        by_class: The score by class, to be shown.
+        score: Cross-validated AP50 of the candidate.
+        base: Results of the base model on the labelled images.
+        before: Cross-validated AP50 of the served learned version; None if there is none, or if some of its training
+            annotations were withdrawn.
+        photos: Number of labelled images with a box.
+        tolerance: Largest accepted drop in AP50.
+        by_class: AP50 of the candidate by class, for the report.
     """
-    known = base.by_class()
-    theirs = mean(known)
+    base_by_class = base.by_class()
+    base_score = mean(base_by_class)
     facts: dict[str, Any] = {"photos": photos, "boxes": base.boxes, "ap50": score, "by_class": by_class or {}}
-    if score < theirs - tolerance:
-        said = f"AP50 {score:.3f} by cross-validation on {photos} photos, {theirs:.3f} by its base on the same"
-        return Verdict(False, "cross-validation", f"{said}: worse by more than the tolerance {tolerance:g}",
-                       parent_ap50=theirs, parent_by_class=known, **facts)  # fmt: skip
+    if score < base_score - tolerance:
+        reason = (
+            f"AP50 {score:.3f} by cross-validation on {photos} images, {base_score:.3f} by its base on the same images"
+        )
+        return AcceptanceVerdict(False, "cross-validation", f"{reason}: worse by more than the tolerance {tolerance:g}",
+                       parent_ap50=base_score, parent_by_class=base_by_class, **facts)  # fmt: skip
     slack = tolerance + NOISE / float(np.sqrt(max(photos, 1)))
     if before is not None and score < before - slack:
-        said = f"AP50 {score:.3f} by cross-validation, {before:.3f} when what is served was judged so"
-        return Verdict(False, "cross-validation", f"{said}: lower by more than {slack:.2f}, which is more than chance",
-                       parent_ap50=before, **facts)  # fmt: skip
-    said = f"AP50 {score:.3f} by cross-validation on {photos} photos, {theirs:.3f} by its base on the same"
-    return Verdict(True, "cross-validation", said, parent_ap50=theirs, parent_by_class=known, **facts)
+        reason = f"AP50 {score:.3f} by cross-validation, {before:.3f} for the served version"
+        return AcceptanceVerdict(
+            False,
+            "cross-validation",
+            f"{reason}: lower by more than {slack:.2f}, which chance does not explain",
+            parent_ap50=before,
+            **facts,
+        )
+    reason = f"AP50 {score:.3f} by cross-validation on {photos} images, {base_score:.3f} by its base on the same images"
+    return AcceptanceVerdict(
+        True, "cross-validation", reason, parent_ap50=base_score, parent_by_class=base_by_class, **facts
+    )
 
 
-def judge_by_labels(candidate: EvaluationResult, *, served: float, crossed: bool, tolerance: float) -> Verdict:
-    """A model that was made elsewhere, by the labelled photos: the held-out ones are too few.
+def judge_by_labels(
+    candidate: EvaluationResult, *, served: float, crossed: bool, tolerance: float
+) -> AcceptanceVerdict:
+    """Compare an external model with the served version on all labelled images.
 
     Args:
-        candidate: What it finds on labelled photos, which it may have learned from.
-        served: AP50 of what is served on the same; `crossed`: of a learned version, by cross-validation.
-        crossed: See `served`.
-        tolerance: AP50 that it may be lower, beside chance.
+        candidate: Results on labelled images, which it may have been trained on.
+        served: AP50 of the served version on the same images, or cross-validated (see `crossed`).
+        crossed: Whether `served` is the cross-validated AP50 of a learned version.
+        tolerance: Largest accepted drop in AP50, in addition to chance.
     """
-    mine = candidate.by_class()
-    score, slack = mean(mine), tolerance + NOISE / float(np.sqrt(max(candidate.photos, 1)))
+    by_class = candidate.by_class()
+    score, slack = mean(by_class), tolerance + NOISE / float(np.sqrt(max(candidate.photos, 1)))
     passed = score >= served - slack
-    how = "what is served by cross-validation" if crossed else "what is served on the same"
-    said = f"AP50 {score:.3f} on {candidate.photos} labelled photos, {served:.3f} by {how}"
+    how = "the served version, by cross-validation" if crossed else "the served version on the same images"
+    reason = f"AP50 {score:.3f} on {candidate.photos} labelled images, {served:.3f} by {how}"
     if not passed:
-        said += f": lower by more than {slack:.2f}, which is more than chance"
-    return Verdict(passed, "labelled photos", said, score, served, mine, photos=candidate.photos, boxes=candidate.boxes)
+        reason += f": lower by more than {slack:.2f}, which chance does not explain"
+    return AcceptanceVerdict(
+        passed, "labelled photos", reason, score, served, by_class, photos=candidate.photos, boxes=candidate.boxes
+    )
 
 
-def accept_without_evaluation(*, knows: Sequence[str]) -> Verdict:
-    """Too few photos to judge by: it is served where what is served finds none of the classes anyway.
+def accept_without_evaluation(*, knows: Sequence[str]) -> AcceptanceVerdict:
+    """Decide with too few images to evaluate: pass only if the served version detects none of the labelled classes.
 
     Args:
-        knows: Drawn classes that what is served can find.
+        knows: Labelled classes that the served version detects.
     """
     if knows:
-        return Verdict(
+        return AcceptanceVerdict(
             False,
             "nothing",
-            f"too few labelled photos to judge it, and what is served finds {', '.join(knows)} already",
+            f"too few labelled images to evaluate it, and the served version already detects {', '.join(knows)}",
         )
-    return Verdict(True, "nothing", "too few labelled photos to judge it; what is served finds none of the classes")
+    return AcceptanceVerdict(
+        True, "nothing", "too few labelled images to evaluate it; the served version detects none of the classes"
+    )
 
 
 def standard_error(by_class: Mapping[str, float], boxes: Mapping[str, int]) -> float:
-    """Of a mean AP50: as if each object of a class were found or not by the toss of a coin as good as its AP50.
+    """Return the standard error of a mean AP50, treating each object as a Bernoulli trial with p = AP50 of its class.
 
-    Two versions find much the same objects, so their difference varies less than two such figures would: by about
-    three quarters of one figure's standard error, where two answers in three are alike.
+    Two versions detect mostly the same objects, so their difference varies less than two independent figures would: if
+    two answers in three agree, by about three quarters of one standard error.
 
     Args:
-        by_class: AP50 of each class that was drawn.
-        boxes: How often it was drawn, at least once each.
+        by_class: AP50 of each labelled class.
+        boxes: Number of boxes of each class, at least 1.
     """
     spread = 0.0
     for name, score in by_class.items():
         count = boxes[name]
-        share = (score * count + 1) / (count + 2)  # one found and one missed more: few boxes make nobody certain
+        share = (score * count + 1) / (count + 2)  # Laplace smoothing: one more hit and one more miss
         spread += share * (1 - share) / count
     return float(np.sqrt(spread)) / max(len(by_class), 1)
 
 
 def mean(by_class: Mapping[str, float]) -> float:
-    """Mean AP50; 0 where nothing was drawn."""
+    """Return the mean AP50; 0 without classes."""
     return float(np.mean(list(by_class.values()) or [0.0]))
 
 
-def _worst(new: Mapping[str, float], old: Mapping[str, float]) -> str:
-    """The class that lost most."""
+def _largest_loss(new: Mapping[str, float], old: Mapping[str, float]) -> str:
+    """Name the class with the largest drop in AP50."""
     lost = {name: old[name] - new.get(name, 0.0) for name in old}
-    name = max(lost, key=lambda one: lost[one], default="")
-    return f"; most of it at {name} ({old[name]:.3f} -> {new.get(name, 0.0):.3f})" if name else ""
+    name = max(lost, key=lambda label: lost[label], default="")
+    return f"; largest drop: {name} ({old[name]:.3f} -> {new.get(name, 0.0):.3f})" if name else ""

@@ -1,6 +1,7 @@
-"""Owns judging a candidate: which photos it is examined on, and against what."""
+"""Evaluate a candidate on held-out images or by cross-validation, and learn its score thresholds."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,156 +10,203 @@ from ml_backend.detection.detections import Detections
 from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.acceptance import (
-    EvaluationResult,
-    Verdict,
+    AcceptanceVerdict,
     accept_without_evaluation,
     judge_by_folds,
     judge_held_out,
 )
-from ml_backend.learning.evaluation.evaluator import HEADS, labels_of
-from ml_backend.learning.features import drawn_on
+from ml_backend.learning.evaluator import MAX_HEADS, EvaluationResult, labels_of
+from ml_backend.learning.features import boxes_on_image
 from ml_backend.learning.training_set import RunInput
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.metrics import GroundTruth
 from ml_backend.training.model_selection import FitResult
 from ml_backend.training.thresholds import edits_of_all, learned_thresholds
 
-JUDGED_PHOTOS = 40
-"""Labelled photos on which the base is compared with a candidate that is judged by cross-validation."""
+# Most labelled images on which the base is compared with the cross-validated candidate.
+MAX_FOLD_IMAGES = 40
 
+# Version of a head that is not published yet.
 CANDIDATE = "candidate"
-"""What a head is called until it is a version."""
 
 
-MOST_TASKS = 60
-"""The last tasks that thresholds are learned from: their versions were most like the candidate."""
+# Most recent tasks that thresholds are learned from: their versions are most similar to the candidate.
+MAX_THRESHOLD_TASKS = 60
 
-MOST_ASKED = 20
-"""Tasks that what is served is asked about at a run: of a hundred that come at once most tell nothing more."""
+# Most new tasks per run on which the served version is evaluated before it is replaced.
+MAX_PREDICTED_TASKS = 20
 
-WEAKEST, MOST_FOUND = 0.02, 60
-"""Of what it finds on a photo, that is kept."""
+# Lowest score and largest number of stored detections per image.
+MIN_SCORE, MAX_DETECTIONS = 0.02, 60
+
+
+@dataclass(frozen=True)
+class CandidateResults:
+    """Results of a candidate and of the models it is compared with.
+
+    Attributes:
+        held_out: The candidate on the held-out images.
+        parent: The served version on the held-out images; None with too few of them.
+        earlier: Earlier versions on the held-out images.
+        base: The base model on the labelled images; None if it was not evaluated.
+    """
+
+    held_out: EvaluationResult
+    parent: EvaluationResult | None = None
+    earlier: Sequence[EvaluationResult] = ()
+    base: EvaluationResult | None = None
 
 
 class CandidateEvaluator:
-    """Judges the candidates of runs."""
+    """Evaluates the candidates of training runs."""
 
-    def __init__(self, kit: LearningContext) -> None:
-        """Opens nothing yet."""
-        self._kit = kit
+    def __init__(self, context: LearningContext) -> None:
+        """Open nothing yet."""
+        self._context = context
 
-    def judge(self, of: RunInput, backbone: FrozenBackbone, learned: FitResult) -> Verdict:
-        """By the held-out tasks where they suffice, else by cross-validation, else not at all: see `gate`.
+    def evaluate(self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult) -> CandidateResults:
+        """Evaluate a candidate on held-out images, and the models it is compared with.
 
         Args:
-            of: What the run works on.
-            backbone: What the candidate was fitted on.
+            inputs: Inputs of the run.
+            backbone: The backbone that the candidate was trained on.
             learned: The candidate, with its cross-validation.
         """
-        held = [(task, photo) for task, _, photos in of.held for photo in photos]
-        self._kit.examiner.remember(CANDIDATE, learned.head)
-        facts: dict[str, Any] = {"backbone": backbone, "base": of.served.base, "config": of.config}
-        exam = self._kit.examiner.evaluate(CANDIDATE, held, **facts) if held else EvaluationResult([], [], [])
-        if exam.enough:
-            parent = self._kit.examiner.evaluate(of.served.version, held, **facts)
-            earlier = [self._kit.examiner.evaluate(one, held, **facts) for one in self._earlier(of)]
-            return judge_held_out(exam, parent, tolerance=of.policy.tolerance, earlier=earlier)
-        scores = {str(key): float(score) for key, score in learned.judged.items()}
-        mine = [(task, photo) for task, _, photos in of.lessons for photo in photos if photo.labels]
-        if not scores:
-            return accept_without_evaluation(knows=self._served_knows(of, backbone))
-        base = self._kit.examiner.evaluate(of.served.base, mine[-JUDGED_PHOTOS:], **facts)
-        crossed = EvaluationResult(learned.answers.truths, learned.answers.found, learned.answers.names)
+        held_out = [(task, photo) for task, _, photos in inputs.held_out for photo in photos]
+        evaluator = self._context.evaluator
+        evaluator.add_head(CANDIDATE, learned.head)
+        facts: dict[str, Any] = {"backbone": backbone, "base": inputs.served.base, "config": inputs.config}
+        result = evaluator.evaluate(CANDIDATE, held_out, **facts) if held_out else EvaluationResult([], [], [])
+        if result.enough:
+            parent = evaluator.evaluate(inputs.served.version, held_out, **facts)
+            earlier = [evaluator.evaluate(version, held_out, **facts) for version in self._earlier(inputs)]
+            return CandidateResults(result, parent=parent, earlier=earlier)
+        if not learned.scores:
+            return CandidateResults(result)
+        labelled = _with_boxes(inputs)
+        base = evaluator.evaluate(inputs.served.base, labelled[-MAX_FOLD_IMAGES:], **facts)
+        return CandidateResults(result, base=base)
+
+    def gate(
+        self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult, results: CandidateResults
+    ) -> AcceptanceVerdict:
+        """Decide whether a candidate may be published: by held-out tasks, cross-validation, or unevaluated.
+
+        Args:
+            inputs: Inputs of the run.
+            backbone: The backbone that the candidate was trained on.
+            learned: The candidate, with its cross-validation.
+            results: Results of `evaluate`.
+        """
+        tolerance = inputs.policy.tolerance
+        if results.parent is not None:
+            return judge_held_out(results.held_out, results.parent, tolerance=tolerance, earlier=results.earlier)
+        if results.base is None:
+            return accept_without_evaluation(knows=self._served_knows(inputs, backbone))
+        crossed = EvaluationResult(
+            learned.predictions.truths, learned.predictions.detections, learned.predictions.names
+        )
         return judge_by_folds(
-            float(learned.judged[learned.choice]), base, before=self._before(of), photos=len(mine),
-            tolerance=of.policy.tolerance, by_class=crossed.by_class(),
+            float(learned.scores[learned.choice]), results.base, before=self._before(inputs),
+            photos=len(_with_boxes(inputs)), tolerance=tolerance, by_class=crossed.by_class(),
         )  # fmt: skip
 
-    def thresholds(self, of: RunInput, backbone: FrozenBackbone, learned: FitResult) -> dict[str, float]:
-        """From which score on the candidate's classes are worth showing.
+    def thresholds(self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult) -> dict[str, float]:
+        """Learn score thresholds for the candidate's classes from the annotators' edits.
 
-        Every edit of an annotator is in what was submitted: it is read as what was done to all that the version found
-        which was served then, also to what was too weak to be shown. So is what was found on the held-out tasks, which
-        the candidate itself is asked about, and what cross-validation found. Scores of all versions are calibrated.
+        Three sources of detections are compared with the submitted boxes: those of earlier served versions before they
+        were trained on the task, those of the candidate on held-out tasks, and those of cross-validation. Scores of all
+        versions are calibrated, so they can be pooled.
 
         Returns:
-            Thresholds of all classes of the candidate, by name.
+            Threshold of every class of the candidate, by name.
         """
-        exam = EvaluationResult([], [], [])
-        facts: dict[str, Any] = {"backbone": backbone, "base": of.served.base, "config": of.config}
-        if held := [(task, photo) for task, _, photos in of.held for photo in photos]:
-            exam = self._kit.examiner.evaluate(CANDIDATE, held, **facts)
+        result = EvaluationResult([], [], [])
+        facts: dict[str, Any] = {"backbone": backbone, "base": inputs.served.base, "config": inputs.config}
+        if held_out := [(task, photo) for task, _, photos in inputs.held_out for photo in photos]:
+            result = self._context.evaluator.evaluate(CANDIDATE, held_out, **facts)
         answers = [
-            *_last(self._kit.lessons.answered(of.project)),
-            *((tuple(exam.names), *one) for one in zip(exam.found, exam.truths, strict=True)),
-            *((learned.answers.names, *one) for one in zip(learned.answers.found, learned.answers.truths, strict=True)),
+            *_recent_detections(self._context.training_data.predictions(inputs.project)),
+            *((tuple(result.names), *pair) for pair in zip(result.detections, result.truths, strict=True)),
+            *(
+                (learned.predictions.names, *pair)
+                for pair in zip(learned.predictions.detections, learned.predictions.truths, strict=True)
+            ),
         ]
         edits = edits_of_all(answers, names=learned.head.names)
-        return learned_thresholds(edits, usual=self._kit.settings.score_threshold, drawing=of.policy.drawing_costs)
+        return learned_thresholds(
+            edits, default=self._context.settings.score_threshold, drawing_cost=inputs.policy.drawing_costs
+        )
 
-    def ask(self, of: RunInput, backbone: FrozenBackbone) -> None:
-        """Notes what is served finds on tasks that are learned from now for the first time."""
-        if not of.served.learned:
+    def record_predictions(self, inputs: RunInput, backbone: FrozenBackbone) -> None:
+        """Store the served version's detections on tasks that this run trains on for the first time."""
+        if not inputs.served.learned:
             return
-        facts: dict[str, Any] = {"backbone": backbone, "base": of.served.base, "config": of.config}
-        found: dict[int, list[LabelledImage]] = {}
-        for task, photos in self._kit.lessons.tasks_without_prediction(of.project)[:MOST_ASKED]:
+        facts: dict[str, Any] = {"backbone": backbone, "base": inputs.served.base, "config": inputs.config}
+        predictions: dict[int, list[LabelledImage]] = {}
+        for task, photos in self._context.training_data.tasks_without_prediction(inputs.project)[:MAX_PREDICTED_TASKS]:
             for photo in photos:
-                exam = self._kit.examiner.evaluate(of.served.version, [(task, photo)], **facts)
-                for one in exam.found:
-                    fit = self._kit.album.sight(backbone, photo.url, task=task).fit
-                    lesson = _as_lesson(photo.url, (fit.width, fit.height), one, exam.names)
-                    found.setdefault(task, []).append(lesson)
-        self._kit.lessons.answer(of.project, found)
+                result = self._context.evaluator.evaluate(inputs.served.version, [(task, photo)], **facts)
+                for detections in result.detections:
+                    fit = self._context.features.features(backbone, photo.url, task=task).fit
+                    image = _as_labelled_image(photo.url, (fit.width, fit.height), detections, result.names)
+                    predictions.setdefault(task, []).append(image)
+        self._context.training_data.save_predictions(inputs.project, predictions)
 
-    def _earlier(self, of: RunInput) -> list[str]:
-        """Versions before the served one that were learned on the same base and are still in memory.
+    def _earlier(self, inputs: RunInput) -> list[str]:
+        """Return earlier versions on the same base whose heads are still in memory.
 
-        None where something that they may have learned from is withdrawn.
+        Empty if training annotations were withdrawn, because these versions may have been trained on them.
         """
-        if self._kit.lessons.withdrawn(of.project):
+        if self._context.training_data.count_withdrawn(inputs.project):
             return []
-        runs = self._kit.runs.last(of.project, HEADS)
-        found = {run.version for run in runs if run.verdict == "published" and run.base == of.served.base}
-        return sorted(one for one in found - {of.served.version} if self._kit.examiner.remembers(one))
+        runs = self._context.runs.last(inputs.project, MAX_HEADS)
+        versions = {run.version for run in runs if run.verdict == "published" and run.base == inputs.served.base}
+        return sorted(
+            version for version in versions - {inputs.served.version} if self._context.evaluator.has_head(version)
+        )
 
-    def _before(self, of: RunInput) -> float | None:
-        """The cross-validated score of what is served; None where it was learned from what is withdrawn now."""
-        if not of.served.learned or self._kit.lessons.withdrawn(of.project):
+    def _before(self, inputs: RunInput) -> float | None:
+        """Return the cross-validated AP50 of the served version; None if its training annotations were withdrawn."""
+        if not inputs.served.learned or self._context.training_data.count_withdrawn(inputs.project):
             return None
-        run = self._kit.runs.of_version(of.project, of.served.version)
+        run = self._context.runs.of_version(inputs.project, inputs.served.version)
         return run.ap50 if run is not None and run.judged_by == "cross-validation" else None
 
-    def _served_knows(self, of: RunInput, backbone: FrozenBackbone) -> list[str]:
-        """Drawn classes that what is served can find."""
-        if of.served.learned:
-            return list(of.classes)
-        return sorted(set(labels_of(of.config, backbone.names)) & set(of.classes))
+    def _served_knows(self, inputs: RunInput, backbone: FrozenBackbone) -> list[str]:
+        """Return the labelled classes that the served version detects."""
+        if inputs.served.learned:
+            return list(inputs.classes)
+        return sorted(set(labels_of(inputs.config, backbone.names)) & set(inputs.classes))
 
 
-def _last(
+def _with_boxes(inputs: RunInput) -> list[tuple[int, LabelledImage]]:
+    return [(task, photo) for task, _, photos in inputs.training for photo in photos if photo.labels]
+
+
+def _recent_detections(
     answered: Sequence[tuple[Sequence[LabelledImage], Sequence[LabelledImage]]],
 ) -> Iterator[tuple[tuple[str, ...], Detections, GroundTruth]]:
-    """(names, what was found on a photo, what was drawn on it) of the tasks drawn last, which come first."""
-    for drawn, found in answered[:MOST_TASKS]:
-        by_url = {one.url: one for one in drawn}
-        for one in found:
-            if one.url not in by_url:
+    """Yield (class names, detections, ground truth) of each image of the most recently annotated tasks."""
+    for drawn, predicted in answered[:MAX_THRESHOLD_TASKS]:
+        by_url = {image.url: image for image in drawn}
+        for image in predicted:
+            if image.url not in by_url:
                 continue
-            names = tuple(dict.fromkeys(one.labels))
-            boxes, scores = np.asarray(one.boxes, np.float32).reshape(-1, 4), np.asarray(one.scores, np.float32)
-            detections = Detections(boxes, scores, np.array([names.index(label) for label in one.labels], np.int64))
-            there = by_url[one.url]
-            yield names, detections, GroundTruth(drawn_on(there, one.width, one.height), there.labels)
+            names = tuple(dict.fromkeys(image.labels))
+            boxes, scores = np.asarray(image.boxes, np.float32).reshape(-1, 4), np.asarray(image.scores, np.float32)
+            detections = Detections(boxes, scores, np.array([names.index(label) for label in image.labels], np.int64))
+            truth = by_url[image.url]
+            yield names, detections, GroundTruth(boxes_on_image(truth, image.width, image.height), truth.labels)
 
 
-def _as_lesson(url: str, size: tuple[int, int], found: Detections, names: Sequence[str]) -> LabelledImage:
-    """What was found on a photo of a size, in the form in which it is kept."""
-    strong = np.flatnonzero(found.scores >= WEAKEST).tolist()
-    kept = [index for index in strong if names[found.classes[index]]][:MOST_FOUND]
+def _as_labelled_image(url: str, size: tuple[int, int], detections: Detections, names: Sequence[str]) -> LabelledImage:
+    """Convert detections on an image of size (width, height) to the stored form."""
+    strong = np.flatnonzero(detections.scores >= MIN_SCORE).tolist()
+    indices = [index for index in strong if names[detections.classes[index]]][:MAX_DETECTIONS]
     return LabelledImage(
         url=url, width=size[0], height=size[1],
-        boxes=tuple(tuple(round(float(side), 1) for side in found.boxes[index]) for index in kept),  # type: ignore[misc]
-        labels=tuple(names[found.classes[index]] for index in kept),
-        scores=tuple(round(float(found.scores[index]), 4) for index in kept),
+        boxes=tuple(tuple(round(float(side), 1) for side in detections.boxes[index]) for index in indices),  # type: ignore[misc]
+        labels=tuple(names[detections.classes[index]] for index in indices),
+        scores=tuple(round(float(detections.scores[index]), 4) for index in indices),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Owns the gate before a model that was trained elsewhere: judged on a project's labelled photos like any candidate."""
+"""Evaluate a model trained outside labelloop on a project's labelled images, like any candidate."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,12 @@ import structlog
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.errors import LabelloopError
 from ml_backend.learning.annotations import LabelledImage
-from ml_backend.learning.base_models import Served
+from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
-from ml_backend.learning.evaluation.acceptance import EvaluationResult, Verdict, judge_by_labels, judge_held_out, mean
-from ml_backend.learning.evaluation.candidate import JUDGED_PHOTOS
-from ml_backend.learning.store.runs import Metrics, Run
+from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict, judge_by_labels, judge_held_out, mean
+from ml_backend.learning.evaluation.candidate import MAX_FOLD_IMAGES
+from ml_backend.learning.evaluator import EvaluationResult
+from ml_backend.learning.store.runs import RunMetrics, TrainingRun
 from ml_backend.policy import LearningPolicy, read_learning_policy
 from ml_backend.training.thresholds import edits_of_all, learned_thresholds
 
@@ -22,16 +23,16 @@ log = structlog.get_logger(__name__)
 
 
 class NotAdmitted(LabelloopError):
-    """A model finds less on a project's labelled photos than what is served to it."""
+    """An external model is worse on the project's labelled images than the served version."""
 
     code: ClassVar[str] = "model_not_admitted"
     status: ClassVar[int] = 409
 
-    def __init__(self, version: str, project: int, verdict: Verdict) -> None:
+    def __init__(self, version: str, project: int, verdict: AcceptanceVerdict) -> None:
         super().__init__(
             f"{version} is kept, and not served to project {project}: {verdict.reason}.",
-            fix=f"Serve it all the same with: labelloop models activate {version} --project {project}. How strict the "
-            "gate is says `tolerance` in the project's learn.toml.",
+            fix=f"To serve it anyway: labelloop models activate {version} --project {project}. To accept a larger "
+            "drop, raise `tolerance` in the project's learn.toml.",
         )
         self.version = version
         self.verdict = verdict
@@ -39,92 +40,94 @@ class NotAdmitted(LabelloopError):
 
 @dataclass(frozen=True)
 class Admission:
-    """What became of a model that was trained elsewhere.
+    """The evaluation of an external model.
 
     Attributes:
-        verdict: Of the gate.
-        thresholds: From which score on each label would best be shown, by the held-out photos: the model's scores mean
-            whatever its training made of them. Empty where too few of these are labelled.
+        verdict: Whether it may be served.
+        thresholds: Best score threshold of each label on the held-out images; the model's scores are not calibrated.
+            Empty with too few held-out images.
     """
 
-    verdict: Verdict
+    verdict: AcceptanceVerdict
     thresholds: Mapping[str, float]
 
 
-def admit(kit: LearningContext, project: int, version: str) -> Admission:
-    """Compares a version of the store with what is served to a project, on its held-out photos, else on the labelled.
+def admit(context: LearningContext, project: int, version: str) -> Admission:
+    """Compare an external version with the served one, on held-out images or else on all labelled ones.
 
     Args:
-        kit: What learning works with.
+        context: Dependencies of learning.
         project: The project; it need not be connected.
-        version: A version of the store, made elsewhere.
+        version: A version on the store.
 
     Returns:
-        The verdict passes unjudged where too little is labelled, and says so. The run is kept.
+        The evaluation. With too few labelled images it passes unevaluated and says so. A run is recorded.
 
     Raises:
-        StudioError, StoreError: Label Studio or the store cannot be asked.
+        StudioError, StoreError: Label Studio or the store cannot be reached.
         ModelError: A model cannot be opened.
     """
     started = time.time()
-    policy = read_learning_policy(kit.settings.home, project)
-    config = kit.studio.label_config(project)
-    kit.reader.sweep(project, config=config, held_out=policy.held_out)
-    served = kit.bases.served(project)
-    held, labelled = (
-        [(task, photo) for task, _, photos in kit.lessons.training_tasks(project, state) for photo in photos]
+    policy = read_learning_policy(context.settings.home, project)
+    config = context.studio.label_config(project)
+    context.sync.sweep(project, config=config, held_out=policy.held_out)
+    served = context.base_models.served(project)
+    held_out, labelled = (
+        [(task, photo) for task, _, photos in context.training_data.training_tasks(project, state) for photo in photos]
         for state in ("held_out", "teaches")
     )
-    exam = kit.examiner.evaluate(version, held, config=config) if held else EvaluationResult([], [], [])
-    if exam.enough:
-        parent = kit.examiner.evaluate(served.version, held, config=config)
-        verdict = judge_held_out(exam, parent, tolerance=policy.tolerance)
+    result = context.evaluator.evaluate(version, held_out, config=config) if held_out else EvaluationResult([], [], [])
+    if result.enough:
+        parent = context.evaluator.evaluate(served.version, held_out, config=config)
+        verdict = judge_held_out(result, parent, tolerance=policy.tolerance)
     else:
-        verdict = _by_labels(kit, project, version, exam, served=served, labelled=labelled, config=config)
-    metrics = Metrics(
+        verdict = _by_labels(context, project, version, result, served=served, labelled=labelled, config=config)
+    metrics = RunMetrics(
         by_class=dict(verdict.by_class), parent_by_class=dict(verdict.parent_by_class), photos=verdict.photos,
         boxes=verdict.boxes,
     )  # fmt: skip
-    run = Run(
+    run = TrainingRun(
         project=project, asked_at=started, started_at=started, finished_at=time.time(), source="models add", tasks=0,
-        held_out=len(held), boxes=0, parent=served.version, version=version,
+        held_out=len(held_out), boxes=0, parent=served.version, version=version,
         verdict="admitted" if verdict.passed else "refused", judged_by=verdict.judged_by, reason=verdict.reason,
         ap50=verdict.ap50, parent_ap50=verdict.parent_ap50, tolerance=policy.tolerance, metrics=metrics,
     )  # fmt: skip
-    kit.runs.add(run)
-    return Admission(verdict, _thresholds(exam, policy, kit.settings.score_threshold) if exam.enough else {})
+    context.runs.add(run)
+    return Admission(verdict, _thresholds(result, policy, context.settings.score_threshold) if result.enough else {})
 
 
 def _by_labels(
-    kit: LearningContext,
+    context: LearningContext,
     project: int,
     version: str,
     held_out: EvaluationResult,
     *,
-    served: Served,
+    served: ServedModel,
     labelled: Sequence[tuple[int, LabelledImage]],
     config: LabelConfig,
-) -> Verdict:
-    """The verdict where too few held-out tasks are labelled: by the others, or none."""
-    drawn = [one for one in labelled if one[1].labels][-JUDGED_PHOTOS:]
-    exam = kit.examiner.evaluate(version, drawn, config=config) if drawn else EvaluationResult([], [], [])
-    known: float | None = None
-    if exam.enough and served.learned:  # it learned from these photos: what it finds on them says nothing
-        run = kit.runs.of_version(project, served.version)
-        known = run.ap50 if run is not None and run.judged_by == "cross-validation" else None
-    elif exam.enough:
-        known = mean(kit.examiner.evaluate(served.version, drawn, config=config).by_class())
-    if known is None:
+) -> AcceptanceVerdict:
+    """Return the verdict with too few held-out tasks: on the other labelled images, or unevaluated."""
+    drawn = [pair for pair in labelled if pair[1].labels][-MAX_FOLD_IMAGES:]
+    result = context.evaluator.evaluate(version, drawn, config=config) if drawn else EvaluationResult([], [], [])
+    served_score: float | None = None
+    if result.enough and served.learned:  # it was trained on these images, so its AP50 on them is biased
+        run = context.runs.of_version(project, served.version)
+        served_score = run.ap50 if run is not None and run.judged_by == "cross-validation" else None
+    elif result.enough:
+        served_score = mean(context.evaluator.evaluate(served.version, drawn, config=config).by_class())
+    if served_score is None:
         reason = (
-            f"unjudged: only {held_out.photos} held-out photos with {held_out.boxes} boxes and {exam.photos} others "
-            f"with {exam.boxes} are labelled in the project"
+            f"not evaluated: only {held_out.photos} held-out images with {held_out.boxes} boxes and {result.photos} "
+            f"others with {result.boxes} are labelled in the project"
         )
-        return Verdict(passed=True, judged_by="nothing", reason=reason, photos=held_out.photos, boxes=held_out.boxes)
-    tolerance = read_learning_policy(kit.settings.home, project).tolerance
-    return judge_by_labels(exam, served=known, crossed=served.learned, tolerance=tolerance)
+        return AcceptanceVerdict(
+            passed=True, judged_by="nothing", reason=reason, photos=held_out.photos, boxes=held_out.boxes
+        )
+    tolerance = read_learning_policy(context.settings.home, project).tolerance
+    return judge_by_labels(result, served=served_score, crossed=served.learned, tolerance=tolerance)
 
 
-def _thresholds(exam: EvaluationResult, policy: LearningPolicy, usual: float) -> dict[str, float]:
-    answers = [(tuple(exam.names), *one) for one in zip(exam.found, exam.truths, strict=True)]
-    edits = edits_of_all(answers, names={label for label in exam.names if label})
-    return learned_thresholds(edits, usual=usual, drawing=policy.drawing_costs)
+def _thresholds(result: EvaluationResult, policy: LearningPolicy, usual: float) -> dict[str, float]:
+    answers = [(tuple(result.names), *pair) for pair in zip(result.detections, result.truths, strict=True)]
+    edits = edits_of_all(answers, names={label for label in result.names if label})
+    return learned_thresholds(edits, default=usual, drawing_cost=policy.drawing_costs)

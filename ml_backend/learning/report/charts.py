@@ -1,29 +1,29 @@
-"""Owns the plots of a learning report as numbers: where each mark of an SVG goes; the template draws them."""
+"""Layout of the learning report's charts: coordinates of SVG marks, which the template draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labelloop.service.charts import Bar, DataPoint, Tick
-from ml_backend.learning.report.prelabel_edits import Edits
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits
 from ml_backend.learning.report.report import TaskEdits
-from ml_backend.learning.store.runs import Run
+from ml_backend.learning.store.runs import TrainingRun
 
 LEFT, RIGHT, TOP = 40.0, 10.0, 12.0
+# Evaluations that are drawn, one line each. AP50 on images that a model may have been trained on is not drawn.
 JUDGES = ("cross-validation", "held-out")
-"""Whose figures are drawn, a line each. What a model finds on photos that it may have learned from is neither."""
 
+# Most bars of the edits chart; with more tasks, neighbouring tasks share a bar.
 COLUMNS = 40
-"""Most columns of the edits; neighbouring tasks share one where there are more tasks."""
 
+# Submitted boxes, stacked upwards in this order; deleted pre-labels are drawn below the axis.
 ABOVE = ("accepted", "moved", "relabelled", "added")
-"""Stacked upwards in this order: the submitted boxes. Deleted pre-labels hang below the axis."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot in a box of ``width`` x ``height``; `zero` is where the horizontal axis lies.
+    """A chart of ``width`` x ``height`` SVG units; `zero` is the y coordinate of the horizontal axis.
 
-    `lines` are (kind, points); `text` says in words what is shown, for who cannot see it.
+    `lines` are (kind, points); `text` is the alternative text.
     """
 
     width: float
@@ -37,10 +37,10 @@ class Plot:
     bars: tuple[Bar, ...] = ()
 
 
-def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float = 300.0) -> Plot | None:
-    """AP50 of each judged run by labelled tasks; None where none was judged.
+def learning_curve(runs: Sequence[TrainingRun], *, width: float = 680.0, height: float = 300.0) -> Plot | None:
+    """Return the chart of AP50 by labelled tasks; None without evaluated runs.
 
-    What held-out tasks say and what cross-validation says are two lines: the figures are of different photos.
+    Held-out and cross-validated AP50 are separate lines: they are measured on different images.
     """
     judged = [
         (run, run.ap50, labels)
@@ -60,17 +60,17 @@ def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float =
         return round(bottom - (bottom - TOP) * value, 1)
 
     spots = tuple(
-        DataPoint(x(labels), y(value), _told(run, value, labels), _kind(run)) for run, value, labels in judged
+        DataPoint(x(labels), y(value), _point_text(run, value, labels), _kind(run)) for run, value, labels in judged
     )
     lines = []
     for judge in JUDGES:
-        course = [
+        points = [
             f"{x(labels)},{y(value)}"
             for run, value, labels in judged
             if run.judged_by == judge and run.verdict == "published"
         ]
-        if len(course) > 1:
-            lines.append((judge, " ".join(course)))
+        if len(points) > 1:
+            lines.append((judge, " ".join(points)))
     _, value, labels = judged[-1]
     text = f"AP50 by labelled tasks: {judged[0][1]:.2f} at first, {value:.2f} at {labels} tasks."
     return Plot(
@@ -81,14 +81,14 @@ def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float =
 
 
 def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height: float = 300.0) -> Plot | None:
-    """Boxes per task by what became of them, in the order of drawing; None where nothing was drawn."""
+    """Return the chart of edits per task, in order of annotation; None without tasks."""
     if not tasks:
         return None
     share = -(-len(tasks) // COLUMNS)
     groups = [tasks[start : start + share] for start in range(0, len(tasks), share)]
-    sums = [sum((one.edits for one in group), Edits()) for group in groups]
-    high = max(1.0, *(one.drawn / len(group) for one, group in zip(sums, groups, strict=True)))
-    low = max(one.deleted / len(group) for one, group in zip(sums, groups, strict=True))
+    sums = [sum((task.edits for task in group), PrelabelEdits()) for group in groups]
+    high = max(1.0, *(edits.submitted / len(group) for edits, group in zip(sums, groups, strict=True)))
+    low = max(edits.deleted / len(group) for edits, group in zip(sums, groups, strict=True))
     step = nice((high + low) / 5)
     top_value, low_value = -(-high // step) * step, -(-low // step) * step
     bottom, right = height - 40, width - RIGHT
@@ -98,25 +98,25 @@ def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height:
 
     pitch = (right - LEFT - 8) / max(len(groups), 12)
     bars: list[Bar] = []
-    for place, (group, one) in enumerate(zip(groups, sums, strict=True)):
-        left = round(LEFT + 8 + place * pitch, 1)
-        says, level = _said(group, one), 0.0
+    for index, (group, edits) in enumerate(zip(groups, sums, strict=True)):
+        left = round(LEFT + 8 + index * pitch, 1)
+        text_, level = _bar_text(group, edits), 0.0
         for name in ABOVE:
-            value = getattr(one, name) / len(group)
+            value = getattr(edits, name) / len(group)
             if value:
                 bars.append(Bar(left, y(level + value), round(pitch * 0.8, 1), round(y(level) - y(level + value), 1),
-                                says, name))  # fmt: skip
+                                text_, name))  # fmt: skip
             level += value
-        if one.deleted:
-            value = one.deleted / len(group)
-            bars.append(Bar(left, y(0), round(pitch * 0.8, 1), round(y(-value) - y(0), 1), says, "deleted"))
+        if edits.deleted:
+            value = edits.deleted / len(group)
+            bars.append(Bar(left, y(0), round(pitch * 0.8, 1), round(y(-value) - y(0), 1), text_, "deleted"))
     gap = max(1, -(-len(groups) // 8))
     marks = tuple(
-        Tick(round(LEFT + 8 + (place + 0.4) * pitch, 1), str(groups[place][0].place))
-        for place in range(0, len(groups), gap)
+        Tick(round(LEFT + 8 + (index + 0.4) * pitch, 1), str(groups[index][0].place))
+        for index in range(0, len(groups), gap)
     )  # fmt: skip
     values = range(-int(low_value), int(top_value) + 1, step)
-    total = sum(sums, Edits())
+    total = sum(sums, PrelabelEdits())
     text = (
         f"Boxes per task over {len(tasks)} tasks: {total.accepted} accepted, {total.moved} moved, {total.relabelled}"
         f" relabelled, {total.added} added, {total.deleted} deleted."
@@ -125,7 +125,7 @@ def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height:
 
 
 def nice(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that is at least so much."""
+    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`."""
     size = 1
     while True:
         for step in (size, 2 * size, 5 * size):
@@ -134,28 +134,30 @@ def nice(least: float) -> int:
         size *= 10
 
 
-def _kind(run: Run) -> str:
+def _kind(run: TrainingRun) -> str:
     return "refused" if run.verdict not in {"published", "admitted"} else run.judged_by
 
 
-def _labels(runs: Sequence[Run]) -> list[int]:
-    """Labelled tasks when each run came; a model that was made elsewhere learned from none of them."""
-    found: list[int] = []
+def _labels(runs: Sequence[TrainingRun]) -> list[int]:
+    """Return the number of labelled tasks at each run; external models take that of the run before."""
+    counts: list[int] = []
     for run in runs:
-        elsewhere = run.version and not run.tasks and found
-        found.append(found[-1] if elsewhere else run.tasks + run.held_out)
-    return found
+        is_external = run.version and not run.tasks and counts
+        counts.append(counts[-1] if is_external else run.tasks + run.held_out)
+    return counts
 
 
-def _told(run: Run, value: float, labelled: int) -> str:
+def _point_text(run: TrainingRun, value: float, labelled: int) -> str:
     before = "" if run.parent_ap50 is None else f" (before: {run.parent_ap50:.3f})"
     labels = f"{labelled} labelled tasks"
     return f"{run.version or run.base}, {labels}: AP50 {value:.3f}{before} by {run.judged_by}, {run.verdict}"
 
 
-def _said(group: Sequence[TaskEdits], edits: Edits) -> str:
+def _bar_text(group: Sequence[TaskEdits], edits: PrelabelEdits) -> str:
     several = f"{len(group)} tasks, {group[0].place} to {group[-1].place}"
     which = f"task {group[0].task}" if len(group) == 1 else several
-    bare = sum(not one.prelabelled for one in group)
+    without_prelabel = sum(not task.prelabelled for task in group)
     counts = ", ".join(f"{getattr(edits, name)} {name}" for name in (*ABOVE, "deleted") if getattr(edits, name))
-    return f"{which}: {counts or 'no boxes'}" + (f"; {bare} without a pre-label" if bare else "")
+    return f"{which}: {counts or 'no boxes'}" + (
+        f"; {without_prelabel} without a pre-label" if without_prelabel else ""
+    )

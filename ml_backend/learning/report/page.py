@@ -1,4 +1,4 @@
-"""Owns the pages for people, of learning and of all projects: HTML that loads, runs and trusts nothing."""
+"""Render the learning page and the project list as self-contained HTML without scripts or external resources."""
 
 import base64
 import hashlib
@@ -12,22 +12,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ml_backend.learning.report.charts import ABOVE, edits_over_time, learning_curve
-from ml_backend.learning.report.report import Report
+from ml_backend.learning.report.report import LearningReport
 from ml_backend.learning.store.annotations import STATES
 
+# Most runs in the table of versions.
 VERSIONS = 100
-"""Runs in the table of versions."""
 
 _HERE = Path(__file__).parent / "templates"
 
 
-def learning_page(report: Report, *, label_studio: str = "", notes: Sequence[str] = ()) -> str:
-    """The page of a report.
+def learning_page(report: LearningReport, *, label_studio: str = "", notes: Sequence[str] = ()) -> str:
+    """Return the learning page of a project as HTML.
 
     Args:
-        report: What it shows.
-        label_studio: Address of Label Studio as a browser reaches it, for links to tasks; empty: no links.
-        notes: What is not pre-labelled or not learned from in the project, and why.
+        report: The report to show.
+        label_studio: Label Studio's address in the browser, for links to tasks; empty: no links.
+        notes: Controls that are not pre-labelled or not trained, with the reason.
     """
     return _render(
         "learning.html.jinja",
@@ -43,11 +43,11 @@ def learning_page(report: Report, *, label_studio: str = "", notes: Sequence[str
 
 
 def front_page(projects: Sequence[tuple[int, int, str, Sequence[str]]], *, served: str) -> str:
-    """The page at the service's own address: what it is, and the way to each project's page.
+    """Return the project list, the page at the service's root address, as HTML.
 
     Args:
-        projects: Number, labelled tasks, served version and notes of each connected project.
-        served: The version that other projects are served.
+        projects: (id, number of labelled tasks, served version, notes) of each connected project.
+        served: The version served to other projects.
     """
     return _render("front.html.jinja", projects=projects, served=served)
 
@@ -62,7 +62,7 @@ def _render(template: str, **values: Any) -> str:
 
 
 def page_headers() -> dict[str, str]:
-    """What an answer with the page says beside it: nothing from elsewhere, no script, no frame, nothing kept."""
+    """Return the response headers of the page: no external resources, scripts or frames, no caching."""
     return {
         "Content-Security-Policy": f"{_policy()}; frame-ancestors 'none'",
         "X-Content-Type-Options": "nosniff",
@@ -78,7 +78,7 @@ def _style() -> str:
 
 
 def _policy() -> str:
-    """Only this very style sheet holds, by its checksum."""
+    """Return the content security policy, which allows only the page's own style sheet."""
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 

@@ -1,4 +1,4 @@
-"""Owns the report of a project's learning: what the memory of runs and lessons says, as one value."""
+"""The learning report of a project: runs, edits, quality by class and next tasks, from the database."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -6,43 +6,43 @@ from datetime import UTC, datetime
 import msgspec
 import sqlalchemy as sa
 
-from ml_backend.learning.annotations import is_held_out, with_boxes
-from ml_backend.learning.report.prelabel_edits import Edits, edits_by_class, together
+from ml_backend.learning.annotations import count_with_boxes, is_held_out
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_by_class, merged_by_class
 from ml_backend.learning.store.annotations import AnnotatedTask, TrainingDataStore
-from ml_backend.learning.store.label_errors import Opinion, OpinionStore
-from ml_backend.learning.store.runs import Run, Runs
-from ml_backend.learning.store.tasks import PhotoVectorStore, Waiting
+from ml_backend.learning.store.label_errors import LabelErrorNote, LabelErrorStore
+from ml_backend.learning.store.runs import RunStore, TrainingRun
+from ml_backend.learning.store.tasks import PhotoVectorStore, QueuedTask
 from ml_backend.learning.task_order import HEAD, REST_FROM, STEP
 from ml_backend.policy import LearningPolicy
 
-RUNS = 2000
-"""Of the last runs that a report is made from."""
+# Most runs in a report, newest first.
+MAX_RUNS = 2000
 
-NEXT = 12
-"""Tasks that are listed as the next."""
+# Most next tasks in a report.
+MAX_NEXT = 12
 
-DOUBTS = 10
-"""Tasks of which the model says that something is wrong, that are listed."""
+# Most label error notes in a report.
+MAX_NOTES = 10
 
-MOST_EDITED = 600
-"""Tasks whose edits a page counts, evenly over time where there are more: somebody waits for the page."""
+# Most tasks whose edits the web page counts, evenly sampled over time, to keep the page fast.
+MAX_EDITED = 600
 
+# Tasks at either end that `first` and `lately` cover; half of all if there are fewer.
 RECENT = 20
-"""Tasks at either end that "at first" and "lately" are about; half of all where there are fewer."""
 
 
 class TaskEdits(msgspec.Struct, frozen=True, kw_only=True):
-    """What an annotator did on one task.
+    """An annotator's edits on one task.
 
     Attributes:
-        task: Its number.
-        place: In the order of drawing, from 1.
-        drawn_at: Seconds since 1970; None where Label Studio did not say.
-        version: Model version of the pre-label; empty: the annotator began with none.
-        prelabelled: Whether there was a pre-label to begin with.
-        lead_time: Seconds that it took, as Label Studio measured.
-        edits: What was done.
-        by_class: The same by class.
+        task: The task id.
+        place: Position in order of annotation, from 1.
+        drawn_at: Time of annotation, seconds since 1970; None if unknown.
+        version: Model version of the pre-label; empty without one.
+        prelabelled: Whether the annotator started from a pre-label.
+        lead_time: Annotation time in seconds, as measured by Label Studio.
+        edits: Number of edits.
+        by_class: Number of edits by class.
     """
 
     task: int
@@ -51,72 +51,75 @@ class TaskEdits(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     prelabelled: bool
     lead_time: float | None
-    edits: Edits
-    by_class: Mapping[str, Edits]
+    edits: PrelabelEdits
+    by_class: Mapping[str, PrelabelEdits]
 
 
 class ClassQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a class is known.
+    """Quality of one class.
 
     Attributes:
         name: The class.
-        boxes: Drawn so far.
-        ap50: Of what is served, where the run that made it gave a figure by class; `before`: of what it replaced.
-        edits: What became of its pre-labels in the recent tasks.
-        threshold: From which score on what is served shows it; None: as the settings say.
+        boxes: Labelled boxes.
+        ap50: AP50 of the served version, if its run measured it by class.
+        before: AP50 of the version it replaced.
+        edits: Edits of its pre-labels in the recent tasks.
+        threshold: Lowest score of its pre-labels; None: the default of the settings.
     """
 
     name: str
     boxes: int
     ap50: float | None
     before: float | None
-    edits: Edits
+    edits: PrelabelEdits
     threshold: float | None = None
 
 
 class Next(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that is about to be served, and why."""
+    """A task near the head of the queue, and the reason for its rank."""
 
     task: int
     score: float
     why: str
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How learning of a project went and stands.
+class LearningReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The learning report of a project; its fields are the keys of the JSON report.
 
     Attributes:
-        project: Its number.
-        made_at: Seconds since 1970.
-        served: The version that is served now.
-        counts: Tasks by state; see the table `learn_tasks`.
-        runs: The oldest first.
-        tasks: Tasks of one annotator in the order of drawing; of very many as many as were asked for.
-        drawn: How many there are.
-        several: Tasks that several people annotated: what each of them did to the pre-label is not counted.
-        first: Edits of the first pre-labelled tasks, and how many tasks these are; `lately`: of the last.
-        classes: The most drawn first.
-        next: What is served next, the first first.
-        waiting: Open tasks that the served version has looked at.
-        course: What comes next and why, in words.
-        doubts: Tasks of which the model says that something is wrong, the surest first; `doubted`: how many in all.
+        project: The project id.
+        made_at: Time of the report, seconds since 1970.
+        served: The served version.
+        counts: Number of tasks by state; see the table `learn_tasks`.
+        runs: Training runs, oldest first.
+        tasks: Edits of the tasks with one annotator, in order of annotation; sampled if a maximum was given.
+        drawn: Number of tasks with one annotator.
+        several: Number of tasks with several annotators, whose edits are not counted.
+        first: Edits of the first pre-labelled tasks, and the number of these tasks.
+        lately: Edits of the last pre-labelled tasks, and the number of these tasks.
+        classes: Quality by class, most labelled first.
+        next: Next tasks, in the order they are served.
+        waiting: Number of open tasks ranked by the served version.
+        course: Next steps, in sentences.
+        doubts: Label error notes, most confident first.
+        doubted: Number of tasks with a note.
     """
 
     project: int
     made_at: float
     served: str
     counts: Mapping[str, int]
-    runs: Sequence[Run]
+    runs: Sequence[TrainingRun]
     tasks: Sequence[TaskEdits]
     drawn: int
     several: int
-    first: tuple[Edits, int]
-    lately: tuple[Edits, int]
+    first: tuple[PrelabelEdits, int]
+    lately: tuple[PrelabelEdits, int]
     classes: Sequence[ClassQuality]
     next: Sequence[Next]
     waiting: int
     course: Sequence[str]
-    doubts: Sequence[Opinion] = ()
+    doubts: Sequence[LabelErrorNote] = ()
     doubted: int = 0
 
 
@@ -129,65 +132,69 @@ def make_report(
     clock: Callable[[], float],
     most: int | None = None,
     unlearned: str = "",
-) -> Report:
-    """The report of a project, from the database alone.
+) -> LearningReport:
+    """Return the report of a project, from the database alone.
 
     Args:
-        project: Its number.
+        project: The project id.
         engine: The migrated database.
-        policy: The project's.
-        served: The version that is served to it.
-        clock: Seconds since 1970.
-        most: Tasks whose edits are counted, evenly over time where there are more; None: all.
-        unlearned: Why no version can be learned; empty where one can.
+        policy: The project's learning policy.
+        served: The version served to it.
+        clock: Returns seconds since 1970.
+        most: Most tasks whose edits are counted, evenly sampled over time; None: all.
+        unlearned: Why no version can be trained; empty if one can.
     """
-    lessons = TrainingDataStore(engine)
-    runs = list(reversed(Runs(engine).last(project, RUNS)))
-    worked = lessons.worked(project)
-    alone = [one for one in worked if one.annotator is not None]
-    tasks = [_edited(alone[place], place + 1) for place in _chosen(len(alone), most)]
-    prelabelled = [one for one in tasks if one.prelabelled]
+    training_data = TrainingDataStore(engine)
+    runs = list(reversed(RunStore(engine).last(project, MAX_RUNS)))
+    annotated = training_data.annotated_tasks(project)
+    single = [task for task in annotated if task.annotator is not None]
+    tasks = [_task_edits(single[index], index + 1) for index in sampled_positions(len(single), most)]
+    prelabelled = [task for task in tasks if task.prelabelled]
     span = min(RECENT, (len(prelabelled) + 1) // 2)
     lately = prelabelled[len(prelabelled) - span :]
-    drawn = _drawn(worked)
-    counts = lessons.counts(project)
-    open_now = PhotoVectorStore(engine).waiting(project, served, limit=NEXT)
-    doubts = OpinionStore(engine).all(project)
-    return Report(
+    box_counts = _box_counts(annotated)
+    counts = training_data.counts(project)
+    open_now = PhotoVectorStore(engine).queued(project, served, limit=MAX_NEXT)
+    doubts = LabelErrorStore(engine).all(project)
+    return LearningReport(
         project=project,
         made_at=clock(),
         served=served,
         counts=counts,
         runs=runs,
         tasks=tasks,
-        drawn=len(alone),
-        several=len(worked) - len(alone),
+        drawn=len(single),
+        several=len(annotated) - len(single),
         first=(_sum(prelabelled[:span]), span),
         lately=(_sum(lately), span),
-        classes=_classes(runs, served, drawn, lately),
-        next=[
-            Next(task=one.task, score=one.score, why=_why(one, project, policy)) for one in open_now
-        ],
-        waiting=PhotoVectorStore(engine).count_waiting(project, served),
-        course=[unlearned] if unlearned else _course(
-            policy, counts | {"teaches": with_boxes(lessons.training_tasks(project, "teaches"))}, runs, drawn, open_now
+        classes=_classes(runs, served, box_counts, lately),
+        next=[Next(task=task.task, score=task.score, why=_why(task, project, policy)) for task in open_now],
+        waiting=PhotoVectorStore(engine).count_queued(project, served),
+        course=[unlearned]
+        if unlearned
+        else _next_steps(
+            policy,
+            counts | {"teaches": count_with_boxes(training_data.training_tasks(project, "teaches"))},
+            runs,
+            box_counts,
+            open_now,
         ),
-        doubts=doubts[:DOUBTS],
+        doubts=doubts[:MAX_NOTES],
         doubted=len(doubts),
-    )  # fmt: skip
+    )
 
 
 def moment(text: str) -> float | None:
-    """Label Studio's spelling of a time as seconds since 1970; None where it is none."""
+    """Parse an ISO 8601 time to seconds since 1970; None if it is invalid."""
     try:
-        found = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-def _chosen(count: int, most: int | None) -> list[int]:
-    """At most so many places, evenly, and all that "at first" and "lately" are about."""
+def sampled_positions(count: int, most: int | None) -> list[int]:
+    """Return at most `most` evenly spaced positions, including the first and last `RECENT` ones."""
     if most is None or count <= most:
         return list(range(count))
     between = range(RECENT, count - RECENT)
@@ -196,87 +203,87 @@ def _chosen(count: int, most: int | None) -> list[int]:
     return [*range(RECENT), *inner, *range(count - RECENT, count)]
 
 
-def _edited(one: AnnotatedTask, place: int) -> TaskEdits:
-    by_class = edits_by_class(one.shown or (), one.photos)
+def _task_edits(task: AnnotatedTask, position: int) -> TaskEdits:
+    by_class = edits_by_class(task.prelabels or (), task.photos)
     return TaskEdits(
-        task=one.task, place=place, drawn_at=moment(one.drawn_at), version=one.shown_version,
-        prelabelled=one.shown is not None, lead_time=one.lead_time, edits=sum(by_class.values(), Edits()),
+        task=task.task, place=position, drawn_at=moment(task.drawn_at), version=task.prelabel_version,
+        prelabelled=task.prelabels is not None, lead_time=task.lead_time, edits=sum(by_class.values(), PrelabelEdits()),
         by_class=by_class,
     )  # fmt: skip
 
 
-def _sum(tasks: Sequence[TaskEdits]) -> Edits:
-    return sum((one.edits for one in tasks), Edits())
+def _sum(tasks: Sequence[TaskEdits]) -> PrelabelEdits:
+    return sum((task.edits for task in tasks), PrelabelEdits())
 
 
-def _drawn(worked: Sequence[AnnotatedTask]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for label in (label for one in worked for photo in one.photos for label in photo.labels):
-        found[label] = found.get(label, 0) + 1
-    return found
+def _box_counts(tasks: Sequence[AnnotatedTask]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for label in (label for task in tasks for photo in task.photos for label in photo.labels):
+        counts[label] = counts.get(label, 0) + 1
+    return counts
 
 
 def _classes(
-    runs: Sequence[Run], served: str, drawn: Mapping[str, int], lately: Sequence[TaskEdits]
+    runs: Sequence[TrainingRun], served: str, drawn: Mapping[str, int], lately: Sequence[TaskEdits]
 ) -> list[ClassQuality]:
-    made = [one for one in runs if one.version == served and one.verdict in {"published", "admitted"}]
-    metrics = made[-1].metrics if made else None
+    run_of_served = [run for run in runs if run.version == served and run.verdict in {"published", "admitted"}]
+    metrics = run_of_served[-1].metrics if run_of_served else None
     after, before = (metrics.by_class, metrics.parent_by_class) if metrics else ({}, {})
-    edits = together(one.by_class for one in lately)
+    edits = merged_by_class(task.by_class for task in lately)
     names = sorted(drawn.keys() | edits.keys(), key=lambda name: (-drawn.get(name, 0), name))
     return [
         ClassQuality(
             name=name, boxes=drawn.get(name, 0), ap50=after.get(name), before=before.get(name),
-            edits=edits.get(name, Edits()), threshold=metrics.thresholds.get(name) if metrics else None,
+            edits=edits.get(name, PrelabelEdits()), threshold=metrics.thresholds.get(name) if metrics else None,
         )
         for name in names
     ]  # fmt: skip
 
 
-def _why(one: Waiting, project: int, policy: LearningPolicy) -> str:
-    """Why a task has its place; the scores are those of `order.py`."""
-    if one.score < REST_FROM and is_held_out(project, one.task, policy.held_out):
-        return "it is kept for judging, and such tasks take their share of the places whatever is on them"
-    if one.score < HEAD * STEP:
-        if one.doubt is None:
-            return "nothing is found on it: such photos take a fifth of the places, so that misses come to light"
-        return f"it promises most (gain {one.doubt:.2g}), and is no twin of another"
-    if one.doubt is None:
-        return "nothing is found on it"
-    return f"it is behind the head by what it promises (gain {one.doubt:.2g})"
+def _why(task: QueuedTask, project: int, policy: LearningPolicy) -> str:
+    """Return the reason for a task's rank; see `task_order` for the scores."""
+    if task.score < REST_FROM and is_held_out(project, task.task, policy.held_out):
+        return "held out for evaluation"
+    if task.score < HEAD * STEP:
+        if task.uncertainty is None:
+            return "no detections: such images get a fifth of the ranks, to reveal missed objects"
+        return f"expected gain {task.uncertainty:.2g}; no near-duplicate labelled"
+    if task.uncertainty is None:
+        return "no detections"
+    return f"expected gain {task.uncertainty:.2g}"
 
 
-def _course(
+def _next_steps(
     policy: LearningPolicy,
     counts: Mapping[str, int],
-    runs: Sequence[Run],
+    runs: Sequence[TrainingRun],
     drawn: Mapping[str, int],
-    waiting: Sequence[Waiting],
+    waiting: Sequence[QueuedTask],
 ) -> list[str]:
-    """What comes next and why, in sentences."""
+    """Return the next steps, in sentences."""
     if not policy.learn:
-        return ["The project does not learn: its learn.toml says so."]
-    said = []
+        return ["Learning is off for this project (`learn = false` in learn.toml)."]
+    lines = []
     teaches, held = counts.get("teaches", 0), counts.get("held_out", 0)
     if teaches < policy.first:
-        said.append(f"The first fit comes with {policy.first} labelled tasks; {teaches} are there.")
+        lines.append(f"Training starts with {policy.first} labelled tasks with boxes; {teaches} so far.")
     else:
-        said.append("The next fit follows the next Submit, change or deletion of an annotation.")
+        lines.append("Training runs again after the next submitted, changed or deleted annotation.")
     if runs and runs[-1].judged_by != "held-out":
-        said.append(
-            f"Versions are judged by held-out tasks once 5 of them with 10 boxes are labelled (so far: {held}); until"
-            " then by cross-validation."
+        lines.append(
+            f"Versions are evaluated on held-out tasks once 5 of them with 10 boxes are labelled (so far: {held}), and"
+            " by cross-validation until then."
         )
     if len(drawn) > 1:
         rare = sorted(drawn, key=lambda name: (drawn[name], name))[: max(1, len(drawn) // 3)]
-        told = ", ".join(f"{name} ({drawn[name]})" for name in rare[:4])
-        said.append(f"Photos that promise classes drawn seldom go first: above all {told}.")
+        names = ", ".join(f"{name} ({drawn[name]})" for name in rare[:4])
+        lines.append(f"Images likely to show rare classes come first: {names}.")
     if not policy.queue:
-        said.append("The order of tasks is yours: the learning policy has queue = false.")
+        lines.append("Tasks keep the project's own order (`queue = false` in learn.toml).")
     elif not waiting:
-        said.append(
-            "No open task was looked at by the served version yet; before that, a fair sample of the photos is served."
+        lines.append(
+            "No open task is ranked by the served version yet; until then tasks are a random sample of the images."
             if teaches or not runs
             else "No open task is left."
         )
-    return said
+    return lines

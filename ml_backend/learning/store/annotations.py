@@ -1,4 +1,4 @@
-"""Owns the memory of lessons: what each annotated task teaches, as it was read last, and how far the poller is."""
+"""Tables `learn_projects` and `learn_tasks`: connected projects and the training data of their annotated tasks."""
 
 import hashlib
 import time
@@ -9,23 +9,23 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import insert_new, quick, reading
+from labelloop.service.db.engine import begin_read, begin_relaxed, insert_if_absent
 from labelloop.service.errors import LabelloopError
 from ml_backend.learning.annotations import LabelledImage, TaskTrainingData
 from ml_backend.learning.store.tables import PROJECTS, TASKS
 
 _CHUNK = 500
 
+# Text of each task state.
 STATES = {
     "teaches": "learned from",
-    "held_out": "kept for judging",
-    "left_out": "left out: skipped, disputed, not judged or without a photo",
+    "held_out": "held out for evaluation",
+    "left_out": "left out: skipped, disputed, not judged or without an image",
 }
-"""The states of a task in words."""
 
 
-class NotConnected(LabelloopError):
-    """The project does not learn, for it was never connected."""
+class NotConnectedToLearning(LabelloopError):
+    """The project does not learn, because it was never connected."""
 
     code = "not_connected_to_learning"
     status = 404
@@ -33,15 +33,15 @@ class NotConnected(LabelloopError):
     def __init__(self, project: int) -> None:
         super().__init__(
             f"Project {project} is not connected, so nothing is learned from it.",
-            fix=f"Run `labelloop connect {project}` once. If that was done, give this command the same LABELLOOP_HOME, "
-            "or start it in the same folder.",
+            fix=f"Run `labelloop connect {project}` once. If it is connected, run this command with the same "
+            "LABELLOOP_HOME, or in the same folder.",
         )
         self.project = project
 
 
 @dataclass(frozen=True)
 class ProjectState:
-    """A project that learns; the fields are those of the table `learn_projects`."""
+    """A connected project; the fields are columns of the table `learn_projects`."""
 
     project: int
     cursor: str = ""
@@ -57,207 +57,215 @@ class ProjectState:
 
 @dataclass(frozen=True)
 class AnnotatedTask:
-    """An annotated task with what its annotator began with; the fields are those of the table `learn_tasks`."""
+    """An annotated task and the pre-labels its annotator started from; see the table `learn_tasks`."""
 
     task: int
-    seen: str
+    checksum: str
     reason: str
     photos: tuple[LabelledImage, ...]
-    shown: tuple[LabelledImage, ...] | None
-    shown_version: str
+    prelabels: tuple[LabelledImage, ...] | None
+    prelabel_version: str
     annotator: int | None
     lead_time: float | None
     drawn_at: str
 
 
 class TrainingDataStore:
-    """Projects and lessons in the database. Safe from any thread, process or machine."""
+    """Projects and training data in the database. Safe to use from several threads, processes and machines."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
 
     def projects(self) -> list[ProjectState]:
-        """Every project that is connected, by id."""
-        with reading(self.engine) as connection:
+        """Return every connected project, by id."""
+        with begin_read(self.engine) as connection:
             rows = connection.execute(sa.select(PROJECTS).order_by(PROJECTS.c.project)).all()
-        return [_learner(row) for row in rows]
+        return [_project_state(row) for row in rows]
 
     def project(self, project: int) -> ProjectState | None:
-        """One project; None where it is not connected."""
-        with reading(self.engine) as connection:
+        """Return one project; None if it is not connected."""
+        with begin_read(self.engine) as connection:
             row = connection.execute(sa.select(PROJECTS).where(PROJECTS.c.project == project)).first()
-        return _learner(row) if row is not None else None
+        return _project_state(row) if row is not None else None
 
     def connect(self, project: int) -> bool:
-        """Adds a project; False where it was there."""
+        """Add a project; returns False if it exists."""
         row = {
             "project": project, "connected_at": time.time(), "cursor": "", "fingerprint": "", "phase": "",
             "phase_done": 0, "phase_total": 0, "config": "",
         }  # fmt: skip
         with self.engine.begin() as connection:
-            return insert_new(connection, PROJECTS, row, conflict=("project",))
+            return insert_if_absent(connection, PROJECTS, row, conflict=("project",))
 
     def disconnect(self, project: int) -> None:
-        """Forgets a project that is no longer in Label Studio; its runs stay."""
+        """Delete a project that is gone from Label Studio; its runs are kept."""
         with self.engine.begin() as connection:
             for table in (PROJECTS, TASKS):
                 connection.execute(sa.delete(table).where(table.c.project == project))
 
     def update_project(self, project: int, **values: Any) -> None:
-        """Changes fields of a project."""
-        with quick(self.engine) as connection:
+        """Update columns of a project."""
+        with begin_relaxed(self.engine) as connection:
             connection.execute(sa.update(PROJECTS).where(PROJECTS.c.project == project).values(values))
 
-    def phase(self, project: int, phase: str, done: int = 0, total: int = 0) -> None:
-        """What is being done for the project now, for those who watch; empty: nothing."""
+    def set_phase(self, project: int, phase: str, done: int = 0, total: int = 0) -> None:
+        """Store the current phase of the project's run and its progress; empty: idle."""
         self.update_project(project, phase=phase, phase_done=done, phase_total=total, phase_at=time.time())
 
-    def seen(self, project: int, tasks: Iterable[int] | None = None) -> dict[int, str]:
-        """The checksum of each task as it was read last, of all or of these; tasks that are gone are not named."""
-        found: dict[int, str] = {}
+    def checksums(self, project: int, tasks: Iterable[int] | None = None) -> dict[int, str]:
+        """Return the stored checksum of all or of these tasks, without tasks that are gone."""
+        checksums: dict[int, str] = {}
         wanted = [None] if tasks is None else _chunks(sorted(set(tasks)))
-        with reading(self.engine) as connection:
-            for some in wanted:
+        with begin_read(self.engine) as connection:
+            for chunk in wanted:
                 query = sa.select(TASKS.c.task, TASKS.c.seen).where(TASKS.c.project == project, TASKS.c.state != "gone")
-                if some is not None:
-                    query = query.where(TASKS.c.task.in_(some))
-                found |= {row.task: row.seen for row in connection.execute(query)}
-        return found
+                if chunk is not None:
+                    query = query.where(TASKS.c.task.in_(chunk))
+                checksums |= {row.task: row.seen for row in connection.execute(query)}
+        return checksums
 
     def tasks_of_annotations(self, project: int, annotations: Iterable[int]) -> set[int]:
-        """The tasks that these annotations were read in; deletions do not name their task."""
+        """Return the tasks of these annotations; deletion events do not name the task."""
         wanted = set(annotations)
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             rows = connection.execute(
                 sa.select(TASKS.c.task, TASKS.c.annotations).where(TASKS.c.project == project, TASKS.c.state != "gone")
             )
             return {row.task for row in rows if wanted & set(msgspec.json.decode(row.annotations))}
 
-    def keep(self, project: int, found: Sequence[TaskTrainingData]) -> None:
-        """Notes what these tasks teach now."""
+    def save(self, project: int, training_data: Sequence[TaskTrainingData]) -> None:
+        """Insert or update the training data of tasks."""
         now = time.time()
-        with quick(self.engine) as connection:
-            for one in found:
+        with begin_relaxed(self.engine) as connection:
+            for item in training_data:
                 values = {
-                    "seen": one.seen, "state": one.state, "reason": one.reason, "annotations": _json(one.annotations),
-                    "photos": _json(one.photos), "boxes": one.boxes,
-                    "shown": None if one.shown is None else _json(one.shown), "shown_version": one.shown_version,
-                    "annotator": one.annotator, "lead_time": one.lead_time, "drawn_at": one.drawn_at, "read_at": now,
-                }  # fmt: skip
-                mine = (TASKS.c.project == project) & (TASKS.c.task == one.task)
-                before = connection.execute(sa.select(TASKS.c.shown).where(mine)).first()
+                    "seen": item.checksum,
+                    "state": item.state,
+                    "reason": item.reason,
+                    "annotations": _json(item.annotations),
+                    "photos": _json(item.photos),
+                    "boxes": item.boxes,
+                    "shown": None if item.prelabels is None else _json(item.prelabels),
+                    "shown_version": item.prelabel_version,
+                    "annotator": item.annotator,
+                    "lead_time": item.lead_time,
+                    "drawn_at": item.drawn_at,
+                    "read_at": now,
+                }
+                where = (TASKS.c.project == project) & (TASKS.c.task == item.task)
+                before = connection.execute(sa.select(TASKS.c.shown).where(where)).first()
                 if before is None:
-                    connection.execute(sa.insert(TASKS).values(project=project, task=one.task, learned=None, **values))
+                    connection.execute(sa.insert(TASKS).values(project=project, task=item.task, learned=None, **values))
                     continue
-                if one.shown is None and before.shown is not None:  # its prediction was pruned meanwhile
+                if item.prelabels is None and before.shown is not None:  # its prediction was deleted meanwhile
                     del values["shown"], values["shown_version"]
-                connection.execute(sa.update(TASKS).where(mine).values(values))
+                connection.execute(sa.update(TASKS).where(where).values(values))
 
-    def drop(self, project: int, tasks: Iterable[int]) -> None:
-        """These tasks have no annotation any more, or are not there."""
-        with quick(self.engine) as connection:
-            for some in _chunks(sorted(set(tasks))):
-                mine = (TASKS.c.project == project) & TASKS.c.task.in_(some)
+    def mark_gone(self, project: int, tasks: Iterable[int]) -> None:
+        """Mark tasks that are deleted or have no annotation any more."""
+        with begin_relaxed(self.engine) as connection:
+            for chunk in _chunks(sorted(set(tasks))):
+                where = (TASKS.c.project == project) & TASKS.c.task.in_(chunk)
                 gone = {"state": "gone", "seen": "", "annotations": "[]", "photos": "[]", "boxes": 0}
-                connection.execute(sa.update(TASKS).where(mine).values(**gone, reason="", read_at=time.time()))
+                connection.execute(sa.update(TASKS).where(where).values(**gone, reason="", read_at=time.time()))
 
     def training_tasks(
         self, project: int, *states: str, only: Iterable[int] | None = None
     ) -> list[tuple[int, str, tuple[LabelledImage, ...]]]:
-        """(task, its checksum, its photos) of every task in these states (all that count), by task.
+        """Return (task, checksum, labelled images) of the tasks in these states, by task id.
 
         Args:
-            project: Its number.
-            states: `teaches`, `held_out`.
-            only: Of these tasks, a few.
+            project: The project id.
+            states: `teaches` and/or `held_out`; default both.
+            only: Restrict to these tasks.
         """
         query = sa.select(TASKS.c.task, TASKS.c.seen, TASKS.c.photos).where(
             TASKS.c.project == project, TASKS.c.state.in_(states or ("teaches", "held_out"))
         )
         if only is not None:
             query = query.where(TASKS.c.task.in_(sorted(only)))
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             rows = connection.execute(query.order_by(TASKS.c.task)).all()
         return [(row.task, row.seen, msgspec.json.decode(row.photos, type=tuple[LabelledImage, ...])) for row in rows]
 
     def tasks_without_prediction(self, project: int) -> list[tuple[int, tuple[LabelledImage, ...]]]:
-        """(task, its photos) of those that what is served did not learn from and that nobody was asked about so far."""
+        """Return (task, labelled images) of training tasks not in the served version and without stored predictions."""
         query = sa.select(TASKS.c.task, TASKS.c.photos).where(
             TASKS.c.project == project, TASKS.c.state == "teaches", TASKS.c.learned.is_(None), TASKS.c.found.is_(None)
         )
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             rows = connection.execute(query.order_by(TASKS.c.drawn_at.desc(), TASKS.c.task.desc())).all()
         return [(row.task, msgspec.json.decode(row.photos, type=tuple[LabelledImage, ...])) for row in rows]
 
-    def answer(self, project: int, found: Mapping[int, Sequence[LabelledImage]]) -> None:
-        """Notes what was found on the photos of tasks by what had not learned from them."""
-        with quick(self.engine) as connection:
-            for task, photos in found.items():
-                mine = (TASKS.c.project == project) & (TASKS.c.task == task)
-                connection.execute(sa.update(TASKS).where(mine).values(found=_json(tuple(photos))))
+    def save_predictions(self, project: int, predictions: Mapping[int, Sequence[LabelledImage]]) -> None:
+        """Store predictions of the served version on tasks it was not trained on."""
+        with begin_relaxed(self.engine) as connection:
+            for task, photos in predictions.items():
+                where = (TASKS.c.project == project) & (TASKS.c.task == task)
+                connection.execute(sa.update(TASKS).where(where).values(found=_json(tuple(photos))))
 
-    def answered(self, project: int) -> list[tuple[tuple[LabelledImage, ...], tuple[LabelledImage, ...]]]:
-        """(what was drawn, what had been found) of the tasks that are learned from, the last drawn first."""
+    def predictions(self, project: int) -> list[tuple[tuple[LabelledImage, ...], tuple[LabelledImage, ...]]]:
+        """Return (labelled images, stored predictions) of training tasks, most recently annotated first."""
         query = sa.select(TASKS.c.photos, TASKS.c.found).where(
             TASKS.c.project == project, TASKS.c.state == "teaches", TASKS.c.found.is_not(None)
         )
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             rows = connection.execute(query.order_by(TASKS.c.drawn_at.desc(), TASKS.c.task.desc())).all()
         many = tuple[LabelledImage, ...]
         return [(msgspec.json.decode(row.photos, type=many), msgspec.json.decode(row.found, type=many)) for row in rows]
 
-    def worked(self, project: int) -> list[AnnotatedTask]:
-        """Every task that was annotated and counts, in the order of drawing."""
+    def annotated_tasks(self, project: int) -> list[AnnotatedTask]:
+        """Return every training and held-out task, in order of annotation."""
         query = sa.select(TASKS).where(TASKS.c.project == project, TASKS.c.state.in_(("teaches", "held_out")))
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             rows = connection.execute(query.order_by(TASKS.c.drawn_at, TASKS.c.task)).all()
-        return [_worked(row) for row in rows]
+        return [_annotated_task(row) for row in rows]
 
     def counts(self, project: int) -> dict[str, int]:
-        """How many tasks are in each state."""
-        with reading(self.engine) as connection:
+        """Return the number of tasks in each state."""
+        with begin_read(self.engine) as connection:
             rows = connection.execute(
                 sa.select(TASKS.c.state, sa.func.count()).where(TASKS.c.project == project).group_by(TASKS.c.state)
             ).all()
         return {str(state): int(count) for state, count in rows}
 
-    def withdrawn(self, project: int) -> int:
-        """How many tasks are in the published version otherwise than they would teach now: changed or deleted since."""
-        with reading(self.engine) as connection:
+    def count_withdrawn(self, project: int) -> int:
+        """Count tasks in the published version whose annotations were changed or deleted since."""
+        with begin_read(self.engine) as connection:
             changed = sa.or_(TASKS.c.state != "teaches", TASKS.c.learned != TASKS.c.seen)
             query = sa.select(sa.func.count()).where(TASKS.c.project == project, TASKS.c.learned.is_not(None), changed)
             return int(connection.scalar(query) or 0)
 
-    def published(self, project: int, learned: dict[int, str]) -> None:
-        """These lessons (task -> checksum) are in what is served now, and no others."""
-        with quick(self.engine) as connection:
-            mine = TASKS.c.project == project
-            connection.execute(sa.update(TASKS).where(mine, TASKS.c.learned.is_not(None)).values(learned=None))
-            # One statement each: the checksum is what was learned, whatever the row says by now.
-            rows = [{"one": task, "was": seen} for task, seen in learned.items()]
+    def mark_published(self, project: int, learned: dict[int, str]) -> None:
+        """Record the training data of the served version: checksum by task."""
+        with begin_relaxed(self.engine) as connection:
+            where = TASKS.c.project == project
+            connection.execute(sa.update(TASKS).where(where, TASKS.c.learned.is_not(None)).values(learned=None))
+            # The checksum that was trained on, which may differ from the row by now.
+            rows = [{"one": task, "was": checksum} for task, checksum in learned.items()]
             if rows:
-                statement = sa.update(TASKS).where(mine, TASKS.c.task == sa.bindparam("one"))
+                statement = sa.update(TASKS).where(where, TASKS.c.task == sa.bindparam("one"))
                 connection.execute(statement.values(learned=sa.bindparam("was")), rows)
-            connection.execute(sa.delete(TASKS).where(mine, TASKS.c.state == "gone"))
+            connection.execute(sa.delete(TASKS).where(where, TASKS.c.state == "gone"))
 
 
-def fingerprint(lessons: Iterable[tuple[int, str]], *more: str) -> str:
-    """A checksum of lessons (task, checksum) and of all else that decides what is learned from them."""
-    lines = [*(f"{task} {seen}" for task, seen in sorted(lessons)), *more]
+def fingerprint(training: Iterable[tuple[int, str]], *more: str) -> str:
+    """Return a checksum of the training data (task, checksum) and of everything else that determines a run's result."""
+    lines = [*(f"{task} {checksum}" for task, checksum in sorted(training)), *more]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:24]
 
 
-def _learner(row: Any) -> ProjectState:
+def _project_state(row: Any) -> ProjectState:
     names = ProjectState.__dataclass_fields__
     return ProjectState(**{name: getattr(row, name) for name in names})
 
 
-def _worked(row: Any) -> AnnotatedTask:
+def _annotated_task(row: Any) -> AnnotatedTask:
     many = tuple[LabelledImage, ...]
-    shown = None if row.shown is None else msgspec.json.decode(row.shown, type=many)
+    prelabels = None if row.shown is None else msgspec.json.decode(row.shown, type=many)
     photos = msgspec.json.decode(row.photos, type=many)
-    told = (row.shown_version or "", row.annotator, row.lead_time, row.drawn_at or "")
-    return AnnotatedTask(row.task, row.seen, row.reason, photos, shown, *told)
+    rest = (row.shown_version or "", row.annotator, row.lead_time, row.drawn_at or "")
+    return AnnotatedTask(row.task, row.seen, row.reason, photos, prelabels, *rest)
 
 
 def _chunks(tasks: Sequence[int]) -> list[Sequence[int]]:

@@ -1,4 +1,4 @@
-"""Owns the memory of runs: every fit that came to a verdict, with what it learned from, its figures and its times."""
+"""Table `learn_runs`: every training run with its inputs, metrics, verdict and times."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,33 +6,34 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import reading
+from labelloop.service.db.engine import begin_read
 from ml_backend.learning.store.tables import RUNS
 
 VerdictName = Literal["published", "refused", "withdrawn", "failed", "admitted"]
 
+# Phases of a run, the keys of `seconds`; `wait` lasts from the first event until work begins.
 PHASES: Mapping[str, str] = {
-    "wait": "Waiting for the burst to end",
+    "wait": "Waiting for more submits",
     "read": "Reading Label Studio",
-    "photos": "Looking at photos",
-    "fit": "Fitting, with cross-validation",
-    "judge": "Judging the candidate",
+    "photos": "Computing image features",
+    "fit": "Training, with cross-validation",
+    "judge": "Evaluating the candidate",
     "publish": "Publishing the version",
-    "follow": "Telling Label Studio",
+    "follow": "Updating Label Studio",
 }
-"""The phases of a run, which `seconds` counts by name; `wait` is from the first event until work begins."""
 
 
-class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a run measured.
+class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Metrics of a training run.
 
     Attributes:
-        by_class: AP50 of the candidate by class; on the photos that `judged_by` names.
-        parent_by_class: The same of what it was compared with.
-        photos: Photos that it was judged on; `boxes` on them.
-        cross_validation: AP50 of each way to fit, by name, on labelled photos that took no part in the fit.
-        choice: The way that won.
-        thresholds: From which score on a class is shown, where the version brings that.
+        by_class: AP50 of the candidate by class, on the images that `judged_by` names.
+        parent_by_class: AP50 by class of the model it was compared with.
+        photos: Number of evaluated images.
+        boxes: Number of boxes on them.
+        cross_validation: Cross-validated AP50 of each hyperparameter choice, by name.
+        choice: The selected hyperparameters.
+        thresholds: Lowest score of a pre-label by class, if the version has its own.
     """
 
     by_class: dict[str, float] = {}
@@ -44,8 +45,8 @@ class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
     thresholds: dict[str, float] = {}
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the table `learn_runs`, which says what each field is."""
+class TrainingRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the table `learn_runs`; see there for the fields."""
 
     project: int
     asked_at: float
@@ -66,54 +67,57 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     ap50: float | None = None
     parent_ap50: float | None = None
     tolerance: float | None = None
-    metrics: Metrics = Metrics()
+    metrics: RunMetrics = RunMetrics()
     seconds: Mapping[str, float] = {}
 
 
-_JSON = {"classes": dict[str, int], "metrics": Metrics, "seconds": dict[str, float]}
+_JSON = {"classes": dict[str, int], "metrics": RunMetrics, "seconds": dict[str, float]}
 
 
-class Runs:
-    """The runs of every project."""
+class RunStore:
+    """The training runs of all projects."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
 
-    def add(self, run: Run) -> int:
-        """Keeps a run; returns its id."""
+    def add(self, run: TrainingRun) -> int:
+        """Insert a run; returns its id."""
         values = {name: getattr(run, name) for name in run.__struct_fields__ if name != "id"}
         values |= {name: msgspec.json.encode(values[name]).decode() for name in _JSON}
         with self.engine.begin() as connection:
             return int(connection.execute(sa.insert(RUNS).values(values).returning(RUNS.c.id)).scalar_one())
 
-    def last(self, project: int, count: int = 10) -> list[Run]:
-        """The last runs of a project, the newest first."""
-        with reading(self.engine) as connection:
+    def last(self, project: int, count: int = 10) -> list[TrainingRun]:
+        """Return the last runs of a project, newest first."""
+        with begin_read(self.engine) as connection:
             query = sa.select(RUNS).where(RUNS.c.project == project).order_by(RUNS.c.id.desc()).limit(count)
             return [_run(row) for row in connection.execute(query)]
 
-    def newest(self, project: int) -> float:
-        """When the last run of a project ended, seconds since 1970; 0 where there was none."""
-        with reading(self.engine) as connection:
+    def last_finished_at(self, project: int) -> float:
+        """Return the end of the last run of a project, seconds since 1970; 0 without runs."""
+        with begin_read(self.engine) as connection:
             query = sa.select(sa.func.max(RUNS.c.finished_at)).where(RUNS.c.project == project)
             return float(connection.scalar(query) or 0)
 
-    def replaced(self, project: int) -> dict[str, float]:
-        """When each version that a run replaced was replaced last, seconds since 1970."""
-        with reading(self.engine) as connection:
+    def replaced_at(self, project: int) -> dict[str, float]:
+        """Return when each replaced version was last replaced, seconds since 1970."""
+        with begin_read(self.engine) as connection:
             query = sa.select(RUNS.c.parent, sa.func.max(RUNS.c.finished_at)).group_by(RUNS.c.parent)
             done = RUNS.c.verdict.in_(("published", "withdrawn", "admitted"))
-            return {str(one): float(at) for one, at in connection.execute(query.where(RUNS.c.project == project, done))}
+            return {
+                str(version): float(at)
+                for version, at in connection.execute(query.where(RUNS.c.project == project, done))
+            }
 
-    def of_version(self, project: int, version: str) -> Run | None:
-        """The run that made a version."""
-        with reading(self.engine) as connection:
+    def of_version(self, project: int, version: str) -> TrainingRun | None:
+        """Return the run that produced a version; None if there is none."""
+        with begin_read(self.engine) as connection:
             query = sa.select(RUNS).where(RUNS.c.project == project, RUNS.c.version == version)
             row = connection.execute(query.order_by(RUNS.c.id.desc()).limit(1)).first()
         return _run(row) if row is not None else None
 
 
-def _run(row: sa.Row[tuple[object, ...]]) -> Run:
-    values: dict[str, Any] = {name: getattr(row, name) for name in Run.__struct_fields__}
+def _run(row: sa.Row[tuple[object, ...]]) -> TrainingRun:
+    values: dict[str, Any] = {name: getattr(row, name) for name in TrainingRun.__struct_fields__}
     values |= {name: msgspec.json.decode(values[name], type=kind) for name, kind in _JSON.items()}
-    return Run(**values)
+    return TrainingRun(**values)

@@ -14,8 +14,8 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from labelloop.service.studio import NotFound
-from labelloop.service.studio.tasks import Mark
+from labelloop.service.studio import StudioNotFound
+from labelloop.service.studio.tasks import TaskStamp
 from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.training_run import Learner
@@ -104,9 +104,6 @@ class MemoryStudio:
     def count_tasks(self, project):
         return len(list(self.stamps(project)))
 
-    def task_marks(self, project):
-        return self.stamps(project)
-
     def sample(self, project, count, *, filters=None):
         found = list(self.stamps(project, filters=filters))
         return found[:: max(len(found) // count, 1)][:count]
@@ -174,7 +171,7 @@ class MemoryStudio:
 
     def _known(self, project):
         if project != PROJECT or self.gone:
-            raise NotFound("GET /api/projects", 404, "No Project matches the given query.")
+            raise StudioNotFound("GET /api/projects", 404, "No Project matches the given query.")
 
     def _now(self):
         self._clock += timedelta(seconds=1)
@@ -183,7 +180,7 @@ class MemoryStudio:
 
 def _mark(row):
     live = sum(not one.get("was_cancelled") for one in row["annotations"])
-    return Mark(row["id"], row["updated_at"], live, len(row["annotations"]) - live)
+    return TaskStamp(row["id"], row["updated_at"], live, len(row["annotations"]) - live)
 
 
 def _passes(row, item):
@@ -224,7 +221,7 @@ def engine(settings):
 
 
 @pytest.fixture
-def kit(settings, studio, engine):
+def context(settings, studio, engine):
     return LearningContext.of(settings, studio, engine)
 
 
@@ -241,9 +238,9 @@ def policy(settings):
 
 
 @pytest.fixture
-def learn(kit):
+def learn(context):
     """learn(tasks=[...], now=True, ...) -> the run that answers one such event, or None."""
-    learner = Learner(kit)
+    learner = Learner(context)
 
     def run(**payload):
         event = SimpleNamespace(payload={"source": "test", **payload}, created_at=datetime.now(UTC).timestamp(), id=1)

@@ -4,7 +4,7 @@ import pytest
 
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
-from ml_backend.learning.annotations import config_of, is_held_out, task_checksum, training_data_of
+from ml_backend.learning.annotations import config_hash_of, is_held_out, task_checksum, training_data_of
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
 
 BOXES = {name: box_json("Disc", box) for name, box in (("a", (10, 10, 60, 60)), ("b", (200, 200, 300, 300)))}
@@ -61,7 +61,7 @@ def test_a_task_not_judged_teaches_nothing_until_it_is_reviewed():
     held = taught(*two, data={"qc_status": "not_judged"})
     assert held.state == "left_out"
     assert "could not be compared" in held.reason
-    assert held.seen != taught(*two, data={"qc_status": "agreed"}).seen
+    assert held.checksum != taught(*two, data={"qc_status": "agreed"}).checksum
     truth = annotation(3, 3, A, ground_truth=True)
     assert taught(*two, truth, data={"qc_status": "not_judged"}).state == "teaches"
 
@@ -120,9 +120,9 @@ def test_a_task_of_several_photos_teaches_each():
 def test_the_pre_label_that_the_annotator_began_with_is_kept():
     prediction = {"id": 5, "model_version": "m-1", "result": [{**BOXES["b"], "score": 0.4}]}
     found = taught(annotation(1, 1, A, parent_prediction=5), predictions=[prediction])
-    assert found.shown_version == "m-1"
-    assert found.shown[0].scores == (0.4,)
-    assert taught(annotation(1, 1, A), predictions=[prediction]).shown is None
+    assert found.prelabel_version == "m-1"
+    assert found.prelabels[0].scores == (0.4,)
+    assert taught(annotation(1, 1, A), predictions=[prediction]).prelabels is None
 
 
 def test_a_tenth_of_the_tasks_is_held_out_always_the_same():
@@ -136,9 +136,9 @@ def test_a_tenth_of_the_tasks_is_held_out_always_the_same():
 
 
 def test_only_what_decides_what_is_taught_is_seen_as_a_change():
-    def seen(*annotations, sign="", **data):
+    def seen(*annotations, config_hash="", **data):
         return task_checksum(
-            read_task({"id": 1, "data": {"image": "a.jpg", **data}, "annotations": list(annotations)}), sign
+            read_task({"id": 1, "data": {"image": "a.jpg", **data}, "annotations": list(annotations)}), config_hash
         )
 
     one = annotation(1, 1, A)
@@ -147,7 +147,7 @@ def test_only_what_decides_what_is_taught_is_seen_as_a_change():
     changes = [
         seen(one, qc_status="disputed"), seen(one, image="b.jpg"), seen(), seen({**one, "ground_truth": True}),
         seen({**one, "updated_at": "2026-02-01T00:00:00Z"}), seen(one, annotation(2, 2, A)),
-        seen(one, sign="another label config"),
+        seen(one, config_hash="another label config"),
     ]  # fmt: skip
     assert len({before, *changes}) == len(changes) + 1
     truth = {**one, "ground_truth": True}
@@ -168,11 +168,11 @@ def test_labels_go_by_the_label_config_as_it_is_now():
 
 
 def test_what_only_looks_different_is_no_other_label_config():
-    def sign(text):
-        return config_of(LabelConfig.parse(text))
+    def config_hash(text):
+        return config_hash_of(LabelConfig.parse(text))
 
-    assert sign(CONFIG.replace('"Square"/>', '"Square" background="#fff" hotkey="s"/>')) == sign(CONFIG)
-    assert sign(CONFIG.replace("<View>", '<View><Header value="$qc_note"/>')) == sign(CONFIG)
+    assert config_hash(CONFIG.replace('"Square"/>', '"Square" background="#fff" hotkey="s"/>')) == config_hash(CONFIG)
+    assert config_hash(CONFIG.replace("<View>", '<View><Header value="$qc_note"/>')) == config_hash(CONFIG)
     others = [CONFIG.replace('"Square"', '"Block"'), CONFIG.replace("$image", "$photo"),
               CONFIG.replace('"Square"/>', '"Square" predicted_values="Block"/>')]  # fmt: skip
-    assert len({sign(CONFIG), *map(sign, others)}) == 4
+    assert len({config_hash(CONFIG), *map(config_hash, others)}) == 4

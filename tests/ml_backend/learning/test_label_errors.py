@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from ml_backend.jobs import handlers
-from ml_backend.learning.events import LEARN, OPINION, opinion_hint
-from ml_backend.learning.label_errors import CALM_S, KEYS, LATEST_S, opine, opinion_of
-from ml_backend.learning.store.label_errors import Opinion
+from ml_backend.learning.events import LABEL_ERRORS, LEARN, label_error_event
+from ml_backend.learning.label_errors import KEYS, MAX_DELAY_S, QUIET_S, note_of, review_labels
+from ml_backend.learning.store.label_errors import LabelErrorNote
 from ml_backend.training.label_errors import LabelIssue
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
 
@@ -35,9 +35,9 @@ def opinion(monkeypatch):
 
     def say(remarks):
         told = lambda examples, **_: ((index, remarks.get(index, [])) for index in range(len(examples)))  # noqa: E731
-        monkeypatch.setattr("ml_backend.learning.label_errors.second_opinions", told)
+        monkeypatch.setattr("ml_backend.learning.label_errors.cross_validated_issues", told)
 
-    monkeypatch.setattr("ml_backend.learning.label_errors.LEAST_PHOTOS", 2)
+    monkeypatch.setattr("ml_backend.learning.label_errors.MIN_IMAGES", 2)
     return say
 
 
@@ -58,44 +58,44 @@ def opinion(monkeypatch):
     ],
 )
 def test_a_note_says_each_difference_in_words_the_surest_first(remarks, least, note, score):
-    found = opinion_of(3, remarks, [("Disc", "Cat")], least=least)
-    assert found == (None if note is None else Opinion(3, note, score))
+    found = note_of(3, remarks, [("Disc", "Cat")], least=least)
+    assert found == (None if note is None else LabelErrorNote(3, note, score))
 
 
 def test_a_note_names_the_photo_where_there_are_several_and_counts_what_it_leaves_out():
-    found = opinion_of(3, [(1, MISSING)] * 7, [("Disc",), ()], least=0.5)
+    found = note_of(3, [(1, MISSING)] * 7, [("Disc",), ()], least=0.5)
     assert found.note.count("missing") == 5
     assert "on photo 2" in found.note
     assert found.note.endswith(", and 2 more.")
 
 
-def test_keys_are_told_once_beside_all_other_data_and_taken_back(kit, learn, studio, opinion):
+def test_keys_are_told_once_beside_all_other_data_and_taken_back(context, learn, studio, opinion):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
     studio.stored[tasks[2]]["data"] |= {"qc_status": "agreed", "place": "Ulm"}
     before = dict(studio.stored[tasks[2]]["data"])
     learn(tasks=tasks)
     opinion({0: [MISSING], 1: [LOOSE]})
-    done = opine(kit, PROJECT, stop=never)
-    assert (done.told, done.changed, done.taken_back) == (1, 1, 0)
+    done = review_labels(context, PROJECT, stop=never)
+    assert (done.noted, done.changed, done.removed) == (1, 1, 0)
     data = studio.stored[tasks[2]]["data"]
     assert data == before | {"qc_model_score": 0.9, "qc_model_note": data["qc_model_note"]}
     assert not any(key in studio.stored[task]["data"] for task in tasks[:2] for key in KEYS)
-    assert [one.task for one in kit.opinions.all(PROJECT)] == [tasks[2]]
+    assert [one.task for one in context.label_errors.all(PROJECT)] == [tasks[2]]
     # Again: nothing is written, and a remark of ours is nothing to learn from.
-    assert opine(kit, PROJECT, stop=never).changed == 0
+    assert review_labels(context, PROJECT, stop=never).changed == 0
     assert studio.written == [tasks[2]]
     assert learn(tasks=tasks) is None
     opinion({})
-    assert opine(kit, PROJECT, stop=never).taken_back == 1
+    assert review_labels(context, PROJECT, stop=never).removed == 1
     assert studio.stored[tasks[2]]["data"] == before
-    assert kit.opinions.all(PROJECT) == []
+    assert context.label_errors.all(PROJECT) == []
 
 
-def test_what_is_settled_by_a_ground_truth_or_no_longer_there_is_not_doubted(kit, learn, studio, opinion):
+def test_what_is_settled_by_a_ground_truth_or_no_longer_there_is_not_doubted(context, learn, studio, opinion):
     tasks = [studio.label(seed) for seed in (1, 2, 4, 5, 7)]
     learn(tasks=tasks)
     opinion({key: [MISSING] for key in range(5)})
-    assert opine(kit, PROJECT, stop=never).told == 5
+    assert review_labels(context, PROJECT, stop=never).noted == 5
     truth, deleted, changed, gone = tasks[:4]
     studio.stored[truth]["annotations"][0]["ground_truth"] = True
     studio.stored[deleted]["annotations"] = []
@@ -103,55 +103,55 @@ def test_what_is_settled_by_a_ground_truth_or_no_longer_there_is_not_doubted(kit
     studio.stored[changed]["annotations"][0]["updated_at"] = "2026-03-03T00:00:00.000000Z"  # while it is being judged
     del studio.stored[gone]
     opinion({key: [WRONG] for key in range(4)})
-    opine(kit, PROJECT, stop=never)
+    review_labels(context, PROJECT, stop=never)
     assert all("qc_model_note" not in studio.stored[task]["data"] for task in (truth, deleted))
     assert "missing" in studio.stored[changed]["data"]["qc_model_note"]  # its event will come
     assert "looks like Square" in studio.stored[tasks[4]]["data"]["qc_model_note"]
 
 
-def test_a_project_that_wants_no_opinion_loses_what_was_told(kit, learn, studio, opinion, policy):
+def test_a_project_that_wants_no_opinion_loses_what_was_told(context, learn, studio, opinion, policy):
     tasks = [studio.label(seed) for seed in (1, 2)]
     learn(tasks=tasks)
     opinion({0: [MISSING]})
-    opine(kit, PROJECT, stop=never)
+    review_labels(context, PROJECT, stop=never)
     policy("opinion = 1\n")
-    assert opine(kit, PROJECT, stop=never).taken_back == 1
+    assert review_labels(context, PROJECT, stop=never).removed == 1
     assert not any(key in studio.stored[task]["data"] for task in tasks for key in KEYS)
     policy("learn = false\n")
-    assert opine(kit, PROJECT, stop=never) is None
+    assert review_labels(context, PROJECT, stop=never) is None
 
 
-def test_nothing_is_told_when_something_newer_comes(kit, learn, studio, opinion):
+def test_nothing_is_told_when_something_newer_comes(context, learn, studio, opinion):
     learn(tasks=[studio.label(seed) for seed in (1, 2)])
     opinion({0: [MISSING]})
-    assert opine(kit, PROJECT, stop=lambda: True).stopped
+    assert review_labels(context, PROJECT, stop=lambda: True).stopped
     assert studio.written == []
 
 
-def test_an_annotator_goes_first_but_not_for_ever(kit, learn, settings, studio, engine, opinion):
+def test_an_annotator_goes_first_but_not_for_ever(context, learn, settings, studio, engine, opinion):
     learn(tasks=[studio.label(seed) for seed in (1, 2)])
     opinion({0: [MISSING]})
-    [asked] = kit.inbox.open_events(OPINION, str(PROJECT))  # each run asks for an opinion
-    handle = handlers(settings, studio, engine)[OPINION]
+    [asked] = context.inbox.unfinished_events(LABEL_ERRORS, str(PROJECT))  # each run asks for an opinion
+    handle = handlers(settings, studio, engine)[LABEL_ERRORS]
     event = SimpleNamespace(id=asked.id, payload=asked.payload)
     handle(str(PROJECT), [event])  # the run has just ended
     assert studio.written == []
-    assert len(kit.inbox.open_events(OPINION, str(PROJECT))) == 2
-    kit.inbox.put(LEARN, str(PROJECT), "later", {"tasks": [1], "source": "test"})
-    event.payload = opinion_hint(PROJECT, since=time.time() - LATEST_S - 1).payload
+    assert len(context.inbox.unfinished_events(LABEL_ERRORS, str(PROJECT))) == 2
+    context.inbox.put(LEARN, str(PROJECT), "later", {"tasks": [1], "source": "test"})
+    event.payload = label_error_event(PROJECT, since=time.time() - MAX_DELAY_S - 1).payload
     handle(str(PROJECT), [event])
     assert len(studio.written) == 1
-    assert CALM_S < LATEST_S
+    assert QUIET_S < MAX_DELAY_S
 
 
-def test_heads_that_did_not_see_a_photo_find_what_was_forgotten_on_it(kit, learn, studio):
+def test_heads_that_did_not_see_a_photo_find_what_was_forgotten_on_it(context, learn, studio):
     seeds = [seed for seed in range(1, 17) if seed % 3]
     tasks = [studio.label(seed) for seed in seeds[:-1]]
     spoilt = studio.add_photo(seeds[-1])
     [(_, disc), (_, square)] = draw_discs(seeds[-1])[1]
     studio.annotate(spoilt, [box_json("Square", square)])  # the disc was forgotten
     learn(tasks=[*tasks, spoilt])
-    opine(kit, PROJECT, stop=never)
+    review_labels(context, PROJECT, stop=never)
     note = studio.stored[spoilt]["data"]["qc_model_note"]
     assert note.startswith("Perhaps a Disc is missing")
     assert abs(int(note.split(" at ")[1].split(",")[0]) - disc[0]) < 15

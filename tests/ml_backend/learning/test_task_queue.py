@@ -5,7 +5,7 @@ import pytest
 from ml_backend.learning.annotations import is_held_out
 from ml_backend.learning.poller import LearningPoller
 from ml_backend.learning.task_order import HEAD, place_score, rest_score, with_held_out
-from ml_backend.learning.task_queue import arrange
+from ml_backend.learning.task_queue import rank_open_tasks
 from tests.ml_backend.learning.conftest import PROJECT
 
 
@@ -13,49 +13,51 @@ def never():
     return False
 
 
-def test_before_any_label_the_photos_that_are_least_alike_come_first(kit, studio, policy):
+def test_before_any_label_the_photos_that_are_least_alike_come_first(context, studio, policy):
     policy("held_out = 0\n")
     alike = [studio.add_photo(3) for _ in range(6)]  # six times the same photo
     other = studio.add_photo(4)
-    done = arrange(kit, PROJECT, stop=never)
-    assert done.made == 7
+    done = rank_open_tasks(context, PROJECT, stop=never)
+    assert done.prelabelled == 7
     order = studio.queue(done.version)
     assert len(order) == 7
     assert other in order[:2]
     assert len(set(order[:2]) & set(alike)) == 1
 
 
-def test_pre_labels_that_are_there_get_the_score_of_their_place(kit, studio, policy):
+def test_pre_labels_that_are_there_get_the_score_of_their_place(context, studio, policy):
     policy("held_out = 0\n")
     tasks = [studio.add_photo(seed) for seed in (3, 4, 5)]
-    version = kit.bases.served(PROJECT).version
+    version = context.base_models.served(PROJECT).version
     studio.import_predictions(
         PROJECT, [{"task": task, "result": [], "score": 0.9, "model_version": version} for task in tasks]
     )
-    arrange(kit, PROJECT, stop=never)
+    rank_open_tasks(context, PROJECT, stop=never)
     assert studio.model_versions(PROJECT) == {version: 3}
     scores = [one["score"] for task in tasks for one in studio.stored[task]["predictions"]]
     assert sorted(scores) == [place_score(place) for place in range(3)]
 
 
 def test_after_a_fit_open_tasks_have_pre_labels_of_the_new_version_in_the_order_of_acquisition(
-    kit, learn, studio, policy
+    context, learn, studio, policy
 ):
     policy("debounce_s = 0\nheld_out = 0\n")
     waiting = [studio.add_photo(seed) for seed in range(20, 32)]
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    done = arrange(kit, PROJECT, stop=never)
-    assert (done.version, done.made, done.stopped) == (run.version, 12, False)
+    done = rank_open_tasks(context, PROJECT, stop=never)
+    assert (done.version, done.prelabelled, done.stopped) == (run.version, 12, False)
     assert sorted(studio.queue(run.version)) == waiting
     drawn = [result for task in waiting for one in studio.stored[task]["predictions"] for result in one["result"]]
     assert {result["value"]["rectanglelabels"][0] for result in drawn} >= {"Disc", "Square"}
-    assert arrange(kit, PROJECT, stop=never).made == 0  # all have theirs
-    known = kit.looks.known(PROJECT, kit.bases.backbone(kit.bases.served(PROJECT)).version, waiting)
+    assert rank_open_tasks(context, PROJECT, stop=never).prelabelled == 0  # all have theirs
+    known = context.image_vectors.features(
+        PROJECT, context.base_models.backbone(context.base_models.served(PROJECT)).version, waiting
+    )
     assert {known[task].version for task in waiting} == {run.version}
 
 
 def test_pre_labels_are_shown_from_the_scores_that_the_version_brings_or_the_project_asks_for(
-    kit, learn, studio, policy, monkeypatch
+    context, learn, studio, policy, monkeypatch
 ):
     policy("debounce_s = 0\nheld_out = 0\n")
     monkeypatch.setattr(
@@ -65,34 +67,34 @@ def test_pre_labels_are_shown_from_the_scores_that_the_version_brings_or_the_pro
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
 
     def shown():
-        arrange(kit, PROJECT, stop=never)
+        rank_open_tasks(context, PROJECT, stop=never)
         [made] = studio.stored[task]["predictions"]
         studio.stored[task]["predictions"] = []
         return {result["value"]["rectanglelabels"][0] for result in made["result"]}
 
     assert shown() == {"Disc"}
-    row = {"url": kit.settings.ml_url, "extra_params": {"score_thresholds": {"square": 0.05, "disc": 1}}}
+    row = {"url": context.settings.ml_url, "extra_params": {"score_thresholds": {"square": 0.05, "disc": 1}}}
     studio.backends = [{**row, "title": "", "model_version": ""}]
     assert shown() == {"Square"}
 
 
-def test_a_newer_event_ends_an_arrangement(kit, learn, studio, policy):
+def test_a_newer_event_ends_an_arrangement(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     learn(tasks=[studio.label(seed) for seed in (1, 2)])
-    assert arrange(kit, PROJECT, stop=lambda: True).stopped
+    assert rank_open_tasks(context, PROJECT, stop=lambda: True).stopped
 
 
-def test_no_pre_labels_where_the_policy_wants_none(kit, studio, policy):
+def test_no_pre_labels_where_the_policy_wants_none(context, studio, policy):
     studio.add_photo(3)
     policy("prelabels = 0\n")
-    assert arrange(kit, PROJECT, stop=never) is None
+    assert rank_open_tasks(context, PROJECT, stop=never) is None
 
 
-def test_a_photo_that_cannot_be_had_keeps_no_other_task_waiting(kit, studio, policy):
+def test_a_photo_that_cannot_be_had_keeps_no_other_task_waiting(context, studio, policy):
     policy("held_out = 0\n")
     studio.add_task({"image": "/data/local-files/?d=gone.png"})
     good = studio.add_photo(3)
-    done = arrange(kit, PROJECT, stop=never)
+    done = rank_open_tasks(context, PROJECT, stop=never)
     assert studio.queue(done.version) == [good]
 
 
@@ -116,21 +118,21 @@ def test_scores_say_the_order():
 
 
 def test_pre_labels_of_old_versions_go_after_an_hour_and_the_version_is_followed_on(
-    kit, learn, studio, policy, monkeypatch
+    context, learn, studio, policy, monkeypatch
 ):
     policy("debounce_s = 0\nheld_out = 0\n")
     studio.add_photo(20)
     first = learn(tasks=[studio.label(seed) for seed in (1, 2)])
-    arrange(kit, PROJECT, stop=never)
+    rank_open_tasks(context, PROJECT, stop=never)
     second = learn(tasks=[studio.label(4)])
-    arrange(kit, PROJECT, stop=never)
+    rank_open_tasks(context, PROJECT, stop=never)
     theirs = {"task": 1, "result": [], "score": 0.5, "model_version": "somebody-else"}
     studio.import_predictions(PROJECT, [theirs])
-    watchman = LearningPoller(kit)
-    watchman.mend(PROJECT)
+    watchman = LearningPoller(context)
+    watchman.announce_served_version(PROJECT)
     assert set(studio.model_versions(PROJECT)) == {first.version, second.version, "somebody-else"}
     monkeypatch.setattr("ml_backend.learning.poller.OUTDATED_S", 0.0)
-    watchman.mend(PROJECT)
+    watchman.announce_served_version(PROJECT)
     assert set(studio.model_versions(PROJECT)) == {second.version, "somebody-else"}
     assert studio.fields["model_version"] == second.version
 
@@ -141,9 +143,9 @@ TEXT = '<Text name="t" value="$image"/><Labels name="l" toName="t"><Label value=
 
 
 @pytest.mark.parametrize(("config", "ordered"), [(LABELS, True), (TEXT, False)])
-def test_labels_that_no_class_means_have_an_order_where_they_are_learned(config, ordered, kit, studio, policy):
+def test_labels_that_no_class_means_have_an_order_where_they_are_learned(config, ordered, context, studio, policy):
     studio.fields["label_config"] = f"<View>{IMAGE}{config}</View>"
     tasks = [studio.add_photo(seed) for seed in (3, 4, 5)]
-    done = arrange(kit, PROJECT, stop=never)
+    done = rank_open_tasks(context, PROJECT, stop=never)
     assert (done is not None) is ordered
     assert [len(studio.stored[task]["predictions"]) for task in tasks] == [int(ordered)] * 3

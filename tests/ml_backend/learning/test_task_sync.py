@@ -8,12 +8,12 @@ from alembic.config import Config
 
 from labelloop.service.db.engine import MIGRATIONS, create_engine, migrate, open_database
 from labelloop.service.settings import Settings
-from labelloop.service.studio.tasks import Mark
-from ml_backend.learning import task_sync as backlogs
-from ml_backend.learning.image_vectors import Lookout
-from ml_backend.learning.store.tasks import TRIES, PhotoVectorStore, Waiting
-from ml_backend.learning.task_queue import arrange
-from ml_backend.learning.task_sync import Backlog
+from labelloop.service.studio.tasks import TaskStamp
+from ml_backend.learning import task_sync as task_sync
+from ml_backend.learning.image_vectors import BackgroundEmbedder
+from ml_backend.learning.store.tasks import MAX_TRIES, PhotoVectorStore, QueuedTask
+from ml_backend.learning.task_queue import rank_open_tasks
+from ml_backend.learning.task_sync import TaskSync
 from ml_backend.training.acquisition import random_order, rank, sample_without_near_duplicates
 from tests.ml_backend.learning.conftest import PROJECT
 
@@ -21,7 +21,7 @@ BACKBONE, VERSION = "base-1", "learned-1"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def looks(request, settings):
+def store(request, settings):
     url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     engine = open_database(Settings(home=settings.home, database_url=url))
     yield PhotoVectorStore(engine)
@@ -29,211 +29,213 @@ def looks(request, settings):
 
 
 @pytest.fixture
-def backlog(studio, looks):
-    return Backlog(studio, looks, PROJECT)
+def sync(studio, store):
+    return TaskSync(studio, store, PROJECT)
 
 
 @pytest.fixture
 def unread(studio):
-    """Tasks without a photo file, which nobody looks at here."""
+    """Tasks without a photo file, which nobody store at here."""
     return [studio.add_task({"image": f"/data/local-files/?d={number}.png"}) for number in range(12)]
 
 
-def read_all(backlog):
-    assert backlog.read_on(lambda: False)
+def read_all(sync):
+    assert sync.continue_first_read(lambda: False)
 
 
-def open_tasks(looks):
-    return sorted(looks.blind(PROJECT, VERSION, limit=1000))
+def open_tasks(store):
+    return sorted(store.without_vectors(PROJECT, VERSION, limit=1000))
 
 
-def test_first_reading_goes_on_where_it_stopped(backlog, looks, studio, unread, monkeypatch):
-    monkeypatch.setattr(backlogs, "PAGE", 5)
-    assert not backlog.read_on(lambda: True)
-    assert open_tasks(looks) == unread[:5]
-    assert backlog.refresh() == 0  # what changes comes after the first reading
+def test_first_reading_goes_on_where_it_stopped(sync, store, studio, unread, monkeypatch):
+    monkeypatch.setattr(task_sync, "PAGE", 5)
+    assert not sync.continue_first_read(lambda: True)
+    assert open_tasks(store) == unread[:5]
+    assert sync.refresh() == 0  # what changes comes after the first reading
     studio.asked = 0
-    read_all(backlog)
-    assert open_tasks(looks) == unread
+    read_all(sync)
+    assert open_tasks(store) == unread
     assert studio.asked == 2  # tasks 6 to 10, and the rest
 
 
-def test_task_changed_during_the_first_reading_comes_as_a_change(backlog, looks, studio, unread, monkeypatch):
-    monkeypatch.setattr(backlogs, "PAGE", 5)
-    backlog.read_on(lambda: True)
+def test_task_changed_during_the_first_reading_comes_as_a_change(sync, store, studio, unread, monkeypatch):
+    monkeypatch.setattr(task_sync, "PAGE", 5)
+    sync.continue_first_read(lambda: True)
     studio.annotate(unread[0], [])
-    read_all(backlog)
-    backlog.refresh()
-    assert open_tasks(looks) == unread[1:]
+    read_all(sync)
+    sync.refresh()
+    assert open_tasks(store) == unread[1:]
 
 
 @pytest.mark.parametrize("skipped", [False, True])
-def test_one_request_brings_what_changed_while_nobody_listened(backlog, looks, studio, unread, skipped):
-    read_all(backlog)
-    backlog.refresh()
+def test_one_request_brings_what_changed_while_nobody_listened(sync, store, studio, unread, skipped):
+    read_all(sync)
+    sync.refresh()
     studio.annotate(unread[3], [], was_cancelled=skipped)
     new = studio.add_task({"image": "new.png"})
     studio.asked = 0
-    backlog.refresh()
+    sync.refresh()
     assert studio.asked == 1
-    assert open_tasks(looks) == sorted({*unread, new} - {unread[3]})
+    assert open_tasks(store) == sorted({*unread, new} - {unread[3]})
 
 
-def test_deletions_without_a_trace_are_found_by_their_number(backlog, looks, studio, unread):
+def test_deletions_without_a_trace_are_found_by_their_number(sync, store, studio, unread):
     studio.annotate(unread[0], [])
-    read_all(backlog)
-    assert not backlog.check()
+    read_all(sync)
+    assert not sync.compare_if_due()
     del studio.stored[unread[5]]
     studio.stored[unread[0]]["annotations"].clear()  # made a draft again: the task's own time stays
-    backlog.refresh()
-    assert unread[5] in open_tasks(looks)
-    assert backlog.check()
-    assert open_tasks(looks) == [one for one in unread if one != unread[5]]
+    sync.refresh()
+    assert unread[5] in open_tasks(store)
+    assert sync.compare_if_due()
+    assert open_tasks(store) == [one for one in unread if one != unread[5]]
 
 
-def test_numbers_that_never_agree_do_not_compare_every_time(backlog, studio, unread):
-    read_all(backlog)
+def test_numbers_that_never_agree_do_not_compare_every_time(sync, studio, unread):
+    read_all(sync)
     studio.fields["task_number"] = 99
-    assert backlog.check()
-    assert not backlog.check()
+    assert sync.compare_if_due()
+    assert not sync.compare_if_due()
 
 
-def test_large_project_is_known_by_a_sample_before_it_is_read(backlog, looks, studio, unread, monkeypatch):
-    monkeypatch.setattr(backlogs, "SAMPLE", 4)
-    monkeypatch.setattr(backlogs, "PAGE", 5)
+def test_large_project_is_known_by_a_sample_before_it_is_read(sync, store, studio, unread, monkeypatch):
+    monkeypatch.setattr(task_sync, "SAMPLE_SIZE", 4)
+    monkeypatch.setattr(task_sync, "PAGE", 5)
     studio.annotate(unread[0], [])
-    backlog.begin()
-    sample = open_tasks(looks)
+    sync.seed()
+    sample = open_tasks(store)
     assert len(sample) == 4
     assert max(sample) > unread[5]  # from all over it
     assert unread[0] not in sample
-    read_all(backlog)
-    assert open_tasks(looks) == unread[1:]
+    read_all(sync)
+    assert open_tasks(store) == unread[1:]
 
 
 @pytest.fixture
-def vectors(looks):
+def vectors(store):
     """A thousand open tasks; every second was looked at by a version, every fifth of these in vain."""
     chance = np.random.default_rng(0)
-    looks.copy(PROJECT).put([Mark(number, "2026-01-01") for number in range(1, 1001)])
+    store.mirror(PROJECT).put([TaskStamp(number, "2026-01-01") for number in range(1, 1001)])
     made = {number: chance.normal(size=8).astype(np.float32) for number in range(1, 1001)}
-    looks.keep(PROJECT, BACKBONE, {number: ("photo", vector) for number, vector in made.items()})
+    store.save_vectors(PROJECT, BACKBONE, {number: ("photo", vector) for number, vector in made.items()})
     doubts = {number: (None if number % 10 == 0 else float(chance.random()), 0.5) for number in range(2, 1001, 2)}
-    looks.looked(PROJECT, "learned-0", doubts)
+    store.save_uncertainties(PROJECT, "learned-0", doubts)
     return made, {number: doubt for number, (doubt, _) in doubts.items()}
 
 
-def test_fair_sample_of_a_few_is_that_of_all(looks, vectors):
+def test_fair_sample_of_a_few_is_that_of_all(store, vectors):
     made, doubts = vectors
     fresh = [number for number in made if number not in doubts]
     wanted = [
         fresh[index]
         for index in sample_without_near_duplicates(np.stack([made[one] for one in fresh]), np.zeros((0, 8)), 40)
     ]
-    few, block = looks.vectors(PROJECT, BACKBONE, looks.by_chance(PROJECT, VERSION, limit=200))
+    few, block = store.vectors(PROJECT, BACKBONE, store.random_sample(PROJECT, VERSION, limit=200))
     assert [few[index] for index in sample_without_near_duplicates(block, np.zeros((0, 8), np.float32), 40)] == wanted
 
 
-def test_order_by_doubt_of_a_few_is_that_of_all(looks, vectors):
+def test_order_by_doubt_of_a_few_is_that_of_all(store, vectors):
     _, doubts = vectors
     numbers = list(doubts)
     wanted = [numbers[index] for index in rank(list(doubts.values()))][:40]
-    doubted = looks.by_doubt(PROJECT, VERSION, empty=False, fresh=False, limit=40)
-    empty = looks.by_doubt(PROJECT, VERSION, empty=True, fresh=False, limit=40)
+    doubted = store.by_uncertainty(PROJECT, VERSION, empty=False, fresh=False, limit=40)
+    empty = store.by_uncertainty(PROJECT, VERSION, empty=True, fresh=False, limit=40)
     both = [*doubted, *empty]
     assert [both[index] for index in rank([doubts[number] for number in both])][:40] == wanted
 
 
-def test_vectors_of_another_backbone_are_none(looks, vectors, backlog):
-    backlog.use("base-2")
-    assert looks.vectors(PROJECT, "base-2", [1, 2])[0] == []
-    assert looks.by_chance(PROJECT, VERSION, limit=10) == []
-    assert len(looks.unseen(PROJECT, limit=2000)) == 1000
+def test_vectors_of_another_backbone_are_none(store, vectors, sync):
+    sync.use_backbone("base-2")
+    assert store.vectors(PROJECT, "base-2", [1, 2])[0] == []
+    assert store.random_sample(PROJECT, VERSION, limit=10) == []
+    assert len(store.next_to_embed(PROJECT, limit=2000)) == 1000
 
 
-def test_photo_that_cannot_be_had_lets_others_go_first_and_is_given_up(looks, backlog, unread):
-    read_all(backlog)
-    first = looks.unseen(PROJECT, limit=1)
-    for _ in range(TRIES):
-        looks.not_seen(PROJECT, first)
-        assert looks.unseen(PROJECT, limit=1) != first
-    assert first[0] not in looks.unseen(PROJECT, limit=100)
-    assert first[0] in looks.blind(PROJECT, VERSION, limit=100)
+def test_photo_that_cannot_be_had_lets_others_go_first_and_is_given_up(store, sync, unread):
+    read_all(sync)
+    first = store.next_to_embed(PROJECT, limit=1)
+    for _ in range(MAX_TRIES):
+        store.mark_failed(PROJECT, first)
+        assert store.next_to_embed(PROJECT, limit=1) != first
+    assert first[0] not in store.next_to_embed(PROJECT, limit=100)
+    assert first[0] in store.without_vectors(PROJECT, VERSION, limit=100)
 
 
-def test_looking_in_the_background_goes_on_where_it_stopped(kit, studio, monkeypatch):
-    kit.lessons.connect(PROJECT)
+def test_looking_in_the_background_goes_on_where_it_stopped(context, studio, monkeypatch):
+    context.training_data.connect(PROJECT)
     tasks = [studio.add_photo(seed) for seed in range(3, 8)]
     broken = studio.add_task({"image": "/data/local-files/?d=gone.png"})
-    read_all(Backlog(studio, kit.looks, PROJECT))
-    monkeypatch.setattr("ml_backend.learning.image_vectors.SLICE", 2)
-    lookout = Lookout(kit)
-    lookout.look(PROJECT, until=0.0)  # one slice
-    known = len(kit.looks.by_chance(PROJECT, VERSION, limit=100))
+    read_all(TaskSync(studio, context.image_vectors, PROJECT))
+    monkeypatch.setattr("ml_backend.learning.image_vectors.BATCH", 2)
+    lookout = BackgroundEmbedder(context)
+    lookout.embed_open_tasks(PROJECT, until=0.0)  # one slice
+    known = len(context.image_vectors.random_sample(PROJECT, VERSION, limit=100))
     assert 1 <= known <= 2
     lookout.run()
-    assert sorted(kit.looks.by_chance(PROJECT, VERSION, limit=100)) == tasks
-    assert kit.looks.blind(PROJECT, VERSION, limit=100) == [broken]
-    assert kit.looks.unseen(PROJECT, limit=1) == []
+    assert sorted(context.image_vectors.random_sample(PROJECT, VERSION, limit=100)) == tasks
+    assert context.image_vectors.without_vectors(PROJECT, VERSION, limit=100) == [broken]
+    assert context.image_vectors.next_to_embed(PROJECT, limit=1) == []
 
 
-def test_submits_never_starve_a_cold_start(kit, studio, policy, monkeypatch):
+def test_submits_never_starve_a_cold_start(context, studio, policy, monkeypatch):
     policy("held_out = 0\n")
-    monkeypatch.setattr("ml_backend.learning.task_queue.FIRST", 3)
+    monkeypatch.setattr("ml_backend.learning.task_queue.FIRST_BATCH", 3)
     tasks = [studio.add_photo(seed) for seed in range(3, 10)]
     made = []
-    while (done := arrange(kit, PROJECT, stop=lambda: True)).made:
-        made.append(done.made)
+    while (done := rank_open_tasks(context, PROJECT, stop=lambda: True)).prelabelled:
+        made.append(done.prelabelled)
     assert made == [3, 3, 1]
     assert sorted(studio.queue(done.version)) == tasks
     assert len({one["score"] for task in tasks for one in studio.stored[task]["predictions"]}) == len(tasks)
 
 
-def test_requests_of_an_order_do_not_grow_with_the_project(kit, learn, studio, policy):
+def test_requests_of_an_order_do_not_grow_with_the_project(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\nprelabels = 4\n")
     for seed in range(20, 26):
         studio.add_photo(seed)
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    arrange(kit, PROJECT, stop=lambda: False)
+    rank_open_tasks(context, PROJECT, stop=lambda: False)
 
     def asked(task):
         studio.asked = 0
         learn(tasks=[task])
-        arrange(kit, PROJECT, stop=lambda: False)
+        rank_open_tasks(context, PROJECT, stop=lambda: False)
         return studio.asked
 
     few = asked(studio.label(5))
     for number in range(3000):
         studio.add_task({"image": f"/data/local-files/?d={number}-.png"})
-    Backlog(studio, kit.looks, PROJECT).refresh()
+    TaskSync(studio, context.image_vectors, PROJECT).refresh()
     assert asked(studio.label(7)) == few <= 6
 
 
-def test_order_after_a_fit_forgets_tasks_that_are_done_or_gone(kit, learn, studio, policy):
+def test_order_after_a_fit_forgets_tasks_that_are_done_or_gone(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     waiting = [studio.add_photo(seed) for seed in range(20, 26)]
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    Backlog(studio, kit.looks, PROJECT).read_on(lambda: False)
+    TaskSync(studio, context.image_vectors, PROJECT).continue_first_read(lambda: False)
     studio.annotate(waiting[0], [])
     del studio.stored[waiting[1]]
-    done = arrange(kit, PROJECT, stop=lambda: False)
+    done = rank_open_tasks(context, PROJECT, stop=lambda: False)
     assert sorted(studio.queue(done.version)) == waiting[2:]
-    assert sorted(kit.looks.prelabelled(PROJECT, done.version, limit=100)) == waiting[2:]
+    assert sorted(context.image_vectors.prelabelled(PROJECT, done.version, limit=100)) == waiting[2:]
 
 
-def test_photo_that_became_another_is_looked_at_again(kit, learn, studio, policy):
+def test_photo_that_became_another_is_looked_at_again(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     task, other = studio.add_photo(20), studio.add_photo(21)
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    arrange(kit, PROJECT, stop=lambda: False)
-    backbone = kit.bases.backbone(kit.bases.served(PROJECT)).version
-    before = kit.looks.known(PROJECT, backbone, [task])[task]
+    rank_open_tasks(context, PROJECT, stop=lambda: False)
+    backbone = context.base_models.backbone(context.base_models.served(PROJECT)).version
+    before = context.image_vectors.features(PROJECT, backbone, [task])[task]
     studio.update_task(task, data=studio.stored[other]["data"])
     learn(tasks=[studio.label(5)])
-    arrange(kit, PROJECT, stop=lambda: False)
-    after = kit.looks.known(PROJECT, backbone, [task])[task]
+    rank_open_tasks(context, PROJECT, stop=lambda: False)
+    after = context.image_vectors.features(PROJECT, backbone, [task])[task]
     assert after.photo != before.photo
-    np.testing.assert_array_equal(after.vector, kit.looks.known(PROJECT, backbone, [other])[other].vector)
+    np.testing.assert_array_equal(
+        after.vector, context.image_vectors.features(PROJECT, backbone, [other])[other].vector
+    )
 
 
 def test_tables_of_an_earlier_version_open_without_loss(settings):
@@ -252,10 +254,10 @@ def test_tables_of_an_earlier_version_open_without_loss(settings):
         lesson |= {"photos": "[]", "boxes": 0, "read_at": 0.0}
         connection.execute(sa.insert(sa.table("learn_tasks", *map(sa.column, lesson))), [lesson])
     migrate(engine)
-    looks = PhotoVectorStore(engine)
-    assert looks.waiting(PROJECT, VERSION, limit=5) == [Waiting(2, 0.2, 0.7)]
-    assert looks.prelabelled(PROJECT, VERSION, limit=5) == [2]
-    assert looks.annotated(PROJECT, vectors) == {3}
+    store = PhotoVectorStore(engine)
+    assert store.queued(PROJECT, VERSION, limit=5) == [QueuedTask(2, 0.2, 0.7)]
+    assert store.prelabelled(PROJECT, VERSION, limit=5) == [2]
+    assert store.annotated(PROJECT, vectors) == {3}
     fresh = [number for number in vectors if number not in {2, 3}]
     order = [fresh[index] for index in random_order(np.stack([vectors[number] for number in fresh]))]
-    assert looks.by_chance(PROJECT, VERSION, limit=3000) == order
+    assert store.random_sample(PROJECT, VERSION, limit=3000) == order

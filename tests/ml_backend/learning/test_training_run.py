@@ -10,14 +10,14 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs, Reject
 from labelloop.service.store import open_store
-from ml_backend.cli import learning_commands as commands
-from ml_backend.jobs import handlers, periodics
-from ml_backend.learning.annotations import LabelledImage, config_of, is_held_out
+from ml_backend.cli import learn as commands
+from ml_backend.jobs import handlers, periodic_jobs
+from ml_backend.learning.annotations import LabelledImage, config_hash_of, is_held_out
 from ml_backend.learning.events import LEARN, QUEUE, read_event
 from ml_backend.learning.poller import LearningPoller
-from ml_backend.learning.task_queue import arrange
+from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.learning.training_run import Learner
-from ml_backend.learning.training_set import MOST_PHOTOS, sample
+from ml_backend.learning.training_set import MAX_IMAGES, sample_images
 from ml_backend.policy import LearningPolicyError
 from ml_backend.serving import activation
 from ml_backend.serving.activation import roll_back, served_version
@@ -31,18 +31,22 @@ def _no_waiting(policy):
     policy(QUIET)
 
 
-def finds(kit, version, seed, studio):
+def finds(context, version, seed, studio):
     """Labels of what a version is sure of on a photo that it never saw."""
     task = studio.stored[studio.add_photo(seed)]
-    backbone = kit.bases.backbone(kit.bases.served(PROJECT))
-    facts = {"backbone": backbone, "base": kit.bases.served(PROJECT).base, "config": LabelConfig.parse(CONFIG)}
-    exam = kit.examiner.evaluate(version, [(task["id"], LabelledImage(task["data"]["image"]))], **facts)
-    [found] = exam.found
+    backbone = context.base_models.backbone(context.base_models.served(PROJECT))
+    facts = {
+        "backbone": backbone,
+        "base": context.base_models.served(PROJECT).base,
+        "config": LabelConfig.parse(CONFIG),
+    }
+    exam = context.evaluator.evaluate(version, [(task["id"], LabelledImage(task["data"]["image"]))], **facts)
+    [found] = exam.detections
     return {exam.names[index] for index, score in zip(found.classes, found.scores, strict=True) if score > 0.5}
 
 
 def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_learns_it(
-    kit, learn, studio, settings, policy
+    context, learn, studio, settings, policy
 ):
     base = served_version(settings, project=PROJECT)
     assert learn(tasks=[studio.label(1)]) is None  # one labelled task is fewer than two
@@ -53,8 +57,8 @@ def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_le
     assert run.base == run.parent == base
     assert run.version == served_version(settings, project=PROJECT) != base
     assert set(run.seconds) == {"wait", "read", "photos", "fit", "judge", "publish", "follow"}
-    assert {"Disc", "Square"} <= finds(kit, run.version, 11, studio)
-    assert kit.runs.last(PROJECT) == [run_with_id := kit.runs.of_version(PROJECT, run.version)]
+    assert {"Disc", "Square"} <= finds(context, run.version, 11, studio)
+    assert context.runs.last(PROJECT) == [run_with_id := context.runs.of_version(PROJECT, run.version)]
     assert run_with_id.metrics.cross_validation
     # Nothing new: nothing is fitted, whoever asks; but for "Start training".
     assert learn(tasks=tasks) is None
@@ -68,66 +72,66 @@ def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_le
     assert second.verdict == "published"
     assert second.parent == run.version
     assert second.classes == {"Disc": 4}
-    assert "Square" not in finds(kit, second.version, 13, studio)
+    assert "Square" not in finds(context, second.version, 13, studio)
     # All annotations go: the base is served again.
     gone = [one["id"] for task in studio.stored.values() for one in task["annotations"]]
     for task in studio.stored.values():
         task["annotations"] = []
     last = learn(annotations=gone)
     assert last is None
-    assert kit.runs.last(PROJECT)[0].verdict == "withdrawn"
+    assert context.runs.last(PROJECT)[0].verdict == "withdrawn"
     assert served_version(settings, project=PROJECT) == base
 
 
 def test_what_is_read_while_it_is_waited_for_more_is_read_once_and_what_comes_meanwhile_too(
-    kit, studio, policy, monkeypatch
+    context, studio, policy, monkeypatch
 ):
     policy("debounce_s = 0.2\nheld_out = 0\n")
-    kit.lessons.connect(PROJECT)
-    kit.lessons.note(PROJECT, config=config_of(LabelConfig.parse(CONFIG)))
+    context.training_data.connect(PROJECT)
+    context.training_data.update_project(PROJECT, config=config_hash_of(LabelConfig.parse(CONFIG)))
     first, second = (studio.label(seed) for seed in (1, 2))
-    kit.inbox.put(LEARN, str(PROJECT), "first", {"tasks": [first, second], "source": "test"})
+    context.inbox.put(LEARN, str(PROJECT), "first", {"tasks": [first, second], "source": "test"})
     asked = []
-    read = kit.reader.read
+    read = context.sync.read
     monkeypatch.setattr(
-        kit.reader, "read", lambda project, tasks, **more: (asked.append(set(tasks)), read(project, tasks, **more))
+        context.sync, "read", lambda project, tasks, **more: (asked.append(set(tasks)), read(project, tasks, **more))
     )
-    learner = Learner(kit)
-    run = learner.learn(PROJECT, kit.inbox.open_events(LEARN, str(PROJECT)))
+    learner = Learner(context)
+    run = learner.learn(PROJECT, context.inbox.unfinished_events(LEARN, str(PROJECT)))
     assert (run.verdict, run.tasks, asked) == ("published", 2, [{first, second}])
     assert run.seconds["wait"] >= 0.2
     # Somebody corrects the photo just when it was read.
-    kit.inbox.put(LEARN, str(PROJECT), "second", {"tasks": [studio.label(4)], "source": "test"})
+    context.inbox.put(LEARN, str(PROJECT), "second", {"tasks": [studio.label(4)], "source": "test"})
     late = studio.add_photo(5)
     settled = learner._debounce
 
     def settle(*given):
         studio.label(5, task=late)
-        kit.inbox.put(LEARN, str(PROJECT), "third", {"tasks": [late], "source": "test"})
+        context.inbox.put(LEARN, str(PROJECT), "third", {"tasks": [late], "source": "test"})
         return settled(*given)
 
-    monkeypatch.setattr(learner, "_settled", settle)
-    assert learner.learn(PROJECT, kit.inbox.open_events(LEARN, str(PROJECT))).tasks == 4
+    monkeypatch.setattr(learner, "_debounce", settle)
+    assert learner.learn(PROJECT, context.inbox.unfinished_events(LEARN, str(PROJECT))).tasks == 4
 
 
-def test_a_version_brings_the_thresholds_that_annotators_left_it(kit, learn, studio, policy):
+def test_a_version_brings_the_thresholds_that_annotators_left_it(context, learn, studio, policy):
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4, 5, 7, 8)])
-    found = kit.bases.thresholds(run.version)
+    found = context.base_models.thresholds(run.version)
     assert found == run.metrics.thresholds
     assert found.keys() == {"Cat", "Disc", "Square"}  # the base knows cats, and nobody drew one yet
     assert all(0 < threshold < 1 for threshold in found.values())
     policy(QUIET + "thresholds = false\n")
     second = learn(now=True)
-    assert kit.bases.thresholds(second.version) == {} == second.metrics.thresholds
-    assert kit.bases.thresholds(second.base) == {}
+    assert context.base_models.thresholds(second.version) == {} == second.metrics.thresholds
+    assert context.base_models.thresholds(second.base) == {}
 
 
-def test_thresholds_come_from_what_a_version_found_before_it_learned_from_a_photo(kit, learn, studio):
+def test_thresholds_come_from_what_a_version_found_before_it_learned_from_a_photo(context, learn, studio):
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    assert kit.lessons.answered(PROJECT) == []  # the base knows none of the classes
+    assert context.training_data.predictions(PROJECT) == []  # the base knows none of the classes
     task = studio.label(5)
     second = learn(tasks=[task])
-    [(drawn, [found])] = kit.lessons.answered(PROJECT)
+    [(drawn, [found])] = context.training_data.predictions(PROJECT)
     assert found.url == drawn[0].url
     assert {label for label, score in zip(found.labels, found.scores, strict=True) if score > 0.5} == {"Disc", "Square"}
     assert len(found.scores) == len(found.boxes) > 2  # also what was too weak to be shown
@@ -135,12 +139,12 @@ def test_thresholds_come_from_what_a_version_found_before_it_learned_from_a_phot
     # It was learned from since: what is asked later would know the answer.
     studio.stored[task]["annotations"][0] |= {"updated_at": "2026-02-02T00:00:00.000000Z", "result": []}
     assert learn(tasks=[task]).parent == second.version != run.version
-    [(drawn, [again])] = kit.lessons.answered(PROJECT)
+    [(drawn, [again])] = context.training_data.predictions(PROJECT)
     assert (again, drawn[0].boxes) == (found, ())
 
 
 def test_a_candidate_that_is_worse_is_kept_and_marked_and_what_is_served_stays(
-    kit, learn, studio, settings, monkeypatch
+    context, learn, studio, settings, monkeypatch
 ):
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     before = served_version(settings, project=PROJECT)
@@ -154,15 +158,15 @@ def test_a_candidate_that_is_worse_is_kept_and_marked_and_what_is_served_stays(
     assert "AP50" in run.reason
     assert run.ap50 < run.parent_ap50
     assert served_version(settings, project=PROJECT) == before
-    manifest = kit.bases.registry.manifest(run.version)
+    manifest = context.base_models.registry.manifest(run.version)
     assert manifest.metrics["verdict"] == "refused"
     assert manifest.metrics["reason"] == run.reason
 
 
 def test_held_out_tasks_are_never_learned_from_and_judge_as_soon_as_they_suffice(learn, studio, policy, monkeypatch):
     policy("debounce_s = 0\nheld_out = 0.5\n")
-    monkeypatch.setattr("ml_backend.learning.evaluation.acceptance.ENOUGH_PHOTOS", 2)
-    monkeypatch.setattr("ml_backend.learning.evaluation.acceptance.ENOUGH_BOXES", 2)
+    monkeypatch.setattr("ml_backend.learning.evaluator.ENOUGH_PHOTOS", 2)
+    monkeypatch.setattr("ml_backend.learning.evaluator.ENOUGH_BOXES", 2)
     tasks = [studio.label(seed) for seed in (1, 2, 4, 5, 7, 8)]
     held = [task for task in tasks if is_held_out(PROJECT, task, 0.5)]
     assert 2 <= len(held) <= 4
@@ -172,7 +176,7 @@ def test_held_out_tasks_are_never_learned_from_and_judge_as_soon_as_they_suffice
     assert run.metrics.photos == len(held)
 
 
-def test_a_rollback_and_an_activation_by_hand_are_respected(kit, learn, studio, settings):
+def test_a_rollback_and_an_activation_by_hand_are_respected(context, learn, studio, settings):
     first = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     second = learn(tasks=[studio.label(5)])
     assert second.parent == first.version
@@ -190,7 +194,7 @@ def test_a_photo_that_cannot_be_had_costs_its_own_task(learn, studio):
     studio.annotate(missing, [box_json("Disc", (10, 10, 60, 60))])
     run = learn(tasks=[*tasks, missing])
     assert run.verdict == "published"
-    assert "1 photo could not be had (task " in run.reason
+    assert "1 image could not be loaded (task " in run.reason
 
 
 def test_a_worker_with_another_model_than_the_backend_learns_nothing_and_says_why(learn, studio, settings):
@@ -212,7 +216,7 @@ def connection(studio, settings, monkeypatch):
 
 
 def test_label_studio_names_a_version_when_the_next_tasks_have_its_pre_labels(
-    kit, learn, studio, connection, monkeypatch
+    context, learn, studio, connection, monkeypatch
 ):
     """Else it would serve a task by chance, and tell whoever asks meanwhile that nothing is left."""
     waiting = [studio.add_photo(seed) for seed in range(20, 24)]
@@ -224,57 +228,59 @@ def test_label_studio_names_a_version_when_the_next_tasks_have_its_pre_labels(
     monkeypatch.setattr(
         studio, "update_ml_backend", lambda *row, **more: (there.extend(studio.queue(run.version)), named(*row, **more))
     )
-    arrange(kit, PROJECT, stop=lambda: False)
+    rank_open_tasks(context, PROJECT, stop=lambda: False)
     assert connection["title"] == studio.fields["model_version"] == run.version
     assert sorted(there) == waiting
 
 
 @pytest.mark.parametrize("prelabels", [0, 500])
 def test_label_studio_names_a_version_at_once_where_an_order_is_not_made_or_takes_too_long(
-    kit, learn, studio, connection, policy, prelabels
+    context, learn, studio, connection, policy, prelabels
 ):
     policy(f"{QUIET}prelabels = {prelabels}\n")
     studio.add_photo(20)
     first = learn(tasks=[studio.label(seed) for seed in (1, 2)])
-    kit.lessons.note(PROJECT, untold_since=time.time() - 600)  # submits came faster than an order could be made
+    context.training_data.update_project(
+        PROJECT, untold_since=time.time() - 600
+    )  # submits came faster than an order could be made
     task = studio.label(4)
     connection["model_version"] = SimpleNamespace()  # equal to no version: told, and refused
     run = learn(tasks=[task])
     assert run.version != first.version
-    assert kit.lessons.project(PROJECT).untold_since is None
-    assert kit.lessons.project(PROJECT).swept_at == 0.0  # the poller tries again
+    assert context.training_data.project(PROJECT).untold_since is None
+    assert context.training_data.project(PROJECT).swept_at == 0.0  # the poller tries again
 
 
-def test_where_label_studio_could_not_be_told_the_next_round_of_the_poller_tells_it(kit, learn, studio, connection):
+def test_where_label_studio_could_not_be_told_the_next_round_of_the_poller_tells_it(context, learn, studio, connection):
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    arrange(kit, PROJECT, stop=lambda: False)  # it does not reach the backend
+    rank_open_tasks(context, PROJECT, stop=lambda: False)  # it does not reach the backend
     assert (run.verdict, connection["title"]) == ("published", "before")
     connection["model_version"] = run.version
-    LearningPoller(kit).run()
+    LearningPoller(context).run()
     assert connection["title"] == studio.fields["model_version"] == run.version
 
 
-def test_a_project_can_be_told_not_to_learn(learn, studio, policy, kit):
+def test_a_project_can_be_told_not_to_learn(learn, studio, policy, context):
     policy("learn = false\n")
     assert learn(tasks=[studio.label(seed) for seed in (1, 2, 4)]) is None
-    assert kit.runs.last(PROJECT) == []
+    assert context.runs.last(PROJECT) == []
     policy("first = 0\n")
     with pytest.raises(LearningPolicyError, match="first is 0"):
         learn(sweep=True)
 
 
-def test_a_project_that_is_gone_is_forgotten(kit, learn, studio):
-    kit.lessons.connect(PROJECT)
+def test_a_project_that_is_gone_is_forgotten(context, learn, studio):
+    context.training_data.connect(PROJECT)
     studio.gone = True
     assert learn(sweep=True) is None
-    assert kit.lessons.projects() == []
+    assert context.training_data.projects() == []
 
 
-def test_old_versions_make_room_and_a_rollback_never_leads_to_one(kit, learn, studio, settings, policy):
+def test_old_versions_make_room_and_a_rollback_never_leads_to_one(context, learn, studio, settings, policy):
     policy(QUIET + "keep = 2\n")
     versions = [learn(tasks=[studio.label(seed) for seed in (1, 2)]).version]
     versions += [learn(tasks=[studio.label(seed)]).version for seed in (4, 5)]
-    stored = {manifest.version for manifest in kit.bases.registry.versions()}
+    stored = {manifest.version for manifest in context.base_models.registry.versions()}
     assert stored == set(versions[1:])
     assert not list(open_store(settings.store_url, settings).list(f"models/versions/{versions[0]}/"))
     roll_back(settings=settings, project=PROJECT, studio=studio)
@@ -286,7 +292,8 @@ def working(settings, studio, engine):
     """Two workers with all handlers, in threads, each on a queue of its own."""
     inbox, stop = Inbox.from_settings(settings, engine), threading.Event()
     jobs = [
-        Jobs(settings, inbox, handlers(settings, studio, engine), periodics(settings, studio, engine)) for _ in range(2)
+        Jobs(settings, inbox, handlers(settings, studio, engine), periodic_jobs(settings, studio, engine))
+        for _ in range(2)
     ]
     threads = [threading.Thread(target=one.run_worker, kwargs={"stop": stop}) for one in jobs]
     for thread in threads:
@@ -305,11 +312,11 @@ def submitted(jobs, studio, seed):
 
 
 def test_a_burst_is_at_most_two_fits_on_two_workers_and_what_no_event_told_is_found(
-    working, studio, kit, policy, wait_until, monkeypatch
+    working, studio, context, policy, wait_until, monkeypatch
 ):
     policy("debounce_s = 0.3\nheld_out = 0\nprelabels = 0\n")
     running, most = set(), []
-    fitted = Learner._fitted
+    fitted = Learner._run_steps
 
     def counted(self, of):
         running.add(threading.get_ident())
@@ -319,17 +326,17 @@ def test_a_burst_is_at_most_two_fits_on_two_workers_and_what_no_event_told_is_fo
         finally:
             running.discard(threading.get_ident())
 
-    monkeypatch.setattr(Learner, "_fitted", counted)
+    monkeypatch.setattr(Learner, "_run_steps", counted)
     for seed in range(1, 7):
         submitted(working, studio, seed)
         time.sleep(0.05)
-    wait_until(lambda: any(run.tasks == 6 for run in kit.runs.last(PROJECT)), timeout_s=180)
-    wait_until(lambda: not kit.inbox.open_events(LEARN, str(PROJECT)), timeout_s=180)
-    assert len(kit.runs.last(PROJECT)) <= 2
+    wait_until(lambda: any(run.tasks == 6 for run in context.runs.last(PROJECT)), timeout_s=180)
+    wait_until(lambda: not context.inbox.unfinished_events(LEARN, str(PROJECT)), timeout_s=180)
+    assert len(context.runs.last(PROJECT)) <= 2
     assert set(most) == {1}
     studio.label(8)  # no webhook: the poller finds it
-    wait_until(lambda: kit.runs.last(PROJECT)[0].tasks == 7, timeout_s=180)
-    assert kit.runs.last(PROJECT)[0].source == "poll"
+    wait_until(lambda: context.runs.last(PROJECT)[0].tasks == 7, timeout_s=180)
+    assert context.runs.last(PROJECT)[0].source == "poll"
 
 
 def test_a_policy_that_cannot_be_read_is_a_dead_letter_that_says_so(settings, studio, engine, policy):
@@ -345,37 +352,37 @@ def test_of_many_photos_a_sample_is_learned_from_with_all_that_show_a_rare_class
         labels = ("Disc",) if number % 100 else ("Disc", "Square")
         return number, LabelledImage(f"{number}.jpg", labels=labels)
 
-    few, many = [lesson(number) for number in range(MOST_PHOTOS)], [lesson(number) for number in range(3000)]
-    assert sample(few) == few
-    found = sample(many)
-    assert found == sample(many[::-1])
-    assert MOST_PHOTOS <= len(found) <= MOST_PHOTOS + 30
+    few, many = [lesson(number) for number in range(MAX_IMAGES)], [lesson(number) for number in range(3000)]
+    assert sample_images(few) == few
+    found = sample_images(many)
+    assert found == sample_images(many[::-1])
+    assert MAX_IMAGES <= len(found) <= MAX_IMAGES + 30
     assert sum("Square" in photo.labels for _, photo in found) == 30
 
 
-def test_a_label_that_is_renamed_is_learned_again_under_its_new_name_without_a_submit(kit, learn, studio):
+def test_a_label_that_is_renamed_is_learned_again_under_its_new_name_without_a_submit(context, learn, studio):
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    LearningPoller(kit).run()
-    assert not kit.inbox.open_events(LEARN, str(PROJECT))
+    LearningPoller(context).run()
+    assert not context.inbox.unfinished_events(LEARN, str(PROJECT))
     renamed = '<Label value="Block" predicted_values="Square"/>'
     studio.fields["label_config"] = studio.fields["label_config"].replace('<Label value="Square"/>', renamed)
-    LearningPoller(kit).run()
-    events = kit.inbox.open_events(LEARN, str(PROJECT))
+    LearningPoller(context).run()
+    events = context.inbox.unfinished_events(LEARN, str(PROJECT))
     assert [event.payload["source"] for event in events] == ["label config"]
-    run = Learner(kit).learn(PROJECT, events)
+    run = Learner(context).learn(PROJECT, events)
     assert (run.verdict, set(run.classes)) == ("published", {"Disc", "Block"})
 
 
-def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_round(kit, learn, studio):
+def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_round(context, learn, studio):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
     learn(tasks=tasks)
-    watchman = LearningPoller(kit)
+    watchman = LearningPoller(context)
     studio.fields["total_annotations_number"] = 3
     watchman.run()
     studio.stored[tasks[0]]["annotations"].clear()  # made a draft again: the task's own time stays
     studio.fields["total_annotations_number"] = 2
     watchman.run()
-    [event] = kit.inbox.open_events(LEARN, str(PROJECT))
+    [event] = context.inbox.unfinished_events(LEARN, str(PROJECT))
     assert event.payload["tasks"] == [tasks[0]]
 
 
@@ -383,26 +390,26 @@ def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_rou
     ("text", "said"),
     [(QUIET, "0 tasks with boxes of 2 needed"), ("learn = false\n", "its learn.toml says")],
 )
-def test_a_fit_that_cannot_come_is_refused_with_its_reason(kit, settings, policy, monkeypatch, text, said):
+def test_a_fit_that_cannot_come_is_refused_with_its_reason(context, settings, policy, monkeypatch, text, said):
     monkeypatch.setattr(commands, "Settings", lambda: settings)
-    kit.lessons.connect(PROJECT)
+    context.training_data.connect(PROJECT)
     policy(text)
     with pytest.raises(commands.NoFit, match=said):
         commands.learn(PROJECT, now=True)
-    assert not kit.inbox.open_events("learn", str(PROJECT))
+    assert not context.inbox.unfinished_events("learn", str(PROJECT))
 
 
-def test_a_fit_is_asked_for_while_the_worker_has_yet_to_read(kit, settings, policy, monkeypatch, capsys):
+def test_a_fit_is_asked_for_while_the_worker_has_yet_to_read(context, settings, policy, monkeypatch, capsys):
     monkeypatch.setattr(commands, "Settings", lambda: settings)
-    kit.lessons.connect(PROJECT)
+    context.training_data.connect(PROJECT)
     policy(QUIET)
-    kit.inbox.put("learn", str(PROJECT), "task:1", {"tasks": [1]})
+    context.inbox.put("learn", str(PROJECT), "task:1", {"tasks": [1]})
     commands.learn(PROJECT, now=True)
-    assert "is asked for" in capsys.readouterr().out
-    assert len(kit.inbox.open_events("learn", str(PROJECT))) == 2
+    assert "is requested" in capsys.readouterr().out
+    assert len(context.inbox.unfinished_events("learn", str(PROJECT))) == 2
 
 
-def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(kit, learn, studio, policy):
+def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(context, learn, studio, policy):
     policy(QUIET)
     run = learn(now=True)
     assert (run.verdict, run.version) == ("failed", "")
@@ -410,7 +417,7 @@ def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(kit, learn, studio, pol
     assert learn(tasks=[]) is None
 
 
-def test_a_project_without_a_learnable_control_is_not_fitted_and_says_why(kit, learn, studio, policy):
+def test_a_project_without_a_learnable_control_is_not_fitted_and_says_why(context, learn, studio, policy):
     policy(QUIET)
     for seed in range(3):
         studio.label(seed)

@@ -21,7 +21,7 @@ MODELS = {
     "detector": DETECTOR,
     "segmenter": ModelOutputs(("cat",), frozenset({"boxes", "masks"})),
     "classifier": ModelOutputs(("cat",), frozenset({"classes"}), unlearnable="its boxes are of no use"),
-    "poses": ModelOutputs(("person",), frozenset({"boxes", "keypoints"}), points=("nose",)),
+    "poses": ModelOutputs(("person",), frozenset({"boxes", "keypoints"}), keypoint_names=("nose",)),
     "unknown": None,
 }
 
@@ -79,8 +79,8 @@ def test_what_is_said_is_what_the_mapping_fills(xml, model):
     if outputs is None:
         assert control.prelabels in {None, False}
         return
-    targets = find_targets(config, outputs.names, gives=outputs.gives, points=outputs.points)
-    assert control.prelabels == any(first.labels or first.points for first in targets)
+    targets = find_targets(config, outputs.names, provides=outputs.provides, keypoint_names=outputs.keypoint_names)
+    assert control.prelabels == any(first.labels or first.keypoint_labels for first in targets)
     assert control.sentence.endswith(".")
     assert control.reason or (control.prelabels and control.learns)
 
@@ -106,7 +106,7 @@ def templates():
     return sorted(file for home in homes for file in home.glob("annotation_templates/**/config.*ml"))
 
 
-def test_every_template_of_label_studio_has_an_answer_for_each_control():
+def test_every_label_studio_template_is_covered():
     result = templates()
     if not result:
         pytest.skip("needs Label Studio in .labelloop/label-studio")

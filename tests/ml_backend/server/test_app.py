@@ -69,7 +69,7 @@ def test_extra_params_may_be_empty_in_every_way(value, client, boxes_config):
     assert client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": value}).status_code == 200
 
 
-def test_a_threshold_by_class_holds_and_one_of_nothing_is_told(client, boxes_config):
+def test_class_thresholds_apply_and_unknown_names_are_logged(client, boxes_config):
     requested = {"score_thresholds": {"car": 0.05, "CAT": 0.99, "Unicorn": 0.4}}
     with capture_logs() as logs:
         client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": requested})
@@ -79,7 +79,7 @@ def test_a_threshold_by_class_holds_and_one_of_nothing_is_told(client, boxes_con
 
 
 @pytest.mark.parametrize("value", [{"score_threshold": 0.05}, '{"score_threshold": 0.05}'])
-def test_a_threshold_in_the_extra_params_holds_for_its_project_in_every_worker(
+def test_extra_params_apply_to_their_project_in_every_worker(
     value, client_of, labelloop_model, photos, boxes_config
 ):
     model = labelloop_model()
@@ -97,13 +97,13 @@ def test_a_threshold_in_the_extra_params_holds_for_its_project_in_every_worker(
 @pytest.mark.parametrize(
     "value", ["high", {"score_threshold": "high"}, {"score_threshold": 7}, [1], {"score_threshold": True}]
 )
-def test_extra_params_that_cannot_be_meant_are_a_400_that_says_what_to_write(value, client, boxes_config):
+def test_invalid_extra_params_return_400_with_an_example(value, client, boxes_config):
     answer = client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": value})
     assert answer.status_code == 400
     assert '{"score_threshold": 0.4}' in answer.json["error"]["message"]
 
 
-def test_a_bad_photo_gives_no_prediction_but_its_reason_and_is_counted(client, boxes_config):
+def test_an_unreadable_image_gives_a_reason_and_is_counted(client, boxes_config):
     with capture_logs() as logs:
         answer = client.post("/predict", json=predict_body(boxes_config, {**TASK, "data": {"image": "bad"}}, TASK))
     bad, good = answer.json["results"]
@@ -129,7 +129,7 @@ NO_BOXES = {
 
 
 @pytest.mark.parametrize("config", NO_BOXES.values(), ids=NO_BOXES)
-def test_a_project_that_takes_no_boxes_gets_no_prediction_and_a_reason(config, client):
+def test_without_box_controls_predict_gives_a_reason(config, client):
     assert client.post("/setup", json={**SETUP, "schema": config}).status_code == 200
     answer = client.post("/predict", json=predict_body(config, TASK))
     assert answer.status_code == 200
@@ -181,7 +181,7 @@ def test_a_prompt_without_a_place_is_answered_with_nothing_drawn(client, boxes_c
     assert photos.asked == []
 
 
-def test_what_does_not_fit_the_labels_is_logged_once_a_label_config(client, boxes_config):
+def test_mismatches_are_logged_once_per_label_config(client, boxes_config):
     config = boxes_config.replace("Car", "Spaceship")
     with capture_logs() as logs:
         for _ in range(3):
@@ -238,7 +238,7 @@ def test_start_training_gives_a_job_whose_status_can_be_asked(project, client):
         assert client.post("/job_status", json={"job": answer.json["job"]}).json["job_status"] == "queued"
 
 
-def test_a_worker_that_was_ended_in_a_phase_is_not_said_to_be_in_it_for_ever(client, tmp_path):
+def test_a_killed_worker_is_not_reported_as_running(client, tmp_path):
     client.post("/train", json={"project": 5})
     lessons = TrainingDataStore(open_database(Settings(home=tmp_path / "home")))
     lessons.connect(5)
@@ -260,11 +260,11 @@ def test_a_worker_that_was_ended_in_a_phase_is_not_said_to_be_in_it_for_ever(cli
         (LearningState("completed"), "Waiting for a submit"),
     ],
 )
-def test_watching_says_what_is_done_and_asks_for_a_worker_that_does_not_come(state, message):
+def test_watch_shows_the_phase_and_missing_workers(state, message):
     assert phase_text(state).startswith(message)
 
 
-def test_a_project_that_does_not_learn_says_so_when_training_is_asked_for(client_of, labelloop_model, photos, tmp_path):
+def test_training_of_a_project_without_learning_is_refused(client_of, labelloop_model, photos, tmp_path):
     policy = tmp_path / "home" / "ml_backend" / "5" / "learn.toml"
     policy.parent.mkdir(parents=True)
     policy.write_text("learn = false\n")
@@ -275,7 +275,7 @@ def test_a_project_that_does_not_learn_says_so_when_training_is_asked_for(client
     assert "job" not in answer.json
 
 
-def test_the_page_of_a_project_that_learns_is_shown_with_a_strict_policy(client, tmp_path):
+def test_the_learning_page_has_a_strict_content_policy(client, tmp_path):
     missing = client.get("/projects/5/learning")
     assert (missing.status_code, missing.json["error"]["code"]) == (404, "not_connected_to_learning")
     assert client.get(f"/projects/{10**30}/learning").status_code == 404
@@ -306,7 +306,7 @@ def test_the_endpoints_that_label_studio_reserves_answer(client, boxes_config):
     assert client.post("/validate", json={"config": "<View"}).status_code == 400
 
 
-def test_a_copied_project_inherits_the_options_and_a_deleted_one_loses_them(client, boxes_config):
+def test_options_are_copied_and_deleted_with_the_project(client, boxes_config):
     client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": {"score_threshold": 0.05}})
     assert client.post("/duplicate_model", json={"project_src": PROJECT, "project_dst": "9.1"}).status_code == 200
     regions = lambda project: len(  # noqa: E731
@@ -337,7 +337,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_a_malformed_request_is_a_400_that_names_what_is_wrong(case, client):
+def test_a_malformed_request_returns_400_with_the_reason(case, client):
     answer = client.post("/predict", **MALFORMED[case])
     assert answer.status_code == 400
     assert answer.json["error"]["code"] == "bad_request"
@@ -364,7 +364,7 @@ def test_events_need_the_secret_but_start_training_cannot_carry_it(client_of, la
     assert client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 5}}).status_code == 200
 
 
-def test_a_missing_model_is_said_by_setup_and_ready_while_health_answers(client_of, tmp_path, boxes_config):
+def test_setup_and_ready_report_a_missing_model(client_of, tmp_path, boxes_config):
     client = client_of(tmp_path / "gone.onnx")
     assert client.get("/health").status_code == 200
     for answer in (
@@ -385,7 +385,7 @@ def test_a_broken_model_is_said_by_setup(client_of, tmp_path, boxes_config):
     assert answer.json["error"]["code"] == "model_broken"
 
 
-def test_health_and_setup_answer_at_once_while_the_model_is_loaded(
+def test_health_and_setup_respond_during_loading(
     monkeypatch, settings, labelloop_model, photos, boxes_config
 ):
     loading = threading.Event()

@@ -5,12 +5,12 @@ import pytest
 
 from ml_backend.detection.detections import Detections
 from ml_backend.learning.evaluation.acceptance import (
-    EvaluationResult,
     accept_without_evaluation,
     judge_by_folds,
     judge_held_out,
     standard_error,
 )
+from ml_backend.learning.evaluator import EvaluationResult
 from ml_backend.training.metrics import GroundTruth
 
 BOX = np.array([[10, 10, 60, 60]], np.float32)
@@ -20,7 +20,7 @@ def exam(right, *, of=10, label="Disc"):
     """Ten photos with a disc; on so many of them it was found."""
     hit = Detections(BOX, np.array([0.9], np.float32), np.array([0]))
     return EvaluationResult(
-        [GroundTruth(BOX, (label,))] * of, [hit] * right + [Detections.none()] * (of - right), ("Disc",)
+        [GroundTruth(BOX, (label,))] * of, [hit] * right + [Detections.empty()] * (of - right), ("Disc",)
     )
 
 
@@ -97,5 +97,5 @@ def test_too_few_held_out_photos_judge_nothing():
 
 
 def test_a_class_that_has_no_label_in_the_project_counts_for_nothing():
-    nameless = EvaluationResult(exam(10).truths, exam(10).found, ("",))
+    nameless = EvaluationResult(exam(10).truths, exam(10).detections, ("",))
     assert nameless.by_class() == {"Disc": 0.0}

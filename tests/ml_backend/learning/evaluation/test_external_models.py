@@ -6,8 +6,8 @@ import pytest
 from labelloop.labeling.studio.config import LabelConfig
 from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.annotations import is_held_out
-from ml_backend.learning.evaluation.evaluator import known_classes, labels_of
 from ml_backend.learning.evaluation.external_models import admit
+from ml_backend.learning.evaluator import known_classes, labels_of
 from tests.ml_backend.learning.conftest import PROJECT
 
 LABELS = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
@@ -38,68 +38,68 @@ def judged(learn, studio, policy):
 
 @pytest.fixture(autouse=True)
 def _few_are_enough(monkeypatch):
-    monkeypatch.setattr("ml_backend.learning.evaluation.acceptance.ENOUGH_PHOTOS", 2)
-    monkeypatch.setattr("ml_backend.learning.evaluation.acceptance.ENOUGH_BOXES", 2)
+    monkeypatch.setattr("ml_backend.learning.evaluator.ENOUGH_PHOTOS", 2)
+    monkeypatch.setattr("ml_backend.learning.evaluator.ENOUGH_BOXES", 2)
 
 
-def add(kit, tmp_path, name):
+def add(context, tmp_path, name):
     """The embedded model as one that was made elsewhere, with another name for one of its classes."""
     model = onnx.load(embedded_model())
     names = next(entry for entry in model.metadata_props if entry.key == "names")
     names.value = names.value.replace('"person"', f'"{name}"')
     onnx.save(model, tmp_path / "elsewhere.onnx")
-    return kit.bases.registry.add(tmp_path / "elsewhere.onnx", project=str(PROJECT)).version
+    return context.base_models.registry.add(tmp_path / "elsewhere.onnx", project=str(PROJECT)).version
 
 
-def test_a_model_that_finds_less_than_what_is_served_is_refused_with_the_figures(kit, judged, tmp_path):
+def test_a_model_that_finds_less_than_what_is_served_is_refused_with_the_figures(context, judged, tmp_path):
     assert judged.judged_by == "held-out"
-    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc")).verdict
+    verdict = admit(context, PROJECT, add(context, tmp_path, "disc")).verdict
     assert not verdict.passed
     assert verdict.judged_by == "held-out"
     assert verdict.ap50 < verdict.parent_ap50 == pytest.approx(judged.ap50, abs=1e-6)
-    run = kit.runs.last(PROJECT)[0]
+    run = context.runs.last(PROJECT)[0]
     assert (run.verdict, run.source, run.parent) == ("refused", "models add", judged.version)
 
 
-def test_a_model_that_finds_as_much_passes(kit, judged, tmp_path):
-    file = kit.bases.registry.manifest(judged.version).model
-    (tmp_path / "same.onnx").write_bytes(kit.bases.registry.get(judged.version, file))
-    same = kit.bases.registry.add(tmp_path / "same.onnx", project=str(PROJECT)).version
-    done = admit(kit, PROJECT, same)
+def test_a_model_that_finds_as_much_passes(context, judged, tmp_path):
+    file = context.base_models.registry.manifest(judged.version).model
+    (tmp_path / "same.onnx").write_bytes(context.base_models.registry.get(judged.version, file))
+    same = context.base_models.registry.add(tmp_path / "same.onnx", project=str(PROJECT)).version
+    done = admit(context, PROJECT, same)
     verdict = done.verdict
     assert verdict.passed
     assert set(done.thresholds) == {"Cat", "Disc", "Square"}, "also what nobody drew yet"
     assert all(0 < value < 1 for value in done.thresholds.values())
     assert verdict.ap50 == verdict.parent_ap50
-    assert kit.runs.last(PROJECT)[0].verdict == "admitted"
+    assert context.runs.last(PROJECT)[0].verdict == "admitted"
 
 
-def test_without_held_out_labels_it_passes_unjudged_and_says_so(kit, studio, tmp_path):
+def test_without_held_out_labels_it_passes_unjudged_and_says_so(context, studio, tmp_path):
     task = studio.label(1)
-    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc")).verdict
+    verdict = admit(context, PROJECT, add(context, tmp_path, "disc")).verdict
     assert verdict.passed
     assert verdict.judged_by == "nothing"
-    assert f"only {int(is_held_out(PROJECT, task, 0.1))} held-out photos" in verdict.reason
+    assert f"only {int(is_held_out(PROJECT, task, 0.1))} held-out images" in verdict.reason
 
 
 def test_before_held_out_labels_suffice_a_worse_model_is_refused_by_what_is_labelled(
-    kit, learn, studio, policy, tmp_path
+    context, learn, studio, policy, tmp_path
 ):
     policy("debounce_s = 0\nheld_out = 0\n")
     judged = learn(tasks=[studio.label(seed) for seed in range(1, 9)])
-    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc")).verdict
+    verdict = admit(context, PROJECT, add(context, tmp_path, "disc")).verdict
     assert judged.judged_by == "cross-validation"
     assert not verdict.passed
     assert verdict.judged_by == "labelled photos"
     assert verdict.parent_ap50 == judged.ap50
-    assert f"{judged.ap50:.3f} by what is served by cross-validation: lower" in verdict.reason
-    file = kit.bases.registry.manifest(judged.version).model
-    (tmp_path / "same.onnx").write_bytes(kit.bases.registry.get(judged.version, file))
-    same = kit.bases.registry.add(tmp_path / "same.onnx", project=str(PROJECT)).version
-    assert admit(kit, PROJECT, same).verdict.passed
+    assert f"{judged.ap50:.3f} by the served version, by cross-validation: lower" in verdict.reason
+    file = context.base_models.registry.manifest(judged.version).model
+    (tmp_path / "same.onnx").write_bytes(context.base_models.registry.get(judged.version, file))
+    same = context.base_models.registry.add(tmp_path / "same.onnx", project=str(PROJECT)).version
+    assert admit(context, PROJECT, same).verdict.passed
 
 
-def test_a_model_for_a_project_that_is_not_connected_has_nobody_learn_there(kit, studio, tmp_path):
+def test_a_model_for_a_project_that_is_not_connected_has_nobody_learn_there(context, studio, tmp_path):
     studio.label(1)
-    admit(kit, PROJECT, add(kit, tmp_path, "disc"))
-    assert kit.lessons.project(PROJECT) is None
+    admit(context, PROJECT, add(context, tmp_path, "disc"))
+    assert context.training_data.project(PROJECT) is None

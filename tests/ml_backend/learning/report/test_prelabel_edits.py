@@ -3,7 +3,7 @@
 import pytest
 
 from ml_backend.learning.annotations import LabelledImage
-from ml_backend.learning.report.prelabel_edits import Edits, edits_by_class, edits_of, together
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_by_class, edits_of, merged_by_class
 
 A, B, C = (0, 0, 100, 100), (200, 0, 300, 100), (400, 400, 420, 420)
 NEAR_A, FAR_A = (8, 0, 108, 100), (80, 0, 180, 100)
@@ -15,18 +15,18 @@ def on(url, *drawn):
 
 
 CASES = {
-    "as it was": ([("cat", A)], [("cat", A)], Edits(accepted=1)),
-    "through percent and back": ([("cat", A)], [("cat", (0.01, 0, 100.02, 100))], Edits(accepted=1)),
-    "moved": ([("cat", A)], [("cat", NEAR_A)], Edits(moved=1)),
-    "so far that it is another object": ([("cat", A)], [("cat", FAR_A)], Edits(added=1, deleted=1)),
-    "another class": ([("cat", A)], [("dog", A)], Edits(relabelled=1)),
-    "another class, moved": ([("cat", A)], [("dog", NEAR_A)], Edits(relabelled=1)),
-    "deleted": ([("cat", A), ("cat", B)], [("cat", A)], Edits(accepted=1, deleted=1)),
-    "added": ([("cat", A)], [("cat", A), ("dog", C)], Edits(accepted=1, added=1)),
-    "two boxes on one object": ([("cat", A), ("cat", NEAR_A)], [("cat", A)], Edits(accepted=1, deleted=1)),
-    "all removed": ([("cat", A)], [], Edits(deleted=1)),
-    "nothing on either side": ([], [], Edits()),
-    "a box of no size": ([("cat", (5, 5, 5, 5))], [("cat", A)], Edits(added=1, deleted=1)),
+    "as it was": ([("cat", A)], [("cat", A)], PrelabelEdits(accepted=1)),
+    "through percent and back": ([("cat", A)], [("cat", (0.01, 0, 100.02, 100))], PrelabelEdits(accepted=1)),
+    "moved": ([("cat", A)], [("cat", NEAR_A)], PrelabelEdits(moved=1)),
+    "so far that it is another object": ([("cat", A)], [("cat", FAR_A)], PrelabelEdits(added=1, deleted=1)),
+    "another class": ([("cat", A)], [("dog", A)], PrelabelEdits(relabelled=1)),
+    "another class, moved": ([("cat", A)], [("dog", NEAR_A)], PrelabelEdits(relabelled=1)),
+    "deleted": ([("cat", A), ("cat", B)], [("cat", A)], PrelabelEdits(accepted=1, deleted=1)),
+    "added": ([("cat", A)], [("cat", A), ("dog", C)], PrelabelEdits(accepted=1, added=1)),
+    "two boxes on one object": ([("cat", A), ("cat", NEAR_A)], [("cat", A)], PrelabelEdits(accepted=1, deleted=1)),
+    "all removed": ([("cat", A)], [], PrelabelEdits(deleted=1)),
+    "nothing on either side": ([], [], PrelabelEdits()),
+    "a box of no size": ([("cat", (5, 5, 5, 5))], [("cat", A)], PrelabelEdits(added=1, deleted=1)),
 }
 
 
@@ -34,14 +34,14 @@ CASES = {
 def test_each_edit_is_told_apart(shown, drawn, wanted):
     found = edits_of([on("a.jpg", *shown)], [on("a.jpg", *drawn)])
     assert found == wanted
-    assert found.shown == len(shown)
-    assert found.drawn == len(drawn)
-    assert found.made == wanted.moved + wanted.relabelled + wanted.added + wanted.deleted
+    assert found.prelabels == len(shown)
+    assert found.submitted == len(drawn)
+    assert found.total == wanted.moved + wanted.relabelled + wanted.added + wanted.deleted
 
 
 def test_photos_of_a_task_meet_by_their_address_and_classes_are_told_apart():
     shown = [on("a.jpg", ("cat", A)), on("b.jpg", ("dog", B))]
     drawn = [on("b.jpg", ("cat", B)), on("a.jpg", ("cat", A), ("dog", C))]
     found = edits_by_class(shown, drawn)
-    assert found == {"cat": Edits(accepted=1, relabelled=1), "dog": Edits(added=1)}
-    assert together([found, found])["cat"] == Edits(accepted=2, relabelled=2)
+    assert found == {"cat": PrelabelEdits(accepted=1, relabelled=1), "dog": PrelabelEdits(added=1)}
+    assert merged_by_class([found, found])["cat"] == PrelabelEdits(accepted=2, relabelled=2)

@@ -9,17 +9,25 @@ import pytest
 from ml_backend.cli.learn_report import learn_report
 from ml_backend.learning.report.charts import edits_over_time, learning_curve, nice
 from ml_backend.learning.report.page import learning_page
-from ml_backend.learning.report.prelabel_edits import Edits
-from ml_backend.learning.report.report import RECENT, ClassQuality, Next, Report, TaskEdits, _chosen, make_report
-from ml_backend.learning.store.annotations import NotConnected, TrainingDataStore
-from ml_backend.learning.store.label_errors import Opinion, OpinionStore
-from ml_backend.learning.store.runs import Metrics, Run
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits
+from ml_backend.learning.report.report import (
+    RECENT,
+    ClassQuality,
+    LearningReport,
+    Next,
+    TaskEdits,
+    make_report,
+    sampled_positions,
+)
+from ml_backend.learning.store.annotations import NotConnectedToLearning, TrainingDataStore
+from ml_backend.learning.store.label_errors import LabelErrorNote, LabelErrorStore
+from ml_backend.learning.store.runs import RunMetrics, TrainingRun
 from ml_backend.learning.task_order import place_score
-from ml_backend.learning.task_queue import arrange
+from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.policy import LearningPolicy
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
 
-CORRECTED = Edits(moved=1, added=2, deleted=1)
+CORRECTED = PrelabelEdits(moved=1, added=2, deleted=1)
 
 
 def correct(studio, task, seed, version):
@@ -35,7 +43,7 @@ def correct(studio, task, seed, version):
 
 
 @pytest.fixture
-def learned(kit, learn, studio, policy):
+def learned(context, learn, studio, policy):
     """What a project was through that was labelled, learned, corrected, learned again and put in order."""
     policy("debounce_s = 0\nheld_out = 0\n")
     first = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
@@ -45,7 +53,7 @@ def learned(kit, learn, studio, policy):
         correct(studio, task, seed, first.version)
     second = learn(tasks=tasks)
     waiting = [studio.add_photo(seed) for seed in (8, 10, 11)]
-    arrange(kit, PROJECT, stop=lambda: False)
+    rank_open_tasks(context, PROJECT, stop=lambda: False)
     return (first, second), tasks, waiting
 
 
@@ -58,9 +66,9 @@ def run_of(tasks, **more):
         "reason": "better",
         "verdict": "published",
     }
-    return Run(
+    return TrainingRun(
         **{"project": PROJECT, "asked_at": 1.0, "started_at": 2.0, "finished_at": 3.0, "source": "test", "boxes": 9}
-        | {"tasks": tasks, "held_out": 0, "version": f"learned-{tasks}-abc", "metrics": Metrics(), **told, **more}
+        | {"tasks": tasks, "held_out": 0, "version": f"learned-{tasks}-abc", "metrics": RunMetrics(), **told, **more}
     )
 
 
@@ -72,28 +80,28 @@ def edited(task, edits=CORRECTED):
 
 def report_of(runs, tasks, *, name="Disc"):
     """A report, made by hand."""
-    return Report(
+    return LearningReport(
         project=PROJECT, made_at=9.5, served=runs[-1].version, counts={"teaches": len(tasks)}, runs=runs, tasks=tasks,
         drawn=len(tasks), several=0, first=(CORRECTED, 1), lately=(CORRECTED, 1), waiting=1, course=["Go on."],
         classes=[ClassQuality(name=name, boxes=4, ap50=0.4, before=None, edits=CORRECTED)],
         next=[Next(task=31, score=0.0, why="it promises most")],
-        doubts=[Opinion(32, f"Perhaps a {name} is missing.", 0.83)], doubted=1,
+        doubts=[LabelErrorNote(32, f"Perhaps a {name} is missing.", 0.83)], doubted=1,
     )  # fmt: skip
 
 
 def test_a_report_says_what_was_edited_learned_and_what_comes_next(learned, studio, engine, settings, tmp_path, capsys):
     runs, tasks, waiting = learned
     served = runs[1].version
-    OpinionStore(engine).keep(PROJECT, Opinion(tasks[0], "Perhaps a Disc is missing.", 0.7))
+    LabelErrorStore(engine).save(PROJECT, LabelErrorNote(tasks[0], "Perhaps a Disc is missing.", 0.7))
     report = make_report(PROJECT, engine=engine, policy=LearningPolicy(), served=served, clock=lambda: 9.5)
     assert report.counts == {"teaches": 5}
     assert [run.version for run in report.runs] == [run.version for run in runs]
     corrected = [one for one in report.tasks if one.prelabelled]
     assert [one.task for one in corrected] == tasks
-    assert corrected[0].edits == Edits(moved=1, added=1, deleted=1)
-    assert corrected[0].by_class == {"Disc": Edits(moved=1), "Square": Edits(added=1, deleted=1)}
+    assert corrected[0].edits == PrelabelEdits(moved=1, added=1, deleted=1)
+    assert corrected[0].by_class == {"Disc": PrelabelEdits(moved=1), "Square": PrelabelEdits(added=1, deleted=1)}
     assert (corrected[0].version, corrected[0].lead_time) == (runs[0].version, 12.5)
-    assert report.lately == (Edits(moved=1, added=1, deleted=1), 1)
+    assert report.lately == (PrelabelEdits(moved=1, added=1, deleted=1), 1)
     assert [(one.name, one.boxes) for one in report.classes] == [("Disc", 5), ("Square", 5)]
     # The order that is listed is the one that Label Studio serves.
     assert [one.task for one in report.next] == studio.queue(served)
@@ -104,8 +112,8 @@ def test_a_report_says_what_was_edited_learned_and_what_comes_next(learned, stud
     page, figures = tmp_path / "deep" / "learning.html", tmp_path / "deep" / "learning.json"
     learn_report(PROJECT, out=page, json_=figures, settings=settings)
     told = capsys.readouterr().out
-    assert "2 fits: 2 published, 0 refused" in told
-    assert "Lately: 3.0 edits a task" in told
+    assert "2 training runs: 2 published, 0 refused" in told
+    assert "Last 1 pre-labelled tasks: 3.0 edits per task" in told
     assert f"task {tasks[0]}: Perhaps a Disc is missing." in told
     assert all(text in page.read_text() for text in (*(run.version for run in runs), "Disc", "cross-validation"))
     assert msgspec.json.decode(figures.read_bytes())["counts"] == {"teaches": 5}
@@ -132,13 +140,13 @@ def test_a_project_that_learned_nothing_yet_has_a_page_too(engine):
     TrainingDataStore(engine).connect(PROJECT)
     report = make_report(PROJECT, engine=engine, policy=LearningPolicy(), served="base-1", clock=lambda: 0.0)
     page = learning_page(report)
-    assert "No version was judged yet." in page
-    assert "Nothing was learned yet." in page
-    assert "The first fit comes with 2 labelled tasks; 0 are there." in page
+    assert "Shown after the first evaluated training run." in page
+    assert "Shown after the first training run." in page
+    assert "Training starts with 2 labelled tasks with boxes; 0 so far." in page
 
 
 def test_a_project_that_is_not_connected_is_told_what_to_run(settings):
-    with pytest.raises(NotConnected, match="labelloop connect 4"):
+    with pytest.raises(NotConnectedToLearning, match="labelloop connect 4"):
         learn_report(4, settings=settings)
 
 
@@ -195,7 +203,7 @@ def test_of_very_many_tasks_a_page_counts_some_and_says_so(learned, engine):
     assert "Counted on" not in learning_page(everything)
     assert "Counted on 3 of 5 tasks" in learning_page(msgspec.structs.replace(everything, tasks=everything.tasks[:3]))
     for count, most in ((5000, 600), (601, 600), (41, 40), (40, 40), (3, 600)):
-        chosen = _chosen(count, most)
+        chosen = sampled_positions(count, most)
         assert len(chosen) == min(count, most)
         assert chosen == sorted(set(chosen))
         ends = min(RECENT, count)
@@ -214,12 +222,12 @@ def test_steps_of_axes_are_round(least, wanted):
     assert nice(least) == wanted
 
 
-def test_a_held_out_task_says_so_at_whatever_place_of_the_pool_it_stands(engine, learned, kit):
+def test_a_held_out_task_says_so_at_whatever_place_of_the_pool_it_stands(engine, learned, context):
     runs, _, waiting = learned
     served = runs[1].version
-    kit.looks.looked(PROJECT, served, {task: (0.2, place_score(12)) for task in waiting})
+    context.image_vectors.save_uncertainties(PROJECT, served, {task: (0.2, place_score(12)) for task in waiting})
     facts = {"engine": engine, "served": served, "clock": lambda: 9.5}
     all_held = make_report(PROJECT, policy=LearningPolicy(held_out=1.0), **facts)
-    assert all("kept for judging" in one.why for one in all_held.next)
+    assert all("held out for evaluation" in one.why for one in all_held.next)
     none_held = make_report(PROJECT, policy=LearningPolicy(held_out=0.0), **facts)
-    assert not any("kept for judging" in one.why for one in none_held.next)
+    assert not any("held out for evaluation" in one.why for one in none_held.next)
