@@ -108,8 +108,8 @@ class WriteLost(QualityControlError):
     Attributes:
         project: Project id.
         task: Task id.
-        wanted: The values that we wrote.
-        found: The values that Label Studio returned.
+        expected: The values that we wrote.
+        actual: The values that Label Studio returned.
     """
 
     code = "write_lost"

@@ -75,14 +75,14 @@ class ModelOutputs:
 
     Attributes:
         names: Class names, in the model's order.
-        gives: See `ml_backend.layouts.Reader.gives`.
-        points: Keypoint names.
+        provides: Output kinds, see `ml_backend.layouts.OutputReader.provides`.
+        keypoint_names: Keypoint names.
         unlearnable: Why the model cannot be fine-tuned; empty where it can.
     """
 
     names: tuple[str, ...]
-    gives: AbstractSet[str]
-    points: tuple[str, ...] = ()
+    provides: AbstractSet[str]
+    keypoint_names: tuple[str, ...] = ()
     unlearnable: str = ""
 
     @classmethod
@@ -102,7 +102,9 @@ def controls_of(config: LabelConfig, model: ModelOutputs | None = None) -> tuple
         config: The project's label config.
         model: Outputs of the model served to the project; None: unknown.
     """
-    targets = find_targets(config, model.names, gives=model.gives, points=model.points) if model else ()
+    targets = (
+        find_targets(config, model.names, provides=model.provides, keypoint_names=model.keypoint_names) if model else ()
+    )
     supports: list[ControlSupport] = []
     for control in config.controls.values():
         if _is_partner(config, control):
@@ -146,7 +148,7 @@ def _support(
     if model is None:
         filled, why = None, ""
     else:
-        filled = any(target.labels or target.points for target in own_targets)
+        filled = any(target.labels or target.keypoint_labels for target in own_targets)
         why = "" if filled else _not_filled(control, drawn, model, has_target=bool(own_targets))
     if not learns:
         why = f"{why}; " * bool(why) + kind_of(drawn[0]).reason
@@ -185,8 +187,8 @@ def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, 
     needs: set[str] = set()
     for draws in (kind_of(tag).draws for tag in drawn):
         needs |= {"classes"} if draws == CHOICES else SHAPES[draws].native | SHAPES[draws].derived
-    if not needs & model.gives:
-        gives, wanted = _outputs(model.gives, "and"), _outputs(needs, "or")
+    if not needs & model.provides:
+        gives, wanted = _outputs(model.provides, "and"), _outputs(needs, "or")
         return f"the model gives {gives}, and it needs {wanted}"
     if not control.labels:
         return "its labels come from each task, so no class is known to mean them"

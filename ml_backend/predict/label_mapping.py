@@ -24,7 +24,7 @@ class Target:
         is_list: Whether the value under `data_key` is a list of URLs.
         labels: Label by class index, for the classes that have one.
         draws: Key of `SHAPES`, or `CHOICES`.
-        points: Label by keypoint index; only for keypoints.
+        keypoint_labels: Label by keypoint index; only for keypoints.
     """
 
     control: Control
@@ -34,7 +34,7 @@ class Target:
     is_list: bool
     labels: Mapping[int, str]
     draws: str = "Rectangle"
-    points: Mapping[int, str] = field(default_factory=dict)
+    keypoint_labels: Mapping[int, str] = field(default_factory=dict)
 
     def threshold(self, default: float) -> float:
         """The control's own `model_score_threshold`, else the default. Lower scores are not shown."""
@@ -53,7 +53,7 @@ class Target:
         """
         folded = {name.strip().casefold(): threshold for name, threshold in by_name.items()}
         # Keypoints are shown for every class: the labels belong to the points.
-        labels = dict.fromkeys(range(len(names)), "") if self.points else self.labels
+        labels = dict.fromkeys(range(len(names)), "") if self.keypoint_labels else self.labels
         return {
             index: folded.get(names[index].casefold(), folded.get(label.casefold(), self.threshold(fallback)))
             for index, label in labels.items()
@@ -96,39 +96,43 @@ class MappingReport:
 
 
 def find_targets(
-    config: LabelConfig, names: Sequence[str], *, gives: AbstractSet[str] = BOXES, points: Sequence[str] = ()
+    config: LabelConfig, names: Sequence[str], *, provides: AbstractSet[str] = BOXES, keypoint_names: Sequence[str] = ()
 ) -> tuple[Target, ...]:
     """Return every control of a label config that a model can fill.
 
     Args:
         config: The project's label config.
         names: The model's class names, in its order.
-        gives: The model's outputs, see `ml_backend.layouts.Reader.gives`.
-        points: Names of its keypoints.
+        provides: Output kinds of the model, see `ml_backend.layouts.OutputReader.provides`.
+        keypoint_names: Names of its keypoints.
     """
     images = {image.name: image for image in config.images if is_readable(image)}
     targets = []
     for control in config.controls.values():
         for to_name in control.to_names:
             if to_name in images:
-                target = _target(config, control, images[to_name], names, gives=gives, points=points)
+                target = _target(
+                    config, control, images[to_name], names, provides=provides, keypoint_names=keypoint_names
+                )
                 targets += [target] if target else []
-    return _without_duplicate_labels(targets, gives)
+    return _without_duplicate_labels(targets, provides)
 
 
 def mapping_report(
-    config: LabelConfig, names: Sequence[str], *, gives: AbstractSet[str] = BOXES, points: Sequence[str] = ()
+    config: LabelConfig, names: Sequence[str], *, provides: AbstractSet[str] = BOXES, keypoint_names: Sequence[str] = ()
 ) -> MappingReport:
     """Report matched and unmatched classes and labels; arguments as in `find_targets`."""
-    targets = find_targets(config, names, gives=gives, points=points)
+    targets = find_targets(config, names, provides=provides, keypoint_names=keypoint_names)
     if not targets:
-        tags = ", ".join(_tags(gives))
-        what = "the class of an image" if "classes" in gives else "boxes"
+        tags = ", ".join(_tags(provides))
+        what = "the class of an image" if "classes" in provides else "boxes"
         why = "no image" if not config.images else f"no control for {what} ({tags}) on an image"
         return MappingReport((), tuple(names), (), f"The label config has {why}, so nothing is pre-labelled.")
     matched = {names[index]: label for target in targets for index, label in target.labels.items()}
-    by_point = {points[number]: label for target in targets for number, label in target.points.items()}
-    matched_labels = {label for target in targets for label in (*target.labels.values(), *target.points.values())}
+    by_point = {keypoint_names[number]: label for target in targets for number, label in target.keypoint_labels.items()}
+    matched_labels = {
+        label for target in targets for label in (*target.labels.values(), *target.keypoint_labels.values())
+    }
     labels = [label.stored for target in targets for label in target.control.labels]
     return MappingReport(
         matched=(*matched.items(), *by_point.items()),
@@ -144,11 +148,11 @@ def unknown_thresholds(targets: Sequence[Target], names: Sequence[str], by_name:
     return [name for name in by_name if name.strip().casefold() not in known_names]
 
 
-def _tags(gives: AbstractSet[str]) -> list[str]:
+def _tags(provides: AbstractSet[str]) -> list[str]:
     """The tags that a model can fill, as spelled in a label config."""
-    if "classes" in gives:
+    if "classes" in provides:
         return [CHOICES]
-    drawn = [name for name in SHAPES if gives & _sources_of(name)]
+    drawn = [name for name in SHAPES if provides & _sources_of(name)]
     return [f"{name}Labels" for name in drawn] + [f"Labels with {name}" for name in drawn[:1]]
 
 
@@ -158,21 +162,21 @@ def _target(
     image: ObjectTag,
     names: Sequence[str],
     *,
-    gives: AbstractSet[str],
-    points: Sequence[str],
+    provides: AbstractSet[str],
+    keypoint_names: Sequence[str],
 ) -> Target | None:
     """The target of one control and image; None where the model cannot fill it. Tags are case-insensitive."""
     labels = {index: label for index, name in enumerate(names) if (label := control.label_for(name)) is not None}
     target = Target(control, None, image.name, image.value, image.is_list, labels)
     draws, shape = kind_of(control.tag).draws, None
     if draws == CHOICES:
-        return replace(target, draws=CHOICES) if "classes" in gives and is_about_one_image(control, image) else None
+        return replace(target, draws=CHOICES) if "classes" in provides and is_about_one_image(control, image) else None
     if draws == PARTNER:
-        drawn = (partner for partner in partner_shapes(config, image).items() if gives & _sources_of(partner[0]))
+        drawn = (partner for partner in partner_shapes(config, image).items() if provides & _sources_of(partner[0]))
         draws, shape = next(drawn, ("", None))
-    if draws not in SHAPES or not gives & _sources_of(draws):
+    if draws not in SHAPES or not provides & _sources_of(draws):
         return None
-    return _with_points(replace(target, shape=shape, draws=draws), points)
+    return _with_keypoint_labels(replace(target, shape=shape, draws=draws), keypoint_names)
 
 
 def is_readable(image: ObjectTag) -> bool:
@@ -200,12 +204,12 @@ def _sources_of(draws: str) -> AbstractSet[str]:
     return SHAPES[draws].native | SHAPES[draws].derived
 
 
-def _with_points(target: Target, points: Sequence[str]) -> Target:
+def _with_keypoint_labels(target: Target, keypoint_names: Sequence[str]) -> Target:
     """Add keypoint labels: matched by name, ignoring underscores, or by the number in a label's `model_index`."""
-    if target.draws != "KeyPoint" or not points:
+    if target.draws != "KeyPoint" or not keypoint_names:
         return target
     point_labels = {}
-    for number, name in enumerate(points):
+    for number, name in enumerate(keypoint_names):
         label = target.control.label_for(name) or target.control.label_for(name.replace("_", " "))
         numbered = [
             label_tag.stored
@@ -214,19 +218,19 @@ def _with_points(target: Target, points: Sequence[str]) -> Target:
         ]
         if numbered or label:
             point_labels[number] = numbered[0] if numbered else label or ""
-    return replace(target, points=point_labels)
+    return replace(target, keypoint_labels=point_labels)
 
 
-def _without_duplicate_labels(targets: Sequence[Target], gives: AbstractSet[str]) -> tuple[Target, ...]:
+def _without_duplicate_labels(targets: Sequence[Target], provides: AbstractSet[str]) -> tuple[Target, ...]:
     """Drop classes of derived shapes that another control of the image already shows.
 
     Label configs of smart tools repeat their labels in KeyPointLabels, which serve as click prompts.
     """
 
     def derived(target: Target) -> bool:
-        if target.draws == "KeyPoint" and target.points:
+        if target.draws == "KeyPoint" and target.keypoint_labels:
             return False
-        return target.draws != CHOICES and not gives & SHAPES[target.draws].native
+        return target.draws != CHOICES and not provides & SHAPES[target.draws].native
 
     unique = []
     for target in targets:

@@ -70,7 +70,8 @@ class DetectionObserver:
 
     Attributes:
         floor: Minimum score of the detections passed to it.
-        show: Called with the index of the task in the request, the detections of one image, and its (width, height).
+        on_detections: Called with the index of the task in the request, the detections of one image, and its size as
+            (width, height).
     """
 
     floor: float
@@ -182,14 +183,20 @@ class Predictor:
             Busy: Other requests hold the memory for decoded images.
             Abandoned: The client disconnected.
         """
-        if self._observer is None and not any(target.labels or target.points for target in targets):
+        if self._observer is None and not any(target.labels or target.keypoint_labels for target in targets):
             reason = no_target_reason()
             return [FailedPrediction(NEUTRAL, detector.version, reason) for _ in tasks]
-        aims = target_thresholds(targets, detector.names.names, options, self._threshold)
-        floor = score_floor(aims) if self._observer is None else min(score_floor(aims), self._observer.floor)
+        wanted_targets = target_thresholds(targets, detector.names.names, options, self._threshold)
+        floor = (
+            score_floor(wanted_targets)
+            if self._observer is None
+            else min(score_floor(wanted_targets), self._observer.floor)
+        )
         entries = [_TaskResults(task_id=_task_id(task)) for task in tasks]
         deadline = time.monotonic() + self._budget_s - waited_s
-        requests = [shot for index, task in enumerate(tasks) for shot in image_requests(index, task, aims)]
+        requests = [
+            request for index, task in enumerate(tasks) for request in image_requests(index, task, wanted_targets)
+        ]
         job = _Job(requests, entries, deadline, abandoned)
         if options.slice:
             slices = Slices(options.slice, options.slice_overlap)

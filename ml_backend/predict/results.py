@@ -22,7 +22,7 @@ class TargetThresholds:
     """A target with the threshold of each class that it shows."""
 
     target: Target
-    thresholds: Mapping[int, float]
+    by_class: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ImageResult:
     """The detections of one image in pixels, and the identity of the image.
 
     Attributes:
-        found: Detections, best first.
+        detections: Detections, best first.
         width: Width of the image, pixels.
         height: Height of the image, pixels.
         key: Identifies version, task and item, so that repeated requests give the same region ids.
@@ -64,31 +64,35 @@ def target_thresholds(
     ]
 
 
-def score_floor(aims: Sequence[TargetThresholds]) -> float:
+def score_floor(targets: Sequence[TargetThresholds]) -> float:
     """The lowest score that a target uses; near misses count for the task's score."""
-    return min((near_miss_floor(threshold) for target in aims for threshold in target.thresholds.values()), default=1.0)
+    return min(
+        (near_miss_floor(threshold) for target in targets for threshold in target.by_class.values()), default=1.0
+    )
 
 
 def to_label_studio_results(
-    image: ImageResult, aims: Sequence[TargetThresholds]
+    image: ImageResult, targets: Sequence[TargetThresholds]
 ) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
     """Return the results of one image, and (score, threshold) of each candidate for the task's score."""
     results: list[dict[str, Any]] = []
     candidates: list[tuple[float, float]] = []
-    for aim in aims:
-        write = _choices if aim.target.draws == CHOICES else _regions
-        target_results, target_candidates = write(image, aim)
+    for target in targets:
+        write = _choices if target.target.draws == CHOICES else _regions
+        target_results, target_candidates = write(image, target)
         results += target_results
         candidates += target_candidates
     return results, candidates
 
 
-def _regions(image: ImageResult, aim: TargetThresholds) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
-    target, results, candidates = aim.target, [], []
+def _regions(
+    image: ImageResult, thresholds: TargetThresholds
+) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
+    target, results, candidates = thresholds.target, [], []
     for index, (score, class_) in enumerate(
         zip(image.detections.scores.tolist(), image.detections.classes.tolist(), strict=True)
     ):
-        threshold = aim.thresholds.get(class_)
+        threshold = thresholds.by_class.get(class_)
         if threshold is None or score < near_miss_floor(threshold):
             continue
         candidates.append((score, threshold))
@@ -101,9 +105,13 @@ def _regions(image: ImageResult, aim: TargetThresholds) -> tuple[list[dict[str, 
 
 def _drawn(image: ImageResult, target: Target, index: int, class_: int) -> list[tuple[str, str, Geometry]]:
     """(name within the image, label, geometry) of each region that one detection becomes."""
-    if target.points:
+    if target.keypoint_labels:
         points = points_of(image.detections, index, image.width)
-        return [(f"{index}.{n}", target.points[n], point) for n, point in points.items() if n in target.points]
+        return [
+            (f"{index}.{n}", target.keypoint_labels[n], point)
+            for n, point in points.items()
+            if n in target.keypoint_labels
+        ]
     geometry = SHAPES[target.draws].draw(image.detections, index, image.width, image.height)
     return [(str(index), target.labels[class_], geometry)] if geometry is not None else []
 
@@ -129,16 +137,18 @@ def _results(
     return [drawn, {**drawn, "from_name": target.control.name, "type": target.control.type, "value": value}]
 
 
-def _choices(image: ImageResult, aim: TargetThresholds) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
+def _choices(
+    image: ImageResult, thresholds: TargetThresholds
+) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
     """Write the best class, or with multiple choice every class above its threshold."""
-    target, detections = aim.target, image.detections
-    selected = detections[np.array([class_ in aim.thresholds for class_ in detections.classes.tolist()], bool)]
+    target, detections = thresholds.target, image.detections
+    selected = detections[np.array([class_ in thresholds.by_class for class_ in detections.classes.tolist()], bool)]
     scored = list(zip(selected.scores.tolist(), selected.classes.tolist(), strict=True))
     if not target.control.multiple:
         scored = scored[:1]
-    scored = [(score, class_) for score, class_ in scored if score >= near_miss_floor(aim.thresholds[class_])]
-    candidates = [(score, aim.thresholds[class_]) for score, class_ in scored]
-    picked = [(score, target.labels[class_]) for score, class_ in scored if score >= aim.thresholds[class_]]
+    scored = [(score, class_) for score, class_ in scored if score >= near_miss_floor(thresholds.by_class[class_])]
+    candidates = [(score, thresholds.by_class[class_]) for score, class_ in scored]
+    picked = [(score, target.labels[class_]) for score, class_ in scored if score >= thresholds.by_class[class_]]
     if not picked:
         return [], candidates
     result: dict[str, Any] = {

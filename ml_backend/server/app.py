@@ -248,7 +248,9 @@ class _Endpoints:
         targets: tuple[Target, ...] = self._targets.get((detector.version, xml))
         if targets is None:
             names = detector.names.names
-            targets = find_targets(read_config(xml), names, gives=detector.provides, points=detector.keypoint_names)
+            targets = find_targets(
+                read_config(xml), names, provides=detector.provides, keypoint_names=detector.keypoint_names
+            )
             self._targets.put((detector.version, xml), targets)
         return targets
 
@@ -300,7 +302,9 @@ class _LruCache:
 
 
 def _report_of(config: LabelConfig, detector: Detector) -> MappingReport:
-    return mapping_report(config, detector.names.names, gives=detector.provides, points=detector.keypoint_names)
+    return mapping_report(
+        config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+    )
 
 
 def _json(value: Any, *, status: int = 200) -> Response:

@@ -84,7 +84,9 @@ class LabelloopModel(LabelStudioMLBase):  # type: ignore[misc]  # upstream has n
         entries = shared.predictor.predict(
             tasks,
             detector=detector,
-            targets=find_targets(config, detector.names.names, gives=detector.provides, points=detector.keypoint_names),
+            targets=find_targets(
+                config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+            ),
             options=with_thresholds(read_options(self.get("extra_params")), served.thresholds),
         )
         return [msgspec.to_builtins(entry) for entry in entries]

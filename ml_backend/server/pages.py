@@ -19,10 +19,10 @@ class Pages:
     """The views; their content is read per request."""
 
     def __init__(
-        self, settings: Settings, door: LearningService, serving: ModelServer, projects: ProjectOptionsStore
+        self, settings: Settings, learning: LearningService, serving: ModelServer, projects: ProjectOptionsStore
     ) -> None:
         self._studio = settings.label_studio_public_url or settings.label_studio_url
-        self._learning = door
+        self._learning = learning
         self._serving = serving
         self._projects = projects
 

@@ -32,7 +32,7 @@ class Span:
         labels: Its labels.
         id: Label Studio's region id.
         to_name: Name of the object.
-        place: Channel, paragraph or page element; spans of different ones never overlap.
+        scope: Channel, paragraph or page element; spans of different ones never overlap.
         answers: Per-region answers: control -> (result type, values). Not part of equality.
     """
 
@@ -81,7 +81,7 @@ class Answers:
         unread: Messages about results that could not be read.
         unread_controls: Controls with a result that could not be read; "" if the control is unknown. A missing answer
             to these is not an empty answer.
-        gone: Controls with answers that are no longer in the label config.
+        removed_controls: Controls with answers that are no longer in the label config.
         uncompared: Controls whose answers no metric compares (video, relations, unfinished brush strokes).
         seconds: Annotation time (Label Studio's ``lead_time``); None if unknown.
         too_large: Why the task is too large to be judged; ``controls`` is empty then. Empty otherwise.
@@ -198,14 +198,14 @@ def _read(
             controls.setdefault((name, "taxonomy" if name in paths else "choices"), []).extend(chosen)
     gaps = _Gaps()
     for error in reading.errors:
-        gaps.error(error, config)
+        gaps.add_error(error, config)
     uncompared = {result.from_name or result.type for result in reading.relations}
     spans: dict[str, list[Span]] = {}
     region_answers: list[Result] = []
     ids = Counter(result.id for result in reading.other_results if result.id)
     for result in reading.other_results:
         if not _is_known(config, result.from_name):
-            gaps.gone_result(task, result)
+            gaps.add_removed(task, result)
             continue
         kind = CARRIED.get(result.type, "")
         if kind != "spans" and _is_per_region(result, ids):
@@ -220,7 +220,7 @@ def _read(
             uncompared.add(result.from_name)
             continue
         except (KeyError, TypeError, ValueError, MalformedValue) as problem:
-            gaps.result(task, result, problem)
+            gaps.add_result(task, result, problem)
             continue
         controls.setdefault((result.from_name, kind), []).extend(values)
         if kind == "spans" and result.id:
@@ -231,13 +231,13 @@ def _read(
         except _NotComparableError:
             uncompared.add(result.from_name or result.type)
         except (KeyError, TypeError, ValueError, MalformedValue) as problem:
-            gaps.result(task, result, problem)
+            gaps.add_result(task, result, problem)
     return replace(
         metadata,
         controls=MappingProxyType(controls),
-        unread=tuple(gaps.lines),
+        unread=tuple(gaps.messages),
         unread_controls=frozenset(gaps.controls),
-        removed_controls=frozenset(gaps.gone),
+        removed_controls=frozenset(gaps.removed_controls),
         uncompared=tuple(sorted(uncompared)),
     )
 
@@ -292,30 +292,30 @@ class _Gaps:
     """Collects what could not be read in one annotation: messages, and the controls with incomplete answers."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        self.messages: list[str] = []
         self.controls: set[str] = set()
-        self.gone: set[str] = set()
+        self.removed_controls: set[str] = set()
 
-    def error(self, error: RegionError, config: LabelConfig | None) -> None:
-        self.lines.append(str(error))
+    def add_error(self, error: RegionError, config: LabelConfig | None) -> None:
+        self.messages.append(str(error))
         source = error.source if isinstance(error.source, Mapping) else {}
         name = source.get("from_name")
         name = name if isinstance(name, str) else ""
         if name and not _is_known(config, name):
-            self.gone.add(name)
+            self.removed_controls.add(name)
         else:
             self.controls.add(name)
 
-    def result(self, task: Task, result: Result, problem: Exception) -> None:
+    def add_result(self, task: Task, result: Result, problem: Exception) -> None:
         name = result.from_name
-        self.lines.append(f"task {task.id}: {name or result.type}: {_reason(problem)}")
+        self.messages.append(f"task {task.id}: {name or result.type}: {_reason(problem)}")
         self.controls.add(name)
 
-    def gone_result(self, task: Task, result: Result) -> None:
+    def add_removed(self, task: Task, result: Result) -> None:
         name = result.from_name
-        self.lines.append(f"task {task.id}: {name or result.type}: the label config has no control named {name!r}")
+        self.messages.append(f"task {task.id}: {name or result.type}: the label config has no control named {name!r}")
         if name:
-            self.gone.add(name)
+            self.removed_controls.add(name)
         else:
             self.controls.add("")
 

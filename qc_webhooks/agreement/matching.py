@@ -116,7 +116,7 @@ def match_labelled(
 
 
 def label_agreement(a: Labelled, b: Labelled) -> float:
-    """Jaccard index of the labels of two things; 1 if neither has any."""
+    """Jaccard index of the labels of two regions or spans; 1 if neither has any."""
     if a.labels == b.labels:
         return 1.0
     labels_a, labels_b = set(a.labels), set(b.labels)
@@ -126,9 +126,7 @@ def label_agreement(a: Labelled, b: Labelled) -> float:
 def _label_agreements(a: Sequence[Labelled], b: Sequence[Labelled], pairs: Pairs) -> NDArray[np.float64]:
     """Label agreement of each pair, (n,); computed only for pairs with different labels."""
     label_ids: dict[tuple[str, ...], int] = {}
-    ids_a, ids_b = (
-        np.array([label_ids.setdefault(item.labels, len(label_ids)) for item in things]) for things in (a, b)
-    )
+    ids_a, ids_b = (np.array([label_ids.setdefault(item.labels, len(label_ids)) for item in items]) for items in (a, b))
     agreements = np.ones(len(pairs.rows))
     for index in np.flatnonzero(ids_a[pairs.rows] != ids_b[pairs.columns]).tolist():
         agreements[index] = label_agreement(a[pairs.rows[index]], b[pairs.columns[index]])

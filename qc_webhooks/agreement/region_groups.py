@@ -49,8 +49,8 @@ class RegionGroup:
     """Several regions of one annotator that are one region of the other.
 
     Attributes:
-        several: Indices of the parts.
-        one: Index of the whole.
+        parts: Indices of the parts.
+        whole: Index of the whole.
         iou: IoU of the whole's bounds with the bounds of all parts.
     """
 

@@ -24,15 +24,15 @@ class ReviewCopy:
 
     Attributes:
         review: Id of the review project.
-        copy: Task id of the copy; 0: deliberately none, because it was removed.
+        task: Task id of the copy; 0: deliberately none, because it was removed.
         fingerprint: Fingerprint of the original task's state.
-        mark: Digest of its content.
+        content_hash: Digest of its content.
     """
 
     review: int
-    copy: int
+    task: int
     fingerprint: str
-    mark: str
+    content_hash: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ReviewCopyContent:
     agreement: float | None = None
 
     @property
-    def mark(self) -> str:
+    def content_hash(self) -> str:
         """Digest of the content."""
         return digest([{"marks": [list(overlay.key) for overlay in self.overlays], "note": self.note}])
 
@@ -72,7 +72,7 @@ class ReviewDecision:
     lead_time: float | None = None
 
     @property
-    def mark(self) -> str:
+    def content_hash(self) -> str:
         """Digest of its results."""
         return digest(self.results)
 
@@ -87,14 +87,14 @@ def decision_of(copy: Task) -> ReviewDecision | None:
     return ReviewDecision(newest.completed_by, results, newest.id or 0, newest.lead_time)
 
 
-def imported_annotation(task: Task, annotator: int, mark: str) -> int | None:
+def imported_annotation(task: Task, annotator: int, content_hash: str) -> int | None:
     """Id of the annotation of the original task that equals this reviewer's decision; None if not imported yet."""
     matching = [
         annotation.id
         for annotation in task.annotations
         if _is_submitted(annotation)
         and annotation.completed_by == annotator
-        and digest([result.raw for result in annotation.results]) == mark
+        and digest([result.raw for result in annotation.results]) == content_hash
     ]
     return max((annotation_id for annotation_id in matching if annotation_id is not None), default=None)
 

@@ -33,14 +33,14 @@ class RegionOutline(msgspec.Struct, frozen=True, array_like=True, gc=False):
         rings: Rings of (x, y) in [0, 1] of the image, holes included; a single point for keypoints.
         open: Whether they are lines instead of areas.
         label: Its labels, joined.
-        photo: Index of the image in the task.
+        item_index: Index of the image in the task.
         disputed: Indices of the conflicts about it.
     """
 
     rings: tuple[Points, ...]
     open: bool
     label: str
-    photo: int
+    item_index: int
     disputed: tuple[int, ...]
 
 
@@ -51,15 +51,15 @@ class GroupView(msgspec.Struct, frozen=True, array_like=True, gc=False):
         name: ``A``, ``B``, ... as in the overlays in Label Studio; ``consensus``.
         annotators: User ids.
         outlines: Regions of the group's most central annotator.
-        said: (control, answer) about the whole task.
-        more: Number of regions that are not drawn.
+        answers: (control, answer) about the whole task.
+        hidden_regions: Number of regions that are not drawn.
     """
 
     name: str
     annotators: tuple[int, ...]
     outlines: tuple[RegionOutline, ...]
     answers: tuple[tuple[str, str], ...] = ()
-    more: int = 0
+    hidden_regions: int = 0
 
 
 class ConflictText(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -72,7 +72,7 @@ class ConflictText(msgspec.Struct, frozen=True, array_like=True, gc=False):
         text: The conflict in one sentence.
         a: Labels or answers of one side.
         b: Labels or answers of the other.
-        photo: Index of the image in the task.
+        item_index: Index of the image in the task.
     """
 
     type: str
@@ -81,7 +81,7 @@ class ConflictText(msgspec.Struct, frozen=True, array_like=True, gc=False):
     text: str
     a: tuple[str, ...]
     b: tuple[str, ...]
-    photo: int
+    item_index: int
 
 
 class DisputeDrawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -91,18 +91,18 @@ class DisputeDrawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
         conflicts: Its conflicts.
         views: The groups, the largest first, and last the consensus.
         sizes: (width, height) of each image, (0, 0) if unknown.
-        more: Number of conflicts that are not listed; at least one of each type is.
+        hidden_conflicts: Number of conflicts that are not listed; at least one of each type is.
     """
 
     conflicts: tuple[ConflictText, ...]
     views: tuple[GroupView, ...]
     sizes: tuple[tuple[int, int], ...] = ()
-    more: int = 0
+    hidden_conflicts: int = 0
 
     @property
-    def photo(self) -> int:
+    def busiest_image(self) -> int:
         """Index of the image with the most conflicts."""
-        images = [conflict.photo for conflict in self.conflicts]
+        images = [conflict.item_index for conflict in self.conflicts]
         return max(sorted(set(images)), key=images.count, default=0)
 
 

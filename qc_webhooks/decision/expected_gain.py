@@ -38,7 +38,7 @@ class ExpectedGain(msgspec.Struct, frozen=True, gc=False):
         errors: Expected number of errors now.
         gain: Reduction of that number by the most useful number of further annotators, up to the maximum.
         controls: Controls that the estimate covers: of regions and of choices.
-        known: Whether the annotators' reliability was estimated, not assumed.
+        is_measured: Whether the annotators' reliability was estimated, not assumed.
     """
 
     errors: float

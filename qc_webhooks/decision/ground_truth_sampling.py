@@ -38,8 +38,8 @@ class GroundTruthTask:
     Attributes:
         task: Task id.
         annotators: Number of annotators, including the author of the ground truth.
-        seen: Annotators who submitted or skipped it; Label Studio does not serve it to them again.
-        wanted: The overlap last requested to measure annotators; None: none.
+        seen_by: Annotators who submitted or skipped it; Label Studio does not serve it to them again.
+        requested_overlap: The overlap last requested to measure annotators; None: none.
     """
 
     task: int

@@ -27,7 +27,7 @@ class Judgement:
 
     Attributes:
         verdict: Verdict on the task.
-        broken: Violations of the guideline.
+        violations: Violations of the guideline.
         reasons: Reasons for a review beyond disagreement, one sentence each.
     """
 

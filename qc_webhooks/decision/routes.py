@@ -182,7 +182,9 @@ def qc_keys(context: RoutingContext) -> dict[str, Any]:
     note = (
         ""
         if _is_measuring(context)
-        else write_note(verdict, context.policy, doubt=_expected_errors(context), more=_further_sentences(context))
+        else write_note(
+            verdict, context.policy, expected_errors=_expected_errors(context), more=_further_sentences(context)
+        )
     )
     return {
         "qc_status": verdict.outcome,

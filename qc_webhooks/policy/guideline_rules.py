@@ -164,10 +164,10 @@ class RuleCheck:
     """The implementation of a rule.
 
     Attributes:
-        find: Yields the violations.
-        needs: Required keys of ``Rule``.
-        takes: Further keys of ``Rule`` that it uses.
-        misses: Whether it reports missing things: unreliable for an annotation with unreadable results.
+        violations: Yields the violations.
+        required_keys: Required keys of ``Rule``.
+        optional_keys: Further keys of ``Rule`` that it uses.
+        finds_missing: Whether it reports missing things: unreliable for an annotation with unreadable results.
     """
 
     violations: Callable[[RuleInput, Rule], Findings]
@@ -272,7 +272,7 @@ def _touching(a: Sequence[Region], b: Sequence[Region]) -> set[int]:
     """
     if not a or not b:
         return set()
-    shapes = [np.array([_outline(region) for region in regions], dtype=object) for regions in (a, b)]
+    shapes = [np.array([_shape(region) for region in regions], dtype=object) for regions in (a, b)]
     image_ids: dict[tuple[str, int], int] = {}
     images = [
         np.array([image_ids.setdefault(_image_of(region), len(image_ids)) for region in regions]) for regions in (a, b)
@@ -291,7 +291,7 @@ def _touching(a: Sequence[Region], b: Sequence[Region]) -> set[int]:
     return set(np.flatnonzero(touches).tolist())
 
 
-def _outline(region: Region) -> Any:
+def _shape(region: Region) -> Any:
     outline = region.geometry.polygon()
     if not outline.is_empty or isinstance(region.geometry, Polygon):
         return outline

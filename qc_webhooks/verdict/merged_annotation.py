@@ -65,7 +65,7 @@ class RegionStyle:
     Attributes:
         region: Writes one region, from the consensus and the region with its JSON.
         id_of: Returns the id of a region; None: the id of an annotator's region.
-        tells: Whether answers carry their probability in ``meta``.
+        with_probability: Whether answers carry their probability in ``meta``.
     """
 
     region: Callable[[ConsensusRegion, Region, LabelConfig | None], list[dict[str, Any]]]
@@ -122,7 +122,7 @@ def merge(
         for result in style.region(agreed, region, config)
     ]
     for control, answer in agreed_consensus.choices.items():
-        results += work.answer(control, answer, tells=style.with_probability)
+        results += work.answer(control, answer, with_probability=style.with_probability)
     results += work.carry()
     rejected = [{**provenance_json(region), "reason": OUTVOTED} for region in agreed_consensus.rejected]
     unread = [_unread(answer, annotations[answer.annotation]) for answer in answers if not answer.is_complete]
@@ -217,7 +217,7 @@ class _Merge:
                 else:
                     carried.append(result)
 
-    def answer(self, control: str, answer: ConsensusChoice, *, tells: bool) -> list[dict[str, Any]]:
+    def answer(self, control: str, answer: ConsensusChoice, *, with_probability: bool) -> list[dict[str, Any]]:
         """The most likely answer, as submitted by the highest-ranked annotator who gave it."""
         by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
         same = [by_annotator[annotator] for annotator, value in answer.votes if value == answer.chosen]
@@ -229,7 +229,7 @@ class _Merge:
             return []
         raws = [dict(result.raw) for result in self._voted[chosen, control]]
         meta = {"probability": round(answer.probability, 4), "annotators": len(answer.votes)}
-        return [with_provenance(raw, meta) for raw in raws] if tells else raws
+        return [with_provenance(raw, meta) for raw in raws] if with_probability else raws
 
     def carry(self) -> list[dict[str, Any]]:
         """Results without a merge, by control; controls whose results share regions come from one annotator."""

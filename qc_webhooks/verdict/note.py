@@ -15,19 +15,21 @@ _LONGEST_TEXT = 40
 MOST_LABELS = 10
 
 
-def write_note(verdict: TaskVerdict, policy: Policy, *, doubt: float | None = None, more: Sequence[str] = ()) -> str:
+def write_note(
+    verdict: TaskVerdict, policy: Policy, *, expected_errors: float | None = None, more: Sequence[str] = ()
+) -> str:
     """Write what an annotator or a reviewer needs to know about a task. Annotators are counted, never named.
 
     Args:
         verdict: Verdict on the task.
         policy: The project's policy.
-        doubt: Expected errors of the consensus, for an agreed task that is sent to one more annotator.
+        expected_errors: Expected errors of the consensus, for an agreed task that is sent to one more annotator.
         more: Further sentences.
     """
-    return " ".join((_verdict_note(verdict, policy, doubt), *more))
+    return " ".join((_verdict_note(verdict, policy, expected_errors), *more))
 
 
-def _verdict_note(verdict: TaskVerdict, policy: Policy, doubt: float | None) -> str:
+def _verdict_note(verdict: TaskVerdict, policy: Policy, expected_errors: float | None) -> str:
     if verdict.outcome == "waiting":
         return f"{verdict.annotators} of {policy.annotators} annotators have submitted.{_uncompared(verdict)}"
     if verdict.outcome == "not_judged":
@@ -37,8 +39,8 @@ def _verdict_note(verdict: TaskVerdict, policy: Policy, doubt: float | None) -> 
     if verdict.outcome == "agreed":
         more = (
             ""
-            if doubt is None
-            else f" One more annotator is requested: the consensus may be wrong ({_percent(doubt)})."
+            if expected_errors is None
+            else f" One more annotator is requested: the consensus may be wrong ({_percent(expected_errors)})."
         )
         return f"{len(verdict.majority)} of {verdict.annotators} annotators agree.{more}{_uncompared(verdict)}"
     lines = [describe(conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]

@@ -25,7 +25,7 @@ from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.verdict import TaskVerdict
 
 # Origins of a region: drawn by hand, pre-label accepted unchanged, pre-label corrected.
-BY_HAND, UNTOUCHED, CHANGED = 0, 1, 2
+MANUAL, UNCHANGED, CORRECTED = 0, 1, 2
 
 # Two shapes are identical if each edge of their bounds differs by at most SAME_EDGE of the image size, and their areas
 # by at most SAME_AREA. Two people do not draw that alike; rounding causes half a pixel in 1,000.
@@ -40,13 +40,13 @@ class AnnotationFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         annotator: User id.
-        at: Time of submission or last change, seconds since 1970; 0 if Label Studio does not record it.
+        submitted_at: Time of submission or last change, seconds since 1970; 0 if Label Studio does not record it.
         seconds: Annotation time (Label Studio's ``lead_time``); None if unknown.
         regions: Number of regions.
-        truth: Whether it is marked as ground truth, that is, made by a reviewer and not blind.
-        against: Agreement with the task's ground truth in [0, 1]; None without one.
-        known: Whether the ground truth existed before, so the task measured this annotator.
-        whole: Whether all of it could be read; otherwise missing answers prove nothing.
+        ground_truth: Whether it is marked as ground truth, that is, made by a reviewer and not blind.
+        ground_truth_agreement: Agreement with the task's ground truth in [0, 1]; None without one.
+        measures_annotator: Whether the ground truth existed before, so the task measured this annotator.
+        is_complete: Whether all of it could be read; otherwise missing answers prove nothing.
     """
 
     annotator: int
@@ -109,8 +109,8 @@ class AnnotatorPair(msgspec.Struct, frozen=True, array_like=True, gc=False):
         b: User id of the second.
         overall: Overall agreement in [0, 1].
         controls: Agreement by control.
-        met: Number of matched regions that at least one of them drew by hand or corrected.
-        same: Number of these that are identical to the pixel.
+        common_regions: Number of matched regions that at least one of them drew by hand or corrected.
+        identical_regions: Number of these that are identical to the pixel.
     """
 
     a: int
@@ -133,12 +133,12 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         task: Task id.
-        turns: Its annotations in the order of submission.
-        things: Its objects.
+        annotations: Its annotations in the order of submission.
+        objects: Its objects.
         questions: Answers about the whole task.
         pairs: Agreement of each pair of annotators.
         repeats: Annotators who annotated it twice.
-        photos: URLs of its images, as stored in the task's data.
+        image_urls: URLs of its images, as stored in the task's data.
         agreement: Mean agreement over the pairs; None if nothing was compared.
         outcome: Outcome of the verdict.
         review: Whether it waits for a reviewer.
@@ -170,10 +170,11 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return Evidence(
             tuple(sorted(turn.annotator for turn in self.annotations if turn.is_complete)),
             tuple(
-                (thing.control, tuple((mark.annotator, mark.labels) for mark in thing.marks)) for thing in self.objects
+                (object_.control, tuple((mark.annotator, mark.labels) for mark in object_.marks))
+                for object_ in self.objects
             ),
             tuple((question.control, question.votes) for question in self.questions),
-            tuple(boxes for thing in self.objects if (boxes := thing.boxes)),
+            tuple(boxes for object_ in self.objects if (boxes := object_.boxes)),
             next((turn.annotator for turn in self.annotations if turn.ground_truth and turn.is_complete), None),
         )
 
@@ -226,7 +227,7 @@ def facts_of(
     return TaskFacts(
         task.id or 0,
         tuple(sorted(turns, key=lambda turn: (turn.ground_truth, turn.submitted_at, turn.annotator))),
-        tuple(_thing(views, cluster, origins) for cluster in clusters),
+        tuple(_object_facts(views, cluster, origins) for cluster in clusters),
         tuple(Question(control, choice_votes(views, control)) for control in choice_controls(views)),
         _pairs(verdict, views, clusters, origins),
         _repeats(task, answers, tolerance, config),
@@ -278,7 +279,9 @@ def _against(submission: Answers, verdict: TaskVerdict, answers: Sequence[Answer
     return None if score is None else round(score, 6), submission.annotation > truth.annotation
 
 
-def _thing(views: Sequence[AnnotatorView], cluster: Cluster, origins: Mapping[tuple[int, int], int]) -> ObjectFacts:
+def _object_facts(
+    views: Sequence[AnnotatorView], cluster: Cluster, origins: Mapping[tuple[int, int], int]
+) -> ObjectFacts:
     boxes = {annotator: _rounded(edges) for annotator, edges in annotated_boxes(views, cluster)}
     marks = []
     for member in cluster:
@@ -305,7 +308,7 @@ def _pairs(
     for cluster in clusters:
         for index, member in enumerate(cluster):
             for partner in cluster[index + 1 :]:
-                if origins[member.annotator, member.region] == origins[partner.annotator, partner.region] == UNTOUCHED:
+                if origins[member.annotator, member.region] == origins[partner.annotator, partner.region] == UNCHANGED:
                     continue  # both accepted the same pre-label: no sign of copying
                 first, second = views[member.annotator], views[partner.annotator]
                 identical = same_shape(first.regions[member.region], second.regions[partner.region])
@@ -364,9 +367,9 @@ def _prelabels(task: Task) -> frozenset[tuple[Any, ...]]:
 
 def _origin(region: Region, prelabels: frozenset[tuple[Any, ...]]) -> int:
     if any(_drawing(result.type, result.value) in prelabels for result in region.result):
-        return UNTOUCHED
+        return UNCHANGED
     origin = region.result[0].origin if region.result else None
-    return {"prediction": UNTOUCHED, "prediction-changed": CHANGED}.get(origin or "", BY_HAND)
+    return {"prediction": UNCHANGED, "prediction-changed": CORRECTED}.get(origin or "", MANUAL)
 
 
 def _drawing(type_: str, value: Mapping[str, Any]) -> tuple[Any, ...]:

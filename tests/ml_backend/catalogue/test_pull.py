@@ -75,9 +75,7 @@ def client(monkeypatch):
         yield first
 
 
-def test_a_connection_that_breaks_off_is_gone_on_with_and_a_file_that_is_there_is_not_loaded_again(
-    server, release, client, tmp_path
-):
+def test_a_broken_download_resumes_and_existing_files_are_kept(server, release, client, tmp_path):
     server.breaks = 2
     logged = []
     file = tmp_path / "models" / "model.onnx"
@@ -99,7 +97,7 @@ def test_the_next_run_goes_on_where_the_last_one_ended(server, release, client, 
 
 
 @pytest.mark.parametrize("content", [DATA, DATA[:1000]])
-def test_a_server_that_knows_no_ranges_or_nothing_after_the_part(server, release, client, tmp_path, content):
+def test_servers_without_ranges_or_without_further_bytes(server, release, client, tmp_path, content):
     server.ranges = content is DATA
     (tmp_path / "model.onnx.part").write_bytes(content)
     download(release, tmp_path / "model.onnx", client=client)
@@ -122,7 +120,7 @@ def test_other_bytes_than_the_catalogue_s_are_never_kept(server, release, client
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_a_server_that_will_not_is_said_with_what_to_do_by_hand(server, release, client, tmp_path, status):
+def test_a_refused_download_explains_the_manual_way(server, release, client, tmp_path, status):
     server.status = status
     with pytest.raises(DownloadFailed, match=str(status)) as error:
         download(release, tmp_path / "model.onnx", client=client)
@@ -140,9 +138,7 @@ def catalogue(monkeypatch, release):
 
 
 @pytest.mark.usefixtures("catalogue", "client")
-def test_the_command_shows_the_licence_and_how_to_serve_and_without_a_network_what_to_put_where(
-    server, tmp_path, monkeypatch, capsys
-):
+def test_pull_prints_licence_usage_and_the_offline_way(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
     models_pull()
     assert capsys.readouterr().out.splitlines()[0].startswith("toy ")
@@ -176,7 +172,7 @@ def test_every_entry_of_the_catalogue_is_whole():
             assert len(bytes.fromhex(release.sha256)) == 32, name
 
 
-def test_the_checksum_of_yolox_nano_is_that_of_the_file_at_hand(shared):
+def test_the_yolox_nano_checksum_matches_the_local_file(shared):
     file = shared / "models" / "yolox_nano.onnx"
     if not file.is_file():
         pytest.skip("yolox_nano.onnx is not on this machine")

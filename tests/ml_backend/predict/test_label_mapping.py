@@ -33,7 +33,7 @@ def test_a_class_finds_its_label(case):
     assert dict(mapping_report(rectangles(labels), NAMES).matched) == expected
 
 
-def test_what_does_not_meet_is_told_in_both_directions():
+def test_mismatches_are_reported_in_both_directions():
     report = mapping_report(rectangles('<Label value="Cat"/>', '<Label value="Spaceship"/>'), NAMES)
     assert report.classes_without_label == ("person", "car", "dining table")
     assert report.labels_without_class == ("Spaceship",)
@@ -61,7 +61,7 @@ NO_TARGETS = {
 
 
 @pytest.mark.parametrize("value", NO_TARGETS.values(), ids=NO_TARGETS)
-def test_a_project_that_takes_no_boxes_has_no_targets_and_says_why(value):
+def test_without_box_controls_there_are_no_targets(value):
     assert find_targets(value, NAMES) == ()
     assert "nothing is pre-labelled" in mapping_report(value, NAMES).lines()[0]
 
@@ -79,7 +79,7 @@ def test_tags_may_be_written_in_any_case():
     assert [dict(target.labels) for target in find_targets(value, NAMES)] == [{0: "cat"}]
 
 
-def test_two_controls_of_one_image_each_get_what_they_have_a_label_for():
+def test_two_controls_of_an_image_get_their_own_labels():
     value = config(
         '<RectangleLabels name="a" toName="image" model_score_threshold="0.8"><Label value="cat"/></RectangleLabels>'
         '<RectangleLabels name="b" toName="image"><Label value="person"/></RectangleLabels>'

@@ -70,7 +70,7 @@ def test_boxes_are_percent_of_the_original_photo_with_region_scores(predict, alb
     assert len({result["id"] for result in entry.result}) == 2
 
 
-def test_one_entry_a_task_in_the_order_of_the_tasks_whatever_is_slow(predict, photo):
+def test_entries_keep_the_order_of_tasks(predict, photo):
     class Slow:
         def photo(self, url, *, task_id=None, max_side=None, **_):
             from labelloop.service.media import DecodedImage
@@ -97,7 +97,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_photo_costs_its_own_task_its_boxes_and_no_other(case, predict, album, photo):
+def test_an_unreadable_image_fails_only_its_task(case, predict, album, photo):
     photos = album(
         a=photo,
         broken=NotAnImage("broken", "it is truncated"),
@@ -106,7 +106,7 @@ def test_a_bad_photo_costs_its_own_task_its_boxes_and_no_other(case, predict, al
     )
     codes = []
     tasks = [task(1, image="a"), task(2, **BAD[case]), task(3, image="a")]
-    first, bad, last = predict(photos, tasks, skipped=codes.append)
+    first, bad, last = predict(photos, tasks, on_skipped=codes.append)
     assert isinstance(bad, FailedPrediction)
     assert bad.error
     assert len(first.result) == len(last.result) == 2
@@ -130,7 +130,7 @@ def test_labels_and_rectangle_give_two_results_of_one_id(predict, album, photo):
         assert labelled["value"]["labels"][0] in {"Cat", "Person"}
 
 
-def test_each_photo_of_a_list_gets_its_item_index_and_a_bad_one_costs_only_itself(predict, album, photo):
+def test_images_of_a_list_get_item_indices(predict, album, photo):
     photos = album(a=photo, b=photo[:64])
     [entry] = predict(photos, [task(1, images=["a", "gone", "b"])], config=LIST)
     assert sorted({result["item_index"] for result in entry.result}) == [0, 2]
@@ -138,7 +138,7 @@ def test_each_photo_of_a_list_gets_its_item_index_and_a_bad_one_costs_only_itsel
     assert len({result["id"] for result in entry.result}) == len(entry.result)
 
 
-def test_two_images_of_a_task_are_told_apart_by_to_name(predict, album, photo):
+def test_two_images_of_a_task_differ_in_to_name(predict, album, photo):
     [entry] = predict(album(x=photo, y=photo[:64]), [task(1, a="x", b="y")], config=TWO)
     heights = {(result["to_name"], result["original_height"]) for result in entry.result}
     assert heights == {("left", 128), ("right", 64)}
@@ -161,7 +161,7 @@ def test_thresholds_stand_in_this_order(case, predict, album, photo):
     assert len(entry.result) == expected
 
 
-def test_the_task_that_nearly_missed_something_is_more_doubtful_than_one_with_nothing(predict, album, photo):
+def test_a_near_miss_scores_lower_than_no_candidates(predict, album, photo):
     [near] = predict(album(a=photo), [task(1, image="a")], threshold=0.82)
     [nothing] = predict(album(a=photo), [task(1, image="a")], threshold=1.0, config=ONLY_CAR)
     assert near.result == nothing.result == []
@@ -175,7 +175,7 @@ def test_the_same_question_has_the_same_answer(predict, album, photo):
     assert first.result[0]["id"] != second.result[0]["id"]
 
 
-def test_no_photo_is_fetched_for_a_project_that_takes_no_boxes(predict, album, photo):
+def test_without_targets_no_image_is_fetched(predict, album, photo):
     photos = album(a=photo)
     config = f'<View>{IMAGE}<Choices name="c" toName="image"><Choice value="Cat"/></Choices></View>'
     [entry] = predict(photos, [task(1, image="a")], config=config)
@@ -203,7 +203,7 @@ def test_photos_held_at_once_do_not_grow_with_the_request(predict, photo):
     assert 1 < photos.most <= PREPARE_THREADS
 
 
-def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(predict, photo):
+def test_tasks_after_the_deadline_fail_instead_of_being_empty(predict, photo):
     over = threading.Event()
 
     class Hanging:
@@ -221,7 +221,7 @@ def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(
     assert [type(entry) for entry in entries] == [TaskPrediction] * 2 + [FailedPrediction] * 18
 
 
-def test_an_engine_too_slow_for_the_request_leaves_the_rest_unanswered_in_time(labelloop_model, album, photo):
+def test_a_slow_engine_fails_the_remaining_tasks_in_time(labelloop_model, album, photo):
     detector = load_detector(labelloop_model())
 
     one_at_a_time = threading.Semaphore()  # who came first is next, as in the engine
@@ -244,7 +244,7 @@ def test_an_engine_too_slow_for_the_request_leaves_the_rest_unanswered_in_time(l
     assert kinds == sorted(kinds, key=[TaskPrediction, FailedPrediction].index)
 
 
-def test_an_engine_that_fails_fails_the_request_and_not_a_photo(labelloop_model, album, photo):
+def test_an_engine_error_fails_the_request(labelloop_model, album, photo):
     detector = load_detector(labelloop_model())
 
     def fail(photos, outputs):
@@ -260,7 +260,7 @@ def test_an_engine_that_fails_fails_the_request_and_not_a_photo(labelloop_model,
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_the_size_of_the_engines_batch_changes_nothing_but_the_number_of_runs(batch, labelloop_model, album, photo):
+def test_the_batch_size_only_changes_the_number_of_runs(batch, labelloop_model, album, photo):
     detector = load_detector(labelloop_model())
     runs = []
     engine_run = detector.engine.run
@@ -278,7 +278,7 @@ def test_the_size_of_the_engines_batch_changes_nothing_but_the_number_of_runs(ba
     assert max(runs) == min(batch, 16)
 
 
-def test_a_processor_is_given_one_photo_a_run_where_the_graph_leaves_it_open(labelloop_model):
+def test_a_cpu_runs_one_image_at_a_time(labelloop_model):
     assert load_detector(labelloop_model()).batch == 1
 
 

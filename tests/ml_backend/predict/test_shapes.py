@@ -60,7 +60,9 @@ def regions_of(models, album):
     def make(task, controls, **options):
         detector = models(task)
         config = LabelConfig.parse(f'<View><Image name="image" value="$image"/>{controls}</View>')
-        targets = find_targets(config, detector.names.names, gives=detector.gives, points=detector.points)
+        targets = find_targets(
+            config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+        )
         photo = np.zeros((HEIGHT * 2, WIDTH * 2, 3), np.uint8)
         [entry] = Predictor(album(x=photo), score_threshold=0.3).predict(
             [{"id": 1, "data": {"image": "x"}}], detector=detector, targets=targets, options=ProjectOptions(**options)
@@ -138,7 +140,7 @@ def test_labels_beside_a_brush_give_two_results_of_one_region(regions_of):
     assert results[0]["id"] == results[1]["id"]
 
 
-def test_keypoints_become_points_of_their_own_names_and_hidden_ones_none(regions_of):
+def test_visible_keypoints_become_named_points(regions_of):
     labels = '<Label value="Left eye"/><Label value="T" predicted_values="tail"/><Label value="Fin"/>'
     reading, _, _ = regions_of("pose", control("KeyPointLabels", labels))
     points = {region.labels[0]: (region.geometry.x, region.geometry.y) for region in reading.regions}
@@ -150,7 +152,9 @@ def test_keypoints_that_have_labels_are_told_as_matched(models):
     detector = models("pose")
     labels = '<Label value="Left eye"/><Label value="Wing"/>'
     config = LabelConfig.parse(f'<View><Image name="image" value="$image"/>{control("KeyPointLabels", labels)}</View>')
-    report = mapping_report(config, detector.names.names, gives=detector.gives, points=detector.points)
+    report = mapping_report(
+        config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+    )
     assert report.matched == (("left_eye", "Left eye"),)
     assert (report.classes_without_label, report.labels_without_class) == ((), ("Wing",))
 
@@ -161,14 +165,14 @@ def test_keypoints_may_be_named_by_their_number(regions_of):
     assert (region.geometry.x, region.labels) == (pytest.approx(76, abs=0.01), ("Schwanz",))
 
 
-def test_boxes_become_ellipses_or_points_where_nothing_else_shows_the_class(regions_of):
+def test_boxes_become_ellipses_or_points_without_another_control(regions_of):
     [ellipse, _] = regions_of("detect", control("EllipseLabels"))[0].regions
     assert (ellipse.geometry.cx, ellipse.geometry.ry) == pytest.approx((60, 10), abs=0.01)
     [point, _] = regions_of("detect", control("KeyPointLabels"))[0].regions
     assert (point.geometry.x, point.geometry.y) == pytest.approx((60, 40), abs=0.01)
 
 
-def test_points_that_smart_tools_are_clicked_with_stay_empty_beside_boxes(regions_of):
+def test_smart_tool_keypoints_stay_empty_next_to_boxes(regions_of):
     smart = '<KeyPointLabels name="k" toName="image" smart="true"><Label value="a"/><Label value="b"/></KeyPointLabels>'
     reading, _, _ = regions_of("detect", smart + control("RectangleLabels"))
     assert [region.control for region in reading.regions] == ["c", "c"]
@@ -206,8 +210,8 @@ def test_what_a_model_cannot_give_is_left_out_and_told(case, models):
     task, controls = UNFILLED[case]
     detector = models(task)
     config = LabelConfig.parse(f'<View><Image name="image" value="$image"/>{controls}</View>')
-    assert find_targets(config, detector.names.names, gives=detector.gives) == ()
-    [line] = mapping_report(config, detector.names.names, gives=detector.gives).lines()
+    assert find_targets(config, detector.names.names, provides=detector.provides) == ()
+    [line] = mapping_report(config, detector.names.names, provides=detector.provides).lines()
     assert ("Choices" if task == "classify" else "RectangleLabels") in line
 
 
@@ -231,7 +235,7 @@ def test_each_class_may_have_a_threshold_of_its_own(case, regions_of):
     assert [region.labels[0] for region in reading.regions] == expected
 
 
-def test_a_mask_lies_right_on_a_photo_that_is_padded_in_the_input(models):
+def test_masks_are_placed_correctly_on_padded_images(models):
     from ml_backend.detection.preprocess import prepare
 
     detector = models("segment")

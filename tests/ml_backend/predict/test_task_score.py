@@ -27,7 +27,7 @@ def test_doubtful_before_empty_before_sure():
     assert order[3] == NEUTRAL
 
 
-def test_a_photo_without_boxes_is_never_among_the_surest_nor_zero():
+def test_an_image_without_boxes_scores_one_half():
     weakest, strongest = near_miss_floor(T), T - 1e-6
     assert 0 < score(strongest) < score(weakest) <= NEUTRAL
 

@@ -79,9 +79,7 @@ def test_class_thresholds_apply_and_unknown_names_are_logged(client, boxes_confi
 
 
 @pytest.mark.parametrize("value", [{"score_threshold": 0.05}, '{"score_threshold": 0.05}'])
-def test_extra_params_apply_to_their_project_in_every_worker(
-    value, client_of, labelloop_model, photos, boxes_config
-):
+def test_extra_params_apply_to_their_project_in_every_worker(value, client_of, labelloop_model, photos, boxes_config):
     model = labelloop_model()
     requested, other_worker = client_of(model, photos), client_of(model, photos)
     body = predict_body(boxes_config, TASK)
@@ -254,9 +252,9 @@ def test_a_killed_worker_is_not_reported_as_running(client, tmp_path):
         (LearningState("queued", waiting=1, waiting_s=2.0), "1 event waits for the worker"),
         (
             LearningState("queued", waiting=3, waiting_s=45.2),
-            "3 events wait for the worker for 45 s: is `labelloop worker`",
+            "3 events wait for the worker for 45 s. Is `labelloop worker`",
         ),
-        (LearningState("running", "photos", 3, 9), "Looking at photos 3/9"),
+        (LearningState("running", "photos", 3, 9), "Computing image features 3/9"),
         (LearningState("completed"), "Waiting for a submit"),
     ],
 )
@@ -385,9 +383,7 @@ def test_a_broken_model_is_said_by_setup(client_of, tmp_path, boxes_config):
     assert answer.json["error"]["code"] == "model_broken"
 
 
-def test_health_and_setup_respond_during_loading(
-    monkeypatch, settings, labelloop_model, photos, boxes_config
-):
+def test_health_and_setup_respond_during_loading(monkeypatch, settings, labelloop_model, photos, boxes_config):
     loading = threading.Event()
     from ml_backend.inference.detector import load_detector
     from ml_backend.serving.model_server import ModelServer

@@ -8,7 +8,7 @@ import pytest
 from ml_backend.server.concurrency_limit import QUEUED_PER_SLOT, Busy, ConcurrencyLimiter
 
 
-def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who_waits():
+def test_requests_above_the_limit_are_rejected_at_once():
     turns, go, inside = ConcurrencyLimiter(1), threading.Event(), []
 
     def work():
@@ -34,9 +34,9 @@ def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who
         assert waited_s < 30  # nobody is before us; otherwise it would be 60
 
 
-def test_nobody_waits_for_ever():
+def test_waiting_has_a_timeout():
     turns = ConcurrencyLimiter(1, wait_s=0.05)
-    with turns.acquire(), pytest.raises(Busy, match="no free turn within"), turns.acquire():
+    with turns.acquire(), pytest.raises(Busy, match="no slot for a prediction became free within"), turns.acquire():
         pass
     with turns.acquire():
         pass

@@ -86,9 +86,7 @@ def studio(astronaut):
     server.server_close()
 
 
-def test_one_batch_with_every_bad_photo_and_a_token_that_runs_out(
-    studio, labelloop_model, tmp_path, boxes_config, wait_until
-):
+def test_a_batch_with_every_kind_of_bad_image(studio, labelloop_model, tmp_path, boxes_config, wait_until):
     settings = Settings(
         home=tmp_path / "home", model=labelloop_model(), label_studio_url=studio.url, label_studio_api_key=PAT,
         media_timeout_s=6, web_threads=1,
@@ -133,7 +131,7 @@ def test_one_batch_with_every_bad_photo_and_a_token_that_runs_out(
 
 
 @pytest.mark.parametrize("content", [None, b"no model"], ids=["missing", "broken"])
-def test_health_answers_while_there_is_no_model_and_the_reason_is_plain(content, tmp_path, boxes_config, wait_until):
+def test_health_responds_without_a_model(content, tmp_path, boxes_config, wait_until):
     model = tmp_path / "mine.onnx"
     if content is not None:
         model.write_bytes(content)
@@ -146,7 +144,7 @@ def test_health_answers_while_there_is_no_model_and_the_reason_is_plain(content,
     assert "mine.onnx" in answer.json["error"]["message"]
 
 
-def test_a_graph_that_refuses_its_own_input_s_size_is_a_broken_model(tmp_path, wait_until, boxes_config):
+def test_a_graph_that_rejects_its_input_size_is_broken(tmp_path, wait_until, boxes_config):
     """Its input is open, its inside is not: the first run says so, at once and by name."""
     from onnx import TensorProto, helper, numpy_helper, save
 

@@ -47,7 +47,7 @@ def test_a_changed_file_of_the_active_version_is_named(settings, active, where):
     assert str(file) in str(refused.value)
 
 
-def test_an_active_version_that_is_gone_from_the_store_is_named(settings, active):
+def test_a_missing_active_version_is_named(settings, active):
     Registry(open_store(settings.store_url, settings)).remove(active.version)
     with pytest.raises(UnknownVersion, match=active.version):
         require_served_files(settings)

@@ -112,7 +112,7 @@ def test_a_duplicate_is_punished(regions, data):
 
 
 @given(answers.filter(bool))
-def test_empty_against_empty_is_1_and_empty_against_full_is_0(regions):
+def test_empty_annotations_agree_only_with_empty_ones(regions):
     assert agreement([], []).overall == 1
     assert agreement([], regions).overall == 0
     assert agreement(regions, []).overall == 0
@@ -189,13 +189,13 @@ def test_the_overall_is_the_mean_over_controls_that_were_used():
 
 
 @given(st.permutations([1, 2, 3]))
-def test_raters_are_told_apart_by_their_annotations_not_by_their_order(order):
+def test_the_order_of_annotators_does_not_matter(order):
     people = {n: {"id": n, "completed_by": n, "result": [], "updated_at": "2026-01-01T00:00:00Z"} for n in order}
     source = {"id": 1, "data": {}, "annotations": [people[n] for n in order]}
     assert [answer.annotator for answer in read_answers(read_task(source))] == [1, 2, 3]
 
 
-def test_only_the_latest_annotation_of_each_annotator_counts_and_skips_do_not():
+def test_only_latest_unskipped_annotations_count():
     moments = itertools.count()
 
     def made(id_, who, **more):

@@ -50,7 +50,7 @@ def test_a_task_too_large_is_not_judged_and_says_why(large, task):
     assert verdict.not_judged == ("Too large to judge: 6 regions, at most 5 are compared.",)
 
 
-def test_the_note_on_the_task_says_that_it_is_too_large(large, studio, check, engine):
+def test_the_note_reports_a_task_too_large(large, studio, check, engine):
     id_ = studio.add_task()
     for who, results in enumerate(large, start=1):
         studio.annotate(id_, who, results)
@@ -147,7 +147,7 @@ def test_rules_look_at_thousands_of_boxes_in_seconds(rule, expected):
 
 
 @pytest.mark.parametrize("rule", ["max_overlap_same_label", "must_not_meet", "must_meet"])
-def test_a_rule_too_large_to_check_is_said_and_blocks(monkeypatch, task, box, rule):
+def test_an_unchecked_rule_is_reported_and_blocks(monkeypatch, task, box, rule):
     for module in (overlap, rules):
         monkeypatch.setattr(module, "MAX_PAIRS", 3)
     labels = () if rule == "max_overlap_same_label" else ("Car",)
@@ -180,7 +180,7 @@ def test_groups_that_cannot_be_told_are_said(monkeypatch):
     assert "label: merged and split regions are not named: its outlines" in describe(result[-1])
 
 
-def test_conflicts_that_cannot_be_told_are_said(monkeypatch):
+def test_unlisted_conflicts_are_reported(monkeypatch):
     a, b = drawn(1, 4), drawn(2, 4, moved=8)  # they meet a neighbour by a little
     monkeypatch.setattr(overlap, "MAX_PAIRS", 3)
     (result,) = find_conflicts(a, b, tolerance=Tolerance(near_iou=0.001), agreement=0.5)
@@ -223,13 +223,13 @@ def test_a_sentence_about_many_labels_stays_short():
         assert len(describe(Conflict(type_, "label", labels, ("x",), (0, 0, 1, 1), count=3000))) < 400
 
 
-def test_a_drawing_of_thousands_of_regions_is_cut_and_says_so():
+def test_a_drawing_is_limited_and_counts_the_rest():
     answers = [drawn(1, 3000), drawn(2, 3000, moved=8)]
     drawing = draw_dispute(answers, judge(answers, Policy()), Policy())
     assert all(len(view.outlines) <= MOST_OUTLINES for view in drawing.views)
-    assert [view.more for view in drawing.views[:2]] == [3000 - MOST_OUTLINES] * 2
+    assert [view.hidden_regions for view in drawing.views[:2]] == [3000 - MOST_OUTLINES] * 2
     assert sum(bool(outline.disputed) for outline in drawing.views[0].outlines) > 450
-    logged = len(drawing.conflicts) + drawing.more
+    logged = len(drawing.conflicts) + drawing.hidden_conflicts
     assert len(drawing.conflicts) < 510 < logged
 
 

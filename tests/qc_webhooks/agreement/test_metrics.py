@@ -96,7 +96,7 @@ def agreement(regions, other, tolerance=None):
     return compare(a, b, tolerance=tolerance or Tolerance())
 
 
-def test_every_kind_is_tried_here_and_can_say_what_it_means():
+def test_every_kind_has_a_case_and_a_conflict_finder():
     assert set(KINDS) == set(METRICS) == set(CONFLICTS)
 
 

@@ -66,7 +66,7 @@ def test_the_gain_is_what_a_simulation_finds(crowd, votes, most):
     assert expected_gain(task, crowd, max_annotators=most).gain == pytest.approx(simulated(task, crowd, most), abs=0.01)
 
 
-def test_whom_one_can_rely_on_needs_no_third_and_who_guesses_does(crowd):
+def test_reliable_annotators_need_no_third(crowd):
     sure = expected_gain(answered((CAREFUL, "good"), (GOOD, "good")), crowd, max_annotators=6)
     unsure = expected_gain(answered((SLOPPY, "good"), (WILD, "good")), crowd, max_annotators=6)
     assert sure.errors < 0.01 < 0.1 < unsure.errors
@@ -87,7 +87,7 @@ def test_looking_ahead_finds_what_one_more_alone_would_not(crowd):
     assert expected_gain(task, crowd, max_annotators=3).gain < expected_gain(task, crowd, max_annotators=6).gain
 
 
-def test_before_anybody_is_known_a_lone_mark_is_worth_asking_about_and_a_shared_one_is_not():
+def test_without_a_model_only_single_marks_need_another_annotator():
     assert expected_gain(marked((1, 2), (1,)), None, max_annotators=3).gain > 0.1
     assert expected_gain(marked((1, 2), (1, 2)), None, max_annotators=3).gain == pytest.approx(0, abs=1e-9)
     assert expected_gain(Evidence((1, 2), (), ()), None, max_annotators=3).gain == 0
@@ -100,7 +100,7 @@ def test_errors_of_a_task_add_up():
     assert expected_gain(both, None, max_annotators=3).errors == pytest.approx(2 * first.errors)
 
 
-def test_of_many_classes_no_more_is_gained_than_there_are_errors():
+def test_the_gain_never_exceeds_the_errors():
     names = [f"class {n}" for n in range(60)]
     tasks = [answered(*((who, names[(n + who * (n % 7 == 0)) % 60]) for who in (1, 2, 3))) for n in range(300)]
     result = expected_gain(answered((1, names[0]), (2, names[1])), fit_annotator_model(tasks), max_annotators=10)
@@ -146,7 +146,7 @@ def taught(studio, service, choice):
     return service
 
 
-def test_until_enough_is_known_an_agreement_stands(studio, service, choice):
+def test_without_a_reliability_model_an_agreement_stands(studio, service, choice):
     checker, keeper, inbox = service
     for _ in range(MIN_TASKS - 1):
         task = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
@@ -156,7 +156,7 @@ def test_until_enough_is_known_an_agreement_stands(studio, service, choice):
     assert inbox.due_subjects(10) == []
 
 
-def test_an_agreement_of_two_who_guess_is_sent_to_a_third(studio, taught, choice):
+def test_an_unreliable_agreement_goes_to_a_third_annotator(studio, taught, choice):
     checker, _, _ = taught
     trusted = submitted(studio, checker, choice, {CAREFUL: "good", GOOD: "good"})
     doubtful = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
@@ -170,7 +170,7 @@ def test_an_agreement_of_two_who_guess_is_sent_to_a_third(studio, taught, choice
     assert len(studio.writes) == writes
 
 
-def test_a_task_that_was_settled_too_early_is_looked_at_again_once(studio, service, choice):
+def test_an_early_agreement_is_rechecked_once(studio, service, choice):
     checker, keeper, inbox = service
     early = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
     assert not studio.serves(early, 9)
@@ -183,7 +183,7 @@ def test_a_task_that_was_settled_too_early_is_looked_at_again_once(studio, servi
     assert again == 0, "told once for each state of a task"
 
 
-def test_a_human_who_takes_the_further_annotator_back_has_the_last_word(studio, taught, choice):
+def test_a_user_may_withdraw_the_further_annotator(studio, taught, choice):
     checker, keeper, _ = taught
     task = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
     studio.stored[task].update(overlap=2, is_labeled=True)

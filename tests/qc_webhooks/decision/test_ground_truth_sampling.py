@@ -98,7 +98,7 @@ def test_a_task_counts_only_for_who_came_after_its_truth():
     assert (ben.measured, ben.owed, ben.recent) == (0, 2.0, 1)
 
 
-def test_who_worked_long_before_the_setting_is_not_owed_for_all_of_it():
+def test_the_balance_of_earlier_work_is_bounded():
     (anne,) = annotator_quotas([(ANNE, 1000 + n, n, "1") for n in range(5000)], {}, since="0", share=0.1)
     assert anne.owed == 2.5
 
@@ -149,7 +149,7 @@ def test_everybody_gets_the_share_however_many_and_however_fast(speeds):
         assert 0.05 <= measured[who] / done[who] <= 0.16, (who, speed, measured, done)
 
 
-def test_a_due_annotator_is_served_a_truth_blind_and_nobody_else_is(studio, loop, box, write_policy):
+def test_only_a_due_annotator_gets_a_blind_ground_truth(studio, loop, box, write_policy):
     write_policy(ground_truth_share=0.2)
     task = gold(studio, box)
     loop.settle(task)
@@ -174,7 +174,7 @@ def test_nothing_happens_without_the_setting(studio, loop, box):
     assert "overlap" not in {name for write in studio.writes for name in write}
 
 
-def test_truths_are_held_back_until_somebody_is_due_and_go_back_when_the_setting_goes(studio, loop, box, write_policy):
+def test_ground_truths_are_held_back_until_due(studio, loop, box, write_policy):
     """With two annotators a task, Label Studio would serve an imported truth before everything else."""
     write_policy(ground_truth_share=0.2)
     task = gold(studio, box, overlap=2)
@@ -188,7 +188,7 @@ def test_truths_are_held_back_until_somebody_is_due_and_go_back_when_the_setting
     assert studio.settings == {"annotator_evaluation_enabled": False}
 
 
-def test_what_nobody_took_is_closed_when_the_setting_goes(studio, loop, box, write_policy):
+def test_open_ground_truths_close_with_the_setting(studio, loop, box, write_policy):
     write_policy(ground_truth_share=0.2)
     task = gold(studio, box)
     work(studio, loop, ANNE, box, 8)
@@ -199,7 +199,7 @@ def test_what_nobody_took_is_closed_when_the_setting_goes(studio, loop, box, wri
     assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (1, True)
 
 
-def test_a_human_who_closes_a_served_truth_has_the_last_word(studio, loop, box, write_policy):
+def test_a_user_may_close_a_served_ground_truth(studio, loop, box, write_policy):
     write_policy(ground_truth_share=0.2)
     task, other = gold(studio, box), gold(studio, box)
     loop.settle(task, other)
@@ -224,7 +224,7 @@ def test_seeding_can_be_undone(studio, loop, box, write_policy):
     assert not studio.serves(task, ANNE)
 
 
-def test_a_truth_that_is_taken_back_measures_nobody(studio, loop, box, write_policy):
+def test_a_removed_ground_truth_measures_no_annotator(studio, loop, box, write_policy):
     write_policy(ground_truth_share=0.2)
     task = gold(studio, box)
     work(studio, loop, ANNE, box, 8)
@@ -236,7 +236,7 @@ def test_a_truth_that_is_taken_back_measures_nobody(studio, loop, box, write_pol
     assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (1, True)
 
 
-def test_a_truth_that_comes_back_is_served_again(studio, loop, box, write_policy, monkeypatch):
+def test_a_restored_ground_truth_is_served_again(studio, loop, box, write_policy, monkeypatch):
     write_policy(ground_truth_share=0.2)
     task = gold(studio, box)
     work(studio, loop, ANNE, box, 8)

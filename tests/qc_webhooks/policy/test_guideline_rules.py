@@ -84,7 +84,7 @@ def test_every_rule_has_a_case_here(box):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_broken_rule_is_said_in_the_note_and_a_kept_one_is_not(rule, box, agreed, policy):
+def test_the_note_lists_violated_rules_only(rule, box, agreed, policy):
     keys, broken, message, stored = cases(box)[rule]
     policy(rule_text(rule, **keys))
     data = agreed(*broken, lead_time=2.0)
@@ -94,7 +94,7 @@ def test_a_broken_rule_is_said_in_the_note_and_a_kept_one_is_not(rule, box, agre
     assert fine["qc_note"] == "2 of 2 annotators agree."
 
 
-def test_what_blocks_goes_to_a_reviewer_until_it_is_put_right(studio, box, check, policy):
+def test_a_blocking_violation_needs_review_until_corrected(studio, box, check, policy):
     policy(rule_text("min_box_px", "block", value=8))
     task = studio.add_task()
     first = studio.annotate(task, ANNE, [box(10, width=3)])
@@ -111,7 +111,7 @@ def test_what_blocks_goes_to_a_reviewer_until_it_is_put_right(studio, box, check
     assert studio.tabs(task) == []
 
 
-def test_what_blocks_goes_to_a_reviewer_before_a_second_annotator_came(studio, box, check, policy):
+def test_a_blocking_violation_needs_review_at_once(studio, box, check, policy):
     policy(rule_text("too_fast", "block", value=5))
     alone, waited_for = studio.add_task(overlap=1), studio.add_task(overlap=2)
     for task in (alone, waited_for):
@@ -124,7 +124,7 @@ def test_what_blocks_goes_to_a_reviewer_before_a_second_annotator_came(studio, b
     assert studio.tabs(waited_for) == []
 
 
-def test_with_a_ground_truth_nothing_is_held_against_the_others(studio, box, check, policy):
+def test_with_a_ground_truth_other_violations_are_ignored(studio, box, check, policy):
     policy(rule_text("min_box_px", "block", value=8))
     task = studio.add_task()
     studio.annotate(task, ANNE, [box(10, width=3)])
@@ -193,9 +193,7 @@ def test_a_share_is_drawn_once_and_for_all(box, agreed, policy, studio, check):
         ("", 0.01, 60, ""),
     ],
 )
-def test_a_model_that_is_unsure_or_contradicted_sends_the_task_to_review(
-    studio, box, agreed, policy, text, score, x, note
-):
+def test_low_model_score_or_agreement_needs_review(studio, box, agreed, policy, text, score, x, note):
     policy(text)
     task = studio.add_task()
     studio.predict(task, [box(x)], "base-1", score)
@@ -218,7 +216,7 @@ DOUBT = {"qc_model_score": 0.8, "qc_model_note": "Perhaps a Car is missing."}
         ("", 2, DOUBT, False),
     ],
 )
-def test_a_model_that_has_doubts_sends_the_task_to_review(studio, box, policy, check, text, annotators, data, reviewed):
+def test_model_disagreement_needs_review(studio, box, policy, check, text, annotators, data, reviewed):
     policy(text)
     task = studio.add_task(overlap=annotators, **data)
     for who in (ANNE, BEN)[:annotators]:
@@ -298,7 +296,7 @@ def test_policies_nest_and_are_read_whole(policy, settings):
         ("least_gain = 0", "least_gain", "above 0"),
     ],
 )
-def test_what_cannot_be_followed_is_said_with_its_place(policy, settings, text, field, message):
+def test_invalid_rules_are_reported_with_their_key(policy, settings, text, field, message):
     from qc_webhooks.errors import PolicyError
     from qc_webhooks.policy import read_policy
 

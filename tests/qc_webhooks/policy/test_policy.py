@@ -44,7 +44,7 @@ def test_a_projects_file_lies_over_the_file_for_all(tmp_path):
         ("agreement = nan", "agreement", "above 0"),
     ],
 )
-def test_what_cannot_be_followed_is_said_with_file_and_setting(tmp_path, text, field, message):
+def test_invalid_settings_are_reported_with_their_file(tmp_path, text, field, message):
     path = policy_files(tmp_path, 7)[1]
     write(path, text)
     with pytest.raises(PolicyError, match=message) as caught:

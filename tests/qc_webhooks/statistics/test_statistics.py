@@ -196,7 +196,7 @@ def test_leaving_out_together_is_no_positive_agreement():
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-def test_every_statistic_is_one_for_equal_ratings_and_blind_to_order_and_names(name):
+def test_statistics_are_one_for_equal_ratings(name):
     function = STATISTICS[name].function
     rng = np.random.default_rng(0)
     units = [{"a": int(v), "b": int(v), "c": int(v)} for v in rng.integers(1, 4, 40)]
@@ -225,14 +225,14 @@ def test_nothing_to_compare_is_no_number(name):
     assert math.isnan(result)
 
 
-def test_few_units_give_no_number_but_say_how_many_it_takes():
+def test_few_units_give_no_value_but_the_required_number():
     few = Ratings.of([{1: "x", 2: "x"}] * (MIN_UNITS - 1))
     result = estimate(observed_agreement, few)
     assert (result.value, result.low, result.n) == (None, None, MIN_UNITS - 1)
     assert "not enough evidence: 19 of the 20" in result.evidence
 
 
-def test_ratings_of_one_value_are_no_evidence_of_agreement_beyond_chance():
+def test_ratings_of_one_value_give_no_estimate():
     result = describe(Ratings.of([{1: "x", 2: "x"}] * 50), "nominal")
     assert result["agreement"] == Estimate(1.0, 1.0, 1.0, 50)
     assert result["cohen_kappa"].value is None
@@ -263,7 +263,7 @@ def test_a_report_made_twice_is_the_same():
     assert estimate(fleiss_kappa, ratings) == estimate(fleiss_kappa, ratings)
 
 
-def test_two_answers_an_item_do_not_turn_into_one_class_and_guessers():
+def test_dawid_skene_does_not_collapse_with_two_answers():
     """Without third opinions that explains the answers as well as mostly right raters do; it is never what is true."""
     accuracy, majority = [], []
     for seed in range(12):

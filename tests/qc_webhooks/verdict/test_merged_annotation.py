@@ -224,7 +224,7 @@ def test_a_ground_truth_and_a_lone_annotation_are_taken_whole(offline):
         assert [line["reason"] for line in task["meta"]["consensus"]["carried"]] == [reason]
 
 
-def test_an_annotation_that_cannot_be_read_outvotes_nobody(offline):
+def test_an_unreadable_annotation_has_no_vote(offline):
     config, (box,) = CONTROLS["boxes"]
     broken = box | {"value": {"x": "here"}}
     people = [[box], [broken], [broken]]
@@ -252,7 +252,7 @@ def test_annotations_without_a_number_are_submitted_all_the_same(ids, people):
 
 @pytest.mark.parametrize("field", ["from_name", "id", "meta", "parentID", "type", "to_name", "value"])
 @pytest.mark.parametrize("junk", [None, [1], {"a": 1}, 7, ["a"]])
-def test_a_field_of_another_form_costs_no_other_annotation(offline, field, junk):
+def test_a_malformed_field_does_not_affect_other_annotations(offline, field, junk):
     config, (box,) = CONTROLS["boxes"]
     people = [[box], [box], [box | {field: junk}]]
     ((task,), _) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])

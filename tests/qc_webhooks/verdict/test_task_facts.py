@@ -13,7 +13,7 @@ from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, draw
 from qc_webhooks.policy import Policy
 from qc_webhooks.store.tables import FACTS
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.task_facts import BY_HAND, CHANGED, UNTOUCHED, facts_of
+from qc_webhooks.verdict.task_facts import MANUAL, CORRECTED, UNCHANGED, facts_of
 from qc_webhooks.verdict.verdict import judge
 from tests.qc_webhooks.conftest import CONFIG, PROJECT, annotation_json
 
@@ -55,11 +55,11 @@ def test_a_reviewers_annotation_is_told_from_blind_ones(box):
 @pytest.mark.parametrize(
     ("region", "origin"),
     [
-        ({}, UNTOUCHED),  # exactly what the model drew, whatever the annotation says of it
-        ({"origin": "manual"}, UNTOUCHED),
-        ({"by": 1.0, "origin": "prediction-changed"}, CHANGED),
-        ({"by": 1.0}, BY_HAND),
-        ({"by": 1.0, "origin": "prediction"}, UNTOUCHED),  # the prediction is gone, the annotation remembers
+        ({}, UNCHANGED),  # exactly what the model drew, whatever the annotation says of it
+        ({"origin": "manual"}, UNCHANGED),
+        ({"by": 1.0, "origin": "prediction-changed"}, CORRECTED),
+        ({"by": 1.0}, MANUAL),
+        ({"by": 1.0, "origin": "prediction"}, UNCHANGED),  # the prediction is gone, the annotation remembers
     ],
 )
 def test_what_became_of_a_pre_label(box, region, origin):
@@ -72,7 +72,7 @@ def test_what_became_of_a_pre_label(box, region, origin):
 def test_our_own_overlays_are_no_pre_labels(box):
     drawn = box()
     result = facts(annotation_json(1, 8, [drawn]), predictions=[{"id": 1, "model_version": "QC: A", "result": [drawn]}])
-    assert result.objects[0].marks[0].origin == BY_HAND
+    assert result.objects[0].marks[0].origin == MANUAL
 
 
 @pytest.mark.parametrize(("by", "same"), [(0.0, 1), (0.04, 1), (0.2, 0)])
@@ -107,7 +107,7 @@ def test_facts_come_back_from_json_as_they_were(box, choice):
     assert result.evidence().annotators == (8, 9)
 
 
-def test_addresses_of_several_photos_are_kept_and_images_inside_the_task_are_not():
+def test_image_urls_are_stored_but_data_urls_are_not():
     config = LabelConfig.parse('<View><Image name="i" valueList="$pages"/></View>')
     task = read_task({"id": 1, "data": {"pages": ["s3://b/1.png", "data:" + "x" * 3000, "s3://b/2.png"]}})
     assert facts_of(task, (), judge((), POLICY), Tolerance(), config=config).image_urls == (
@@ -162,7 +162,7 @@ def test_every_shape_can_be_drawn(kind, value, rings):
     assert len(outline.rings[0]) <= 70
 
 
-def test_a_check_keeps_the_facts_and_a_deleted_task_has_none(studio, check, engine, box):
+def test_a_check_stores_facts_until_the_task_is_deleted(studio, check, engine, box):
     task = studio.add_task()
     studio.annotate(task, 1, [box()])
     studio.annotate(task, 2, [box(label="Person")])
@@ -191,7 +191,7 @@ def test_a_settled_dispute_is_drawn_no_more(studio, check, engine, box):
     assert FactStore(engine).load(PROJECT, task).outcome == "agreed"
 
 
-def test_what_cannot_be_drawn_does_not_cost_the_verdict(studio, check, engine, box, monkeypatch):
+def test_a_drawing_error_does_not_affect_the_verdict(studio, check, engine, box, monkeypatch):
     def fall_over(*_):
         raise ZeroDivisionError
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_drawn_does_not_cost_the_verdict(studio, check, engine, b
     assert studio.stored[task]["data"]["qc_status"] == "disputed"
 
 
-def test_what_cannot_be_read_whole_is_no_evidence(box):
+def test_unreadable_answers_are_no_evidence(box):
     broken = box() | {"value": {"x": "here"}}
     result = facts(
         annotation_json(1, 8, [box()]), annotation_json(2, 9, [box()]), annotation_json(3, 10, [box(60), broken])

@@ -81,7 +81,7 @@ def test_the_policy_says_how_many_annotators_a_verdict_needs(task, box):
     assert write_note(result, Policy(annotators=3)) == "2 of 3 annotators have submitted."
 
 
-def test_one_control_in_dispute_disputes_the_task_unless_the_policy_takes_the_mean(task, box, choice):
+def test_one_disputed_control_decides_unless_the_mean_counts(task, box, choice):
     answers = task([box(), choice("good")], [box(), choice("bad")])
     assert verdict_of(answers).outcome == "disputed"
     assert verdict_of(answers, Policy(agreement=0.5, every_control=False)).outcome == "agreed"
@@ -107,7 +107,7 @@ def test_one_control_in_dispute_disputes_the_task_unless_the_policy_takes_the_me
     ids=["missing", "extra", "label", "low overlap", "label and low overlap", "one missing of one", "empty",
          "duplicate", "merged", "split"],
 )  # fmt: skip
-def test_every_conflict_is_one_sentence_with_its_place(task, box, regions, other, note):
+def test_every_conflict_is_one_sentence_with_its_position(task, box, regions, other, note):
     def drawn(parts):
         return [box(x, label, width=width) for x, label, width in ((*part, 20)[:3] for part in parts)]
 
@@ -123,7 +123,7 @@ def test_a_conflict_of_choices_names_the_question(task, choice):
     assert note == "quality: one says good, another gives no answer."
 
 
-def test_a_dispute_of_three_is_told_from_the_two_who_are_closest(task, box):
+def test_a_dispute_of_three_describes_the_closest_pair(task, box):
     note = write_note(verdict_of(task([box(0)], [box(40)], [box(50)])), POLICY)
     assert note == "No majority among 3 annotators. The closest two: Two boxes for Car at the top overlap only 33 %."
 
@@ -167,7 +167,7 @@ def test_results_of_any_other_form_are_unread_not_empty(task, box, results):
     assert verdict_of(task(results)).outcome == "waiting"
 
 
-def test_an_unread_control_that_does_not_count_keeps_nobody_from_agreeing(task, box):
+def test_an_unread_control_without_weight_allows_agreement(task, box):
     stars = {"from_name": "stars", "to_name": "image", "type": "rating", "value": {"rating": "many"}}
     answers = task([box()], [box(), stars])
     assert verdict_of(answers).outcome == "not_judged"
@@ -213,7 +213,7 @@ def test_another_answer_about_the_same_region_is_a_dispute(task, box):
     assert write_note(result, POLICY) == "colour of the box at the upper left: one says red, another says blue."
 
 
-def test_each_control_has_a_threshold_and_a_weight_of_its_own(task, box, choice):
+def test_controls_have_their_own_threshold_and_weight(task, box, choice):
     answers = task([box(10), choice("good")], [box(13), choice("bad")])  # the boxes agree by .74
     strict = Policy(controls={"quality": ControlPolicy(weight=0), "label": ControlPolicy(agreement=0.8)})
     assert verdict_of(answers).outcome == "disputed"
