@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labelloop.labeling.studio.task import Task
-from labelloop.service.media import MediaError, DecodedImage
+from labelloop.service.media import DecodedImage, MediaError
 from labelloop.service.memory_budget import never_abandoned
 from labelloop.service.studio import Studio, StudioRefused
 from labelloop.service.studio.errors import PredictionsDropped
@@ -137,8 +137,10 @@ def prelabel(
         ModelBroken: Inference failed.
     """
     config = studio.label_config(project)
-    targets = find_targets(config, detector.names.names, gives=detector.gives, points=detector.points)
-    if not any(target.labels or target.points for target in targets):
+    targets = find_targets(
+        config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+    )
+    if not any(target.labels or target.keypoint_labels for target in targets):
         raise NotServed(project, "pre-labelled", controls_of(config, ModelOutputs.of(detector)))
     recorder = FailureRecorder(photos)
     predictor = Predictor(recorder, score_threshold=score_threshold, budget_s=BUDGET_S)

@@ -48,8 +48,8 @@ class PrelabelWorker:
         settings = settings.replace(inference_threads=1)
         self._detector = open_version(settings, version)[0]
         names = self._detector.names.names
-        gives, points = self._detector.gives, self._detector.points
-        self._targets = find_targets(read_config(xml), names, gives=gives, points=points)
+        gives, points = self._detector.provides, self._detector.keypoint_names
+        self._targets = find_targets(read_config(xml), names, provides=gives, keypoint_names=points)
         studio = Studio.from_settings(settings) if settings.label_studio_api_key else None
         self._recorder = FailureRecorder(Media(settings, studio))
         self._predictor = Predictor(self._recorder, score_threshold=settings.score_threshold, budget_s=BUDGET_S)

@@ -148,7 +148,9 @@ class _Ranking:
         self._tried: set[int] = set()
         self._detector = context.base_models.detector(self._version)
         names = self._detector.names.names
-        self._targets = find_targets(config, names, provides=self._detector.provides, keypoint_names=self._detector.keypoint_names)
+        self._targets = find_targets(
+            config, names, provides=self._detector.provides, keypoint_names=self._detector.keypoint_names
+        )
         self._options = self._project_options()
 
     @property

@@ -128,7 +128,9 @@ def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, 
     registry = Registry(open_store(settings.store_url, settings))
     manifest = registry.manifest(version)
     path, session_folder = cache.fetch(registry, manifest), cache.session_folder(manifest.checksum)
-    detector = load_detector(path, layout=manifest.layout, threads=threads, version=version, kept=session_folder)
+    detector = load_detector(
+        path, layout=manifest.layout, threads=threads, version=version, cache_folder=session_folder
+    )
     return detector, dict(manifest.thresholds)
 
 
@@ -166,8 +168,8 @@ def _open_once(registry: Registry, manifest: VersionManifest, settings: Settings
     path, session_folder = cache.fetch(registry, manifest), cache.session_folder(manifest.checksum)
     if not opened:
         check_model(path, layout=manifest.layout, session_folder=session_folder)
-    elif OnnxSessionCache(session_folder).find() is None:
-        load_detector(path, layout=manifest.layout, threads=1, version=manifest.version, kept=session_folder)
+    elif OnnxSessionCache(session_folder).load() is None:
+        load_detector(path, layout=manifest.layout, threads=1, version=manifest.version, cache_folder=session_folder)
 
 
 def _with_label_studio(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from labelloop.service.store import Changed, NotThere, Store, StoreError
+from labelloop.service.store import ObjectChanged, ObjectNotFound, Store, StoreError
 
 KEY = "models/active.json"
 # Key of the state that applies to every project without its own activation.
@@ -92,7 +92,7 @@ def read_pointer(store: Store) -> tuple[Pointer, str | None]:
     """
     try:
         data, etag = store.read(KEY)
-    except NotThere:
+    except ObjectNotFound:
         return Pointer(), None
     return decode(store.url, data), etag
 
@@ -149,7 +149,7 @@ def _change(store: Store, project: str, change: Callable[[ActivationState], Acti
         state = change(pointer.state(project))
         try:
             store.swap(KEY, msgspec.json.encode(pointer.with_state(project, state)), etag=etag)
-        except Changed:
+        except ObjectChanged:
             if not left:
                 raise
         else:

@@ -415,7 +415,7 @@ class ModelServer:
 
     def _opened(self, path: Path, layout: str, *, version: str, session_folder: Path | None) -> Detector:
         try:
-            return self._load(path, layout=layout, threads=self._threads, version=version, kept=session_folder)
+            return self._load(path, layout=layout, threads=self._threads, version=version, cache_folder=session_folder)
         except ModelError:
             raise
         except Exception as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from labelloop.service.store import NotThere, Store, StoreError
+from labelloop.service.store import ObjectNotFound, Store, StoreError
 from ml_backend.serving.active_versions import KEY, Pointer, decode
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ class PointerWatcher:
         try:
             data = self.store.get(KEY)
             pointer = decode(self.store.url, data) if data != self._seen else self.pointer
-        except NotThere:
+        except ObjectNotFound:
             data, pointer = b"", Pointer()
         except StoreError as error:
             if not self._failing:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from labelloop.service.scratch import scratch_folder
-from labelloop.service.store import AlreadyThere, NotThere, Store
+from labelloop.service.store import ObjectExists, ObjectNotFound, Store
 from ml_backend.errors import ModelError, ModelMissing
 from ml_backend.inference.version_id import model_version
 from ml_backend.serving.smoke_test import ModelSummary, check_model
@@ -143,7 +143,7 @@ class Registry:
                 self.store.put(f"{FOLDER}/{version}/{file.name}", file)
         try:
             self.store.create(f"{FOLDER}/{version}/{MANIFEST}", msgspec.json.encode(manifest))
-        except AlreadyThere:
+        except ObjectExists:
             return self.manifest(version)
         return manifest
 
@@ -151,7 +151,7 @@ class Registry:
         """Return the manifest of a version; None if it does not exist."""
         try:
             manifest = msgspec.json.decode(self.store.get(f"{FOLDER}/{version}/{MANIFEST}"), type=VersionManifest)
-        except NotThere:
+        except ObjectNotFound:
             return None
         except msgspec.MsgspecError as error:
             raise ModelError(
@@ -197,14 +197,14 @@ class Registry:
     def mark_refused(self, version: str, reason: str) -> None:
         """Mark a version as failed to load; the first reason is kept."""
         mark = {"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        with suppress(AlreadyThere):
+        with suppress(ObjectExists):
             self.store.create(f"{FOLDER}/{version}/{REFUSED}", msgspec.json.encode(mark))
 
     def refusal_reason(self, version: str) -> str:
         """Return why a version could not be loaded; empty if it is not marked."""
         try:
             return str(msgspec.json.decode(self.store.get(f"{FOLDER}/{version}/{REFUSED}"))["reason"])
-        except NotThere:
+        except ObjectNotFound:
             return ""
 
     def clear_refused(self, version: str) -> None:

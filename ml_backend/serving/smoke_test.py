@@ -91,7 +91,7 @@ def _main(path: str, layout: str, names: str, session_folder: str) -> None:
         OnnxSessionCache(folder).invalidate()  # a check always loads the model itself
     try:
         detector = load_detector(
-            Path(path), layout=layout, threads=1, names=Path(names) if names else None, kept=folder
+            Path(path), layout=layout, threads=1, names=Path(names) if names else None, cache_folder=folder
         )
     except ModelError as error:
         answer = _Answer(bad=_Refused(error.message, error.fix))

@@ -32,8 +32,8 @@ def test_a_projects_own_file_goes_before_everybodys(tmp_path):
         ("first = true", "first must be a whole number"),
         ("learn = 1", "learn must be true or false"),
         ("tolerance = 2", "tolerance is 2"),
-        ("frist = 3", "frist is no such key"),
-        ("first = ", "is no TOML"),
+        ("frist = 3", "frist is not a known key"),
+        ("first = ", "is not valid TOML"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_file(tmp_path, text, said):

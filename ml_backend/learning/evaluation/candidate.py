@@ -206,7 +206,9 @@ def _as_labelled_image(url: str, size: tuple[int, int], detections: Detections, 
     indices = [index for index in strong if names[detections.classes[index]]][:MAX_DETECTIONS]
     return LabelledImage(
         url=url, width=size[0], height=size[1],
-        boxes=tuple(tuple(round(float(side), 1) for side in detections.boxes[index]) for index in indices),  # type: ignore[misc]
+        boxes=tuple(
+            tuple(round(float(side), 1) for side in detections.boxes[index]) for index in indices  # type: ignore[misc]
+        ),
         labels=tuple(names[detections.classes[index]] for index in indices),
         scores=tuple(round(float(detections.scores[index]), 4) for index in indices),
     )  # fmt: skip

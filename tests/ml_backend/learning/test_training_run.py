@@ -388,7 +388,7 @@ def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_rou
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(QUIET, "0 tasks with boxes of 2 needed"), ("learn = false\n", "its learn.toml says")],
+    [(QUIET, "0 tasks with boxes, 2 needed"), ("learn = false\n", "its learn.toml turns learning off")],
 )
 def test_a_fit_that_cannot_come_is_refused_with_its_reason(context, settings, policy, monkeypatch, text, said):
     monkeypatch.setattr(commands, "Settings", lambda: settings)
@@ -413,7 +413,7 @@ def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(context, learn, studio,
     policy(QUIET)
     run = learn(now=True)
     assert (run.verdict, run.version) == ("failed", "")
-    assert "0 tasks with boxes of 2 needed" in run.reason
+    assert "0 tasks with boxes, 2 needed" in run.reason
     assert learn(tasks=[]) is None
 
 

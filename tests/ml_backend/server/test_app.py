@@ -282,7 +282,7 @@ def test_the_learning_page_has_a_strict_content_policy(client, tmp_path):
     page = client.get("/projects/5/learning")
     assert (page.status_code, page.content_type) == (200, "text/html; charset=utf-8")
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert "Learning of project 5" in page.text
+    assert "Project 5: learning" in page.text
 
 
 def test_the_front_page_leads_to_each_project(client, tmp_path):

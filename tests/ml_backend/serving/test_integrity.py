@@ -200,12 +200,12 @@ def test_a_pulled_file_is_checked_whenever_it_is_opened(given, tmp_path, monkeyp
 
 def test_an_optimised_graph_that_was_changed_is_not_run(given, tmp_path, labelloop_model):
     folder, other = tmp_path / "opened", tmp_path / "other"
-    whole = seen_by(load_detector(given, kept=folder))
-    load_detector(labelloop_model(name="other.onnx", scores=SCORES), kept=other)
+    whole = seen_by(load_detector(given, cache_folder=folder))
+    load_detector(labelloop_model(name="other.onnx", scores=SCORES), cache_folder=other)
     [graph], [replacement] = folder.glob("*.onnx"), other.glob("*.onnx")
     shutil.copy(replacement, graph)
-    assert OnnxSessionCache(folder).find() is None
-    assert seen_by(load_detector(given, kept=folder)) == whole
+    assert OnnxSessionCache(folder).load() is None
+    assert seen_by(load_detector(given, cache_folder=folder)) == whole
 
 
 def test_a_backbone_that_was_changed_is_made_again(tmp_path, given):

@@ -20,8 +20,8 @@ class CountingStudio(FakeStudio):
         self.asked += 1
         return super().ml_backends(project)
 
-    def update_ml_backend(self, backend, *, now=None, **fields):
-        assert now is not None  # else Label Studio would be asked for what it just told
+    def update_ml_backend(self, backend, *, current=None, **fields):
+        assert current is not None  # else Label Studio would be asked for what it just told
         return super().update_ml_backend(backend, **fields)
 
 
