@@ -33,8 +33,8 @@ _FOR_REVIEW = (TASKS.c.outcome.in_(("disputed", "not_judged")), TASKS.c.review)
 # Query value -> (display name, conditions).
 STATES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "all": ("all disputes", (_DISPUTED,)),
-    "review": ("waiting for a reviewer", _FOR_REVIEW),
-    "asked": ("waiting for one more annotator", (_DISPUTED, sa.not_(TASKS.c.review))),
+    "review": ("for a reviewer", _FOR_REVIEW),
+    "asked": ("one more annotator", (_DISPUTED, sa.not_(TASKS.c.review))),
     "not_judged": ("not judged", (TASKS.c.outcome == "not_judged",)),
 }
 

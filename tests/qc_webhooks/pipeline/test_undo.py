@@ -150,7 +150,7 @@ def test_a_task_that_is_gone_is_said(studio, undo, disputed):
 def test_interrupted_undo_resumes(studio, memory, undo, review):
     (write,) = memory.finished_writes(PROJECT, last=1)
     undo(last=1)
-    memory.mark(write, "done")  # killed after the write, before it was noted
+    memory.set_write_state(write, "done")  # killed after the write, before it was saved
     assert undo(last=1) == [("overlays", False)]
 
 
