@@ -68,7 +68,7 @@ for seed in range(9):
     boxes = np.array([box for _, box in shapes], np.float32)
     examples.append(Example(features, boxes, tuple(label for label, _ in shapes)))
 for count in (1, 3, 9):
-    head = select_and_fit(examples[:count], levels=backbone.levels, known=[]).head
+    head = select_and_fit(examples[:count], levels=backbone.levels).head
     (out / f"learned-{count}.onnx").write_bytes(learned_model(backbone, head).SerializeToString())
 """
 

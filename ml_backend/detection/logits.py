@@ -17,7 +17,14 @@ def expit(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def logit(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Compute the logits of scores in [0, 1], clipped to [PROB_EPS, 1 - PROB_EPS], in float64."""
+    """Compute the logits of scores in [0, 1], clipped to [PROB_EPS, 1 - PROB_EPS].
+
+    Args:
+        scores: Of any shape and floating-point type.
+
+    Returns:
+        float64 of the same shape.
+    """
     from scipy import special
 
     probabilities = np.clip(np.asarray(scores, np.float64), PROB_EPS, 1 - PROB_EPS)

@@ -210,7 +210,14 @@ def level_sizes(height: int, width: int, strides: tuple[int, ...]) -> list[tuple
 
 
 def grid_strides(height: int, width: int, anchors: int, *, anchors_per_cell: int = 1) -> tuple[int, ...] | None:
-    """Find the strides whose cells, with `anchors_per_cell` each, add up to this many anchors; None without a match."""
+    """Find the strides whose cells add up to a number of anchors; None where no known set does.
+
+    Args:
+        height: Of the input, pixels.
+        width: Of the input, pixels.
+        anchors: Number of anchors in the output.
+        anchors_per_cell: Anchors in each cell.
+    """
     for strides in STRIDE_SETS:
         if anchors == anchors_per_cell * sum(rows * columns for rows, columns in level_sizes(height, width, strides)):
             return strides
@@ -235,7 +242,13 @@ def grid(height: int, width: int, strides: tuple[int, ...]) -> tuple[Floats, Flo
 
 
 def best_class(boxes: Floats, scores: Floats, floor: float) -> Detections:
-    """Assign each box (n, 4) its best class by scores (n, classes); keep those with at least `floor`."""
+    """Assign each box its best class, and keep those with a score of at least `floor`.
+
+    Args:
+        boxes: (n, 4) float32 x_min, y_min, x_max, y_max.
+        scores: (n, classes) float32 in [0, 1].
+        floor: Minimum score.
+    """
     if not scores.shape[1]:  # a head without classes
         return Detections(boxes[:0], scores[:0].reshape(-1), np.zeros(0, np.int64))
     classes = scores.argmax(axis=1)
@@ -245,7 +258,7 @@ def best_class(boxes: Floats, scores: Floats, floor: float) -> Detections:
 
 
 def cxcywh_to_xyxy(boxes: Floats) -> Floats:
-    """Convert centre x, centre y, width, height to x_min, y_min, x_max, y_max, over the last axis; float32."""
+    """Convert boxes (..., 4) from centre x, centre y, width, height to x_min, y_min, x_max, y_max; float32."""
     half = boxes[..., 2:4] / 2
     return np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], axis=-1).astype(np.float32)
 

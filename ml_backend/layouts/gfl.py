@@ -83,7 +83,17 @@ def _levels(graph: Graph, outputs: Arrays) -> _Levels | None:
 
 
 def boxes_of(distances: Floats, cells: Floats, steps: Floats, corner: float) -> Floats:
-    """Decode distances (n, 4 x bins) to boxes (n, 4) float32: left, top, right, bottom in strides from the anchor."""
+    """Decode box sides as means of distributions (https://arxiv.org/abs/2006.04388).
+
+    Args:
+        distances: (n, 4 x bins) float32 logits of the distances left, top, right, bottom, in strides.
+        cells: (n, 2) float32 cells as x, y.
+        steps: (n, 1) float32 strides in pixels.
+        corner: Offset of the anchor point in its cell: 0.5 for the centre, 0 for the corner.
+
+    Returns:
+        (n, 4) float32 x_min, y_min, x_max, y_max in input pixels.
+    """
     bins = distances.shape[1] // 4
     mean = softmax(distances.reshape(-1, 4, bins)) @ np.arange(bins, dtype=np.float32)
     centre = (cells + corner) * steps

@@ -34,7 +34,16 @@ def yolox_grid(height: int, width: int) -> tuple[Floats, Floats]:
 
 
 def offsets(array: npt.NDArray[np.float32], cells: Floats, strides: Floats) -> tuple[float, float]:
-    """90th percentile of the distance between centres and cells, in cells: read as raw offsets, and as pixels."""
+    """Measure how far centres lie from their cells, to tell raw offsets from pixels.
+
+    Args:
+        array: (batch, n, 5 + classes) float32 output.
+        cells: (n, 2) float32 cells as x, y.
+        strides: (n, 1) float32 pixels.
+
+    Returns:
+        90th percentile of the distance in cells: of centres read as raw offsets, and read as pixels.
+    """
     centres = array[..., :2]
     raw = float(np.percentile(np.abs(centres), 90))
     return raw, float(np.percentile(np.abs(centres / strides - cells - 0.5), 90))
@@ -101,7 +110,16 @@ def _checked(graph: Graph, outputs: Arrays) -> tuple[npt.NDArray[np.float32], tu
 def decode_raw(
     array: npt.NDArray[np.float32], spec: InputSpec, strides: tuple[int, ...], floor: float
 ) -> list[Detections]:
-    """Decode centre = (offset + cell) x stride, side = exp(raw) x stride; score = objectness x class (section 2)."""
+    """Decode YOLOX's raw grid (https://arxiv.org/abs/2107.08430, section 2).
+
+    Centre = (offset + cell) x stride, side = exp(raw) x stride, score = objectness x class score.
+
+    Args:
+        array: (batch, n, 5 + classes) float32.
+        spec: Input format of the network.
+        strides: Of the levels.
+        floor: Minimum score.
+    """
     cells, steps = grid(spec.height, spec.width, strides)
     detections = []
     for raw in as_float32(array):
@@ -115,7 +133,12 @@ def decode_raw(
 
 
 def decode_pixels(array: npt.NDArray[np.float32], floor: float) -> list[Detections]:
-    """Decode rows of centre, sides in pixels, objectness and class scores: YOLOX decoded, YOLOv5, v6, v7."""
+    """Decode rows with boxes in pixels: YOLOX decoded by the graph, YOLOv5, v6 and v7.
+
+    Args:
+        array: (batch, n, 5 + classes) float32: centre x, centre y, width, height, objectness, class scores.
+        floor: Minimum score.
+    """
     detections = []
     for row in as_float32(array):
         likely = row[row[:, 4] >= floor]

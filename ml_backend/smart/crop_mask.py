@@ -41,7 +41,14 @@ class InstanceMask:
         return InstanceMask(self.level, (x_min, y_min, x_max, y_max), self.score)
 
     def pixels(self, max_side: int | None = None) -> npt.NDArray[np.bool_]:
-        """Render within `bounds`, at the image's resolution or with at most `max_side` pixels on the longer side."""
+        """Render the mask within `bounds`.
+
+        Args:
+            max_side: Maximum longer side in pixels; None: the image's resolution.
+
+        Returns:
+            (rows, columns) bool.
+        """
         left, top, right, bottom = self.bounds
         width, height = right - left, bottom - top
         shrink = min(1.0, max_side / max(width, height)) if max_side else 1.0
@@ -50,7 +57,12 @@ class InstanceMask:
         return mask
 
     def mask(self, width: int, height: int) -> Mask:
-        """Render on the whole image."""
+        """Render on the whole image.
+
+        Args:
+            width: Of the image, pixels.
+            height: Of the image, pixels.
+        """
         left, top, right, bottom = self.bounds
         whole = np.zeros((height, width), np.bool_)
         part = whole[top:bottom, left:right]

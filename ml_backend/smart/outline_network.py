@@ -84,7 +84,7 @@ class OutlineSegmenter:
         image: npt.NDArray[np.uint8] = embedding
         height, width = image.shape[:2]
         boxes = [prompt.box] if prompt.box is not None else _frames(image, prompt.positives)
-        views = [view for view in (BoxCrop(box, width, height) for box in boxes) if _on_photo(view)]
+        views = [view for view in (BoxCrop(box, width, height) for box in boxes) if _overlaps_image(view)]
         if not views:
             return None
         crops = [view.render(image, NETWORK_SIDE) for view in views]
@@ -132,7 +132,7 @@ def _frames(image: npt.NDArray[np.uint8], points: tuple[Point, ...]) -> list[Rec
     ]
 
 
-def _on_photo(view: BoxCrop) -> bool:
+def _overlaps_image(view: BoxCrop) -> bool:
     left, top, right, bottom = view.box.bounds
     return min(right, view.width) - max(left, 0) >= 1 and min(bottom, view.height) - max(top, 0) >= 1
 

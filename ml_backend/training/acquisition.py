@@ -157,7 +157,15 @@ def uncertainty(detections: Detections, shares: Floats, *, names: Sequence[str],
 
 
 def random_order(vectors: Floats, *, seed: int = 0) -> list[int]:
-    """Shuffle images by a hash of their vectors: reproducible for a seed, and independent of their input order."""
+    """Shuffle images by a hash of their vectors: reproducible for a seed, and independent of their input order.
+
+    Args:
+        vectors: (n, d) float32.
+        seed: Of the hash.
+
+    Returns:
+        Indices into `vectors`.
+    """
     return sorted(range(len(vectors)), key=lambda index: zlib.crc32(vectors[index].astype("<f4").tobytes(), seed))
 
 

@@ -136,7 +136,14 @@ class LinearHead:
         return self.postprocess(candidates, *self.score_candidates(candidates, exact=exact), floor=floor)
 
     def postprocess(self, candidates: CandidateFeatures, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
-        """Fuse scored candidates into detections in pixels of the image, best first; see `fuse_candidates`."""
+        """Fuse scored candidates into detections in pixels of the image, best first; see `fuse_candidates`.
+
+        Args:
+            candidates: Of all levels of one image.
+            boxes: (n, 4) float32 in pixels of the network's input.
+            scores: (n, classes) float32 in [0, 1].
+            floor: Minimum score.
+        """
         detections = best_class(boxes, scores, MIN_CANDIDATE_SCORE)
         return candidates.fit.to_image(
             fuse_candidates(detections, candidates.fit, floor=floor, calibrations=self.calibrations)
@@ -144,7 +151,15 @@ class LinearHead:
 
 
 def apply_box_deltas(boxes: Floats, deltas: Doubles) -> Floats:
-    """Apply box deltas (n, 4) to boxes (n, 4): offsets in side lengths, and log scales."""
+    """Apply box deltas (R-CNN, https://arxiv.org/abs/1311.2524, appendix C).
+
+    Args:
+        boxes: (n, 4) float32 x_min, y_min, x_max, y_max.
+        deltas: (n, 4) float64 offsets of the centre in side lengths, and log scales; clipped to +-MAX_BOX_DELTA.
+
+    Returns:
+        (n, 4) float32.
+    """
     corners = boxes.astype(np.float64)
     bounded = np.clip(deltas, -MAX_BOX_DELTA, MAX_BOX_DELTA)
     sides = np.maximum(corners[:, 2:] - corners[:, :2], MIN_SIDE)
@@ -154,7 +169,15 @@ def apply_box_deltas(boxes: Floats, deltas: Doubles) -> Floats:
 
 
 def encode_box_deltas(boxes: Floats, targets: Floats) -> Doubles:
-    """Compute the deltas (n, 4) float64 with which `apply_box_deltas` maps boxes to their targets."""
+    """Compute the deltas with which `apply_box_deltas` maps boxes to targets.
+
+    Args:
+        boxes: (n, 4) float32 x_min, y_min, x_max, y_max.
+        targets: (n, 4) float32.
+
+    Returns:
+        (n, 4) float64.
+    """
     source, target = boxes.astype(np.float64), targets.astype(np.float64)
     sides = np.maximum(source[:, 2:] - source[:, :2], MIN_SIDE)
     target_sides = np.maximum(target[:, 2:] - target[:, :2], MIN_SIDE)

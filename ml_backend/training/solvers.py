@@ -86,7 +86,15 @@ class BinaryProblem:
         )
 
     def hardest(self, rows: Rows, count: int) -> Ints:
-        """Select the `count` negatives with the highest logits under `rows`; all of them where there are fewer."""
+        """Select the negatives with the highest logits; all of them where there are at most `count`.
+
+        Args:
+            rows: (levels, d + 1) float64.
+            count: Number of negatives.
+
+        Returns:
+            (count,) int64 indices into `features`.
+        """
         if len(self.negatives) <= count:
             return self.negatives
         scores = self.scores(rows)[self.negatives]
