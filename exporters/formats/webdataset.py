@@ -38,7 +38,7 @@ class WebDataset(Coco):
     """
 
     name: ClassVar[str] = "webdataset"
-    own_ids: ClassVar[bool] = False
+    original_ids: ClassVar[bool] = False
     image_folder: ClassVar[str] = ".photos/{split}"
 
     def write_files(self, records: Iterable[Record], output: OutputTree) -> None:

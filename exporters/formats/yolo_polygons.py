@@ -70,7 +70,7 @@ class YoloObb(YoloRows):
     """YOLO OBB: the minimum-area rotated box of every shape; a rectangle has its own four corners."""
 
     name: ClassVar[str] = "yolo-obb"
-    sizeless: ClassVar[tuple[type, ...]] = (Rectangle,)
+    size_independent: ClassVar[tuple[type, ...]] = (Rectangle,)
 
     def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         corners = min_area_box(obj)

@@ -136,7 +136,7 @@ def test_first_version_without_images_is_not_made(app, build, tmp_path, capsys):
     assert not [path for path in (tmp_path / "home/store").rglob("*") if path.is_file()]
 
 
-def test_empty_version_does_not_take_the_place_of_one_with_images(app, build, tmp_path, capsys):
+def test_empty_version_does_not_replace_one_with_images(app, build, tmp_path, capsys):
     to = ["--to", f"file://{tmp_path / 'set'}"]
     source = tmp_path / "some.json"
     source.write_text(json.dumps([build.task(n, build.annotation(build.box(1, 1, 5, 5))) for n in range(1, 4)]))
@@ -177,7 +177,7 @@ def test_webhook_that_is_down_keeps_the_command_from_nothing(app, file, tmp_path
     assert "The webhook to 127.0.0.1 failed: it cannot be reached" in capsys.readouterr().err
 
 
-def test_version_that_is_asked_for_wrongly_is_answered_with_those_that_are_there(app, file, build, tmp_path, capsys):
+def test_unknown_version_lists_the_existing_ones(app, file, build, tmp_path, capsys):
     to = f"file://{tmp_path / 'set'}"
     with pytest.raises(VersionNotFound, match="no data set at"):
         app(["pull", to, "--to", str(tmp_path / "out")])
@@ -193,7 +193,7 @@ def test_version_that_is_asked_for_wrongly_is_answered_with_those_that_are_there
         assert app(["pull", to, "--to", str(tmp_path / name), "--version", name, "--no-images"]) == 0
 
 
-def test_an_export_to_a_disk_loads_no_more_than_it_needs(file, tmp_path, monkeypatch):
+def test_export_to_a_disk_loads_few_modules(file, tmp_path, monkeypatch):
     """What is loaded decides how much memory the smallest export takes, and how long it takes to begin."""
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))  # a Label Studio of ours would be asked
     code = (
@@ -227,7 +227,7 @@ def test_disk_without_room_is_named(app, build, tmp_path, command):
     assert "File too large" in done.stderr
 
 
-def test_photos_that_are_tried_again_are_told_in_a_line_without_secrets(build, tmp_path):
+def test_retries_are_logged_without_secrets(build, tmp_path):
     with WebServer(lambda request: (503, b"")) as host:
         image = f"{host.url}/a.jpg?token=s3cr3t-of-the-host"
         source, to = tmp_path / "one.json", f"file://{tmp_path / 'set'}"
@@ -244,9 +244,9 @@ def test_photos_that_are_tried_again_are_told_in_a_line_without_secrets(build, t
     assert "s3cr3t" not in done.stderr
 
 
-def test_gc_where_no_data_set_is_asks_whether_the_address_is_right(app, file, tmp_path, capsys):
+def test_gc_without_a_data_set_names_the_address(app, file, tmp_path, capsys):
     assert app(["gc", f"file://{tmp_path / 'nowhere'}"]) == 0
-    assert "Is the address" in capsys.readouterr().out
+    assert "Check the address" in capsys.readouterr().out
     app(["export", "--from", str(file), "--to", f"file://{tmp_path / 'set'}"])
     assert app(["gc", f"file://{tmp_path / 'set'}"]) == 0
-    assert "Is the address" not in capsys.readouterr().out
+    assert "Check the address" not in capsys.readouterr().out

@@ -30,7 +30,7 @@ def three(build, number, *boxes, **data):
     return build.task(number, *annotations, **data)
 
 
-def test_three_annotators_become_one_with_the_object_two_saw_and_without_the_one_that_one_saw(run, build):
+def test_consensus_keeps_what_most_annotators_drew(run, build):
     car, other = (10, 10, 20, 20, "car"), (60, 60, 10, 10, "car")
     tasks = [
         three(build, number, [car], [(10.5, 10, 20, 20, "car")], [(10, 10.5, 20, 20, "car")]) for number in range(2, 12)
@@ -59,7 +59,7 @@ def test_three_annotators_become_one_with_the_object_two_saw_and_without_the_one
     assert set(out.manifest["policy"]["annotators"]) == {"1", "2", "3"}
 
 
-def test_ground_truth_goes_before_the_consensus_and_one_annotator_counts_alone(run, build):
+def test_ground_truth_precedes_the_consensus(run, build):
     truth = build.annotation(build.box(1, 1, 5, 5), number=11, completed_by=3, ground_truth=True)
     tasks = [
         build.task(1, build.annotation(build.box(50, 50, 5, 5), number=12, completed_by=4), truth),
@@ -122,7 +122,7 @@ def test_who_confuses_labels_is_outvoted_by_who_does_not(run, build):
     assert reliability["1"]["label right"] < 0.7 < reliability["2"]["label right"]
 
 
-def test_same_tasks_in_any_order_of_annotations_give_the_same_bytes(run, build):
+def test_order_of_annotations_does_not_change_the_bytes(run, build):
     tasks = [
         three(
             build,
@@ -254,7 +254,7 @@ def test_disputed_tasks_that_are_in_are_counted(run, build):
     assert out.report.accounts.notes == {UNSETTLED_IN.format("disputed"): 1}
 
 
-def test_a_task_too_large_for_a_consensus_is_left_out_by_name(run, build, monkeypatch):
+def test_task_too_large_for_a_consensus_is_left_out(run, build, monkeypatch):
     monkeypatch.setattr(clusters, "MAX_REGIONS", 5)
     car = (10, 10, 20, 20, "car")
     small, large = three(build, 1, [car], [car]), three(build, 2, [car] * 3, [car] * 3)

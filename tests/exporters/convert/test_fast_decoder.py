@@ -166,14 +166,14 @@ def test_areas_of_rings_are_shapelys():
     np.testing.assert_allclose(ring_areas(np.concatenate(rings), first), truth, rtol=1e-9)
 
 
-def test_shape_that_does_not_fit_is_told_by_the_same_words(run, build):
+def test_rejected_shapes_have_equal_reasons(run, build):
     out = run([build.task(1, build.annotation(build.box(120, 10, 5, 5), build.box(1, 1, 5, 5, id="good")))])
     assert [loss["reason"] for loss in out.losses] == ["outside the image"]
     with pytest.raises(ShapeRejected, match="outside the image"):
         fit_one(Rectangle(700, 10, 5, 5), 640, 360)
 
 
-def test_text_of_a_task_that_is_no_json_is_not_usual():
+def test_invalid_json_goes_to_the_general_decoder():
     from exporters.convert.annotation_policy import latest
     from exporters.convert.options import ConversionOptions
     from exporters.model.class_map import ClassMap

@@ -223,7 +223,7 @@ def test_mask_of_another_image_is_refused():
         clip_to_image(Mask.from_array(np.ones((10, 10), bool)), 20, 10)
 
 
-def test_key_point_has_no_box_and_an_ellipse_at_the_edge_is_clipped():
+def test_key_point_has_no_box_and_ellipse_is_clipped():
     assert clip_to_image(KeyPoint(5, 5), 10, 10).box is None
     assert clip_to_image(Ellipse(0, 50, 20, 10), 100, 100).box == pytest.approx((0, 40, 20, 60), abs=0.01)
 

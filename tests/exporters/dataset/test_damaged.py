@@ -26,7 +26,7 @@ def flaws(out):
     return verify(store(out))[1]
 
 
-def test_whatever_object_is_lost_or_changed_an_export_afresh_brings_it_back(run, tasks):
+def test_export_afresh_restores_lost_and_changed_objects(run, tasks):
     out = run(tasks)
     for path in out.objects():
         for harm in (Path.unlink, lambda file: file.write_bytes(b"something else")):
@@ -36,7 +36,7 @@ def test_whatever_object_is_lost_or_changed_an_export_afresh_brings_it_back(run,
             assert not flaws(out)
 
 
-def test_export_that_cannot_read_what_the_published_version_knows_writes_everything_again(run, tasks, monkeypatch):
+def test_unreadable_index_makes_the_export_rewrite_everything(run, tasks, monkeypatch):
     warnings = []
     monkeypatch.setattr(
         "exporters.pipeline.export_run._log", SimpleNamespace(warning=lambda message, **_: warnings.append(message))
@@ -56,7 +56,7 @@ def test_lost_class_map_takes_the_numbers_of_the_published_version(run, tasks):
 
 
 @pytest.mark.parametrize("harm", ["half a head", "no manifest", "another manifest"])
-def test_head_that_leads_nowhere_says_how_to_publish_again_and_that_works(run, tasks, harm):
+def test_dangling_head_names_a_fix_that_works(run, tasks, harm):
     out = run(tasks)
     head, manifest = out.root / "HEAD.json", out.root / "versions/v000001/manifest.json"
     if harm == "half a head":

@@ -100,7 +100,7 @@ def test_rules_and_splits_that_differ_are_named(run, build, diff):
     assert changes.objects == ClassChange()
 
 
-def test_objects_that_are_the_same_but_for_their_order_did_not_change(run, build, diff):
+def test_order_of_objects_is_no_change(run, build, diff):
     run([boxes(build, 1, CAR, FAR, BUS)])
     run([boxes(build, 1, BUS, CAR, FAR)])
     assert diff("v000001", "v000002").objects == ClassChange()

@@ -69,7 +69,7 @@ def version(run, build, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"copy_images": True}, {"link": True}])
-def test_pull_turns_photos_where_it_is_asked_and_else_says_how_many_lie(version, settings, tmp_path, options):
+def test_pull_rotates_with_upright_and_counts_without(version, settings, tmp_path, options):
     version(**{name: value for name, value in options.items() if name == "copy_images"})
     link = options.get("link", False)
     store, media = open_store(f"file://{tmp_path / 'set'}", settings), Media(settings, None)

@@ -60,7 +60,7 @@ def test_later_version_leaves_nothing_of_the_earlier_one(two_versions, take, tmp
     assert not any("/a." in name for name in files(tmp_path / "pulled"))
 
 
-def test_formats_of_one_version_are_pulled_into_one_folder_one_after_the_other(two_versions, take, tmp_path):
+def test_formats_are_pulled_one_after_another_into_one_folder(two_versions, take, tmp_path):
     take("coco")
     take("yolo-detect", photos=False)
     assert files(tmp_path / "pulled") >= {
@@ -86,7 +86,7 @@ def test_photos_that_are_there_are_not_fetched_again(two_versions, take, tmp_pat
     assert (tmp_path / "pulled/coco/images/train/b.jpg").read_bytes() == (tmp_path / "photos/b.jpg").read_bytes()
 
 
-def test_a_copy_that_was_spoiled_in_the_folder_is_brought_anew(run, build, photos, take, tmp_path):
+def test_damaged_copy_in_the_folder_is_pulled_again(run, build, photos, take, tmp_path):
     run([build.task(1, build.annotation(build.box(1, 1, 5, 5)), image=photos("a.jpg"))], copy_images=True)
     take("coco")
     photo = tmp_path / "pulled/images/train/a.jpg"
@@ -133,7 +133,7 @@ def test_photos_of_this_machine_are_linked_when_asked_for(run, build, photos, ta
     assert (tmp_path / "photos/a.jpg").is_file()
 
 
-def test_photo_that_the_task_itself_holds_says_how_to_get_it(run, build, take):
+def test_image_inside_the_task_is_missing_with_a_fix(run, build, take):
     inline = "data:image/png;base64,iVBORw0KGgo="
     run([build.task(1, build.annotation(build.box(1, 1, 5, 5)), image=inline)])
     ((address, reason),) = take("coco").missing
@@ -142,7 +142,7 @@ def test_photo_that_the_task_itself_holds_says_how_to_get_it(run, build, take):
 
 
 @pytest.mark.parametrize("moves", [0, 1, 2])
-def test_pull_that_is_killed_while_it_takes_its_place_is_made_again(two_versions, take, tmp_path, monkeypatch, moves):
+def test_pull_killed_while_it_moves_files_is_repeated(two_versions, take, tmp_path, monkeypatch, moves):
     take("yolo-detect", version="1")
     replace = Path.replace
     done = []

@@ -57,7 +57,7 @@ def claims(store):
 
 
 @pytest.mark.parametrize("conditions", ["ignore", "refuse", "begin"])
-def test_exporters_at_once_make_a_version_each_with_one_number_a_label(conditions, file, tmp_path):
+def test_concurrent_exporters_share_one_class_map(conditions, file, tmp_path):
     with BareS3(conditions, slow_s=0.03) as bare_s3, ThreadPoolExecutor(3) as threads:
         settings = bare_s3.settings(tmp_path / "home")
         files = [file(number, f"label{number}") for number in (2, 3, 4)]
@@ -111,7 +111,7 @@ def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(bare_s3
     assert whole(store) == ["v000001", "v000002"]
 
 
-def test_claim_of_an_exporter_that_was_killed_costs_the_next_one_a_moment_and_is_cleared_away(bare_s3, file, tmp_path):
+def test_claim_of_a_killed_exporter_is_contested_and_removed(bare_s3, file, tmp_path):
     settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
     store.put("versions/v000001/claim.json", b"{}")
@@ -124,7 +124,7 @@ def test_claim_of_an_exporter_that_was_killed_costs_the_next_one_a_moment_and_is
     assert whole(store) == ["v000001", "v000002"]
 
 
-def test_one_of_all_who_begin_together_has_the_turn_and_loses_it_to_a_mark(bare_s3, tmp_path):
+def test_one_exporter_holds_the_claim_until_it_is_contested(bare_s3, tmp_path):
     settings = bare_s3.settings(tmp_path / "home")
     stores = [open_store(SET, settings) for _ in range(3)]
     turns = [VersionClaim(store, 4) for store in stores]
@@ -151,7 +151,7 @@ def test_version_that_was_not_published_is_no_turn(bare_s3, file, tmp_path):
     assert read_head(open_store(SET, settings))[0].version == "v000003"
 
 
-def test_head_that_was_moved_too_late_is_moved_on_to_what_was_published_meanwhile(bare_s3, file, tmp_path, monkeypatch):
+def test_late_write_of_the_head_is_corrected(bare_s3, file, tmp_path, monkeypatch):
     settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
     first = export(file(2), settings=settings, to=SET, fetch=False, formats=("coco",))
@@ -169,7 +169,7 @@ def test_head_that_was_moved_too_late_is_moved_on_to_what_was_published_meanwhil
     assert read_head(store)[0].version == "v000002"
 
 
-def test_gc_takes_away_what_killed_exporters_claimed_and_leaves_the_claim_of_one_at_work(bare_s3, file, tmp_path):
+def test_gc_removes_claims_of_killed_exporters_only(bare_s3, file, tmp_path):
     settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
     export(file(2), settings=settings, to=SET, fetch=False, formats=("coco",))

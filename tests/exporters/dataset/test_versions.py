@@ -58,7 +58,7 @@ class FailingStore:
 
 
 @pytest.mark.parametrize("error", [Killed(), StoreError("file:///x", "key", "the server answered 500")])
-def test_export_that_dies_at_any_write_leaves_the_last_version_whole(
+def test_interruption_at_any_write_leaves_the_last_version(
     run, tasks, monkeypatch, error, tmp_path, settings
 ):
     real = module.open_store
@@ -126,11 +126,11 @@ def test_process_killed_by_the_system_leaves_no_version(run, tasks, tmp_path):
     script.write_text(
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from exporters import export as module, run\n"
+        "from exporters.pipeline import export as module, export_run\n"
         "from labelloop.service.settings import Settings\n"
-        "def killed(store, manifest, turn):\n"
+        "def killed(store, manifest, claim):\n"
         "    os.kill(os.getpid(), 9)\n"
-        "run.commit = killed\n"
+        "export_run.commit_version = killed\n"
         f"module.export({str(tmp_path / 'export.json')!r}, settings=Settings(home={str(tmp_path / 'home')!r}),"
         f" to='file://{tmp_path / 'set'}', fetch=False, split='test=1')\n"
     )
@@ -195,7 +195,7 @@ def test_head_never_goes_back(run, tasks, tmp_path, settings):
     assert read_head(store)[0].version == "v000002"
 
 
-def test_head_that_keeps_moving_is_given_up_with_a_clear_error(tmp_path, settings, monkeypatch):
+def test_head_that_keeps_changing_raises_store_busy(tmp_path, settings, monkeypatch):
     from labelloop.service.store import ObjectChanged
 
     store = open_store(f"file://{tmp_path / 'set'}", settings)

@@ -54,7 +54,7 @@ def test_class_number_outside_the_list_cannot_be(run, build):
     assert out.yolo("1")[:, 0].tolist() == [1, 2]
 
 
-def test_label_that_the_config_lacks_gets_a_number_of_its_own(run, build, config):
+def test_label_missing_in_the_config_gets_a_number(run, build, config):
     # W7: it shared id 1 with another class
     task = build.task(1, build.annotation(build.box(1, 1, 5, 5, "moon"), build.box(1, 1, 5, 5, "car", id="r2")))
     out = run([task], label_config=config("car"))
@@ -112,7 +112,7 @@ def test_voc_lists_every_split(run, build):
         assert {path.stem for path in (out.folder / f"yolo-detect/labels/{split}").iterdir()} == set(lists[split])
 
 
-def test_region_with_several_labels_is_an_object_for_each_in_every_format(run, build):
+def test_region_with_several_labels_is_one_object_per_label(run, build):
     # W20: COCO took the first, YOLO took all
     out = run([build.task(1, build.annotation(build.box(10, 10, 20, 20, "car", "taxi", "car")))])
     annotations = out.instances()["annotations"]
@@ -133,7 +133,7 @@ def test_labels_beside_the_shape_belong_to_it(run, build):
     assert len(out.yolo("1")) == len(out.voc_boxes("1")) == 1
 
 
-def test_missing_image_size_comes_from_a_sibling_or_the_tasks_data(run, build):
+def test_missing_image_size_comes_from_the_task(run, build):
     # W22: image and boxes vanished, or the export crashed
     bare = {"original_width": None, "original_height": None}
     tasks = [
@@ -220,7 +220,7 @@ def test_split_without_images_is_still_a_file(run, build, split):
     assert json.loads(out.coco_path(split).read_bytes())["categories"]
 
 
-def test_data_sheet_has_both_keys_that_ultralytics_asks_for_whatever_the_splits_are(run, build):
+def test_data_yaml_always_has_train_and_val(run, build):
     tasks = [build.task(1, build.annotation(build.box(10, 10, 20, 20)))]
     for split, wanted in (("train=1", "images/train"), ("test=1", "images/test"), ("train=.5,val=.5", "images/val")):
         out = run(tasks, split=split, formats=("yolo-detect",))

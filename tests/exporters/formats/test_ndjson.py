@@ -150,7 +150,7 @@ def numbers(text: str) -> list[list[float]]:
     return [[float(cell) for cell in row.split()] for row in text.splitlines()]
 
 
-def test_the_file_can_be_fetched_from_the_store_as_it_is(run, build):
+def test_the_file_is_published_in_the_store(run, build):
     out = run(tasks(build, lambda n: f"https://host/{n}.jpg?X-Amz-Signature=x"), formats=("ndjson-detect",))
     (file,) = out.manifest["files"]
     assert file["path"] == "ndjson-detect/dataset.ndjson"

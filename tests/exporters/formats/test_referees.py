@@ -166,7 +166,7 @@ def test_copied_photo_is_the_same_file(exported, tmp_path):
         assert (exported.folder / "images/train" / name).read_bytes() == (tmp_path / "photos" / name).read_bytes()
 
 
-def test_photo_that_cannot_be_copied_is_reported_and_its_labels_stay(run, build, photos):
+def test_image_that_cannot_be_copied_keeps_its_labels(run, build, photos):
     tasks = [
         build.task(1, build.annotation(build.box(1, 1, 5, 5)), image=photos("here.jpg")),
         build.task(2, build.annotation(build.box(1, 1, 5, 5)), image="/data/local-files/?d=gone.jpg"),

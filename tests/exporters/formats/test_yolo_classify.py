@@ -67,7 +67,7 @@ def test_images_without_one_class_and_shapes_are_accounted_for(exported):
     assert exported.report.accounts.balanced
 
 
-def test_each_photo_of_a_task_with_several_has_its_own_class(run, build, photos):
+def test_each_image_of_a_task_has_its_own_class(run, build, photos):
     config = CONFIG.replace('value="$image"', 'valueList="$images"')
     both = [choice("kind", "cat", item_index=0), choice("kind", "a/b: dog", id="d", item_index=1)]
     task = build.task(1, build.annotation(*both), images=[photos("a.jpg"), photos("b.jpg")])
@@ -80,7 +80,7 @@ def test_each_photo_of_a_task_with_several_has_its_own_class(run, build, photos)
         ]
 
 
-def test_config_without_a_question_about_the_image_leaves_the_format_out(run, build):
+def test_config_without_image_choices_leaves_the_format_out(run, build):
     boxes = CONFIG.replace('<Choices name="kind"', '<Choices perRegion="true" name="kind"').replace(
         '<Choices name="weather"', '<Choices perRegion="true" name="weather"'
     )

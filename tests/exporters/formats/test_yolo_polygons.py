@@ -147,7 +147,7 @@ def test_turned_rectangle_is_its_own_box_in_obb(run, build):
     assert box.tolist() == [pytest.approx(point, abs=1e-3) for point in ([64, 36], [192, 36], [192, 108], [64, 108])]
 
 
-def test_turned_box_of_a_thing_over_the_edge_holds_what_is_seen(run, build):
+def test_rotated_box_at_the_edge_holds_the_visible_part(run, build):
     drawn = affinity.rotate(shapely.box(576, 288, 768, 396), 20, origin=(576, 288))
     visible = drawn.intersection(shapely.box(0, 0, W, H))
     out = run([build.task(1, build.annotation(build.box(90, 80, 30, 30, rotation=20)))], formats=("yolo-obb",))
@@ -217,7 +217,7 @@ def test_a_row_that_is_read_again_has_the_same_area(seed):
     assert again.area == pytest.approx(obj.area, rel=1e-5, abs=0.01)
 
 
-def test_parts_with_long_edges_are_joined_without_comparing_all_their_points():
+def test_long_parts_are_joined_without_all_point_pairs():
     pixels = np.zeros((4000, 300), np.bool_)
     pixels[:, :100] = pixels[:, 200:] = True
     pixels[::2, 50:100] = pixels[::2, 200:250] = False  # two combs whose teeth face each other

@@ -195,7 +195,7 @@ def test_a_count_that_does_not_add_up_is_noticed():
     assert not Count(3, 1, {"a": 1}).balanced
 
 
-def test_labels_of_any_length_and_sign_are_exported_and_shown_in_one_line(run, build):
+def test_any_label_is_exported_and_printed_on_one_line(run, build):
     labels = ["x" * 1_000_000, "line\nbreak \x1b[31m", "سيارة", '😀 a, b / c \\ "d"', "<b>&amp;</b>", "a:b"]
     boxes = [build.box(n * 10, 10, 5, 5, label, id=f"r{n}") for n, label in enumerate(labels)]
     out = run(
@@ -227,7 +227,7 @@ def test_size_that_no_image_has_is_taken_for_none(run, build):
     assert (image["task_id"], image["width"]) == (2, 640)
 
 
-def test_what_has_no_id_is_named_by_its_place_in_the_source(run, build):
+def test_losses_without_an_id_name_the_position(run, build):
     out = run(
         [
             build.task(7, build.annotation(build.box(1, 1, 5, 5))),

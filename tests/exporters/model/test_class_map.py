@@ -32,7 +32,7 @@ def test_classes_follow_the_config_not_the_alphabet(run, build, config):
     assert list(out.report.classes) == ["zebra", "ant"]
 
 
-def test_labels_in_use_are_the_classes_where_there_is_no_config(run, build):
+def test_without_a_config_used_labels_are_the_classes(run, build):
     tasks = [
         build.task(n, build.annotation(build.box(1, 1, 5, 5, label))) for n, label in ((1, "b"), (2, "a"), (3, "b"))
     ]
@@ -49,7 +49,7 @@ def test_only_controls_that_draw_on_images_give_classes():
     assert ClassMap(config_labels(config)).names == ("car", "hund", "roof")
 
 
-def test_two_exporters_that_append_at_once_agree_or_the_second_is_told(store):
+def test_second_of_two_concurrent_appends_agrees_or_fails(store):
     save_classes(store, ClassMap(["car"]))
     own, other = load_classes(store)[0], load_classes(store)[0]
     other.id("bus")
@@ -61,7 +61,7 @@ def test_two_exporters_that_append_at_once_agree_or_the_second_is_told(store):
         save_classes(store, own)
 
 
-def test_export_is_made_again_when_another_exporter_numbered_a_label_first(run, build, monkeypatch):
+def test_export_is_retried_when_another_numbered_a_label_first(run, build, monkeypatch):
     from exporters.pipeline import export_run as module
 
     once = module.load_classes

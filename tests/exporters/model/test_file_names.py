@@ -63,7 +63,7 @@ def test_same_name_in_two_folders_stays_two_files(run, build):
     }
 
 
-def test_image_in_two_tasks_is_two_images_of_one_split_and_reported(run, build):
+def test_image_in_two_tasks_is_two_images_of_one_split(run, build):
     # W11: the last task won
     tasks = [build.task(n, build.annotation(build.box(n, 10, 10, 10)), image="s3://b/x.jpg") for n in (1, 2, 3)]
     out = run(tasks, split="train=.5,val=.5")
@@ -128,7 +128,7 @@ def test_any_names_are_safe_unique_and_the_same_again(texts):
         name.encode("utf-8")
 
 
-def test_source_that_looks_like_a_name_of_ours_does_no_harm():
+def test_source_name_that_imitates_a_suffix_stays_unique():
     url = "s3://bucket/b/1.jpg"
     used = names_of(["s3://bucket/a/1.jpg", url])[1]
     assert len(set(names_of([f"s3://x/{used}", "s3://bucket/a/1.jpg", url, url]))) == 4

@@ -152,7 +152,7 @@ def test_pose_needs_the_names_of_the_key_points(run, build, config, tmp_path):
     assert not (tmp_path / "set").exists() or not list((tmp_path / "set").glob("[!.]*"))
 
 
-def test_other_formats_are_made_where_there_are_no_key_points_for_a_pose(run, build, config):
+def test_without_key_points_only_pose_formats_are_left_out(run, build, config):
     task = build.task(1, build.annotation(build.box(1, 1, 5, 5)))
     for options in ({"label_config": config("car")}, {}):
         out = run([task], formats=("coco", "yolo-pose"), to=f"set{len(options)}", **options)
@@ -160,7 +160,7 @@ def test_other_formats_are_made_where_there_are_no_key_points_for_a_pose(run, bu
         assert "key points" in out.report.left_out["yolo-pose"]
 
 
-def test_without_a_label_config_key_points_are_those_in_use_and_keep_their_places(run, build):
+def test_without_a_config_used_key_points_keep_their_indices(run, build):
     def person(number, *parts):
         points = [build.keypoint(12, 12, part, id=part, parentID="p") for part in parts]
         return build.task(number, build.annotation(build.box(10, 10, 20, 40, "person", id="p"), *points))

@@ -28,7 +28,7 @@ def splits_of(out, key):
 
 
 @pytest.mark.parametrize("afresh", [False, True])
-def test_images_of_one_patient_are_in_one_split_also_as_the_project_grows(run, build, afresh):
+def test_groups_stay_in_one_split_as_the_project_grows(run, build, afresh):
     tasks = [task(build, n, patient=f"p{n % 20}") for n in range(1, 101)]
     first = splits_of(run(tasks, split=HALVES, group_by="patient"), lambda n: n % 20)
     assert all(len(splits) == 1 for splits in first.values())
@@ -61,7 +61,7 @@ def test_folder_groups_by_the_address(run, build, address):
     assert set().union(*splits.values()) == {"train", "val"}
 
 
-def test_task_without_a_group_goes_by_its_image_and_is_counted(run, build):
+def test_task_without_a_group_is_split_by_its_image(run, build):
     tasks = [task(build, n, **({"patient": "p1"} if n < 5 else {"patient": None})) for n in range(1, 30)]
     out = run(tasks, split=HALVES, group_by="patient")
     assert out.report.accounts.notes[NO_GROUP] == 25
@@ -91,7 +91,7 @@ def moves(out):
 
 
 @pytest.mark.parametrize("option", ["group_by", "split_key"])
-def test_image_of_two_tasks_is_in_the_split_of_the_first(run, build, settings, option):
+def test_shared_image_is_in_the_split_of_the_first_task(run, build, settings, option):
     tasks = [task(build, n, image="s3://b/same.jpg", key=("val", "train", "val", "test")[n % 4]) for n in range(1, 9)]
     tasks.append(task(build, 9, image="s3://b/other.jpg", key="val"))
     options = {"split": HALVES, option: "key"}
@@ -132,8 +132,8 @@ def test_equal_bytes_under_two_addresses_share_a_split(run, build, settings, pho
     tasks = [task(build, n, image=photos(f"copy{n}.jpg")) for n in range(1, 9)]  # the same pixels each
     options = {"split": HALVES, "copy_images": True, "fetch": True}
     if not sized:
-        for task in tasks:
-            task["annotations"][0]["result"] *= 2  # two regions of one id are not usual
+        for entry in tasks:
+            entry["annotations"][0]["result"] *= 2  # two regions of one id are not usual
     if grown:
         run([tasks[2], tasks[4]], **options)
     out = run(tasks, **options)
@@ -144,7 +144,7 @@ def test_equal_bytes_under_two_addresses_share_a_split(run, build, settings, pho
 
 
 @pytest.mark.parametrize("afresh", [True, False])
-def test_split_that_the_task_says_counts_and_the_shares_decide_about_the_rest(run, build, afresh):
+def test_split_key_takes_precedence_over_shares(run, build, afresh):
     stated = {1: "test", 2: "valid", 3: "train2017", 4: "TEST", 5: None, 6: "unknown", 7: 3}
     tasks = [
         build.task(number, build.annotation(build.box(1, 1, 5, 5)), **({"split": split} if split else {}))
@@ -167,7 +167,7 @@ def test_split_that_the_task_says_counts_and_the_shares_decide_about_the_rest(ru
 
 
 @pytest.mark.parametrize("option", ["split_key", "group_by", "copy_images"])
-def test_a_project_that_changes_never_has_an_image_in_two_splits(run, build, settings, photos, option):
+def test_incremental_exports_never_split_one_image(run, build, settings, photos, option):
     rng = random.Random(2)
     urls = [photos(f"{n}.jpg", 100 + n // 2 * 10, 100) for n in range(8)]  # each two have the same bytes
     options = {"split": "train=.4,val=.3,test=.3", "disputed": "apart", "allow_shrink": True, "split_key": "key"}

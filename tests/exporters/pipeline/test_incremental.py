@@ -68,7 +68,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_whatever_changed_the_data_set_is_the_same_as_of_everything(run, build, name):
+def test_incremental_export_equals_a_full_one(run, build, name):
     tasks = [
         *tasks_of(build, 12),
         build.task(50, build.annotation(build.box(1, 1, 5, 5)), image="s3://photos/y/1.jpg"),  # the name of task 1's
