@@ -12,7 +12,7 @@ from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import Capabilities, open_store
 from labelloop.service.studio import Studio
 from ml_backend.inference.detector import Detector
-from ml_backend.serving.activation import open_served
+from ml_backend.serving.activation import open_served_model
 
 Value = TypeVar("Value")
 
@@ -123,7 +123,7 @@ class DoctorContext:
         return self._opened
 
     def _load_detector(self) -> Detector:
-        return open_served(self.settings.replace(inference_threads=1), self.project_id)[0]
+        return open_served_model(self.settings.replace(inference_threads=1), self.project_id)[0]
 
     def _project_id(self) -> int:
         if self.project_id is None:

@@ -9,7 +9,7 @@ from exporters.automation.policy import ExportPolicyError, read_export_policy
 from exporters.automation.policy import policy_files as export_policy_files
 from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.finding import Finding, ok, problem, warning
-from ml_backend.checksums import check_file
+from ml_backend.checksums import verify_file
 from ml_backend.inference.detector import embedded_model
 from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons
 from ml_backend.predict.label_mapping import mapping_report
@@ -57,7 +57,7 @@ def smart_model(context: DoctorContext) -> Finding:
                 f"The smart tools' file {file} is missing.",
                 "Set LABELLOOP_SMART_ENCODER and LABELLOOP_SMART_DECODER to the two files of one export, or neither.",
             )
-        check_file(file)
+        verify_file(file)
     return ok(", ".join(file.name for file in files))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.checksums import keep_checksum
+from ml_backend.checksums import write_checksum
 from tests.input_problems.case import Case
 from tests.ml_backend.conftest import build_onnx
 from tests.ml_backend.layout_cases import HEIGHT, NAMES, WIDTH, yolov5, yolov8
@@ -41,7 +41,7 @@ def spoiled(change: Callable[[bytes], bytes], *, checksum: bool) -> Callable[[Pa
         case = yolov8()
         file = build_onnx(folder / "model.onnx", case.outputs, **case.options)
         if checksum:
-            keep_checksum(file)
+            write_checksum(file)
         file.write_bytes(change(file.read_bytes()))
         return ["models", "inspect", str(file)]
 

@@ -7,6 +7,7 @@ import itertools
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -79,8 +80,6 @@ def test_labels_decide_between_equal_shapes():
 
 
 def test_regions_of_other_images_are_other_objects():
-    import msgspec
-
     other = msgspec.structs.replace(box(0), item_index=1)
     assert len(consensus(views([box(0)], [other])).regions + consensus(views([box(0)], [other])).rejected) == 2
 
@@ -165,6 +164,15 @@ def test_careful_annotator_outweighs_two_careless_ones():
     result = consensus(views([box(0)], [], []), crowd)
     assert [agreed.sources[0].annotator for agreed in result.regions] == [1]
     assert consensus(views([], [box(0)], [], []), crowd).regions == ()
+
+
+def test_stored_models_keep_their_json_keys():
+    model = json.loads(msgspec.json.encode(fit_annotator_model([])))
+    assert set(model) == {"presence", "labels", "choices", "hands"}
+    assert set(model["presence"]) == {"logits", "false_regions", "density", "coincidence", "typical"}
+    assert set(model["hands"]) == {"known", "typical"}
+    evidence = json.loads(msgspec.json.encode(collect_evidence([])))
+    assert set(evidence) == {"looked", "clusters", "choices", "boxes", "truth"}
 
 
 def test_detection_probability_follows_the_formula():
