@@ -45,7 +45,7 @@ class Rings(msgspec.Struct, frozen=True):
 def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:
     """Return which rings are certainly simple, and the areas of all rings: (rings,) each."""
     points, first = rings.points, rings.first
-    simple = _star_shaped_about_centroid(points, first)
+    simple = star_shaped_about_centroid(points, first)
     # a ring that repeats its first point at the end may have too few points: left undecided here
     undecided = np.flatnonzero(~simple & (points[first[:-1]] != points[first[1:] - 1]).any(axis=1))
     if len(undecided):
@@ -53,7 +53,7 @@ def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:
         small = undecided[lengths[undecided] <= _MAX_BRUTE_FORCE]
         for begin in range(0, len(small), _BATCH):
             batch = small[begin : begin + _BATCH]
-            simple[batch] = _no_crossing_edges(points, first[batch], lengths[batch])
+            simple[batch] = no_crossing_edges(points, first[batch], lengths[batch])
         undecided = undecided[~simple[undecided]]
     if len(undecided):
         others = rings.take(undecided)
@@ -62,7 +62,7 @@ def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:
     return simple, ring_areas(points, first[:-1])
 
 
-def _star_shaped_about_centroid(points: Floats, first: Ints) -> NDArray[np.bool_]:
+def star_shaped_about_centroid(points: Floats, first: Ints) -> NDArray[np.bool_]:
     """Return which rings are star-shaped about the mean of their points, so that they never cross themselves.
 
     All cross products of consecutive points about the mean have one sign, by a margin far above rounding errors, and
@@ -82,7 +82,7 @@ def _star_shaped_about_centroid(points: Floats, first: Ints) -> NDArray[np.bool_
     return simple
 
 
-def _no_crossing_edges(points: Floats, first: Ints, lengths: Ints) -> NDArray[np.bool_]:
+def no_crossing_edges(points: Floats, first: Ints, lengths: Ints) -> NDArray[np.bool_]:
     """Return which rings have no two edges that could meet, other than neighbours in their shared point.
 
     Two edges are apart if both ends of one lie on the same side of the line through the other.
