@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.checksums import check_file
+from ml_backend.checksums import verify_file
 from ml_backend.detection.onnx_graph import Arrays, Graph, read_graph
 from ml_backend.errors import ModelBroken, ModelMissing
 from ml_backend.inference.run_limit import RunLimit
@@ -87,7 +87,7 @@ class Engine:
             with self._slots:
                 feeds = {self._input: batch, **self.graph.auxiliary_feeds(height, width, count)}
                 arrays = self._limit.run(self._session, names, feeds)
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
             raise ModelBroken(self._path, _first_line(error)) from error
         return dict(zip(names, arrays, strict=True))
 
@@ -106,7 +106,7 @@ def open_session(
 
     if not path.is_file():
         raise ModelMissing(path)
-    check_file(path)
+    verify_file(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # users cannot act on exporters' warnings
     options.intra_op_num_threads = threads
@@ -123,7 +123,7 @@ def open_session(
         options.optimized_model_filepath = str(save_optimized)  # graphs above 2 GB keep their weights in a second file
     try:
         return onnxruntime.InferenceSession(str(chosen), options, providers=providers)
-    except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
+    except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
         raise ModelBroken(path, _first_line(error)) from error
 
 

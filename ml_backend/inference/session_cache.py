@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.checksums import checksum_now
+from ml_backend.checksums import file_checksum
 from ml_backend.detection.onnx_graph import Arrays
 
 # Keys stored with the trial outputs: layout, reason, and checksum of the optimised graph (empty: none).
@@ -60,7 +60,7 @@ class OnnxSessionCache:
             with np.load(file, allow_pickle=False) as archive:
                 trial_outputs = {name: archive[name] for name in archive.files if name not in {_LAYOUT, _WHY, _GRAPH}}
                 layout, why, checksum = str(archive[_LAYOUT]), str(archive[_WHY]), str(archive[_GRAPH])
-            if checksum and checksum_now(graph) != checksum:
+            if checksum and file_checksum(graph) != checksum:
                 return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
@@ -82,7 +82,7 @@ class OnnxSessionCache:
         """Store an entry; call it within `locked`. Write errors, such as a full disk, are ignored."""
         file, stored_graph = self._files()
         with suppress(OSError):
-            checksum = checksum_now(graph) if graph.is_file() else ""
+            checksum = file_checksum(graph) if graph.is_file() else ""
             if checksum:
                 graph.replace(stored_graph)
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".seen-", delete=False) as part:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ml_backend.checksums import checksum_now
+from ml_backend.checksums import file_checksum
 from ml_backend.detection.class_names import sidecars
 from ml_backend.errors import ModelMissing
 
@@ -36,7 +36,7 @@ def model_version(path: Path, *, layout: str = "", thresholds: Mapping[str, floa
     weights = path.with_name(f"{path.name}.data")
     try:
         for file in (path, *([weights] if weights.is_file() else []), *sidecars(path)):
-            digest.update(bytes.fromhex(checksum_now(file)))
+            digest.update(bytes.fromhex(file_checksum(file)))
     except OSError:
         raise ModelMissing(path) from None
     name = re.sub(r"[^A-Za-z0-9._]+", "-", path.stem).strip("-.") or "model"

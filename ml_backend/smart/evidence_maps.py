@@ -37,7 +37,6 @@ CHECK_EVERY = 8
 _ALL, _FIRST, _LAST = slice(None), slice(None, -1), slice(1, None)
 # Index pairs of all 8-connected neighbours.
 _ONE = ((_ALL, _FIRST), (_FIRST, _ALL), (_FIRST, _FIRST), (_FIRST, _LAST))
-# Every pair of pixels that touch, at a side or at a corner.
 _OTHER = ((_ALL, _LAST), (_LAST, _ALL), (_LAST, _LAST), (_LAST, _FIRST))
 
 # Prior logit outside the box.

@@ -31,22 +31,22 @@ NETWORK_SIDE = 96
 MAX_LOGIT = 5.0
 
 # Guided filter: crop side in pixels, window radius in pixels, and regularisation.
-EDGES, REACH, SOFT = 160, 5, 0.002
+FILTER_SIDE, REACH, FILTER_REGULARISATION = 160, 5, 0.002
 
 # Standard deviation of a click's influence, in crop sides.
 CLICK_REACH = 0.12
 
 # Logits that a positive and a negative click add at their position.
-HIT, MISSED = 4.0, -6.0
+POSITIVE_CLICK_LOGIT, NEGATIVE_CLICK_LOGIT = 4.0, -6.0
 
 # Weight of the interpolation between positive and negative clicks: 0 halfway, full near either.
-BETWEEN = 5.0
+CLICK_INTERPOLATION = 5.0
 
 # Box sizes tried for clicks without a box, relative to the image's longer side.
 CLICK_FRAMES = (0.04, 0.11, 0.32, 0.64)
 
 # Exponent of the preference for smaller objects: large ones, cut out of a wide frame, have more strong edges.
-CLICK_SMALL = 0.3
+SMALL_OBJECT_EXPONENT = 0.3
 
 # Parts below this share of the largest part are removed.
 MIN_PART_SHARE = 0.15
@@ -92,12 +92,12 @@ class OutlineSegmenter:
         best = 0
         if len(views) > 1:  # several frames were tried around clicks
             outline_scores = [
-                _outline_score(crop, _threshold(view, crop_logits, prompt)[0]) * view.box.width**-CLICK_SMALL
+                _outline_score(crop, _threshold(view, crop_logits, prompt)[0]) * view.box.width**-SMALL_OBJECT_EXPONENT
                 for view, crop, crop_logits in zip(views, crops, logits, strict=True)
             ]
             best = int(np.argmax(outline_scores))
         view = views[best]
-        level, score = _threshold(view, _guided_upsample(logits[best], view.render(image, EDGES)), prompt)
+        level, score = _threshold(view, _guided_upsample(logits[best], view.render(image, FILTER_SIDE)), prompt)
         return InstanceMask(view.to_image(level), view.bounds, score) if (level > 0).any() else None
 
     def _logits(self, views: Sequence[BoxCrop], crops: Sequence[npt.NDArray[np.uint8]], prompt: Prompt) -> Floats:
@@ -163,7 +163,9 @@ def _guided_upsample(logits: Floats, view: npt.NDArray[np.uint8]) -> Floats:
     mean_logits, total = mean(large), np.zeros_like(large)
     for guide in np.moveaxis(cv2.cvtColor(view.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) / 100, 2, 0):
         mean_guide = mean(guide)
-        slope = (mean(guide * large) - mean_guide * mean_logits) / (mean(guide * guide) - mean_guide**2 + SOFT)
+        slope = (mean(guide * large) - mean_guide * mean_logits) / (
+            mean(guide * guide) - mean_guide**2 + FILTER_REGULARISATION
+        )
         total += mean(slope) * guide + mean(mean_logits - slope * mean_guide)
     filtered: Floats = total / 3
     return filtered
@@ -187,12 +189,12 @@ def _click_logits(view: BoxCrop, prompt: Prompt) -> Floats:
     for column, row, positive in _clicks(view, prompt, SIDE):
         distance = np.hypot(rows - row, columns - column)
         nearest[positive] = np.minimum(nearest[positive], distance)
-        logits += (HIT if positive else MISSED) * np.exp(-(distance**2) / (2 * (CLICK_REACH * SIDE) ** 2)).astype(
-            np.float32
-        )
+        logits += (POSITIVE_CLICK_LOGIT if positive else NEGATIVE_CLICK_LOGIT) * np.exp(
+            -(distance**2) / (2 * (CLICK_REACH * SIDE) ** 2)
+        ).astype(np.float32)
     hit, missed = nearest[True], nearest[False]
     if np.isfinite(hit).all() and np.isfinite(missed).all():
-        logits += (BETWEEN * (missed - hit) / (missed + hit + 1)).astype(np.float32)
+        logits += (CLICK_INTERPOLATION * (missed - hit) / (missed + hit + 1)).astype(np.float32)
     return logits
 
 

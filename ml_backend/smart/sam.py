@@ -121,7 +121,7 @@ class SamSegmenter:
     def _run(self, session: Any, path: Path, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         try:
             outputs: list[npt.NDArray[Any]] = self._limit.run(session, None, feeds)
-        except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
+        except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
             raise ModelBroken(path, str(error).splitlines()[0][:300]) from error
         return outputs
 

@@ -15,7 +15,7 @@ from ml_backend.training.backbone import CandidateFeatures
 # Images labelled at random before the head's output counts; dispersion needs at least two images.
 COLD_START_IMAGES = 2
 
-# The most promising photos looked at, times the batch.
+# Images considered for a batch, as a multiple of its size.
 POOL = 5
 
 # Detections count from this calibrated score; below it there are many false positives.
@@ -26,13 +26,13 @@ CONFIDENT = 0.1
 MIN_DISPERSION = 0.7
 
 # Weight of an object that the image edge cuts: it is a poorer example of its class.
-CUT = 0.3
+TRUNCATED_WEIGHT = 0.3
 
 # A box within this share of its side from the image edge counts as cut.
 EDGE = 0.03
 
 # Maximum random tie-breaker added to an image's value.
-CHANCE = 1e-3
+MAX_TIE_BREAKER = 1e-3
 
 # Two images closer than this share of the median distance are near-duplicates; one of them goes last.
 NEAR_DUPLICATE = 0.1
@@ -44,7 +44,7 @@ DUPLICATE_WINDOW = 200
 EMPTY_EVERY = 5
 
 # Position of that image in each cycle; not the last, where held-out tasks (a tenth or a fifth of all) are served.
-EMPTY_TURN = 3
+EMPTY_POSITION = 3
 
 # Minimum score of the detections that are considered.
 FLOOR = 0.05
@@ -99,7 +99,7 @@ class LabelCounts:
 
 
 def object_weights(boxes: Floats, *, width: int, height: int) -> Floats:
-    """Weight each object: 1, or `CUT` where the image edge cuts it.
+    """Weight each object: 1, or `TRUNCATED_WEIGHT` where the image edge cuts it.
 
     Args:
         boxes: (n, 4) x_min, y_min, x_max, y_max in pixels of the image.
@@ -112,7 +112,7 @@ def object_weights(boxes: Floats, *, width: int, height: int) -> Floats:
     near = np.tile(np.maximum((boxes[:, 2:] - boxes[:, :2]) * EDGE, 1.0), 2)
     to_edge = np.concatenate([boxes[:, :2], np.array([width, height], np.float32) - boxes[:, 2:]], axis=1)
     cut = (to_edge <= near).any(axis=1) & (width > 0)
-    return np.where(cut, np.float32(CUT), np.float32(1))
+    return np.where(cut, np.float32(TRUNCATED_WEIGHT), np.float32(1))
 
 
 def image_vector(candidates: CandidateFeatures) -> Floats:
@@ -141,7 +141,7 @@ def uncertainty(detections: Detections, shares: Floats, *, names: Sequence[str],
     """
     if not len(detections):
         return None
-    total = CHANCE * zlib.crc32(np.ascontiguousarray(detections.scores).tobytes()) / 2**32
+    total = MAX_TIE_BREAKER * zlib.crc32(np.ascontiguousarray(detections.scores).tobytes()) / 2**32
     confident = detections.scores >= CONFIDENT
     by_class = {
         names[index]: confident & (detections.classes == index)
@@ -223,7 +223,7 @@ def rank(uncertainties: Sequence[float | None], *, labelled: int = 0) -> list[in
     )
     empty = [index for index, value in enumerate(uncertainties) if value is None]
     order: list[int] = []
-    run_length = (EMPTY_TURN - labelled) % EMPTY_EVERY
+    run_length = (EMPTY_POSITION - labelled) % EMPTY_EVERY
     while valued and empty:
         order += valued[:run_length] + empty[:1]
         valued, empty, run_length = valued[run_length:], empty[1:], EMPTY_EVERY - 1
@@ -247,6 +247,6 @@ def next_images(images: Sequence[UnlabelledImage], labelled: Floats, count: int,
     """
     vectors = np.stack([image.vector for image in images])
     values = [image.uncertainty for image in images]
-    if len(labelled) < COLD_START_IMAGES or max(value or 0.0 for value in values) <= CHANCE:
+    if len(labelled) < COLD_START_IMAGES or max(value or 0.0 for value in values) <= MAX_TIE_BREAKER:
         return sample_without_near_duplicates(vectors, labelled, count, seed=seed)
     return _near_duplicates_last(rank(values, labelled=len(labelled)), vectors, labelled, count)

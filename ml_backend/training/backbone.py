@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import structlog
 
-from ml_backend.checksums import ModelDamaged, check_file, keep_checksum, sidecar_of
+from ml_backend.checksums import ModelDamaged, sidecar_of, verify_file, write_checksum
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import Fit, InputSpec, Prepared
 from ml_backend.inference.detector import Detector, load_detector
@@ -101,7 +101,7 @@ def _is_intact(exported: Path) -> bool:
     if not (exported.is_file() and sidecar_of(exported).is_file()):
         return False
     try:
-        check_file(exported)
+        verify_file(exported)
     except ModelDamaged as error:
         log.warning("backbone_damaged", reason=error.reason)
         return False
@@ -129,7 +129,7 @@ def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 
         onnx.save(export_features(detector), partial)
         sidecar_of(exported).unlink(missing_ok=True)
         partial.replace(exported)
-        keep_checksum(exported)
+        write_checksum(exported)
     feature_detector = load_detector(exported, threads=threads)
     levels = json.loads(feature_detector.engine.graph.metadata[LEVELS])
     return FrozenBackbone(feature_detector, detector.version, tuple(int(size) for size in levels))

@@ -20,7 +20,7 @@ Doubles = npt.NDArray[np.float64]
 # A detection is a true positive from this IoU with a box of its class.
 TRUE_IOU = 0.5
 
-# Strength of the prior towards the identity, in detections at a logit of 0, where the sigmoid is steepest.
+# Strength of the prior towards the identity, in detections at a logit of 0, where the sigmoid is max_slope.
 PRIOR = 5.0
 
 # Prior precision (1 / variance) of the per-class intercepts, in logits.
@@ -30,10 +30,10 @@ CLASS_SHIFT_PRECISION = 16.0
 COVARIATE_PRECISION = 4.0
 
 # Bounds of the slope: a few dozen detections support no more.
-STEEPEST, FLATTEST = 4.0, 0.25
+MAX_SLOPE, MIN_SLOPE = 4.0, 0.25
 
 # Upper bound of the slope for foreign models with many edits: their scores may be nearly constant.
-STEEPEST_OF_ALL = 50.0
+MAX_SLOPE_SHARED = 50.0
 
 
 def fit_platt(logits: Doubles, correct: npt.NDArray[np.bool_], covariates: Doubles | None = None) -> PlattCalibration:
@@ -51,7 +51,7 @@ def fit_platt(logits: Doubles, correct: npt.NDArray[np.bool_], covariates: Doubl
     hits = int(correct.sum())
     truth = np.where(correct, (hits + 1) / (hits + 2), 1 / (len(correct) - hits + 2))
     covariates = np.zeros((len(logits), 0)) if covariates is None else covariates
-    calibration, _ = _fit(logits, truth, np.zeros(len(logits), np.int64), 0, covariates=covariates, steepest=STEEPEST)
+    calibration, _ = _fit(logits, truth, np.zeros(len(logits), np.int64), 0, covariates=covariates, max_slope=MAX_SLOPE)
     return calibration
 
 
@@ -79,7 +79,7 @@ def fit_shared_platt(
         classes,
         count,
         covariates=no_covariates,
-        steepest=STEEPEST_OF_ALL,
+        max_slope=MAX_SLOPE_SHARED,
         around=around,
     )
 
@@ -91,7 +91,7 @@ def _fit(
     count: int,
     *,
     covariates: Doubles,
-    steepest: float,
+    max_slope: float,
     around: float = 0.0,
 ) -> tuple[PlattCalibration, Doubles]:
     prior_basis = np.array([[1.0, 0.0], [around, 1.0]])
@@ -117,7 +117,7 @@ def _fit(
         return float(value), np.concatenate(gradient)
 
     start = np.concatenate([[1.0, 0.0], np.zeros(count + covariates.shape[1])])
-    bounds = [(FLATTEST, steepest), *[(-20.0, 20.0)] * (len(start) - 1)]
+    bounds = [(MIN_SLOPE, max_slope), *[(-20.0, 20.0)] * (len(start) - 1)]
     solution = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
     slope_intercept, offsets, weights = np.split(solution.x, [2, 2 + count])
     return PlattCalibration(*slope_intercept.tolist(), *weights.tolist()), np.asarray(offsets, np.float64)

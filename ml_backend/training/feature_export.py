@@ -266,7 +266,7 @@ def _shapes(detector: Detector, model: onnx.ModelProto, names: list[str]) -> dic
         batch = np.stack([grey] * count) if graph.batched else grey
         feeds = {graph.image.name: batch} if graph.image else {}
         arrays = RunLimit().run(session, names, {**feeds, **graph.auxiliary_feeds(spec.height, spec.width, count)})
-    except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
+    except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
         raise ModelBroken(path, f"its features cannot be computed: {str(error).splitlines()[0][:200]}") from error
     return {name: array.shape for name, array in zip(names, arrays, strict=True)}
 

@@ -22,33 +22,33 @@ Kind = Literal["missing", "spurious", "class", "loose"]
 FOLDS = 8
 
 # A candidate supports a labelled box from this IoU.
-SAME_IOU = 0.5
+SUPPORT_IOU = 0.5
 
 # Below this IoU a detection is unrelated to a labelled box.
-APART_IOU = 0.3
+UNRELATED_IOU = 0.3
 
 # Exponent: the confidence of a missing object falls with the share of its box that labelled boxes and better issues
 # cover. Two halves of neighbouring boxes look like an object between them.
-EXPLAINED = 1.5
+COVERAGE_EXPONENT = 1.5
 
 # Confidence that a labelled box without any support is spurious. Of such boxes of blood cells, 25 to 40 % were empty at
 # a base rate of 5 %: the rest are misses of the model.
-BLIND = 0.35
+UNSUPPORTED_CONFIDENCE = 0.35
 
 # Pseudo-score in the denominator of a class issue, for evidence of neither class.
-UNKNOWN = 0.2
+EVIDENCE_PSEUDO_SCORE = 0.2
 
 # Sample points along each side of a box, to measure how much of it is covered.
-POINTS = 12
+COVERAGE_SAMPLES = 12
 
 # A detection below this IoU with the labelled box of its class suggests that the box is loose.
 LOOSE_IOU = 0.7
 
 # A better-fitting detection from this score on overrules a `loose` issue.
-BETTER = 0.05
+OVERRULING_SCORE = 0.05
 
 # Minimum confidence of an issue, and minimum score of a candidate that supports a labelled box.
-FLOOR, FAINT = 0.02, 0.01
+FLOOR, MIN_SUPPORT_SCORE = 0.02, 0.01
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def find_label_issues(example: Example, head: LinearHead) -> list[LabelIssue]:
     support = class_support(example, boxes, scores)
     for index, label in enumerate(example.labels):
         if label in head.names:
-            near = float(detections.scores[overlaps[:, index] >= APART_IOU].max(initial=0))
+            near = float(detections.scores[overlaps[:, index] >= UNRELATED_IOU].max(initial=0))
             issues += _box_issues(index, example, dict(zip(head.names, support[index].tolist(), strict=True)), near)
     confident = [issue for issue in issues if issue.confidence >= FLOOR]
     return sorted(confident, key=lambda issue: -issue.confidence)
@@ -125,12 +125,12 @@ def cross_validated_issues(
 def class_support(example: Example, boxes: Floats, scores: Floats) -> Floats:
     """Compute the best score (m, classes) of each class among the candidates that cover each labelled box."""
     support = np.zeros((len(example.labels), scores.shape[1]), np.float32)
-    likely = np.flatnonzero(scores.max(axis=1) >= FAINT)
+    likely = np.flatnonzero(scores.max(axis=1) >= MIN_SUPPORT_SCORE)
     if not len(likely) or not len(example.drawn):
         return support
     likely_scores = scores[likely]
     for columns, part in iter_box_iou(boxes[likely], example.boxes):
-        for row, covers in enumerate((part >= SAME_IOU).T, start=columns.start):
+        for row, covers in enumerate((part >= SUPPORT_IOU).T, start=columns.start):
             support[row] = likely_scores[covers].max(axis=0, initial=0)
     return support
 
@@ -148,14 +148,14 @@ def _missing(
         matched: Detections with an issue of a labelled box.
     """
     covering = [example.drawn]
-    for index in np.flatnonzero(overlaps.max(axis=1, initial=0) < SAME_IOU).tolist():
+    for index in np.flatnonzero(overlaps.max(axis=1, initial=0) < SUPPORT_IOU).tolist():
         if index in matched:
             continue
         box = detections.boxes[index]
         share = 1 - _covered(box, np.concatenate(covering))
         yield LabelIssue(
             "missing",
-            float(detections.scores[index]) * share**EXPLAINED,
+            float(detections.scores[index]) * share**COVERAGE_EXPONENT,
             _box(box),
             head.names[detections.classes[index]],
         )
@@ -163,8 +163,8 @@ def _missing(
 
 
 def _covered(box: Floats, others: Floats) -> float:
-    """Estimate the share of a box that others (n, 4) cover, on a grid of `POINTS` x `POINTS` samples."""
-    steps = (np.arange(POINTS) + 0.5) / POINTS
+    """Estimate the share of a box that others (n, 4) cover, on a grid of COVERAGE_SAMPLES points per side."""
+    steps = (np.arange(COVERAGE_SAMPLES) + 0.5) / COVERAGE_SAMPLES
     across, down = box[0] + steps * (box[2] - box[0]), box[1] + steps * (box[3] - box[1])
     within_x = (across[:, None] >= others[:, 0]) & (across[:, None] <= others[:, 2])
     within_y = (down[:, None] >= others[:, 1]) & (down[:, None] <= others[:, 3])
@@ -181,8 +181,11 @@ def _loose(
         if not same:
             continue
         row = same[int(overlaps[index, same].argmax())]
-        looseness = (LOOSE_IOU - overlaps[index, row]) / (LOOSE_IOU - APART_IOU)
-        if 0 < looseness <= 1 and detections.scores[overlaps[:, row] > overlaps[index, row]].max(initial=0) < BETTER:
+        looseness = (LOOSE_IOU - overlaps[index, row]) / (LOOSE_IOU - UNRELATED_IOU)
+        if (
+            0 < looseness <= 1
+            and detections.scores[overlaps[:, row] > overlaps[index, row]].max(initial=0) < OVERRULING_SCORE
+        ):
             confidence = float(detections.scores[index] * looseness)
             yield index, LabelIssue("loose", confidence, _box(detections.boxes[index]), label, row)
 
@@ -201,9 +204,9 @@ def _box_issues(index: int, example: Example, support: Mapping[str, float], near
     best_other, other_label = max(
         ((score, name) for name, score in support.items() if name != label), default=(0.0, label)
     )
-    yield LabelIssue("class", best_other / (best_other + own + UNKNOWN), box, other_label, index)
+    yield LabelIssue("class", best_other / (best_other + own + EVIDENCE_PSEUDO_SCORE), box, other_label, index)
     # The model may miss small objects, so only boxes without support for any class count.
-    yield LabelIssue("spurious", BLIND * (1 - max(own, best_other, near)) ** 2, box, label, index)
+    yield LabelIssue("spurious", UNSUPPORTED_CONFIDENCE * (1 - max(own, best_other, near)) ** 2, box, label, index)
 
 
 def _box(corners: Floats) -> tuple[float, float, float, float]:

@@ -24,13 +24,13 @@ MIN_IMAGES = 2
 PROTOTYPE_MAX_PHOTOS = 5
 
 # With fewer boxes, levels share one row first...
-SCARCE = 50
+SHARED_BELOW_BOXES = 50
 
 # ... where images have fewer boxes than this on average: many boxes on one image cover all levels that matter.
-SPARSE = 5
+SHARED_BELOW_BOXES_PER_IMAGE = 5
 
 # Boxes per class from which the prototype no longer helps.
-MANY = 60
+PROTOTYPE_MAX_BOXES = 60
 
 # Images held out at most, drawn at random: enough to choose by, in bounded time.
 MAX_HELD_OUT = 24
@@ -82,7 +82,7 @@ def _with_boxes(trainer: str, lean: float = 0.0) -> tuple[FitConfig, FitConfig]:
 
 
 LOGISTIC = _with_boxes("logistic")
-LEANING = _with_boxes("logistic", 0.3)
+BLENDED = _with_boxes("logistic", 0.3)
 SHARED = _with_boxes("shared", 0.4)
 
 
@@ -95,11 +95,11 @@ def candidate_configs(examples: Sequence[Example], *, pretrained: bool) -> tuple
     """
     boxes = sum(len(example.labels) for example in examples)
     classes = len({label for example in examples for label in example.labels})
-    if pretrained or boxes >= MANY * classes:
+    if pretrained or boxes >= PROTOTYPE_MAX_BOXES * classes:
         return LOGISTIC
     few = (FitConfig(PROTOTYPE, refit_boxes=False),) if len(examples) < PROTOTYPE_MAX_PHOTOS else ()
-    scarce = boxes < min(SCARCE, SPARSE * len(examples))
-    return (*(SHARED if scarce else ()), *LEANING, *LOGISTIC, *few)
+    scarce = boxes < min(SHARED_BELOW_BOXES, SHARED_BELOW_BOXES_PER_IMAGE * len(examples))
+    return (*(SHARED if scarce else ()), *BLENDED, *LOGISTIC, *few)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ import pytest
 
 from ml_backend.detection.detections import Detections
 from ml_backend.training.acquisition import (
-    CHANCE,
     EMPTY_EVERY,
+    MAX_TIE_BREAKER,
     LabelCounts,
     UnlabelledImage,
     next_images,
@@ -177,7 +177,9 @@ def test_cold_start_ignores_values():
 
 def test_empty_images_compete_equally_without_values():
     vectors = [unit(angle) for angle in np.linspace(0, 3, 60)]
-    images = [UnlabelledImage(vector, None if index % 2 else CHANCE / 2) for index, vector in enumerate(vectors)]
+    images = [
+        UnlabelledImage(vector, None if index % 2 else MAX_TIE_BREAKER / 2) for index, vector in enumerate(vectors)
+    ]
     labelled = np.stack([unit(angle) for angle in (4.0, 4.2, 4.4)])
     order = next_images(images, labelled, 60)
     assert order == sample_without_near_duplicates(np.stack(vectors), labelled, 60)

@@ -211,7 +211,9 @@ def test_known_class_is_fitted_from_the_backbone(backbone, examples, chelsea):
 
 def test_exported_model_equals_a_pretrained_head_bitwise(backbone, examples, tmp_path):
     backbone_classes = [("bottle", backbone.names.index("bottle"))]
-    renamed = [Example(example.candidates, example.drawn, ("bottle",) * len(example.labels)) for example in examples[:3]]
+    renamed = [
+        Example(example.candidates, example.drawn, ("bottle",) * len(example.labels)) for example in examples[:3]
+    ]
     head = fit_head(
         renamed, levels=backbone.levels, trainer="logistic", refit_boxes=True, backbone_classes=backbone_classes
     )
