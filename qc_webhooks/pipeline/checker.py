@@ -183,7 +183,9 @@ class Checker:
         verdict = judged.verdict
         copy = self.reviews.store.copy(project, labeled_task.id or 0)
         decision = self.reviews.decision(copy)
-        submitted = None if decision is None else imported_annotation(labeled_task, decision.annotator, decision.content_hash)
+        submitted = (
+            None if decision is None else imported_annotation(labeled_task, decision.annotator, decision.content_hash)
+        )
         has_gain = verdict.outcome not in {"waiting", "not_judged"}
         assessment = Assessment(
             verdict,

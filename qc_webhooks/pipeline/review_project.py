@@ -83,7 +83,12 @@ class ReviewStore:
         with self.engine.begin() as connection:
             connection.execute(sa.delete(COPIES).where(_is_task(project, task)))
             if copy is not None:
-                row = {"review": copy.review, "copy": copy.task, "fingerprint": copy.fingerprint, "mark": copy.content_hash}
+                row = {
+                    "review": copy.review,
+                    "copy": copy.task,
+                    "fingerprint": copy.fingerprint,
+                    "mark": copy.content_hash,
+                }
                 connection.execute(sa.insert(COPIES).values(project=project, task=task, **row))
 
     def claim_creation(self, project: int) -> bool:
@@ -159,7 +164,9 @@ class ReviewProjects:
         elif copy_json["data"] != data:
             self._studio.update_task(copy_json["id"], data=data, resolved=True)
         write_overlays(self._studio, read_task(copy_json), content.overlays)
-        self.store.save_copy(project, number, ReviewCopy(review, int(copy_json["id"]), fingerprint, content.content_hash))
+        self.store.save_copy(
+            project, number, ReviewCopy(review, int(copy_json["id"]), fingerprint, content.content_hash)
+        )
         if any(overlay.version == CONSENSUS for overlay in content.overlays) and self.store.claim_prefill(project):
             # After the first prediction, because Label Studio accepts no model version without one.
             self._studio.update_project(review, model_version=CONSENSUS)
