@@ -104,7 +104,9 @@ class BackupReport:
     moved: Path | None = None
 
 
-def write_backup(settings: Settings, target: Path, *, database: bool, label_studio: bool, datasets: bool) -> BackupReport:
+def write_backup(
+    settings: Settings, target: Path, *, database: bool, label_studio: bool, datasets: bool
+) -> BackupReport:
     """Write a backup with mode 0600 while the services run.
 
     The labelloop database is copied first: after a restore the next poll finds what Label Studio has beyond it.

@@ -76,7 +76,9 @@ PACKAGED_IMAGES: Sequence[PackagedImage] = (
         "data/motorcycle_right.png",
         (_MIRRORED, ImageCrop((0, 0.1, 0.9, 1)), ImageCrop((0.05, 0.05, 1, 1))),
     ),
-    PackagedImage("flower", "sklearn", "datasets/images/flower.jpg", (_WHOLE, ImageCrop((0.1, 0.1, 0.9, 1), mirrored=True))),
+    PackagedImage(
+        "flower", "sklearn", "datasets/images/flower.jpg", (_WHOLE, ImageCrop((0.1, 0.1, 0.9, 1), mirrored=True))
+    ),
 )
 
 
@@ -91,7 +93,7 @@ def packaged_images(folder: Path, *, label_studio: Path | None = None) -> list[P
         The files, round-robin over the sample images, so that consecutive tasks differ.
 
     Raises:
-        NoPhotos: None of the packages is installed.
+        NoDemoImages: None of the packages is installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     available = [(photo, path) for photo in PACKAGED_IMAGES if (path := _path(photo, label_studio)) is not None]
@@ -109,10 +111,12 @@ def user_images(folder: Path) -> list[Path]:
     """The image files of a folder and its subfolders, sorted by path.
 
     Raises:
-        NoPhotos: The folder does not exist or has no image.
+        NoDemoImages: The folder does not exist or has no image.
     """
     if not folder.is_dir():
-        raise NoDemoImages(f"The folder {folder} does not exist.", fix="Give a folder with images: make up IMAGES=folder.")
+        raise NoDemoImages(
+            f"The folder {folder} does not exist.", fix="Give a folder with images: make up IMAGES=folder."
+        )
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not files:
         raise NoDemoImages(

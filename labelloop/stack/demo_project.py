@@ -7,7 +7,7 @@ from pathlib import Path
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from labelloop.stack.demo_images import user_images, packaged_images
+from labelloop.stack.demo_images import packaged_images, user_images
 from labelloop.stack.errors import StackError
 from labelloop.stack.progress import Step
 
@@ -48,7 +48,7 @@ class DemoSource:
     Attributes:
         key: Key of the project in the state file.
         title: The project's title.
-        files: Returns the files; may raise NoPhotos.
+        files: Returns the files; may raise NoDemoImages.
     """
 
     key: str
@@ -105,7 +105,7 @@ def prelabel(studio: Studio, project: int, step: Step, *, settings: Settings, lo
     from ml_backend.serving import activation
 
     step.say("opening the model")
-    detector, thresholds = activation.open_served(settings, project)
+    detector, thresholds = activation.open_served_model(settings, project)
     report = prelabel_project(
         studio,
         project,

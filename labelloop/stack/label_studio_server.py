@@ -39,7 +39,7 @@ def label_studio_service(
         env: Additional environment variables, e.g. LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN.
 
     Raises:
-        PortTaken: Another program listens on `port`.
+        StackPortTaken: Another program listens on `port`.
     """
     require_free(port, "Label Studio", option="--port")
     if not data.exists():

@@ -82,13 +82,15 @@ class StackLayout:
         """Check that all ports are free.
 
         Raises:
-            PortTaken: A port is in use; the message names the program and the option for another port.
+            StackPortTaken: A port is in use; the message names the program and the option for another port.
         """
         used: dict[int, str] = {}
         for name, number in (("port", self.port), ("ml_port", self.ml_port), ("qc_port", self.qc_port)):
             option = f"--{name.replace('_', '-')}"
             if number in used:
-                raise StackPortTaken(f"{used[number]} and {NAMES[name]} cannot share port {number}.", fix=f"Use {option}.")
+                raise StackPortTaken(
+                    f"{used[number]} and {NAMES[name]} cannot share port {number}.", fix=f"Use {option}."
+                )
             require_free(number, NAMES[name], option=option)
             used[number] = NAMES[name]
 

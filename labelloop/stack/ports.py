@@ -22,7 +22,7 @@ def require_free(port: int, name: str, *, option: str) -> None:
         option: The option that selects another port, for the message.
 
     Raises:
-        PortTaken: The port is in use; the message names the program if the system reveals it.
+        StackPortTaken: The port is in use; the message names the program if the system reveals it.
     """
     if _listens(port) or not _bindable(port):
         program = port_owner(port)

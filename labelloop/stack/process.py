@@ -28,7 +28,7 @@ class ServiceSpec:
         log: File that standard output and error are appended to.
         url: The address it serves; "" if none.
         health: The address that answers 2xx once the part works; "" if none.
-        bad_sign: Text in the log that means that the part runs with wrong settings; "" if none.
+        failure_marker: Text in the log that means that the part runs with wrong settings; "" if none.
     """
 
     name: str
@@ -98,8 +98,10 @@ class Child:
         return self._output().splitlines()[-lines:]
 
     def logged_failure(self) -> bool:
-        """Whether this run's log has the part's `bad_sign`, which is written during the start only."""
-        return bool(self.part.failure_marker) and self.uptime_s < STARTING_S and self.part.failure_marker in self._output()
+        """Whether this run's log has the part's `failure_marker`, which is written during the start only."""
+        return (
+            bool(self.part.failure_marker) and self.uptime_s < STARTING_S and self.part.failure_marker in self._output()
+        )
 
     def _output(self) -> str:
         with self.part.log.open("rb") as log:

@@ -16,7 +16,7 @@ GRACE_S = 8.0
 
 # A part that exits sooner with an exit code is not restarted: it would fail again.
 MIN_UPTIME_S = 5.0
-# Maximum restarts of a part within `QUIET_S` seconds.
+# Maximum restarts of a part within `RESTART_WINDOW_S` seconds.
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 120.0
 
@@ -114,8 +114,8 @@ class Supervisor:
     def watch(self, on_exit: Callable[[Child, str, bool], None]) -> Child:
         """Restart parts that exit, until the essential part (Label Studio) cannot be restarted.
 
-        A part killed by a signal is always restarted; one that exits with a code only if it ran for `LIVED_S`
-        seconds. A part that exits more than `MOST_DEATHS` times within `QUIET_S` seconds is not restarted.
+        A part killed by a signal is always restarted; one that exits with a code only if it ran for `MIN_UPTIME_S`
+        seconds. A part that exits more than `MAX_RESTARTS` times within `RESTART_WINDOW_S` seconds is not restarted.
 
         Args:
             on_exit: Called with each part that exited, its exit status as text, and whether it is restarted.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from labelloop.connect import ProjectNotConnected, connect
+from labelloop.connect import IncompleteConnection, connect
 from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.readiness import require_home, require_known_database
@@ -48,7 +48,9 @@ class Ready:
     tasks: int
 
 
-def up(plan: StackLayout, steps: Steps, *, images: Path | None, show: Callable[[Ready], None], reset: bool = False) -> int:
+def up(
+    plan: StackLayout, steps: Steps, *, images: Path | None, show: Callable[[Ready], None], reset: bool = False
+) -> int:
     """Run the stack until it is stopped.
 
     Args:
@@ -155,7 +157,7 @@ class _Run:
         try:
             with self._steps.step(f"connecting the project {title!r}") as step:
                 connect(project, settings, studio=studio, on_change=lambda change: step.say(change.what))
-        except (ProjectNotConnected, StudioNotFound) as error:
+        except (IncompleteConnection, StudioNotFound) as error:
             self._steps.warn(f"{error.message} {error.fix}")
 
     def report_exit(self, child: Child, how: str, restarting: bool) -> None:

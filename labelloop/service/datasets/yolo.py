@@ -74,7 +74,7 @@ def read_yolo(files: DatasetFiles, images: ImageFiles, task: str = "", *, config
         raise DatasetError(
             files.location,
             "none of its text files belongs to an image",
-            fix="The labels of a.jpg are in a.txt in the same folder or in labels/. Pass the image folder: --images-from.",
+            fix="The labels of a.jpg are in a.txt in its folder or in labels/. Pass the image folder: --images-from.",
         )
     if config.from_label_studio and config.keypoint_names:
         config = match_keypoint_count(config, files, labels)

@@ -1,8 +1,8 @@
 """`load_image`: the only image decoder of labelloop, used for training, serving and exporting.
 
 The result is always upright 8-bit RGB: EXIF orientation is applied, as in Label Studio's editor; palette, CMYK, grey
-and 16-bit images are converted; transparency is blended with white; of an animation the first frame is used. A truncated or
-damaged file is an error.
+and 16-bit images are converted; transparency is blended with white; of an animation the first frame is used. A
+truncated or damaged file is an error.
 """
 
 from __future__ import annotations

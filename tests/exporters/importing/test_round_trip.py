@@ -160,7 +160,7 @@ def test_crowds_without_the_option_are_not_failures(bring, tmp_path):
     assert report.failed_share == 0
     assert [problem.failed for problem in report.problems] == [False] * 5
     assert report.regions == 1
-    assert "5 not asked for" in summary(report, "http://ls")
+    assert "5 excluded by the options" in summary(report, "http://ls")
     assert "BrushLabels" not in studio.xml
 
 

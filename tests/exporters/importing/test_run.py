@@ -55,7 +55,7 @@ def test_an_image_with_malformed_rows_is_kept_or_skipped(bring, studio, tmp_path
     report = bring(yolo(tmp_path / "other", a=f"{valid_rows}0 .5 .5 .1\n"), skip_incomplete=skip_incomplete)
     assert studio.annotations()["a.jpg"] == results
     assert [problem.item for problem in report.problems] == ["labels/a.txt, line 3"]
-    assert any("cannot be read" in note for note in report.notes)
+    assert any("--incomplete skip" in note for note in report.notes)
 
 
 def test_corrected_labels_reach_the_same_task(bring, studio, tmp_path):
@@ -115,7 +115,7 @@ def test_a_new_project_without_images_is_deleted(bring, studio, tmp_path):
     report = bring(tmp_path / "set")
     assert (report.project, report.tasks_made, len(report.problems)) == (0, 0, 1)
     assert not studio.made
-    assert "no project is left" in summary(report, studio.url)
+    assert "no project was created" in summary(report, studio.url)
 
 
 REFUSALS = {
@@ -168,7 +168,7 @@ def test_an_invalid_title_is_refused_first(studio, tmp_path, title):
 def test_a_dry_run_counts_unlabelled_images(studio, tmp_path, capsys):
     assert import_dataset(str(yolo(tmp_path / "set", a="0 .5 .5 .1\n")), project="new", dry_run=True) == 0
     out = capsys.readouterr().out
-    assert "1 photo without labels" in out
+    assert "1 image without readable labels" in out
     assert "2 images without objects" in out
     assert not studio.made
 
@@ -220,4 +220,4 @@ def test_a_dry_run_counts_crowds_and_images_without_labels(studio, tmp_path, cap
     assert import_dataset(str(source), project="new", title="cars", dry_run=True) == 0
     output = capsys.readouterr().out
     assert f"{UNNAMED}: 1" in output
-    assert "1 photo without labels" in output
+    assert "1 image without readable labels" in output

@@ -22,7 +22,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.stack.backup import MANIFEST, BackupError, restore_backup, write_backup
 from ml_backend.inference.detector import embedded_model
-from ml_backend.serving.active_versions import activate_in, read_pointer
+from ml_backend.serving.active_versions import set_active, read_pointer
 from ml_backend.serving.registry import Registry
 
 
@@ -31,7 +31,7 @@ def model_store(tmp_path_factory):
     """A store with one version, active: opening a model takes seconds."""
     home = tmp_path_factory.mktemp("models")
     store = open_store(f"file://{home}/store", Settings(home=home))
-    activate_in(store, Registry(store).add(embedded_model(), thresholds={"person": 0.7}).version)
+    set_active(store, Registry(store).add(embedded_model(), thresholds={"person": 0.7}).version)
     return home / "store"
 
 

@@ -6,7 +6,7 @@ import itertools
 import pytest
 from PIL import Image
 
-from labelloop.stack.demo_images import PACKAGED_IMAGES, user_images, packaged_images
+from labelloop.stack.demo_images import PACKAGED_IMAGES, packaged_images, user_images
 from labelloop.stack.errors import NoDemoImages
 
 
@@ -28,7 +28,7 @@ def test_images_differ_and_neighbours_show_different_subjects(tmp_path):
     photos = packaged_images(tmp_path)
     assert len({digest for _, digest in sums(photos)}) == len(photos)
     subjects = [path.name.rpartition("-")[0] for path in photos]
-    assert all(one != next_ for one, next_ in itertools.pairwise(subjects))
+    assert all(previous != next_ for previous, next_ in itertools.pairwise(subjects))
 
 
 def test_crops_lie_inside_their_image():
@@ -50,7 +50,11 @@ def test_user_images_include_subfolders_and_exclude_other_files(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    assert [path.relative_to(tmp_path).as_posix() for path in user_images(tmp_path)] == ["b.JPG", "c.webp", "deep/a.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in user_images(tmp_path)] == [
+        "b.JPG",
+        "c.webp",
+        "deep/a.png",
+    ]
 
 
 @pytest.mark.parametrize(("folder", "message"), [("missing", "does not exist"), (".", "has no images")])

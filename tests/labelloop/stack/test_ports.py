@@ -48,8 +48,8 @@ def test_the_program_that_listens_is_named(free_port):
 
 
 def test_two_parts_cannot_share_a_port(tmp_path, free_port):
-    one, other = free_port(), free_port()
-    plan = StackLayout(tmp_path, one, other, one, LabelStudioInstallation(tmp_path))
+    first, second = free_port(), free_port()
+    plan = StackLayout(tmp_path, first, second, first, LabelStudioInstallation(tmp_path))
     with pytest.raises(StackPortTaken, match="Label Studio and quality control cannot share"):
         plan.require_ports()
 

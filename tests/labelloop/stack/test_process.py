@@ -54,14 +54,14 @@ def test_a_stubborn_grandchild_does_not_outlive_its_part(start, wait_until):
     pid = grandchild(child, wait_until)
     child.stop(grace_s=2)
     wait_until(lambda: not alive(pid))
-    assert child.ended() is not None
+    assert child.exit_code() is not None
 
 
 def test_orphans_of_a_killed_supervisor_are_stopped(start, tmp_path, wait_until):
     child = start(STUBBORN)
     pid = grandchild(child, wait_until)
     assert stop_orphans(tmp_path / "run", grace_s=2) == ["Some part"]
-    wait_until(lambda: not alive(pid) and child.ended() is not None)
+    wait_until(lambda: not alive(pid) and child.exit_code() is not None)
     assert stop_orphans(tmp_path / "run") == []
 
 
@@ -70,13 +70,15 @@ def test_a_reused_process_id_is_not_signalled(start, tmp_path):
     record = tmp_path / "run" / "part.json"
     record.write_text(record.read_text().replace('"born":"', '"born":"earlier '))
     assert stop_orphans(tmp_path / "run") == []
-    assert child.ended() is None
+    assert child.exit_code() is None
     assert not record.exists()
 
 
 def test_a_part_that_exits_while_starting_is_named_with_its_log(start, tmp_path):
     child = start("print('the reason'); raise SystemExit(3)", health="http://127.0.0.1:9/health")
-    with pytest.raises(StartFailed, match=r"(?s)Some part exited while starting \(exit code 3\).*the reason.*part\.log"):
+    with pytest.raises(
+        StartFailed, match=r"(?s)part exited while starting \(exit code 3\).*the reason.*part\.log"
+    ):
         wait_until_healthy(child, timeout_s=60)
 
 
@@ -93,16 +95,16 @@ def test_label_studio_moving_to_the_next_port_is_noticed(start, free_port):
         "import http.server; print('* Port 1 is in use.\\n* Trying to start at 2', flush=True);"
         f"http.server.test(http.server.SimpleHTTPRequestHandler, port={port}, bind='127.0.0.1')"
     )
-    child = start(serve, health=f"http://127.0.0.1:{port}/", bad_sign="* Trying to start at")
+    child = start(serve, health=f"http://127.0.0.1:{port}/", failure_marker="* Trying to start at")
     with pytest.raises(StartFailed, match=r"(?s)not run as configured.*Trying to start at 2.*another port"):
         wait_until_healthy(child, timeout_s=60)
 
 
 def test_only_the_lines_of_this_run_are_shown(start, wait_until):
     first = start("print('first run')")
-    wait_until(lambda: first.ended() is not None)
+    wait_until(lambda: first.exit_code() is not None)
     second = start("print('second run')")
-    wait_until(lambda: second.ended() is not None)
+    wait_until(lambda: second.exit_code() is not None)
     assert second.tail() == ["second run"]
     assert "first run" in second.part.log.read_text()
     assert time.strftime("%Y") in second.part.log.read_text()

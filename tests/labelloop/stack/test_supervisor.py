@@ -12,15 +12,15 @@ RUN = """
 import os, sys
 from pathlib import Path
 from labelloop.stack import supervisor as supervision
-from labelloop.stack.process import Part
+from labelloop.stack.process import ServiceSpec
 from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
 
 home = Path(sys.argv[1])
-for name in ('LIVED_S', 'QUIET_S'):
+for name in ('MIN_UPTIME_S', 'RESTART_WINDOW_S'):
     setattr(supervision, name, float(os.environ.get(name, getattr(supervision, name))))
 def part(name, code):
-    sign = os.environ.get('BAD_SIGN', '')
-    return Part(name, name, [sys.executable, "-c", code], dict(os.environ), home / f"{name}.log", bad_sign=sign)
+    marker = os.environ.get('FAILURE_MARKER', '')
+    return ServiceSpec(name, name, [sys.executable, "-c", code], dict(os.environ), home / f"{name}.log", failure_marker=marker)
 SLOW = (
     "import signal,time,sys; signal.signal(15, lambda *_: (time.sleep(1), sys.exit(0)));"
     "print('up', flush=True); time.sleep(600)"
@@ -89,7 +89,7 @@ def test_an_impatient_second_signal_leaves_no_child_behind(supervise, tmp_path, 
 
 
 def test_a_failed_part_is_reported_once_and_others_keep_running(supervise, wait_until):
-    process, pids = supervise("raise SystemExit(3)", LIVED_S="3600")  # never long enough to have worked
+    process, pids = supervise("raise SystemExit(3)", MIN_UPTIME_S="3600")  # never long enough to have worked
     assert process.stdout.readline() == "ended: second exit code 3 False\n"
     assert not gone(pids[0])
     process.send_signal(signal.SIGTERM)
@@ -113,7 +113,7 @@ def test_a_killed_part_is_restarted_a_few_times(supervise, tmp_path, wait_until)
 
 
 def test_a_part_that_exits_after_working_is_restarted(supervise):
-    process, pids = supervise("import time; time.sleep(0.4); raise SystemExit(3)", LIVED_S="0.3")
+    process, pids = supervise("import time; time.sleep(0.4); raise SystemExit(3)", MIN_UPTIME_S="0.3")
     for _ in range(5):
         assert process.stdout.readline() == "ended: second exit code 3 True\n"
     assert process.stdout.readline() == "ended: second exit code 3 False\n"
@@ -136,13 +136,13 @@ def test_label_studio_is_restarted_and_stops_everything_when_it_keeps_failing(su
 
 
 def test_exits_outside_the_window_do_not_count(supervise, tmp_path, wait_until):
-    process, _ = supervise("import time; time.sleep(0.3); raise SystemExit(3)", LIVED_S="0.2", QUIET_S="0.5")
+    process, _ = supervise("import time; time.sleep(0.3); raise SystemExit(3)", MIN_UPTIME_S="0.2", RESTART_WINDOW_S="0.5")
     for _ in range(8):
         assert process.stdout.readline() == "ended: second exit code 3 True\n"
     process.send_signal(signal.SIGTERM)
 
 
 def test_a_part_on_another_port_is_restarted(supervise):
-    process, _ = supervise("import time; print('moved', flush=True); time.sleep(600)", BAD_SIGN="moved")
+    process, _ = supervise("import time; print('moved', flush=True); time.sleep(600)", FAILURE_MARKER="moved")
     assert process.stdout.readline() == "ended: second it runs on another port than configured True\n"
     process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Data sets of every kind are read into one inner form; what is malformed costs itself alone and says where it is."""
+"""Data sets of every format are read into one in-memory form; malformed items are skipped and located."""
 
 import json
 
@@ -17,18 +17,18 @@ from tests import dataset_makers as makers
 
 @pytest.fixture
 def read(tmp_path):
-    """(photos by name, problems, the data set) of a place."""
+    """(images by name, problems, the data set) of a source."""
 
-    def read(place, kind="auto", images=""):
-        data = read_dataset(open_source(str(place), Settings(home=tmp_path / "home"), images=str(images)), kind)
-        found = list(data.images())
-        problems = [each for each in found if isinstance(each, DatasetProblem)]
-        return {each.name: each for each in found if not isinstance(each, DatasetProblem)}, problems, data
+    def read(source, kind="auto", images=""):
+        data = read_dataset(open_source(str(source), Settings(home=tmp_path / "home"), images=str(images)), kind)
+        items = list(data.images())
+        problems = [item for item in items if isinstance(item, DatasetProblem)]
+        return {item.name: item for item in items if not isinstance(item, DatasetProblem)}, problems, data
 
     return read
 
 
-def test_coco_shapes_are_what_they_are(read, tmp_path):
+def test_coco_shapes(read, tmp_path):
     photos, problems, data = read(makers.make_coco(tmp_path))
     assert not problems
     assert (data.format, data.labels, data.keypoint_names) == ("coco", makers.LABELS, makers.JOINTS)
@@ -60,8 +60,8 @@ def test_the_coco_files_of_splits_are_one_data_set(read, tmp_path, names):
     (tmp_path / "annotations").mkdir()
     for split, photo, label in (("train", "a.jpg", "car"), ("val", "b.jpg", "dog")):
         for name in names:
-            told = sheet_of([photo], label=label) if "captions" not in name else {"images": [], "annotations": []}
-            (tmp_path / "annotations" / name.format(split)).write_text(json.dumps(told))
+            content = sheet_of([photo], label=label) if "captions" not in name else {"images": [], "annotations": []}
+            (tmp_path / "annotations" / name.format(split)).write_text(json.dumps(content))
     photos, problems, data = read(tmp_path)
     assert {name: photo.objects[0].label for name, photo in photos.items()} == {"a.jpg": "car", "b.jpg": "dog"}
     assert problems == []
@@ -69,7 +69,7 @@ def test_the_coco_files_of_splits_are_one_data_set(read, tmp_path, names):
     assert data.labels == ("car", "dog")  # both are number 1 in their own file
 
 
-def test_photos_of_one_name_in_two_splits_are_told_apart(read, tmp_path):
+def test_images_of_one_name_in_two_splits_differ(read, tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"images/{split}").mkdir(parents=True)
         (tmp_path / f"images/{split}/1.jpg").write_bytes(b"")
@@ -78,7 +78,7 @@ def test_photos_of_one_name_in_two_splits_are_told_apart(read, tmp_path):
     assert set(photos) == {"train/1.jpg", "val/1.jpg"}
 
 
-def test_coco_files_beside_the_photos_of_each_split_are_one_data_set(read, tmp_path):
+def test_coco_files_of_split_folders_are_one_data_set(read, tmp_path):
     for split in ("train", "valid"):
         (tmp_path / split).mkdir()
         (tmp_path / split / "1.jpg").write_bytes(b"")
@@ -128,7 +128,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_annotation_costs_itself_alone(read, tmp_path, fault):
+def test_a_malformed_annotation_is_skipped_alone(read, tmp_path, fault):
     sheet = makers.coco_sheet()
     sheet["annotations"].insert(1, {"id": 666, "image_id": 11, "category_id": 3, "bbox": [1, 2, 3, 4]} | BROKEN[fault])
     photos, problems, _ = read(makers.make_coco(tmp_path, sheet))
@@ -160,20 +160,20 @@ def test_compressed_counts_are_read_as_pycocotools_reads_them(seed):
     rng = np.random.default_rng(seed)
     pixels = (rng.random((37, 53)) < rng.random()).astype(np.uint8)
     pixels[0, 0] = 1
-    found = decode_rle(makers.compressed(pixels), 53, 37)
-    np.testing.assert_array_equal(found.array(), pixels == 1)
-    assert found.rle == masks.encode(np.asfortranarray(pixels))["counts"]
+    mask = decode_rle(makers.compressed(pixels), 53, 37)
+    np.testing.assert_array_equal(mask.array(), pixels == 1)
+    assert mask.rle == masks.encode(np.asfortranarray(pixels))["counts"]
 
 
 @pytest.mark.parametrize("degrees", [0, 12.5, 90, 135, 180, 271.25, 359])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_four_corners_of_a_turned_box_are_that_box(degrees, reverse):
+def test_four_corners_of_a_rotated_box_are_that_box(degrees, reverse):
     ring = makers.ring_of(50, 60, 40, 20, degrees)
     ring = [ring[0], *reversed(ring[1:])] if reverse else ring
-    found = rectangle_or_polygon(ring, upright=False)
-    assert isinstance(found, Rectangle)
-    assert found.corners[0] == pytest.approx(ring[0])
-    assert {(round(x, 6), round(y, 6)) for x, y in found.corners} == {(round(x, 6), round(y, 6)) for x, y in ring}
+    shape = rectangle_or_polygon(ring, upright=False)
+    assert isinstance(shape, Rectangle)
+    assert shape.corners[0] == pytest.approx(ring[0])
+    assert {(round(x, 6), round(y, 6)) for x, y in shape.corners} == {(round(x, 6), round(y, 6)) for x, y in ring}
 
 
 def test_four_corners_that_are_no_rectangle_stay_a_polygon():
@@ -183,7 +183,7 @@ def test_four_corners_that_are_no_rectangle_stay_a_polygon():
 
 
 @pytest.mark.parametrize("task", ["detect", "segment", "pose"])
-def test_a_yolo_folder_tells_its_task(read, tmp_path, task):
+def test_the_yolo_task_is_detected(read, tmp_path, task):
     photos, problems, data = read(makers.make_yolo(tmp_path, task))
     assert not problems
     assert (data.format, data.labels) == (f"yolo-{task}", makers.LABELS)
@@ -192,7 +192,7 @@ def test_a_yolo_folder_tells_its_task(read, tmp_path, task):
     }
 
 
-def test_turned_boxes_and_outlines_of_four_corners_cannot_be_told_apart(read, tmp_path):
+def test_obb_and_segment_rows_of_four_corners_are_ambiguous(read, tmp_path):
     makers.make_yolo(tmp_path, "obb")
     with pytest.raises(DatasetError, match="yolo-obb"):
         read(tmp_path)
@@ -210,7 +210,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize(("task", "row"), [(task, row) for task, rows in ROWS.items() for row in rows])
-def test_a_broken_row_costs_itself_alone(read, tmp_path, task, row):
+def test_a_malformed_row_is_skipped_alone(read, tmp_path, task, row):
     makers.make_yolo(tmp_path, task)
     file = tmp_path / "labels/a.txt"
     file.write_text(f"{row}\n" + file.read_text())
@@ -225,20 +225,20 @@ def test_classes_may_have_gaps_in_their_numbers(read, tmp_path):
     (tmp_path / "labels/empty.txt").write_text("1 .5 .5 .1 .1\n")
     photos, problems, data = read(tmp_path)
     assert data.labels == ("car", "person")
-    assert [each.label for each in photos["images/a.jpg"].objects] == ["car", "person"]
+    assert [obj.label for obj in photos["images/a.jpg"].objects] == ["car", "person"]
     assert [problem.reason for problem in problems] == ["class 1 has no name"]
 
 
-def test_rows_of_a_model_say_how_sure_it_is(read, tmp_path):
+def test_rows_of_predictions_have_scores(read, tmp_path):
     makers.make_yolo(tmp_path, "segment")
     (tmp_path / "labels/a.txt").write_text("0 .1 .1 .5 .2 .4 .9 0.75\n2 .5 .5 .2 .2 0.5\n")
     photos, problems, _ = read(tmp_path)
     assert not problems
-    assert [each.score for each in photos["images/a.jpg"].objects] == [0.75, 0.5]
+    assert [obj.score for obj in photos["images/a.jpg"].objects] == [0.75, 0.5]
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_voc_counts_from_one_unless_a_box_begins_at_nought(read, tmp_path, first):
+def test_voc_starts_at_one_unless_a_box_starts_at_zero(read, tmp_path, first):
     photos, problems, data = read(makers.make_voc(tmp_path, first))
     assert not problems
     assert photos["a.jpg"].objects[1].geometry == Rectangle(10, 20, 100, 50)
@@ -247,7 +247,7 @@ def test_voc_counts_from_one_unless_a_box_begins_at_nought(read, tmp_path, first
     assert str(first) in data.notes[0]
 
 
-def test_voc_masks_are_taken_by_the_number_of_the_object(read, tmp_path):
+def test_voc_masks_match_object_numbers(read, tmp_path):
     makers.make_voc(tmp_path)
     pixels = np.zeros((360, 640), dtype=np.uint8)
     pixels[20:40, 30:60] = 2
@@ -330,8 +330,8 @@ def test_classes_of_voc_are_in_the_order_of_its_label_map(read, tmp_path):
         f"<annotation><filename>a.jpg</filename><size><width>20</width><height>20</height></size>{objects}</annotation>"
     )
     (tmp_path / "Annotations/a.xml").write_text(page)
-    told = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nzebra:128,0,0::\na: b:0,128,0::\ncar:0,0,128::\n"
-    (tmp_path / "labelmap.txt").write_text(told)
+    label_map = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nzebra:128,0,0::\na: b:0,128,0::\ncar:0,0,128::\n"
+    (tmp_path / "labelmap.txt").write_text(label_map)
     _, _, data = read(tmp_path)
     assert data.labels == ("zebra", "a: b", "car", "other")
 
@@ -361,16 +361,16 @@ def test_text_that_is_of_none_of_the_photos_makes_no_labels(read, tmp_path, text
     assert "a.txt" in error.value.fix
 
 
-def test_what_voc_says_of_a_photo_is_counted(read, tmp_path):
+def test_unread_voc_tags_of_an_image_are_counted(read, tmp_path):
     makers.make_voc(tmp_path)
     for name, source in (("a", "Flickr"), ("b", "Unknown"), ("empty", "labelloop")):
         file = tmp_path / f"Annotations/{name}.xml"
         if file.exists():
-            said = (
+            extra = (
                 f"<source><database>{source}</database></source><owner><name/></owner><folder>x</folder></annotation>"
             )
-            file.write_text(file.read_text().replace("</annotation>", said))
-    assert [note for note in read(tmp_path)[2].notes if "of photos" in note] == ["<source> of photos, not imported: 1"]
+            file.write_text(file.read_text().replace("</annotation>", extra))
+    assert [note for note in read(tmp_path)[2].notes if "of images" in note] == ["<source> of images, not imported: 1"]
 
 
 def test_ids_of_coco_annotations_are_counted_as_not_kept(read, tmp_path):

@@ -1,4 +1,4 @@
-"""Layouts as tools write them, zipped and not, are recognised and read; what is none is named."""
+"""Layouts of other tools, zipped or not, are detected and read; unsupported ones are named."""
 
 import json
 import zipfile
@@ -14,16 +14,16 @@ from labelloop.service.settings import Settings
 from tests import dataset_makers as makers
 
 
-def read(place, kind="auto", images=""):
-    """(photos by file name, problems, the data set) of a place."""
-    data = read_dataset(open_source(str(place), Settings(), images=str(images)), kind)
-    found = list(data.images())
-    photos = {each.name.rpartition("/")[2]: each for each in found if not isinstance(each, DatasetProblem)}
-    return photos, [each for each in found if isinstance(each, DatasetProblem)], data
+def read(source, kind="auto", images=""):
+    """(images by file name, problems, the data set) of a source."""
+    data = read_dataset(open_source(str(source), Settings(), images=str(images)), kind)
+    items = list(data.images())
+    photos = {item.name.rpartition("/")[2]: item for item in items if not isinstance(item, DatasetProblem)}
+    return photos, [item for item in items if isinstance(item, DatasetProblem)], data
 
 
 def packed(folder, *, under=""):
-    """A zip of a folder, beside it; ``under`` is a folder that holds it all in there."""
+    """A zip of a folder, next to it; ``under`` is its top folder in the archive."""
     file = folder.with_suffix(".zip")
     with zipfile.ZipFile(file, "w") as archive:
         for path in sorted(folder.rglob("*")):
@@ -57,32 +57,32 @@ def label_studio_yolo(folder, kind, joints=("nose", "tail"), photos=True):
     (folder / "classes.txt").write_text("Zebra\napple pie\ncar\n")
     kinds = [{"id": number, "name": name} for number, name in enumerate(("Zebra", "apple pie", "car"))]
     if kind == "yolo-pose":
-        kinds = [each | {"keypoints": list(joints)} for each in kinds]
+        kinds = [category | {"keypoints": list(joints)} for category in kinds]
     (folder / "notes.json").write_text(json.dumps({"categories": kinds} | NOTES, indent=2))
     return folder
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "zip of a folder"])
 @pytest.mark.parametrize("kind", ROWS)
-def test_label_studios_yolo_is_read_as_it_comes(tmp_path, kind, form):
-    place = label_studio_yolo(tmp_path / "project", kind)
+def test_label_studios_yolo_is_read(tmp_path, kind, form):
+    source = label_studio_yolo(tmp_path / "project", kind)
     if form != "folder":
-        place = packed(place, under="project-1/" if form != "zip" else "")
-    photos, problems, data = read(place)
+        source = packed(source, under="project-1/" if form != "zip" else "")
+    photos, problems, data = read(source)
     assert (data.format, data.labels, problems) == (kind, ("Zebra", "apple pie", "car"), [])
-    assert [each.label for each in photos[NAMES[0]].objects] == ["car", "Zebra"]
+    assert [obj.label for obj in photos[NAMES[0]].objects] == ["car", "Zebra"]
     assert photos[NAMES[0]].objects[0].geometry == Rectangle(64, 72, 192, 90)
     assert photos[NAMES[1]].annotated
-    assert {flaw for flaw in validate(place).counts if flaw != "yolo-mixed"} == set()
+    assert {flaw for flaw in validate(source).counts if flaw != "yolo-mixed"} == set()
 
 
-def test_turned_boxes_of_label_studio_are_turned_boxes(tmp_path):
+def test_rotated_boxes_of_label_studio_stay_rotated(tmp_path):
     photos, _, _ = read(label_studio_yolo(tmp_path / "project", "yolo-obb"))
-    turned = photos[NAMES[0]].objects[1].geometry
-    assert (turned.width, turned.height, turned.rotation) == pytest.approx((192, 90, 30))
+    rotated = photos[NAMES[0]].objects[1].geometry
+    assert (rotated.width, rotated.height, rotated.rotation) == pytest.approx((192, 90, 30))
 
 
-def test_outlines_among_label_studios_turned_boxes_are_kept(tmp_path):
+def test_polygons_among_rotated_boxes_are_kept(tmp_path):
     folder = label_studio_yolo(tmp_path / "project", "yolo-obb")
     with (folder / "labels/0a1b2c3d-a.txt").open("a") as file:
         file.write("\n1 0.01 0.01 0.3 0.02 0.2 0.4\n")
@@ -98,16 +98,16 @@ def test_key_points_without_a_model_index_have_numbers_for_names(tmp_path):
     assert validate(tmp_path / "p").issues == []
 
 
-def test_label_studios_yolo_without_images_takes_the_photos_it_was_made_of(tmp_path):
-    place = packed(label_studio_yolo(tmp_path / "project", "yolo-detect", photos=False))
+def test_label_studios_yolo_finds_the_original_images(tmp_path):
+    source = packed(label_studio_yolo(tmp_path / "project", "yolo-detect", photos=False))
     with pytest.raises(DatasetError, match="--images-from"):
-        read(place)
+        read(source)
     makers.make_photos(tmp_path / "photos", ("a.jpg", "empty.jpg"))  # as they were before they were uploaded
-    photos, _, _ = read(place, images=tmp_path / "photos")
+    photos, _, _ = read(source, images=tmp_path / "photos")
     assert [len(photos[name].objects) for name in ("a.jpg", "empty.jpg")] == [2, 0]
 
 
-def test_label_studios_coco_finds_its_photos(tmp_path):
+def test_label_studios_coco_finds_its_images(tmp_path):
     makers.make_photos(tmp_path / "images", ("a.jpg",))
     (tmp_path / "images/a.jpg").rename(tmp_path / f"images/{NAMES[0]}")
     image = {"id": 0, "width": 640, "height": 360, "file_name": f"..\\/media\\/upload\\/3\\/{NAMES[0]}"}
@@ -118,10 +118,10 @@ def test_label_studios_coco_finds_its_photos(tmp_path):
     box = {"id": 0, "image_id": 0, "category_id": 0, "segmentation": [], "bbox": [64.0, 72.0, 192.0, 90.0]}
     sheet["annotations"] = [box | {"ignore": 0, "iscrowd": 0, "area": 17280.0}]
     (tmp_path / "result.json").write_text(json.dumps(sheet))
-    place = open_source(str(tmp_path), Settings())
-    (photo,) = read_dataset(place).images()
+    source = open_source(str(tmp_path), Settings())
+    (photo,) = read_dataset(source).images()
     assert photo.objects[0].geometry == Rectangle(64, 72, 192, 90)
-    assert place.images.find(photo.name) == f"images/{NAMES[0]}"
+    assert source.images.find(photo.name) == f"images/{NAMES[0]}"
     assert set(validate(tmp_path).counts) == {"coco-image-name", "coco-annotation-id"}  # it leads out; it is 0
 
 
@@ -140,14 +140,14 @@ def test_darknet_is_read_with_its_lists(tmp_path, names, zipped):
     (folder / "obj.data").write_text(f"classes = 2\ntrain = data/train.txt\nnames = data/{names}\nbackup = backup/\n")
     (folder / "train.txt").write_text("data/obj_train_data/a.jpg\n")
     (folder / "valid.txt").write_text("data/obj_train_data/empty.jpg\n")
-    place = packed(folder) if zipped else folder
-    photos, problems, data = read(place)
+    source = packed(folder) if zipped else folder
+    photos, problems, data = read(source)
     assert (data.labels, problems) == (("bus", "car"), [])
-    assert [each.label for each in photos["a.jpg"].objects] == ["car"]
+    assert [obj.label for obj in photos["a.jpg"].objects] == ["car"]
     assert {name: photo.split for name, photo in photos.items()} == {"a.jpg": "train", "empty.jpg": "val"}
-    found = validate(place)
-    assert found.issues == []
-    assert found.checked["label files"] == 2
+    report = validate(source)
+    assert report.issues == []
+    assert report.checked["label files"] == 2
 
 
 def test_every_layout_that_is_read_is_validated(tmp_path):
@@ -172,7 +172,7 @@ def test_what_an_import_cannot_read_is_never_called_good(tmp_path):
     file.write_text(file.read_text().replace("object>", "Object>"))
     (tmp_path / "ImageSets/Main").mkdir(parents=True)
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\nempty\n")
-    assert [each.flaw for each in validate(tmp_path).issues] == ["label-unread"]
+    assert [issue.flaw for issue in validate(tmp_path).issues] == ["label-unread"]
 
 
 def test_several_data_sets_in_a_folder_are_validated_and_asked_about(tmp_path):
@@ -187,12 +187,12 @@ def test_an_empty_line_in_a_list_of_classes_is_a_number_of_no_class(tmp_path):
     folder = label_studio_yolo(tmp_path / "project", "yolo-detect")
     (folder / "classes.txt").write_text("Zebra\n\ncar\n\n")
     photos, problems, data = read(folder)
-    assert [each.label for each in photos[NAMES[0]].objects] == ["car", "Zebra"]
+    assert [obj.label for obj in photos[NAMES[0]].objects] == ["car", "Zebra"]
     assert (data.labels, problems) == (("Zebra", "car"), [])
 
 
 @pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
-def test_photos_beside_the_folder_of_labels_are_found(tmp_path, kind):
+def test_images_outside_the_label_folder_are_found(tmp_path, kind):
     make = {"coco": makers.make_coco, "voc": makers.make_voc, "yolo": lambda to: makers.make_yolo(to, "detect")}[kind]
     make(tmp_path / "labels of it")
     photos = next(path for name in ("images", "JPEGImages") if (path := tmp_path / "labels of it" / name).is_dir())
@@ -200,11 +200,11 @@ def test_photos_beside_the_folder_of_labels_are_found(tmp_path, kind):
     if kind == "coco":
         (tmp_path / "labels of it/annotations").mkdir()
         (tmp_path / "labels of it/instances.json").rename(tmp_path / "labels of it/annotations/instances.json")
-    place = open_source(str(tmp_path), Settings())
-    found = [each for each in read_dataset(place).images() if not isinstance(each, DatasetProblem)]
-    assert sum(len(each.objects) for each in found) == {"coco": 7, "voc": 3, "yolo": 3}[kind]
-    assert all(place.images.find(each.name) for each in found)
-    assert validate(tmp_path).checked["photos"] == len(found)
+    source = open_source(str(tmp_path), Settings())
+    items = [item for item in read_dataset(source).images() if not isinstance(item, DatasetProblem)]
+    assert sum(len(item.objects) for item in items) == {"coco": 7, "voc": 3, "yolo": 3}[kind]
+    assert all(source.images.find(item.name) for item in items)
+    assert validate(tmp_path).checked["photos"] == len(items)
 
 
 def test_a_folder_of_labels_alone_asks_for_the_photos(tmp_path):
@@ -232,18 +232,18 @@ def test_a_zip_that_is_damaged_or_locked_is_told(tmp_path):
 def test_a_zip_larger_than_the_disk_is_not_unpacked(tmp_path, monkeypatch):
     from labelloop.service.datasets import files
 
-    place = packed(makers.make_yolo(tmp_path / "set", "detect"))
+    archive = packed(makers.make_yolo(tmp_path / "set", "detect"))
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: files.shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(DatasetError, match="free"):
-        read(place)
+        read(archive)
 
 
-def test_what_was_unpacked_goes_with_the_place(tmp_path, monkeypatch):
+def test_unpacked_files_are_deleted_with_the_source(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    place = open_source(str(packed(makers.make_yolo(tmp_path / "set", "detect"))), Settings())
+    source = open_source(str(packed(makers.make_yolo(tmp_path / "set", "detect"))), Settings())
     assert list((tmp_path / "temporary").iterdir())
-    del place
+    del source
     assert not list((tmp_path / "temporary").iterdir())
 
 
@@ -251,9 +251,9 @@ def test_names_in_a_zip_stay_in_its_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("../../out.txt", "/abs.txt", "set\\images\\a.jpg", "set\\labels\\a.txt", "__MACOSX/set/._a.jpg"):
             archive.writestr(name, b"")
-    place = open_source(str(tmp_path / "x.zip"), Settings())
+    source = open_source(str(tmp_path / "x.zip"), Settings())
     assert not (tmp_path.parent / "out.txt").exists()
-    assert "set/images/a.jpg" in place.files.names or "images/a.jpg" in place.files.names
+    assert "set/images/a.jpg" in source.files.names or "images/a.jpg" in source.files.names
 
 
 SAMPLES = {
@@ -287,13 +287,13 @@ def test_every_foreign_kind_has_a_sample():
 
 @pytest.mark.parametrize("name", ["file.json", "file.jsonl", "file.ndjson", "forced"])
 @pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in SAMPLES.items() for value in values])
-def test_files_of_other_tools_are_named_with_what_to_do(tmp_path, kind, value, name):
+def test_files_of_other_tools_are_named_with_a_fix(tmp_path, kind, value, name):
     file = tmp_path / ("file.json" if name == "forced" else name)
     file.write_text(json.dumps(value))
-    with pytest.raises(DatasetError) as told:
+    with pytest.raises(DatasetError) as caught:
         read(file, "coco" if name == "forced" else "auto")
-    assert KINDS[kind].what in told.value.message
-    assert told.value.fix == KINDS[kind].fix_for_data_set
+    assert KINDS[kind].what in caught.value.message
+    assert caught.value.fix == KINDS[kind].fix_for_data_set
 
 
 def test_photos_beside_labels_of_another_tool_are_not_taken_for_plain(tmp_path):
@@ -344,8 +344,8 @@ def test_classes_that_are_no_texts_are_named(tmp_path, names):
     assert "yolo-sheet" in validate(tmp_path).counts
 
 
-def test_a_bucket_is_not_searched_for_an_archive():
-    with pytest.raises(DatasetError, match="this machine only"):
+def test_archives_in_a_bucket_are_refused():
+    with pytest.raises(DatasetError, match="local disk only"):
         open_source("s3://bucket/set.zip", Settings())
 
 
@@ -356,6 +356,6 @@ def test_yolo_of_many_splits_finds_each_photos_own_labels(tmp_path):
         (tmp_path / split / "_darknet.labels").write_text("car\nbus\n")
     photos, problems, data = read(tmp_path)
     assert (data.labels, problems) == (("car", "bus"), [])
-    kinds = [each.objects[0].label for each in data.images()]
+    kinds = [item.objects[0].label for item in data.images()]
     assert kinds == ["car", "bus"]
     assert np.array_equal(photos["a.jpg"].objects[0].geometry.bounds, (288, 162, 352, 198))

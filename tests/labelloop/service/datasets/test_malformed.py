@@ -1,4 +1,4 @@
-"""A malformed field of any data set is a plain error or a counted problem: no traceback, no empty annotation."""
+"""A malformed field is an error or a counted problem: no traceback, no empty annotation."""
 
 import copy
 import json
@@ -65,25 +65,25 @@ def as_json(value):
     return json.dumps(value).replace(f'"{DEEP}"', "[" * 4000 + "]" * 4000)
 
 
-def look(place, objects, kind="auto"):
-    """Reads and validates a place; ``objects`` are the photos that have some."""
+def check(source, objects, kind="auto"):
+    """Read and validate a source; ``objects`` are the images that have some."""
     problems = []
     try:
-        data = read_dataset(open_source(str(place), Settings()), kind)
-        found = list(data.images())
-        problems = [each for each in found if isinstance(each, DatasetProblem)]
-        photos = [each for each in found if not isinstance(each, DatasetProblem)]
+        data = read_dataset(open_source(str(source), Settings()), kind)
+        items = list(data.images())
+        problems = [item for item in items if isinstance(item, DatasetProblem)]
+        photos = [item for item in items if not isinstance(item, DatasetProblem)]
         config = LabelConfig.parse(new_label_config(scan(data)))
-        placer = RegionWriter(config, config.images[0], crowds=True, report=problems.append)
+        writer = RegionWriter(config, config.images[0], crowds=True, report=problems.append)
         for photo in photos:
             assert not (photo.annotated and not photo.objects and Path(photo.name).name in objects), problems
             if photo.objects and photo.width:
-                json.dumps(placer.write(photo, "x").results, allow_nan=False)
+                json.dumps(writer.write(photo, "x").results, allow_nan=False)
     except LabelloopError as error:
-        assert Path(place).name in str(error) or str(Path(place).parent) in str(error)  # noqa: PT017
+        assert Path(source).name in str(error) or str(Path(source).parent) in str(error)  # noqa: PT017
         assert len(str(error)) < 1000  # noqa: PT017
     with suppress(LabelloopError):
-        assert validate(place) or not problems or kind != "auto" or str(place).endswith(".ndjson")
+        assert validate(source) or not problems or kind != "auto" or str(source).endswith(".ndjson")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def coco(tmp_path):
 @given(text=spoilt(makers.coco_sheet()))
 def test_any_field_of_coco(coco, text):
     coco.write_text(text)
-    look(coco, {"a.jpg", "b.png", "ünï côde.jpg"})
+    check(coco, {"a.jpg", "b.png", "ünï côde.jpg"})
 
 
 RESULTS = [
@@ -108,7 +108,7 @@ RESULTS = [
 @given(text=spoilt(RESULTS))
 def test_any_field_of_coco_results(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
-    look(tmp_path / "results.json", {"task 1", "task 2"})
+    check(tmp_path / "results.json", {"task 1", "task 2"})
 
 
 LINES = [
@@ -121,11 +121,11 @@ LINES = [
 @MANY
 @given(data=st.data(), line=st.integers(0, 1))
 def test_any_field_of_ndjson(tmp_path, data, line):
-    texts = [as_json(each) for each in LINES]
+    texts = [as_json(record) for record in LINES]
     texts[line] = data.draw(spoilt(LINES[line]))
     (tmp_path / "x.ndjson").write_text("\n".join(texts))
     # without its key, "annotations" says that nothing is there
-    look(tmp_path / "x.ndjson", {"a.jpg"} if '"pose": [' in texts[1] else set())
+    check(tmp_path / "x.ndjson", {"a.jpg"} if '"pose": [' in texts[1] else set())
 
 
 @pytest.fixture(params=["detect", "segment", "obb", "pose"])
@@ -139,7 +139,7 @@ def test_any_field_of_data_yaml(yolo, data):
     task, folder = yolo
     sheet = yaml.safe_load(makers.make_yolo_sheet(task))
     (folder / "data.yaml").write_text(data.draw(spoilt(sheet)))
-    look(folder, {"a.jpg"}, f"yolo-{task}")
+    check(folder, {"a.jpg"}, f"yolo-{task}")
 
 
 CELLS = ("", "x", "nan", "inf", "-1", "1e999", "0.5.5", "0,5", "\u0663", "9" * 5000, "True", "None", "0x1", "-0")
@@ -149,12 +149,12 @@ CELLS = ("", "x", "nan", "inf", "-1", "1e999", "0.5.5", "0,5", "\u0663", "9" * 5
 @given(cell=st.integers(0, 60), value=st.sampled_from(CELLS))
 def test_any_cell_of_a_yolo_row(yolo, cell, value):
     task, folder = yolo
-    rows = [[str(each) for each in row] for row in makers.YOLO[task]["a.jpg"]]
-    flat = [(row, place) for row, cells in enumerate(rows) for place in range(len(cells))]
-    row, place = flat[cell % len(flat)]
-    rows[row][place] = value
+    rows = [[str(number) for number in row] for row in makers.YOLO[task]["a.jpg"]]
+    flat = [(row, column) for row, cells in enumerate(rows) for column in range(len(cells))]
+    row, column = flat[cell % len(flat)]
+    rows[row][column] = value
     (folder / "labels/a.txt").write_text("\n".join(" ".join(cells) for cells in rows))
-    look(folder, {"a.jpg"}, f"yolo-{task}")
+    check(folder, {"a.jpg"}, f"yolo-{task}")
 
 
 @MANY
@@ -164,7 +164,7 @@ def test_any_bytes_in_a_yolo_file(yolo, cut, junk):
     text = "\n".join(" ".join(map(str, row)) for row in makers.YOLO[task]["a.jpg"]).encode()
     cut = min(cut, len(text))
     (folder / "labels/a.txt").write_bytes(junk + text[:cut] + junk)
-    look(folder, {"a.jpg"}, f"yolo-{task}")
+    check(folder, {"a.jpg"}, f"yolo-{task}")
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_any_element_of_a_voc_file(voc, tag, text, rename):
     named = rename or tag
     page = f"{start}<{named}>{text}{end.replace(tag, named)}{after}"
     (folder / "Annotations/a.xml").write_text(page)
-    look(folder, {"a.jpg"})
+    check(folder, {"a.jpg"})
 
 
 @MANY
@@ -194,7 +194,7 @@ def test_any_element_of_a_voc_file(voc, tag, text, rename):
 def test_any_bytes_in_a_voc_file(voc, cut, junk):
     folder, good = voc
     (folder / "Annotations/a.xml").write_bytes(good.encode()[:cut] + junk)
-    look(folder, {"a.jpg"})
+    check(folder, {"a.jpg"})
 
 
 @settings(MANY, max_examples=25)
@@ -205,5 +205,5 @@ def test_any_name_of_a_class_folder(tmp_path, name):
         makers.make_photos(folder / "train" / name, ("a.jpg",))
     except OSError:  # the file system does not take it
         return
-    look(folder, set())
+    check(folder, set())
     shutil.rmtree(folder)

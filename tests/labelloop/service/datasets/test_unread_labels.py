@@ -1,4 +1,4 @@
-"""What cannot be read is never an empty annotation: the photo has none, and a problem names what was lost."""
+"""Unreadable labels are never an empty annotation: the image has none, and a problem names them."""
 
 import json
 
@@ -11,12 +11,12 @@ from tests import dataset_makers as makers
 
 @pytest.fixture
 def read(tmp_path):
-    """(photos by file name, problems) of a place."""
+    """(images by file name, problems) of a source."""
 
-    def read(place, kind="auto"):
-        found = list(read_dataset(open_source(str(place), Settings(home=tmp_path / "home")), kind).images())
-        photos = {each.name.rpartition("/")[2]: each for each in found if not isinstance(each, DatasetProblem)}
-        return photos, [each for each in found if isinstance(each, DatasetProblem)]
+    def read(source, kind="auto"):
+        items = list(read_dataset(open_source(str(source), Settings(home=tmp_path / "home")), kind).images())
+        photos = {item.name.rpartition("/")[2]: item for item in items if not isinstance(item, DatasetProblem)}
+        return photos, [item for item in items if isinstance(item, DatasetProblem)]
 
     return read
 
@@ -155,11 +155,11 @@ def test_a_voc_file_that_cannot_be_read_annotates_nothing(read, tmp_path, fault)
     assert photos["empty.jpg"].annotated
 
 
-@pytest.mark.parametrize("told", ["other.jpg", "", None])
-def test_a_voc_photo_is_found_by_the_name_of_its_file_too(read, tmp_path, told):
+@pytest.mark.parametrize("filename", ["other.jpg", "", None])
+def test_a_voc_image_is_found_by_its_xml_file_name(read, tmp_path, filename):
     makers.make_voc(tmp_path)
     file = tmp_path / "Annotations/a.xml"
-    name = "" if told is None else f"<filename>{told}</filename>"
+    name = "" if filename is None else f"<filename>{filename}</filename>"
     file.write_text(file.read_text().replace("<filename>a.jpg</filename>", name))
     photos, problems = read(tmp_path)
     assert (len(photos["a.jpg"].objects), problems) == (2, [])

@@ -27,16 +27,16 @@ def clock():
 
 @pytest.fixture
 def ask(clock):
-    """Ask a host: what it does, and whether it was asked."""
+    """Request an image from a host; return whether the request was made."""
     hosts = HostCircuitBreaker(clock)
 
     def ask(error=None, host="a"):
-        asked = False
+        was_requested = False
         with suppress(MediaUnreachable, MediaMissing), hosts.guard(host, "http://a/1.jpg"):
-            asked = True
+            was_requested = True
             if error:
                 raise error
-        return asked
+        return was_requested
 
     return ask
 
@@ -70,30 +70,30 @@ def _quick_retries():
 
 
 @pytest.mark.usefixtures("_quick_retries")
-def test_label_studio_that_is_down_is_not_waited_for_by_every_image(tmp_path, monkeypatch):
-    asked = []
+def test_not_every_image_waits_for_a_dead_label_studio(tmp_path, monkeypatch):
+    calls = []
     studio = Studio("http://127.0.0.1:1", "a-legacy-token")
     media = Media(Settings(home=tmp_path), studio)
-    once = media._downloader._once
-    monkeypatch.setattr(media._downloader, "_once", lambda *each: asked.append(each) or once(*each))
+    attempt = media._downloader._attempt
+    monkeypatch.setattr(media._downloader, "_attempt", lambda *call: calls.append(call) or attempt(*call))
     reasons = []
     for number in range(MAX_FAILURES + 20):
         with pytest.raises(MediaUnreachable) as error:
             media.size(f"/data/upload/1/{number}.jpg")
         reasons.append(error.value.reason)
-    assert len({address for address, *_ in asked}) == MAX_FAILURES
-    assert "127.0.0.1:1 was silent" in reasons[-1]
+    assert len({address for address, *_ in calls}) == MAX_FAILURES
+    assert "127.0.0.1:1 did not answer" in reasons[-1]
     media.close()
     studio.close()
 
 
-def test_token_that_label_studio_does_not_take_is_told(tmp_path):
-    with WebServer(lambda asked: (401, {"detail": "Invalid token."})) as server:
+def test_a_rejected_token_is_named(tmp_path):
+    with WebServer(lambda request: (401, {"detail": "Invalid token."})) as server:
         studio = Studio(server.url, "0123456789abcdef")
         media = Media(Settings(home=tmp_path), studio)
         with pytest.raises(MediaMissing) as error:
             media.size("/data/upload/1/a.jpg")
         media.close()
         studio.close()
-    assert "does not accept our token" in error.value.reason
+    assert "rejects the token" in error.value.reason
     assert "LABELLOOP_LABEL_STUDIO_API_KEY" in error.value.fix

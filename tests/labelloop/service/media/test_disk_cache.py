@@ -1,4 +1,4 @@
-"""The disk cache: bounded, whole files only, one fetch a file, whoever else reads or writes."""
+"""The disk cache is bounded, atomic and fetches a file once, with concurrent readers and writers."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ def writer(data):
     return lambda file: file.write(data)
 
 
-def kept(folder):
+def cached_files(folder):
     return sorted(path for path in folder.glob("??/*") if path.is_file())
 
 
@@ -26,7 +26,7 @@ def test_the_oldest_use_goes_first_when_the_cache_is_full(tmp_path):
     cache.path("0", writer(b""))  # used again just now
     cache.path("9", writer(b"x" * 100))
     cache.path("10", writer(b"x" * 100))
-    assert sum(path.stat().st_size for path in kept(tmp_path)) <= 1000
+    assert sum(path.stat().st_size for path in cached_files(tmp_path)) <= 1000
     fetched = []
     cache.path("0", lambda file: fetched.append(0))
     cache.path("10", lambda file: fetched.append(10))
@@ -40,7 +40,7 @@ def test_a_file_larger_than_the_cache_is_readable_and_goes_next(tmp_path):
     with cache.open("large", writer(b"x" * 100)) as file:
         assert file.read() == b"x" * 100
     cache.path("next", writer(b"y"))
-    assert [path.read_bytes() for path in kept(tmp_path)] == [b"y"]
+    assert [path.read_bytes() for path in cached_files(tmp_path)] == [b"y"]
 
 
 def test_an_open_file_stays_whole_when_it_is_dropped(tmp_path):
@@ -59,7 +59,7 @@ def test_a_failed_fetch_leaves_nothing(tmp_path):
 
     with pytest.raises(OSError, match="gone"):
         cache.path("a", fetch)
-    assert kept(tmp_path) == []
+    assert cached_files(tmp_path) == []
     assert cache.path("a", writer(b"whole")).read_bytes() == b"whole"
 
 
@@ -99,7 +99,7 @@ def test_processes_that_fill_and_empty_one_cache_read_whole_files_only(tmp_path)
     for worker in workers:
         worker.join(200)
     assert [worker.exitcode for worker in workers] == [0] * 4
-    assert sum(path.stat().st_size for path in kept(tmp_path)) <= 20_000 * 1.2
+    assert sum(path.stat().st_size for path in cached_files(tmp_path)) <= 20_000 * 1.2
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):

@@ -203,11 +203,11 @@ weigh = photo.decoding_bytes
 photo.decoding_bytes = lambda *a, **k: weights.append(weigh(*a, **k)) or weights[-1]
 def peak():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-photo.load_photo(sys.argv[1], max_side=8)  # plug-ins are loaded
+photo.load_image(sys.argv[1], max_side=8)  # plug-ins are loaded
 for side in (640, None):
     open("/proc/self/clear_refs", "w").write("5")
     before = peak()
-    photo.load_photo(sys.argv[1], max_side=side, budget=MemoryBudget(1 << 40))
+    photo.load_image(sys.argv[1], max_side=side, budget=MemoryBudget(1 << 40))
     print(peak() - before, weights[-1])
 """
 PEAKS = {
