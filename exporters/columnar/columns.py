@@ -195,9 +195,8 @@ def clip_batch(shapes: Shapes) -> ClippedShapes:
     min_areas = MIN_MEAN_WIDTH * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)
     vectorised &= upright | shapes.ring | (areas >= min_areas)
     vectorised &= upright | ~clipped  # other shapes cut by the edge need shapely
-    vectorised &= ~(
-        shapes.rotated & (shapes.boxes[:, 4] % 360 == 0)
-    )  # a full turn: the general code computes its box from its corners
+    # a full turn: the general code computes its box from its corners
+    vectorised &= ~(shapes.rotated & (shapes.boxes[:, 4] % 360 == 0))
     if shapes.ring.any():
         drawn_rings = rings.take(np.flatnonzero(shapes.ring[rings.rows])) if shapes.rotated.any() else rings
         simple, areas[drawn_rings.rows] = simple_areas(drawn_rings)

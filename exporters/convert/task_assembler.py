@@ -89,7 +89,15 @@ class TaskAssembler:
     def __init__(
         self, rules: ConversionOptions, *, classes: ClassMap, sizes: ImageSizes, ledger: Ledger, before: int = 0
     ) -> None:
-        """Args: see the attributes; ``before`` is the number of tasks of the source before the first one."""
+        """Create an assembler.
+
+        Args:
+            rules: The options of the export.
+            classes: Numbers the labels.
+            sizes: Finds image sizes.
+            ledger: Counts what happens to each task.
+            before: The number of tasks of the source before the first one.
+        """
         self._rules = rules
         self._sizes = sizes
         self._ledger = ledger

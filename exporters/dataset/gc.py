@@ -119,9 +119,8 @@ def collect_garbage(
     An interrupted collection leaves an intact data set; the next one removes the rest.
     """
     change_epoch(store)
-    now = next(
-        entry.modified for entry in store.entries(KEY)
-    )  # the local clock may be wrong by more than the grace period
+    # the local clock may be wrong by more than the grace period
+    now = next(entry.modified for entry in store.entries(KEY))
     garbage = find_garbage(store, keep=keep, grace_h=grace_h, now=now)
     for version in garbage.versions:
         store.delete(manifest_key(version))

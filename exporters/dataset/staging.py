@@ -80,12 +80,10 @@ class Staging:
         self.check()
         entries, tables = {path.name for path in self.root.iterdir()}, _checksum(self.root)
         before = set(self._previous.entries) if self._previous else set()
-        self._write(
-            _PullMark("", tuple(sorted(entries | before)))
-        )  # from here on an interruption leaves only entries that are listed
-        if (
-            self._previous and self._previous.tables == tables
-        ):  # another format of the same data, or its images after the labels
+        # from here on an interruption leaves only entries that are listed
+        self._write(_PullMark("", tuple(sorted(entries | before))))
+        # another format of the same data, or its images after the labels
+        if self._previous and self._previous.tables == tables:
             entries |= before
             self._merge()
         else:

@@ -107,7 +107,7 @@ class Format(Protocol):
     supported_metadata: ClassVar[frozenset[str]]
     implicit_conversions: tuple[str, str, str]
 
-    def __init__(self, job: FormatContext) -> None: ...
+    def __init__(self, context: FormatContext) -> None: ...
 
     def encode(self, block: Block) -> EncodedBlock:
         """Return a record for each image of a block, in the order of the block's images."""
@@ -134,8 +134,8 @@ class ItemFormat:
     supported_metadata: ClassVar[frozenset[str]] = frozenset()
     implicit_conversions: tuple[str, str, str] = ("", "", "")
 
-    def __init__(self, job: FormatContext) -> None:
-        self.job = job
+    def __init__(self, context: FormatContext) -> None:
+        self.context = context
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """Encode an image. Return its record, and the objects that the format cannot hold, with the reason.

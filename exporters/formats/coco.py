@@ -82,14 +82,14 @@ class Coco(ItemFormat):
     original_ids: ClassVar[bool] = True
     implicit_conversions: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
 
-    def __init__(self, job: FormatContext) -> None:
-        super().__init__(job)
-        if job.skeleton:  # images go one by one, and what is done to their objects is counted there
+    def __init__(self, context: FormatContext) -> None:
+        super().__init__(context)
+        if context.skeleton:  # images are encoded one by one, which counts conversions
             self.implicit_conversions = ("", "", "")
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """Encode an image and its objects; shapes without an area are rejected, except key points of an object."""
-        skeleton = self.job.skeleton
+        skeleton = self.context.skeleton
         assignment = skeleton.assign(item.objects) if skeleton else KeypointAssignment({})
         converted[GIVEN_TO_ONLY_OBJECT] += assignment.inferred
         dropped = list(assignment.refused)
@@ -118,7 +118,7 @@ class Coco(ItemFormat):
     def encode(self, block: Block) -> EncodedBlock:
         """See `Format.encode`. Key points need all objects of an image: with a skeleton, images go one by one."""
         columns = block.columns
-        if columns is None or self.job.skeleton:
+        if columns is None or self.context.skeleton:
             return super().encode(block)
         encoded = self.encode_items(block.items.items(), len(block))
         images = [block.images[index] for index in block.columnar]
@@ -129,7 +129,7 @@ class Coco(ItemFormat):
             others[row] = _encode(self._annotation(obj, images[number], converted))
             encoded.converted.extend((block.columnar[number], change, times) for change, times in converted.items())
         names = columns.classes if self.original_ids else ()
-        ids = [self.job.categories.id(name, number) for number, name in enumerate(names, 1)]
+        ids = [self.context.categories.id(name, number) for number, name in enumerate(names, 1)]
         numbers = np.array([0, *ids], np.int64)[columns.class_ids] if ids else columns.class_ids
         rows_by_image = annotation_rows(columns, [image.id for image in images], numbers, others)
         heads = _encode_lines([_image_fields(image) for image in images]).split(b"\n")
@@ -146,7 +146,7 @@ class Coco(ItemFormat):
 
     def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
         """Join images, annotations and categories of each split into one file."""
-        skeleton, coco_categories = self.job.skeleton, self.job.categories
+        skeleton, coco_categories = self.context.skeleton, self.context.categories
         points = {"keypoints": skeleton.names, "skeleton": skeleton.edges} if skeleton else {}
         categories = _encode(
             [
@@ -156,7 +156,7 @@ class Coco(ItemFormat):
                     "supercategory": coco_categories.supercategories.get(name, ""),
                 }
                 | points
-                for number, name in enumerate(self.job.classes, 1)
+                for number, name in enumerate(self.context.classes, 1)
             ]
         )
         decode = msgspec.json.Decoder(_CocoRecord).decode
@@ -165,7 +165,7 @@ class Coco(ItemFormat):
                 split: _SplitFileWriter(
                     stack.enter_context(output.open(f"annotations/instances_{split}.json")), scratch
                 )
-                for split in self.job.splits
+                for split in self.context.splits
                 for scratch in [stack.enter_context(output.scratch())]
             }
             for record in records:
@@ -178,7 +178,7 @@ class Coco(ItemFormat):
         assert obj.box is not None
         x_min, y_min, x_max, y_max = obj.box
         x_min, y_min, x_max, y_max = _round(x_min), _round(y_min), _round(x_max), _round(y_max)
-        category_id = self.job.categories.id(obj.label, obj.class_id) if self.original_ids else obj.class_id
+        category_id = self.context.categories.id(obj.label, obj.class_id) if self.original_ids else obj.class_id
         record: dict[str, Any] = {
             "id": obj.id,
             "image_id": image.id,

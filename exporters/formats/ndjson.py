@@ -51,15 +51,15 @@ class _Ndjson:
     def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
         """Write ``dataset.ndjson``; lines are buffered on the disk until all addresses are known."""
         decode = msgspec.json.Decoder(_Line).decode
-        with ExitStack() as opened:
-            waiting: dict[str, BinaryIO] = {FILE: opened.enter_context(output.scratch())}
+        with ExitStack() as stack:
+            waiting: dict[str, BinaryIO] = {FILE: stack.enter_context(output.scratch())}
             has_addresses = dict.fromkeys(waiting, True)
             for record in records:
                 line = decode(record.body)
                 is_standard = record.split in SPLITS
                 name = FILE if is_standard else f"{record.split}.ndjson"
                 if name not in waiting:
-                    waiting[name], has_addresses[name] = opened.enter_context(output.scratch()), True
+                    waiting[name], has_addresses[name] = stack.enter_context(output.scratch()), True
                 has_addresses[name] &= line.url.startswith(("http://", "https://"))
                 waiting[name].write(self._line(line, record.split if is_standard else "test"))
             for name, lines in waiting.items():
@@ -76,7 +76,7 @@ class _Ndjson:
         return _encode(fields | {"split": split, "annotations": annotations}) + b"\n"
 
     def _head(self, *, fetched: bool) -> dict[str, Any]:
-        names = self.job.classes  # type: ignore[attr-defined]
+        names = self.context.classes  # type: ignore[attr-defined]
         head = {
             "type": "dataset",
             "task": self.task,
@@ -124,6 +124,6 @@ class NdjsonPose(_Ndjson, YoloPose):
     def _more(self) -> Iterator[tuple[str, Any]]:
         names, flip = self._skeleton.names, self._skeleton.flip_indices
         yield "kpt_shape", [len(names), 3]
-        yield "kpt_names", {str(number): names for number in range(len(self.job.classes))}
+        yield "kpt_names", {str(number): names for number in range(len(self.context.classes))}
         if flip is not None:
             yield "flip_idx", flip

@@ -112,12 +112,12 @@ class Voc(ItemFormat):
 
     def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
         """Write the XML files, the classes and the image lists; empty lists too, as readers expect all four."""
-        output.write("labelmap.txt", label_map(self.job.classes))
+        output.write("labelmap.txt", label_map(self.context.classes))
         decode = msgspec.json.Decoder(VocPage).decode
         with ExitStack() as stack:
             lists = {
                 name: stack.enter_context(output.open(f"ImageSets/Main/{name}.txt"))
-                for name in dict.fromkeys(("train", "val", "trainval", "test", *self.job.splits))
+                for name in dict.fromkeys(("train", "val", "trainval", "test", *self.context.splits))
             }
             for record in records:
                 page = decode(record.body)

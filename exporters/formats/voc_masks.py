@@ -88,7 +88,7 @@ class VocMasks(Voc):
         with ExitStack() as stack:
             lists = {
                 name: stack.enter_context(output.open(f"ImageSets/Segmentation/{name}.txt"))
-                for name in dict.fromkeys(("train", "val", "trainval", "test", *self.job.splits))
+                for name in dict.fromkeys(("train", "val", "trainval", "test", *self.context.splits))
             }
 
             def write_masks() -> Iterable[Record]:

@@ -43,20 +43,23 @@ class WebDataset(Coco):
 
     def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
         """Write the classes, and the samples that wait for their images."""
-        with ExitStack() as opened:
+        with ExitStack() as stack:
             waiting = {
-                split: opened.enter_context(output.open(_WAITING.format(split=split))) for split in self.job.splits
+                split: stack.enter_context(output.open(_WAITING.format(split=split))) for split in self.context.splits
             }
             for record in records:
                 waiting[record.split].write(bytes(record.body) + b"\n")
-        lists = {"classes.txt": self.job.classes, "keypoints.txt": self.job.skeleton.names if self.job.skeleton else ()}
+        lists = {
+            "classes.txt": self.context.classes,
+            "keypoints.txt": self.context.skeleton.names if self.context.skeleton else (),
+        }
         for name, words in lists.items():
             if words:
                 output.write(name, "".join(f"{' '.join(word.split())}\n" for word in words).encode())
 
     def finish(self, root: Path) -> None:
         """Pack images and labels into shards, and remove the intermediate files."""
-        for split in self.job.splits:
+        for split in self.context.splits:
             waiting = root / _WAITING.format(split=split)
             folder = root / self.image_folder.format(split=split)
             image_names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -82,16 +85,16 @@ def _samples(lines: Iterable[bytes], folder: Path, image_names: set[str]) -> Ite
 
 
 def _pack(samples: Iterable[list[tuple[str, bytes]]], root: Path, split: str) -> None:
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         import tarfile
 
         tar: tarfile.TarFile | None = None
         number = samples_in_shard = size = 0
         for files in samples:
             if tar is None or samples_in_shard == SAMPLES or size >= SHARD_BYTES:
-                opened.close()  # the full shard
+                stack.close()  # the full shard
                 path = root / f"{split}-{number:06d}.tar"
-                tar = opened.enter_context(tarfile.open(path, "w", format=tarfile.USTAR_FORMAT))
+                tar = stack.enter_context(tarfile.open(path, "w", format=tarfile.USTAR_FORMAT))
                 number, samples_in_shard, size = number + 1, 0, 0
             for name, data in files:
                 info = tarfile.TarInfo(name)  # no time, no owner: the same bytes from the same data set

@@ -88,13 +88,13 @@ class YoloRows(ItemFormat):
         """Write the rows, the image lists and ``data.yaml``; class numbers are those of the class map minus one."""
         decode = msgspec.json.Decoder(YoloPage).decode
         with ExitStack() as stack:
-            lists = {split: stack.enter_context(output.open(f"{split}.txt")) for split in self.job.splits}
+            lists = {split: stack.enter_context(output.open(f"{split}.txt")) for split in self.context.splits}
             for record in records:
                 page = decode(record.body)
                 output.write(f"labels/{record.split}/{page.file.rpartition('.')[0]}.txt", page.rows.encode())
                 lists[record.split].write(f"./images/{record.split}/{page.file}\n".encode())
-        names = self.job.classes
-        splits = self.job.splits
+        names = self.context.classes
+        splits = self.context.splits
         lines = [f"{split}: images/{split}" for split in splits]
         # Ultralytics requires both keys.
         lines += [

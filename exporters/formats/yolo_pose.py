@@ -24,13 +24,13 @@ class YoloPose(YoloRows):
 
     name: ClassVar[str] = "yolo-pose"
 
-    def __init__(self, job: FormatContext) -> None:
-        if job.skeleton is None:
+    def __init__(self, context: FormatContext) -> None:
+        if context.skeleton is None:
             raise BadOption(
                 "--format", self.name, "it with a label config that has KeyPointLabels: they are the key points"
             )
-        super().__init__(job)
-        self._skeleton = job.skeleton
+        super().__init__(context)
+        self._skeleton = context.skeleton
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """Encode an image's rows; key points without an object and other shapes without an area are rejected."""
@@ -72,4 +72,4 @@ class YoloPose(YoloRows):
 
     def _names(self, names: Sequence[str]) -> str:
         listed = ", ".join(yaml_quoted(name) for name in names)
-        return ", ".join(f"{number}: [{listed}]" for number in range(len(self.job.classes)))
+        return ", ".join(f"{number}: [{listed}]" for number in range(len(self.context.classes)))

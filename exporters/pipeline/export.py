@@ -110,15 +110,15 @@ def export(
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
     renamed = parse_renames(rename)
     shares, chosen = SplitPolicy.parse(split, group_by=group_by, key=split_key), parse_policy(annotation)
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         if studio is None and settings.label_studio_api_key.get_secret_value():
             from labelloop.service.studio import Studio
 
-            studio = opened.enter_context(closing(Studio.from_settings(settings)))
+            studio = stack.enter_context(closing(Studio.from_settings(settings)))
         tasks = open_source(
             source, settings=settings, label_config=label_config, studio=studio, fresh=afresh, progress=progress
         )
-        opened.callback(tasks.close)
+        stack.callback(tasks.close)
         if tasks.config and not tasks.config.images:
             raise NoImages(tasks.title)
         store = open_store(to or _default_location(settings, tasks), settings)
@@ -136,7 +136,7 @@ def export(
             _log.info("photos_are_read", extra={"why": "to copy them" if copy_images else "to know their size"})
             from labelloop.service.media import Media
 
-            return opened.enter_context(closing(Media(settings, studio)))
+            return stack.enter_context(closing(Media(settings, studio)))
 
         run = ExportRun(
             source=tasks,

@@ -85,9 +85,8 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def run_attempt(self) -> ExportReport:
         """Convert all tasks and write a version; nothing of it is visible before it is complete."""
-        with ThreadPoolExecutor(
-            2, thread_name_prefix="begin"
-        ) as executor:  # parallel, as each request to a remote store takes a round trip
+        # in parallel, as each request to a remote store takes a round trip
+        with ThreadPoolExecutor(2, thread_name_prefix="begin") as executor:
             epoch_read, loading = executor.submit(epoch, self.store), executor.submit(load_classes, self.store)
             parent = published_version(self.store)
             start_epoch, stored = epoch_read.result(), loading.result()
@@ -120,8 +119,8 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         lost_classes = parent.classes if parent and not len(classes) else ()  # the map was lost; keep its numbers
         for label in (*lost_classes, *(config_labels(self.rules.config) if self.rules.config else ())):
             classes.id(label)
-        job = FormatContext(self.splits, (), self.skeleton, self.categories)
-        formats = tuple(FORMATS[name](job) for name in self.formats)  # fails early for an impossible format
+        context = FormatContext(self.splits, (), self.skeleton, self.categories)
+        formats = tuple(FORMATS[name](context) for name in self.formats)  # fails early for an impossible format
         with (
             numbering,
             self.store.scratch() as scratch,
@@ -133,7 +132,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             builder = GenerationBuilder(scratch, objects)
             with closing(copier) if copier else nullcontext():
                 converter = Converter(assembler, self.rules, classes, ledger, copier)
-                state = _AttemptState(job, formats, classes, numbering, objects, scratch)
+                state = _AttemptState(context, formats, classes, numbering, objects, scratch)
                 self._convert(converter, assembler, builder, previous, state)
             generation = builder.finish(previous.removed() if previous else ())
             total = builder.accounts.total()
@@ -192,7 +191,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         previous: PreviousVersionIndex | None,
         state: "_AttemptState",
     ) -> None:
-        job, classes, objects = state.job, state.classes, state.objects
+        context, classes, objects = state.context, state.classes, state.objects
         done = 0
 
         def report_progress(tasks: int) -> None:
@@ -227,7 +226,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             settings=self.settings,
             rules=self.rules,
             formats=self.formats,
-            job=job,
+            context=context,
             fetch=self.headers is not None,
             classes=classes.names,
         )
@@ -307,7 +306,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
 class _AttemptState(msgspec.Struct, frozen=True):
     """The objects that one attempt works with."""
 
-    job: FormatContext
+    context: FormatContext
     formats: tuple[Format, ...]
     classes: ClassMap
     numbering: ClassMapSync

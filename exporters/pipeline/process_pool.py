@@ -63,11 +63,9 @@ def _worker_errors() -> Iterator[None]:
 
 
 def _initialise() -> None:
-    for stop in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # reach every process of a terminal or service; the first ends the rest
-        signal.signal(stop, signal.SIG_IGN)
+    # These signals reach every process of a terminal or service; the main process ends the others.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
 
 

@@ -48,7 +48,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     rules: ConversionOptions
     formats: tuple[str, ...]
-    job: FormatContext
+    context: FormatContext
     fetch: bool
     classes: tuple[str, ...] = ()
 
@@ -245,7 +245,7 @@ def convert_unit(config: WorkerConfig, unit: WorkUnit) -> ConvertedUnit:
             config.rules, classes=classes, sizes=ImageSizes(headers), ledger=ledger, before=unit.first
         )
         converter = Converter(assembler, config.rules, classes, ledger)
-        formats = [FORMATS[name](config.job) for name in config.formats]
+        formats = [FORMATS[name](config.context) for name in config.formats]
         with SegmentWriter(formats, folder, objects, first=unit.first) as writer:
             for block in unit.blocks:
                 convert_block(block, converter, writer)
