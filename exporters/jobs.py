@@ -12,7 +12,7 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event
 from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
 from labelloop.service.settings import Settings
-from labelloop.service.studio import StudioNotFound, Studio
+from labelloop.service.studio import Studio, StudioNotFound
 
 log = structlog.get_logger(__name__)
 

@@ -73,8 +73,8 @@ def rewrite_endpoint_urls(studio: Studio, project: int, settings: Settings) -> S
         secret.get_secret_value() for secret in (settings.webhook_secret, settings.webhook_secret_previous) if secret
     }
     current = [f"{url.rstrip('/')}/webhook" for url in (settings.ml_url, settings.qc_url)]
-    ours = [hook for hook in studio.webhooks(project) if (hook["headers"] or {}).get(SECRET_HEADER) in secrets]
-    outdated = [hook for hook in ours if not any(is_same_url(hook["url"], url) for url in current)]
+    own_hooks = [hook for hook in studio.webhooks(project) if (hook["headers"] or {}).get(SECRET_HEADER) in secrets]
+    outdated = [hook for hook in own_hooks if not any(is_same_url(hook["url"], url) for url in current)]
     if not outdated:
         return []
     changes = []

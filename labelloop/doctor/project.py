@@ -97,29 +97,29 @@ def qc_webhook(context: DoctorContext) -> Finding:
 
 def model_version(context: DoctorContext) -> Finding:
     """Does the project use the model version that the backend serves?"""
-    ours = _our_backend(context)
-    if ours is None:
+    row = _our_backend(context)
+    if row is None:
         return skipped("The project has no ML backend of ours.")
-    answered, followed = str(ours.get("model_version") or ""), str(context.project().get("model_version") or "")
-    if not followed:
+    served, expected = str(row.get("model_version") or ""), str(context.project().get("model_version") or "")
+    if not expected:
         return problem(
             "The project follows no model version: pre-labels are not shown and uncertainty sampling is random.",
             _connect_fix(context),
         )
-    if answered != followed and answered.startswith(LEARNED_PREFIX) and followed == str(ours.get("title") or ""):
+    if served != expected and served.startswith(LEARNED_PREFIX) and expected == str(row.get("title") or ""):
         return warning(
-            f"The project still follows {followed!r}, and the ML backend serves {answered!r}, which was learned since: "
+            f"The project still follows {expected!r}, and the ML backend serves {served!r}, which was learned since: "
             "tasks keep the order of the old version until the next of them have pre-labels of the new one.",
             "This takes seconds, at most a minute while people submit. If it lasts, make sure that `labelloop worker` "
             f"runs. {_connect_fix(context)}",
         )
-    if answered != followed:
+    if served != expected:
         return problem(
-            f"The project follows the model version {followed!r} and the ML backend serves {answered!r}: uncertainty "
+            f"The project follows the model version {expected!r} and the ML backend serves {served!r}: uncertainty "
             "sampling falls back to random, and pre-labels of the new model are not shown.",
             _connect_fix(context),
         )
-    return ok(f"the project follows {followed}")
+    return ok(f"the project follows {expected}")
 
 
 def sampling(context: DoctorContext) -> Finding:

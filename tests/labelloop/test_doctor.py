@@ -29,9 +29,9 @@ from labelloop.service.store import open_store
 from labelloop.service.studio import StudioRefused
 from labelloop.service.web.app import create_web_app
 from labelloop.service.web.webhook_secret import WebhookSecrets
-from ml_backend.checksums import keep_checksum
+from ml_backend.checksums import write_checksum
 from ml_backend.inference.detector import embedded_model
-from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.registry import Registry
 
 
@@ -377,7 +377,7 @@ def test_model_of_the_project_is_the_one_checked(settings):
     configured = settings()
     store = open_store(configured.store_url, configured)
     own = Registry(store).add(embedded_model(), thresholds={"person": 0.7}).version
-    activate_in(store, own, "3")
+    set_active(store, own, "3")
     assert DoctorContext(configured, 3).detector().version == own
     assert policies.served_model(DoctorContext(configured, 3)).what.startswith(own)
     assert DoctorContext(configured).detector().version != own
@@ -423,7 +423,7 @@ def test_damaged_or_missing_smart_tool_file_is_a_problem(settings, context, tmp_
     assert "encoder.onnx is missing" in policies.smart_model(configured).what
     for file in (encoder, decoder):
         file.write_bytes(b"whole")
-        keep_checksum(file)
+        write_checksum(file)
     assert policies.smart_model(configured).level == "ok"
     decoder.write_bytes(b"torn")
     finding = diagnose(configured, {"smart-model": CHECKS["smart-model"]}).findings["smart-model"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from werkzeug.serving import make_server
 
-from labelloop.connect import ProjectNotConnected, connect
+from labelloop.connect import IncompleteConnection, connect
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.run import diagnose
@@ -116,7 +116,7 @@ def look(settings, project_id=None, *names):
 
 
 def changed(settings, **values):
-    return settings.but(**values)
+    return settings.replace(**values)
 
 
 def test_a_connected_loop_has_nothing_wrong_and_connecting_twice_changes_nothing(loop, project):
@@ -253,7 +253,7 @@ def test_a_backend_that_is_down_is_told_from_both_sides(loop, project):
     loop.ml.stop()
     try:
         found = look(loop.settings, project, "ml-backend", "ml-login", "backend")
-        with pytest.raises(ProjectNotConnected) as caught:
+        with pytest.raises(IncompleteConnection) as caught:
             connect(project, loop.settings)
     finally:
         loop.ml.start()
@@ -346,7 +346,7 @@ def test_a_bucket_that_works_and_what_its_server_cannot_do(tmp_path, s3_server):
 def test_a_bucket_that_is_missing_and_a_secret_that_is_wrong(tmp_path, s3_server):
     found = store_findings(tmp_path, s3_server)
     assert found["store"].level == "problem"
-    assert "no such bucket" in found["store"].what
+    assert "bucket does not exist" in found["store"].what
     assert "LABELLOOP_STORE_URL" in found["store"].fix
     assert found["store-conditions"].level == "skipped"
     bucket = s3_server.make_bucket()
@@ -421,7 +421,7 @@ def test_a_backend_that_was_saved_and_then_refused_is_called_half_made(guarded):
 
 def test_connecting_where_addresses_are_banned_says_so_for_both_parts_and_still_makes_the_tabs(guarded):
     project = guarded.studio.create_project(title="banned", label_config=LABEL_CONFIG)["id"]
-    with pytest.raises(ProjectNotConnected) as caught:
+    with pytest.raises(IncompleteConnection) as caught:
         connect(project, guarded.settings)
     assert {failure.part for failure in caught.value.failures} == {"ml-backend", "qc"}
     assert caught.value.fix.count("USE_DEFAULT_BANNED_SUBNETS=false") >= 1

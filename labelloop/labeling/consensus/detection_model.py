@@ -150,7 +150,7 @@ def fit_detection_model(
     """
     if not objects:
         return PRIOR
-    annotators = sorted({annotator for looked in images for annotator in looked})
+    annotators = sorted({annotator for group in images for annotator in group})
     column_of = {annotator: column for column, annotator in enumerate(annotators)}
     # After the clusters, one row per group of annotators: the objects that all of them missed.
     groups = [*(evidence.annotators for evidence in objects), *images]

@@ -75,9 +75,9 @@ class Outlines:
         run = np.diff(x)
         run[np.abs(run) < _MIN_EDGE_WIDTH] = 0.0
         slope = np.divide(np.diff(y), run, out=np.zeros_like(run), where=run != 0)
-        turn = np.sign(np.bincount(owner[:-1][within], (run * (y[:-1] + y[1:]))[within], len(rings)))
+        orientation = np.sign(np.bincount(owner[:-1][within], (run * (y[:-1] + y[1:]))[within], len(rings)))
         ends = np.minimum(x[:-1], x[1:]), np.maximum(x[:-1], x[1:])
-        edges = np.stack((*ends, slope, y[:-1] - slope * x[:-1], np.sign(run) * turn[owner[:-1]]))[:, within]
+        edges = np.stack((*ends, slope, y[:-1] - slope * x[:-1], np.sign(run) * orientation[owner[:-1]]))[:, within]
         return np.concatenate((edges, np.zeros((5, 1))), axis=1)
 
     @cached_property

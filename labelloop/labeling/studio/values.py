@@ -72,11 +72,11 @@ def _read_rectangle(value: Value, image_width: int, image_height: int) -> Rectan
     if not width or not height:
         raise MalformedValue("height" if width else "width", "is 0: a rectangle without area")
     # A negative size means that it was drawn leftwards or upwards: normalise to the opposite corner.
-    turn = math.radians(rotation)
+    angle = math.radians(rotation)
     if width < 0:
-        x, y, width = x + width * math.cos(turn), y + width * math.sin(turn), -width
+        x, y, width = x + width * math.cos(angle), y + width * math.sin(angle), -width
     if height < 0:
-        x, y, height = x - height * math.sin(turn), y + height * math.cos(turn), -height
+        x, y, height = x - height * math.sin(angle), y + height * math.cos(angle), -height
     return Rectangle(x, y, width, height, rotation)
 
 
