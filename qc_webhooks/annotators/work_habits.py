@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qc_webhooks.statistics.bootstrap import MIN_UNITS, Estimate, proportion_ci
-from qc_webhooks.verdict.task_facts import MANUAL, CORRECTED, UNCHANGED, TaskFacts
+from qc_webhooks.verdict.task_facts import CORRECTED, MANUAL, UNCHANGED, TaskFacts
 
 Floats = NDArray[np.float64]
 
