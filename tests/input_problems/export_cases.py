@@ -247,7 +247,7 @@ CASES = (
         "a project without tasks",
         "refused",
         lambda folder: command(folder, b"[]"),
-        ("no image is in it. The source holds no task",),
+        ("no image is in it. The source has no tasks",),
         1,
         nothing_left,
     ),
