@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from ml_backend.training.backbone import open_backbone
-from ml_backend.training.datasets import LabelledPhoto, read_labelled
+from ml_backend.training.datasets import LocalImage, read_labelled
 from ml_backend.training.examples import Example
 from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.simulate import Album, readable
+from ml_backend.training.simulate import FeatureSource, decodable_images
 
 SHARED = Path(__file__).parents[2] / "shared"
 NANO = SHARED / "models" / "yolox_nano.onnx"
 MISSING = "Not measured: the data sets are not on this machine."
 
 
-def with_nano(measure: Callable[[Album], str]) -> str:
+def with_nano(measure: Callable[[FeatureSource], str]) -> str:
     """What is measured on photos as the YOLOX-nano sees them, in Markdown; where these are missing, just that."""
     if not NANO.is_file():
         return MISSING
@@ -27,19 +27,19 @@ def with_nano(measure: Callable[[Album], str]) -> str:
         return measure(album(NANO, Path(folder)))
 
 
-def album(model: Path, folder: Path) -> Album:
+def album(model: Path, folder: Path) -> FeatureSource:
     """An album of a model, kept in a folder."""
     backbone = open_backbone(model, folder=folder, threads=1)
-    return Album(backbone, FeatureCache(folder / "sights", max_bytes=2**32))
+    return FeatureSource(backbone, FeatureCache(folder / "sights", max_bytes=2**32))
 
 
-def training_photos(album: Album, data: str) -> tuple[list[LabelledPhoto], list[Example]]:
+def training_photos(album: FeatureSource, data: str) -> tuple[list[LocalImage], list[Example]]:
     """The photos of a data set that no bench judges AP50 on, all of which can be decoded."""
     root = SHARED / "data" / data
     labelled = read_labelled(root / "images", root / "annotations_voc")
     listed = root / "val.txt"
-    held = labelled.listed(listed)[0] if listed.is_file() else {one.name for one in labelled.photos[::4]}
-    good, _ = readable(album, [one for one in labelled.photos if one.name not in held], lambda *_: None)
+    held = labelled.listed(listed)[0] if listed.is_file() else {one.name for one in labelled.images[::4]}
+    good, _ = decodable_images(album, [one for one in labelled.images if one.name not in held], lambda *_: None)
     return good, [album.example(one) for one in good]
 
 

@@ -18,7 +18,7 @@ from ml_backend.training.backbone import open_backbone
 from ml_backend.training.datasets import read_labelled
 from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.model_selection import select_and_fit
-from ml_backend.training.simulate import Album
+from ml_backend.training.simulate import FeatureSource
 
 SHARED = Path(__file__).parents[2] / "shared"
 SEEDS = 5
@@ -96,8 +96,8 @@ def _times() -> list[str]:
         root = SHARED / "data" / "bccd"
         for name, path in (("YOLOX-nano", NANO), ("embedded", embedded_model())):
             backbone = open_backbone(path, folder=Path(folder), threads=1)
-            album = Album(backbone, FeatureCache(Path(folder) / "sights", max_bytes=2**32))
-            photos = read_labelled(root / "images", root / "annotations_voc").photos[:100]
+            album = FeatureSource(backbone, FeatureCache(Path(folder) / "sights", max_bytes=2**32))
+            photos = read_labelled(root / "images", root / "annotations_voc").images[:100]
             examples = [album.example(photo) for photo in photos]
             for size in (20, 100):
                 spent = []

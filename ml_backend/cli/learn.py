@@ -37,7 +37,7 @@ from ml_backend.policy import LearningPolicy, read_learning_policy, too_few_labe
 from ml_backend.predict.control_support import ControlSupport, NotServed, controls_of, reasons
 from ml_backend.serving import activation
 from ml_backend.training.backbone import open_backbone
-from ml_backend.training.datasets import LabelledPhoto, read_labelled
+from ml_backend.training.datasets import LocalImage, read_labelled
 from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.simulate import STRATEGIES, FeatureSource, SimulationRun, decodable_images, simulate
 
@@ -312,8 +312,8 @@ def learn_simulate(
         TimeRemainingColumn(),
         console=console,
     ) as progress:
-        images_bar = progress.add_task("images", total=len(data.photos))
-        good, bad = decodable_images(features, data.photos, lambda done, _: progress.update(images_bar, completed=done))
+        images_bar = progress.add_task("images", total=len(data.images))
+        good, bad = decodable_images(features, data.images, lambda done, _: progress.update(images_bar, completed=done))
         lines = [
             f"left out: {line}" for line in (*(f"{problem.item}: {problem.reason}" for problem in data.problems), *bad)
         ]
@@ -342,7 +342,7 @@ def learn_simulate(
         raise SystemExit(stopped)
 
 
-def _require_test_images(test_list: Path, test: Sequence[LabelledPhoto], pool: Sequence[LabelledPhoto]) -> None:
+def _require_test_images(test_list: Path, test: Sequence[LocalImage], pool: Sequence[LocalImage]) -> None:
     if not test:
         raise TestListUnusable(test_list, "it names no image that is labelled and can be decoded")
     if not any(image.labels for image in test):

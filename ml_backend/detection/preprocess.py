@@ -10,7 +10,7 @@ from PIL import Image
 from ml_backend.detection.detections import Detections, Floats, bounds_of
 
 # (height, width, 3) uint8 RGB, as `labelloop.service.media.load_image` returns it.
-Photo = npt.NDArray[np.uint8]
+RgbImage = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Prepared:
 
 
 def prepare(
-    photo: Photo,
+    image: RgbImage,
     spec: InputSpec,
     *,
     size: tuple[int, int] | None = None,
@@ -140,18 +140,18 @@ def prepare(
     """Resize, pad and normalise an image, or a region of it, for a network.
 
     Args:
-        photo: (h, w, 3) uint8 RGB; may be a reduced decode of the original.
+        image: (h, w, 3) uint8 RGB; may be a reduced decode of the original.
         spec: Input format of the network.
-        size: (width, height) of the original image where `photo` is reduced; boxes are mapped to its pixels.
-        part: x_min, y_min, x_max, y_max in pixels of `photo`: the region to show; needs a full-size decode.
+        size: (width, height) of the original image where `image` is reduced; boxes are mapped to its pixels.
+        part: x_min, y_min, x_max, y_max in pixels of `image`: the region to show; needs a full-size decode.
         into: A buffer to write the tensor into where shape and dtype match; this avoids page faults of a new array.
     """
-    original_width, original_height = size or (photo.shape[1], photo.shape[0])
+    original_width, original_height = size or (image.shape[1], image.shape[0])
     origin, region = (0, 0), (original_width, original_height)
     if part is not None:
-        photo = photo[part[1] : part[3], part[0] : part[2]]
+        image = image[part[1] : part[3], part[0] : part[2]]
         origin, region = (part[0], part[1]), (part[2] - part[0], part[3] - part[1])
-    canvas, (left, top), (inner_width, inner_height) = _letterbox(photo, spec)
+    canvas, (left, top), (inner_width, inner_height) = _letterbox(image, spec)
     fit = Fit(
         scale_x=inner_width / region[0],
         scale_y=inner_height / region[1],
@@ -164,7 +164,7 @@ def prepare(
     return Prepared(tensor=_normalise(canvas, spec, into), fit=fit)
 
 
-def _letterbox(photo: Photo, spec: InputSpec) -> tuple[Photo, tuple[int, int], tuple[int, int]]:
+def _letterbox(photo: RgbImage, spec: InputSpec) -> tuple[RgbImage, tuple[int, int], tuple[int, int]]:
     """Return the input's pixels, the image's offset in it (negative for ``crop``), and the image's size in it."""
     height, width = photo.shape[:2]
     scales = spec.width / width, spec.height / height
@@ -182,8 +182,10 @@ def _letterbox(photo: Photo, spec: InputSpec) -> tuple[Photo, tuple[int, int], t
 
     resized = photo
     if (inner_width, inner_height) != (width, height):
-        image = Image.fromarray(photo).resize((inner_width, inner_height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        resized = np.asarray(image)
+        resized_image = Image.fromarray(photo).resize(
+            (inner_width, inner_height), Image.Resampling.BILINEAR, reducing_gap=2.0
+        )
+        resized = np.asarray(resized_image)
     if spec.placement == "crop":
         canvas = resized[-top : spec.height - top, -left : spec.width - left]
     else:
@@ -192,7 +194,7 @@ def _letterbox(photo: Photo, spec: InputSpec) -> tuple[Photo, tuple[int, int], t
     return canvas, (left, top), (inner_width, inner_height)
 
 
-def _normalise(canvas: Photo, spec: InputSpec, into: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def _normalise(canvas: RgbImage, spec: InputSpec, into: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
     channels_first = spec.layout == "NCHW"
     pixels: npt.NDArray[Any] = canvas[..., ::-1] if spec.color == "BGR" else canvas
     unchanged = (spec.scale, spec.mean, spec.std) == (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

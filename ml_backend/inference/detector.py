@@ -72,23 +72,23 @@ class Detector:
         """Images per run."""
         return 1 if self.reader.single_image else self.engine.batch
 
-    def detect(self, photos: Sequence[Prepared], *, floor: float) -> list[Detections]:
+    def detect(self, images: Sequence[Prepared], *, floor: float) -> list[Detections]:
         """Detect objects on at most `batch` images, in pixels of each original image, best first.
 
         Args:
-            photos: Made by `prepare` with this detector's `spec`.
+            images: Made by `prepare` with this detector's `spec`.
             floor: Minimum score.
 
         Raises:
             ModelBroken: The session failed on these images.
         """
-        outputs = self.engine.run([photo.tensor for photo in photos], self.reader.outputs)
+        outputs = self.engine.run([image.tensor for image in images], self.reader.outputs)
         decoded = self.reader.decode(outputs, self.candidate_floor(floor))
         if not self.units_checked:
             self.check_units(decoded)
         return [
-            photo.fit.to_image(self.postprocess(self.map_classes(candidates), photo.fit, floor=floor))
-            for photo, candidates in zip(photos, decoded, strict=True)
+            image.fit.to_image(self.postprocess(self.map_classes(candidates), image.fit, floor=floor))
+            for image, candidates in zip(images, decoded, strict=True)
         ]
 
     def check_units(self, detections: Sequence[Detections]) -> None:

@@ -54,27 +54,27 @@ class Engine:
         self._input = self.graph.image.name
         self.batch = self._batch()
 
-    def run(self, photos: Sequence[npt.NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:
+    def run(self, images: Sequence[npt.NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:
         """Run at most `batch` images; smaller batches are padded where the graph's batch is fixed.
 
         Args:
-            photos: Input arrays without the batch axis.
+            images: Input arrays without the batch axis.
             outputs: Names of the outputs; all where None.
 
         Raises:
             ModelBroken: ONNX Runtime fails (wrong size, out of memory), or the run exceeds `RUN_LIMIT_S`.
         """
         if not self.graph.batched:
-            return self._fetch(photos[0], photos[0], 1, outputs)
-        stacked = np.stack(photos) if len(photos) > 1 else photos[0][None]  # one photo needs no copy
+            return self._fetch(images[0], images[0], 1, outputs)
+        stacked = np.stack(images) if len(images) > 1 else images[0][None]  # a single image needs no copy
         fixed = self.graph.image.shape[0] if self.graph.image else None
-        if fixed is not None and len(photos) < fixed:
-            padding = np.zeros((fixed - len(photos), *stacked.shape[1:]), stacked.dtype)
+        if fixed is not None and len(images) < fixed:
+            padding = np.zeros((fixed - len(images), *stacked.shape[1:]), stacked.dtype)
             stacked = np.concatenate([stacked, padding])
-        arrays = self._fetch(stacked, photos[0], len(stacked), outputs)
-        unpadded = len(stacked) == len(photos)
+        arrays = self._fetch(stacked, images[0], len(stacked), outputs)
+        unpadded = len(stacked) == len(images)
         return {
-            name: array if unpadded or len(array) != len(stacked) else array[: len(photos)]
+            name: array if unpadded or len(array) != len(stacked) else array[: len(images)]
             for name, array in arrays.items()
         }
 

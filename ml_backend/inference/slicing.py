@@ -10,7 +10,7 @@ from math import ceil
 import numpy as np
 
 from ml_backend.detection.detections import Detections, merge_slices
-from ml_backend.detection.preprocess import Photo, prepare
+from ml_backend.detection.preprocess import RgbImage, prepare
 from ml_backend.inference.detector import Detector
 
 # IoU above which two boxes of a class from two views are one object.
@@ -49,30 +49,30 @@ def slice_boxes(width: int, height: int, slices: Slices) -> list[tuple[int, int,
 
 
 def detect_sliced(
-    detector: Detector, photo: Photo, slices: Slices, *, floor: float, size: tuple[int, int] | None = None
+    detector: Detector, image: RgbImage, slices: Slices, *, floor: float, size: tuple[int, int] | None = None
 ) -> Detections:
     """Detect objects on the whole image and on each slice at full resolution.
 
     Args:
         detector: Runs on the whole image and on the slices, in batches.
-        photo: (h, w, 3) uint8, a full-size decode where it is to be sliced.
+        image: (h, w, 3) uint8, a full-size decode where it is to be sliced.
         slices: How it is sliced.
         floor: Minimum score.
-        size: (width, height) of the original where `photo` is a reduced decode, which is not sliced.
+        size: (width, height) of the original where `image` is a reduced decode, which is not sliced.
 
     Raises:
         ModelBroken: The session failed.
     """
-    reduced = size is not None and size != (photo.shape[1], photo.shape[0])
-    parts = [] if reduced else slice_boxes(photo.shape[1], photo.shape[0], slices)
+    reduced = size is not None and size != (image.shape[1], image.shape[0])
+    parts = [] if reduced else slice_boxes(image.shape[1], image.shape[0], slices)
     views: list[tuple[int, int, int, int] | None] = [None, *parts]
     results: list[Detections] = []
     for batch in _batches(views, detector.batch):
         batch_results = detector.detect(
-            [prepare(photo, detector.spec, size=size, part=part) for part in batch], floor=floor
+            [prepare(image, detector.spec, size=size, part=part) for part in batch], floor=floor
         )
         results += [
-            _drop_fragments(detections, part, photo.shape[1], photo.shape[0]) if part else detections
+            _drop_fragments(detections, part, image.shape[1], image.shape[0]) if part else detections
             for detections, part in zip(batch_results, batch, strict=True)
         ]
     return merge_slices(results, share=MERGE_IOS, iou=MERGE_IOU) if parts else results[0]

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ml_backend.detection.detections import Detections, corners_of
-from ml_backend.detection.preprocess import InputSpec, Photo
+from ml_backend.detection.preprocess import InputSpec, RgbImage
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 from ml_backend.predict.shapes import MIN_KEYPOINT_CONFIDENCE
@@ -25,12 +25,12 @@ COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a
 class ImageDetections:
     """The detections of a model on one image, best first, with the model's class names."""
 
-    image: Photo
+    image: RgbImage
     detections: Detections
     names: tuple[str, ...]
 
 
-def detect_on_image(detector: Detector, photo: Photo, *, threshold: float, slices: Slices) -> ImageDetections:
+def detect_on_image(detector: Detector, photo: RgbImage, *, threshold: float, slices: Slices) -> ImageDetections:
     """Run a model on one image.
 
     Args:
@@ -111,7 +111,7 @@ def draw_detections(sight: ImageDetections) -> Image.Image:
     return image
 
 
-def _with_masks(sight: ImageDetections) -> Photo:
+def _with_masks(sight: ImageDetections) -> RgbImage:
     pixels = sight.image.copy()
     for class_, segment in zip(sight.detections.classes.tolist(), sight.detections.segments or (), strict=False):
         inside = segment.mask()

@@ -147,11 +147,11 @@ class SmartTools:
         task_id = task.get("id")
 
         def embed() -> _EmbeddedImage:
-            photo = self._photos.photo(url, task_id=task_id if isinstance(task_id, int) else None, max_side=MAX_SIDE)
-            rows, columns = photo.pixels.shape[:2]
+            decoded = self._photos.photo(url, task_id=task_id if isinstance(task_id, int) else None, max_side=MAX_SIDE)
+            rows, columns = decoded.pixels.shape[:2]
             # A copy: cached embeddings must not hold the memory budget of decoding.
             return _EmbeddedImage(
-                self._loaded_segmenter().embed(photo.pixels.copy()), photo.width, photo.height, columns, rows
+                self._loaded_segmenter().embed(decoded.pixels.copy()), decoded.width, decoded.height, columns, rows
             )
 
         return self._embeddings.get(url, embed)

@@ -82,17 +82,17 @@ class FrozenBackbone:
         """Images per run."""
         return self.detector.batch
 
-    def extract_features(self, photos: Sequence[Prepared]) -> list[CandidateFeatures]:
+    def extract_features(self, images: Sequence[Prepared]) -> list[CandidateFeatures]:
         """Extract the candidate features of at most `batch` images made by `prepare` with its `spec`.
 
         Raises:
             ModelBroken: The session failed.
         """
-        outputs = self.detector.engine.run([photo.tensor for photo in photos], OUTPUTS)
+        outputs = self.detector.engine.run([image.tensor for image in images], OUTPUTS)
         arrays = [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
         return [
-            CandidateFeatures(*(array[index] for array in arrays), photo.fit)  # type: ignore[call-arg]
-            for index, photo in enumerate(photos)
+            CandidateFeatures(*(array[index] for array in arrays), image.fit)  # type: ignore[call-arg]
+            for index, image in enumerate(images)
         ]
 
 

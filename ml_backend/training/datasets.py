@@ -6,13 +6,13 @@ from pathlib import Path
 
 from labelloop.service.datasets import (
     DatasetError,
+    DatasetImage,
     DatasetProblem,
     DatasetSource,
     ImageFiles,
     open_source,
     read_dataset,
 )
-from labelloop.service.datasets import DatasetImage as Described
 from labelloop.service.datasets.registry import detect_format
 from labelloop.service.settings import Settings
 from ml_backend.errors import DatasetUnreadable, TestListUnusable
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class LabelledPhoto:
+class LocalImage:
     """A labelled image.
 
     Attributes:
@@ -38,10 +38,10 @@ class LabelledPhoto:
 
 
 @dataclass(frozen=True)
-class LabelledPhotos:
+class LocalDataset:
     """Labelled images sorted by name, and the items of the data set that were skipped."""
 
-    photos: tuple[LabelledPhoto, ...]
+    images: tuple[LocalImage, ...]
     problems: tuple[DatasetProblem, ...]
     folder: ImageFiles
 
@@ -69,7 +69,7 @@ class LabelledPhotos:
         ]
 
 
-def read_labelled(images: Path, annotations: Path, *, settings: Settings | None = None) -> LabelledPhotos:
+def read_labelled(images: Path, annotations: Path, *, settings: Settings | None = None) -> LocalDataset:
     """Read all annotated images in any format that `labelloop import` reads; polygons and masks become bounding boxes.
 
     Args:
@@ -84,7 +84,7 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
     dataset = open_source(str(annotations), settings or Settings(), images=str(images))
     if not dataset.images.names:
         raise DatasetUnreadable(images, "it contains no image")
-    images_by_name: dict[str, LabelledPhoto] = {}
+    images_by_name: dict[str, LocalImage] = {}
     problems: list[DatasetProblem] = []
     for entry in _read(dataset):
         name = entry.item if isinstance(entry, DatasetProblem) else dataset.images.find(entry.name)
@@ -102,16 +102,14 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
                 problems.append(DatasetProblem(entry.name, "it has only crowd regions"))
                 continue
             boxes = tuple(shape.geometry.bounds for shape in drawn)
-            images_by_name[name] = LabelledPhoto(images / name, name, boxes, tuple(shape.label for shape in drawn))
+            images_by_name[name] = LocalImage(images / name, name, boxes, tuple(shape.label for shape in drawn))
     if not any(entry.labels for entry in images_by_name.values()):
         reason = "none of its images has a box" if images_by_name else f"none of its images is in {images}"
         raise DatasetUnreadable(annotations, f"{reason}{_first(problems)}")
-    return LabelledPhotos(
-        tuple(images_by_name[name] for name in sorted(images_by_name)), tuple(problems), dataset.images
-    )
+    return LocalDataset(tuple(images_by_name[name] for name in sorted(images_by_name)), tuple(problems), dataset.images)
 
 
-def _read(dataset: DatasetSource) -> Iterator[Described | DatasetProblem]:
+def _read(dataset: DatasetSource) -> Iterator[DatasetImage | DatasetProblem]:
     try:
         return read_dataset(dataset).images()
     except DatasetError:

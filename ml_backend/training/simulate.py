@@ -27,7 +27,7 @@ from ml_backend.training.acquisition import (
     uncertainty,
 )
 from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
-from ml_backend.training.datasets import LabelledPhoto
+from ml_backend.training.datasets import LocalImage
 from ml_backend.training.examples import Example
 from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.linear_head import LinearHead
@@ -81,56 +81,56 @@ class FeatureSource:
     backbone: FrozenBackbone
     cache: FeatureCache
 
-    def extract(self, photo: LabelledPhoto) -> CandidateFeatures:
+    def extract(self, image: LocalImage) -> CandidateFeatures:
         """Extract the candidate features of an image.
 
         Raises:
             MediaError: It cannot be decoded.
         """
-        content = photo.path.read_bytes()
+        content = image.path.read_bytes()
         key = f"{self.backbone.version}-{hashlib.sha256(content).hexdigest()[:24]}"
-        return self.cache.get(key, lambda: self._see(content, photo.path.name))
+        return self.cache.get(key, lambda: self._see(content, image.path.name))
 
     def _see(self, content: bytes, name: str) -> CandidateFeatures:
         spec = self.backbone.spec
         loaded = load_image(content, max_side=max(spec.width, spec.height), name=name)
         return self.backbone.extract_features([prepare(loaded.pixels, spec, size=(loaded.width, loaded.height))])[0]
 
-    def example(self, photo: LabelledPhoto) -> Example:
+    def example(self, image: LocalImage) -> Example:
         """Build the training example of an image."""
-        drawn = np.asarray(photo.boxes, np.float32).reshape(-1, 4)
-        return Example(self.extract(photo), drawn, photo.labels)
+        drawn = np.asarray(image.boxes, np.float32).reshape(-1, 4)
+        return Example(self.extract(image), drawn, image.labels)
 
 
 def decodable_images(
-    source: FeatureSource, photos: Sequence[LabelledPhoto], progress: Callable[[int, int], None]
-) -> tuple[list[LabelledPhoto], list[str]]:
+    source: FeatureSource, images: Sequence[LocalImage], progress: Callable[[int, int], None]
+) -> tuple[list[LocalImage], list[str]]:
     """Extract every image once.
 
     Returns:
         The images that can be decoded, and messages for the others.
     """
     good, bad = [], []
-    for index, photo in enumerate(photos, 1):
+    for index, image in enumerate(images, 1):
         try:
-            source.extract(photo)
+            source.extract(image)
         except MediaError as error:
-            bad.append(f"{photo.path.name}: {error}")
+            bad.append(f"{image.path.name}: {error}")
         else:
-            good.append(photo)
-        progress(index, len(photos))
+            good.append(image)
+        progress(index, len(images))
     return good, bad
 
 
-def hash_order(photos: Sequence[LabelledPhoto], *, seed: int) -> list[LabelledPhoto]:
+def hash_order(images: Sequence[LocalImage], *, seed: int) -> list[LocalImage]:
     """Shuffle images by a hash of seed and name: the same order on every machine, whatever their input order."""
-    return sorted(photos, key=lambda photo: hashlib.sha256(f"{seed} {photo.name}".encode()).digest())
+    return sorted(images, key=lambda image: hashlib.sha256(f"{seed} {image.name}".encode()).digest())
 
 
 def simulate(
     source: FeatureSource,
-    pool: Sequence[LabelledPhoto],
-    test: Sequence[LabelledPhoto],
+    pool: Sequence[LocalImage],
+    test: Sequence[LocalImage],
     *,
     sizes: Sequence[int],
     strategies: Sequence[Strategy],
@@ -147,7 +147,7 @@ def simulate(
         seeds: Draws per strategy.
     """
     truths = [GroundTruth(np.asarray(image.boxes, np.float32).reshape(-1, 4), image.labels) for image in test]
-    in_memory = [source.extract(photo) for photo in test[:IN_MEMORY]]
+    in_memory = [source.extract(test_image) for test_image in test[:IN_MEMORY]]
     classes = sorted({label for image in (*pool, *test) for label in image.labels})
     backbone_classes = [(name, index) for index, name in enumerate(source.backbone.names) if name in classes]
     for strategy in strategies:
@@ -158,7 +158,7 @@ def simulate(
             for size in sorted(set(sizes)):
                 labeller.label(size)
                 head = labeller.head()
-                features = chain(in_memory, (source.extract(photo) for photo in test[IN_MEMORY:]))
+                features = chain(in_memory, (source.extract(test_image) for test_image in test[IN_MEMORY:]))
                 detections = [head.detect(candidates, floor=EVALUATION_FLOOR, exact=False) for candidates in features]
                 yield SimulationRun(
                     strategy=strategy,
@@ -177,7 +177,7 @@ class _Labeller:
     def __init__(
         self,
         source: FeatureSource,
-        pool: Sequence[LabelledPhoto],
+        pool: Sequence[LocalImage],
         backbone_classes: Sequence[tuple[str, int]],
         strategy: Strategy,
         seed: int,
@@ -187,11 +187,11 @@ class _Labeller:
         self._strategy = strategy
         self._seed = seed
         candidates = pool if strategy == "active" else []
-        self._vectors: Mapping[str, Floats] = {photo.name: image_vector(source.extract(photo)) for photo in candidates}
+        self._vectors: Mapping[str, Floats] = {image.name: image_vector(source.extract(image)) for image in candidates}
         self._unlabelled = hash_order(pool, seed=seed)
         self._examples: list[Example] = []
         self._head: LinearHead | None = None
-        self.labelled: list[LabelledPhoto] = []
+        self.labelled: list[LocalImage] = []
         self.seconds = 0.0
 
     def label(self, size: int) -> None:
@@ -201,10 +201,10 @@ class _Labeller:
                 1 + len(self.labelled) // STEP if self._strategy == "active" else size, size - len(self.labelled)
             )
             chosen = self._choose(count)
-            for photo in [self._unlabelled[index] for index in chosen]:
-                self.labelled.append(photo)
-                self._examples.append(self._source.example(photo))
-            self._unlabelled = [photo for index, photo in enumerate(self._unlabelled) if index not in set(chosen)]
+            for image in [self._unlabelled[index] for index in chosen]:
+                self.labelled.append(image)
+                self._examples.append(self._source.example(image))
+            self._unlabelled = [image for index, image in enumerate(self._unlabelled) if index not in set(chosen)]
             self._head = None
 
     def head(self) -> LinearHead:
@@ -222,16 +222,16 @@ class _Labeller:
         if self._strategy == "random" or len(self.labelled) < COLD_START_IMAGES:
             return list(range(min(count, len(self._unlabelled))))
         counts = LabelCounts.from_images((example.labels, self._weights(example)) for example in self._examples)
-        labelled = [self._vectors[photo.name] for photo in self.labelled]
+        labelled = [self._vectors[image.name] for image in self.labelled]
         images = [
-            UnlabelledImage(self._vectors[photo.name], self._uncertainty(photo, counts)) for photo in self._unlabelled
+            UnlabelledImage(self._vectors[image.name], self._uncertainty(image, counts)) for image in self._unlabelled
         ]
         width = len(images[0].vector)
         return next_images(images, np.array(labelled, np.float32).reshape(-1, width), count, seed=self._seed)
 
-    def _uncertainty(self, photo: LabelledPhoto, counts: LabelCounts) -> float | None:
+    def _uncertainty(self, image: LocalImage, counts: LabelCounts) -> float | None:
         head = self.head()
-        candidates = self._source.extract(photo)
+        candidates = self._source.extract(image)
         detections = head.detect(candidates, floor=FLOOR, exact=False)
         shares = object_weights(detections.boxes, width=candidates.fit.width, height=candidates.fit.height)
         return uncertainty(detections, shares, names=head.names, labelled=counts)

@@ -66,10 +66,10 @@ def test_every_format_gives_the_same_boxes(form, images, tmp_path):
     folder = tmp_path / form
     folder.mkdir()
     dataset = read_labelled(images, WRITERS[form](folder))
-    assert [photo.name for photo in dataset.photos] == ["a.jpg", "b.jpg"]
-    assert [photo.labels for photo in dataset.photos] == [("cat", "dog"), ()]
+    assert [photo.name for photo in dataset.images] == ["a.jpg", "b.jpg"]
+    assert [photo.labels for photo in dataset.images] == [("cat", "dog"), ()]
     np.testing.assert_allclose(
-        dataset.photos[0].boxes, [box for box, _ in DRAWN["a"]], atol=1.01 if form == "voc" else 1e-6
+        dataset.images[0].boxes, [box for box, _ in DRAWN["a"]], atol=1.01 if form == "voc" else 1e-6
     )
     assert not dataset.problems
 
@@ -85,7 +85,7 @@ def test_yolo_polygon_becomes_its_bounding_box(row, images, tmp_path):
     folder = tmp_path / "labels"
     folder.mkdir()
     (folder / "a.txt").write_text(row)
-    a, b = read_labelled(images, folder).photos
+    a, b = read_labelled(images, folder).images
     np.testing.assert_allclose(a.boxes, [(10, 20, 30, 60)])
     assert (a.labels, b.labels) == (("class 0",), ())
 
@@ -95,7 +95,7 @@ def test_class_names_are_read_from_data_yaml(images, tmp_path):
     folder.mkdir(parents=True)
     (folder.parent / "data.yaml").write_text("names: {0: cat, 1: dog}")
     (folder / "a.txt").write_text("1 0.5 0.5 0.2 0.2")
-    assert read_labelled(images, folder.parent).photos[0].labels == ("dog",)
+    assert read_labelled(images, folder.parent).images[0].labels == ("dog",)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_malformed_items_are_skipped_and_reported(name, text, images, tmp_path):
     (write_voc if name.endswith("xml") else write_yolo)(folder)
     (folder / name).write_text(text)
     dataset = read_labelled(images, folder)
-    assert dataset.photos[0].labels == ("cat", "dog")
+    assert dataset.images[0].labels == ("cat", "dog")
     [problem] = dataset.problems
     assert problem.item.startswith(name)
 
@@ -121,7 +121,7 @@ def test_equal_names_in_two_folders_are_distinct(images, tmp_path):
         (labels / split).mkdir(parents=True)
         (labels / split / "a.txt").write_text(f"{kind} 0.5 0.5 0.2 0.2")
     dataset = read_labelled(images, labels)
-    assert [(photo.name, photo.labels) for photo in dataset.photos if photo.labels] == [
+    assert [(photo.name, photo.labels) for photo in dataset.images if photo.labels] == [
         ("train/a.jpg", ("class 0",)),
         ("val/a.jpg", ("class 1",)),
     ]
@@ -164,7 +164,7 @@ def test_image_with_unreadable_labels_is_not_a_negative(form, name, text, images
     WRITERS[form](folder)
     (folder / name).write_text(text)
     dataset = read_labelled(images, folder)
-    assert [photo.name for photo in dataset.photos] == ["a.jpg"]
+    assert [photo.name for photo in dataset.images] == ["a.jpg"]
     assert len(dataset.problems) == 1
 
 
@@ -177,5 +177,5 @@ def test_image_with_only_a_crowd_is_not_a_negative(images, tmp_path):
     crowd = {"id": 99, "image_id": image, "category_id": coco["categories"][0]["id"], "bbox": [1, 1, 9, 9]}
     file.write_text(json.dumps(coco | {"annotations": [*coco["annotations"], crowd | {"iscrowd": 1}]}))
     dataset = read_labelled(images, file)
-    assert [photo.name for photo in dataset.photos] == ["a.jpg"]
+    assert [photo.name for photo in dataset.images] == ["a.jpg"]
     assert "crowd" in dataset.problems[0].reason

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from labelloop.cli.main import main
-from ml_backend.training.datasets import LabelledPhoto
+from ml_backend.training.datasets import LocalImage
 from ml_backend.training.simulate import hash_order
 
 
@@ -55,7 +55,7 @@ def test_every_strategy_size_and_seed_is_a_run(data, monkeypatch, capsys):
 
 
 def test_random_order_depends_only_on_names_and_seed(tmp_path):
-    photos = [LabelledPhoto(tmp_path / str(number), f"{number:03}.png", (), ()) for number in range(60)]
+    photos = [LocalImage(tmp_path / str(number), f"{number:03}.png", (), ()) for number in range(60)]
     order = hash_order(photos, seed=3)
     assert hash_order(photos[::-1], seed=3) == order
     assert [photo.name for photo in order[:4]] == ["051.png", "053.png", "010.png", "022.png"]
