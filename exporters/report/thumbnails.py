@@ -13,7 +13,7 @@ from markupsafe import Markup
 from exporters.dataset.shards import read_image_copy, read_table
 from exporters.errors import DatasetDamaged
 from exporters.formats.decode import DecodedObject
-from exporters.model.manifest import PHOTOS, ImageCopy, DatasetManifest
+from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
 from exporters.model.records import Image
 from exporters.report.charts import class_colour, svg_path
 from labelloop.service.media import Media, MediaError, load_image
@@ -88,7 +88,9 @@ def draw_thumbnails(
 def _data_url(store: Store, copies: Mapping[str, ImageCopy], image: Image, media: Media | None) -> tuple[str, str]:
     try:
         if image.file_name in copies:
-            loaded = load_image(read_image_copy(store, copies[image.file_name]), max_side=MAX_SIDE, name=image.file_name)
+            loaded = load_image(
+                read_image_copy(store, copies[image.file_name]), max_side=MAX_SIDE, name=image.file_name
+            )
         elif media is not None:
             loaded = media.photo(image.url, task_id=image.task, max_side=MAX_SIDE)
         else:

@@ -23,8 +23,8 @@ class JsonFile:
 
     Raises:
         SourceNotFound: The file does not exist.
-        NotTasks: The file has other content.
-        InputBroken: The file is truncated.
+        NotTaskExport: The file has other content.
+        IncompleteInput: The file is truncated.
     """
 
     def __init__(self, path: Path, config: LabelConfig | None, *, location: str = "") -> None:
@@ -47,7 +47,7 @@ class JsonFile:
         """The JSON of each task of the file.
 
         Raises:
-            InputBroken: The file is truncated, or was modified since it was opened.
+            IncompleteInput: The file is truncated, or was modified since it was opened.
         """
         with self._open() as file:
             yield from iter_raw_tasks(file)
@@ -61,7 +61,7 @@ class JsonFile:
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
-        """Open the file; turn errors of the file format (not of a task) into `InputBroken`."""
+        """Open the file; turn errors of the file format (not of a task) into `IncompleteInput`."""
         with self._path.open("rb") as file:
             try:
                 yield file

@@ -76,7 +76,7 @@ class TargetStorage:
         """The JSON of each task with its annotations, by id; the first call updates the local copy.
 
         Raises:
-            InputBroken: An object is truncated.
+            IncompleteInput: An object is truncated.
         """
         if not self._ready:
             with self._cache.locked():

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import msgspec
 
-from exporters.dataset.shards import read_index, read_image_copy, read_table, read_verified
+from exporters.dataset.shards import read_image_copy, read_index, read_table, read_verified
 from exporters.dataset.versions import manifest_key, read_version
 from exporters.errors import DatasetDamaged
-from exporters.model.manifest import IMAGES, PHOTOS, ImageCopy, DatasetManifest, object_key
+from exporters.model.manifest import IMAGES, PHOTOS, DatasetManifest, ImageCopy, object_key
 from exporters.model.records import Image
 from exporters.model.splits import DISPUTED_SPLIT
 from exporters.validate.issues import IssueReport

@@ -1,0 +1,1 @@
+"""Shared infrastructure of all programs: settings, database, jobs, object stores, images, Label Studio, web apps."""

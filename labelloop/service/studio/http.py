@@ -76,12 +76,12 @@ class StudioClient:
         The token may only be sent to such URLs. Malformed or ambiguous URLs return False.
         """
         try:
-            ours, other = httpx.URL(self.url), httpx.URL(url)
+            base, other = httpx.URL(self.url), httpx.URL(url)
         except httpx.InvalidURL:
             return False
-        if (ours.scheme, ours.host, _port(ours)) != (other.scheme, other.host, _port(other)) or other.userinfo:
+        if (base.scheme, base.host, _port(base)) != (other.scheme, other.host, _port(other)) or other.userinfo:
             return False
-        return f"{other.path}/".startswith(f"{ours.path.rstrip('/')}/") and "/../" not in f"{other.path}/"
+        return f"{other.path}/".startswith(f"{base.path.rstrip('/')}/") and "/../" not in f"{other.path}/"
 
     def authorization(self, *, refused: str | None = None) -> str:
         """The current value of the `Authorization` header, for downloads by other clients.

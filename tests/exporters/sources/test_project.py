@@ -67,9 +67,9 @@ def test_second_reading_brings_what_changed(take, studio, build, changed):
     studio.asked.clear()
     for number in changed:
         studio.save(build.task(number, build.annotation(number=number)))
-    found = take()
+    changed_tasks = take()
     assert studio.asked == changed
-    assert [number for number, task in found.items() if not task.annotations[0].results] == changed
+    assert [number for number, task in changed_tasks.items() if not task.annotations[0].results] == changed
 
 
 def test_deleted_tasks_go(take, studio):
@@ -136,14 +136,14 @@ def test_another_project_of_the_same_number_is_another(take, studio, build):
 
 
 def test_two_exports_at_once_see_whole_states(settings, studio, build):
-    one = open_source(7, settings=settings, studio=studio)
-    before = [task.annotations[0].results for task in one.tasks()]
+    first = open_source(7, settings=settings, studio=studio)
+    before = [task.annotations[0].results for task in first.tasks()]
     studio.save(build.task(5, build.annotation(number=5)))
-    two = open_source(7, settings=settings, studio=studio)
-    assert [task.annotations[0].results for task in two.tasks()] != before
-    assert [task.annotations[0].results for task in one.tasks()] == before
-    one.close()
-    two.close()
+    second = open_source(7, settings=settings, studio=studio)
+    assert [task.annotations[0].results for task in second.tasks()] != before
+    assert [task.annotations[0].results for task in first.tasks()] == before
+    first.close()
+    second.close()
 
 
 KILLED = """
@@ -181,10 +181,10 @@ def test_interrupted_read_is_resumed(tmp_path, tasks, writes, snapshot):
     killed = subprocess.run([*command, str(writes), snapshot], env=environment, capture_output=True, check=False)
     assert killed.returncode == -9
     again = subprocess.run([*command, "0", snapshot], env=environment, capture_output=True, text=True, check=True)
-    count, asked = map(int, again.stdout.split())
+    count, request_count = map(int, again.stdout.split())
     assert count == 250
-    # from pages, what was written is not asked for again, but for the last seconds; a snapshot is read from the disk
-    assert asked == (5 if snapshot == "yes" else max(0, 250 - 100 * writes) + 5)
+    # Tasks written from pages are not read again, except for the last seconds; a snapshot is read from the disk.
+    assert request_count == (5 if snapshot == "yes" else max(0, 250 - 100 * writes) + 5)
 
 
 @pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: b"[null" + data[1:]])

@@ -93,11 +93,11 @@ def test_no_photo_is_asked_for_when_sizes_are_known(run, build, monkeypatch):
     # W31: VOC fetched every image, 2,000 unreachable ones took six minutes
     from labelloop.service.media import Media
 
-    def asked(self, url, **options):
+    def fetch(self, url, **options):
         raise AssertionError(url)
 
-    monkeypatch.setattr(Media, "size", asked)
-    monkeypatch.setattr(Media, "path", asked)
+    monkeypatch.setattr(Media, "size", fetch)
+    monkeypatch.setattr(Media, "path", fetch)
     tasks = [
         build.task(n, build.annotation(build.box(1, 1, 5, 5)), image=f"https://gone.invalid/{n}.jpg") for n in (1, 2)
     ]

@@ -71,28 +71,28 @@ points = st.one_of(
 @st.composite
 def results(draw) -> list[dict]:
     """The results of an annotation, some of them twice."""
-    found: list[dict] = []
+    regions: list[dict] = []
     for number in range(draw(st.integers(0, 5))):
         kind = draw(st.sampled_from(["box", "box", "polygon", "ellipse", "brush", "keypoint", "again"]))
         name, label = f"r{number}", draw(st.sampled_from(["car", "bus"]))
         if kind == "box":
             where = draw(percent), draw(percent), draw(length), draw(length)
-            found.append(BUILD.box(*where, label, rotation=draw(turn), id=name))
+            regions.append(BUILD.box(*where, label, rotation=draw(turn), id=name))
         elif kind == "polygon":
-            found.append(BUILD.polygon([list(point) for point in draw(points)], label, id=name))
+            regions.append(BUILD.polygon([list(point) for point in draw(points)], label, id=name))
         elif kind == "ellipse":
-            found.append(BUILD.ellipse(draw(percent), draw(percent), draw(length), draw(length), draw(turn), id=name))
+            regions.append(BUILD.ellipse(draw(percent), draw(percent), draw(length), draw(length), draw(turn), id=name))
         elif kind == "brush":
             pixels = np.zeros((BUILD.height, BUILD.width), bool)
             for _ in range(draw(st.integers(0, 3))):
                 x, y = draw(st.integers(0, BUILD.width - 1)), draw(st.integers(0, BUILD.height - 1))
                 pixels[y : y + draw(st.integers(1, 60)), x : x + draw(st.integers(1, 60))] ^= True
-            found.append(BUILD.brush(pixels, id=name))
+            regions.append(BUILD.brush(pixels, id=name))
         elif kind == "keypoint":
-            found.append(BUILD.keypoint(draw(percent), draw(percent), id=name, parentID="r0"))
-        elif found:
-            found.append(draw(st.sampled_from(found)) | {"id": f"{name}-again"})
-    return found
+            regions.append(BUILD.keypoint(draw(percent), draw(percent), id=name, parentID="r0"))
+        elif regions:
+            regions.append(draw(st.sampled_from(regions)) | {"id": f"{name}-again"})
+    return regions
 
 
 def one_bus(*regions: dict) -> list[list[dict]]:
@@ -110,8 +110,8 @@ def one_bus(*regions: dict) -> list[list[dict]]:
 def test_export_of_any_regions_has_no_issue(tmp_path_factory, annotations):
     good = [BUILD.box(10, 10, 20, 20, "car", id="good")]  # without any object nothing is published
     tasks = [
-        BUILD.task(number, BUILD.annotation(*found, number=number))
-        for number, found in enumerate([good, *annotations], start=1)
+        BUILD.task(number, BUILD.annotation(*regions, number=number))
+        for number, regions in enumerate([good, *annotations], start=1)
     ]
     assert flaws(tasks, tmp_path_factory.mktemp("any")) == []
 

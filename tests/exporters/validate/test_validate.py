@@ -1,4 +1,4 @@
-"""Validating: a good data set has no fault, each broken one exactly its own of any origin."""
+"""Validating: a good data set has no fault, each broken one exactly its own."""
 
 import json
 import shutil

@@ -149,7 +149,7 @@ def test_dead_letters_are_replayed_with_fresh_attempts(inbox):
     assert inbox.counts() == {"pending": 2, "claimed": 1, "done": 0, "dead": 0}
 
 
-def test_an_expired_lease_is_taken_over_and_its_owner_is_ignored(inbox, clock):
+def test_an_expired_lease_is_taken_over_for_good(inbox, clock):
     inbox.put("t", "s", "1", {})
     slow = inbox.claim("t", "s", "slow")
     clock.now += 31

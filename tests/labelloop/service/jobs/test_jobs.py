@@ -294,7 +294,7 @@ def test_leases_of_a_dead_worker_are_released(database):
 
 
 def test_a_long_backlog_does_not_pile_up_in_the_queue(make, wait_until, monkeypatch):
-    """The sweep tells the same subjects again and again; what it has told stays bounded."""
+    """The sweep wakes the same subjects repeatedly; the queue stays bounded."""
     monkeypatch.setattr("labelloop.service.jobs.worker.SWEEP_S", 0.2)
     go, sweeps = threading.Event(), []
     jobs = make({"t": lambda *_: go.wait(60)})
