@@ -23,12 +23,12 @@ def sidecar_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
 
 
-def keep_checksum(file: Path, checksum: str = "") -> None:
+def write_checksum(file: Path, checksum: str = "") -> None:
     """Write the checksum file of a model file; an empty checksum is computed from its current bytes."""
-    sidecar_of(file).write_text(f"{checksum or checksum_now(file)}  {file.name}\n", encoding="utf-8")
+    sidecar_of(file).write_text(f"{checksum or file_checksum(file)}  {file.name}\n", encoding="utf-8")
 
 
-def checksum_now(file: Path) -> str:
+def file_checksum(file: Path) -> str:
     """Return the SHA-256 of a file in hex, cached by size, times and inode. Raises OSError."""
     stat = file.stat()
     state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
@@ -37,7 +37,7 @@ def checksum_now(file: Path) -> str:
     return _checksum(file, state)
 
 
-def check_file(file: Path, *, fix: str = "") -> None:
+def verify_file(file: Path, *, fix: str = "") -> None:
     """Compare a file with its checksum file; does nothing if there is none.
 
     Raises:
@@ -51,7 +51,7 @@ def check_file(file: Path, *, fix: str = "") -> None:
         raise ModelDamaged(
             file, f"its checksum file {sidecar_of(file).name} cannot be read ({error})", fix=fix or _FIX
         ) from None
-    if checksum_now(file) != wanted.lower():
+    if file_checksum(file) != wanted.lower():
         raise ModelDamaged(file, f"its bytes do not match {sidecar_of(file).name}", fix=fix or _FIX)
 
 

@@ -21,7 +21,7 @@ from ml_backend.learning.label_errors import MAX_DELAY_S, QUIET_S, LabelErrorUpd
 from ml_backend.learning.poller import LearningPoller
 from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.learning.training_run import Learner
-from ml_backend.malloc import one_heap, trim_memory
+from ml_backend.malloc import trim_memory, use_single_arena
 from ml_backend.policy import LearningPolicyError
 
 # Delay in seconds before an interrupted ranking resumes, in case the training run changes nothing.
@@ -41,7 +41,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         studio: Label Studio client.
         engine: The migrated database.
     """
-    one_heap()
+    use_single_arena()
     context = _context_of(settings, studio, engine)
     learner = Learner(context)
 

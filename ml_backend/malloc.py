@@ -11,7 +11,7 @@ LARGE = 2 * 1024 * 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc; see mallopt(3)
 
 
-def give_memory_back() -> bool:
+def return_freed_memory() -> bool:
     """Fix glibc's mmap threshold, which otherwise grows after the first large image.
 
     Without it each decoding thread keeps the memory of its largest image: 300 MB per worker instead of 230 MB with
@@ -27,7 +27,7 @@ def give_memory_back() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, MMAP_FROM)) and bool(mallopt(_M_TRIM_THRESHOLD, MMAP_FROM))
 
 
-def one_heap() -> bool:
+def use_single_arena() -> bool:
     """Use one malloc arena for all threads, in a process that starts threads for each job.
 
     With an arena per thread, fragments pin whole pages: a worker grew by 15 MB per training run. Blocks of at least
@@ -46,7 +46,7 @@ def one_heap() -> bool:
 def trim_memory() -> bool:
     """Return free memory to the system now, in a process that computes a lot and then waits.
 
-    `give_memory_back` does not fit there: every matrix would be a new mapping, and training takes 1.8 times as long.
+    `return_freed_memory` does not fit there: every matrix would be a new mapping, and training takes 1.8 times as long.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim

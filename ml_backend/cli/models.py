@@ -15,7 +15,7 @@ from ml_backend.catalogue import pull as pulling
 from ml_backend.learning.base_models import is_learned
 from ml_backend.serving import activation
 from ml_backend.serving.activation import Activation
-from ml_backend.serving.active_versions import EVERYWHERE, Pointer, read_pointer
+from ml_backend.serving.active_versions import ALL_PROJECTS, Pointer, read_pointer
 from ml_backend.serving.registry import Registry, VersionManifest
 
 
@@ -25,7 +25,7 @@ def models_list() -> None:
     store = open_store(settings.store_url, settings)
     registry = Registry(store)
     pointer, _ = read_pointer(store)
-    default = activation.given_version(settings)
+    default = activation.default_version(settings)
     where = [] if pointer.active() else ["served"]
     print(f"{default or 'missing'}  the default model of the backend{_in_brackets(where)}")
     for manifest in registry.versions():
@@ -221,7 +221,7 @@ def _version_line(manifest: VersionManifest, pointer: Pointer, refused: str) -> 
     where += [
         f"served to project {project}"
         for project, state in sorted(pointer.places.items())
-        if project != EVERYWHERE and state.version == manifest.version
+        if project != ALL_PROJECTS and state.version == manifest.version
     ]
     where += [f"could not be loaded: {refused}"] if refused else []
     parts = [manifest.version, manifest.created_at[:16].replace("T", " "), f"{len(manifest.classes)} classes"]

@@ -17,7 +17,7 @@ from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
 from ml_backend.bulk.prelabel import PrelabelReport, Progress, prelabel, prune
 from ml_backend.bulk.ray_cluster import PrelabelCluster
-from ml_backend.malloc import give_memory_back
+from ml_backend.malloc import return_freed_memory
 from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.protocol import ProjectOptions, read_options, with_thresholds
 from ml_backend.serving import activation
@@ -49,10 +49,10 @@ def prelabel_project(
     settings = Settings()
     # Failed images are listed at the end: log lines would break the progress bar.
     setup_logging(settings.replace(log_level="ERROR"))
-    give_memory_back()
+    return_freed_memory()
     with contextlib.closing(Studio.from_settings(settings)) as studio:
         studio.project(project)
-        detector, thresholds = activation.open_served(settings, project)
+        detector, thresholds = activation.open_served_model(settings, project)
         print(f"Pre-labelling project {project} with {detector.version}", flush=True)
         for control in controls_of(studio.label_config(project), ModelOutputs.of(detector)):
             if not control.prelabels:
@@ -99,7 +99,7 @@ def _options(studio: Studio, project: int, settings: Settings) -> ProjectOptions
 def _own_versions(settings: Settings) -> frozenset[str]:
     stored = Registry(open_store(settings.store_url, settings)).versions()
     embedded = settings.replace(model=None, model_layout="")
-    defaults = {activation.given_version(settings), activation.given_version(embedded)}
+    defaults = {activation.default_version(settings), activation.default_version(embedded)}
     return frozenset({manifest.version for manifest in stored} | defaults)
 
 

@@ -1,1 +1,1 @@
-"""Learning in service: from a submit in Label Studio to a judged and served model, and the order of the tasks."""
+"""Active learning: train on submitted annotations, evaluate and publish versions, rank the open tasks."""

@@ -9,7 +9,7 @@ from labelloop.service.store import open_store
 from labelloop.service.system import available_cores
 from ml_backend.inference.detector import Detector, embedded_model, load_detector
 from ml_backend.serving import activation
-from ml_backend.serving.active_versions import GIVEN, read_pointer
+from ml_backend.serving.active_versions import DEFAULT_MODEL, read_pointer
 from ml_backend.serving.registry import Registry, VersionManifest
 from ml_backend.training.backbone import FrozenBackbone, open_backbone
 
@@ -27,7 +27,7 @@ class ServedModel:
     Attributes:
         version: The served version.
         base: The version to train on: the served one, or the one it was learned from.
-        pointer: The base's key in the pointer; `GIVEN` for the default model.
+        pointer: The base's key in the pointer; `DEFAULT_MODEL` for the default model.
         path: The base's ONNX file.
         layout: Its forced layout; empty: detected.
         learned: Whether `version` was learned in service.
@@ -64,16 +64,16 @@ class BaseModels:
         """
         active = read_pointer(self._store)[0].active(str(project))
         version, learned = active, False
-        while version != GIVEN:
+        while version != DEFAULT_MODEL:
             manifest = self.registry.manifest(version)
             if not is_learned(manifest):
                 return ServedModel(
                     active, version, version, self._cache.fetch(self.registry, manifest), manifest.layout, learned
                 )
-            version, learned = manifest.metrics.get("base_pointer", GIVEN), True
-        default = activation.given_version(self._settings)
+            version, learned = manifest.metrics.get("base_pointer", DEFAULT_MODEL), True
+        default = activation.default_version(self._settings)
         path = self._settings.model or embedded_model()
-        return ServedModel(active or default, default, GIVEN, path, self._settings.model_layout, learned)
+        return ServedModel(active or default, default, DEFAULT_MODEL, path, self._settings.model_layout, learned)
 
     def detector(self, version: str) -> Detector:
         """Open a version for inference; the default model is opened by its own version.
@@ -82,7 +82,7 @@ class BaseModels:
             UnknownVersion: There is no such version.
             ModelError: It cannot be opened.
         """
-        if version == activation.given_version(self._settings):
+        if version == activation.default_version(self._settings):
             path, layout = self._settings.model or embedded_model(), self._settings.model_layout
         else:
             manifest = self.registry.manifest(version)
@@ -95,7 +95,7 @@ class BaseModels:
         Raises:
             UnknownVersion: There is no such version.
         """
-        if version == activation.given_version(self._settings):
+        if version == activation.default_version(self._settings):
             return {}
         return dict(self.registry.manifest(version).thresholds)
 

@@ -17,7 +17,7 @@ from ml_backend.learning.features import FeatureProvider
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.label_errors import LabelErrorStore
 from ml_backend.learning.store.runs import RunStore
-from ml_backend.learning.store.tasks import PhotoVectorStore
+from ml_backend.learning.store.tasks import TaskVectorStore
 from ml_backend.learning.sync import LabelStudioSync
 from ml_backend.training.feature_cache import FeatureCache
 
@@ -32,7 +32,7 @@ class LearningContext:
     jobs: Jobs
     media: Media
     training_data: TrainingDataStore
-    image_vectors: PhotoVectorStore
+    image_vectors: TaskVectorStore
     label_errors: LabelErrorStore
     runs: RunStore
     sync: LabelStudioSync
@@ -54,7 +54,7 @@ class LearningContext:
             jobs=Jobs(settings, inbox),
             media=media,
             training_data=training_data,
-            image_vectors=PhotoVectorStore(engine),
+            image_vectors=TaskVectorStore(engine),
             label_errors=LabelErrorStore(engine),
             runs=RunStore(engine),
             sync=LabelStudioSync(studio, media, training_data),

@@ -20,7 +20,7 @@ from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.events import LEARN
 from ml_backend.learning.label_errors import run_at_low_priority
-from ml_backend.learning.store.tasks import photo_key
+from ml_backend.learning.store.tasks import image_key_of
 from ml_backend.malloc import trim_memory
 from ml_backend.policy import read_learning_policy
 from ml_backend.training.acquisition import image_vector
@@ -57,7 +57,7 @@ class ImageEmbedder:
 
     def image_key(self, task: Task) -> str:
         """Return a checksum of the URLs of a task's images."""
-        return photo_key(addresses(task, self._config))
+        return image_key_of(addresses(task, self._config))
 
     def embed(self, tasks: Sequence[Task]) -> int:
         """Store the vectors of these tasks; returns how many. Tasks whose images cannot be loaded are retried last."""

@@ -109,7 +109,7 @@ def review_labels(context: LearningContext, project: int, *, stop: Stop) -> Labe
         return None
     notes: dict[int, LabelErrorNote] = {}
     checksums: dict[int, str] = {}
-    judged: set[int] = set()
+    reviewed: set[int] = set()
     if policy.opinion < 1:
         tasks = context.training_data.annotated_tasks(project)
         checksums = {task.task: task.checksum for task in tasks if task.reason != GROUND_TRUTH}
@@ -120,11 +120,11 @@ def review_labels(context: LearningContext, project: int, *, stop: Stop) -> Labe
             return None
         if remarks is None:
             return LabelErrorUpdate(stopped=True)
-        judged = remarks.keys() & checksums.keys()
+        reviewed = remarks.keys() & checksums.keys()
         drawn = {task.task: [photo.labels for photo in task.photos] for task in tasks}
-        candidates = (note_of(task, remarks[task], drawn[task], least=policy.opinion) for task in judged)
+        candidates = (note_of(task, remarks[task], drawn[task], least=policy.opinion) for task in reviewed)
         notes = {note.task: note for note in candidates if note is not None}
-    done = _NoteWriter(context, project, checksums).tell(notes, judged=judged)
+    done = _NoteWriter(context, project, checksums).update(notes, reviewed=reviewed)
     log.info("second_opinion", project=project, told=done.noted, changed=done.changed, taken_back=done.removed)
     return done
 
@@ -202,16 +202,16 @@ class _NoteWriter:
         state = context.training_data.project(project)
         self._sign = state.config if state is not None else ""
 
-    def tell(self, wanted: Mapping[int, LabelErrorNote], *, judged: AbstractSet[int]) -> LabelErrorUpdate:
+    def update(self, wanted: Mapping[int, LabelErrorNote], *, reviewed: AbstractSet[int]) -> LabelErrorUpdate:
         """Write new and changed notes, and remove notes that no longer hold.
 
         Args:
             wanted: Note of each task.
-            judged: Reviewed tasks; notes on other tasks are kept while they are training data.
+            reviewed: Reviewed tasks; notes on other tasks are kept while they are training data.
         """
         stored = {note.task: note for note in self._context.label_errors.all(self._project)}
         changed = [note for task, note in wanted.items() if stored.get(task) != note and self._write(note)]
-        stale = [task for task in stored if task not in wanted and (task in judged or task not in self._checksums)]
+        stale = [task for task in stored if task not in wanted and (task in reviewed or task not in self._checksums)]
         for task in stale:
             self._remove(task)
         return LabelErrorUpdate(len(wanted), len(changed), len(stale))

@@ -11,7 +11,7 @@ from labelloop.service.store import Store, StoreError
 from ml_backend.learning.base_models import LEARNER, ServedModel, is_learned
 from ml_backend.learning.context import LearningContext
 from ml_backend.serving import activation
-from ml_backend.serving.active_versions import forget_in, read_pointer
+from ml_backend.serving.active_versions import read_pointer, remove_from_history
 from ml_backend.serving.registry import Registry, VersionManifest
 from ml_backend.serving.smoke_test import ModelSummary
 from ml_backend.training.backbone import FrozenBackbone
@@ -89,7 +89,9 @@ def remove_old_versions(store: Store, registry: Registry, project: int, *, keep:
     surplus = [*good[: max(len(good) - keep, 0)], *refused[: max(len(refused) - MAX_REFUSED, 0)]]
     gone = [manifest.version for manifest in surplus if manifest.version not in active]
     if gone:
-        forget_in(store, frozenset(gone), str(project))  # first, so that a rollback cannot reach a deleted version
+        remove_from_history(
+            store, frozenset(gone), str(project)
+        )  # first, so that a rollback cannot reach a deleted version
         for version in gone:
             with suppress(StoreError):
                 registry.remove(version)

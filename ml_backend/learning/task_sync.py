@@ -15,7 +15,7 @@ import structlog
 from labelloop.service.studio import Studio
 from labelloop.service.studio.task_cache import IncrementalSync
 from labelloop.service.studio.tasks import TaskStamp
-from ml_backend.learning.store.tasks import PhotoVectorStore
+from ml_backend.learning.store.tasks import TaskVectorStore
 
 # Tasks per request of the first read.
 PAGE = 1000
@@ -46,7 +46,7 @@ Stop = Callable[[], bool]
 class TaskSync:
     """Mirrors the tasks of one project in `learn_looks`."""
 
-    def __init__(self, studio: Studio, store: PhotoVectorStore, project: int) -> None:
+    def __init__(self, studio: Studio, store: TaskVectorStore, project: int) -> None:
         """Send no request yet."""
         self._studio, self._store, self._project = studio, store, project
         self._mirror = store.mirror(project)

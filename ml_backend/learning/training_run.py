@@ -27,12 +27,12 @@ from ml_backend.learning.label_errors import QUIET_S
 from ml_backend.learning.publish import ANNOUNCE_AFTER_S, announce_version, remove_old_versions, store_candidate
 from ml_backend.learning.store.annotations import fingerprint
 from ml_backend.learning.store.runs import RunMetrics, TrainingRun, VerdictName
-from ml_backend.learning.store.tasks import photo_key
+from ml_backend.learning.store.tasks import image_key_of
 from ml_backend.learning.training_set import RunInput, Stopwatch, sample_images
 from ml_backend.policy import LearningPolicy, read_learning_policy, too_few_labelled
 from ml_backend.predict.control_support import NotServed, controls_of, learnable
 from ml_backend.serving import activation
-from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.active_versions import set_active
 from ml_backend.studio.connect import is_same_url
 from ml_backend.training.acquisition import image_vector
 from ml_backend.training.backbone import FrozenBackbone
@@ -274,7 +274,7 @@ class Learner:
                 return manifest.version
             if self._context.base_models.served(inputs.project).version != inputs.served.version:
                 return ""
-            activate_in(self._context.base_models.registry.store, manifest.version, str(inputs.project))
+            set_active(self._context.base_models.registry.store, manifest.version, str(inputs.project))
             self._context.evaluator.rename(CANDIDATE, manifest.version)
             published = {task: checksum for task, checksum, _ in inputs.training}
             self._context.training_data.mark_published(inputs.project, published)
@@ -336,7 +336,7 @@ class Learner:
                     failures.append(f"task {task}, {error.reason}")
                     continue
                 if task not in embedded and task not in vectors:
-                    vectors[task] = photo_key([image.url]), image_vector(examples[-1].candidates)
+                    vectors[task] = image_key_of([image.url]), image_vector(examples[-1].candidates)
             self._context.image_vectors.save_vectors(inputs.project, backbone.version, vectors, annotated=True)
         return examples, failures
 
@@ -349,7 +349,7 @@ class Learner:
 
     def _withdraw(self, inputs: RunInput) -> TrainingRun:
         """Serve the base again: the served version was trained on deleted annotations, and too few are left."""
-        activate_in(self._context.base_models.registry.store, inputs.served.pointer, str(inputs.project))
+        set_active(self._context.base_models.registry.store, inputs.served.pointer, str(inputs.project))
         self._context.training_data.mark_published(inputs.project, {})
         version = activation.served_version(
             self._context.settings, self._context.base_models.registry.store, inputs.project

@@ -14,7 +14,14 @@ from ml_backend.inference.detector import Detector, embedded_model, load_detecto
 from ml_backend.inference.session_cache import OnnxSessionCache
 from ml_backend.inference.version_id import model_version
 from ml_backend.predict.control_support import ModelOutputs
-from ml_backend.serving.active_versions import EVERYWHERE, GIVEN, Pointer, activate_in, read_pointer, roll_back_in
+from ml_backend.serving.active_versions import (
+    ALL_PROJECTS,
+    DEFAULT_MODEL,
+    Pointer,
+    read_pointer,
+    roll_back_active,
+    set_active,
+)
 from ml_backend.serving.model_cache import ModelCache
 from ml_backend.serving.registry import Registry, VersionManifest
 from ml_backend.serving.smoke_test import check_model
@@ -72,7 +79,7 @@ def activate(
         raise
     registry.clear_refused(version)
     before = served_version(settings, store, project)
-    activate_in(store, version, _state_key(project))
+    set_active(store, version, _state_key(project))
     return _with_label_studio(Activation(version, before), store, settings, project, studio)
 
 
@@ -80,12 +87,12 @@ def roll_back(*, settings: Settings, project: int | None = None, studio: Studio 
     """Roll back to the previously active version; each call goes one version further back.
 
     Raises:
-        NothingBefore: There is none.
+        NothingToRollBack: There is none.
         StoreError: The store cannot be read or written.
     """
     store = open_store(settings.store_url, settings)
     before = served_version(settings, store, project)
-    roll_back_in(store, _state_key(project))
+    roll_back_active(store, _state_key(project))
     return _with_label_studio(
         Activation(served_version(settings, store, project), before), store, settings, project, studio
     )
@@ -94,10 +101,10 @@ def roll_back(*, settings: Settings, project: int | None = None, studio: Studio 
 def served_version(settings: Settings, store: Store | None = None, project: int | None = None) -> str:
     """Return the version served to a project according to the pointer; opens no model."""
     pointer, _ = read_pointer(store or open_store(settings.store_url, settings))
-    return pointer.active(_state_key(project)) or given_version(settings)
+    return pointer.active(_state_key(project)) or default_version(settings)
 
 
-def open_served(settings: Settings, project: int | None = None) -> tuple[Detector, dict[str, float]]:
+def open_served_model(settings: Settings, project: int | None = None) -> tuple[Detector, dict[str, float]]:
     """Open the model served to a project in this process; returns it with its thresholds per class."""
     store = open_store(settings.store_url, settings)
     return open_version(settings, read_pointer(store)[0].active(_state_key(project)))
@@ -106,7 +113,7 @@ def open_served(settings: Settings, project: int | None = None) -> tuple[Detecto
 def served_outputs(settings: Settings, project: int | None = None) -> ModelOutputs | None:
     """Return the outputs of the served model, which decide the controls it fills; None if it cannot be opened."""
     try:
-        return ModelOutputs.of(open_served(settings.replace(inference_threads=1), project)[0])
+        return ModelOutputs.of(open_served_model(settings.replace(inference_threads=1), project)[0])
     except (ModelError, StoreError):
         return None
 
@@ -114,7 +121,7 @@ def served_outputs(settings: Settings, project: int | None = None) -> ModelOutpu
 def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, float]]:
     """Open a version in this process; returns it with its thresholds per class.
 
-    `GIVEN`, or the version of the default model, opens the model of the settings.
+    `DEFAULT_MODEL`, or the version of the default model, opens the model of the settings.
 
     Raises:
         UnknownVersion: There is no such version.
@@ -122,7 +129,7 @@ def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, 
         StoreError: The store cannot be read.
     """
     threads, cache = settings.inference_threads, cache_of(settings)
-    if version in {GIVEN, given_version(settings)}:
+    if version in {DEFAULT_MODEL, default_version(settings)}:
         path = settings.model or embedded_model()
         return load_detector(path, layout=settings.model_layout, threads=threads), {}
     registry = Registry(open_store(settings.store_url, settings))
@@ -134,7 +141,7 @@ def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, 
     return detector, dict(manifest.thresholds)
 
 
-def given_version(settings: Settings) -> str:
+def default_version(settings: Settings) -> str:
     """Return the version of the default model; empty if its file is missing."""
     with contextlib.suppress(ModelError):
         return model_version(settings.model or embedded_model(), layout=settings.model_layout)
@@ -202,4 +209,4 @@ def _active(pointer: Pointer, project: int) -> str:
 
 
 def _state_key(project: int | None) -> str:
-    return EVERYWHERE if project is None else str(project)
+    return ALL_PROJECTS if project is None else str(project)

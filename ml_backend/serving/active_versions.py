@@ -10,33 +10,33 @@ from labelloop.service.store import ObjectChanged, ObjectNotFound, Store, StoreE
 
 KEY = "models/active.json"
 # Key of the state that applies to every project without its own activation.
-EVERYWHERE = ""
+ALL_PROJECTS = ""
 
 # Stands for no active version: the state of all projects applies, and last the model that the backend was started with.
-GIVEN = ""
+DEFAULT_MODEL = ""
 
 # Longest history of a state: how many activations can be rolled back.
-KEPT = 50
+MAX_HISTORY = 50
 
-TRIES = 20
+MAX_ATTEMPTS = 20
 
 
 class ActivationState(msgspec.Struct, frozen=True):
     """The active version of one project or of all projects.
 
     Attributes:
-        version: The version, or `GIVEN`.
+        version: The version, or `DEFAULT_MODEL`.
         before: Previously active versions, oldest first.
         serial: Incremented by every change, so that activating the same version again is a change too.
     """
 
-    version: str = GIVEN
+    version: str = DEFAULT_MODEL
     before: tuple[str, ...] = ()
     serial: int = 0
 
     def activated(self, version: str) -> ActivationState:
         """Return the state with another version active."""
-        before = self.before if version == self.version else (*self.before, self.version)[-KEPT:]
+        before = self.before if version == self.version else (*self.before, self.version)[-MAX_HISTORY:]
         return ActivationState(version, before, self.serial + 1)
 
     def rolled_back(self) -> ActivationState:
@@ -45,35 +45,35 @@ class ActivationState(msgspec.Struct, frozen=True):
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """The activation states by key: `EVERYWHERE` or a project id."""
+    """The activation states by key: `ALL_PROJECTS` or a project id."""
 
     places: Mapping[str, ActivationState] = {}
 
-    def state(self, project: str = EVERYWHERE) -> ActivationState:
+    def state(self, project: str = ALL_PROJECTS) -> ActivationState:
         """Return one state; empty if nothing was ever activated there."""
         return self.places.get(project, ActivationState())
 
-    def active(self, project: str = EVERYWHERE) -> str:
-        """Return the version of a project: its own, else that of all projects, else `GIVEN`."""
+    def active(self, project: str = ALL_PROJECTS) -> str:
+        """Return the version of a project: its own, else that of all projects, else `DEFAULT_MODEL`."""
         return self.state(project).version or self.state().version
 
-    def candidates(self, project: str = EVERYWHERE) -> tuple[str, ...]:
-        """Return the versions to try in order: the active one, the previously active ones, and last `GIVEN`."""
+    def candidates(self, project: str = ALL_PROJECTS) -> tuple[str, ...]:
+        """Return the versions to try in order: the active one, the previously active ones, and last `DEFAULT_MODEL`."""
         own, shared = self.state(project), self.state()
         states = (own, shared) if own.version else (shared,)
         candidates = [version for state in states for version in (state.version, *reversed(state.before))]
-        return tuple(dict.fromkeys([*(version for version in candidates if version != GIVEN), GIVEN]))
+        return tuple(dict.fromkeys([*(version for version in candidates if version != DEFAULT_MODEL), DEFAULT_MODEL]))
 
     def used(self) -> frozenset[str]:
         """Return every version that is active for some project."""
-        return frozenset(state.version for state in self.places.values()) - {GIVEN}
+        return frozenset(state.version for state in self.places.values()) - {DEFAULT_MODEL}
 
     def with_state(self, project: str, state: ActivationState) -> Pointer:
         """Return the pointer with one state replaced."""
         return Pointer({**self.places, project: state})
 
 
-class NothingBefore(StoreError):
+class NothingToRollBack(StoreError):
     """There is no previous activation to roll back to."""
 
     code = "nothing_before"
@@ -105,7 +105,7 @@ def decode(url: str, data: bytes) -> Pointer:
         raise StoreError(url, KEY, f"it is not the list of active models: {error}") from None
 
 
-def activate_in(store: Store, version: str, project: str = EVERYWHERE) -> ActivationState:
+def set_active(store: Store, version: str, project: str = ALL_PROJECTS) -> ActivationState:
     """Activate a version for a project or for all. Concurrent activations are applied one after the other.
 
     Returns:
@@ -114,22 +114,22 @@ def activate_in(store: Store, version: str, project: str = EVERYWHERE) -> Activa
     return _change(store, project, lambda state: state.activated(version))
 
 
-def roll_back_in(store: Store, project: str = EVERYWHERE) -> ActivationState:
+def roll_back_active(store: Store, project: str = ALL_PROJECTS) -> ActivationState:
     """Roll back to the previously active version.
 
     Raises:
-        NothingBefore: There is none.
+        NothingToRollBack: There is none.
     """
 
     def back(state: ActivationState) -> ActivationState:
         if not state.before:
-            raise NothingBefore(project)
+            raise NothingToRollBack(project)
         return state.rolled_back()
 
     return _change(store, project, back)
 
 
-def forget_in(store: Store, versions: frozenset[str], project: str = EVERYWHERE) -> ActivationState:
+def remove_from_history(store: Store, versions: frozenset[str], project: str = ALL_PROJECTS) -> ActivationState:
     """Remove versions from the history of a state, before they are deleted from the store.
 
     Returns:
@@ -144,7 +144,7 @@ def forget_in(store: Store, versions: frozenset[str], project: str = EVERYWHERE)
 
 
 def _change(store: Store, project: str, change: Callable[[ActivationState], ActivationState]) -> ActivationState:
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(MAX_ATTEMPTS)):
         pointer, etag = read_pointer(store)
         state = change(pointer.state(project))
         try:

@@ -10,21 +10,21 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from ml_backend.checksums import checksum_now
+from ml_backend.checksums import file_checksum
 from ml_backend.errors import ModelBroken
 from ml_backend.serving.registry import Registry, VersionManifest
 
 log = structlog.get_logger(__name__)
 
 # Most copies that are kept: the ones fetched last.
-KEPT = 10
+MAX_COPIES = 10
 
 
 # Subfolder of a copy for its optimised session; see `OnnxSessionCache`.
-OPENED = "opened"
+SESSION_FOLDER = "opened"
 
 
-class _Note(msgspec.Struct, frozen=True):
+class _CachedManifest(msgspec.Struct, frozen=True):
     """A cached manifest: its JSON and the checksum of the JSON."""
 
     manifest: str
@@ -46,7 +46,7 @@ class ModelCache:
             StoreError: The store cannot be read.
         """
         with suppress(OSError, msgspec.MsgspecError):
-            note = msgspec.json.decode(self._note(version).read_bytes(), type=_Note)
+            note = msgspec.json.decode(self._manifest_file(version).read_bytes(), type=_CachedManifest)
             manifest = msgspec.json.decode(note.manifest, type=VersionManifest)
             intact = hashlib.sha256(note.manifest.encode()).hexdigest() == note.sha256 and manifest.version == version
             if intact and (self._folder / manifest.checksum / manifest.model).is_file():
@@ -68,24 +68,24 @@ class ModelCache:
                 if not _is_intact(folder, manifest):
                     self._download(registry, manifest, folder)
                     self._sweep(folder)
-        if not self._note(manifest.version).is_file():
+        if not self._manifest_file(manifest.version).is_file():
             with suppress(OSError):
                 with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as part:
                     text = msgspec.json.encode(manifest).decode()
-                    part.write(msgspec.json.encode(_Note(text, hashlib.sha256(text.encode()).hexdigest())))
-                Path(part.name).replace(self._note(manifest.version))
+                    part.write(msgspec.json.encode(_CachedManifest(text, hashlib.sha256(text.encode()).hexdigest())))
+                Path(part.name).replace(self._manifest_file(manifest.version))
         return folder / manifest.model
 
     def folder_of(self, manifest: VersionManifest) -> Path:
         """Return the folder of a version's copy, which may not exist."""
         return self._folder / manifest.checksum
 
-    def _note(self, version: str) -> Path:
+    def _manifest_file(self, version: str) -> Path:
         return self._folder / f"{version}.json"
 
     def session_folder(self, checksum: str) -> Path:
         """Return the session cache folder of a checksum; any name without a slash works."""
-        return self._folder / checksum / OPENED
+        return self._folder / checksum / SESSION_FOLDER
 
     def _download(self, registry: Registry, manifest: VersionManifest, folder: Path) -> None:
         # The lock is held, so other partial downloads were left by a killed process.
@@ -113,7 +113,7 @@ class ModelCache:
         copies = [path for path in self._folder.iterdir() if path.is_dir() and path != newest]
         with suppress(OSError):
             copies.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-            for old in copies[KEPT - 1 :]:
+            for old in copies[MAX_COPIES - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)
 
 
@@ -121,7 +121,7 @@ def _is_intact(folder: Path, manifest: VersionManifest) -> bool:
     """Whether the folder holds every file of the version with the expected checksum."""
     try:
         return all(
-            checksum_now(folder / Path(name).name) == expected.sha256 for name, expected in manifest.files.items()
+            file_checksum(folder / Path(name).name) == expected.sha256 for name, expected in manifest.files.items()
         )
     except OSError:
         return False

@@ -23,7 +23,7 @@ from labelloop.service.store import StoreError, open_store
 from ml_backend.errors import ModelBroken, ModelError, ModelLoading, ModelMissing
 from ml_backend.inference.detector import Detector, embedded_model, load_detector
 from ml_backend.inference.version_id import model_version
-from ml_backend.serving.active_versions import EVERYWHERE, GIVEN, Pointer
+from ml_backend.serving.active_versions import ALL_PROJECTS, DEFAULT_MODEL, Pointer
 from ml_backend.serving.model_cache import ModelCache
 from ml_backend.serving.pointer_watcher import PointerWatcher
 from ml_backend.serving.registry import Registry
@@ -206,7 +206,7 @@ class ModelServer:
 
     def _existing_slot(self, project: str | int | None) -> _Slot | None:
         key = self._state_key(project)
-        return self._shared if key == EVERYWHERE else self._projects.get(key)
+        return self._shared if key == ALL_PROJECTS else self._projects.get(key)
 
     def _require_unchanged(self, version: str) -> None:
         """Raise ModelReplaced if the file of the default model is not the one served as this version."""
@@ -313,11 +313,11 @@ class ModelServer:
 
     def _slots(self) -> list[tuple[str, _Slot]]:
         with self._lock:
-            return [(EVERYWHERE, self._shared), *self._projects.items()]
+            return [(ALL_PROJECTS, self._shared), *self._projects.items()]
 
     def _state_key(self, project: str | int | None) -> str:
         key = "" if project is None else str(project).partition(".")[0]
-        return key if key and self._pointer.state(key).version else EVERYWHERE
+        return key if key and self._pointer.state(key).version else ALL_PROJECTS
 
     def _slot(self, project: str | int | None) -> _Slot:
         with self._lock:
@@ -328,7 +328,7 @@ class ModelServer:
                 while len(self._requested) > 64 * MAX_PROJECTS:
                     self._requested.popitem(last=False)
             state_key = self._state_key(project)
-            if state_key == EVERYWHERE:
+            if state_key == ALL_PROJECTS:
                 return self._shared
             slot = self._projects.setdefault(state_key, _Slot())
             self._projects.move_to_end(state_key)
@@ -394,7 +394,7 @@ class ModelServer:
         loaded = self._loaded_by_version.get(named)
         if loaded is not None:
             return loaded
-        if version == GIVEN:
+        if version == DEFAULT_MODEL:
             session_folder = self._cache.session_folder(f"given-{named}") if self._cache else None
             detector = self._opened(self.path, self._layout, version=named, session_folder=session_folder)
             self._require_unchanged(named)  # otherwise the version would not match the opened file
@@ -430,13 +430,13 @@ class ModelServer:
 
     def _mark_refused(self, version: str, error: ModelError) -> None:
         log.error("model_not_loaded", model_version=version or "given", code=error.code, reason=str(error))
-        if version != GIVEN and self._watcher is not None:
+        if version != DEFAULT_MODEL and self._watcher is not None:
             with suppress(StoreError):
                 Registry(self._watcher.store).mark_refused(version, str(error))
 
     def _clear_refused(self, version: str) -> None:
         log.info("model_mended", model_version=version or "given")
-        if version != GIVEN and self._watcher is not None:
+        if version != DEFAULT_MODEL and self._watcher is not None:
             with suppress(StoreError):
                 Registry(self._watcher.store).clear_refused(version)
 

@@ -10,7 +10,7 @@ from ml_backend.learning.store.runs import TrainingRun
 
 LEFT, RIGHT, TOP = 40.0, 10.0, 12.0
 # Evaluations that are drawn, one line each. AP50 on images that a model may have been trained on is not drawn.
-JUDGES = ("cross-validation", "held-out")
+EVALUATIONS = ("cross-validation", "held-out")
 
 # Most bars of the edits chart; with more tasks, neighbouring tasks share a bar.
 COLUMNS = 40
@@ -42,15 +42,15 @@ def learning_curve(runs: Sequence[TrainingRun], *, width: float = 680.0, height:
 
     Held-out and cross-validated AP50 are separate lines: they are measured on different images.
     """
-    judged = [
+    evaluated = [
         (run, run.ap50, labels)
         for run, labels in zip(runs, _labels(runs), strict=True)
-        if run.ap50 is not None and run.judged_by in JUDGES
+        if run.ap50 is not None and run.judged_by in EVALUATIONS
     ]
-    if not judged:
+    if not evaluated:
         return None
     bottom, right = height - 40, width - RIGHT - 8
-    most = max(labels for _, _, labels in judged)
+    most = max(labels for _, _, labels in evaluated)
     step = nice(most / 6)
 
     def x(labels: int) -> float:
@@ -60,19 +60,19 @@ def learning_curve(runs: Sequence[TrainingRun], *, width: float = 680.0, height:
         return round(bottom - (bottom - TOP) * value, 1)
 
     spots = tuple(
-        DataPoint(x(labels), y(value), _point_text(run, value, labels), _kind(run)) for run, value, labels in judged
+        DataPoint(x(labels), y(value), _point_text(run, value, labels), _kind(run)) for run, value, labels in evaluated
     )
     lines = []
-    for judge in JUDGES:
+    for evaluation in EVALUATIONS:
         points = [
             f"{x(labels)},{y(value)}"
-            for run, value, labels in judged
-            if run.judged_by == judge and run.verdict == "published"
+            for run, value, labels in evaluated
+            if run.judged_by == evaluation and run.verdict == "published"
         ]
         if len(points) > 1:
-            lines.append((judge, " ".join(points)))
-    _, value, labels = judged[-1]
-    text = f"AP50 by labelled tasks: {judged[0][1]:.2f} at first, {value:.2f} at {labels} tasks."
+            lines.append((evaluation, " ".join(points)))
+    _, value, labels = evaluated[-1]
+    text = f"AP50 by labelled tasks: {evaluated[0][1]:.2f} at first, {value:.2f} at {labels} tasks."
     return Plot(
         width, height, bottom,
         tuple(Tick(x(at), str(at)) for at in range(0, most + 1, step)),

@@ -11,7 +11,7 @@ from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_by_cl
 from ml_backend.learning.store.annotations import AnnotatedTask, TrainingDataStore
 from ml_backend.learning.store.label_errors import LabelErrorNote, LabelErrorStore
 from ml_backend.learning.store.runs import RunStore, TrainingRun
-from ml_backend.learning.store.tasks import PhotoVectorStore, QueuedTask
+from ml_backend.learning.store.tasks import QueuedTask, TaskVectorStore
 from ml_backend.learning.task_order import HEAD, REST_FROM, STEP
 from ml_backend.policy import LearningPolicy
 
@@ -154,7 +154,7 @@ def make_report(
     lately = prelabelled[len(prelabelled) - span :]
     box_counts = _box_counts(annotated)
     counts = training_data.counts(project)
-    open_now = PhotoVectorStore(engine).queued(project, served, limit=MAX_NEXT)
+    open_now = TaskVectorStore(engine).queued(project, served, limit=MAX_NEXT)
     doubts = LabelErrorStore(engine).all(project)
     return LearningReport(
         project=project,
@@ -169,7 +169,7 @@ def make_report(
         lately=(_sum(lately), span),
         classes=_classes(runs, served, box_counts, lately),
         next=[Next(task=task.task, score=task.score, why=_why(task, project, policy)) for task in open_now],
-        waiting=PhotoVectorStore(engine).count_queued(project, served),
+        waiting=TaskVectorStore(engine).count_queued(project, served),
         course=[unlearned]
         if unlearned
         else _next_steps(

@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from labelloop.service.db.engine import begin_read
-from ml_backend.learning.store.tables import RUNS
+from ml_backend.learning.store.tables import TRAINING_RUNS
 
 VerdictName = Literal["published", "refused", "withdrawn", "failed", "admitted"]
 
@@ -85,35 +85,46 @@ class RunStore:
         values = {name: getattr(run, name) for name in run.__struct_fields__ if name != "id"}
         values |= {name: msgspec.json.encode(values[name]).decode() for name in _JSON}
         with self.engine.begin() as connection:
-            return int(connection.execute(sa.insert(RUNS).values(values).returning(RUNS.c.id)).scalar_one())
+            return int(
+                connection.execute(sa.insert(TRAINING_RUNS).values(values).returning(TRAINING_RUNS.c.id)).scalar_one()
+            )
 
     def last(self, project: int, count: int = 10) -> list[TrainingRun]:
         """Return the last runs of a project, newest first."""
         with begin_read(self.engine) as connection:
-            query = sa.select(RUNS).where(RUNS.c.project == project).order_by(RUNS.c.id.desc()).limit(count)
+            query = (
+                sa.select(TRAINING_RUNS)
+                .where(TRAINING_RUNS.c.project == project)
+                .order_by(TRAINING_RUNS.c.id.desc())
+                .limit(count)
+            )
             return [_run(row) for row in connection.execute(query)]
 
     def last_finished_at(self, project: int) -> float:
         """Return the end of the last run of a project, seconds since 1970; 0 without runs."""
         with begin_read(self.engine) as connection:
-            query = sa.select(sa.func.max(RUNS.c.finished_at)).where(RUNS.c.project == project)
+            query = sa.select(sa.func.max(TRAINING_RUNS.c.finished_at)).where(TRAINING_RUNS.c.project == project)
             return float(connection.scalar(query) or 0)
 
     def replaced_at(self, project: int) -> dict[str, float]:
         """Return when each replaced version was last replaced, seconds since 1970."""
         with begin_read(self.engine) as connection:
-            query = sa.select(RUNS.c.parent, sa.func.max(RUNS.c.finished_at)).group_by(RUNS.c.parent)
-            done = RUNS.c.verdict.in_(("published", "withdrawn", "admitted"))
+            query = sa.select(TRAINING_RUNS.c.parent, sa.func.max(TRAINING_RUNS.c.finished_at)).group_by(
+                TRAINING_RUNS.c.parent
+            )
+            done = TRAINING_RUNS.c.verdict.in_(("published", "withdrawn", "admitted"))
             return {
                 str(version): float(at)
-                for version, at in connection.execute(query.where(RUNS.c.project == project, done))
+                for version, at in connection.execute(query.where(TRAINING_RUNS.c.project == project, done))
             }
 
     def of_version(self, project: int, version: str) -> TrainingRun | None:
         """Return the run that produced a version; None if there is none."""
         with begin_read(self.engine) as connection:
-            query = sa.select(RUNS).where(RUNS.c.project == project, RUNS.c.version == version)
-            row = connection.execute(query.order_by(RUNS.c.id.desc()).limit(1)).first()
+            query = sa.select(TRAINING_RUNS).where(
+                TRAINING_RUNS.c.project == project, TRAINING_RUNS.c.version == version
+            )
+            row = connection.execute(query.order_by(TRAINING_RUNS.c.id.desc()).limit(1)).first()
         return _run(row) if row is not None else None
 
 

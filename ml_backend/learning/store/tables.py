@@ -91,7 +91,7 @@ LABEL_ERROR_NOTES = sa.Table(
 )
 
 # One row per training run with a verdict. Rows are never deleted.
-RUNS = sa.Table(
+TRAINING_RUNS = sa.Table(
     "learn_runs",
     metadata,
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),

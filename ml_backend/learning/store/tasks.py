@@ -55,7 +55,7 @@ class QueuedTask:
     uncertainty: float | None
 
 
-class PhotoVectorStore:
+class TaskVectorStore:
     """The table `learn_looks`."""
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -260,7 +260,7 @@ class PhotoVectorStore:
                 )
 
     def mirror(self, project: int) -> TaskCopy:
-        """The project's rows, as a `IncrementalSync` keeps them."""
+        """The project's rows, as a mirror for `IncrementalSync`."""
         return TaskCopy(self.engine, project)
 
     def _update(self, project: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -314,7 +314,7 @@ class TaskCopy:
 
     def remove(self, ids: Iterable[int]) -> None:
         """Delete tasks."""
-        PhotoVectorStore(self._engine).drop(self._project, ids)
+        TaskVectorStore(self._engine).drop(self._project, ids)
 
     def last(self) -> int:
         """Return the largest task id read so far; 0 without any."""
@@ -348,7 +348,7 @@ class TaskCopy:
         return {} if text is None else msgspec.json.decode(text, type=dict[str, str])
 
 
-def photo_key(addresses: Sequence[str]) -> str:
+def image_key_of(addresses: Sequence[str]) -> str:
     """Return a checksum of the URLs of a task's images."""
     return hashlib.sha256("\n".join(addresses).encode()).hexdigest()[:24]
 

@@ -11,7 +11,7 @@ from labelloop.service.settings import Settings
 from ml_backend.bulk.prelabel import CHUNK, prelabel
 from ml_backend.bulk.ray_cluster import CHUNKS_PER_WORKER, LOCAL_CLUSTER, ClusterFailed, PrelabelCluster
 from ml_backend.predict.protocol import ProjectOptions
-from ml_backend.serving.activation import open_served
+from ml_backend.serving.activation import open_served_model
 from tests.ml_backend.bulk.test_prelabel import FakeStudio
 
 
@@ -43,7 +43,7 @@ def test_the_cluster_gives_what_one_process_gives_though_a_worker_dies(
     Image.fromarray(astronaut).save(buffer, "JPEG")
     url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     urls = {number: url if number % 30 else "data:image/jpeg;base64,AAAA" for number in range(1, 8 * CHUNK + 1)}
-    detector, _ = open_served(settings)
+    detector, _ = open_served_model(settings)
     common = {
         "detector": detector, "photos": Media(settings, None), "score_threshold": settings.score_threshold,
         "options": ProjectOptions(),

@@ -11,7 +11,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio.tasks import TaskStamp
 from ml_backend.learning import task_sync as task_sync
 from ml_backend.learning.image_vectors import BackgroundEmbedder
-from ml_backend.learning.store.tasks import MAX_TRIES, PhotoVectorStore, QueuedTask
+from ml_backend.learning.store.tasks import MAX_TRIES, QueuedTask, TaskVectorStore
 from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.learning.task_sync import TaskSync
 from ml_backend.training.acquisition import random_order, rank, sample_without_near_duplicates
@@ -24,7 +24,7 @@ BACKBONE, VERSION = "base-1", "learned-1"
 def store(request, settings):
     url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     engine = open_database(Settings(home=settings.home, database_url=url))
-    yield PhotoVectorStore(engine)
+    yield TaskVectorStore(engine)
     engine.dispose()
 
 
@@ -254,7 +254,7 @@ def test_tables_of_an_earlier_version_open_without_loss(settings):
         lesson |= {"photos": "[]", "boxes": 0, "read_at": 0.0}
         connection.execute(sa.insert(sa.table("learn_tasks", *map(sa.column, lesson))), [lesson])
     migrate(engine)
-    store = PhotoVectorStore(engine)
+    store = TaskVectorStore(engine)
     assert store.queued(PROJECT, VERSION, limit=5) == [QueuedTask(2, 0.2, 0.7)]
     assert store.prelabelled(PROJECT, VERSION, limit=5) == [2]
     assert store.annotated(PROJECT, vectors) == {3}

@@ -8,14 +8,14 @@ import pytest
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from ml_backend.catalogue.entries import CatalogueEntry, Release
-from ml_backend.checksums import ModelDamaged, check_file, keep_checksum, sidecar_of
+from ml_backend.checksums import ModelDamaged, sidecar_of, verify_file, write_checksum
 from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelError
 from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.inference.session_cache import OnnxSessionCache
 from ml_backend.serving import model_server as serving_module
 from ml_backend.serving.activation import open_version
-from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
 from ml_backend.smart.outline_network import OutlineSegmenter, embedded_outline
@@ -43,7 +43,7 @@ def store(settings):
 @pytest.fixture
 def version(store, labelloop_model):
     made = Registry(store).add(labelloop_model(name="learned.onnx", scores=SCORES)).version
-    activate_in(store, made)
+    set_active(store, made)
     return made
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_changes_while_it_is_opened_is_not_served_by_its_old_name(gi
 
 @pytest.mark.parametrize("file", [embedded_model(), embedded_outline()], ids=["base", "outline"])
 def test_the_embedded_models_are_checked_when_they_are_opened(file, tmp_path, given):
-    check_file(file)
+    verify_file(file)
     copy = tmp_path / file.name
     shutil.copy(file, copy)
     shutil.copy(sidecar_of(file), sidecar_of(copy))
@@ -215,10 +215,10 @@ def test_a_backbone_that_was_changed_is_made_again(tmp_path, given):
     flip(kept, given)
     open_backbone(embedded_model(), folder=tmp_path)
     assert len(kept.read_bytes()) == len(whole)
-    check_file(kept)
+    verify_file(kept)
 
 
 def test_checksums_are_written_as_sha256sum_reads_them(given):
-    keep_checksum(given)
+    write_checksum(given)
     checksum, name = sidecar_of(given).read_text().split()
     assert (len(checksum), name) == (64, given.name)

@@ -10,11 +10,11 @@ from ml_backend.errors import ModelBroken, ModelError
 from ml_backend.inference.detector import load_detector
 from ml_backend.serving.active_versions import (
     ActivationState,
-    NothingBefore,
+    NothingToRollBack,
     Pointer,
-    activate_in,
     read_pointer,
-    roll_back_in,
+    roll_back_active,
+    set_active,
 )
 from ml_backend.serving.model_cache import ModelCache
 from ml_backend.serving.pointer_watcher import PointerWatcher
@@ -97,7 +97,7 @@ def test_a_copy_that_is_there_needs_no_store(registry, store, labelloop_model, t
 
 
 def test_activations_at_once_all_count_and_rollback_takes_back_one_by_one(store):
-    threads = [threading.Thread(target=activate_in, args=(store, f"v{n}", "3")) for n in range(6)]
+    threads = [threading.Thread(target=set_active, args=(store, f"v{n}", "3")) for n in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -105,9 +105,9 @@ def test_activations_at_once_all_count_and_rollback_takes_back_one_by_one(store)
     place = read_pointer(store)[0].state("3")
     assert {place.version, *place.before} == {"", *(f"v{n}" for n in range(6))}
     for expected in reversed(place.before):
-        assert roll_back_in(store, "3").version == expected
-    with pytest.raises(NothingBefore, match="project 3"):
-        roll_back_in(store, "3")
+        assert roll_back_active(store, "3").version == expected
+    with pytest.raises(NothingToRollBack, match="project 3"):
+        roll_back_active(store, "3")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from labelloop.service.store import open_store
 from ml_backend.errors import ModelError
 from ml_backend.inference.detector import load_detector
 from ml_backend.serving.activation import activate, roll_back, served_version
-from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
 
@@ -59,20 +59,20 @@ def test_what_becomes_active_is_served_and_what_is_rolled_back_too(serving, sett
 def test_a_project_of_its_own_version_and_the_others(serving, settings, store, add, wait_until):
     shared, own = add("shared"), add("own")
     assert serving.version("3.17") == serving.version("4.17")
-    activate_in(store, own, "3")
+    set_active(store, own, "3")
     wait_until(lambda: serving.version("3.17") == own)
-    activate_in(store, shared)
+    set_active(store, shared)
     wait_until(lambda: serving.version("4.17") == shared)
     assert serving.version("3.17") == own == serving.served("3.17").version
     assert serving.version() == shared
-    activate_in(store, "", "3")
+    set_active(store, "", "3")
     wait_until(lambda: serving.version("3.17") == shared)
 
 
 def test_a_fresh_worker_serves_what_is_active_and_opens_a_project_s_when_it_is_asked(settings, store, add):
-    activate_in(store, add("shared"))
+    set_active(store, add("shared"))
     own = add("own")
-    activate_in(store, own, "3")
+    set_active(store, own, "3")
     serving = ModelServer.from_settings(settings)
     serving.start()
     assert serving.version("3.17") == own
@@ -89,20 +89,20 @@ def break_copy(settings, store, version):
 def test_what_cannot_be_loaded_is_marked_and_the_old_one_goes_on(serving, settings, store, add, wait_until):
     before, version = serving.version(), add("bad")
     break_copy(settings, store, version)
-    activate_in(store, version)
+    set_active(store, version)
     wait_until(lambda: Registry(store).refusal_reason(version))
     assert "do not match version" in Registry(store).refusal_reason(version)
     assert serving.version() == before == serving.served().version
     good = add("good")
-    activate_in(store, good)
+    set_active(store, good)
     wait_until(lambda: serving.version() == good)
 
 
 def test_a_fresh_worker_falls_back_to_what_was_active_before(settings, store, add):
     good, bad = add("good"), add("bad")
-    activate_in(store, good)
+    set_active(store, good)
     break_copy(settings, store, bad)
-    activate_in(store, bad)
+    set_active(store, bad)
     serving = ModelServer.from_settings(settings)
     serving.start()
     assert serving.served(wait_s=20).version == good == serving.version()
@@ -130,7 +130,7 @@ def test_nothing_waits_while_the_next_model_is_opened(settings, store, add, give
     serving.start()
     before = serving.served(wait_s=20).version
     version = add("slow")
-    activate_in(store, version)
+    set_active(store, version)
     threading.Event().wait(0.5)
     assert serving.served(wait_s=0).version == before == serving.version()
     go.set()
@@ -144,7 +144,7 @@ def test_the_app_answers_with_the_active_version_its_thresholds_and_lists_all(
     body = {"tasks": [{"id": 1, "data": {"image": "a"}}], "project": "3.1", "label_config": boxes_config}
     first = client.post("/predict", json=body).json["results"][0]
     version = add("new", thresholds={"cat": 0.99})
-    activate_in(store, version, "3")
+    set_active(store, version, "3")
     setup = {"project": "3.1", "schema": boxes_config}
     wait_until(lambda: client.post("/setup", json=setup).json["model_version"] == version)
     entry = client.post("/predict", json=body).json["results"][0]
@@ -158,7 +158,7 @@ def test_the_label_config_is_held_against_the_version_of_the_project(
     client_of, given, store, add, album, boxes_config, tmp_path
 ):
     (tmp_path / "others.txt").write_text("fork\nknife\nspoon\n")
-    activate_in(store, add("own", names=tmp_path / "others.txt"), "3")
+    set_active(store, add("own", names=tmp_path / "others.txt"), "3")
     client = client_of(given, album({}))
     matched = {
         project: client.post("/validate", json={"config": boxes_config, "project": project}).json["matched"]
