@@ -17,7 +17,7 @@ from labelloop.service.readiness import (
 )
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
-from ml_backend.checksums import check_file, checksum_now
+from ml_backend.checksums import verify_file, file_checksum
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.store.tables import PROJECTS
@@ -44,7 +44,7 @@ def ready_checks(settings: Settings, serving: ModelServer) -> Mapping[str, Check
         "model-files": cached(lambda: require_served_files(settings), FILES_EVERY_S, failed_s=FILES_EVERY_S / 10),
         "home": cached(lambda: require_home(settings)),
         "database": cached(lambda: learning.check(DatabaseChecks.reachable)),
-        "integrity": cached(lambda: learning.check(DatabaseChecks.whole), INTEGRITY_INTERVAL_S, failed_s=CACHE_TTL_S),
+        "integrity": cached(lambda: learning.check(DatabaseChecks.integrity), INTEGRITY_INTERVAL_S, failed_s=CACHE_TTL_S),
         "worker": cached(lambda: learning.check(DatabaseChecks.worker)),
         "events": cached(lambda: learning.check(DatabaseChecks.events)),
     }
@@ -60,7 +60,7 @@ def require_served_files(settings: Settings) -> None:
         ModelBroken: The content of a file differs from its checksum.
         StoreError: The store cannot be read.
     """
-    check_file(settings.model or embedded_model())
+    verify_file(settings.model or embedded_model())
     store = open_store(settings.store_url, settings)
     registry, cache = Registry(store), cache_of(settings)
     for version in sorted(read_pointer(store)[0].used()):
@@ -68,7 +68,7 @@ def require_served_files(settings: Settings) -> None:
         for name, file in manifest.files.items():
             places = [*_on_disk(settings, version, name), cache.folder_of(manifest) / name]
             for path in places:
-                if path.is_file() and checksum_now(path) != file.sha256:
+                if path.is_file() and file_checksum(path) != file.sha256:
                     raise ModelBroken(path, _DAMAGED, fix=_FIX)
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from labelloop.stack.accounts import log_in
-from labelloop.stack.people import ANNOTATORS
+from labelloop.stack.accounts import ANNOTATORS
 from labelloop.stack.ports import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
