@@ -188,7 +188,7 @@ def test_s3_errors_name_the_place_and_the_fix_and_no_secret(s3_server, tmp_path,
 
 def test_a_missing_bucket_is_named(s3_server, tmp_path):
     store = open_store("s3://no-such-bucket-here", s3_server.settings(tmp_path))
-    with pytest.raises(StoreUnreachable, match="no such bucket") as caught:
+    with pytest.raises(StoreUnreachable, match="bucket does not exist") as caught:
         store.put("k", b"x")
     assert "Create the bucket" in caught.value.fix
 

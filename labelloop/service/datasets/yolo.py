@@ -399,8 +399,8 @@ def label_files(files: DatasetFiles, images: ImageFiles) -> dict[str, str]:
     label_file_by_image = {}
     for name in images.names:
         base, stem = posixpath.splitext(name)[0], _stem(name)
-        head, images, rest = f"/{base}".rpartition("/images/")
-        standard_paths = [f"{head}/{folder}/{rest}".lstrip("/") for folder in _LABEL_FOLDERS] if images else []
+        head, separator, rest = f"/{base}".rpartition("/images/")
+        standard_paths = [f"{head}/{folder}/{rest}".lstrip("/") for folder in _LABEL_FOLDERS] if separator else []
         standard_paths += [*(f"{folder}/{base}" for folder in _LABEL_FOLDERS), base]
         label_file = next((f"{path}.txt" for path in standard_paths if f"{path}.txt" in texts), "")
         if not label_file:

@@ -49,7 +49,7 @@ def test_one_dead_letter_is_discarded_and_named(inbox, run):
 
 
 def test_all_dead_letters_are_discarded_and_nothing_else(inbox, run, monkeypatch):
-    monkeypatch.setattr("labelloop.cli.inbox._AT_ONCE", 1)
+    monkeypatch.setattr("labelloop.cli.inbox._BATCH", 1)
     code, out, _ = run("discard", "--all")
     assert (code, out.count("cause of")) == (0, 2)
     assert "2 events were discarded." in out

@@ -76,9 +76,7 @@ def test_a_reused_process_id_is_not_signalled(start, tmp_path):
 
 def test_a_part_that_exits_while_starting_is_named_with_its_log(start, tmp_path):
     child = start("print('the reason'); raise SystemExit(3)", health="http://127.0.0.1:9/health")
-    with pytest.raises(
-        StartFailed, match=r"(?s)part exited while starting \(exit code 3\).*the reason.*part\.log"
-    ):
+    with pytest.raises(StartFailed, match=r"(?s)part exited while starting \(exit code 3\).*the reason.*part\.log"):
         wait_until_healthy(child, timeout_s=60)
 
 

@@ -136,7 +136,9 @@ def test_label_studio_is_restarted_and_stops_everything_when_it_keeps_failing(su
 
 
 def test_exits_outside_the_window_do_not_count(supervise, tmp_path, wait_until):
-    process, _ = supervise("import time; time.sleep(0.3); raise SystemExit(3)", MIN_UPTIME_S="0.2", RESTART_WINDOW_S="0.5")
+    process, _ = supervise(
+        "import time; time.sleep(0.3); raise SystemExit(3)", MIN_UPTIME_S="0.2", RESTART_WINDOW_S="0.5"
+    )
     for _ in range(8):
         assert process.stdout.readline() == "ended: second exit code 3 True\n"
     process.send_signal(signal.SIGTERM)

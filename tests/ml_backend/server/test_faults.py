@@ -65,9 +65,9 @@ class Studios(Server):
 
 FAULTS = {
     "/data/upload/huge.png": "pixels",
-    "/data/upload/cut.jpg": "damaged or cut short",
+    "/data/upload/cut.jpg": "damaged or truncated",
     "/data/upload/drawing.svg": "an SVG drawing",
-    "/data/upload/never": "not there in time",
+    "/data/upload/never": "timed out",
     "/data/upload/away": "private",
     "/data/upload/gone.jpg": "no such upload",
 }
