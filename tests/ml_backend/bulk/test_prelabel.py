@@ -25,8 +25,8 @@ class FakeStudio:
     def tasks(self, project, *, only_ids=None):
         for task, url in list(self.data.items()):
             if only_ids is None or task in only_ids:
-                found = [one for one in self.predictions if one["task"] == task]
-                yield read_task({"id": task, "data": {"image": url}, "annotations": [], "predictions": found})
+                result = [item for item in self.predictions if item["task"] == task]
+                yield read_task({"id": task, "data": {"image": url}, "annotations": [], "predictions": result})
 
     def import_predictions(self, project, rows):
         self.requests += 1
@@ -43,14 +43,14 @@ class FakeStudio:
         self.predictions.append({"id": len(self.predictions) + 1000, **row})
 
     def delete_prediction(self, prediction):
-        self.predictions = [one for one in self.predictions if one["id"] != prediction]
+        self.predictions = [item for item in self.predictions if item["id"] != prediction]
 
     def model_versions(self, project):
-        versions = [one["model_version"] for one in self.predictions]
+        versions = [item["model_version"] for item in self.predictions]
         return {version: versions.count(version) for version in versions}
 
     def delete_model_version(self, project, version):
-        self.predictions = [one for one in self.predictions if one["model_version"] != version]
+        self.predictions = [item for item in self.predictions if item["model_version"] != version]
 
 
 @pytest.fixture
@@ -70,20 +70,20 @@ def run(detector, album, astronaut):
     return start
 
 
-def test_every_task_once_and_a_second_run_finds_nothing_to_do(run, boxes_config, detector):
-    studio, told = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good")), []
-    report = run(studio, progress=lambda *counts: told.append(counts))
+def test_second_run_has_nothing_to_do(run, boxes_config, detector):
+    studio, text = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good")), []
+    report = run(studio, progress=lambda *counts: text.append(counts))
     assert (report.tasks, report.imported, report.already_done, report.failures) == (60, 60, 0, ())
     assert report.boxes == 120
     assert studio.requests == 3
-    assert told == [(0, 60), (25, 60), (50, 60), (60, 60)]
+    assert text == [(0, 60), (25, 60), (50, 60), (60, 60)]
     assert studio.model_versions(1) == {detector.version: 60}
     again = run(studio)
     assert (again.imported, again.already_done) == (0, 60)
     assert studio.requests == 3
 
 
-def test_a_project_that_no_model_can_fill_is_refused_with_the_reason(run):
+def test_project_without_servable_controls_is_refused(run):
     xml = '<View><Text name="t" value="$text"/><Labels name="ner" toName="t"><Label value="a"/></Labels></View>'
     studio = FakeStudio(xml, {1: "good"})
     with pytest.raises(NotServed, match=r"ner \(Labels on Text\) is not pre-labelled"):
@@ -99,7 +99,7 @@ def test_a_task_without_an_address_is_named(run, boxes_config):
     assert (failure.task, "image" in failure.reason) == (2, True)
 
 
-def test_a_run_that_was_stopped_is_gone_on_with(run, boxes_config, detector):
+def test_stopped_run_is_resumable(run, boxes_config, detector):
     studio = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good"))
     first = run(studio, stop=lambda: studio.requests == 1)
     assert first.stopped
@@ -109,11 +109,11 @@ def test_a_run_that_was_stopped_is_gone_on_with(run, boxes_config, detector):
     assert studio.model_versions(1) == {detector.version: 60}
 
 
-def test_a_bad_photo_is_listed_and_its_task_tried_again_by_the_next_run(run, boxes_config):
+def test_failed_image_is_listed_and_retried_by_the_next_run(run, boxes_config):
     studio = FakeStudio(boxes_config, {1: "good", 2: "failure", 3: "good"})
     report = run(studio)
     assert report.imported == 2
-    assert [(one.task, one.url) for one in report.failures] == [(2, "failure")]
+    assert [(item.task, item.url) for item in report.failures] == [(2, "failure")]
     assert "truncated" in report.failures[0].reason
     studio.data[2] = "good"
     assert run(studio).imported == 1
@@ -122,22 +122,22 @@ def test_a_bad_photo_is_listed_and_its_task_tried_again_by_the_next_run(run, box
 def test_all_replaces_what_is_there(run, boxes_config, detector):
     studio = FakeStudio(boxes_config, {1: "good", 2: "good"})
     run(studio)
-    before = {one["id"] for one in studio.predictions}
+    before = {item["id"] for item in studio.predictions}
     assert run(studio, every=True).imported == 2
     assert studio.model_versions(1) == {detector.version: 2}
-    assert not before & {one["id"] for one in studio.predictions}
+    assert not before & {item["id"] for item in studio.predictions}
 
 
 def test_a_task_that_is_deleted_meanwhile_costs_the_others_nothing(run, boxes_config):
     studio = FakeStudio(boxes_config, {1: "good", 2: "good", 3: "good"}, gone={2})
     report = run(studio)
     assert (report.imported, report.deleted) == (2, 1)
-    assert sorted(one["task"] for one in studio.predictions) == [1, 3]
+    assert sorted(item["task"] for item in studio.predictions) == [1, 3]
 
 
 def test_only_our_older_versions_are_pruned(boxes_config):
     studio = FakeStudio(boxes_config, {1: "good"})
-    for version in ("now-1", "old-1", "somebody-else"):
+    for version in ("now-1", "old-1", "other-model"):
         studio.add_prediction(1, [], 0.5, version)
     assert prune(studio, 1, keep="now-1", ours=frozenset({"now-1", "old-1"})) == {"old-1": 1}
-    assert set(studio.model_versions(1)) == {"now-1", "somebody-else"}
+    assert set(studio.model_versions(1)) == {"now-1", "other-model"}

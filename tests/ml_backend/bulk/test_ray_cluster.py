@@ -31,9 +31,7 @@ def test_without_ray_the_extra_is_named(settings, boxes_config, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_cluster_gives_what_one_process_gives_though_a_worker_dies(
-    settings, boxes_config, astronaut, monkeypatch, tmp_path
-):
+def test_cluster_equals_one_process_although_a_worker_dies(settings, boxes_config, astronaut, monkeypatch, tmp_path):
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'labelloop[scale]'")
     from PIL import Image
 
@@ -50,23 +48,23 @@ def test_the_cluster_gives_what_one_process_gives_though_a_worker_dies(
     }  # fmt: skip
     alone, spread = FakeStudio(boxes_config, urls), FakeStudio(boxes_config, urls)
     plain = prelabel(alone, 1, **common)
-    taken, given = 0, 0
+    started, finished = 0, 0
     with PrelabelCluster(LOCAL_CLUSTER, workers=2, **options_of(settings, boxes_config, detector.version)) as cluster:
         assert cluster.workers == 2
 
         def predict_chunks(chunks):
-            nonlocal taken, given
+            nonlocal started, finished
 
             def counted():
-                nonlocal taken
+                nonlocal started
                 for chunk in chunks:
-                    taken += 1
+                    started += 1
                     yield chunk
 
             for result in cluster.predict_chunks(counted()):
-                assert taken - given <= CHUNKS_PER_WORKER * cluster.workers
-                given += 1
-                if given == 1:
+                assert started - finished <= CHUNKS_PER_WORKER * cluster.workers
+                finished += 1
+                if finished == 1:
                     ray.kill(cluster._workers[0], no_restart=False)
                 yield result
 
@@ -78,7 +76,7 @@ def test_the_cluster_gives_what_one_process_gives_though_a_worker_dies(
     assert (report.imported, report.boxes, len(report.failures)) == (plain.imported, plain.boxes, len(plain.failures))
 
     def shown(studio):
-        return sorted((one["task"], one["score"], str(one["result"])) for one in studio.predictions)
+        return sorted((item["task"], item["score"], str(item["result"])) for item in studio.predictions)
 
     assert shown(spread) == shown(alone)
 

@@ -40,8 +40,8 @@ def box_json(label, box, *, width=SIDE, height=SIDE, **more):
         "height": 100 * (y1 - y0) / height, "rotation": 0, "rectanglelabels": [label],
     }  # fmt: skip
     size = {"original_width": width, "original_height": height}
-    told = {"id": f"r{x0}.{y0}", "from_name": "label", "to_name": "image", "type": "rectanglelabels", "value": value}
-    return {**told, **size, **more}
+    text = {"id": f"r{x0}.{y0}", "from_name": "label", "to_name": "image", "type": "rectanglelabels", "value": value}
+    return {**text, **size, **more}
 
 
 class MemoryStudio:
@@ -70,8 +70,8 @@ class MemoryStudio:
     def annotate(self, task, results, *, annotator=1, **fields):
         """Adds an annotation; its id."""
         number = next(self._ids)
-        made = {"id": number, "result": results, "completed_by": annotator, "updated_at": self._now(), **fields}
-        self.stored[task]["annotations"].append(made)
+        created = {"id": number, "result": results, "completed_by": annotator, "updated_at": self._now(), **fields}
+        self.stored[task]["annotations"].append(created)
         self.stored[task]["updated_at"] = self._now()
         return number
 
@@ -86,8 +86,8 @@ class MemoryStudio:
         marks = [_mark(task) for task in self.stored.values()]
         counts = {
             "task_number": len(marks),
-            "total_annotations_number": sum(one.total_annotations for one in marks),
-            "skipped_annotations_number": sum(one.cancelled_annotations for one in marks),
+            "total_annotations_number": sum(item.total_annotations for item in marks),
+            "skipped_annotations_number": sum(item.cancelled_annotations for item in marks),
         }
         return counts | self.fields
 
@@ -105,8 +105,8 @@ class MemoryStudio:
         return len(list(self.stamps(project)))
 
     def sample(self, project, count, *, filters=None):
-        found = list(self.stamps(project, filters=filters))
-        return found[:: max(len(found) // count, 1)][:count]
+        result = list(self.stamps(project, filters=filters))
+        return result[:: max(len(result) // count, 1)][:count]
 
     def _rows(self, project, only_ids, filters, ordering=None):
         self._known(project)
@@ -144,28 +144,28 @@ class MemoryStudio:
 
     def update_prediction(self, prediction, **fields):
         for task in self.stored.values():
-            for one in task["predictions"]:
-                if one["id"] == prediction:
-                    one.update(fields)
+            for item in task["predictions"]:
+                if item["id"] == prediction:
+                    item.update(fields)
 
     def model_versions(self, project):
         self._known(project)
-        made = [one["model_version"] for task in self.stored.values() for one in task["predictions"]]
-        return {version: made.count(version) for version in set(made)}
+        created = [item["model_version"] for task in self.stored.values() for item in task["predictions"]]
+        return {version: created.count(version) for version in set(created)}
 
     def delete_model_version(self, project, version):
         self._known(project)
         self.fields["model_version"] = None  # as Label Studio does, whichever version it is
         for task in self.stored.values():
-            task["predictions"] = [one for one in task["predictions"] if one["model_version"] != version]
+            task["predictions"] = [item for item in task["predictions"] if item["model_version"] != version]
 
     def queue(self, version):
         """The open tasks as uncertainty sampling serves them."""
         scores = {
-            number: one["score"]
+            number: item["score"]
             for number, task in self.stored.items()
-            for one in task["predictions"]
-            if one["model_version"] == version and not task["annotations"]
+            for item in task["predictions"]
+            if item["model_version"] == version and not task["annotations"]
         }
         return sorted(scores, key=lambda number: scores[number])
 
@@ -179,12 +179,12 @@ class MemoryStudio:
 
 
 def _mark(row):
-    live = sum(not one.get("was_cancelled") for one in row["annotations"])
+    live = sum(not item.get("was_cancelled") for item in row["annotations"])
     return TaskStamp(row["id"], row["updated_at"], live, len(row["annotations"]) - live)
 
 
 def _passes(row, item):
-    live = [one for one in row["annotations"] if not one.get("was_cancelled")]
+    live = [item for item in row["annotations"] if not item.get("was_cancelled")]
     facts = {
         "filter:tasks:total_annotations": len(live),
         "filter:tasks:cancelled_annotations": len(row["annotations"]) - len(live),

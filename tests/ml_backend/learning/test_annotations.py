@@ -19,8 +19,8 @@ def annotation(number, annotator, results, **fields):
 
 
 def taught(*annotations, data=None, config=CONFIG, held_out=0.0, size=lambda _url, _task: None, predictions=()):
-    told = {"annotations": list(annotations), "predictions": list(predictions)}
-    task = read_task({"id": 1, "data": {"image": "a.jpg", **(data or {})}, **told})
+    text = {"annotations": list(annotations), "predictions": list(predictions)}
+    task = read_task({"id": 1, "data": {"image": "a.jpg", **(data or {})}, **text})
     return training_data_of(task, LabelConfig.parse(config), project=PROJECT, held_out=held_out, size=size)
 
 
@@ -36,7 +36,7 @@ CASES = {
     "consensus of two": (
         [annotation(1, 1, A), annotation(2, 2, [ABOUT_A])], "teaches", "consensus of 2", [(11, 10.5, 61, 60.5)],
     ),
-    "a skipped one beside": (
+    "a skipped one too": (
         [annotation(1, 1, A), annotation(2, 2, [], was_cancelled=True)], "teaches", "latest", [(10, 10, 60, 60)],
     ),
     "only skipped": ([annotation(1, 1, A, was_cancelled=True)], "left_out", "it was only skipped", []),
@@ -47,9 +47,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_policy_says_whose_annotation_counts(case):
     annotations, state, reason, boxes = CASES[case]
-    found = taught(*annotations)
-    assert (found.state, found.reason) == (state, reason)
-    assert [box for photo in found.photos for box in photo.boxes] == [pytest.approx(box) for box in boxes]
+    result = taught(*annotations)
+    assert (result.state, result.reason) == (state, reason)
+    assert [box for photo in result.photos for box in photo.boxes] == [pytest.approx(box) for box in boxes]
 
 
 def test_a_task_without_annotation_teaches_nothing():
@@ -94,7 +94,7 @@ def test_every_shape_teaches_through_the_box_around_it(kind):
     assert photo.labels == ("Disc",)
 
 
-def test_a_result_that_cannot_be_read_costs_itself_alone_and_leaves_the_background_open():
+def test_unreadable_result_makes_the_image_incomplete():
     broken = {**BOXES["b"], "value": {"x": "far", "y": 0, "width": 1, "height": 1, "rectanglelabels": ["Disc"]}}
     [photo] = taught(annotation(1, 1, [BOXES["a"], broken])).photos
     assert len(photo.boxes) == 1
@@ -103,7 +103,7 @@ def test_a_result_that_cannot_be_read_costs_itself_alone_and_leaves_the_backgrou
     assert whole.complete
 
 
-def test_the_size_of_a_photo_is_asked_for_where_no_result_says_it():
+def test_image_size_is_read_if_no_result_has_it():
     bare = {key: value for key, value in BOXES["a"].items() if not key.startswith("original")}
     sizes = {("a.jpg", 1): (640, 320)}
     [photo] = taught(annotation(1, 1, [bare]), size=lambda *place: sizes[place]).photos
@@ -119,39 +119,39 @@ def test_a_task_of_several_photos_teaches_each():
 
 def test_the_pre_label_that_the_annotator_began_with_is_kept():
     prediction = {"id": 5, "model_version": "m-1", "result": [{**BOXES["b"], "score": 0.4}]}
-    found = taught(annotation(1, 1, A, parent_prediction=5), predictions=[prediction])
-    assert found.prelabel_version == "m-1"
-    assert found.prelabels[0].scores == (0.4,)
+    result = taught(annotation(1, 1, A, parent_prediction=5), predictions=[prediction])
+    assert result.prelabel_version == "m-1"
+    assert result.prelabels[0].scores == (0.4,)
     assert taught(annotation(1, 1, A), predictions=[prediction]).prelabels is None
 
 
-def test_a_tenth_of_the_tasks_is_held_out_always_the_same():
+def test_held_out_tasks_are_a_fixed_tenth():
     held = [is_held_out(PROJECT, number, 0.1) for number in range(5000)]
     assert 0.08 < sum(held) / len(held) < 0.12
     assert held == [is_held_out(PROJECT, number, 0.1) for number in range(5000)]
     assert held != [is_held_out(PROJECT + 1, number, 0.1) for number in range(5000)]
     fewer = [is_held_out(PROJECT, number, 0.05) for number in range(5000)]
-    assert all(more for one, more in zip(fewer, held, strict=True) if one)
+    assert all(more for item, more in zip(fewer, held, strict=True) if item)
     assert taught(annotation(1, 1, A), held_out=1.0).state == "held_out"
 
 
-def test_only_what_decides_what_is_taught_is_seen_as_a_change():
+def test_checksum_covers_only_training_data():
     def seen(*annotations, config_hash="", **data):
         return task_checksum(
             read_task({"id": 1, "data": {"image": "a.jpg", **data}, "annotations": list(annotations)}), config_hash
         )
 
-    one = annotation(1, 1, A)
-    before = seen(one)
-    assert seen(one, qc_agreement=0.9, qc_status="agreed") == before
+    item = annotation(1, 1, A)
+    before = seen(item)
+    assert seen(item, qc_agreement=0.9, qc_status="agreed") == before
     changes = [
-        seen(one, qc_status="disputed"), seen(one, image="b.jpg"), seen(), seen({**one, "ground_truth": True}),
-        seen({**one, "updated_at": "2026-02-01T00:00:00Z"}), seen(one, annotation(2, 2, A)),
-        seen(one, config_hash="another label config"),
+        seen(item, qc_status="disputed"), seen(item, image="b.jpg"), seen(), seen({**item, "ground_truth": True}),
+        seen({**item, "updated_at": "2026-02-01T00:00:00Z"}), seen(item, annotation(2, 2, A)),
+        seen(item, config_hash="another label config"),
     ]  # fmt: skip
     assert len({before, *changes}) == len(changes) + 1
-    truth = {**one, "ground_truth": True}
-    assert seen(truth, annotation(2, 2, A)) == seen(truth), "whoever is measured by a ground truth teaches nothing"
+    truth = {**item, "ground_truth": True}
+    assert seen(truth, annotation(2, 2, A)) == seen(truth), "other annotations do not count with a ground truth"
 
 
 def test_labels_go_by_the_label_config_as_it_is_now():

@@ -1,4 +1,4 @@
-"""What the model says of annotations: told on the task, once, beside all other data, and taken back."""
+"""Label error notes: written to the task once, without changing other data, and removed."""
 
 import time
 from types import SimpleNamespace
@@ -34,8 +34,8 @@ def opinion(monkeypatch):
     """opinion({photo: [remark]}): what the model will say of the photos, the one annotated last being photo 0."""
 
     def say(remarks):
-        told = lambda examples, **_: ((index, remarks.get(index, [])) for index in range(len(examples)))  # noqa: E731
-        monkeypatch.setattr("ml_backend.learning.label_errors.cross_validated_issues", told)
+        text = lambda examples, **_: ((index, remarks.get(index, [])) for index in range(len(examples)))  # noqa: E731
+        monkeypatch.setattr("ml_backend.learning.label_errors.cross_validated_issues", text)
 
     monkeypatch.setattr("ml_backend.learning.label_errors.MIN_IMAGES", 2)
     return say
@@ -58,18 +58,18 @@ def opinion(monkeypatch):
     ],
 )
 def test_a_note_says_each_difference_in_words_the_surest_first(remarks, least, note, score):
-    found = note_of(3, remarks, [("Disc", "Cat")], least=least)
-    assert found == (None if note is None else LabelErrorNote(3, note, score))
+    result = note_of(3, remarks, [("Disc", "Cat")], least=least)
+    assert result == (None if note is None else LabelErrorNote(3, note, score))
 
 
-def test_a_note_names_the_photo_where_there_are_several_and_counts_what_it_leaves_out():
-    found = note_of(3, [(1, MISSING)] * 7, [("Disc",), ()], least=0.5)
-    assert found.note.count("missing") == 5
-    assert "on photo 2" in found.note
-    assert found.note.endswith(", and 2 more.")
+def test_note_names_the_image_and_counts_further_remarks():
+    result = note_of(3, [(1, MISSING)] * 7, [("Disc",), ()], least=0.5)
+    assert result.note.count("missing") == 5
+    assert "on photo 2" in result.note
+    assert result.note.endswith(", and 2 more.")
 
 
-def test_keys_are_told_once_beside_all_other_data_and_taken_back(context, learn, studio, opinion):
+def test_note_keys_are_written_once_and_removed(context, learn, studio, opinion):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
     studio.stored[tasks[2]]["data"] |= {"qc_status": "agreed", "place": "Ulm"}
     before = dict(studio.stored[tasks[2]]["data"])
@@ -80,7 +80,7 @@ def test_keys_are_told_once_beside_all_other_data_and_taken_back(context, learn,
     data = studio.stored[tasks[2]]["data"]
     assert data == before | {"qc_model_score": 0.9, "qc_model_note": data["qc_model_note"]}
     assert not any(key in studio.stored[task]["data"] for task in tasks[:2] for key in KEYS)
-    assert [one.task for one in context.label_errors.all(PROJECT)] == [tasks[2]]
+    assert [item.task for item in context.label_errors.all(PROJECT)] == [tasks[2]]
     # Again: nothing is written, and a remark of ours is nothing to learn from.
     assert review_labels(context, PROJECT, stop=never).changed == 0
     assert studio.written == [tasks[2]]
@@ -91,7 +91,7 @@ def test_keys_are_told_once_beside_all_other_data_and_taken_back(context, learn,
     assert context.label_errors.all(PROJECT) == []
 
 
-def test_what_is_settled_by_a_ground_truth_or_no_longer_there_is_not_doubted(context, learn, studio, opinion):
+def test_ground_truth_and_deleted_tasks_get_no_note(context, learn, studio, opinion):
     tasks = [studio.label(seed) for seed in (1, 2, 4, 5, 7)]
     learn(tasks=tasks)
     opinion({key: [MISSING] for key in range(5)})
@@ -131,9 +131,9 @@ def test_nothing_is_told_when_something_newer_comes(context, learn, studio, opin
 def test_an_annotator_goes_first_but_not_for_ever(context, learn, settings, studio, engine, opinion):
     learn(tasks=[studio.label(seed) for seed in (1, 2)])
     opinion({0: [MISSING]})
-    [asked] = context.inbox.unfinished_events(LABEL_ERRORS, str(PROJECT))  # each run asks for an opinion
+    [requests] = context.inbox.unfinished_events(LABEL_ERRORS, str(PROJECT))  # each run asks for an opinion
     handle = handlers(settings, studio, engine)[LABEL_ERRORS]
-    event = SimpleNamespace(id=asked.id, payload=asked.payload)
+    event = SimpleNamespace(id=requests.id, payload=requests.payload)
     handle(str(PROJECT), [event])  # the run has just ended
     assert studio.written == []
     assert len(context.inbox.unfinished_events(LABEL_ERRORS, str(PROJECT))) == 2
@@ -144,7 +144,7 @@ def test_an_annotator_goes_first_but_not_for_ever(context, learn, settings, stud
     assert QUIET_S < MAX_DELAY_S
 
 
-def test_heads_that_did_not_see_a_photo_find_what_was_forgotten_on_it(context, learn, studio):
+def test_cross_validated_heads_find_a_missing_box(context, learn, studio):
     seeds = [seed for seed in range(1, 17) if seed % 3]
     tasks = [studio.label(seed) for seed in seeds[:-1]]
     spoilt = studio.add_photo(seeds[-1])

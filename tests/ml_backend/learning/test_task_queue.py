@@ -13,7 +13,7 @@ def never():
     return False
 
 
-def test_before_any_label_the_photos_that_are_least_alike_come_first(context, studio, policy):
+def test_before_any_label_the_most_diverse_images_come_first(context, studio, policy):
     policy("held_out = 0\n")
     alike = [studio.add_photo(3) for _ in range(6)]  # six times the same photo
     other = studio.add_photo(4)
@@ -25,7 +25,7 @@ def test_before_any_label_the_photos_that_are_least_alike_come_first(context, st
     assert len(set(order[:2]) & set(alike)) == 1
 
 
-def test_pre_labels_that_are_there_get_the_score_of_their_place(context, studio, policy):
+def test_existing_prelabels_get_the_score_of_their_position(context, studio, policy):
     policy("held_out = 0\n")
     tasks = [studio.add_photo(seed) for seed in (3, 4, 5)]
     version = context.base_models.served(PROJECT).version
@@ -34,31 +34,27 @@ def test_pre_labels_that_are_there_get_the_score_of_their_place(context, studio,
     )
     rank_open_tasks(context, PROJECT, stop=never)
     assert studio.model_versions(PROJECT) == {version: 3}
-    scores = [one["score"] for task in tasks for one in studio.stored[task]["predictions"]]
-    assert sorted(scores) == [place_score(place) for place in range(3)]
+    scores = [item["score"] for task in tasks for item in studio.stored[task]["predictions"]]
+    assert sorted(scores) == [place_score(index) for index in range(3)]
 
 
-def test_after_a_fit_open_tasks_have_pre_labels_of_the_new_version_in_the_order_of_acquisition(
-    context, learn, studio, policy
-):
+def test_new_version_prelabels_open_tasks_in_acquisition_order(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     waiting = [studio.add_photo(seed) for seed in range(20, 32)]
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     done = rank_open_tasks(context, PROJECT, stop=never)
     assert (done.version, done.prelabelled, done.stopped) == (run.version, 12, False)
     assert sorted(studio.queue(run.version)) == waiting
-    drawn = [result for task in waiting for one in studio.stored[task]["predictions"] for result in one["result"]]
+    drawn = [result for task in waiting for item in studio.stored[task]["predictions"] for result in item["result"]]
     assert {result["value"]["rectanglelabels"][0] for result in drawn} >= {"Disc", "Square"}
     assert rank_open_tasks(context, PROJECT, stop=never).prelabelled == 0  # all have theirs
-    known = context.image_vectors.features(
+    expected = context.image_vectors.features(
         PROJECT, context.base_models.backbone(context.base_models.served(PROJECT)).version, waiting
     )
-    assert {known[task].version for task in waiting} == {run.version}
+    assert {expected[task].version for task in waiting} == {run.version}
 
 
-def test_pre_labels_are_shown_from_the_scores_that_the_version_brings_or_the_project_asks_for(
-    context, learn, studio, policy, monkeypatch
-):
+def test_prelabels_use_thresholds_of_version_or_project(context, learn, studio, policy, monkeypatch):
     policy("debounce_s = 0\nheld_out = 0\n")
     monkeypatch.setattr(
         "ml_backend.learning.evaluation.candidate.learned_thresholds", lambda _, **__: {"Disc": 0.0, "Square": 1.0}
@@ -68,9 +64,9 @@ def test_pre_labels_are_shown_from_the_scores_that_the_version_brings_or_the_pro
 
     def shown():
         rank_open_tasks(context, PROJECT, stop=never)
-        [made] = studio.stored[task]["predictions"]
+        [created] = studio.stored[task]["predictions"]
         studio.stored[task]["predictions"] = []
-        return {result["value"]["rectanglelabels"][0] for result in made["result"]}
+        return {result["value"]["rectanglelabels"][0] for result in created["result"]}
 
     assert shown() == {"Disc"}
     row = {"url": context.settings.ml_url, "extra_params": {"score_thresholds": {"square": 0.05, "disc": 1}}}
@@ -78,7 +74,7 @@ def test_pre_labels_are_shown_from_the_scores_that_the_version_brings_or_the_pro
     assert shown() == {"Square"}
 
 
-def test_a_newer_event_ends_an_arrangement(context, learn, studio, policy):
+def test_newer_event_interrupts_the_ranking(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     learn(tasks=[studio.label(seed) for seed in (1, 2)])
     assert rank_open_tasks(context, PROJECT, stop=lambda: True).stopped
@@ -90,7 +86,7 @@ def test_no_pre_labels_where_the_policy_wants_none(context, studio, policy):
     assert rank_open_tasks(context, PROJECT, stop=never) is None
 
 
-def test_a_photo_that_cannot_be_had_keeps_no_other_task_waiting(context, studio, policy):
+def test_unloadable_image_does_not_block_other_tasks(context, studio, policy):
     policy("held_out = 0\n")
     studio.add_task({"image": "/data/local-files/?d=gone.png"})
     good = studio.add_photo(3)
@@ -110,30 +106,28 @@ def test_held_out_tasks_take_their_share_of_the_places(share):
 
 
 def test_scores_say_the_order():
-    places = [place_score(place) for place in range(200)]
+    places = [place_score(index) for index in range(200)]
     assert places == sorted(places)
     assert len(set(places[: 3 * HEAD])) == 3 * HEAD
     assert place_score(199) <= rest_score(5.0) < rest_score(1.0) < rest_score(0.1) <= 0.9
     assert rest_score(0.3) > rest_score(None) > rest_score(2.0)
 
 
-def test_pre_labels_of_old_versions_go_after_an_hour_and_the_version_is_followed_on(
-    context, learn, studio, policy, monkeypatch
-):
+def test_outdated_prelabels_are_deleted_and_the_version_stays_set(context, learn, studio, policy, monkeypatch):
     policy("debounce_s = 0\nheld_out = 0\n")
     studio.add_photo(20)
     first = learn(tasks=[studio.label(seed) for seed in (1, 2)])
     rank_open_tasks(context, PROJECT, stop=never)
     second = learn(tasks=[studio.label(4)])
     rank_open_tasks(context, PROJECT, stop=never)
-    theirs = {"task": 1, "result": [], "score": 0.5, "model_version": "somebody-else"}
-    studio.import_predictions(PROJECT, [theirs])
+    others = {"task": 1, "result": [], "score": 0.5, "model_version": "other-model"}
+    studio.import_predictions(PROJECT, [others])
     watchman = LearningPoller(context)
     watchman.announce_served_version(PROJECT)
-    assert set(studio.model_versions(PROJECT)) == {first.version, second.version, "somebody-else"}
+    assert set(studio.model_versions(PROJECT)) == {first.version, second.version, "other-model"}
     monkeypatch.setattr("ml_backend.learning.poller.OUTDATED_S", 0.0)
     watchman.announce_served_version(PROJECT)
-    assert set(studio.model_versions(PROJECT)) == {second.version, "somebody-else"}
+    assert set(studio.model_versions(PROJECT)) == {second.version, "other-model"}
     assert studio.fields["model_version"] == second.version
 
 
@@ -143,7 +137,7 @@ TEXT = '<Text name="t" value="$image"/><Labels name="l" toName="t"><Label value=
 
 
 @pytest.mark.parametrize(("config", "ordered"), [(LABELS, True), (TEXT, False)])
-def test_labels_that_no_class_means_have_an_order_where_they_are_learned(config, ordered, context, studio, policy):
+def test_labels_without_a_class_are_ranked_if_trainable(config, ordered, context, studio, policy):
     studio.fields["label_config"] = f"<View>{IMAGE}{config}</View>"
     tasks = [studio.add_photo(seed) for seed in (3, 4, 5)]
     done = rank_open_tasks(context, PROJECT, stop=never)

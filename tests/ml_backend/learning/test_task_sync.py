@@ -9,7 +9,7 @@ from alembic.config import Config
 from labelloop.service.db.engine import MIGRATIONS, create_engine, migrate, open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio.tasks import TaskStamp
-from ml_backend.learning import task_sync as task_sync
+from ml_backend.learning import task_sync
 from ml_backend.learning.image_vectors import BackgroundEmbedder
 from ml_backend.learning.store.tasks import MAX_TRIES, QueuedTask, TaskVectorStore
 from ml_backend.learning.task_queue import rank_open_tasks
@@ -35,7 +35,7 @@ def sync(studio, store):
 
 @pytest.fixture
 def unread(studio):
-    """Tasks without a photo file, which nobody store at here."""
+    """Tasks without an image file; these tests load no images."""
     return [studio.add_task({"image": f"/data/local-files/?d={number}.png"}) for number in range(12)]
 
 
@@ -47,7 +47,7 @@ def open_tasks(store):
     return sorted(store.without_vectors(PROJECT, VERSION, limit=1000))
 
 
-def test_first_reading_goes_on_where_it_stopped(sync, store, studio, unread, monkeypatch):
+def test_first_read_is_resumable(sync, store, studio, unread, monkeypatch):
     monkeypatch.setattr(task_sync, "PAGE", 5)
     assert not sync.continue_first_read(lambda: True)
     assert open_tasks(store) == unread[:5]
@@ -68,7 +68,7 @@ def test_task_changed_during_the_first_reading_comes_as_a_change(sync, store, st
 
 
 @pytest.mark.parametrize("skipped", [False, True])
-def test_one_request_brings_what_changed_while_nobody_listened(sync, store, studio, unread, skipped):
+def test_one_request_reads_all_missed_changes(sync, store, studio, unread, skipped):
     read_all(sync)
     sync.refresh()
     studio.annotate(unread[3], [], was_cancelled=skipped)
@@ -79,7 +79,7 @@ def test_one_request_brings_what_changed_while_nobody_listened(sync, store, stud
     assert open_tasks(store) == sorted({*unread, new} - {unread[3]})
 
 
-def test_deletions_without_a_trace_are_found_by_their_number(sync, store, studio, unread):
+def test_deletions_are_found_by_task_counts(sync, store, studio, unread):
     studio.annotate(unread[0], [])
     read_all(sync)
     assert not sync.compare_if_due()
@@ -88,17 +88,17 @@ def test_deletions_without_a_trace_are_found_by_their_number(sync, store, studio
     sync.refresh()
     assert unread[5] in open_tasks(store)
     assert sync.compare_if_due()
-    assert open_tasks(store) == [one for one in unread if one != unread[5]]
+    assert open_tasks(store) == [item for item in unread if item != unread[5]]
 
 
-def test_numbers_that_never_agree_do_not_compare_every_time(sync, studio, unread):
+def test_lasting_mismatch_is_compared_at_intervals(sync, studio, unread):
     read_all(sync)
     studio.fields["task_number"] = 99
     assert sync.compare_if_due()
     assert not sync.compare_if_due()
 
 
-def test_large_project_is_known_by_a_sample_before_it_is_read(sync, store, studio, unread, monkeypatch):
+def test_large_project_starts_with_a_random_sample(sync, store, studio, unread, monkeypatch):
     monkeypatch.setattr(task_sync, "SAMPLE_SIZE", 4)
     monkeypatch.setattr(task_sync, "PAGE", 5)
     studio.annotate(unread[0], [])
@@ -116,19 +116,19 @@ def vectors(store):
     """A thousand open tasks; every second was looked at by a version, every fifth of these in vain."""
     chance = np.random.default_rng(0)
     store.mirror(PROJECT).put([TaskStamp(number, "2026-01-01") for number in range(1, 1001)])
-    made = {number: chance.normal(size=8).astype(np.float32) for number in range(1, 1001)}
-    store.save_vectors(PROJECT, BACKBONE, {number: ("photo", vector) for number, vector in made.items()})
+    created = {number: chance.normal(size=8).astype(np.float32) for number in range(1, 1001)}
+    store.save_vectors(PROJECT, BACKBONE, {number: ("photo", vector) for number, vector in created.items()})
     doubts = {number: (None if number % 10 == 0 else float(chance.random()), 0.5) for number in range(2, 1001, 2)}
     store.save_uncertainties(PROJECT, "learned-0", doubts)
-    return made, {number: doubt for number, (doubt, _) in doubts.items()}
+    return created, {number: doubt for number, (doubt, _) in doubts.items()}
 
 
 def test_fair_sample_of_a_few_is_that_of_all(store, vectors):
-    made, doubts = vectors
-    fresh = [number for number in made if number not in doubts]
+    created, doubts = vectors
+    fresh = [number for number in created if number not in doubts]
     wanted = [
         fresh[index]
-        for index in sample_without_near_duplicates(np.stack([made[one] for one in fresh]), np.zeros((0, 8)), 40)
+        for index in sample_without_near_duplicates(np.stack([created[item] for item in fresh]), np.zeros((0, 8)), 40)
     ]
     few, block = store.vectors(PROJECT, BACKBONE, store.random_sample(PROJECT, VERSION, limit=200))
     assert [few[index] for index in sample_without_near_duplicates(block, np.zeros((0, 8), np.float32), 40)] == wanted
@@ -151,7 +151,7 @@ def test_vectors_of_another_backbone_are_none(store, vectors, sync):
     assert len(store.next_to_embed(PROJECT, limit=2000)) == 1000
 
 
-def test_photo_that_cannot_be_had_lets_others_go_first_and_is_given_up(store, sync, unread):
+def test_unloadable_image_is_retried_last_then_given_up(store, sync, unread):
     read_all(sync)
     first = store.next_to_embed(PROJECT, limit=1)
     for _ in range(MAX_TRIES):
@@ -161,7 +161,7 @@ def test_photo_that_cannot_be_had_lets_others_go_first_and_is_given_up(store, sy
     assert first[0] in store.without_vectors(PROJECT, VERSION, limit=100)
 
 
-def test_looking_in_the_background_goes_on_where_it_stopped(context, studio, monkeypatch):
+def test_background_embedding_is_resumable(context, studio, monkeypatch):
     context.training_data.connect(PROJECT)
     tasks = [studio.add_photo(seed) for seed in range(3, 8)]
     broken = studio.add_task({"image": "/data/local-files/?d=gone.png"})
@@ -169,8 +169,8 @@ def test_looking_in_the_background_goes_on_where_it_stopped(context, studio, mon
     monkeypatch.setattr("ml_backend.learning.image_vectors.BATCH", 2)
     lookout = BackgroundEmbedder(context)
     lookout.embed_open_tasks(PROJECT, until=0.0)  # one slice
-    known = len(context.image_vectors.random_sample(PROJECT, VERSION, limit=100))
-    assert 1 <= known <= 2
+    expected = len(context.image_vectors.random_sample(PROJECT, VERSION, limit=100))
+    assert 1 <= expected <= 2
     lookout.run()
     assert sorted(context.image_vectors.random_sample(PROJECT, VERSION, limit=100)) == tasks
     assert context.image_vectors.without_vectors(PROJECT, VERSION, limit=100) == [broken]
@@ -181,12 +181,12 @@ def test_submits_never_starve_a_cold_start(context, studio, policy, monkeypatch)
     policy("held_out = 0\n")
     monkeypatch.setattr("ml_backend.learning.task_queue.FIRST_BATCH", 3)
     tasks = [studio.add_photo(seed) for seed in range(3, 10)]
-    made = []
+    created = []
     while (done := rank_open_tasks(context, PROJECT, stop=lambda: True)).prelabelled:
-        made.append(done.prelabelled)
-    assert made == [3, 3, 1]
+        created.append(done.prelabelled)
+    assert created == [3, 3, 1]
     assert sorted(studio.queue(done.version)) == tasks
-    assert len({one["score"] for task in tasks for one in studio.stored[task]["predictions"]}) == len(tasks)
+    assert len({item["score"] for task in tasks for item in studio.stored[task]["predictions"]}) == len(tasks)
 
 
 def test_requests_of_an_order_do_not_grow_with_the_project(context, learn, studio, policy):
@@ -209,7 +209,7 @@ def test_requests_of_an_order_do_not_grow_with_the_project(context, learn, studi
     assert asked(studio.label(7)) == few <= 6
 
 
-def test_order_after_a_fit_forgets_tasks_that_are_done_or_gone(context, learn, studio, policy):
+def test_ranking_drops_done_and_deleted_tasks(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     waiting = [studio.add_photo(seed) for seed in range(20, 26)]
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
@@ -221,7 +221,7 @@ def test_order_after_a_fit_forgets_tasks_that_are_done_or_gone(context, learn, s
     assert sorted(context.image_vectors.prelabelled(PROJECT, done.version, limit=100)) == waiting[2:]
 
 
-def test_photo_that_became_another_is_looked_at_again(context, learn, studio, policy):
+def test_replaced_image_is_embedded_again(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     task, other = studio.add_photo(20), studio.add_photo(21)
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
@@ -246,8 +246,8 @@ def test_tables_of_an_earlier_version_open_without_loss(settings):
         config.attributes["connection"] = connection
         command.upgrade(config, "0012_learn_config")
         vectors = {number: np.full(4, number, np.float32) for number in range(1, 2002)}
-        told = {"project": PROJECT, "backbone": BACKBONE, "photo": "p", "version": "", "score": None, "doubt": None}
-        rows = [{**told, "task": number, "vector": vector.tobytes()} for number, vector in vectors.items()]
+        text = {"project": PROJECT, "backbone": BACKBONE, "photo": "p", "version": "", "score": None, "doubt": None}
+        rows = [{**text, "task": number, "vector": vector.tobytes()} for number, vector in vectors.items()]
         rows[1] |= {"version": VERSION, "score": 0.2, "doubt": 0.7}
         connection.execute(sa.insert(sa.table("learn_looks", *map(sa.column, rows[0]))), rows)
         lesson = {"project": PROJECT, "task": 3, "seen": "s", "state": "teaches", "reason": "", "annotations": "[]"}

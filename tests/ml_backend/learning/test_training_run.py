@@ -41,13 +41,11 @@ def finds(context, version, seed, studio):
         "config": LabelConfig.parse(CONFIG),
     }
     exam = context.evaluator.evaluate(version, [(task["id"], LabelledImage(task["data"]["image"]))], **facts)
-    [found] = exam.detections
-    return {exam.names[index] for index, score in zip(found.classes, found.scores, strict=True) if score > 0.5}
+    [result] = exam.detections
+    return {exam.names[index] for index, score in zip(result.classes, result.scores, strict=True) if score > 0.5}
 
 
-def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_learns_it(
-    context, learn, studio, settings, policy
-):
+def test_submits_train_a_version_and_a_deletion_retrains_it(context, learn, studio, settings, policy):
     base = served_version(settings, project=PROJECT)
     assert learn(tasks=[studio.label(1)]) is None  # one labelled task is fewer than two
     tasks = [studio.label(seed) for seed in (2, 4, 5)]
@@ -60,21 +58,21 @@ def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_le
     assert {"Disc", "Square"} <= finds(context, run.version, 11, studio)
     assert context.runs.last(PROJECT) == [run_with_id := context.runs.of_version(PROJECT, run.version)]
     assert run_with_id.metrics.cross_validation
-    # Nothing new: nothing is fitted, whoever asks; but for "Start training".
+    # Nothing new: no run, except for "Start training".
     assert learn(tasks=tasks) is None
     assert learn(sweep=True) is None
     # All squares go: what is served next has no such class.
     for task in studio.stored.values():
-        for one in task["annotations"]:
-            one["result"] = [box for box in one["result"] if box["value"]["rectanglelabels"] == ["Disc"]]
-            one["updated_at"] = "2026-02-02T00:00:00.000000Z"
+        for item in task["annotations"]:
+            item["result"] = [box for box in item["result"] if box["value"]["rectanglelabels"] == ["Disc"]]
+            item["updated_at"] = "2026-02-02T00:00:00.000000Z"
     second = learn(sweep=True)
     assert second.verdict == "published"
     assert second.parent == run.version
     assert second.classes == {"Disc": 4}
     assert "Square" not in finds(context, second.version, 13, studio)
     # All annotations go: the base is served again.
-    gone = [one["id"] for task in studio.stored.values() for one in task["annotations"]]
+    gone = [item["id"] for task in studio.stored.values() for item in task["annotations"]]
     for task in studio.stored.values():
         task["annotations"] = []
     last = learn(annotations=gone)
@@ -83,69 +81,68 @@ def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_le
     assert served_version(settings, project=PROJECT) == base
 
 
-def test_what_is_read_while_it_is_waited_for_more_is_read_once_and_what_comes_meanwhile_too(
-    context, studio, policy, monkeypatch
-):
+def test_debounce_reads_once_and_includes_late_submits(context, studio, policy, monkeypatch):
     policy("debounce_s = 0.2\nheld_out = 0\n")
     context.training_data.connect(PROJECT)
     context.training_data.update_project(PROJECT, config=config_hash_of(LabelConfig.parse(CONFIG)))
     first, second = (studio.label(seed) for seed in (1, 2))
     context.inbox.put(LEARN, str(PROJECT), "first", {"tasks": [first, second], "source": "test"})
-    asked = []
+    requests = []
     read = context.sync.read
     monkeypatch.setattr(
-        context.sync, "read", lambda project, tasks, **more: (asked.append(set(tasks)), read(project, tasks, **more))
+        context.sync, "read", lambda project, tasks, **more: (requests.append(set(tasks)), read(project, tasks, **more))
     )
     learner = Learner(context)
     run = learner.learn(PROJECT, context.inbox.unfinished_events(LEARN, str(PROJECT)))
-    assert (run.verdict, run.tasks, asked) == ("published", 2, [{first, second}])
+    assert (run.verdict, run.tasks, requests) == ("published", 2, [{first, second}])
     assert run.seconds["wait"] >= 0.2
-    # Somebody corrects the photo just when it was read.
+    # An annotator corrects the task right after it was read.
     context.inbox.put(LEARN, str(PROJECT), "second", {"tasks": [studio.label(4)], "source": "test"})
     late = studio.add_photo(5)
-    settled = learner._debounce
+    debounce = learner._debounce
 
     def settle(*given):
         studio.label(5, task=late)
         context.inbox.put(LEARN, str(PROJECT), "third", {"tasks": [late], "source": "test"})
-        return settled(*given)
+        return debounce(*given)
 
     monkeypatch.setattr(learner, "_debounce", settle)
     assert learner.learn(PROJECT, context.inbox.unfinished_events(LEARN, str(PROJECT))).tasks == 4
 
 
-def test_a_version_brings_the_thresholds_that_annotators_left_it(context, learn, studio, policy):
+def test_version_has_thresholds_from_edits(context, learn, studio, policy):
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4, 5, 7, 8)])
-    found = context.base_models.thresholds(run.version)
-    assert found == run.metrics.thresholds
-    assert found.keys() == {"Cat", "Disc", "Square"}  # the base knows cats, and nobody drew one yet
-    assert all(0 < threshold < 1 for threshold in found.values())
+    result = context.base_models.thresholds(run.version)
+    assert result == run.metrics.thresholds
+    assert result.keys() == {"Cat", "Disc", "Square"}  # the base has the class cat, without annotations yet
+    assert all(0 < threshold < 1 for threshold in result.values())
     policy(QUIET + "thresholds = false\n")
     second = learn(now=True)
     assert context.base_models.thresholds(second.version) == {} == second.metrics.thresholds
     assert context.base_models.thresholds(second.base) == {}
 
 
-def test_thresholds_come_from_what_a_version_found_before_it_learned_from_a_photo(context, learn, studio):
+def test_thresholds_use_predictions_before_training_on_the_image(context, learn, studio):
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     assert context.training_data.predictions(PROJECT) == []  # the base knows none of the classes
     task = studio.label(5)
     second = learn(tasks=[task])
-    [(drawn, [found])] = context.training_data.predictions(PROJECT)
-    assert found.url == drawn[0].url
-    assert {label for label, score in zip(found.labels, found.scores, strict=True) if score > 0.5} == {"Disc", "Square"}
-    assert len(found.scores) == len(found.boxes) > 2  # also what was too weak to be shown
-    assert min(found.scores) < 0.3
+    [(drawn, [result])] = context.training_data.predictions(PROJECT)
+    assert result.url == drawn[0].url
+    assert {label for label, score in zip(result.labels, result.scores, strict=True) if score > 0.5} == {
+        "Disc",
+        "Square",
+    }
+    assert len(result.scores) == len(result.boxes) > 2  # also what was too weak to be shown
+    assert min(result.scores) < 0.3
     # It was learned from since: what is asked later would know the answer.
     studio.stored[task]["annotations"][0] |= {"updated_at": "2026-02-02T00:00:00.000000Z", "result": []}
     assert learn(tasks=[task]).parent == second.version != run.version
     [(drawn, [again])] = context.training_data.predictions(PROJECT)
-    assert (again, drawn[0].boxes) == (found, ())
+    assert (again, drawn[0].boxes) == (result, ())
 
 
-def test_a_candidate_that_is_worse_is_kept_and_marked_and_what_is_served_stays(
-    context, learn, studio, settings, monkeypatch
-):
+def test_worse_candidate_is_stored_as_refused(context, learn, studio, settings, monkeypatch):
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     before = served_version(settings, project=PROJECT)
     for seed in (5, 7):
@@ -163,7 +160,7 @@ def test_a_candidate_that_is_worse_is_kept_and_marked_and_what_is_served_stays(
     assert manifest.metrics["reason"] == run.reason
 
 
-def test_held_out_tasks_are_never_learned_from_and_judge_as_soon_as_they_suffice(learn, studio, policy, monkeypatch):
+def test_held_out_tasks_are_not_trained_on_and_evaluate(learn, studio, policy, monkeypatch):
     policy("debounce_s = 0\nheld_out = 0.5\n")
     monkeypatch.setattr("ml_backend.learning.evaluator.ENOUGH_PHOTOS", 2)
     monkeypatch.setattr("ml_backend.learning.evaluator.ENOUGH_BOXES", 2)
@@ -188,7 +185,7 @@ def test_a_rollback_and_an_activation_by_hand_are_respected(context, learn, stud
     assert third.base == first.base
 
 
-def test_a_photo_that_cannot_be_had_costs_its_own_task(learn, studio):
+def test_unloadable_image_skips_only_its_task(learn, studio):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
     missing = studio.add_task({"image": "/data/local-files/?d=gone.png"})
     studio.annotate(missing, [box_json("Disc", (10, 10, 60, 60))])
@@ -197,7 +194,7 @@ def test_a_photo_that_cannot_be_had_costs_its_own_task(learn, studio):
     assert "1 image could not be loaded (task " in run.reason
 
 
-def test_a_worker_with_another_model_than_the_backend_learns_nothing_and_says_why(learn, studio, settings):
+def test_worker_with_another_model_refuses_to_train(learn, studio, settings):
     row = {"id": 1, "url": settings.ml_url, "title": "mine-1", "model_version": "mine-123456789abc"}
     studio.backends = [row]
     run = learn(tasks=[studio.label(seed) for seed in (1, 2)])
@@ -215,28 +212,26 @@ def connection(studio, settings, monkeypatch):
     return row
 
 
-def test_label_studio_names_a_version_when_the_next_tasks_have_its_pre_labels(
-    context, learn, studio, connection, monkeypatch
-):
-    """Else it would serve a task by chance, and tell whoever asks meanwhile that nothing is left."""
+def test_version_is_announced_after_the_ranking(context, learn, studio, connection, monkeypatch):
+    """Otherwise tasks would come at random, and a second annotator might get none."""
     waiting = [studio.add_photo(seed) for seed in range(20, 24)]
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     connection["model_version"] = run.version
     assert (run.verdict, connection["title"]) == ("published", "before")
-    there = []
+    existing = []
     named = studio.update_ml_backend
     monkeypatch.setattr(
-        studio, "update_ml_backend", lambda *row, **more: (there.extend(studio.queue(run.version)), named(*row, **more))
+        studio,
+        "update_ml_backend",
+        lambda *row, **more: (existing.extend(studio.queue(run.version)), named(*row, **more)),
     )
     rank_open_tasks(context, PROJECT, stop=lambda: False)
     assert connection["title"] == studio.fields["model_version"] == run.version
-    assert sorted(there) == waiting
+    assert sorted(existing) == waiting
 
 
 @pytest.mark.parametrize("prelabels", [0, 500])
-def test_label_studio_names_a_version_at_once_where_an_order_is_not_made_or_takes_too_long(
-    context, learn, studio, connection, policy, prelabels
-):
+def test_version_is_announced_without_or_after_a_slow_ranking(context, learn, studio, connection, policy, prelabels):
     policy(f"{QUIET}prelabels = {prelabels}\n")
     studio.add_photo(20)
     first = learn(tasks=[studio.label(seed) for seed in (1, 2)])
@@ -251,7 +246,7 @@ def test_label_studio_names_a_version_at_once_where_an_order_is_not_made_or_take
     assert context.training_data.project(PROJECT).swept_at == 0.0  # the poller tries again
 
 
-def test_where_label_studio_could_not_be_told_the_next_round_of_the_poller_tells_it(context, learn, studio, connection):
+def test_poller_retries_a_failed_announcement(context, learn, studio, connection):
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     rank_open_tasks(context, PROJECT, stop=lambda: False)  # it does not reach the backend
     assert (run.verdict, connection["title"]) == ("published", "before")
@@ -276,7 +271,7 @@ def test_a_project_that_is_gone_is_forgotten(context, learn, studio):
     assert context.training_data.projects() == []
 
 
-def test_old_versions_make_room_and_a_rollback_never_leads_to_one(context, learn, studio, settings, policy):
+def test_old_versions_are_deleted_and_not_rolled_back_to(context, learn, studio, settings, policy):
     policy(QUIET + "keep = 2\n")
     versions = [learn(tasks=[studio.label(seed) for seed in (1, 2)]).version]
     versions += [learn(tasks=[studio.label(seed)]).version for seed in (4, 5)]
@@ -295,7 +290,7 @@ def working(settings, studio, engine):
         Jobs(settings, inbox, handlers(settings, studio, engine), periodic_jobs(settings, studio, engine))
         for _ in range(2)
     ]
-    threads = [threading.Thread(target=one.run_worker, kwargs={"stop": stop}) for one in jobs]
+    threads = [threading.Thread(target=item.run_worker, kwargs={"stop": stop}) for item in jobs]
     for thread in threads:
         thread.start()
     yield jobs[0]
@@ -311,9 +306,7 @@ def submitted(jobs, studio, seed):
         jobs.submit(hint.topic, str(hint.project), hint.key, hint.payload)
 
 
-def test_a_burst_is_at_most_two_fits_on_two_workers_and_what_no_event_told_is_found(
-    working, studio, context, policy, wait_until, monkeypatch
-):
+def test_burst_is_two_runs_and_missed_changes_are_found(working, studio, context, policy, wait_until, monkeypatch):
     policy("debounce_s = 0.3\nheld_out = 0\nprelabels = 0\n")
     running, most = set(), []
     fitted = Learner._run_steps
@@ -339,7 +332,7 @@ def test_a_burst_is_at_most_two_fits_on_two_workers_and_what_no_event_told_is_fo
     assert context.runs.last(PROJECT)[0].source == "poll"
 
 
-def test_a_policy_that_cannot_be_read_is_a_dead_letter_that_says_so(settings, studio, engine, policy):
+def test_unreadable_policy_is_a_dead_letter_with_the_reason(settings, studio, engine, policy):
     policy("frist = 3\n")
     event = SimpleNamespace(payload={"sweep": True}, created_at=time.time(), id=1)
     for topic in (LEARN, QUEUE):
@@ -347,20 +340,20 @@ def test_a_policy_that_cannot_be_read_is_a_dead_letter_that_says_so(settings, st
             handlers(settings, studio, engine)[topic](str(PROJECT), [event])
 
 
-def test_of_many_photos_a_sample_is_learned_from_with_all_that_show_a_rare_class():
+def test_sample_includes_all_images_with_rare_classes():
     def lesson(number):
         labels = ("Disc",) if number % 100 else ("Disc", "Square")
         return number, LabelledImage(f"{number}.jpg", labels=labels)
 
     few, many = [lesson(number) for number in range(MAX_IMAGES)], [lesson(number) for number in range(3000)]
     assert sample_images(few) == few
-    found = sample_images(many)
-    assert found == sample_images(many[::-1])
-    assert MAX_IMAGES <= len(found) <= MAX_IMAGES + 30
-    assert sum("Square" in photo.labels for _, photo in found) == 30
+    result = sample_images(many)
+    assert result == sample_images(many[::-1])
+    assert MAX_IMAGES <= len(result) <= MAX_IMAGES + 30
+    assert sum("Square" in photo.labels for _, photo in result) == 30
 
 
-def test_a_label_that_is_renamed_is_learned_again_under_its_new_name_without_a_submit(context, learn, studio):
+def test_renamed_label_is_retrained_without_a_submit(context, learn, studio):
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     LearningPoller(context).run()
     assert not context.inbox.unfinished_events(LEARN, str(PROJECT))
@@ -373,7 +366,7 @@ def test_a_label_that_is_renamed_is_learned_again_under_its_new_name_without_a_s
     assert (run.verdict, set(run.classes)) == ("published", {"Disc", "Block"})
 
 
-def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_round(context, learn, studio):
+def test_poller_finds_a_deletion_without_a_webhook(context, learn, studio):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
     learn(tasks=tasks)
     watchman = LearningPoller(context)
@@ -390,7 +383,7 @@ def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_rou
     ("text", "said"),
     [(QUIET, "0 tasks with boxes, 2 needed"), ("learn = false\n", "its learn.toml turns learning off")],
 )
-def test_a_fit_that_cannot_come_is_refused_with_its_reason(context, settings, policy, monkeypatch, text, said):
+def test_impossible_training_request_is_refused_with_the_reason(context, settings, policy, monkeypatch, text, said):
     monkeypatch.setattr(commands, "Settings", lambda: settings)
     context.training_data.connect(PROJECT)
     policy(text)
@@ -399,7 +392,7 @@ def test_a_fit_that_cannot_come_is_refused_with_its_reason(context, settings, po
     assert not context.inbox.unfinished_events("learn", str(PROJECT))
 
 
-def test_a_fit_is_asked_for_while_the_worker_has_yet_to_read(context, settings, policy, monkeypatch, capsys):
+def test_training_is_requested_while_events_are_pending(context, settings, policy, monkeypatch, capsys):
     monkeypatch.setattr(commands, "Settings", lambda: settings)
     context.training_data.connect(PROJECT)
     policy(QUIET)
@@ -409,7 +402,7 @@ def test_a_fit_is_asked_for_while_the_worker_has_yet_to_read(context, settings, 
     assert len(context.inbox.unfinished_events("learn", str(PROJECT))) == 2
 
 
-def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(context, learn, studio, policy):
+def test_requested_run_without_labels_is_recorded_as_failed(context, learn, studio, policy):
     policy(QUIET)
     run = learn(now=True)
     assert (run.verdict, run.version) == ("failed", "")
@@ -417,7 +410,7 @@ def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(context, learn, studio,
     assert learn(tasks=[]) is None
 
 
-def test_a_project_without_a_learnable_control_is_not_fitted_and_says_why(context, learn, studio, policy):
+def test_project_without_a_trainable_control_is_not_trained(context, learn, studio, policy):
     policy(QUIET)
     for seed in range(3):
         studio.label(seed)

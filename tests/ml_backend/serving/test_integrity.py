@@ -42,9 +42,9 @@ def store(settings):
 
 @pytest.fixture
 def version(store, labelloop_model):
-    made = Registry(store).add(labelloop_model(name="learned.onnx", scores=SCORES)).version
-    set_active(store, made)
-    return made
+    created = Registry(store).add(labelloop_model(name="learned.onnx", scores=SCORES)).version
+    set_active(store, created)
+    return created
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def copy_of(settings, store, version):
 
 def seen_by(detector):
     photo = np.full((64, 96, 3), 114, np.uint8)
-    [found] = detector.detect([prepare(photo, detector.spec)], floor=0.3)
-    return [detector.names.names[index] for index in found.classes.tolist()]
+    [result] = detector.detect([prepare(photo, detector.spec)], floor=0.3)
+    return [detector.names.names[index] for index in result.classes.tolist()]
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -145,16 +145,16 @@ def test_a_model_file_replaced_under_the_service_is_said(settings, started, labe
     before = serving.version()
     serving.check()
     labelloop_model(scores=SCORES)
-    with pytest.raises(ModelError, match=f"was replaced after it was opened. {before} is still served") as told:
+    with pytest.raises(ModelError, match=f"was replaced after it was opened. {before} is still served") as text:
         serving.check()
-    assert load_detector(settings.model).version in told.value.fix
+    assert load_detector(settings.model).version in text.value.fix
     assert serving.version() == before == serving.served().version
     settings.model.unlink()
     with pytest.raises(ModelError, match="was removed"):
         serving.check()
 
 
-def test_a_file_that_changes_while_it_is_opened_is_not_served_by_its_old_name(given, labelloop_model):
+def test_file_changed_during_loading_is_not_served(given, labelloop_model):
     def load(path, **options):
         detector = load_detector(path, **options)
         labelloop_model(scores=SCORES)
@@ -210,12 +210,12 @@ def test_an_optimised_graph_that_was_changed_is_not_run(given, tmp_path, labello
 
 def test_a_backbone_that_was_changed_is_made_again(tmp_path, given):
     open_backbone(embedded_model(), folder=tmp_path)
-    [kept] = tmp_path.glob("*.features.onnx")
-    whole = kept.read_bytes()
-    flip(kept, given)
+    [stored] = tmp_path.glob("*.features.onnx")
+    whole = stored.read_bytes()
+    flip(stored, given)
     open_backbone(embedded_model(), folder=tmp_path)
-    assert len(kept.read_bytes()) == len(whole)
-    verify_file(kept)
+    assert len(stored.read_bytes()) == len(whole)
+    verify_file(stored)
 
 
 def test_checksums_are_written_as_sha256sum_reads_them(given):

@@ -13,7 +13,7 @@ from ml_backend.serving.model_server import MAX_PROJECTS, ModelServer
 from ml_backend.serving.smoke_test import check_model
 
 
-def test_the_version_is_known_before_the_model_is_loaded_and_stays_the_same(labelloop_model):
+def test_version_is_known_before_the_model_is_loaded(labelloop_model):
     serving = ModelServer(labelloop_model())
     before = serving.version()
     assert serving.loaded() is None
@@ -23,14 +23,14 @@ def test_the_version_is_known_before_the_model_is_loaded_and_stays_the_same(labe
     assert serving.detector(wait_s=20).version == before == serving.version()
 
 
-def test_asking_what_is_active_for_many_projects_drops_none_that_is_in_memory(labelloop_model):
+def test_active_versions_of_many_projects_evict_no_model(labelloop_model):
     places = {str(number): ActivationState(f"learned-{number}") for number in range(1, 2 * MAX_PROJECTS)}
     serving = ModelServer(labelloop_model(), watcher=SimpleNamespace(pointer=Pointer(places)))
     serving.version("1")  # takes a place in memory
-    kept = serving._slots()
-    assert [serving.active(number) for number in places] == [place.version for place in places.values()]
+    stored = serving._slots()
+    assert [serving.active(number) for number in places] == [index.version for index in places.values()]
     assert serving.active() == serving.active("99") == serving.version("99")
-    assert serving._slots() == kept
+    assert serving._slots() == stored
 
 
 def test_those_who_need_the_model_wait_for_it(labelloop_model):
@@ -56,7 +56,7 @@ def test_a_model_that_cannot_be_loaded_is_said_to_everybody(tmp_path):
             ask()
 
 
-def test_a_failure_that_nobody_foresaw_is_a_broken_model_not_a_hanging_worker(labelloop_model):
+def test_unexpected_failure_is_a_broken_model(labelloop_model):
     def load(*args, **options):
         raise MemoryError("no room")
 
@@ -68,9 +68,9 @@ def test_a_failure_that_nobody_foresaw_is_a_broken_model_not_a_hanging_worker(la
 
 def test_a_model_is_checked_in_a_process_of_its_own(labelloop_model):
     model = labelloop_model()
-    found = check_model(model)
-    assert found.version == load_detector(model).version
-    assert (found.layout, found.names) == ("labelloop", ("cat", "person", "car"))
+    result = check_model(model)
+    assert result.version == load_detector(model).version
+    assert (result.layout, result.names) == ("labelloop", ("cat", "person", "car"))
 
 
 def test_serving_a_missing_or_unknown_model_ends_before_anything_listens(tmp_path, make_onnx, settings, capsys):
@@ -84,7 +84,7 @@ def test_serving_a_missing_or_unknown_model_ends_before_anything_listens(tmp_pat
     assert capsys.readouterr().out == ""
 
 
-def test_a_file_that_kills_the_process_that_opens_it_is_said_to_be_broken(labelloop_model, monkeypatch):
+def test_file_that_crashes_the_loader_is_a_broken_model(labelloop_model, monkeypatch):
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(ModelBroken, match="ended the process with status 1"):
         check_model(labelloop_model())

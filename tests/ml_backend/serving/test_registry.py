@@ -31,7 +31,7 @@ def registry(store):
     return Registry(store)
 
 
-def test_a_version_has_the_name_that_the_file_itself_is_served_by(registry, labelloop_model):
+def test_added_version_has_the_name_of_its_file(registry, labelloop_model):
     model = labelloop_model()
     added = registry.add(model, metrics={"ap50": 0.5}, parent="base-1", project="3", note="test")
     assert added.version == load_detector(model).version
@@ -85,7 +85,7 @@ def test_bytes_that_changed_on_the_store_are_not_served(registry, store, labello
     store.put(f"models/versions/{manifest.version}/tiny.onnx", b"something else")
     with pytest.raises(ModelBroken, match="do not match version"):
         ModelCache(tmp_path / "cache").fetch(registry, manifest)
-    assert [one.name for one in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert [item.name for item in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_a_copy_that_is_there_needs_no_store(registry, store, labelloop_model, tmp_path, monkeypatch):
@@ -96,15 +96,15 @@ def test_a_copy_that_is_there_needs_no_store(registry, store, labelloop_model, t
     assert cache.fetch(registry, manifest) == first
 
 
-def test_activations_at_once_all_count_and_rollback_takes_back_one_by_one(store):
+def test_concurrent_activations_all_count_and_roll_back_singly(store):
     threads = [threading.Thread(target=set_active, args=(store, f"v{n}", "3")) for n in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    place = read_pointer(store)[0].state("3")
-    assert {place.version, *place.before} == {"", *(f"v{n}" for n in range(6))}
-    for expected in reversed(place.before):
+    index = read_pointer(store)[0].state("3")
+    assert {index.version, *index.before} == {"", *(f"v{n}" for n in range(6))}
+    for expected in reversed(index.before):
         assert roll_back_active(store, "3").version == expected
     with pytest.raises(NothingToRollBack, match="project 3"):
         roll_back_active(store, "3")
@@ -141,7 +141,7 @@ class Bucket:
         return self.data
 
 
-def test_a_restart_while_the_bucket_is_away_goes_on_with_the_version_seen_last(tmp_path):
+def test_restart_without_the_bucket_uses_the_last_pointer(tmp_path):
     bucket, memory = Bucket(), tmp_path / "home" / "active.json"
     watch = PointerWatcher(bucket, memory=memory)
     assert watch.pointer.active() == ""

@@ -42,7 +42,7 @@ def serving(settings):
     return running
 
 
-def test_what_becomes_active_is_served_and_what_is_rolled_back_too(serving, settings, add, wait_until):
+def test_activations_and_rollbacks_are_served(serving, settings, add, wait_until):
     before = serving.version()
     version = add("new", thresholds={"cat": 0.95})
     held = serving.served()
@@ -69,7 +69,7 @@ def test_a_project_of_its_own_version_and_the_others(serving, settings, store, a
     wait_until(lambda: serving.version("3.17") == shared)
 
 
-def test_a_fresh_worker_serves_what_is_active_and_opens_a_project_s_when_it_is_asked(settings, store, add):
+def test_new_worker_loads_project_versions_on_demand(settings, store, add):
     set_active(store, add("shared"))
     own = add("own")
     set_active(store, own, "3")
@@ -86,7 +86,7 @@ def break_copy(settings, store, version):
     store.put(f"models/versions/{version}/{name}", b"no model")
 
 
-def test_what_cannot_be_loaded_is_marked_and_the_old_one_goes_on(serving, settings, store, add, wait_until):
+def test_unloadable_version_is_marked_and_the_old_one_stays(serving, settings, store, add, wait_until):
     before, version = serving.version(), add("bad")
     break_copy(settings, store, version)
     set_active(store, version)
@@ -137,7 +137,7 @@ def test_nothing_waits_while_the_next_model_is_opened(settings, store, add, give
     wait_until(lambda: serving.version() == version)
 
 
-def test_the_app_answers_with_the_active_version_its_thresholds_and_lists_all(
+def test_app_uses_the_active_version_and_its_thresholds(
     client_of, given, settings, store, add, album, astronaut, boxes_config, wait_until
 ):
     client = client_of(given, album({"a": astronaut}))
@@ -154,9 +154,7 @@ def test_the_app_answers_with_the_active_version_its_thresholds_and_lists_all(
     assert client.get("/versions?project=3.1").json == {"versions": [version]}
 
 
-def test_the_label_config_is_held_against_the_version_of_the_project(
-    client_of, given, store, add, album, boxes_config, tmp_path
-):
+def test_label_config_is_matched_with_the_project_version(client_of, given, store, add, album, boxes_config, tmp_path):
     (tmp_path / "others.txt").write_text("fork\nknife\nspoon\n")
     set_active(store, add("own", names=tmp_path / "others.txt"), "3")
     client = client_of(given, album({}))

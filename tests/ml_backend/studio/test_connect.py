@@ -109,7 +109,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("half_made", [False, True])
 @pytest.mark.parametrize("case", REFUSALS)
-def test_a_refusal_is_said_plainly_and_nothing_half_made_is_left(case, half_made, ours):
+def test_refusal_has_its_reason_and_leaves_no_connection(case, half_made, ours):
     answer, detail, fix = REFUSALS[case]
     studio = FakeStudio(refuses=refusal(answer, detail), half_made=half_made)
     with pytest.raises(ConnectionRefused) as error:
@@ -120,17 +120,17 @@ def test_a_refusal_is_said_plainly_and_nothing_half_made_is_left(case, half_made
     assert "update_project" not in studio.written
 
 
-def test_a_connection_that_worked_before_is_kept_while_its_backend_is_down(ours):
+def test_working_connection_is_kept_while_its_backend_is_down(ours):
     studio = FakeStudio(refuses=refusal(400, "health check failed"), rows=[row(state="DI")])
     with pytest.raises(ConnectionRefused):
         connect(studio, 1, ours)
-    assert [one["id"] for one in studio.rows] == [3]
+    assert [item["id"] for item in studio.rows] == [3]
 
 
 def test_a_half_made_connection_of_before_is_completed(ours):
     studio = FakeStudio(rows=[row(state="DI", title="labelloop", model_version="")])
     assert [change.done for change in connect(studio, 1, ours)] == [True, True, True]
-    assert [(one["title"], one["state"]) for one in studio.rows] == [(VERSION, CONNECTED)]
+    assert [(item["title"], item["state"]) for item in studio.rows] == [(VERSION, CONNECTED)]
     assert studio.fields["model_version"] == VERSION
     assert [change.done for change in connect(studio, 1, ours)] == [False, False, False]
 
@@ -138,10 +138,10 @@ def test_a_half_made_connection_of_before_is_completed(ours):
 def test_of_several_connections_to_us_one_is_left(ours):
     studio = FakeStudio(rows=[row(id=3, state="DI", model_version=""), row(id=4)])
     connect(studio, 1, ours)
-    assert [one["id"] for one in studio.rows] == [4]
+    assert [item["id"] for item in studio.rows] == [4]
 
 
-def test_a_new_version_moves_the_title_and_the_project_with_it(ours):
+def test_new_version_updates_the_title_and_the_project(ours):
     studio = FakeStudio(rows=[row(title="base-old")])
     studio.fields.update(model_version="base-old", sampling="Uncertainty sampling")
     done = [change.done for change in connect(studio, 1, ours)]
@@ -175,13 +175,13 @@ def test_another_backend_after_ours_is_left_alone(ours):
     assert len(studio.rows) == 2
 
 
-def test_a_host_without_a_dot_takes_no_webhook_and_the_fix_says_so(ours):
+def test_host_without_a_dot_gets_the_fix_for_webhooks(ours):
     studio = FakeStudio(hook_refuses=refusal(400, '{"url":["Enter a valid URL."]}'))
     with pytest.raises(ConnectionRefused, match="dotted alias"):
         connect(studio, 1, ours)
 
 
-def test_the_hook_gets_our_headers_beside_those_it_has(ours):
+def test_webhook_gets_our_headers_and_keeps_others(ours):
     settings = ours.replace(basic_auth_user="u", basic_auth_password=_secret("p"), webhook_secret=_secret("s"))
     hook = {"id": 1, "url": f"{URL}/webhook", "headers": {"X-Own": "1"}, "is_active": True, "send_payload": True}
     studio = FakeStudio(hooks=[hook])

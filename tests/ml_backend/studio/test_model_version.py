@@ -14,10 +14,10 @@ NEW, OLD = "learned-9-0123456789ab", "learned-8-0123456789ab"
 class CountingStudio(FakeStudio):
     """Counts how often it had to ask the backend."""
 
-    asked = 0
+    requests = 0
 
     def ml_backends(self, project):
-        self.asked += 1
+        self.requests += 1
         return super().ml_backends(project)
 
     def update_ml_backend(self, backend, *, current=None, **fields):
@@ -28,16 +28,16 @@ class CountingStudio(FakeStudio):
 @pytest.fixture
 def backend(settings):
     """Answers as a backend whose workers swap one after the other; (settings with its address, what it says)."""
-    said, asked = iter(()), []
+    message, requests = iter(()), []
 
     def answer(request):
-        asked.append(request.path)
-        return 200, {"versions": [next(said)]}
+        requests.append(request.path)
+        return 200, {"versions": [next(message)]}
 
     def says(versions):
-        nonlocal said
-        said = iter(versions)
-        return settings.replace(ml_url=server.url), asked
+        nonlocal message
+        message = iter(versions)
+        return settings.replace(ml_url=server.url), requests
 
     with WebServer(answer) as server:
         yield says
@@ -51,25 +51,25 @@ def studio_of(settings, *, knows=NEW, title=OLD):
 
 
 def test_label_studio_is_asked_once_when_every_worker_has_swapped(backend):
-    settings, asked = backend(chain([OLD, NEW, NEW, OLD], repeat(NEW)))
+    settings, requests = backend(chain([OLD, NEW, NEW, OLD], repeat(NEW)))
     studio = studio_of(settings)
     changes = follow_version(studio, 7, NEW, settings)
-    assert studio.asked == 1
-    assert len(asked) == 4 + CONSECUTIVE_ANSWERS
-    assert all(path == "/versions?project=7&stored=no" for path in asked)
+    assert studio.requests == 1
+    assert len(requests) == 4 + CONSECUTIVE_ANSWERS
+    assert all(path == "/versions?project=7&stored=no" for path in requests)
     assert studio.rows[0]["title"] == studio.fields["model_version"] == NEW
     assert all(change.done for change in changes[:1])
 
 
-def test_where_the_backend_cannot_be_reached_from_here_label_studio_is_asked_until_it_agrees(settings, free_port):
+def test_unreachable_backend_is_polled_through_label_studio(settings, free_port):
     elsewhere = settings.replace(ml_url=f"http://127.0.0.1:{free_port()}")
     studio = studio_of(elsewhere)
     follow_version(studio, 7, NEW, elsewhere)
-    assert studio.asked == CONSECUTIVE_ANSWERS
+    assert studio.requests == CONSECUTIVE_ANSWERS
     assert studio.rows[0]["title"] == NEW
 
 
-def test_a_backend_that_does_not_swap_is_named_and_nothing_is_changed(backend):
+def test_backend_that_does_not_swap_is_an_error(backend):
     settings, _ = backend(repeat(OLD))
     studio = studio_of(settings, knows=OLD)
     with pytest.raises(NotSwapped, match=OLD):

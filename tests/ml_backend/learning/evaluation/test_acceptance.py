@@ -17,7 +17,7 @@ BOX = np.array([[10, 10, 60, 60]], np.float32)
 
 
 def exam(right, *, of=10, label="Disc"):
-    """Ten photos with a disc; on so many of them it was found."""
+    """Ten images with a disc each, and the number of them on which it is detected."""
     hit = Detections(BOX, np.array([0.9], np.float32), np.array([0]))
     return EvaluationResult(
         [GroundTruth(BOX, (label,))] * of, [hit] * right + [Detections.empty()] * (of - right), ("Disc",)
@@ -37,7 +37,7 @@ def exam(right, *, of=10, label="Disc"):
         (9, 0, 10, 0.5, False),
     ],
 )
-def test_a_candidate_must_find_as_much_on_the_held_out_photos(before, after, of, tolerance, passed):
+def test_candidate_needs_equal_ap50_on_held_out_images(before, after, of, tolerance, passed):
     verdict = judge_held_out(exam(after, of=of), exam(before, of=of), tolerance=tolerance)
     assert verdict.passed is passed
     assert verdict.judged_by == "held-out"
@@ -59,9 +59,9 @@ def test_many_small_steps_down_do_not_add_up():
 def test_chance_is_as_large_as_two_equally_good_models_differ(photos, share):
     """Both find each object with the same chance, two thirds of them alike: drawn many times over."""
     rng = np.random.default_rng(0)
-    common, ours, theirs = (rng.uniform(size=(20_000, photos)) < share for _ in range(3))
+    common, ours, others = (rng.uniform(size=(20_000, photos)) < share for _ in range(3))
     alike = rng.uniform(size=(20_000, photos)) < 2 / 3
-    away = np.where(alike, common, ours).mean(axis=1) - np.where(alike, common, theirs).mean(axis=1)
+    away = np.where(alike, common, ours).mean(axis=1) - np.where(alike, common, others).mean(axis=1)
     chance = standard_error({"Disc": share}, {"Disc": photos})
     assert 0.03 < (away < -chance).mean() < 0.16  # so often a candidate as good as the other would be refused
 
@@ -76,14 +76,14 @@ def test_chance_is_as_large_as_two_equally_good_models_differ(photos, share):
         (0.3, 0, 0.9, 2, False),
     ],
 )
-def test_cross_validation_compares_with_the_base_and_with_what_is_served(score, base, before, photos, passed):
+def test_cross_validation_compares_with_base_and_served_version(score, base, before, photos, passed):
     verdict = judge_by_folds(score, exam(base), before=before, photos=photos, tolerance=0.03)
     assert verdict.passed is passed
     assert verdict.judged_by == "cross-validation"
     assert f"{score:.3f}" in verdict.reason
 
 
-def test_what_cannot_be_judged_replaces_only_what_finds_nothing_of_it():
+def test_unevaluated_candidate_replaces_only_a_model_without_its_classes():
     assert accept_without_evaluation(knows=[]).passed
     refused = accept_without_evaluation(knows=["Cat"])
     assert not refused.passed
@@ -96,6 +96,6 @@ def test_too_few_held_out_photos_judge_nothing():
     assert not EvaluationResult([], [], []).enough
 
 
-def test_a_class_that_has_no_label_in_the_project_counts_for_nothing():
+def test_class_without_a_project_label_is_ignored():
     nameless = EvaluationResult(exam(10).truths, exam(10).detections, ("",))
     assert nameless.by_class() == {"Disc": 0.0}

@@ -23,7 +23,7 @@ NAMES = ("car", "cat", "dog", "bus")
         (("Disc", "Cat"), [("car", 0), ("Cat", 1), ("bus", 3)]),
     ],
 )
-def test_classes_of_the_base_go_by_the_labels_of_the_project(drawn, known):
+def test_base_classes_are_named_by_project_labels(drawn, known):
     config = LabelConfig.parse(LABELS)
     assert labels_of(config, NAMES) == ("Vehicle", "Cat", "", "Vehicle")
     assert known_classes(config, NAMES, drawn) == known
@@ -51,7 +51,7 @@ def add(context, tmp_path, name):
     return context.base_models.registry.add(tmp_path / "elsewhere.onnx", project=str(PROJECT)).version
 
 
-def test_a_model_that_finds_less_than_what_is_served_is_refused_with_the_figures(context, judged, tmp_path):
+def test_worse_external_model_is_refused_with_its_ap50(context, judged, tmp_path):
     assert judged.judged_by == "held-out"
     verdict = admit(context, PROJECT, add(context, tmp_path, "disc")).verdict
     assert not verdict.passed
@@ -61,20 +61,20 @@ def test_a_model_that_finds_less_than_what_is_served_is_refused_with_the_figures
     assert (run.verdict, run.source, run.parent) == ("refused", "models add", judged.version)
 
 
-def test_a_model_that_finds_as_much_passes(context, judged, tmp_path):
+def test_equal_external_model_passes(context, judged, tmp_path):
     file = context.base_models.registry.manifest(judged.version).model
     (tmp_path / "same.onnx").write_bytes(context.base_models.registry.get(judged.version, file))
     same = context.base_models.registry.add(tmp_path / "same.onnx", project=str(PROJECT)).version
     done = admit(context, PROJECT, same)
     verdict = done.verdict
     assert verdict.passed
-    assert set(done.thresholds) == {"Cat", "Disc", "Square"}, "also what nobody drew yet"
+    assert set(done.thresholds) == {"Cat", "Disc", "Square"}, "classes without annotations too"
     assert all(0 < value < 1 for value in done.thresholds.values())
     assert verdict.ap50 == verdict.parent_ap50
     assert context.runs.last(PROJECT)[0].verdict == "admitted"
 
 
-def test_without_held_out_labels_it_passes_unjudged_and_says_so(context, studio, tmp_path):
+def test_without_held_out_labels_it_passes_unevaluated(context, studio, tmp_path):
     task = studio.label(1)
     verdict = admit(context, PROJECT, add(context, tmp_path, "disc")).verdict
     assert verdict.passed
@@ -82,9 +82,7 @@ def test_without_held_out_labels_it_passes_unjudged_and_says_so(context, studio,
     assert f"only {int(is_held_out(PROJECT, task, 0.1))} held-out images" in verdict.reason
 
 
-def test_before_held_out_labels_suffice_a_worse_model_is_refused_by_what_is_labelled(
-    context, learn, studio, policy, tmp_path
-):
+def test_worse_model_is_refused_on_all_labelled_images(context, learn, studio, policy, tmp_path):
     policy("debounce_s = 0\nheld_out = 0\n")
     judged = learn(tasks=[studio.label(seed) for seed in range(1, 9)])
     verdict = admit(context, PROJECT, add(context, tmp_path, "disc")).verdict
@@ -99,7 +97,7 @@ def test_before_held_out_labels_suffice_a_worse_model_is_refused_by_what_is_labe
     assert admit(context, PROJECT, same).verdict.passed
 
 
-def test_a_model_for_a_project_that_is_not_connected_has_nobody_learn_there(context, studio, tmp_path):
+def test_evaluation_does_not_connect_the_project(context, studio, tmp_path):
     studio.label(1)
     admit(context, PROJECT, add(context, tmp_path, "disc"))
     assert context.training_data.project(PROJECT) is None

@@ -32,16 +32,16 @@ CASES = {
 
 @pytest.mark.parametrize(("shown", "drawn", "wanted"), CASES.values(), ids=CASES.keys())
 def test_each_edit_is_told_apart(shown, drawn, wanted):
-    found = edits_of([on("a.jpg", *shown)], [on("a.jpg", *drawn)])
-    assert found == wanted
-    assert found.prelabels == len(shown)
-    assert found.submitted == len(drawn)
-    assert found.total == wanted.moved + wanted.relabelled + wanted.added + wanted.deleted
+    result = edits_of([on("a.jpg", *shown)], [on("a.jpg", *drawn)])
+    assert result == wanted
+    assert result.prelabels == len(shown)
+    assert result.submitted == len(drawn)
+    assert result.total == wanted.moved + wanted.relabelled + wanted.added + wanted.deleted
 
 
-def test_photos_of_a_task_meet_by_their_address_and_classes_are_told_apart():
-    shown = [on("a.jpg", ("cat", A)), on("b.jpg", ("dog", B))]
+def test_images_match_by_url_and_edits_by_class():
+    prelabels = [on("a.jpg", ("cat", A)), on("b.jpg", ("dog", B))]
     drawn = [on("b.jpg", ("cat", B)), on("a.jpg", ("cat", A), ("dog", C))]
-    found = edits_by_class(shown, drawn)
-    assert found == {"cat": PrelabelEdits(accepted=1, relabelled=1), "dog": PrelabelEdits(added=1)}
-    assert merged_by_class([found, found])["cat"] == PrelabelEdits(accepted=2, relabelled=2)
+    result = edits_by_class(prelabels, drawn)
+    assert result == {"cat": PrelabelEdits(accepted=1, relabelled=1), "dog": PrelabelEdits(added=1)}
+    assert merged_by_class([result, result])["cat"] == PrelabelEdits(accepted=2, relabelled=2)

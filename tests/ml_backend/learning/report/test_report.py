@@ -34,10 +34,10 @@ def correct(studio, task, seed, version):
     """An annotator corrects a pre-label that found the disc, a little off, and a square where there is none."""
     drawn = draw_discs(seed)[1]
     (label, (x0, y0, x1, y1)), *_ = drawn
-    shown = [box_json(label, (x0 - 9, y0, x1, y1), score=0.8), box_json("Square", (5, 5, 60, 40), score=0.4)]
-    row = {"task": task, "result": shown, "score": 0.1, "model_version": version}
+    prelabels = [box_json(label, (x0 - 9, y0, x1, y1), score=0.8), box_json("Square", (5, 5, 60, 40), score=0.4)]
+    row = {"task": task, "result": prelabels, "score": 0.1, "model_version": version}
     studio.import_predictions(PROJECT, [row])
-    [prediction] = [one for one in studio.stored[task]["predictions"] if one["result"] == shown]
+    [prediction] = [item for item in studio.stored[task]["predictions"] if item["result"] == prelabels]
     results = [box_json(name, box) for name, box in drawn]
     studio.annotate(task, results, parent_prediction=prediction["id"], lead_time=12.5)
 
@@ -59,7 +59,7 @@ def learned(context, learn, studio, policy):
 
 def run_of(tasks, **more):
     """A run that published a version."""
-    told = {
+    text = {
         "ap50": 0.4,
         "parent_ap50": 0.2,
         "judged_by": "cross-validation",
@@ -68,7 +68,7 @@ def run_of(tasks, **more):
     }
     return TrainingRun(
         **{"project": PROJECT, "asked_at": 1.0, "started_at": 2.0, "finished_at": 3.0, "source": "test", "boxes": 9}
-        | {"tasks": tasks, "held_out": 0, "version": f"learned-{tasks}-abc", "metrics": RunMetrics(), **told, **more}
+        | {"tasks": tasks, "held_out": 0, "version": f"learned-{tasks}-abc", "metrics": RunMetrics(), **text, **more}
     )
 
 
@@ -89,32 +89,32 @@ def report_of(runs, tasks, *, name="Disc"):
     )  # fmt: skip
 
 
-def test_a_report_says_what_was_edited_learned_and_what_comes_next(learned, studio, engine, settings, tmp_path, capsys):
+def test_report_has_edits_runs_and_next_tasks(learned, studio, engine, settings, tmp_path, capsys):
     runs, tasks, waiting = learned
     served = runs[1].version
     LabelErrorStore(engine).save(PROJECT, LabelErrorNote(tasks[0], "Perhaps a Disc is missing.", 0.7))
     report = make_report(PROJECT, engine=engine, policy=LearningPolicy(), served=served, clock=lambda: 9.5)
     assert report.counts == {"teaches": 5}
     assert [run.version for run in report.runs] == [run.version for run in runs]
-    corrected = [one for one in report.tasks if one.prelabelled]
-    assert [one.task for one in corrected] == tasks
+    corrected = [item for item in report.tasks if item.prelabelled]
+    assert [item.task for item in corrected] == tasks
     assert corrected[0].edits == PrelabelEdits(moved=1, added=1, deleted=1)
     assert corrected[0].by_class == {"Disc": PrelabelEdits(moved=1), "Square": PrelabelEdits(added=1, deleted=1)}
     assert (corrected[0].version, corrected[0].lead_time) == (runs[0].version, 12.5)
     assert report.lately == (PrelabelEdits(moved=1, added=1, deleted=1), 1)
-    assert [(one.name, one.boxes) for one in report.classes] == [("Disc", 5), ("Square", 5)]
+    assert [(item.name, item.boxes) for item in report.classes] == [("Disc", 5), ("Square", 5)]
     # The order that is listed is the one that Label Studio serves.
-    assert [one.task for one in report.next] == studio.queue(served)
-    assert {one.task for one in report.next} == set(waiting)
-    assert all(one.why for one in report.next)
+    assert [item.task for item in report.next] == studio.queue(served)
+    assert {item.task for item in report.next} == set(waiting)
+    assert all(item.why for item in report.next)
     assert report.waiting == 3
 
     page, figures = tmp_path / "deep" / "learning.html", tmp_path / "deep" / "learning.json"
     learn_report(PROJECT, out=page, json_=figures, settings=settings)
-    told = capsys.readouterr().out
-    assert "2 training runs: 2 published, 0 refused" in told
-    assert "Last 1 pre-labelled tasks: 3.0 edits per task" in told
-    assert f"task {tasks[0]}: Perhaps a Disc is missing." in told
+    text = capsys.readouterr().out
+    assert "2 training runs: 2 published, 0 refused" in text
+    assert "Last 1 pre-labelled tasks: 3.0 edits per task" in text
+    assert f"task {tasks[0]}: Perhaps a Disc is missing." in text
     assert all(text in page.read_text() for text in (*(run.version for run in runs), "Disc", "cross-validation"))
     assert msgspec.json.decode(figures.read_bytes())["counts"] == {"teaches": 5}
 
@@ -145,12 +145,12 @@ def test_a_project_that_learned_nothing_yet_has_a_page_too(engine):
     assert "Training starts with 2 labelled tasks with boxes; 0 so far." in page
 
 
-def test_a_project_that_is_not_connected_is_told_what_to_run(settings):
+def test_unconnected_project_gets_the_connect_command(settings):
     with pytest.raises(NotConnectedToLearning, match="labelloop connect 4"):
         learn_report(4, settings=settings)
 
 
-def test_the_curve_has_a_spot_a_run_and_a_line_a_judge():
+def test_curve_has_a_point_per_run_and_a_line_per_evaluation():
     held = [run_of(tasks, judged_by="held-out", ap50=0.5) for tasks in (20, 40)]
     unjudged = [run_of(1, judged_by="nothing", ap50=None), run_of(4, verdict="failed", ap50=None)]
     curve = learning_curve([unjudged[0], run_of(2), run_of(3), run_of(3, verdict="refused"), unjudged[1], *held])
@@ -162,7 +162,7 @@ def test_the_curve_has_a_spot_a_run_and_a_line_a_judge():
     assert learning_curve(unjudged) is None
 
 
-def test_a_model_that_was_made_elsewhere_has_a_spot_where_the_project_stood_and_breaks_no_line():
+def test_external_model_is_a_point_and_breaks_no_line():
     elsewhere = run_of(0, held_out=7, judged_by="held-out", verdict="admitted", version="mine-abc")
     curve = learning_curve([*(run_of(tasks, held_out=7, judged_by="held-out") for tasks in (20, 40)), elsewhere])
     assert curve.spots[2].x == curve.spots[1].x
@@ -175,9 +175,9 @@ def test_the_quality_by_class_is_that_of_what_is_served(learned, engine, setting
     for served, thresholds in ((first, first.metrics.thresholds), (second, second.metrics.thresholds)):
         facts = {"engine": engine, "policy": LearningPolicy(), "clock": lambda: 9.5}
         report = make_report(PROJECT, served=served.version, **facts)
-        assert {one.name: one.threshold for one in report.classes}.items() <= thresholds.items()
-        assert all(one.ap50 is not None for one in report.classes)
-    assert all(one.threshold is None for one in make_report(PROJECT, served="elsewhere", **facts).classes)
+        assert {item.name: item.threshold for item in report.classes}.items() <= thresholds.items()
+        assert all(item.ap50 is not None for item in report.classes)
+    assert all(item.threshold is None for item in make_report(PROJECT, served="elsewhere", **facts).classes)
 
 
 @pytest.mark.parametrize(("tasks", "columns"), [(1, 1), (40, 40), (90, 30)])
@@ -196,10 +196,10 @@ def test_columns_of_edits_are_as_high_as_their_boxes(tasks, columns):
     assert len({bar.x for bar in plot.bars}) == columns
 
 
-def test_of_very_many_tasks_a_page_counts_some_and_says_so(learned, engine):
+def test_page_samples_many_tasks_and_says_so(learned, engine):
     facts = {"engine": engine, "policy": LearningPolicy(), "served": "", "clock": lambda: 9.5}
     everything = make_report(PROJECT, **facts)
-    assert [one.place for one in everything.tasks] == [1, 2, 3, 4, 5]
+    assert [item.place for item in everything.tasks] == [1, 2, 3, 4, 5]
     assert "Counted on" not in learning_page(everything)
     assert "Counted on 3 of 5 tasks" in learning_page(msgspec.structs.replace(everything, tasks=everything.tasks[:3]))
     for count, most in ((5000, 600), (601, 600), (41, 40), (40, 40), (3, 600)):
@@ -222,12 +222,12 @@ def test_steps_of_axes_are_round(least, wanted):
     assert nice(least) == wanted
 
 
-def test_a_held_out_task_says_so_at_whatever_place_of_the_pool_it_stands(engine, learned, context):
+def test_held_out_task_is_marked_at_every_rank(engine, learned, context):
     runs, _, waiting = learned
     served = runs[1].version
     context.image_vectors.save_uncertainties(PROJECT, served, {task: (0.2, place_score(12)) for task in waiting})
     facts = {"engine": engine, "served": served, "clock": lambda: 9.5}
     all_held = make_report(PROJECT, policy=LearningPolicy(held_out=1.0), **facts)
-    assert all("held out for evaluation" in one.why for one in all_held.next)
+    assert all("held out for evaluation" in item.why for item in all_held.next)
     none_held = make_report(PROJECT, policy=LearningPolicy(held_out=0.0), **facts)
-    assert not any("held out for evaluation" in one.why for one in none_held.next)
+    assert not any("held out for evaluation" in item.why for item in none_held.next)
