@@ -15,13 +15,13 @@ from ml_backend.serving.registry import Registry
 
 
 @pytest.fixture
-def given(labelloop_model, tmp_path):
+def default_model(labelloop_model, tmp_path):
     return labelloop_model()
 
 
 @pytest.fixture
-def settings(tmp_path, given):
-    return Settings(home=tmp_path / "home", model=given)
+def settings(tmp_path, default_model):
+    return Settings(home=tmp_path / "home", model=default_model)
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ def test_activating_what_cannot_be_loaded_changes_nothing(settings, store, add):
     assert Registry(store).refusal_reason(version)
 
 
-def test_nothing_waits_while_the_next_model_is_opened(settings, store, add, given, wait_until):
+def test_nothing_waits_while_the_next_model_is_opened(settings, store, add, default_model, wait_until):
     go = threading.Event()
 
     def load(path, **options):
-        if path != given:
+        if path != default_model:
             go.wait(20)
         return load_detector(path, **options)
 
@@ -138,9 +138,9 @@ def test_nothing_waits_while_the_next_model_is_opened(settings, store, add, give
 
 
 def test_app_uses_the_active_version_and_its_thresholds(
-    client_of, given, settings, store, add, album, astronaut, boxes_config, wait_until
+    client_of, default_model, settings, store, add, album, astronaut, boxes_config, wait_until
 ):
-    client = client_of(given, album({"a": astronaut}))
+    client = client_of(default_model, album({"a": astronaut}))
     body = {"tasks": [{"id": 1, "data": {"image": "a"}}], "project": "3.1", "label_config": boxes_config}
     first = client.post("/predict", json=body).json["results"][0]
     version = add("new", thresholds={"cat": 0.99})
@@ -154,10 +154,12 @@ def test_app_uses_the_active_version_and_its_thresholds(
     assert client.get("/versions?project=3.1").json == {"versions": [version]}
 
 
-def test_label_config_is_matched_with_the_project_version(client_of, given, store, add, album, boxes_config, tmp_path):
+def test_label_config_is_matched_with_the_project_version(
+    client_of, default_model, store, add, album, boxes_config, tmp_path
+):
     (tmp_path / "others.txt").write_text("fork\nknife\nspoon\n")
     set_active(store, add("own", names=tmp_path / "others.txt"), "3")
-    client = client_of(given, album({}))
+    client = client_of(default_model, album({}))
     matched = {
         project: client.post("/validate", json={"config": boxes_config, "project": project}).json["matched"]
         for project in ("3.1", "4.1")
