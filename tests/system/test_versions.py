@@ -14,7 +14,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
 from ml_backend.serving.activation import activate, roll_back
-from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.registry import Registry
 from ml_backend.studio.connect import connect
 
@@ -38,7 +38,7 @@ def test_swaps_under_clients_lose_and_mix_nothing_and_a_killed_worker_comes_back
     store = open_store(server.settings.store_url, server.settings)
     labels = swaps.two_models(tmp_path, store)
     first, second = labels
-    activate_in(store, first)
+    set_active(store, first)
     server.wait()
     clients = swaps.Clients(server.url, swaps.photo_of(tmp_path), labels, 4)
     try:
@@ -48,7 +48,7 @@ def test_swaps_under_clients_lose_and_mix_nothing_and_a_killed_worker_comes_back
         clients.end()
     assert clients.answers
     assert clients.failed == clients.mixed == []
-    activate_in(store, first)  # and while the workers take it over:
+    set_active(store, first)  # and while the workers take it over:
     for worker in workers_of(server.process):
         os.kill(worker, signal.SIGKILL)
     time.sleep(1)
@@ -61,9 +61,9 @@ def test_swaps_under_clients_lose_and_mix_nothing_and_a_killed_worker_comes_back
     store.put(f"models/versions/{second}/{broken.model}", b"no model")
     for copy in (server.settings.home / "ml_backend" / "models").glob(f"{broken.checksum}*"):
         copy.rename(copy.with_name("gone"))
-    activate_in(store, second)
+    set_active(store, second)
     deadline = time.monotonic() + 90
-    while not Registry(store).refused(second):
+    while not Registry(store).refusal_reason(second):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     answer = swaps.httpx.post(f"{server.url}/setup", json={"project": "1.1", "schema": swaps.CONFIG})
@@ -120,7 +120,7 @@ def test_label_studio_follows_an_activation_and_a_project_is_pre_labelled_again(
         assert "3 of 4 tasks pre-labelled" in said
         assert "missing.jpg" in said
         assert studio.model_versions(project) == {version: 3}
-        assert "3 had predictions of this version already" in command("prelabel", str(project))
+        assert "3 already had predictions of this version" in command("prelabel", str(project))
         assert other in command("models", "activate", other, "--project", str(project))
         assert f"removed 3 predictions of {version}" in command("prelabel", str(project), "--prune")
         assert studio.model_versions(project) == {other: 3}
