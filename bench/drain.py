@@ -14,6 +14,7 @@ import structlog
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
 
 SIZES = (1_000, 100_000)
@@ -52,7 +53,7 @@ def measure(database_url: str, size: int) -> tuple[float, float]:
         settings = Settings(home=Path(folder), database_url=database_url)
         inbox = Inbox.from_settings(settings, open_database(settings))
         _fill(inbox, size)
-        looks = [_timed(lambda: inbox.due(SWEEP_LIMIT)) for _ in range(5)]
+        looks = [_timed(lambda: inbox.due_subjects(SWEEP_LIMIT)) for _ in range(5)]
         handled, enough, stop = [], threading.Event(), threading.Event()
 
         def handle(_subject, events):
@@ -61,7 +62,7 @@ def measure(database_url: str, size: int) -> tuple[float, float]:
                 enough.set()
 
         jobs = Jobs(settings, inbox, {"t": handle})
-        worker = threading.Thread(target=jobs.run_worker, args=(THREADS,), kwargs={"stop": stop})
+        worker = threading.Thread(target=run_worker, args=(jobs, THREADS), kwargs={"stop": stop})
         begun = time.monotonic()
         worker.start()
         enough.wait(600)

@@ -19,6 +19,7 @@ import structlog
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings, env_name
 from labelloop.stack.ports import free_port
 from qc_webhooks.jobs import handlers
@@ -60,7 +61,7 @@ def run() -> str:
         service = subprocess.Popen([sys.executable, "-c", code], env=env, **quiet)
         jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers(settings, studio, engine))
         stop = threading.Event()
-        worker = threading.Thread(target=jobs.run_worker, kwargs={"stop": stop})
+        worker = threading.Thread(target=run_worker, args=(jobs,), kwargs={"stop": stop})
         worker.start()
         try:
             _wait_for(f"http://127.0.0.1:{port}/health")

@@ -27,6 +27,7 @@ import os, sys, time
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
 import logging; logging.disable(logging.CRITICAL)
 import structlog; structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
@@ -35,7 +36,7 @@ out = os.open(sys.argv[1], os.O_APPEND | os.O_WRONLY)
 def handler(subject, events):
     now = time.monotonic()
     os.write(out, "".join(f"{event.key} {now}\\n" for event in events).encode())
-Jobs(settings, Inbox.from_settings(settings, open_database(settings)), {"t": handler}).run_worker(4)
+run_worker(Jobs(settings, Inbox.from_settings(settings, open_database(settings)), {"t": handler}), 4)
 """
 
 

@@ -124,9 +124,9 @@ def worker(*, threads: int | None = None) -> None:
     Args:
         threads: Concurrent jobs. Default: the setting job_threads.
     """
-    from labelloop.cli.worker import run_worker
+    from labelloop.cli.worker import run_background_worker
 
-    run_worker(Settings(), threads=threads)
+    run_background_worker(Settings(), threads=threads)
 
 
 def _as_called() -> str:

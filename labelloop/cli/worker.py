@@ -12,6 +12,7 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.heartbeats import WorkerHeartbeats
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Handler, Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.jobs.worker_id import current_worker
 from labelloop.service.logging import setup_logging
 from labelloop.service.readiness import require_home
@@ -28,7 +29,7 @@ INITIAL_PAUSE_S, MAX_PAUSE_S = 0.5, 5.0
 log = structlog.get_logger(__name__)
 
 
-def run_worker(settings: Settings, *, threads: int | None = None) -> None:
+def run_background_worker(settings: Settings, *, threads: int | None = None) -> None:
     """Run the jobs until SIGINT or SIGTERM.
 
     Raises:
@@ -50,7 +51,7 @@ def run_worker(settings: Settings, *, threads: int | None = None) -> None:
     )
     # Several jobs with small matrices run at once: BLAS threads inside them would spin and wait for each other.
     with single_threaded_blas():
-        jobs.run_worker(threads)
+        run_worker(jobs, threads)
 
 
 def handlers(settings: Settings, studio: Studio, engine: Engine) -> dict[str, Handler]:

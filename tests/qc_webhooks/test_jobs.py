@@ -7,6 +7,7 @@ import pytest
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs, Reject
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
 from qc_webhooks.cli.qc import project_status
 from qc_webhooks.events import PROJECT, TASK, annotation_event, sweep_event
@@ -65,7 +66,7 @@ def test_the_whole_way_on_postgres(studio, disputed, postgres_url, tmp_path, wai
     ProjectStore(engine).add(7)
     jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers(settings, studio, engine))
     stop = threading.Event()
-    worker = threading.Thread(target=jobs.run_worker, kwargs={"stop": stop})
+    worker = threading.Thread(target=run_worker, args=(jobs,), kwargs={"stop": stop})
     worker.start()
     try:
         hint = sweep_event(7, source="test")

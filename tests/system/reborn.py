@@ -11,9 +11,10 @@ from pathlib import Path
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from qc_webhooks.jobs import handlers, periodics
+from qc_webhooks.jobs import handlers, periodic_jobs
 
 
 def work() -> None:
@@ -21,8 +22,8 @@ def work() -> None:
     settings = Settings()
     engine, studio = open_database(settings), Studio.from_settings(settings)
     inbox = Inbox.from_settings(settings, engine)
-    given = handlers(settings, studio, engine), periodics(settings, studio, engine)
-    Jobs(settings, inbox, *given).run_worker()
+    given = handlers(settings, studio, engine), periodic_jobs(settings, studio, engine)
+    run_worker(Jobs(settings, inbox, *given))
 
 
 def main(file: Path) -> None:

@@ -17,12 +17,13 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings, env_name
 from labelloop.service.studio import Studio
-from qc_webhooks.jobs import handlers, periodics
+from qc_webhooks.jobs import handlers, periodic_jobs
 from qc_webhooks.policy import Policy
 from qc_webhooks.report.report import Export, write_consensus
-from qc_webhooks.schedulers.overlap import count_short
+from qc_webhooks.schedulers.overlap import count_low_overlap
 from qc_webhooks.store.tables import ACTIONS
 from qc_webhooks.studio.connect import connect
 from qc_webhooks.studio.webhook import webhook_headers, webhook_url
@@ -97,7 +98,7 @@ def qc(label_studio, tmp_path_factory):
     people = [Studio(label_studio.url, label_studio.user(f"{name}@example.com")[0]) for name in ("anne", "ben", "cleo")]
     jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers(settings, admin, engine))
     stop = threading.Event()
-    worker = threading.Thread(target=jobs.run_worker, kwargs={"stop": stop})
+    worker = threading.Thread(target=run_worker, args=(jobs,), kwargs={"stop": stop})
     service = subprocess.Popen(
         [sys.executable, "-c", f"from qc_webhooks.cli.qc import serve; serve(port={port})"],
         env=os.environ | {env_name(name): value for name, value in values.items()},
@@ -109,7 +110,7 @@ def qc(label_studio, tmp_path_factory):
             assert service.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        poller = next(job for job in periodics(settings, admin, engine) if job.name == "qc.poll")
+        poller = next(job for job in periodic_jobs(settings, admin, engine) if job.name == "qc.poll")
         yield Qc(settings, engine, admin, people, poller.run)
     finally:
         stop.set()
@@ -139,7 +140,7 @@ def test_a_dispute_goes_blind_to_a_third_annotator_who_settles_it(qc, wait_until
     data = qc.data(project, task)
     assert {name: data[name] for name in STORED} == STORED
     assert (data["qc_annotators"], data["qc_agreement"], data["qc_review"]) == (2, 0.0, "no")
-    assert "One has a Car at the upper left, another has not." in data["qc_note"]
+    assert "One annotator has a Car at the upper left, another does not." in data["qc_note"]
     assert qc.tab(project, "QC: disputed") == [task]
     assert qc.tab(project, "QC: to review") == []
 
@@ -288,7 +289,7 @@ def test_connecting_twice_changes_nothing_and_dropped_tabs_come_back(qc):
     ]
     qc.admin.request("DELETE", "api/dm/views/reset/", json={"project": project})
     assert qc.admin.views(project) == []
-    tabs = next(job for job in periodics(qc.settings, qc.admin, qc.engine) if job.name == "qc.tabs")
+    tabs = next(job for job in periodic_jobs(qc.settings, qc.admin, qc.engine) if job.name == "qc.tabs")
     for _ in range(2):
         tabs.run()
     titles = [view["data"]["title"] for view in qc.admin.views(project)]
@@ -347,19 +348,19 @@ def test_a_task_made_by_a_single_call_gets_its_second_annotator_by_policy(qc, wa
     task = qc.admin.request("POST", "api/tasks", json={"project": project, "data": STORED})["id"]
     assert qc.admin.task_json(project, task)["overlap"] == 1
     anne.add_annotation(task, [box(0)])
-    assert count_short(qc.admin, qc.admin.project(project), Policy()) == 1
+    assert count_low_overlap(qc.admin, qc.admin.project(project), Policy()) == 1
     assert any(
         "1 task has an overlap below 2" in each.what for each in connect(qc.admin, project, qc.settings, qc.engine)
     )
     path = qc.settings.home / "qc" / str(project) / "policy.toml"
     path.parent.mkdir(parents=True)
     path.write_text("raise_overlap = true")
-    next(job for job in periodics(qc.settings, qc.admin, qc.engine) if job.name == "qc.tabs").run()
+    next(job for job in periodic_jobs(qc.settings, qc.admin, qc.engine) if job.name == "qc.tabs").run()
     wait_until(lambda: qc.admin.task_json(project, task)["overlap"] == 2)
     assert ben.next_task(project)["id"] == task
     ben.add_annotation(task, [box(0)])
     wait_until(lambda: qc.status(project, task) == "agreed")
-    assert count_short(qc.admin, qc.admin.project(project), Policy()) == 0
+    assert count_low_overlap(qc.admin, qc.admin.project(project), Policy()) == 0
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ WORKER = """
 import os, sys, time
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
-from labelloop.service.jobs.jobs import Jobs, Periodic
+from labelloop.service.jobs.jobs import Jobs, PeriodicJob
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 
@@ -42,7 +43,7 @@ def handler(subject, events):
 
 jobs = Jobs(settings, Inbox.from_settings(settings, open_database(settings)), {"t": handler})
 write("ready", str(os.getpid()))
-jobs.run_worker()
+run_worker(jobs)
 """
 
 
@@ -164,7 +165,7 @@ def test_a_second_signal_does_not_wait_and_gives_the_claims_back(jobs, workers, 
     assert worker.poll() is None, "it waits for its handler"
     worker.send_signal(signal.SIGINT)
     worker.wait(timeout=60)
-    assert jobs.inbox.due(10) == [("t", "s")]
+    assert jobs.inbox.due_subjects(10) == [("t", "s")]
     assert jobs.inbox.counts() == {"pending": 1, "claimed": 0, "done": 0, "dead": 0}
 
 

@@ -1,7 +1,5 @@
 """Run a job that killed its worker in a separate process with a memory limit."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import resource
@@ -11,15 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Claim, Event
-
-if TYPE_CHECKING:
-    from labelloop.service.jobs.jobs import Handler
+from labelloop.service.jobs.jobs import Handler, Reject
 
 # Added to the niceness of the child, so that the worker's other jobs go first.
 NICENESS = 5
@@ -122,8 +118,6 @@ def run_child(handlers: Callable[[], Mapping[str, Handler]], descriptor: int) ->
 
 
 def _handle(request: _JobRequest, handlers: Callable[[], Mapping[str, Handler]]) -> Outcome:
-    from labelloop.service.jobs.jobs import Reject
-
     try:
         handlers()[request.topic](request.subject, request.events)
     except Reject as error:

@@ -1,4 +1,4 @@
-"""`Jobs`: register handlers and periodic jobs, submit events, run workers."""
+"""`Jobs`: register handlers and periodic jobs, submit events."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ class PeriodicJob:
 
 
 class Jobs:
-    """The inbox with its workers: `submit` in a web process, `run_worker` in a worker process.
+    """The inbox with its handlers: `submit` in a web process, `run_worker` in a worker process.
 
     The constructor does no I/O; the queue is opened on first use.
 
@@ -87,20 +87,6 @@ class Jobs:
         if delay_s <= 0:
             self._wake(topic, subject)
         return True
-
-    def run_worker(self, threads: int | None = None, *, stop: threading.Event | None = None) -> None:
-        """Handle events and run periodic jobs until SIGINT, SIGTERM or `stop`.
-
-        Running handlers get `job_stop_s` seconds to finish, then their claims are released. A second signal stops at
-        once. Signals are handled in the main thread only.
-
-        Args:
-            threads: Concurrent handlers; default: `job_threads`.
-            stop: Stops the worker when set, for a worker embedded in another program.
-        """
-        from labelloop.service.jobs.worker import Worker
-
-        Worker(self).run(threads or self.settings.job_threads, stop or threading.Event())
 
     def close(self) -> None:
         """Close the queue's connections; the next `submit` reopens it. The inbox's engine stays open."""

@@ -1,14 +1,12 @@
 """A worker process: claim events, call handlers, renew leases, sweep for missed events, stop cleanly."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -16,14 +14,12 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.heartbeats import HEARTBEAT_INTERVAL_S, WorkerHeartbeats
 from labelloop.service.jobs.inbox import Claim
 from labelloop.service.jobs.isolated_job import IsolatedJobRunner
+from labelloop.service.jobs.jobs import Jobs, PeriodicJob, Reject
 from labelloop.service.jobs.periodic_leases import PeriodicLeases
 from labelloop.service.jobs.wakeup_queue import WakeupQueue
 from labelloop.service.jobs.worker_id import current_worker
 from labelloop.service.logging import redact, settings_secrets
 from labelloop.service.signals import on_stop_signals
-
-if TYPE_CHECKING:
-    from labelloop.service.jobs.jobs import Jobs, PeriodicJob
 
 SWEEP_S = 1.0
 # Interval of the sweep while more subjects are due than one sweep takes.
@@ -38,6 +34,20 @@ REASON_LIMIT = 2000
 # Delay of isolated events while another isolated job runs.
 ISOLATED_RETRY_S = 5.0
 log = structlog.get_logger(__name__)
+
+
+def run_worker(jobs: Jobs, threads: int | None = None, *, stop: threading.Event | None = None) -> None:
+    """Handle events and run periodic jobs until SIGINT, SIGTERM or `stop`.
+
+    Running handlers get `job_stop_s` seconds to finish, then their claims are released. A second signal stops at once.
+    Signals are handled in the main thread only.
+
+    Args:
+        jobs: Handlers and periodic jobs.
+        threads: Concurrent handlers; default: `job_threads`.
+        stop: Stops the worker when set, for a worker embedded in another program.
+    """
+    Worker(jobs).run(threads or jobs.settings.job_threads, stop or threading.Event())
 
 
 class LeaseRenewer:
@@ -75,11 +85,9 @@ class LeaseRenewer:
 
 
 class Worker:
-    """Run the handlers and periodic jobs of a `Jobs`; see `Jobs.run_worker`."""
+    """Run the handlers and periodic jobs of a `Jobs`; see `run_worker`."""
 
     def __init__(self, jobs: Jobs) -> None:
-        from labelloop.service.jobs.jobs import PeriodicJob
-
         settings = jobs.settings
         self._settings = settings
         self._inbox = jobs.inbox
@@ -233,8 +241,6 @@ class Worker:
                 log.error("event_dead", reason=reason, events=len(claim.events))
 
     def _handle_claim(self, claim: Claim) -> None:
-        from labelloop.service.jobs.jobs import Reject
-
         handler = self._handlers.get(claim.topic)
         started = time.monotonic()
         if handler is None:

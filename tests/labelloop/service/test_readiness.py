@@ -13,6 +13,7 @@ from labelloop.service.errors import DatabaseError, SchemaTooNew
 from labelloop.service.jobs.heartbeats import HEARTBEAT_TTL_S, WorkerHeartbeats
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.jobs.worker_id import current_worker
 from labelloop.service.readiness import DatabaseChecks, NotReady, cached, require_intact, service_checks
 from labelloop.service.settings import Settings
@@ -196,7 +197,7 @@ def test_a_running_worker_sends_heartbeats_and_takes_leave(tmp_path, wait_until)
     settings = Settings(home=tmp_path)
     engine = open_database(settings)
     jobs, stop = Jobs(settings, Inbox.from_settings(settings, engine), {}), threading.Event()
-    worker = threading.Thread(target=jobs.run_worker, args=(1,), kwargs={"stop": stop})
+    worker = threading.Thread(target=run_worker, args=(jobs, 1), kwargs={"stop": stop})
     worker.start()
     wait_until(lambda: (beat := WorkerHeartbeats(engine).latest()) is not None and beat.working)
     stop.set()

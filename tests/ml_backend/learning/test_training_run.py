@@ -9,6 +9,7 @@ import pytest
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs, Reject
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.store import open_store
 from ml_backend.cli import learn as commands
 from ml_backend.jobs import handlers, periodic_jobs
@@ -290,7 +291,7 @@ def working(settings, studio, engine):
         Jobs(settings, inbox, handlers(settings, studio, engine), periodic_jobs(settings, studio, engine))
         for _ in range(2)
     ]
-    threads = [threading.Thread(target=item.run_worker, kwargs={"stop": stop}) for item in jobs]
+    threads = [threading.Thread(target=run_worker, args=(item,), kwargs={"stop": stop}) for item in jobs]
     for thread in threads:
         thread.start()
     yield jobs[0]

@@ -14,6 +14,7 @@ from labelloop.labeling.studio.task import read_task
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioNotFound, StudioRefused
 from qc_webhooks.artifacts.review_copy import ReviewCopyContent, copy_data, with_note
@@ -409,7 +410,7 @@ def test_two_instances_on_one_postgres_copy_and_decide_once(studio, box, setting
     for _ in range(2):
         inbox = Inbox.from_settings(both, engine)
         jobs = Jobs(both, inbox, handlers(both, studio, engine), periodic_jobs(both, studio, engine))
-        workers.append(threading.Thread(target=jobs.run_worker, kwargs={"stop": stop}))
+        workers.append(threading.Thread(target=run_worker, args=(jobs,), kwargs={"stop": stop}))
         workers[-1].start()
     try:
         wait_until(lambda: len(studio.copies) == 6)

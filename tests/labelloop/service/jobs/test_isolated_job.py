@@ -15,6 +15,7 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Backoff, Claim, Event, Inbox
 from labelloop.service.jobs.isolated_job import IsolatedJobRunner
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
 
 # The handlers are the subject's name in code, so that each test says what its job does.
@@ -22,6 +23,7 @@ CHILD = """
 import os, sys
 from labelloop.service.jobs.isolated_job import run_child
 from labelloop.service.jobs.jobs import Reject
+from labelloop.service.jobs.worker import run_worker
 run_child(lambda: {"t": lambda subject, events: exec(subject)}, int(sys.argv[1]))
 """
 COMMAND = (sys.executable, "-c", CHILD)
@@ -33,13 +35,14 @@ import os, sys
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
 settings = Settings()
 jobs = Jobs(
     settings, Inbox.from_settings(settings, open_database(settings)),
     {{"t": lambda subject, events: exec(subject)}}, isolated_command=(sys.executable, "-c", {CHILD!r}),
 )
-jobs.run_worker(2)
+run_worker(jobs, 2)
 """
 BOMB = "os.kill(os.getpid(), 9)"
 
@@ -144,7 +147,7 @@ def test_a_bomb_becomes_a_dead_letter_and_starves_nobody(queue_settings, wait_un
     for number in range(5):
         jobs.submit("t", f"good {number}", f"{number}", {})
     stop = threading.Event()
-    worker = threading.Thread(target=jobs.run_worker, args=(1,), kwargs={"stop": stop})
+    worker = threading.Thread(target=run_worker, args=(jobs, 1), kwargs={"stop": stop})
     worker.start()
     try:
         wait_until(lambda: len(handled) == 5)
@@ -171,7 +174,7 @@ def test_stopping_gives_back_what_runs_alone(tmp_path, wait_until):
     for _ in range(2):
         lose_a_worker(inbox, slow)
     jobs, stop = Jobs(settings, inbox, {"t": lambda *_: None}, isolated_command=COMMAND), threading.Event()
-    worker = threading.Thread(target=jobs.run_worker, args=(1,), kwargs={"stop": stop})
+    worker = threading.Thread(target=run_worker, args=(jobs, 1), kwargs={"stop": stop})
     worker.start()
     wait_until(began.exists)
     stop.set()

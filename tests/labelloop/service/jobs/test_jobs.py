@@ -23,6 +23,7 @@ from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs, PeriodicJob, Reject
 from labelloop.service.jobs.periodic_leases import PeriodicLeases
 from labelloop.service.jobs.wakeup_queue import JsonSerializer, WakeupQueue
+from labelloop.service.jobs.worker import run_worker
 from labelloop.service.jobs.worker_id import WorkerIdentity, current_worker, is_dead
 from labelloop.service.settings import Settings
 
@@ -31,7 +32,7 @@ from labelloop.service.settings import Settings
 def running(*jobs: Jobs, threads: int = 2):
     """Workers, each in a thread of this process, for the length of the block."""
     stop = threading.Event()
-    workers = [threading.Thread(target=job.run_worker, args=(threads,), kwargs={"stop": stop}) for job in jobs]
+    workers = [threading.Thread(target=run_worker, args=(job, threads), kwargs={"stop": stop}) for job in jobs]
     for worker in workers:
         worker.start()
     try:
