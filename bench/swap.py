@@ -22,7 +22,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 from labelloop.stack.ports import free_port
 from ml_backend.inference.detector import embedded_model
-from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.registry import Registry
 
 SWAPS, CLIENTS, WORKERS = 20, 8, 2
@@ -141,7 +141,7 @@ def swap(server: Server, store: Store, version: str) -> tuple[float, float]:
     """Activates a version; seconds until every worker serves it (by its log), and until /setup says so 8 times."""
     known, at = len(server.loaded()), time.time()
     started = time.monotonic()
-    activate_in(store, version)
+    set_active(store, version)
     told, row = 0.0, 0
     with httpx.Client(timeout=30) as client:
         while row < 8 or len(server.loaded()) < known + WORKERS:

@@ -12,7 +12,7 @@ import httpx
 from labelloop.service.errors import LabelloopError
 from ml_backend.catalogue.download import TIMEOUT_S, Progress, download
 from ml_backend.catalogue.entries import CATALOGUE, CatalogueEntry
-from ml_backend.checksums import keep_checksum
+from ml_backend.checksums import write_checksum
 
 
 class UnknownModel(LabelloopError):
@@ -66,7 +66,7 @@ def pull(
         url = f"{source.rstrip('/')}/{release.name}" if source else ""
         with _progress_bar(release.name) as progress:
             download(release, file, url=url, client=client, progress=progress)
-        keep_checksum(file, release.sha256)
+        write_checksum(file, release.sha256)
         files.append(file)
     if entry.names:
         names = files[0].with_name(f"{files[0].name}.names")

@@ -21,7 +21,7 @@ from labelloop.service.web.webhook_secret import WebhookSecrets
 from ml_backend.inference.detector import Detector
 from ml_backend.learning.events import ACTIONS, project_of
 from ml_backend.learning.service import LearningService
-from ml_backend.malloc import give_memory_back
+from ml_backend.malloc import return_freed_memory
 from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons, why_not_learnable
 from ml_backend.predict.label_mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.predict.predictor import ImageSource, Predictor
@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None, *, photos: ImageSource | None =
     """
     settings = settings or Settings()
     setup_logging(settings)
-    give_memory_back()
+    return_freed_memory()
     serving = ModelServer.from_settings(settings)
     serving.start()
     if photos is None:

@@ -22,7 +22,7 @@ from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from ml_backend.learning.service import LearningService
-from ml_backend.malloc import give_memory_back
+from ml_backend.malloc import return_freed_memory
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import Predictor
 from ml_backend.predict.protocol import read_config, read_options, with_thresholds
@@ -44,7 +44,7 @@ class SharedState:
 def shared_state() -> SharedState:
     """Create the shared state from the environment, as `labelloop ml serve` does, and start to load the model."""
     settings = Settings()
-    give_memory_back()
+    return_freed_memory()
     photos = Media(settings, Studio.from_settings(settings) if settings.label_studio_api_key else None)
     serving = ModelServer.from_settings(settings)
     serving.start()

@@ -22,7 +22,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.stack.backup import MANIFEST, BackupError, restore_backup, write_backup
 from ml_backend.inference.detector import embedded_model
-from ml_backend.serving.active_versions import set_active, read_pointer
+from ml_backend.serving.active_versions import read_pointer, set_active
 from ml_backend.serving.registry import Registry
 
 

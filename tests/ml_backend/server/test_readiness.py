@@ -14,7 +14,7 @@ from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.store.tables import PROJECTS
 from ml_backend.server.readiness import ready_checks, require_served_files
 from ml_backend.serving.activation import cache_of
-from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry, UnknownVersion
 
@@ -29,7 +29,7 @@ def active(settings):
     """The manifest of an active version."""
     store = open_store(settings.store_url, settings)
     manifest = Registry(store).add(embedded_model(), thresholds={"person": 0.7})
-    activate_in(store, manifest.version)
+    set_active(store, manifest.version)
     return manifest
 
 
