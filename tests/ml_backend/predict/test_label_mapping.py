@@ -1,4 +1,4 @@
-"""Classes meet labels: exact, case-folded, by predicted_values; what finds no partner is told."""
+"""Classes meet labels: exact, case-folded, by predicted_values; what finds no partner is reported."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tasks become predictions: one each, in order, in the pixels of each photo; what cannot be had costs its own task."""
+"""Tasks become predictions: one each, in order, in the pixels of each photo; what cannot be read costs its own task."""
 
 import threading
 import time

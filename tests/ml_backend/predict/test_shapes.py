@@ -1,4 +1,4 @@
-"""What a model gives becomes what the label config asks for, and is told where it cannot."""
+"""What a model gives becomes what the label config asks for, and mismatches are reported."""
 
 import math
 
@@ -221,10 +221,18 @@ THRESHOLDS = {
     "by label, in another case": ({"score_thresholds": {"b": 0.7}}, "", ["A"]),
     "lower than the project's": ({"score_threshold": 0.95, "score_thresholds": {"B": 0.5}}, "", ["B"]),
     "before the control's": ({"score_thresholds": {"b": 0.5}}, 'model_score_threshold="0.95"', ["B"]),
-    "of the version": ({"usual": {"a": 0.95}}, "", ["B"]),
-    "the project's before the version's": ({"score_threshold": 0.5, "usual": {"a": 0.95}}, "", ["A", "B"]),
-    "the class's before the version's": ({"score_thresholds": {"A": 0.5}, "usual": {"a": 0.95}}, "", ["A", "B"]),
-    "the control's before the version's": ({"usual": {"a": 0.95}}, 'model_score_threshold="0.5"', ["A", "B"]),
+    "of the version": ({"model_thresholds": {"a": 0.95}}, "", ["B"]),
+    "the project's before the version's": ({"score_threshold": 0.5, "model_thresholds": {"a": 0.95}}, "", ["A", "B"]),
+    "the class's before the version's": (
+        {"score_thresholds": {"A": 0.5}, "model_thresholds": {"a": 0.95}},
+        "",
+        ["A", "B"],
+    ),
+    "the control's before the version's": (
+        {"model_thresholds": {"a": 0.95}},
+        'model_score_threshold="0.5"',
+        ["A", "B"],
+    ),
 }
 
 

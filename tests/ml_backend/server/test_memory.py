@@ -1,4 +1,4 @@
-"""A worker with the embedded model stays within 300 MB, however many photos it has seen."""
+"""A worker with the embedded model stays within 300 MB, whatever the number of images."""
 
 import subprocess
 import sys
@@ -8,15 +8,16 @@ import pytest
 WORKER = """
 import sys, time
 import numpy as np
-from labelloop.service.media import Photo
+from labelloop.service.media import DecodedImage
 from labelloop.service.settings import Settings
 from ml_backend.server.app import create_app
 
-class Photos:
+class Images:
     def photo(self, url, *, task_id=None, max_side=None, **_):
-        return Photo(np.random.default_rng(task_id).integers(0, 255, (480 + 40 * task_id, 640, 3), np.uint8), 640, 480)
+        pixels = np.random.default_rng(task_id).integers(0, 255, (480 + 40 * task_id, 640, 3), np.uint8)
+        return DecodedImage(pixels, 640, 480)
 
-client = create_app(Settings(home=sys.argv[1]), photos=Photos()).test_client()
+client = create_app(Settings(home=sys.argv[1]), photos=Images()).test_client()
 while client.get("/ready").status_code != 200:
     time.sleep(0.05)
 config = '''<View><Image name="image" value="$image"/>
