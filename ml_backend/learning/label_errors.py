@@ -153,10 +153,10 @@ def note_of(
 
 def _sentence(photo: int, issue: LabelIssue, drawn: Sequence[Sequence[str]], *, several: bool) -> str:
     left, top, right, bottom = issue.box
-    place = f"at {left:.0f}, {top:.0f} ({right - left:.0f} x {bottom - top:.0f} px)"
+    location = f"at {left:.0f}, {top:.0f} ({right - left:.0f} x {bottom - top:.0f} px)"
     drawn_label = drawn[photo][issue.drawn] if issue.drawn is not None else issue.label
     where = f" on photo {photo + 1}" if several else ""
-    sentence = SENTENCES[issue.kind].format(label=issue.label, drawn=drawn_label, place=place + where)
+    sentence = SENTENCES[issue.kind].format(label=issue.label, drawn=drawn_label, place=location + where)
     return f"{sentence} [{100 * issue.confidence:.0f} %]"
 
 
