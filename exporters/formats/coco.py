@@ -309,7 +309,7 @@ def _round(number: float) -> float:
 
 
 class _CocoImage(msgspec.Struct, gc=False):
-    """An image as it is in the file."""
+    """An image object of COCO, in the order of its keys."""
 
     id: int
     file_name: str

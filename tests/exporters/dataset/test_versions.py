@@ -58,9 +58,7 @@ class FailingStore:
 
 
 @pytest.mark.parametrize("error", [Killed(), StoreError("file:///x", "key", "the server answered 500")])
-def test_interruption_at_any_write_leaves_the_last_version(
-    run, tasks, monkeypatch, error, tmp_path, settings
-):
+def test_interruption_at_any_write_leaves_the_last_version(run, tasks, monkeypatch, error, tmp_path, settings):
     real = module.open_store
     outcomes = []
     for write in range(20):

@@ -11,12 +11,12 @@ from datumaro.components.annotation import AnnotationType
 def read(kind: str, folder: str) -> dict:
     """Image -> boxes of its objects: (label, x, y, width, height); and the errors of its validator."""
     data = datumaro.Dataset.import_from(folder, kind)
-    names = [each.name for each in data.categories()[AnnotationType.label]]
+    names = [category.name for category in data.categories()[AnnotationType.label]]
     images = {
         item.id: [
-            (names[each.label], *map(float, each.get_bbox()))
-            for each in item.annotations
-            if each.type in {AnnotationType.bbox, AnnotationType.polygon, AnnotationType.mask}
+            (names[annotation.label], *map(float, annotation.get_bbox()))
+            for annotation in item.annotations
+            if annotation.type in {AnnotationType.bbox, AnnotationType.polygon, AnnotationType.mask}
         ]
         for item in data
     }
@@ -28,14 +28,14 @@ def read(kind: str, folder: str) -> dict:
 def main() -> None:
     for line in sys.stdin:
         case, kind, folder = line.rstrip("\n").split("\t")
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                found = read(kind, folder)
+                answer = read(kind, folder)
             except Exception as error:  # noqa: BLE001 - whatever it complains of is the finding
-                found = {"error": f"{type(error).__name__}: {error}"}
-        found["warnings"] = [str(each.message) for each in said if folder in str(each.message)]
-        print(json.dumps({"case": case, "kind": kind} | found), flush=True)
+                answer = {"error": f"{type(error).__name__}: {error}"}
+        answer["warnings"] = [str(item.message) for item in caught if folder in str(item.message)]
+        print(json.dumps({"case": case, "kind": kind} | answer), flush=True)
 
 
 if __name__ == "__main__":
