@@ -17,7 +17,7 @@ from labelloop.service.readiness import (
 )
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
-from ml_backend.checksums import verify_file, file_checksum
+from ml_backend.checksums import file_checksum, verify_file
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.store.tables import PROJECTS
@@ -44,7 +44,9 @@ def ready_checks(settings: Settings, serving: ModelServer) -> Mapping[str, Check
         "model-files": cached(lambda: require_served_files(settings), FILES_EVERY_S, failed_s=FILES_EVERY_S / 10),
         "home": cached(lambda: require_home(settings)),
         "database": cached(lambda: learning.check(DatabaseChecks.reachable)),
-        "integrity": cached(lambda: learning.check(DatabaseChecks.integrity), INTEGRITY_INTERVAL_S, failed_s=CACHE_TTL_S),
+        "integrity": cached(
+            lambda: learning.check(DatabaseChecks.integrity), INTEGRITY_INTERVAL_S, failed_s=CACHE_TTL_S
+        ),
         "worker": cached(lambda: learning.check(DatabaseChecks.worker)),
         "events": cached(lambda: learning.check(DatabaseChecks.events)),
     }

@@ -142,7 +142,7 @@ class Policy:
         return replace(pair, unjudged=tuple(name for name in pair.unjudged if self.counts(name)))
 
     def agrees(self, pair: Comparison) -> bool:
-        """Whether two annotators agree on a task; an uncompared control counts as disagreement (see ``weighed``)."""
+        """Whether two annotators agree; an uncompared control counts as disagreement (see ``without_uncounted``)."""
         return not pair.unjudged and self._agree(pair)
 
     def may_agree(self, pair: Comparison) -> bool:
@@ -187,14 +187,14 @@ Fault = tuple[str, str]
 
 def range_faults(policy: Policy) -> Iterator[Fault]:
     """Yield the settings that are out of range."""
-    share, above = "must be from 0 to 1", "must be above 0 and at most 1"
+    share, above, at_least = "must be from 0 to 1", "must be above 0 and at most 1", "must be at least"
     ranges = (
         ("agreement", 0 < policy.agreement <= 1, above),
         ("match_iou", 0 < policy.match_iou <= 1, above),
         ("near_iou", 0 < policy.near_iou <= policy.match_iou, f"{above[:-1]}match_iou ({policy.match_iou})"),
         ("least_gain", 0 < policy.least_gain <= 1, above),
         ("annotators", policy.annotators >= 2, "must be at least 2: a verdict compares annotators"),
-        ("max_annotators", policy.max_annotators >= policy.annotators, f"must be at least annotators ({policy.annotators})"),  # noqa: E501 - a table
+        ("max_annotators", policy.max_annotators >= policy.annotators, f"{at_least} annotators ({policy.annotators})"),
         ("review_share", 0 <= policy.review_share <= 1, share),
         ("ground_truth_share", 0 <= policy.ground_truth_share <= 0.5, "must be from 0 to 0.5"),
         ("ground_truth_first", policy.ground_truth_first >= 0, "must be 0 or more"),

@@ -27,12 +27,12 @@ def build_onnx(
     shape: Sequence[int | str] = ("batch", 3, 64, 96),
     metadata: Mapping[str, object] | None = None,
     dtype: int = TensorProto.FLOAT,
-    beside: Mapping[str, tuple[int, Sequence[int | str]]] | None = None,
+    extra_inputs: Mapping[str, tuple[int, Sequence[int | str]]] | None = None,
 ) -> Path:
     """A graph whose outputs are these arrays (1, ...), repeated for every photo of the batch, whatever it shows.
 
     The input is summed up and multiplied by zero, so that the graph cannot be run without a photo of the right size.
-    `beside` are inputs beside the photo: name -> type and shape; they are summed up in the same way.
+    `extra_inputs` are inputs besides the image: name -> type and shape; they are summed up in the same way.
     """
     nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)]
     constants = [numpy_helper.from_array(np.zeros(1, np.float32), "zero")]
@@ -40,7 +40,7 @@ def build_onnx(
     nodes.append(helper.make_node("ReduceSum", ["pixels", "axes"], ["summed"], keepdims=1))
     nodes.append(helper.make_node("Mul", ["summed", "zero"], ["nothing"]))
     nothing, inputs = "nothing", [helper.make_tensor_value_info("images", dtype, list(shape))]
-    for name, (kind, sides) in (beside or {}).items():
+    for name, (kind, sides) in (extra_inputs or {}).items():
         inputs.append(helper.make_tensor_value_info(name, kind, list(sides)))
         nodes.append(helper.make_node("Cast", [name], [f"{name}.real"], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("ReduceSum", [f"{name}.real"], [f"{name}.sum"], keepdims=0))
@@ -160,7 +160,7 @@ def chelsea() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Development material beside the checkout; what needs it is skipped where it is absent."""
+    """Development material next to the checkout; what needs it is skipped where it is absent."""
     if not SHARED.is_dir():
         pytest.skip(f"needs the development material in {SHARED}")
     return SHARED

@@ -1,4 +1,4 @@
-"""`labelloop models pull`: whole and checked or not there, resumed after a break, plain without a network."""
+"""`labelloop models pull`: checked downloads, resume, and instructions without a network."""
 
 import hashlib
 import threading

@@ -234,13 +234,13 @@ AUXILIARY = {
 @pytest.mark.parametrize("name", AUXILIARY)
 def test_auxiliary_inputs_are_fed(name, build):
     tensor, expected = AUXILIARY[name]
-    engine = load_detector(build(CASES["yolox"](), beside={name: tensor})).engine
+    engine = load_detector(build(CASES["yolox"](), extra_inputs={name: tensor})).engine
     assert engine.graph.auxiliary_feeds(64, 96, 1)[name].tolist() == np.asarray(expected).tolist()
 
 
 def test_unknown_input_is_reported(build):
     with pytest.raises(ModelBroken, match=r"exactly one image input.*camera \[1, 3\]"):
-        load_detector(build(CASES["yolox"](), beside={"camera": (TensorProto.FLOAT, [1, 3])}))
+        load_detector(build(CASES["yolox"](), extra_inputs={"camera": (TensorProto.FLOAT, [1, 3])}))
 
 
 def test_named_background_does_not_shift_classes(build):

@@ -1,4 +1,4 @@
-"""Classes meet labels: exact, case-folded, by predicted_values; what finds no partner is reported."""
+"""Classes are mapped to labels: exact, case-folded, by predicted_values; mismatches are reported."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tasks become predictions: one each, in order, in the pixels of each photo; what cannot be read costs its own task."""
+"""Predictions: one per task, in order; an unreadable image fails only its task."""
 
 import threading
 import time

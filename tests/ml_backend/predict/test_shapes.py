@@ -1,4 +1,4 @@
-"""What a model gives becomes what the label config asks for, and mismatches are reported."""
+"""Model outputs become the shapes of the label config; mismatches are reported."""
 
 import math
 

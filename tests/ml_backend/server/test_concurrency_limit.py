@@ -31,7 +31,7 @@ def test_requests_above_the_limit_are_rejected_at_once():
         thread.join()
     assert len(inside) == 1 + QUEUED_PER_SLOT
     with turns.acquire() as waited_s:
-        assert waited_s < 30  # nobody is before us; otherwise it would be 60
+        assert waited_s < 30  # the queue is empty; otherwise it would be 60
 
 
 def test_waiting_has_a_timeout():

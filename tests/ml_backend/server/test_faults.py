@@ -1,4 +1,4 @@
-"""Every fault of photos and models: a photo's costs its own task, each is said plainly, and nobody else waits."""
+"""Faults of images and models: an image fault fails only its task, has a clear message and delays no other request."""
 
 import io
 import json

@@ -83,7 +83,7 @@ def test_report_and_consensus_name_a_task_too_large(large, tmp_path, box):
     with (tmp_path / "consensus.json").open("wb") as out:
         write_consensus(Export(path), out)
     first, second = json.loads((tmp_path / "consensus.json").read_bytes())
-    assert len(first["annotations"][0]["result"]) == 3  # one annotator's, as it is
+    assert len(first["annotations"][0]["result"]) == 3  # one annotator's, unchanged
     assert "Too large to judge" in first["meta"]["consensus"]["carried"][0]["reason"]
     assert len(second["annotations"][0]["result"]) == 1
 

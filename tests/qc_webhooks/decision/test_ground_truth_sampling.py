@@ -77,7 +77,7 @@ def gold(studio, box, *, overlap=1):
 
 
 def work(studio, loop, annotator, box, count, *, start=0):
-    """So many ordinary tasks of one annotator."""
+    """Annotate this many ordinary tasks as one annotator."""
     for n in range(count):
         task = studio.add_task(overlap=1)
         studio.annotate(task, annotator, [box(start + n % 50)])
@@ -110,14 +110,14 @@ def test_each_gets_what_is_new_to_fewest_others():
     )
     assert tasks_to_serve(expected, [AnnotatorQuota(ANNE, 0.4), AnnotatorQuota(BEN, 0.4)]) == {}
     assert tasks_to_serve(expected, [AnnotatorQuota(LEAD, 1.5)]) == {}, "the one who made the truth knows it"
-    assert tasks_to_serve(expected, [AnnotatorQuota(ANNE, 0)], first=1) == {1: 2}, "somebody new begins with one"
+    assert tasks_to_serve(expected, [AnnotatorQuota(ANNE, 0)], first=1) == {1: 2}, "a new annotator begins with one"
     opened = [GroundTruthTask(1, 1, frozenset({LEAD}), requested_overlap=2), expected[1]]
     assert tasks_to_serve(opened, [AnnotatorQuota(ANNE, 1.5)]) == {1: 2}, "one at a time"
 
 
 @pytest.mark.parametrize("speeds", [(1.0,), (1.0, 1.0), (1.0,) * 8, (1.0, 0.5, 0.1), (1.0, 0.3, 0.3, 0.3, 0.3)])
 def test_everybody_gets_the_share_however_many_and_however_fast(speeds):
-    """Label Studio serves an open one first, to everybody who asks until the first one hands it in."""
+    """Label Studio serves an open one first, to all who request a task until the first one submits it."""
     rng, share, golds = random.Random(5), 0.1, {task: ({LEAD}, [1]) for task in range(1, 160)}
     wanted: dict[int, int] = {}
     measured, done = (dict.fromkeys(range(len(speeds)), 0) for _ in range(2))

@@ -120,7 +120,7 @@ def test_a_blocking_violation_needs_review_at_once(studio, box, check, policy):
     note = "1 of 2 annotators have submitted. An annotation took 1.0 s, less than 5 s."
     assert studio.stored[alone]["data"]["qc_note"] == studio.stored[waited_for]["data"]["qc_note"] == note
     assert studio.stored[alone]["data"]["qc_review"] == "yes"
-    assert studio.stored[waited_for]["data"]["qc_review"] == "no", "somebody else is still to come, blind"
+    assert studio.stored[waited_for]["data"]["qc_review"] == "no", "another blind annotation is pending"
     assert studio.tabs(waited_for) == []
 
 
@@ -208,7 +208,7 @@ DOUBT = {"qc_model_score": 0.8, "qc_model_note": "Perhaps a Car is missing."}
 @pytest.mark.parametrize(
     ("text", "annotators", "data", "reviewed"),
     [
-        ("least_model_doubt = 0.6", 1, DOUBT, True),  # one annotator has nobody else to disagree with
+        ("least_model_doubt = 0.6", 1, DOUBT, True),  # a single annotator cannot disagree
         ("least_model_doubt = 0.6", 2, DOUBT, True),
         ("least_model_doubt = 0.9", 2, DOUBT, False),
         ("least_model_doubt = 0.6", 2, {"qc_model_score": "a lot"}, False),
@@ -230,7 +230,7 @@ def test_model_disagreement_needs_review(studio, box, policy, check, text, annot
     writes = len(studio.writes)
     assert check(task).actions == ()
     assert len(studio.writes) == writes
-    # The model learned better: nobody has to look any more.
+    # The model agrees now: no review needed.
     studio.stored[task]["data"] = {key: value for key, value in now.items() if key not in DOUBT}
     check(task)
     assert studio.stored[task]["data"].get("qc_review", "no") == "no"

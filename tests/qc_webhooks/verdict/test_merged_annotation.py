@@ -234,7 +234,7 @@ def test_an_unreadable_annotation_has_no_vote(offline):
     assert nameless(first["annotations"][0]["result"]) == nameless([box])
     unread = [line for line in first["meta"]["consensus"]["rejected"] if line["reason"].startswith("not read whole")]
     assert [(line["annotation"], line["results"]) for line in unread] == [(102, 1), (103, 1)]
-    assert two["annotations"][0]["result"] == [broken, box | {"id": "t"}]  # as it is, nothing deleted
+    assert two["annotations"][0]["result"] == [broken, box | {"id": "t"}]  # unchanged, nothing deleted
     assert two["meta"]["consensus"]["carried"][0]["reason"] == "no annotation can be read whole"
 
 

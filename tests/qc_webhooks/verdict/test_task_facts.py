@@ -1,4 +1,4 @@
-"""What is kept of a task beside its verdict: who did what and when, whose regions are alike."""
+"""Facts stored of a task: annotations, times and similar regions."""
 
 import copy
 

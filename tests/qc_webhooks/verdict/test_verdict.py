@@ -145,7 +145,7 @@ def test_a_dispute_always_has_a_reason(task, box):
 def test_an_unreadable_annotation_is_no_empty_answer(task, box):
     broken = box() | {"value": {"x": "here"}}
     for annotators in ([[box(), broken], []], [[broken], [broken]], [[broken], [], []], [[box()], [broken], [broken]]):
-        # Two who saw nothing beside one who cannot be read are a majority, whatever that one saw.
+        # Two empty annotations are a majority over an unreadable one.
         agreed = annotators == [[broken], [], []]
         result = verdict_of(task(*annotators))
         assert (result.outcome, result.agreement) == (("agreed", 1.0) if agreed else ("not_judged", None))
