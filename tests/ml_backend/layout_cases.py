@@ -326,7 +326,7 @@ def rt_detr():
     (boxes, labels, scores), expected = finished()
     auxiliary = {"orig_target_sizes": (TensorProto.INT64, ["batch", 2])}
     outputs = {"labels": labels, "boxes": boxes, "scores": scores}
-    return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": auxiliary})
+    return Case(outputs, expected, {"metadata": {"names": NAMES}, "extra_inputs": auxiliary})
 
 
 def torchvision(order=("boxes", "labels", "scores")):
@@ -360,7 +360,7 @@ def paddle():
     rows = np.concatenate([arrays[1][:, None], arrays[2][:, None], arrays[0]], axis=1).astype(np.float32)
     auxiliary = {"im_shape": (TensorProto.FLOAT, ["batch", 2]), "scale_factor": (TensorProto.FLOAT, ["batch", 2])}
     outputs = {"rows": rows, "bbox_num": np.array([9], np.int32)}
-    return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": auxiliary}, batched=False)
+    return Case(outputs, expected, {"metadata": {"names": NAMES}, "extra_inputs": auxiliary}, batched=False)
 
 
 def yolov7_end2end():

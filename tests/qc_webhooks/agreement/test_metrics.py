@@ -70,7 +70,7 @@ KINDS = {
     "choices": lone(st.lists(st.sampled_from(["good", "bad"]), min_size=1, max_size=2, unique=True).map(
         lambda message: made("mood", "choices", {"choices": message}, "text"))),
     "taxonomy": lone(st.lists(st.sampled_from([["animal", "cat"], ["animal", "dog"], ["plant"], ["animal"]]),
-                              min_size=1, max_size=3).map(lambda message: made("kind", "taxonomy", {"taxonomy": message}))),
+                              min_size=1, max_size=3).map(lambda paths: made("kind", "taxonomy", {"taxonomy": paths}))),
     "rating": lone(st.integers(1, 5).map(lambda stars: made("stars", "rating", {"rating": stars}))),
     "number": lone(st.tuples(st.sampled_from(["count", "weight"]), st.floats(0, 10)).map(
         lambda message: made(message[0], "number", {"number": message[1]}))),
