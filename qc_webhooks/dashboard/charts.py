@@ -1,12 +1,22 @@
-"""Computes the coordinates of the SVG charts; the templates draw them."""
+"""Charts of the dashboard: agreement and tasks over time, thresholds, intervals, confusion matrices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from labelloop.service.charts import Bar, DataPoint, Tick
+from labelloop.service.charts import (
+    Bar,
+    Chart,
+    ChartLine,
+    DataPoint,
+    LinearScale,
+    count,
+    nice_step,
+    percent,
+    polyline,
+)
 from qc_webhooks.annotators.reliability import LabelReliability
-from qc_webhooks.dashboard.formatting import count, day, percent
+from qc_webhooks.dashboard.formatting import day
 from qc_webhooks.report.project_summary import Confusion, Day
 from qc_webhooks.statistics import ABSENT, Estimate
 
@@ -14,132 +24,62 @@ from qc_webhooks.statistics import ABSENT, Estimate
 _INSET = 9.0
 
 
-@dataclass(frozen=True)
-class ChartLine:
-    """A series: name, points of the line, points of the interval band, data points."""
-
-    name: str
-    points: str
-    band: str = ""
-    spots: tuple[DataPoint, ...] = ()
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart of ``width`` x ``height`` SVG units.
-
-    Attributes:
-        width: Width of the chart.
-        height: Height of the chart.
-        left: Left edge of the plot.
-        right: Right edge of the plot.
-        top: Top edge of the plot.
-        bottom: Bottom edge of the plot.
-        x: Ticks of the horizontal axis.
-        y: Ticks of the vertical axis.
-        lines: Series.
-        bars: Bars.
-        mark: X coordinate of a vertical marker; None without one.
-        text: Description for screen readers.
-    """
-
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x: tuple[Tick, ...]
-    y: tuple[Tick, ...]
-    lines: tuple[ChartLine, ...] = ()
-    bars: tuple[Bar, ...] = ()
-    mark: float | None = None
-    text: str = ""
-
-
 def agreement_chart(days: Sequence[Day], *, width: float = 760.0, height: float = 240.0) -> Chart | None:
     """Agreement by day with its interval; None with fewer than two days."""
-    days_with_agreement = [day_ for day_ in days if day_.agreement.value is not None]
-    if len(days_with_agreement) < 2:
+    rated = [day_ for day_ in days if day_.agreement.value is not None]
+    if len(rated) < 2:
         return None
     left, right, top, bottom = 40.0, width - 8, 10.0, height - 24
-    first, last = days_with_agreement[0].at, days_with_agreement[-1].at
-    low = min((day_.agreement.low or 0.0) for day_ in days_with_agreement)
-    floor = max(0.0, min(0.9, int(low * 10) / 10))
-
-    def x(at: float) -> float:
-        return round(left + _INSET + (right - left - 2 * _INSET) * (at - first) / (last - first), 1)
-
-    def y(value: float | None) -> float:
-        return round(bottom - (bottom - top) * ((value or 0.0) - floor) / (1 - floor), 1)
-
-    upper = [f"{x(day_.at)},{y(day_.agreement.high)}" for day_ in days_with_agreement]
-    lower = [f"{x(day_.at)},{y(day_.agreement.low)}" for day_ in reversed(days_with_agreement)]
-    points = tuple(
+    lowest = min(day_.agreement.low or 0.0 for day_ in rated)
+    floor = max(0.0, min(0.9, int(lowest * 10) / 10))
+    x, y = _time_scale(rated, left, right), LinearScale(floor, 1, bottom, top)
+    spots = tuple(
         DataPoint(
             x(day_.at),
-            y(day_.agreement.value),
+            y(day_.agreement.value or 0.0),
             f"{day(day_.at, year=True)}: {percent(day_.agreement.value, 1)}, {count(day_.tasks)} tasks",
         )
-        for day_ in days_with_agreement
+        for day_ in rated
     )
-    line = ChartLine("agreement", " ".join(f"{spot.x},{spot.y}" for spot in points), " ".join([*upper, *lower]), points)
-    stride = max(1, len(days_with_agreement) // 7)
-    ticks = tuple(Tick(x(day_.at), day(day_.at)) for day_ in days_with_agreement[::stride])
-    step_share = 0.1 if 1 - floor <= 0.5 else 0.2
-    levels = [round(floor + step_share * index, 2) for index in range(int((1 - floor) / step_share + 1e-9) + 1)]
+    upper = [(x(day_.at), y(day_.agreement.high or 0.0)) for day_ in rated]
+    lower = [(x(day_.at), y(day_.agreement.low or 0.0)) for day_ in reversed(rated)]
+    line = ChartLine("agreement", polyline([(spot.x, spot.y) for spot in spots]), polyline([*upper, *lower]), spots)
+    step = 0.1 if 1 - floor <= 0.5 else 0.2
+    levels = [round(floor + step * index, 2) for index in range(int((1 - floor) / step + 1e-9) + 1)]
+    stride = max(1, len(rated) // 7)
+    first, last = rated[0], rated[-1]
     text = (
-        f"Agreement from {day(first, year=True)} to {day(last, year=True)}: from"
-        f" {percent(days_with_agreement[0].agreement.value)} to {percent(days_with_agreement[-1].agreement.value)}."
+        f"Agreement from {day(first.at, year=True)} to {day(last.at, year=True)}: from"
+        f" {percent(first.agreement.value)} to {percent(last.agreement.value)}."
     )
     return Chart(
-        width, height, left, right, top, bottom, ticks, tuple(Tick(y(day_), percent(day_)) for day_ in levels), (line,),
-        text=text,
+        width, height, left, right, top, bottom, x.ticks([day_.at for day_ in rated[::stride]], day),
+        y.ticks(levels, percent), (line,), text=text,
     )  # fmt: skip
 
 
 def task_count_chart(days: Sequence[Day], *, width: float = 760.0, height: float = 90.0) -> Chart | None:
     """Tasks by day, split into agreed and disputed, on the time axis of ``agreement_chart``; None without bars."""
-    days_with_agreement = [day_ for day_ in days if day_.agreement.value is not None]
-    max_tasks = max((day_.tasks for day_ in days_with_agreement), default=0)
-    if len(days_with_agreement) < 2 or not max_tasks:
+    rated = [day_ for day_ in days if day_.agreement.value is not None]
+    most_tasks = max((day_.tasks for day_ in rated), default=0)
+    if len(rated) < 2 or not most_tasks:
         return None
     left, right, top, bottom = 40.0, width - 8, 6.0, height - 6
-    first, last = days_with_agreement[0].at, days_with_agreement[-1].at
-    step = min(day_.at - before.at for before, day_ in pairwise(days_with_agreement))
-    bar_width = max(1.0, min(2 * _INSET, (right - left) * step / (last - first) * 0.7))
-    bars = []
-    for day_ in days_with_agreement:
-        x = left + _INSET + (right - left - 2 * _INSET) * (day_.at - first) / (last - first) - bar_width / 2
+    step = min(after.at - before.at for before, after in pairwise(rated))
+    bar_width = max(1.0, min(2 * _INSET, (right - left) * step / (rated[-1].at - rated[0].at) * 0.7))
+    x = _time_scale(rated, left - bar_width / 2, right - bar_width / 2)
+    y = LinearScale(0, most_tasks, bottom, top)
+    bars: list[Bar] = []
+    for day_ in rated:
         share = day_.disputed.value or 0.0
-        total_height, disputed_height = (
-            (bottom - top) * day_.tasks / max_tasks,
-            (bottom - top) * day_.tasks * share / max_tasks,
-        )
-        says = f"{day(day_.at, year=True)}: {count(day_.tasks)} tasks, {percent(share)} disputed"
-        bars.append(
-            Bar(
-                round(x, 1),
-                round(bottom - total_height, 1),
-                round(bar_width, 1),
-                round(total_height - disputed_height, 1),
-                says,
-                "agreed",
-            )
-        )
-        bars.append(
-            Bar(
-                round(x, 1),
-                round(bottom - disputed_height, 1),
-                round(bar_width, 1),
-                round(disputed_height, 1),
-                says,
-                "disputed",
-            )
-        )
-    text = f"Tasks by day; maximum {count(max_tasks)}."
-    return Chart(width, height, left, right, top, bottom, (), (Tick(top, count(max_tasks)), Tick(bottom, "0")),
-                 bars=tuple(bars), text=text)  # fmt: skip
+        text = f"{day(day_.at, year=True)}: {count(day_.tasks)} tasks, {percent(share)} disputed"
+        segments = y.stack([day_.tasks * share, day_.tasks * (1 - share)])
+        for kind, (bar_top, bar_height) in zip(("disputed", "agreed"), segments, strict=True):
+            bars.append(Bar(x(day_.at), bar_top, round(bar_width, 1), bar_height, text, kind))
+    return Chart(
+        width, height, left, right, top, bottom, y=y.ticks([most_tasks, 0], count), bars=tuple(bars),
+        text=f"Tasks by day; maximum {count(most_tasks)}.",
+    )  # fmt: skip
 
 
 def threshold_chart(
@@ -160,42 +100,25 @@ def threshold_chart(
         height: Height of the chart.
     """
     left, right, top, bottom = 56.0, width - 10, 10.0, height - 26
-    step = _nice_step(max((max(values) for _, values in series if values), default=0) / 4)
-    top_value = 4 * step
-
-    def x(value: float) -> float:
-        return round(left + (right - left) * (value - thresholds[0]) / (thresholds[-1] - thresholds[0]), 1)
-
-    def y(value: float) -> float:
-        return round(bottom - (bottom - top) * value / top_value, 1)
-
-    lines = tuple(
-        ChartLine(
-            name,
-            " ".join(f"{x(at)},{y(value)}" for at, value in zip(thresholds, values, strict=True)),
-            spots=tuple(
-                DataPoint(x(at), y(value), f"at {at:.2f}: {count(value)} {name}")
-                for at, value in zip(thresholds, values, strict=True)
-            ),
+    step = nice_step(max((max(values) for _, values in series if values), default=0) / 4)
+    x, y = LinearScale(thresholds[0], thresholds[-1], left, right), LinearScale(0, 4 * step, bottom, top)
+    lines = []
+    for name, values in series:
+        spots = tuple(
+            DataPoint(x(threshold), y(value), f"at {threshold:.2f}: {count(value)} {name}")
+            for threshold, value in zip(thresholds, values, strict=True)
         )
-        for name, values in series
-    )
-    ticks = tuple(Tick(x(value), f"{value:.1f}") for value in thresholds if round(100 * value) % 10 == 0)
+        lines.append(ChartLine(name, polyline([(spot.x, spot.y) for spot in spots]), spots=spots))
+    tenths = [threshold for threshold in thresholds if round(100 * threshold) % 10 == 0]
     return Chart(
-        width, height, left, right, top, bottom, ticks,
-        tuple(Tick(y(top_value * share), count(top_value * share)) for share in (0, 0.25, 0.5, 0.75, 1)), lines,
-        mark=x(mark), text="Tasks by agreement threshold.",
+        width, height, left, right, top, bottom, x.ticks(tenths, "{:.1f}".format),
+        y.ticks(range(0, 4 * step + 1, step), count), tuple(lines), mark=x(mark), text="Tasks by agreement threshold.",
     )  # fmt: skip
 
 
-def _nice_step(minimum: float) -> int:
-    """Smallest of 1, 2, 5, 10, 20, 50, ... that is at least ``minimum``."""
-    size = 1
-    while True:
-        for step in (size, 2 * size, 5 * size):
-            if step >= minimum:
-                return step
-        size *= 10
+def _time_scale(days: Sequence[Day], left: float, right: float) -> LinearScale:
+    """The horizontal axis of a chart over time, from the first day to the last."""
+    return LinearScale(days[0].at, days[-1].at, left + _INSET, right - _INSET)
 
 
 @dataclass(frozen=True)
@@ -211,11 +134,9 @@ def whisker(estimate: Estimate, *, floor: float = 0.0, ceiling: float = 1.0) -> 
     """Positions of an estimate's interval on a scale; None without an interval."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return None
-
-    def position(value: float) -> float:
-        return round(100 * min(max((value - floor) / (ceiling - floor), 0.0), 1.0), 1)
-
-    return Whisker(position(estimate.low), position(estimate.high), position(estimate.value))
+    scale = LinearScale(floor, ceiling, 0.0, 100.0)
+    low, high, value = (min(max(scale(end), 0.0), 100.0) for end in (estimate.low, estimate.high, estimate.value))
+    return Whisker(low, high, value)
 
 
 @dataclass(frozen=True)

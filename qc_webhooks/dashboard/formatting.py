@@ -1,9 +1,9 @@
 """Formats numbers, times and names for the pages."""
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from labelloop.service.charts import EN_DASH, count, percent  # noqa: F401 - the templates call fmt.count, fmt.percent
 from qc_webhooks.agreement.conflicts import ConflictType
 from qc_webhooks.statistics import Estimate
 
@@ -56,20 +56,14 @@ RATING_NAMES: Mapping[str, str] = {
     "number": "which number",
 }
 
-_DASH = "\u2013"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-def percent(share: float | None, digits: int = 0) -> str:
-    """0.934 -> "93 %"; None or NaN -> a dash."""
-    return _DASH if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
 
 
 def interval(estimate: Estimate, digits: int = 0) -> str:
     """95 % interval of a share, in percent."""
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"{100 * estimate.low:.{digits}f}{_DASH}{100 * estimate.high:.{digits}f} %"
+    return f"{100 * estimate.low:.{digits}f}{EN_DASH}{100 * estimate.high:.{digits}f} %"
 
 
 def number_interval(estimate: Estimate, digits: int = 2) -> str:
@@ -81,22 +75,17 @@ def number_interval(estimate: Estimate, digits: int = 2) -> str:
     )
 
 
-def count(number: float) -> str:
-    """12345 -> "12,345"."""
-    return f"{number:,.0f}"
-
-
 def hours(value: float | None) -> str:
     """Hours, rounded: "3.5 h", "120 h"."""
     if value is None:
-        return _DASH
+        return EN_DASH
     return f"{value:,.0f} h" if abs(value) >= 10 else f"{value:.1f} h"
 
 
 def seconds(value: float | None) -> str:
     """Seconds, rounded: "45 s", "3 min"."""
     if value is None:
-        return _DASH
+        return EN_DASH
     return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min"
 
 
@@ -108,7 +97,7 @@ def day(at: float, *, year: bool = False) -> str:
 
 def timestamp(at: float | None) -> str:
     """Time in UTC: "2025-05-03 14:05"."""
-    return _DASH if not at else datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%d %H:%M")
+    return EN_DASH if not at else datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def iso(at: float | None) -> str:
