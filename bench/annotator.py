@@ -11,22 +11,22 @@ import numpy as np
 from bench.labelled import drawn
 from ml_backend.detection.detections import Detections
 from ml_backend.learning.annotations import LabelledImage
-from ml_backend.learning.evaluation.candidate import MOST_TASKS
-from ml_backend.learning.report.prelabel_edits import Edits, edits_of
+from ml_backend.learning.evaluation.candidate import MAX_THRESHOLD_TASKS
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_of
 from ml_backend.learning.task_order import HEAD
 from ml_backend.training.acquisition import (
-    COLD,
+    COLD_START_IMAGES,
     LabelCounts,
     UnlabelledImage,
-    next_photos,
-    photo_vector,
+    image_vector,
+    next_images,
+    object_weights,
     uncertainty,
-    weights,
 )
 from ml_backend.training.acquisition import FLOOR as LOOK_FLOOR
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
-from ml_backend.training.linear_head import Head
+from ml_backend.training.linear_head import LinearHead
 from ml_backend.training.metrics import GroundTruth
 from ml_backend.training.model_selection import select_and_fit
 from ml_backend.training.thresholds import edits_of_all, learned_thresholds
@@ -57,13 +57,13 @@ class Photo:
     """
 
     example: Example
-    head: Head | None
+    head: LinearHead | None
     names: Sequence[str]
     found: Detections
     truth: GroundTruth
     cuts: Mapping[float, Mapping[str, float]]
 
-    def edits(self, cuts: Cuts) -> Edits:
+    def edits(self, cuts: Cuts) -> PrelabelEdits:
         """What has to be done where pre-labels are shown from these scores on."""
         shown = cut(self.found, self.names, cuts)
         labels = tuple(self.names[index] for index in shown.classes.tolist())
@@ -81,7 +81,7 @@ def annotate(
     costs: Sequence[float],
 ) -> Iterator[Photo]:
     """Photos one after the other, by chance or in the order in which the queue would serve them."""
-    head: Head | None = None
+    head: LinearHead | None = None
     labelled: list[Example] = []
     answered: list[tuple[Sequence[str], Detections, GroundTruth]] = []
     cuts: dict[float, Mapping[str, float]] = {cost: {} for cost in costs}
@@ -89,14 +89,14 @@ def annotate(
     while len(labelled) < photos and (coming or left):
         if len(labelled) in FITS:
             learned = select_and_fit(labelled, levels=backbone.levels)
-            head, crossed = learned.head, learned.answers
-            known = [*answered[-MOST_TASKS:]]
-            known += [(crossed.names, *one) for one in zip(crossed.found, crossed.truths, strict=True)]
+            head, crossed = learned.head, learned.predictions
+            known = [*answered[-MAX_THRESHOLD_TASKS:]]
+            known += [(crossed.names, *one) for one in zip(crossed.detections, crossed.truths, strict=True)]
             cuts = {cost: thresholds(known, names=head.names, drawing=cost) for cost in costs}
         if not coming:
             coming, left = _next(left, labelled, head if order == "queue" else None)
         one = coming.pop(0)
-        found = head.detect(one.sight, floor=FLOOR) if head else Detections.none()
+        found = head.detect(one.candidates, floor=FLOOR) if head else Detections.empty()
         names, truth = head.names if head else (), GroundTruth(one.drawn, one.labels)
         yield Photo(one, head, names, found, truth, cuts)
         if head:
@@ -106,7 +106,7 @@ def annotate(
 
 def thresholds(answered: Answers, *, names: Collection[str], drawing: float = 0.0) -> dict[str, float]:
     """The thresholds that service would learn from these answers."""
-    return learned_thresholds(edits_of_all(answered, names=names), drawing=drawing)
+    return learned_thresholds(edits_of_all(answered, names=names), drawing_cost=drawing)
 
 
 def cut(found: Detections, names: Sequence[str], cuts: Cuts) -> Detections:
@@ -116,26 +116,29 @@ def cut(found: Detections, names: Sequence[str], cuts: Cuts) -> Detections:
     return found[found.scores >= np.array([cuts[names[index]] for index in found.classes.tolist()])]
 
 
-def _next(left: list[Example], labelled: Sequence[Example], head: Head | None) -> tuple[list[Example], list[Example]]:
+def _next(
+    left: list[Example], labelled: Sequence[Example], head: LinearHead | None
+) -> tuple[list[Example], list[Example]]:
     """What is labelled next, and what is left then."""
-    if head is None or len(labelled) < COLD:
+    if head is None or len(labelled) < COLD_START_IMAGES:
         return left[:1], left[1:]
-    counts = LabelCounts.on((one.labels, _weights(one.drawn, one)) for one in labelled)
+    counts = LabelCounts.from_images((one.labels, _weights(one.drawn, one)) for one in labelled)
     looks = []
     for one in left:
-        found = head.detect(one.sight, floor=LOOK_FLOOR, exact=False)
+        found = head.detect(one.candidates, floor=LOOK_FLOOR, exact=False)
         looks.append(
             UnlabelledImage(
-                photo_vector(one.sight), uncertainty(found, _weights(found.boxes, one), names=head.names, drawn=counts)
+                image_vector(one.candidates),
+                uncertainty(found, _weights(found.boxes, one), names=head.names, labelled=counts),
             )
         )
-    taken = np.array([photo_vector(one.sight) for one in labelled], np.float32)
-    chosen = next_photos(looks, taken, min(HEAD, len(left)))
+    taken = np.array([image_vector(one.candidates) for one in labelled], np.float32)
+    chosen = next_images(looks, taken, min(HEAD, len(left)))
     return [left[index] for index in chosen], [one for index, one in enumerate(left) if index not in set(chosen)]
 
 
 def _weights(boxes: np.ndarray, one: Example) -> np.ndarray:
-    return weights(boxes, width=one.sight.fit.width, height=one.sight.fit.height)
+    return object_weights(boxes, width=one.candidates.fit.width, height=one.candidates.fit.height)
 
 
 def _lesson(boxes: np.ndarray, labels: Sequence[str]) -> LabelledImage:

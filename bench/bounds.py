@@ -3,6 +3,7 @@
 `SECTIONS` holds one function a section; each returns the section's Markdown, without its heading.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -138,17 +139,29 @@ def _result(id_: str, edges: Any, rng: np.random.Generator, *, outlines: bool) -
 
 def check(source: Path) -> None:
     """What the worker does with a task: judge, route, overlays, facts and drawing."""
-    from labelloop.labeling.studio.config import LabelConfig
-    from labelloop.service.db.engine import open_database
     from labelloop.service.settings import Settings
-    from qc_webhooks.pipeline.checker import Checker
-    from qc_webhooks.store.decisions import DecisionStore
-    from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
+
+    try:
+        from labelloop.labeling.studio.config import LabelConfig
+        from labelloop.service.db.engine import open_database
+        from qc_webhooks.pipeline.checker import Checker
+        from qc_webhooks.store.decisions import DecisionStore
+        from tests.qc_webhooks.conftest import PROJECT, QcStudio
+    except ModuleNotFoundError:  # the modules of BEFORE
+        old = {
+            name: importlib.import_module(name)
+            for name in ("labelloop.labeling.config", "labelloop.service.db", "qc_webhooks.check", "qc_webhooks.memory")
+        }
+        LabelConfig = old["labelloop.labeling.config"].LabelConfig  # noqa: N806
+        open_database = old["labelloop.service.db"].open_database
+        Checker, DecisionStore = old["qc_webhooks.check"].Checker, old["qc_webhooks.memory"].MemoryStore  # noqa: N806
+        tests = importlib.import_module("tests.qc_webhooks.conftest")
+        PROJECT, QcStudio = tests.PROJECT, tests.MemoryStudio  # noqa: N806
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder))
         engine = open_database(settings)
-        studio = MemoryStudio()
+        studio = QcStudio()
         studio.label_config = lambda _project: LabelConfig.parse(CONFIG)
         (task,) = json.loads(source.read_text())
         id_ = studio.add_task(overlap=len(task["annotations"]))
@@ -160,8 +173,10 @@ def check(source: Path) -> None:
 
 def command(*arguments: str) -> None:
     """Runs labelloop."""
-    from labelloop.cli.main import main
-
+    try:
+        main = importlib.import_module("labelloop.cli.main").main
+    except ModuleNotFoundError:  # the module of BEFORE
+        main = importlib.import_module("labelloop.cli").main
     sys.argv = ["labelloop", *arguments]
     main()
 

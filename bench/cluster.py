@@ -16,9 +16,9 @@ from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.stack.demo_project import LABEL_CONFIG
 from ml_backend.bulk.prelabel import prelabel
-from ml_backend.bulk.ray_cluster import LOCAL, Cluster
+from ml_backend.bulk.ray_cluster import LOCAL_CLUSTER, PrelabelCluster
 from ml_backend.predict.protocol import ProjectOptions
-from ml_backend.serving.activation import open_served
+from ml_backend.serving.activation import open_served_model
 
 TASKS = 100
 
@@ -53,25 +53,25 @@ def run() -> str:
         urls = ["data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode() for file in files]
         tasks = [{"id": n + 1, "data": {"image": urls[n % len(urls)]}} for n in range(TASKS)]
         settings = Settings(home=folder / "home")
-        detector, _ = open_served(settings)
+        detector, _ = open_served_model(settings)
         options = ProjectOptions()
 
         def timed(look=None) -> float:
             studio, started = Memory(tasks), time.perf_counter()
             report = prelabel(
                 studio, 1, detector=detector, photos=Media(settings, None),
-                score_threshold=settings.score_threshold, options=options, look=look,
+                score_threshold=settings.score_threshold, options=options, predict_chunks=look,
             )  # fmt: skip
-            assert report.made == studio.stored == TASKS
+            assert report.imported == studio.stored == TASKS
             return time.perf_counter() - started
 
         started, cores = time.perf_counter(), os.cpu_count() or 1
-        with Cluster(
-            LOCAL, workers=cores, settings=settings, version=detector.version, xml=LABEL_CONFIG, options=options
+        with PrelabelCluster(
+            LOCAL_CLUSTER, workers=cores, settings=settings, version=detector.version, xml=LABEL_CONFIG, options=options
         ) as cluster:
-            list(cluster.look(iter([tasks[:1]] * cores)))
+            list(cluster.predict_chunks(iter([tasks[:1]] * cores)))
             opening = time.perf_counter() - started
-            rounds = [(timed(), timed(cluster.look)) for _ in range(3)]
+            rounds = [(timed(), timed(cluster.predict_chunks)) for _ in range(3)]
     alone, spread = (min(column) for column in zip(*rounds, strict=True))
     return "\n".join(
         [

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from qc_webhooks.decision.dispute_drawing import CONSENSUS, Drawing, Outline, Said, View
+from qc_webhooks.decision.dispute_drawing import CONSENSUS, ConflictText, DisputeDrawing, GroupView, RegionOutline
 from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.tables import FACTS, PROJECTS, TASKS
-from qc_webhooks.store.task_facts import row_of
-from qc_webhooks.verdict.task_facts import AnnotationFacts, Facts, ObjectFacts, Pair, RegionFacts
+from qc_webhooks.store.task_facts import facts_row
+from qc_webhooks.verdict.task_facts import AnnotationFacts, AnnotatorPair, ObjectFacts, RegionFacts, TaskFacts
 
 TASKS_BEHIND, PEOPLE, PROJECT = 100_000, 12, 7
 LABELS = ("Car", "Person", "Van", "Bus", "Bicycle")
@@ -135,14 +135,14 @@ def task_rows(rng, number, at):
     for place, one in enumerate(who):
         for other in who[place + 1 :]:
             score = rng.betavariate(8, 1.0)
-            pairs.append(Pair(one, other, score, {"label": score}, len(things), 0))
+            pairs.append(AnnotatorPair(one, other, score, {"label": score}, len(things), 0))
     agreement = statistics.fmean(pair.overall for pair in pairs)
     outcome = "agreed" if max(pair.overall for pair in pairs) >= 0.7 else "disputed"
     turns = tuple(
         AnnotationFacts(person, at + place, rng.lognormvariate(3, 0.5), len(things)) for place, person in enumerate(who)
     )
     review = outcome == "disputed" and len(who) == 3
-    facts = Facts(
+    facts = TaskFacts(
         number, turns, tuple(things), (), tuple(pairs), (), (f"s3://bucket/{number}.jpg",), agreement, outcome, review
     )
     drawing = drawn(rng, who) if outcome == "disputed" else None
@@ -151,7 +151,7 @@ def task_rows(rng, number, at):
         "agreement": agreement, "annotators": len(who), "review": review, "keys": '{"qc_note": "They differ."}',
         "decided_at": at,
     }  # fmt: skip
-    return task, row_of(PROJECT, facts, drawing)
+    return task, facts_row(PROJECT, facts, drawing)
 
 
 def drawn(rng, who):
@@ -160,12 +160,15 @@ def drawn(rng, who):
     def outline(disputed):
         x, y = rng.uniform(0, 0.7), rng.uniform(0, 0.7)
         ring = ((x, y), (x + 0.2, y), (x + 0.2, y + 0.2), (x, y + 0.2))
-        return Outline((ring,), False, rng.choice(LABELS), 0, disputed)
+        return RegionOutline((ring,), False, rng.choice(LABELS), 0, disputed)
 
     views = [
-        View(chr(65 + place), (person,), tuple(outline((0,)) for _ in range(4))) for place, person in enumerate(who)
+        GroupView(chr(65 + place), (person,), tuple(outline((0,)) for _ in range(4)))
+        for place, person in enumerate(who)
     ]
     kinds = ("missing", "extra", "label", "low_overlap")
-    words = "One has a Car, another has not."
-    said = [Said(rng.choice(kinds), "label", tuple(who[:2]), words, ("Car",), (), 0) for _ in range(2)]
-    return Drawing(tuple(said), (*views, View(CONSENSUS, (), tuple(outline(()) for _ in range(3)))), ((1000, 800),))
+    words = "One annotator has a Car, another does not."
+    said = [ConflictText(rng.choice(kinds), "label", tuple(who[:2]), words, ("Car",), (), 0) for _ in range(2)]
+    return DisputeDrawing(
+        tuple(said), (*views, GroupView(CONSENSUS, (), tuple(outline(()) for _ in range(3)))), ((1000, 800),)
+    )

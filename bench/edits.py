@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from bench.annotator import GOOD_IOU, Order, Photo, annotate
 from bench.labelled import training_photos, with_nano
-from ml_backend.learning.report.prelabel_edits import Edits
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
-from ml_backend.training.simulate import Album
+from ml_backend.training.simulate import FeatureSource
 
 SEEDS = 3
 PHOTOS = 100
@@ -27,7 +27,7 @@ def run() -> str:
     return with_nano(_measured)
 
 
-def _measured(album: Album) -> str:
+def _measured(album: FeatureSource) -> str:
     _, cells = training_photos(album, "bccd")
     lines = [
         f"One annotator corrects the pre-labels of {PHOTOS} photos of blood cells; means of {SEEDS} seeds; photos",
@@ -49,9 +49,17 @@ def _told(examples: Sequence[Example], backbone: FrozenBackbone, order: Order) -
     for low, high in pairwise(BOUNDS):
         some = [one for session in sessions for one in session[low:high]]
         edits = _sum(some, 0.0)
-        shares = (edits.drawn, edits.accepted, edits.moved, edits.relabelled, edits.added, edits.deleted, edits.made)
+        shares = (
+            edits.submitted,
+            edits.accepted,
+            edits.moved,
+            edits.relabelled,
+            edits.added,
+            edits.deleted,
+            edits.total,
+        )
         each = " | ".join(f"{share / len(some):.1f}" for share in shares)
-        yield f"| {low + 1} to {high} | {each} | {edits.made / edits.drawn:.2f} |"
+        yield f"| {low + 1} to {high} | {each} | {edits.total / edits.submitted:.2f} |"
     everything = [one for session in sessions for one in session]
     yield ""
     yield (
@@ -60,13 +68,13 @@ def _told(examples: Sequence[Example], backbone: FrozenBackbone, order: Order) -
         + " |"
     )
     yield "|---|---|---|---|---|" + "---|" * len(COSTS[1:])
-    ways: list[tuple[str, Edits]] = [
+    ways: list[tuple[str, PrelabelEdits]] = [
         ("the best F1" if not cost else f"`drawing_costs = {cost:g}`", _sum(everything, cost)) for cost in COSTS
     ]
-    ways.append((f"{FIXED}, fixed", sum((one.edits(FIXED) for one in everything), Edits())))
-    ways.append(("nothing shown", sum((one.edits(2.0) for one in everything), Edits())))
+    ways.append((f"{FIXED}, fixed", sum((one.edits(FIXED) for one in everything), PrelabelEdits())))
+    ways.append(("nothing shown", sum((one.edits(2.0) for one in everything), PrelabelEdits())))
     for name, edits in ways:
-        counts = (edits.made, edits.moved + edits.relabelled, edits.added, edits.deleted)
+        counts = (edits.total, edits.moved + edits.relabelled, edits.added, edits.deleted)
         bills = (edits.deleted + cost * edits.added for cost in COSTS[1:])
         yield f"| {name} | " + " | ".join(f"{value / SEEDS:.0f}" for value in (*counts, *bills)) + " |"
     yield ""
@@ -76,5 +84,5 @@ def _told(examples: Sequence[Example], backbone: FrozenBackbone, order: Order) -
     )
 
 
-def _sum(photos: Sequence[Photo], cost: float) -> Edits:
-    return sum((one.edits(one.cuts[cost]) for one in photos), Edits())
+def _sum(photos: Sequence[Photo], cost: float) -> PrelabelEdits:
+    return sum((one.edits(one.cuts[cost]) for one in photos), PrelabelEdits())

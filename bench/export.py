@@ -21,7 +21,7 @@ from labelloop.cli.main import one_blas_thread
 from labelloop.service.settings import Settings
 
 if TYPE_CHECKING:
-    from exporters.model.accounting import Report
+    from exporters.model.accounting import ExportReport
 
 TASKS = (2_000, 20_000)
 MOST_TASKS = 100_000
@@ -143,7 +143,7 @@ print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
 """
 
 
-def export_to(file: Path, kinds: str, to: str, settings: Settings) -> "Report":
+def export_to(file: Path, kinds: str, to: str, settings: Settings) -> "ExportReport":
     from exporters.pipeline.export import export
 
     return export(

@@ -22,12 +22,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bench.smart import CROSS_VALIDATED, LARGE, SMALL, deepest, loosen, mask_iou, read_objects
 from labelloop.labeling.geometry.shapes import Rectangle
-from labelloop.service.media import load_photo
-from ml_backend.checksums import keep_checksum
+from labelloop.service.media import load_image
+from ml_backend.checksums import write_checksum
 from ml_backend.inference.detector import embedded_model
-from ml_backend.smart.crop import MIRRORED, View
-from ml_backend.smart.evidence_maps import CLUES, SIDE, clues, places, prior
-from ml_backend.smart.outline_network import SEEN, Outline, embedded_outline
+from ml_backend.smart.crop import MIRRORED_SIDES, BoxCrop
+from ml_backend.smart.evidence_maps import EVIDENCE_MAPS, SIDE, box_coordinates, evidence_maps, location_prior
+from ml_backend.smart.outline_network import NETWORK_SIDE, OutlineSegmenter, embedded_outline
 from ml_backend.smart.prompts import Prompt
 
 TAPS = {
@@ -70,29 +70,29 @@ class Example:
 
 def look(photo: int, turn: int, image: np.ndarray, mask: np.ndarray, box, chance: random.Random) -> Example:
     """An object in a box; after the first turn mirrored at random and in another light."""
-    view = View(Rectangle(box[0], box[1], box[2] - box[0], box[3] - box[1]), image.shape[1], image.shape[0])
-    shown, sides = view.show(image, SEEN), view.sides
+    view = BoxCrop(Rectangle(box[0], box[1], box[2] - box[0], box[3] - box[1]), image.shape[1], image.shape[0])
+    shown, sides = view.render(image, NETWORK_SIDE), view.sides
     # The view is grey beyond the photo's edge: the second channel says where that is.
     drawn = np.dstack([mask, np.ones_like(mask), mask]).astype(np.uint8) * 255
-    seen = view.show(drawn, SEEN).astype(np.float32) / 255
+    seen = view.render(drawn, NETWORK_SIDE).astype(np.float32) / 255
     sure = np.where(seen[..., 1] > 0.75, seen[..., 0], 0)
     if turn:
         if chance.random() < 0.5:
-            shown, sure, sides = shown[:, ::-1], sure[:, ::-1], sides[MIRRORED]
+            shown, sure, sides = shown[:, ::-1], sure[:, ::-1], sides[MIRRORED_SIDES]
         lit = (shown.astype(np.float32) - 128) * chance.uniform(0.75, 1.25) + 128 + chance.uniform(-20, 20)
         if chance.random() < 0.1:
             lit = np.repeat(lit.mean(2, keepdims=True), 3, axis=2)
         shown = lit.clip(0, 255).astype(np.uint8)
     shown = np.ascontiguousarray(shown)
     small = cv2.resize(np.ascontiguousarray(sure), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return Example(photo, turn, shown, clues(shown, prior()), sides, small)
+    return Example(photo, turn, shown, evidence_maps(shown, location_prior()), sides, small)
 
 
 def looks_at(objects) -> list[Example]:
     """Every object in `LOOKS` boxes, from tight to very loose, the first as the bench draws it."""
     chance, found = random.Random(11), []
     for one in objects:
-        image = load_photo(one.photo).image
+        image = load_image(one.photo).pixels
         for turn in range(LOOKS):
             height, width = one.mask.shape
             least, most = (0.1, 0.2) if turn % 2 else (0.0, 0.4)
@@ -106,7 +106,7 @@ def backbone() -> onnx.ModelProto:
     whole = onnx.load(embedded_model())
     del whole.graph.value_info[:]
     shape = whole.graph.input[0].type.tensor_type.shape
-    for place, size in ((2, SEEN), (3, SEEN)):
+    for place, size in ((2, NETWORK_SIDE), (3, NETWORK_SIDE)):
         shape.dim[place].dim_value = size
     return onnx.utils.Extractor(onnx.shape_inference.infer_shapes(whole)).extract_model(["images"], list(TAPS))
 
@@ -117,7 +117,7 @@ def network():
     from torch import nn
     from torch.nn import functional
 
-    across, down = (torch.from_numpy(one) for one in places())
+    across, down = (torch.from_numpy(one) for one in box_coordinates())
     distance = (across.abs() ** 3 + down.abs() ** 3) ** (1 / 3)
     within = ((across.abs() < 1) & (down.abs() < 1)).float()
     where = torch.stack([across, down, across.abs(), down.abs(), distance, across * down, across**2, down**2, within])
@@ -125,8 +125,8 @@ def network():
     class Head(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            told = CLUES + len(where) + 7
-            self.usual = nn.BatchNorm2d(CLUES, affine=False)
+            told = EVIDENCE_MAPS + len(where) + 7
+            self.usual = nn.BatchNorm2d(EVIDENCE_MAPS, affine=False)
             self.fine, self.coarse = nn.Conv2d(told, FINE, 1), nn.Conv2d(told, COARSE, 1)
             self.seen_usual = nn.ModuleList([nn.BatchNorm2d(many, affine=False) for many in TAPS.values()])
             widths = (FINE, COARSE, COARSE, COARSE)
@@ -182,8 +182,8 @@ def assemble(frozen: onnx.ModelProto, heads: list[dict[str, np.ndarray]], where:
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend(
         [
-            helper.make_tensor_value_info("view", TensorProto.FLOAT, ["n", 3, SEEN, SEEN]),
-            helper.make_tensor_value_info("clues", TensorProto.FLOAT, ["n", CLUES, SIDE, SIDE]),
+            helper.make_tensor_value_info("view", TensorProto.FLOAT, ["n", 3, NETWORK_SIDE, NETWORK_SIDE]),
+            helper.make_tensor_value_info("clues", TensorProto.FLOAT, ["n", EVIDENCE_MAPS, SIDE, SIDE]),
             helper.make_tensor_value_info("sides", TensorProto.FLOAT, ["n", 7]),
         ]
     )
@@ -228,7 +228,7 @@ def add_head(graph: onnx.GraphProto, state: dict[str, np.ndarray], where: np.nda
     def told(key: str, places_: np.ndarray, source: str) -> str:
         """A convolution of one pixel over clues, places and sides: the places' part is a constant."""
         weight, bias = state[f"{key}.weight"], state[f"{key}.bias"]
-        split = CLUES, CLUES + len(places_)
+        split = EVIDENCE_MAPS, EVIDENCE_MAPS + len(places_)
         own, shift = folded(weight[:, : split[0]], "usual")
         fixed = np.einsum("oc,chw->ohw", weight[:, split[0] : split[1], 0, 0], places_)
         fixed += (bias + shift)[:, None, None]
@@ -316,10 +316,10 @@ def judge(model: onnx.ModelProto, objects) -> list[tuple[int, float, float]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "outline.onnx"
         onnx.save(model, path)
-        outline = Outline(path)
+        outline = OutlineSegmenter(path)
     rows = []
     for one in objects:
-        image = load_photo(one.photo).image
+        image = load_image(one.photo).pixels
         left, top, right, bottom = one.loose
         prompts = Prompt(Rectangle(left, top, right - left, bottom - top)), Prompt(None, (deepest(one.mask),))
         cutouts = [outline.segment(image, prompt) for prompt in prompts]
@@ -372,7 +372,7 @@ def main(out: Path) -> None:
     CROSS_VALIDATED.write_text(f"{table(rows)}\n")
     print(table(rows), flush=True)
     onnx.save(fit_all(frozen, examples, seen), out)
-    keep_checksum(out)
+    write_checksum(out)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from bench.predict import SAMPLE, SHARED, _ap50, _coco, _iou, _plain_yolox, _prepared, _stats
-from labelloop.service.media import load_photo
-from ml_backend.detection.detections import suppress
+from labelloop.service.media import load_image
+from ml_backend.detection.detections import non_max_suppression
 from ml_backend.inference.detector import Detector, load_detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 
@@ -53,9 +53,9 @@ SLICES = (Slices(), Slices(416, 0.2), Slices(320, 0.2), Slices(240, 0.25))
 def _sliced(detector: Detector, photos, slices: Slices) -> str:
     found, clocks = [], []
     for number, photo in enumerate(photos):
-        loaded = load_photo(photo)
+        loaded = load_image(photo)
         started = time.perf_counter()
-        seen = detect_sliced(detector, loaded.image, slices, floor=FLOOR)
+        seen = detect_sliced(detector, loaded.pixels, slices, floor=FLOOR)
         clocks.append(time.perf_counter() - started)
         found += _coco(number, seen.boxes, seen.scores, seen.classes.tolist())
     stats = _stats(photos, found, list(range(80)))
@@ -98,7 +98,7 @@ def _clock(detector: Detector, ready) -> tuple[float, ...]:
     for floor in (FLOOR, 0.3):
         started = time.perf_counter()
         [found] = detector.reader.decode(seen, floor)
-        suppress(found, iou=0.45)
+        non_max_suppression(found, iou=0.45)
         spent.append(time.perf_counter() - started)
     return tuple(one * 1000 for one in spent)
 

@@ -55,7 +55,7 @@ def _read(mirrors: Path, one: dict[str, str]) -> bytes | None:
 
 def _opened(file: Path) -> tuple[str, str]:
     try:
-        detector = load_detector(file, numbered=True)
+        detector = load_detector(file, allow_numbered=True)
     except UnknownLayout as error:
         said = error.message.partition(" matches")[2].strip(" :.").partition(". Its outputs")[0]
         return "refused", said.replace("|", "/")[:LONGEST]

@@ -17,16 +17,16 @@ from bench.annotator import GOOD_IOU, SAME_IOU
 from bench.stack import ROOT, running_stack
 from labelloop.connect import connect
 from labelloop.service.db.engine import open_database
-from labelloop.service.media import load_photo, photo_size
+from labelloop.service.media import image_size, load_image
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web.webhook_secret import SECRET_HEADER
 from ml_backend.detection.preprocess import prepare
 from ml_backend.learning.annotations import LabelledImage, is_held_out
-from ml_backend.learning.report.prelabel_edits import Edits, edits_of
-from ml_backend.learning.store.runs import PHASES, Runs
-from ml_backend.serving.activation import open_served
-from ml_backend.training.datasets import LabelledPhoto, read_labelled
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_of
+from ml_backend.learning.store.runs import PHASES, RunStore
+from ml_backend.serving.activation import open_served_model
+from ml_backend.training.datasets import LocalImage, read_labelled
 from ml_backend.training.metrics import GroundTruth, mean_ap50
 
 CELLS = ROOT.parent / "shared" / "data" / "bccd"
@@ -52,7 +52,7 @@ class Story:
     """What happened."""
 
     latency: dict[str, list[float]] = field(default_factory=dict)
-    edits: list[Edits] = field(default_factory=list)
+    edits: list[PrelabelEdits] = field(default_factory=list)
     ap50: dict[int, float] = field(default_factory=dict)
     refused: int = 0
 
@@ -74,15 +74,15 @@ class Annotator:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.studio = settings, Studio.from_settings(settings)
         held = set((CELLS / "val.txt").read_text().split())
-        photos = [one for one in read_labelled(CELLS / "images", CELLS / "annotations_voc").photos if one.labels]
+        photos = [one for one in read_labelled(CELLS / "images", CELLS / "annotations_voc").images if one.labels]
         self.test = [one for one in photos if {one.path.stem, one.path.name} & held]
         train = [one for one in photos if not {one.path.stem, one.path.name} & held]
         chosen = random.Random(0).sample(train, PHOTOS)
         self.project = int(self.studio.create_project(title="Blood cells", label_config=CONFIG)["id"])
         numbers = self.studio.upload_images(self.project, [one.path for one in chosen])
-        connect(self.project, settings, studio=self.studio, tell=lambda _change: None)
+        connect(self.project, settings, studio=self.studio, on_change=lambda _change: None)
         self.photos = dict(zip(numbers, chosen, strict=True))
-        self.runs, self.story = Runs(open_database(settings)), Story()
+        self.runs, self.story = RunStore(open_database(settings)), Story()
         self.load = os.getloadavg()[0]
         self.asks = {"project": f"{self.project}.1", "schema": CONFIG}
         # A connection for each question: else one worker would answer them all.
@@ -132,11 +132,11 @@ class Annotator:
 
     def _judge(self) -> float:
         """AP50 of what is served on the test photos."""
-        detector, _ = open_served(self.settings, self.project)
+        detector, _ = open_served_model(self.settings, self.project)
         truths, found = [], []
         for one in self.test:
-            photo = load_photo(one.path.read_bytes(), max_side=max(detector.spec.width, detector.spec.height))
-            prepared = prepare(photo.image, detector.spec, size=(photo.width, photo.height))
+            photo = load_image(one.path.read_bytes(), max_side=max(detector.spec.width, detector.spec.height))
+            prepared = prepare(photo.pixels, detector.spec, size=(photo.width, photo.height))
             found += detector.detect([prepared], floor=0.005)
             truths.append(GroundTruth(np.asarray(one.boxes, np.float32).reshape(-1, 4), one.labels))
         return mean_ap50(truths, found, names=detector.names.names)
@@ -196,12 +196,12 @@ class Annotator:
         ]
         for start in range(0, len(story.edits), 10):
             some = story.edits[start : start + 10]
-            all_ = sum(some, Edits())
-            counts = (all_.drawn, all_.accepted, all_.moved, all_.relabelled, all_.added, all_.deleted)
+            all_ = sum(some, PrelabelEdits())
+            counts = (all_.submitted, all_.accepted, all_.moved, all_.relabelled, all_.added, all_.deleted)
             cells = [f"{count / len(some):.1f}" for count in counts]
             rows.append(
-                f"| {start + 1}-{start + len(some)} | {' | '.join(cells)} | **{all_.made / len(some):.1f}** "
-                f"| {all_.made / max(all_.drawn, 1):.2f} |"
+                f"| {start + 1}-{start + len(some)} | {' | '.join(cells)} | **{all_.total / len(some):.1f}** "
+                f"| {all_.total / max(all_.submitted, 1):.2f} |"
             )
         verdicts = [one.verdict for one in self.runs.last(self.project, 1000)]
         rows += [
@@ -236,9 +236,9 @@ def _tasks_of(version: str) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _drawn(photo: LabelledPhoto) -> list[dict[str, Any]]:
+def _drawn(photo: LocalImage) -> list[dict[str, Any]]:
     """What the data set says, as Label Studio's JSON."""
-    width, height = photo_size(photo.path.read_bytes())
+    width, height = image_size(photo.path.read_bytes())
     size = {"original_width": width, "original_height": height, "image_rotation": 0, "origin": "manual"}
     results = []
     for place, (box, label) in enumerate(zip(photo.boxes, photo.labels, strict=True)):
@@ -251,9 +251,9 @@ def _drawn(photo: LabelledPhoto) -> list[dict[str, Any]]:
     return results
 
 
-def _edits(task: dict[str, Any], photo: LabelledPhoto) -> Edits:
+def _edits(task: dict[str, Any], photo: LocalImage) -> PrelabelEdits:
     """What has to be done to the pre-label that the label stream shows."""
-    width, height = photo_size(photo.path.read_bytes())
+    width, height = image_size(photo.path.read_bytes())
     values = [one["value"] for one in (task["predictions"] or [{"result": []}])[0]["result"]]
     boxes = tuple(
         (

@@ -24,8 +24,7 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.stack.ports import free_port
-from ml_backend.learning.service import connect_to_learning
-from ml_backend.learning.service import LearningService
+from ml_backend.learning.service import LearningService, connect_to_learning
 from ml_backend.learning.task_order import HEAD
 from ml_backend.serving.activation import served_version
 from tests.drawn import SIDE, draw_shapes

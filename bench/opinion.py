@@ -20,8 +20,8 @@ from bench.labelled import training_photos, with_nano
 from labelloop.labeling.geometry.overlap import box_iou
 from ml_backend.policy import LearningPolicy
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import LabelIssue, second_opinions
-from ml_backend.training.simulate import Album
+from ml_backend.training.label_errors import LabelIssue, cross_validated_issues
+from ml_backend.training.simulate import FeatureSource
 
 SEEDS = {"bccd": 4, "raccoon": 10}
 PHOTOS = 100
@@ -53,7 +53,7 @@ def run() -> str:
     return with_nano(_measured)
 
 
-def _measured(album: Album) -> str:
+def _measured(album: FeatureSource) -> str:
     looked = json.loads(LOOKED_AT.read_text())
     undrawn = sum(len(one["undrawn"]) for one in looked.values())
     head = f"planted | recall at precision .5 | at confidence | recall / precision from {SHOWN} on"
@@ -80,7 +80,7 @@ def _measured(album: Album) -> str:
     )
 
 
-def _blood_cells(album: Album, looked: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> Iterator[str]:
+def _blood_cells(album: FeatureSource, looked: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> Iterator[str]:
     photos, examples = training_photos(album, "bccd")
     known = [index for index, one in enumerate(photos) if Path(one.name).name in looked]
     truth = {index: looked[Path(photos[index].name).name] for index in known}
@@ -114,7 +114,7 @@ def _blood_cells(album: Album, looked: Mapping[str, Mapping[str, Sequence[Sequen
         yield f"| blood cells, {kind} | {counted} | {figures} | {np.mean(seconds):.1f} |"
 
 
-def _raccoons(album: Album) -> Iterator[str]:
+def _raccoons(album: FeatureSource) -> Iterator[str]:
     _, examples = training_photos(album, "raccoon")
     said, planted, seconds = [], 0, []
     for seed in range(SEEDS["raccoon"]):
@@ -126,7 +126,7 @@ def _raccoons(album: Album) -> Iterator[str]:
     yield f"| raccoons, missing | | {_figures(said, planted, {'planted'}, set())} | {np.mean(seconds):.1f} |"
 
 
-def _misplaced(album: Album) -> Iterator[str]:
+def _misplaced(album: FeatureSource) -> Iterator[str]:
     """Two draws of blood cells with boxes around nothing, and loose ones."""
     _, examples = training_photos(album, "bccd")
     said, planted, seconds = [], dict.fromkeys(MISPLACED, 0), []
@@ -148,7 +148,7 @@ def misplace(examples: Sequence[Example], seed: int) -> tuple[list[Example], lis
     made, errors = [], []
     for one in examples:
         boxes, labels, some = [box.copy() for box in one.drawn], list(one.labels), []
-        size = np.array([one.sight.fit.width, one.sight.fit.height])
+        size = np.array([one.candidates.fit.width, one.candidates.fit.height])
         for index, label in enumerate(one.labels):
             chance, sides = rng.uniform() / ERRORS, one.drawn[index, 2:] - one.drawn[index, :2]
             if chance < 0.5:
@@ -167,7 +167,7 @@ def misplace(examples: Sequence[Example], seed: int) -> tuple[list[Example], lis
 
 
 def _opinions(
-    album: Album,
+    album: FeatureSource,
     order: Sequence[Example],
     seed: int,
     looked: Sequence[Mapping[str, Sequence[Sequence[float]]] | None],
@@ -176,7 +176,7 @@ def _opinions(
 ) -> tuple[list[Said], list[list[Error]], float]:
     spoilt, errors = (plant or spoil)(order, seed)
     started, said = time.process_time(), []
-    for index, remarks in second_opinions(spoilt, levels=album.backbone.levels):
+    for index, remarks in cross_validated_issues(spoilt, levels=album.backbone.levels):
         said += _judged(remarks, errors[index], looked[index])
     return said, errors, time.process_time() - started
 

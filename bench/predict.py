@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from labelloop.service.media import load_photo
+from labelloop.service.media import load_image
 from labelloop.service.settings import Settings
 from ml_backend.detection.class_names import read_sidecar
 from ml_backend.detection.preprocess import prepare
@@ -34,7 +34,7 @@ class Files:
 
     def photo(self, url, *, task_id=None, max_side=None, **_):
         del task_id
-        return load_photo(Path(url), max_side=max_side)
+        return load_image(Path(url), max_side=max_side)
 
 
 class Decoded(Files):
@@ -167,8 +167,8 @@ def _raw(model: Path):
 
 
 def _prepared(photo: Path, spec):
-    loaded = load_photo(photo, max_side=max(spec.width, spec.height))
-    return prepare(loaded.image, spec, size=(loaded.width, loaded.height))
+    loaded = load_image(photo, max_side=max(spec.width, spec.height))
+    return prepare(loaded.pixels, spec, size=(loaded.width, loaded.height))
 
 
 def _overhead(model: Path, photos: list[Path], folder: Path) -> str:

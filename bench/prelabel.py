@@ -29,7 +29,7 @@ def _measure(studio: Studio, settings: Settings, env: dict[str, str]) -> str:
     for name, way in (("`labelloop prelabel`", _bulk), ('"Retrieve Predictions", all at once', _retrieve)):
         project = int(studio.create_project(title="bench", label_config=LABEL_CONFIG)["id"])
         studio.import_tasks(project, [{"data": photos[n % len(photos)]} for n in range(TASKS)])
-        connect(project, settings, studio=studio, tell=lambda _change: None)
+        connect(project, settings, studio=studio, on_change=lambda _change: None)
         started = time.perf_counter()
         said = way(studio, project, env)
         seconds = time.perf_counter() - started

@@ -16,7 +16,13 @@ import numpy as np
 import structlog
 
 from bench.simulated import coverage
-from labelloop.labeling.consensus.consensus import AnnotatorView, Evidence, consensus, estimate_crowd, evidence
+from labelloop.labeling.consensus.consensus import (
+    AnnotatorView,
+    Evidence,
+    collect_evidence,
+    consensus,
+    fit_annotator_model,
+)
 from labelloop.labeling.geometry.overlap import box_iou, match
 from labelloop.labeling.geometry.shapes import Polygon, Rectangle
 from labelloop.labeling.region import Region
@@ -24,7 +30,7 @@ from labelloop.labeling.studio.task import read_task
 from qc_webhooks.agreement import Answers, Tolerance, read_answers
 from qc_webhooks.annotators.reliability import rate_annotators
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.verdict.dispute_card import conflicts_of, stance_of
+from qc_webhooks.verdict.dispute_card import annotator_view, conflicts_of
 from qc_webhooks.verdict.verdict import judge
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -69,10 +75,10 @@ def hits_of(items, gold, most, seed, least):
     for item, workers in items.items():
         chosen = sorted(workers) if len(workers) <= most else rng.choice(sorted(workers), most, replace=False)
         tasks[item] = [AnnotatorView(int(worker), workers[worker]) for worker in chosen]
-    crowd = estimate_crowd(evidence(task, least=least) for task in tasks.values())
+    crowd = fit_annotator_model(collect_evidence(task, min_iou=least) for task in tasks.values())
     found = {}
     for item, task in tasks.items():
-        agreed = consensus(task, crowd, least=least).regions
+        agreed = consensus(task, crowd, min_iou=least).regions
         shapes = np.array([each.region.geometry.bounds for each in agreed]).reshape(-1, 4)
         found[item] = np.array([len(match(box_iou(shapes, gold[item]), threshold=0.5)), len(shapes), len(gold[item])])
     return found
@@ -114,7 +120,7 @@ def rte():
         for who, answer in each:
             right[who].append(answer == gold[item])
     tasks = [Evidence(tuple(who for who, _ in each), (), (("entails", tuple(each)),)) for each in votes.values()]
-    crowd = estimate_crowd(tasks)
+    crowd = fit_annotator_model(tasks)
     chosen = {
         item: consensus([AnnotatorView(who, (), {"q": answer}) for who, answer in each], _renamed(crowd))
         .choices["q"]
@@ -145,13 +151,13 @@ def adaptive(draws=4, most=10):
 def _asked(rng, most):
     from labelloop.service.db.engine import open_database
     from labelloop.service.jobs.inbox import Inbox
-    from labelloop.service.jobs.worker_id import this_worker
+    from labelloop.service.jobs.worker_id import current_worker
     from labelloop.service.settings import Settings
     from qc_webhooks.pipeline.checker import Checker
-    from qc_webhooks.schedulers.annotator_model import AnnotatorModelScheduler, CrowdStore
+    from qc_webhooks.schedulers.annotator_model import AnnotatorModelScheduler, AnnotatorModelStore
     from qc_webhooks.store.decisions import DecisionStore
     from qc_webhooks.store.task_facts import FactStore
-    from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
+    from tests.qc_webhooks.conftest import PROJECT, QcStudio
 
     votes, gold = read_rte()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
@@ -160,7 +166,7 @@ def _asked(rng, most):
         settings.home.joinpath("qc").mkdir()
         settings.home.joinpath("qc", "policy.toml").write_text(f"max_annotators = {most}\nadjudicate = false\n")
         engine = open_database(settings)
-        studio, inbox = MemoryStudio(), Inbox(engine)
+        studio, inbox = QcStudio(), Inbox(engine)
         checker = Checker(studio, DecisionStore(engine), settings.home)
         keeper = AnnotatorModelScheduler(engine, inbox, partial(read_policy, settings.home))
         items = {studio.add_task(): item for item in sorted(votes)}
@@ -176,15 +182,15 @@ def _asked(rng, most):
                 checker.check(PROJECT, task)
                 submits += 1
                 if submits % 200 == 0:
-                    keeper.make(PROJECT)
-            keeper.make(PROJECT)
-            while due := inbox.due(5000):
+                    keeper.update(PROJECT)
+            keeper.update(PROJECT)
+            while due := inbox.due_subjects(5000):
                 for topic, subject in due:
-                    claim = inbox.claim(topic, subject, this_worker())
+                    claim = inbox.claim(topic, subject, current_worker())
                     checker.check(PROJECT, int(subject.partition(":")[2]))
-                    inbox.done(claim)
-        crowd = CrowdStore(engine).crowd(PROJECT)
-        facts = {each.task: each for each in FactStore(engine).all(PROJECT)}
+                    inbox.mark_done(claim)
+        crowd = AnnotatorModelStore(engine).load(PROJECT)
+        facts = {each.task: each for each in FactStore(engine).iter_project(PROJECT)}
         right = [crowd.choices["quality"].posterior(facts[task].questions[0].votes) for task in items]
         accuracy = np.mean(
             [max(found, key=found.get) == gold[item] for found, item in zip(right, items.values(), strict=True)]
@@ -227,7 +233,7 @@ def injected(count=400):
                 answers = [copied(truth, who, rng) for who in range(1, people + 1)]
                 touched = {stem(id_) for id_ in inject(answers[-1], rng)}
                 read = read_answers(read_task(task_of(id_ + 1, *answers)))
-                found = conflicts_of(read, consensus([stance_of(one) for one in read]), tolerance)
+                found = conflicts_of(read, consensus([annotator_view(one) for one in read]), tolerance)
                 total += 1
                 named += [each.conflict.type for each in found] == [expected]
                 pointed += bool(touched & {stem(id_) for each in found for id_ in each.conflict.regions})

@@ -24,13 +24,13 @@ from labelloop.service.settings import Settings, env_name
 from labelloop.stack.ports import free_port
 from qc_webhooks.jobs import handlers
 from qc_webhooks.store.projects import ProjectStore
-from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
+from tests.qc_webhooks.conftest import PROJECT, QcStudio
 
 RATE, SECONDS = 20, 30
 SECRET = {"X-Labelloop-Secret": "bench"}
 
 
-class TimedStudio(MemoryStudio):
+class TimedStudio(QcStudio):
     """Notes when each task was asked of one more annotator."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ def _measure(studio: TimedStudio, url: str) -> str:
         for task in range(1, number + 1):
             time.sleep(max(0.0, started + (task - 1) / RATE - time.perf_counter()))
             id_ = studio.annotate(task, 2, [_box(60)])
-            held = studio.stored[task]["annotations"][0]
+            held = studio.tasks_by_id[task]["annotations"][0]
             body = {"id": id_, "task": task, "project": PROJECT, "updated_at": held["updated_at"]}
             submitted[task] = before = time.perf_counter()
             client.post(url, json={"action": "ANNOTATION_CREATED", "annotation": body}).raise_for_status()

@@ -15,7 +15,7 @@ TASKS = (1_000, 12_000)  # 4.3 and 52 MB
 STEP = """
 import re, sys, time
 from pathlib import Path
-from labelloop.labeling.studio.regions import read_annotation
+from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.stream import iter_raw_tasks, iter_tasks
 
 start, found = time.process_time(), 0

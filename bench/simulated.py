@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from labelloop.labeling.consensus.consensus import Evidence, estimate_crowd
+from labelloop.labeling.consensus.consensus import Evidence, fit_annotator_model
 from qc_webhooks.annotators.reliability import rate_annotators
 
 SEEDS = 12
@@ -32,7 +32,7 @@ def _labelled(rng, classes, each, *, annotators=30, tasks=400):
         found.append(
             Evidence(tuple(people), (), (("q", tuple((w, (str(s),)) for w, s in zip(people, said, strict=True))),))
         )
-    for one in rate_annotators(found, estimate_crowd(found)):
+    for one in rate_annotators(found, fit_annotator_model(found)):
         accuracy = one.choices["q"].accuracy
         if accuracy.value is not None:
             yield accuracy.low <= skill[one.annotator] <= accuracy.high
@@ -65,7 +65,7 @@ def _found(rng, each, hardness, false, *, annotators=12, tasks=200, together=0.0
         votes = [("o", tuple((who, ("c",)) for who in marked)) for marked in clusters if marked]
         found.append(Evidence(tuple(people), tuple(votes), ()))
     truth = recall[:, 0] / recall[:, 1], precision[:, 0] / precision[:, 1]
-    for one in rate_annotators(found, estimate_crowd(found)):
+    for one in rate_annotators(found, fit_annotator_model(found)):
         rated = one.regions.recall, one.regions.precision
         yield [each.low <= known[one.annotator] <= each.high for each, known in zip(rated, truth, strict=True)]
 

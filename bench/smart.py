@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from labelloop.labeling.geometry.shapes import Polygon
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.regions import regions
-from labelloop.labeling.studio.task import Prediction, Result
-from labelloop.service.media import load_photo, photo_size
+from labelloop.labeling.studio.reading import read_regions
+from labelloop.labeling.studio.task import ModelPrediction
+from labelloop.service.media import image_size, load_image
 from ml_backend.smart import SmartTools
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "coco_sample"
@@ -35,7 +36,7 @@ class Files:
 
     def photo(self, url, *, task_id=None, max_side=None, **_):
         del task_id
-        return load_photo(Path(url), max_side=max_side)
+        return load_image(Path(url), max_side=max_side)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_objects() -> list[Thing]:
     chance, found = random.Random(0), []
     for number, photo in enumerate(sorted((SAMPLE / "images").glob("*.jpg"))):
         labels = SAMPLE / "labels_segment" / f"{photo.stem}.txt"
-        width, height = photo_size(photo)
+        width, height = image_size(photo)
         for line in labels.read_text().splitlines() if labels.is_file() else ():
             points = np.array(line.split()[1:], float).reshape(-1, 2) * [width, height]
             mask = np.asarray(Polygon(tuple(map(tuple, points.tolist()))).mask(width, height))
@@ -148,7 +149,7 @@ def _measure(tools: SmartTools, thing: Thing, *, number: int):
         started = np.array([time.perf_counter(), time.process_time()])
         results = tools.answer(task, CONFIG, {"result": [prompt]}).result
         spent.append(np.array([time.perf_counter(), time.process_time()]) - started)
-        found.append({one.type: one for one in regions(Prediction(results=tuple(map(Result, results))))})
+        found.append({one.type: one for one in read_regions(ModelPrediction(results=tuple(map(Result, results))))})
     drawn = found[0]["rectanglelabels"].geometry.bounds
     masks = [one["brushlabels"].geometry.array() if "brushlabels" in one else np.zeros_like(truth) for one in found]
     plain = np.zeros_like(truth)

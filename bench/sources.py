@@ -16,8 +16,8 @@ from exporters.sources import open_source
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.stack.accounts import Account
-from labelloop.stack.label_studio import LabelStudio
-from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
+from labelloop.stack.label_studio import LabelStudioInstallation
+from labelloop.stack.label_studio_server import label_studio_service, wait_until_healthy
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
 from labelloop.stack.progress import Steps
@@ -32,11 +32,11 @@ CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="lab
 def run() -> str:
     """Fill a project, read it each way in turn, and give the table."""
     shared = Path(os.environ.get("LABELLOOP_HOME", str(ROOT / ".labelloop")))
-    installation = LabelStudio(shared / "label-studio")
+    installation = LabelStudioInstallation(shared / "label-studio")
     installation.prepare(Steps())
     with tempfile.TemporaryDirectory() as folder:
         home, token = Path(folder), secrets.token_hex(20)
-        part = label_studio_part(
+        part = label_studio_service(
             installation,
             data=home / "data",
             port=free_port(),
@@ -46,7 +46,7 @@ def run() -> str:
         )
         child = Child(part, home)
         try:
-            wait_until_up(child)
+            wait_until_healthy(child)
             settings = Settings(home=home / "home", label_studio_url=part.url, label_studio_api_key=token)
             return _measure(settings, Studio.from_settings(settings), child)
         finally:

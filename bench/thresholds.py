@@ -12,18 +12,18 @@ import numpy as np
 from bench.annotator import FLOOR, Answers, Cuts, Order, Photo, annotate, thresholds
 from bench.f1 import FIXED, Marked, Score
 from bench.labelled import NANO, SHARED, album, drawn, training_photos, with_nano
-from labelloop.service.media import load_photo
+from labelloop.service.media import load_image
 from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, fuse_candidates, prior_calibration
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.layouts import best_class
-from ml_backend.learning.evaluation.candidate import MOST_TASKS
+from ml_backend.learning.evaluation.candidate import MAX_THRESHOLD_TASKS
 from ml_backend.training.examples import Example
-from ml_backend.training.linear_head import Head
+from ml_backend.training.linear_head import LinearHead
 from ml_backend.training.metrics import GroundTruth
 from ml_backend.training.model_selection import select_and_fit
-from ml_backend.training.simulate import Album
+from ml_backend.training.simulate import FeatureSource
 from ml_backend.training.table import build_table
 
 SEEDS = 3
@@ -57,7 +57,7 @@ def run() -> str:
     return with_nano(_measured)
 
 
-def _measured(nano: Album) -> str:
+def _measured(nano: FeatureSource) -> str:
     _, cells = training_photos(nano, "bccd")
     return "\n".join(
         [
@@ -127,11 +127,11 @@ def _row(marked: Marked, cuts: Sequence[Cuts], photos: Sequence[Photo]) -> list[
     ]
 
 
-def _scored(photos: Sequence[Photo], seen: Album) -> Mapping[str, tuple[Answers, Sequence[Cuts]]]:
+def _scored(photos: Sequence[Photo], seen: FeatureSource) -> Mapping[str, tuple[Answers, Sequence[Cuts]]]:
     """What was found on a session's photos by each kind of scores, and the thresholds learned meanwhile."""
     own: list[tuple[Sequence[str], Detections, GroundTruth]] = []
     together: list[tuple[Sequence[str], Detections, GroundTruth]] = []
-    plain: Head | None = None
+    plain: LinearHead | None = None
     for place, one in enumerate(photos):
         if one.head is None:
             own.append((one.names, one.found, one.truth))
@@ -140,7 +140,7 @@ def _scored(photos: Sequence[Photo], seen: Album) -> Mapping[str, tuple[Answers,
         if plain is None or one.head is not photos[place - 1].head:
             plain = _uncalibrated(one.head, [before.example for before in photos[:place]], seen.backbone.levels)
         own.append((one.names, _own(one.head, one.example), one.truth))
-        together.append((one.names, plain.detect(one.example.sight, floor=FLOOR), one.truth))
+        together.append((one.names, plain.detect(one.example.candidates, floor=FLOOR), one.truth))
     return {
         OWN: (own, _followed(own, photos)),
         TOGETHER: (together, _followed(together, photos)),
@@ -148,18 +148,20 @@ def _scored(photos: Sequence[Photo], seen: Album) -> Mapping[str, tuple[Answers,
     }
 
 
-def _own(head: Head, one: Example) -> Detections:
+def _own(head: LinearHead, one: Example) -> Detections:
     """What a head shows, each box as sure as the head's own score says."""
-    found = best_class(*head.score_candidates(one.sight), MIN_CANDIDATE_SCORE)
-    return one.sight.fit.to_photo(fuse_candidates(found, one.sight.fit, floor=FLOOR, lines=[None] * len(head.names)))
+    found = best_class(*head.score_candidates(one.candidates), MIN_CANDIDATE_SCORE)
+    return one.candidates.fit.to_image(
+        fuse_candidates(found, one.candidates.fit, floor=FLOOR, calibrations=[None] * len(head.names))
+    )
 
 
-def _uncalibrated(head: Head, labelled: Sequence[Example], levels: Sequence[int]) -> Head:
+def _uncalibrated(head: LinearHead, labelled: Sequence[Example], levels: Sequence[int]) -> LinearHead:
     """The head as it was before cross-validation told what its scores mean."""
     training = build_table(labelled, levels)
     return replace(
         head,
-        calibration=tuple(prior_calibration(training.mean_overlap_mass(name, training.photos)) for name in head.names),
+        platt=tuple(prior_calibration(training.mean_overlap_mass(name, training.indices)) for name in head.names),
     )
 
 
@@ -168,12 +170,12 @@ def _followed(answers: Answers, photos: Sequence[Photo]) -> list[Cuts]:
     cuts: list[Cuts] = []
     for place, one in enumerate(photos):
         if not place or one.head is not photos[place - 1].head:
-            learned = thresholds(answers[max(0, place - MOST_TASKS) : place], names=one.names)
+            learned = thresholds(answers[max(0, place - MAX_THRESHOLD_TASKS) : place], names=one.names)
         cuts.append(learned)
     return cuts
 
 
-def _of_heads(examples: Sequence[Example], nano: Album) -> Iterator[str]:
+def _of_heads(examples: Sequence[Example], nano: FeatureSource) -> Iterator[str]:
     yield HEADS.format("fitted on")
     yield "|---|---|---|---|---|---|---|---|"
     for fitted, edited in ((10, 20), (20, 20), (20, 50)):
@@ -182,7 +184,7 @@ def _of_heads(examples: Sequence[Example], nano: Album) -> Iterator[str]:
             order = drawn(examples, seed)
             head = select_and_fit(order[:fitted], levels=nano.backbone.levels).head
             judged = [
-                (head.names, head.detect(one.sight, floor=FLOOR), GroundTruth(one.drawn, one.labels))
+                (head.names, head.detect(one.candidates, floor=FLOOR), GroundTruth(one.drawn, one.labels))
                 for one in order[fitted:]
             ]
             rows.append(_compared(judged[:edited], judged[edited:]))
@@ -212,8 +214,8 @@ def _found_by(model: str) -> Answers:
         file = next((root / "labels_detect").rglob(f"{path.stem}.txt"), None)
         rows = np.loadtxt(file, ndmin=2).reshape(-1, 5) if file and file.stat().st_size else np.zeros((0, 5))
         spec = detector.spec
-        photo = load_photo(path.read_bytes(), max_side=max(spec.width, spec.height), name=path.name)
-        [found] = detector.detect([prepare(photo.image, spec, size=(photo.width, photo.height))], floor=FLOOR)
+        photo = load_image(path.read_bytes(), max_side=max(spec.width, spec.height), name=path.name)
+        [found] = detector.detect([prepare(photo.pixels, spec, size=(photo.width, photo.height))], floor=FLOOR)
         sides = np.array([photo.width, photo.height])
         middle, half = rows[:, 1:3] * sides, rows[:, 3:5] * sides / 2
         boxes = np.concatenate([middle - half, middle + half], axis=1).astype(np.float32)
