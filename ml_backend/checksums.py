@@ -4,7 +4,6 @@ import hashlib
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
 
 from ml_backend.errors import ModelBroken
 
@@ -15,7 +14,7 @@ FRESH_S = 2.0
 class ModelDamaged(ModelBroken):
     """The bytes of a model file do not match its checksum."""
 
-    code: ClassVar[str] = "model_damaged"
+    code = "model_damaged"
 
 
 def sidecar_of(file: Path) -> Path:

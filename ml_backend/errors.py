@@ -1,7 +1,6 @@
 """Errors of the ML backend, each with its fix."""
 
 from pathlib import Path
-from typing import ClassVar
 
 from labelloop.service.errors import LabelloopError
 
@@ -9,14 +8,14 @@ from labelloop.service.errors import LabelloopError
 class ModelError(LabelloopError):
     """The model cannot be served."""
 
-    code: ClassVar[str] = "model_error"
-    status: ClassVar[int] = 503
+    code = "model_error"
+    status = 503
 
 
 class ModelMissing(ModelError):
     """The model file does not exist."""
 
-    code: ClassVar[str] = "model_missing"
+    code = "model_missing"
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -30,7 +29,7 @@ class ModelMissing(ModelError):
 class ModelBroken(ModelError):
     """The file exists, but it is not a detector that can run."""
 
-    code: ClassVar[str] = "model_broken"
+    code = "model_broken"
 
     def __init__(self, path: Path, reason: str, *, fix: str = "Export the model to ONNX again.") -> None:
         super().__init__(f"The model {path} cannot be served: {reason}", fix=fix)
@@ -41,7 +40,7 @@ class ModelBroken(ModelError):
 class UnknownLayout(ModelError):
     """No known layout matches the outputs of the graph."""
 
-    code: ClassVar[str] = "model_layout_unknown"
+    code = "model_layout_unknown"
 
     def __init__(
         self, path: Path, *, outputs: str, layouts: tuple[str, ...], requested: str = "", reason: str = ""
@@ -63,7 +62,7 @@ class UnknownLayout(ModelError):
 class NamesMissing(ModelError):
     """The model's class names are unknown, or their number does not match its outputs."""
 
-    code: ClassVar[str] = "model_names_missing"
+    code = "model_names_missing"
 
     def __init__(self, path: Path, *, classes: int | None, named: int | None = None, source: str = "") -> None:
         what = f"{source} names {named} of them" if named is not None else "their names are unknown"
@@ -80,7 +79,7 @@ class NamesMissing(ModelError):
 class ModelLoading(ModelError):
     """The worker has just started and its model is not loaded yet."""
 
-    code: ClassVar[str] = "model_loading"
+    code = "model_loading"
     retry_after_s = 5
 
     def __init__(self, path: Path, waited_s: float) -> None:
@@ -92,7 +91,7 @@ class ModelLoading(ModelError):
 class OtherModel(ModelError):
     """The ML backend and the learning worker were started with different models."""
 
-    code: ClassVar[str] = "other_model"
+    code = "other_model"
 
     def __init__(self, serves: str, expected: str) -> None:
         super().__init__(
@@ -107,7 +106,7 @@ class OtherModel(ModelError):
 class NotLearnable(ModelError):
     """The model can be served, but it cannot be trained."""
 
-    code: ClassVar[str] = "model_not_learnable"
+    code = "model_not_learnable"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
@@ -123,8 +122,8 @@ class NotLearnable(ModelError):
 class DatasetUnreadable(LabelloopError):
     """The labelled data set given to `labelloop learn simulate` cannot be read."""
 
-    code: ClassVar[str] = "dataset_unreadable"
-    status: ClassVar[int] = 400
+    code = "dataset_unreadable"
+    status = 400
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
@@ -139,8 +138,8 @@ class DatasetUnreadable(LabelloopError):
 class TestListUnusable(LabelloopError):
     """The list of test images given to `labelloop learn simulate` cannot be read, or does not split the data set."""
 
-    code: ClassVar[str] = "test_list_unusable"
-    status: ClassVar[int] = 400
+    code = "test_list_unusable"
+    status = 400
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(

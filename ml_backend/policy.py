@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from labelloop.service.errors import LabelloopError
 
@@ -11,7 +11,7 @@ from labelloop.service.errors import LabelloopError
 class LearningPolicyError(LabelloopError):
     """A `learn.toml` cannot be used."""
 
-    code: ClassVar[str] = "learning_policy"
+    code = "learning_policy"
 
     def __init__(self, path: Path, key: str, reason: str) -> None:
         super().__init__(

@@ -35,7 +35,7 @@ class RayCluster:
         try:
             converted: ConvertedUnit = self._ray.get(submitted)
         except Exception as error:
-            raise ClusterFailed("A worker of the cluster failed", root_cause(error), fix=_FIX) from error
+            raise ClusterFailed(what="A worker of the cluster failed", reason=root_cause(error), fix=_FIX) from error
         return converted
 
     def close(self) -> None:

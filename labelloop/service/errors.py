@@ -1,28 +1,39 @@
 """Base classes of all labelloop errors; each message names the item and the fix."""
 
-from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 
 class LabelloopError(Exception):
     """Base class; the message is one sentence for the user.
 
+    A subclass declares `code`, `status` and, as `str.format` templates, `message` and `fix`; a field of the templates
+    that is read elsewhere is declared with its type as well.
+
+    Args:
+        message: The message, verbatim, instead of the template of the class.
+        fix: The fix, verbatim, instead of the template of the class.
+        data: Fields of the templates; each becomes an attribute, so that ``code=`` and ``status=`` set those of one
+            error.
+
     Attributes:
-        code: Machine-readable code of the class, snake_case.
+        code: Machine-readable code, snake_case.
         status: HTTP status of the response.
         retry_after_s: Value of the header Retry-After, in seconds; None: no header.
         message: What is wrong.
         fix: What to do next; shown on the command line and by ``labelloop doctor``.
     """
 
-    code: ClassVar[str] = "labelloop_error"
-    status: ClassVar[int] = 500
+    code: str = "labelloop_error"
+    status: int = 500
     retry_after_s: int | None = None
+    message: str = ""
+    fix: str = ""
 
-    def __init__(self, message: str, *, fix: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.fix = fix
+    def __init__(self, message: str = "", *, fix: str = "", **data: Any) -> None:
+        self.__dict__.update(data)
+        self.message = message or self.message.format(**data)
+        self.fix = fix or self.fix.format(**data)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.fix}".rstrip()
@@ -45,12 +56,8 @@ class SchemaTooNew(DatabaseError):
     """A newer labelloop release wrote the state."""
 
     code = "schema_too_new"
-
-    def __init__(self, what: str, newer: str, version: str) -> None:
-        super().__init__(
-            f"{what} was written by a newer labelloop ({newer}) than this one ({version}).",
-            fix="Upgrade labelloop to that version or later, or restore a backup made by this version.",
-        )
+    message = "{what} was written by a newer labelloop ({newer}) than this one ({version})."
+    fix = "Upgrade labelloop to that version or later, or restore a backup made by this version."
 
 
 class HomeUnusable(LabelloopError):
@@ -58,13 +65,8 @@ class HomeUnusable(LabelloopError):
 
     code = "home_unusable"
     status = 503
-
-    def __init__(self, home: Path, reason: str) -> None:
-        super().__init__(
-            f"The home folder {home} cannot be written: {reason}.",
-            fix="Set LABELLOOP_HOME to a writable folder on a disk with free space, or free some space.",
-        )
-        self.home = home
+    message = "The home folder {home} cannot be written: {reason}."
+    fix = "Set LABELLOOP_HOME to a writable folder on a disk with free space, or free some space."
 
 
 class Busy(LabelloopError):
@@ -73,22 +75,16 @@ class Busy(LabelloopError):
     code = "busy"
     status = 503
     retry_after_s = 5
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"The service is busy: {reason}",
-            fix="Retry in a moment, or send less per request. LABELLOOP_WEB_WORKERS adds processes.",
-        )
+    message = "The service is busy: {reason}"
+    fix = "Retry in a moment, or send less per request. LABELLOOP_WEB_WORKERS adds processes."
 
 
 class MissingExtra(LabelloopError):
     """A feature needs an optional extra that is not installed."""
 
     code = "missing_extra"
-
-    def __init__(self, what: str, *, extra: str) -> None:
-        super().__init__(f"{what} needs the extra `{extra}`.", fix=f"Run: pip install 'labelloop[{extra}]'")
-        self.extra = extra
+    message = "{what} needs the extra `{extra}`."
+    fix = "Run: pip install 'labelloop[{extra}]'"
 
 
 class BadRequest(LabelloopError):
@@ -116,10 +112,5 @@ class PortInUse(LabelloopError):
     """Another program listens on the port of a service."""
 
     code = "port_taken"
-
-    def __init__(self, host: str, port: int, reason: str) -> None:
-        super().__init__(
-            f"Cannot listen on {host}:{port}: {reason}.",
-            fix=f"Stop the program that listens there (`ss -ltnp 'sport = :{port}'` names it), or choose another port.",
-        )
-        self.host, self.port = host, port
+    message = "Cannot listen on {host}:{port}: {reason}."
+    fix = "Stop the program that listens there (`ss -ltnp 'sport = :{port}'` names it), or choose another port."

@@ -22,9 +22,7 @@ class Abandoned(LabelloopError):
 
     code = "abandoned"
     status = 499  # nginx's "client closed request"; only the log sees it
-
-    def __init__(self) -> None:
-        super().__init__("The client closed the connection before the answer was ready.")
+    message = "The client closed the connection before the answer was ready."
 
 
 def never_abandoned() -> bool:
@@ -102,7 +100,7 @@ class MemoryBudget:
         with self._released:
             queued = sum(self._queue.values())
             if deadline is not None and self._queue and queued + weight > MAX_QUEUE_FACTOR * self.limit:
-                raise Busy(f"{self.waiting} jobs already wait for memory.")
+                raise Busy(reason=f"{self.waiting} jobs already wait for memory.")
             ticket = object()
             self._queue[ticket] = weight
             try:
@@ -110,7 +108,7 @@ class MemoryBudget:
                     if abandoned():
                         raise Abandoned
                     if deadline is not None and time.monotonic() >= deadline:
-                        raise Busy(f"No memory became free within {self._wait_s:.0f} s.")
+                        raise Busy(reason=f"No memory became free within {self._wait_s:.0f} s.")
                     self._released.wait(_POLL_S)
                 self._used += weight
             finally:

@@ -2,7 +2,7 @@
 
 import os
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 from labelloop.service.errors import LabelloopError, MissingExtra
 
@@ -13,11 +13,10 @@ LOCAL_CLUSTER = "local"
 class ClusterFailed(LabelloopError):
     """The cluster cannot be joined, or a job on it failed."""
 
-    code: ClassVar[str] = "cluster_failed"
-    status: ClassVar[int] = 503
-
-    def __init__(self, what: str, reason: str, *, fix: str = "Run `ray status` to see what the cluster has.") -> None:
-        super().__init__(f"{what}: {reason}", fix=fix)
+    code = "cluster_failed"
+    status = 503
+    message = "{what}: {reason}"
+    fix = "Run `ray status` to see what the cluster has."
 
 
 def join_cluster(address: str, workers: int, purpose: str) -> tuple[Any, int]:
@@ -39,7 +38,7 @@ def join_cluster(address: str, workers: int, purpose: str) -> tuple[Any, int]:
     try:
         import ray
     except ImportError:
-        raise MissingExtra(purpose, extra="scale") from None
+        raise MissingExtra(what=purpose, extra="scale") from None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == LOCAL_CLUSTER:
@@ -47,11 +46,11 @@ def join_cluster(address: str, workers: int, purpose: str) -> tuple[Any, int]:
         else:
             ray.init(address=address, **quiet)
     except Exception as error:
-        raise ClusterFailed(f"The Ray cluster {address} cannot be joined", root_cause(error)) from error
+        raise ClusterFailed(what=f"The Ray cluster {address} cannot be joined", reason=root_cause(error)) from error
     cores = int(ray.cluster_resources().get("CPU", 0))
     if not cores:
         leave_cluster(ray)
-        raise ClusterFailed(f"The Ray cluster {address} has no core", "no worker can be started")
+        raise ClusterFailed(what=f"The Ray cluster {address} has no core", reason="no worker can be started")
     return ray, min(workers or cores, cores)
 
 

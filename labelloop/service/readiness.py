@@ -163,10 +163,12 @@ def require_home(settings: Settings) -> None:
             os.fsync(probe.fileno())
         free = shutil.disk_usage(home).free
     except OSError as error:
-        raise HomeUnusable(home, error.strerror or str(error)) from error
+        raise HomeUnusable(home=home, reason=error.strerror or str(error)) from error
     if free < settings.min_free_bytes:
         required = f"{settings.min_free_bytes / 2**20:.0f} MiB (LABELLOOP_MIN_FREE_BYTES)"
-        raise HomeUnusable(home, f"its disk has {free / 2**20:.0f} MiB free, less than the required {required}")
+        raise HomeUnusable(
+            home=home, reason=f"its disk has {free / 2**20:.0f} MiB free, less than the required {required}"
+        )
 
 
 def require_known_database(settings: Settings) -> None:

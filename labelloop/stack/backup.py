@@ -286,12 +286,18 @@ def _read_manifest(archive: Path, data: bytes) -> BackupManifest:
     try:
         written = msgspec.json.decode(data, type=_Format)
         if written.format > FORMAT:
-            raise SchemaTooNew(f"The backup {archive}", f"format {written.format}, {written.version}", VERSION)
+            raise SchemaTooNew(
+                what=f"The backup {archive}", newer=f"format {written.format}, {written.version}", version=VERSION
+            )
         manifest = msgspec.json.decode(data, type=BackupManifest)
     except msgspec.DecodeError as error:
         raise BackupError(f"The manifest of {archive} cannot be read: {error}.", fix="Use another backup.") from error
     if unknown := set(manifest.schema) - supported_revisions():
-        raise SchemaTooNew(f"The backup {archive}", f"{manifest.version}, schema {', '.join(sorted(unknown))}", VERSION)
+        raise SchemaTooNew(
+            what=f"The backup {archive}",
+            newer=f"{manifest.version}, schema {', '.join(sorted(unknown))}",
+            version=VERSION,
+        )
     return manifest
 
 

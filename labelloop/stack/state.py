@@ -63,7 +63,7 @@ def read_state(folder: Path) -> StackState:
     try:
         written = msgspec.json.decode(file.read_bytes(), type=_Written).format
         if written > FORMAT:
-            raise SchemaTooNew(f"The state file {file}", f"format {written}", VERSION)
+            raise SchemaTooNew(what=f"The state file {file}", newer=f"format {written}", version=VERSION)
         return msgspec.json.decode(file.read_bytes(), type=StackState)
     except msgspec.DecodeError as error:
         raise StackError(

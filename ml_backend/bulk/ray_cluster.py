@@ -132,5 +132,7 @@ class PrelabelCluster:
             try:
                 result: ChunkResult = self._ray.get(done)
             except Exception as error:
-                raise ClusterFailed("A worker of the cluster failed", root_cause(error), fix=_FIX) from error
+                raise ClusterFailed(
+                    what="A worker of the cluster failed", reason=root_cause(error), fix=_FIX
+                ) from error
             yield result

@@ -5,7 +5,6 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import httpx
 
@@ -27,8 +26,8 @@ Progress = Callable[[int, int | None], None]
 class DownloadFailed(LabelloopError):
     """A file of the catalogue could not be downloaded."""
 
-    code: ClassVar[str] = "model_not_pulled"
-    status: ClassVar[int] = 502
+    code = "model_not_pulled"
+    status = 502
 
     def __init__(self, release: Release, url: str, file: Path, reason: str) -> None:
         super().__init__(
@@ -44,8 +43,8 @@ class DownloadFailed(LabelloopError):
 class ChecksumMismatch(LabelloopError):
     """The downloaded file does not have the checksum of the catalogue."""
 
-    code: ClassVar[str] = "model_checksum_wrong"
-    status: ClassVar[int] = 502
+    code = "model_checksum_wrong"
+    status = 502
 
     def __init__(self, url: str, file: Path, expected: str, actual: str) -> None:
         super().__init__(

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
 
 import httpx
 
@@ -18,8 +17,8 @@ from ml_backend.checksums import write_checksum
 class UnknownModel(LabelloopError):
     """The catalogue has no model of this name."""
 
-    code: ClassVar[str] = "catalogue_unknown"
-    status: ClassVar[int] = 404
+    code = "catalogue_unknown"
+    status = 404
 
     def __init__(self, name: str) -> None:
         super().__init__(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -129,8 +129,8 @@ def _require_trainable(
 class NoFit(LabelloopError):
     """A requested training run is not possible."""
 
-    code: ClassVar[str] = "nothing_to_learn"
-    status: ClassVar[int] = 409
+    code = "nothing_to_learn"
+    status = 409
 
     def __init__(self, project: int, reason: str, *, fix: str) -> None:
         super().__init__(f"Project {project} is not trained: {reason[0].lower()}{reason[1:].rstrip('.')}.", fix=fix)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import ClassVar
 
 import msgspec
 
@@ -55,8 +54,8 @@ class ControlSupport(msgspec.Struct, frozen=True):
 class NotServed(LabelloopError):
     """No control of the project supports the requested operation."""
 
-    code: ClassVar[str] = "controls_not_served"
-    status: ClassVar[int] = 409
+    code = "controls_not_served"
+    status = 409
 
     def __init__(self, project: int, what: str, supported: Sequence[ControlSupport]) -> None:
         super().__init__(

@@ -46,12 +46,12 @@ class ConcurrencyLimiter:
         """
         with self._lock:
             if self._inside >= self._most:
-                raise Busy(f"{self._most} prediction requests are running or waiting.")
+                raise Busy(reason=f"{self._most} prediction requests are running or waiting.")
             self._inside += 1
         try:
             started = time.monotonic()
             if not self._free.acquire(timeout=self._wait_s):
-                raise Busy(f"no slot for a prediction became free within {self._wait_s:.0f} s.")
+                raise Busy(reason=f"no slot for a prediction became free within {self._wait_s:.0f} s.")
             try:
                 yield time.monotonic() - started
             finally:

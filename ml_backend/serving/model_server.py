@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import structlog
 
@@ -67,7 +67,7 @@ class LoadedModel:
 class NotServedVersion(ModelError):
     """The active version cannot be served; another one is served under its own name."""
 
-    code: ClassVar[str] = "active_version_not_served"
+    code = "active_version_not_served"
 
     def __init__(self, wanted: str, served: str, error: Exception) -> None:
         reason = error.message if isinstance(error, LabelloopError) else str(error)
@@ -82,7 +82,7 @@ class NotServedVersion(ModelError):
 class ModelReplaced(ModelError):
     """The file of LABELLOOP_MODEL is not the one in memory."""
 
-    code: ClassVar[str] = "model_file_replaced"
+    code = "model_file_replaced"
 
     def __init__(self, path: Path, served: str, now: str) -> None:
         super().__init__(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -29,8 +29,8 @@ MANIFEST, REFUSED = "manifest.json", "refused.json"
 class UnknownVersion(ModelError):
     """The store has no version of that name."""
 
-    code: ClassVar[str] = "model_version_unknown"
-    status: ClassVar[int] = 404
+    code = "model_version_unknown"
+    status = 404
 
     def __init__(self, version: str, store: str) -> None:
         super().__init__(

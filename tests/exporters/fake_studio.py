@@ -71,7 +71,7 @@ class FakeStudio:
         for task in tasks:
             if only_ids is None or task["id"] in only_ids:
                 if self.fail_after is not None and len(self.asked) >= self.fail_after:
-                    raise StudioUnreachable(self.url, "the cable is cut")
+                    raise StudioUnreachable(url=self.url, reason="the cable is cut")
                 self.asked.append(task["id"])
                 yield json.dumps(task).encode()
 
@@ -98,7 +98,7 @@ class FakeStudio:
 
     def download_snapshot(self, number: int, snapshot: int, to: Path) -> None:
         if self.fail_after is not None:
-            raise StudioUnreachable(self.url, "the cable is cut")
+            raise StudioUnreachable(url=self.url, reason="the cable is cut")
         to.write_text(json.dumps(sorted(self.tasks_by_id.values(), key=lambda task: -task["id"])))
 
     def delete_snapshot(self, number: int, snapshot: int) -> None:

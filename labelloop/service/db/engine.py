@@ -85,7 +85,7 @@ def create_engine(url: str) -> sa.Engine:
             url, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args={"connect_timeout": 10}
         )
     except ModuleNotFoundError as error:
-        raise MissingExtra("A Postgres database", extra="postgres") from error
+        raise MissingExtra(what="A Postgres database", extra="postgres") from error
 
 
 @contextlib.contextmanager
@@ -203,7 +203,7 @@ def require_current_schema(engine: sa.Engine) -> None:
 def _require_supported(engine: sa.Engine, current: set[str]) -> None:
     if unknown := current - supported_revisions():
         what = f"The database {engine.url.render_as_string()}"
-        raise SchemaTooNew(what, f"schema {', '.join(sorted(unknown))}", VERSION)
+        raise SchemaTooNew(what=what, newer=f"schema {', '.join(sorted(unknown))}", version=VERSION)
 
 
 @cache

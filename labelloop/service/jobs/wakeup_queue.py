@@ -147,7 +147,7 @@ def _open_huey(settings: Settings) -> Huey:
         try:
             import psycopg
         except ModuleNotFoundError:
-            raise MissingExtra("A Postgres queue", extra="postgres") from None
+            raise MissingExtra(what="A Postgres queue", extra="postgres") from None
         # huey creates its tables on opening; concurrent "create table if not exists" fail on Postgres.
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as lock:
             lock.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
@@ -157,7 +157,7 @@ def _open_huey(settings: Settings) -> Huey:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ModuleNotFoundError:
-        raise MissingExtra("A Redis queue", extra="redis") from None
+        raise MissingExtra(what="A Redis queue", extra="redis") from None
     # Without timeouts an unreachable Redis would delay a webhook beyond Label Studio's limit of one second.
     retry = Retry(
         NoBackoff(), 1

@@ -23,11 +23,12 @@ class MediaError(LabelloopError):
 
     code = "media"
     status = 422
+    message = "Image {url}: {reason}."
+    url: str
+    reason: str
 
     def __init__(self, url: str, reason: str, *, fix: str = "") -> None:
-        self.url = redacted(url)
-        self.reason = reason
-        super().__init__(f"Image {self.url}: {reason}.", fix=fix)
+        super().__init__(fix=fix, url=redacted(url), reason=reason)
 
 
 class MediaUnreachable(MediaError):
@@ -68,4 +69,3 @@ class NotAnImage(MediaError):
     """The data is not an image of a supported format, or is damaged."""
 
     code = "not_an_image"
-    status = 422

@@ -9,12 +9,14 @@ class StoreError(LabelloopError):
     code = "store"
     status = 502
 
-    def __init__(self, url: str, key: str, reason: str, *, fix: str = "") -> None:
+    message = "Store {location}: {reason}."
+    url: str
+    key: str
+    reason: str = ""
+
+    def __init__(self, url: str, key: str, reason: str = "", *, fix: str = "") -> None:
         location = f"{url.rstrip('/')}/{key}" if key else url
-        super().__init__(f"Store {location}: {reason}.", fix=fix)
-        self.url = url
-        self.key = key
-        self.reason = reason
+        super().__init__(fix=fix, location=location, url=url, key=key, reason=reason or self.reason)
 
 
 class StoreUnreachable(StoreError):
@@ -29,9 +31,7 @@ class ObjectNotFound(StoreError):
 
     code = "not_there"
     status = 404
-
-    def __init__(self, url: str, key: str) -> None:
-        super().__init__(url, key, "no such object")
+    reason = "no such object"
 
 
 class ObjectExists(StoreError):
@@ -39,9 +39,7 @@ class ObjectExists(StoreError):
 
     code = "already_there"
     status = 409
-
-    def __init__(self, url: str, key: str) -> None:
-        super().__init__(url, key, "exists already and was kept")
+    reason = "exists already and was kept"
 
 
 class ObjectChanged(StoreError):
@@ -49,11 +47,8 @@ class ObjectChanged(StoreError):
 
     code = "changed"
     status = 409
-
-    def __init__(self, url: str, key: str) -> None:
-        super().__init__(
-            url, key, "was changed since it was read; nothing was written", fix="Read it again and repeat the change."
-        )
+    reason = "was changed since it was read; nothing was written"
+    fix = "Read it again and repeat the change."
 
 
 class InvalidKey(StoreError):

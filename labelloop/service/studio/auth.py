@@ -51,7 +51,7 @@ class Authorization:
             httpx.TransportError: The exchange failed in transit; it may be retried.
         """
         if not self._api_key:
-            raise StudioUnauthorized(self._url, "missing", _FIX)
+            raise StudioUnauthorized(url=self._url, kind="missing", fix=_FIX)
         with self._lock:
             if self._wrapper is None:
                 self._wrapper = self._new_wrapper()
@@ -66,29 +66,29 @@ class Authorization:
         claims = _claims(self._api_key)
         if "legacy token authentication has been disabled" in detail:
             return StudioUnauthorized(
-                self._url,
-                "legacy disabled",
-                f"{_FIX} Or allow legacy tokens: Organization > API Tokens Settings, or start a new "
+                url=self._url,
+                kind="legacy disabled",
+                fix=f"{_FIX} Or allow legacy tokens: Organization > API Tokens Settings, or start a new "
                 "Label Studio with LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true.",
             )
         if claims is None:
             return StudioUnauthorized(
-                self._url,
-                "wrong",
-                f"Label Studio does not know this legacy token ({http_status}). {_FIX}",
+                url=self._url,
+                kind="wrong",
+                fix=f"Label Studio does not know this legacy token ({http_status}). {_FIX}",
             )
         if claims.get("token_type") == "access":
             return StudioUnauthorized(
-                self._url,
-                "wrong",
-                f"This is an access token, which is valid for five minutes. {_FIX}",
+                url=self._url,
+                kind="wrong",
+                fix=f"This is an access token, which is valid for five minutes. {_FIX}",
             )
         if float(claims.get("exp") or 0) < time.time():
-            return StudioUnauthorized(self._url, "expired", _FIX)
+            return StudioUnauthorized(url=self._url, kind="expired", fix=_FIX)
         return StudioUnauthorized(
-            self._url,
-            "wrong",
-            f"The token was revoked, or belongs to another Label Studio (its SECRET_KEY differs). {_FIX}",
+            url=self._url,
+            kind="wrong",
+            fix=f"The token was revoked, or belongs to another Label Studio (its SECRET_KEY differs). {_FIX}",
         )
 
     def _new_wrapper(self) -> Any:
@@ -113,7 +113,7 @@ class Authorization:
         except httpx.TransportError:
             raise
         except (ValueError, httpx.HTTPError):
-            raise StudioUnreachable(self._url, "the response to the token exchange is not JSON") from None
+            raise StudioUnreachable(url=self._url, reason="the response to the token exchange is not JSON") from None
 
 
 def _claims(token: str) -> dict[str, Any] | None:

@@ -15,14 +15,10 @@ class StudioUnreachable(StudioError):
 
     code = "label_studio_unreachable"
     status = 503
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            f"Label Studio does not answer at {url}: {reason}.",
-            fix="Start it, or correct LABELLOOP_LABEL_STUDIO_URL.",
-        )
-        self.url = url
-        self.reason = reason
+    message = "Label Studio does not answer at {url}: {reason}."
+    fix = "Start it, or correct LABELLOOP_LABEL_STUDIO_URL."
+    url: str
+    reason: str
 
 
 class StudioUnauthorized(StudioError):
@@ -34,34 +30,30 @@ class StudioUnauthorized(StudioError):
 
     code = "label_studio_unauthorized"
     status = 502
-
-    def __init__(self, url: str, kind: str, fix: str) -> None:
-        super().__init__(f"Label Studio at {url} does not accept our token: {kind}.", fix=fix)
-        self.url = url
-        self.kind = kind
+    message = "Label Studio at {url} does not accept our token: {kind}."
+    url: str
+    kind: str
 
 
 class StudioRefused(StudioError):
     """Label Studio responded with an error.
 
     Attributes:
-        answer: HTTP status of the response.
+        what: The request.
+        http_status: HTTP status of the response.
         detail: Label Studio's message, at most 500 characters.
     """
 
     code = "label_studio_refused"
     status = 502
 
-    def __init__(self, what: str, answer: int, detail: str, *, fix: str = "") -> None:
-        super().__init__(f"Label Studio refused {what}: {answer} {detail}".rstrip(), fix=fix)
-        self.what = what
-        self.http_status = answer
-        self.detail = detail
+    what: str
+    http_status: int
+    detail: str
 
-
-_NOT_FOUND_FIX = (
-    "Check the id (a project's is in its URL, /projects/ID/), and that the account of the token has access."
-)
+    def __init__(self, what: str, http_status: int, detail: str, *, fix: str = "") -> None:
+        message = f"Label Studio refused {what}: {http_status} {detail}".rstrip()
+        super().__init__(message, fix=fix, what=what, http_status=http_status, detail=detail)
 
 
 class StudioNotFound(StudioRefused):
@@ -69,9 +61,7 @@ class StudioNotFound(StudioRefused):
 
     code = "label_studio_not_found"
     status = 404
-
-    def __init__(self, what: str, answer: int, detail: str, *, fix: str = "") -> None:
-        super().__init__(what, answer, detail, fix=fix or _NOT_FOUND_FIX)
+    fix = "Check the id (a project's is in its URL, /projects/ID/), and that the account of the token has access."
 
 
 class PredictionsDropped(StudioError):
@@ -84,13 +74,10 @@ class PredictionsDropped(StudioError):
 
     code = "predictions_dropped"
     status = 502
-
-    def __init__(self, project: int, sent: int, created: int) -> None:
-        super().__init__(
-            f"Label Studio stored {created} of {sent} predictions imported into project {project} and gave no reason.",
-            fix="Compare each result's from_name, to_name, type and labels with the project's labeling interface, "
-            "and each task id with the project's tasks.",
-        )
-        self.project = project
-        self.sent = sent
-        self.created = created
+    message = "Label Studio stored {created} of {sent} predictions imported into project {project} and gave no reason."
+    fix = (
+        "Compare each result's from_name, to_name, type and labels with the project's labeling interface, "
+        "and each task id with the project's tasks."
+    )
+    sent: int
+    created: int

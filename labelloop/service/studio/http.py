@@ -207,7 +207,7 @@ class StudioClient:
                             if progress:
                                 progress(file.tell())
             except httpx.TransportError as error:
-                raise _RetryableError(StudioUnreachable(self.url, _reason(error))) from None
+                raise _RetryableError(StudioUnreachable(url=self.url, reason=_reason(error))) from None
             part.replace(to)
 
         try:
@@ -224,19 +224,19 @@ class StudioClient:
                 header = self._header(header)
                 response = self._http.request(method, address, headers={"Authorization": header}, **kwargs)
         except httpx.TransportError as error:
-            unreachable = StudioUnreachable(self.url, _reason(error))
+            unreachable = StudioUnreachable(url=self.url, reason=_reason(error))
             if idempotent or isinstance(error, _NEVER_SENT):
                 raise _RetryableError(unreachable) from None
             raise unreachable from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise StudioUnreachable(self.url, _reason(error)) from None
+            raise StudioUnreachable(url=self.url, reason=_reason(error)) from None
         return response
 
     def _header(self, refused: str | None = None) -> str:
         try:
             return self._authorization.header(refused=refused)
         except httpx.TransportError as error:  # a token exchange may always be retried
-            raise _RetryableError(StudioUnreachable(self.url, _reason(error))) from None
+            raise _RetryableError(StudioUnreachable(url=self.url, reason=_reason(error))) from None
 
     def _with_retries(self, call: Callable[[], _T]) -> _T:
         try:
@@ -267,7 +267,7 @@ class StudioClient:
 
     def _not_json(self, method: str, path: str) -> StudioUnreachable:
         what = f"{method} /{path.lstrip('/').partition('?')[0]}"
-        return StudioUnreachable(self.url, f"the response to {what} is not Label Studio's JSON")
+        return StudioUnreachable(url=self.url, reason=f"the response to {what} is not Label Studio's JSON")
 
 
 def clean_url(url: str) -> str:
@@ -279,7 +279,7 @@ def clean_url(url: str) -> str:
     parts = urlsplit(url.strip())
     host = parts.netloc.rpartition("@")[2]
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise StudioUnreachable(host or url[:100], "it is not an http:// or https:// URL")
+        raise StudioUnreachable(url=host or url[:100], reason="it is not an http:// or https:// URL")
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
 

@@ -21,12 +21,6 @@ _OPTIONS = {
 }
 
 
-class SnapshotFailed(StudioError):
-    """Label Studio could not write a snapshot of a project."""
-
-    code = "snapshot_failed"
-
-
 class SnapshotsApi(StudioClient):
     """Export snapshots."""
 
@@ -44,7 +38,7 @@ class SnapshotsApi(StudioClient):
             The snapshot's id.
 
         Raises:
-            SnapshotFailed: Label Studio failed, or the wait timed out.
+            StudioError: Label Studio failed, or the wait timed out.
         """
         snapshot = self._find_by_title(project, title)
         if snapshot is None:
@@ -93,8 +87,10 @@ class SnapshotsApi(StudioClient):
                 return snapshot_id
             if status == "failed" or time.monotonic() > deadline:
                 why = "failed" if status == "failed" else "is not complete yet"
-                raise SnapshotFailed(
-                    f"Snapshot {snapshot_id} of project {project} {why}.", fix="See Label Studio's log."
+                raise StudioError(
+                    f"Snapshot {snapshot_id} of project {project} {why}.",
+                    fix="See Label Studio's log.",
+                    code="snapshot_failed",
                 )
             time.sleep(_POLL_S)
             snapshot = dict(self.request("GET", f"api/projects/{project}/exports/{snapshot_id}"))

@@ -159,7 +159,7 @@ class Studio(TasksApi, WebhooksApi, SnapshotsApi):
         )
         created = int(answer["created"])
         if created != len(predictions):
-            raise PredictionsDropped(project, len(predictions), created)
+            raise PredictionsDropped(project=project, sent=len(predictions), created=created)
         return created
 
     def model_versions(self, project: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from labelloop.service.errors import Busy, Forbidden, LabelloopError, Unauthorized
+from labelloop.service.errors import BadRequest, Busy, Forbidden, LabelloopError, Unauthorized
 from labelloop.service.logging import redact
 from labelloop.service.memory_budget import Abandoned
 from labelloop.service.settings import Settings
@@ -26,19 +26,6 @@ REQUEST_ID = "X-Request-ID"
 # A client's id is logged and returned in a header, so only these characters are accepted.
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 log = structlog.get_logger(__name__)
-
-
-class HostNotAllowed(LabelloopError):
-    """The request's host name is not one of ours (protection against DNS rebinding)."""
-
-    code = "foreign_host"
-    status = 421
-
-    def __init__(self, host: str) -> None:
-        super().__init__(
-            f"This service does not accept the host name {host[:100]!r}.",
-            fix="If the name is correct, add it to LABELLOOP_ALLOWED_HOSTS.",
-        )
 
 
 def create_web_app(
@@ -119,7 +106,13 @@ def _add_origin_rules(app: Flask, settings: Settings) -> None:
     def check() -> None:
         host = urlsplit(f"//{request.host}").hostname or ""
         if host not in allowed_hosts and not _is_ip_address(host):
-            raise HostNotAllowed(host or request.headers.get("Host", ""))
+            name = (host or request.headers.get("Host", ""))[:100]
+            raise BadRequest(
+                f"This service does not accept the host name {name!r}.",
+                fix="If the name is correct, add it to LABELLOOP_ALLOWED_HOSTS.",
+                code="foreign_host",
+                status=421,
+            )
         if request.method in {"GET", "HEAD", "OPTIONS"}:
             return
         origin = request.headers.get("Origin")

@@ -138,4 +138,4 @@ def _require_free_port(bind: str) -> None:
         try:
             probe.bind((host, int(port)))
         except OSError as error:
-            raise PortInUse(host, int(port), error.strerror or str(error)) from None
+            raise PortInUse(host=host, port=int(port), reason=error.strerror or str(error)) from None

@@ -32,37 +32,12 @@ MIN_BODY_BYTES_PER_S = 1_000_000
 _BUDGET = "labelloop_bodies"
 
 
-class NotJson(LabelloopError):
-    """The request's content type is not JSON."""
-
-    code = "not_json"
-    status = 415
-
-    def __init__(self, mimetype: str) -> None:
-        super().__init__(
-            f"The request's content type is {mimetype or 'missing'}; JSON is expected.",
-            fix="Send the header Content-Type: application/json.",
-        )
-
-
-class BodyTooSlow(LabelloopError):
-    """The request's body did not arrive in time."""
-
-    code = "body_too_slow"
-    status = 408
-
-    def __init__(self) -> None:
-        super().__init__("The request's body did not arrive in time.", fix="Send it again, or send less at once.")
-
-
 class BodyTooLarge(LabelloopError):
     """The request's body is larger than the service accepts."""
 
     code = "body_too_large"
     status = 413
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, fix="Send less at once, or raise LABELLOOP_MAX_BODY_BYTES.")
+    fix = "Send less at once, or raise LABELLOOP_MAX_BODY_BYTES."
 
 
 def limit_request_bodies(app: Flask, settings: Settings) -> None:
@@ -82,15 +57,19 @@ def json_body(http_request: Request) -> dict[str, Any]:
     """The request's JSON object.
 
     Raises:
-        NotJson: The content type is not JSON.
-        BadRequest: There is no body, it is not JSON (with the position), or it is not an object.
+        BadRequest: The content type is not JSON; there is no body, it is not JSON (with the position), or it is not an
+            object; or it did not arrive in time.
         BodyTooLarge: The decoded body would need too much memory.
-        BodyTooSlow: The body did not arrive in time.
         Busy: Other bodies hold the memory budget.
     """
     if not http_request.is_json and (http_request.content_length or "Transfer-Encoding" in http_request.headers):
         # A page of another site can make a browser send any other type without a preflight (CORS-safelisted).
-        raise NotJson(http_request.mimetype)
+        raise BadRequest(
+            f"The request's content type is {http_request.mimetype or 'missing'}; JSON is expected.",
+            fix="Send the header Content-Type: application/json.",
+            code="not_json",
+            status=415,
+        )
     body = _read_body(http_request)
     if not body:
         raise BadRequest("The request has no body; a JSON object is expected.")
@@ -133,7 +112,7 @@ def _read_body(http_request: Request) -> bytes:
 
     Raises:
         Busy: Other bodies hold the memory budget.
-        BodyTooSlow: It did not arrive in time.
+        BadRequest: It did not arrive in time.
     """
     length, limit = http_request.content_length, http_request.max_content_length or 0
     if length is None and "chunked" in http_request.headers.get("Transfer-Encoding", ""):
@@ -159,7 +138,12 @@ def _read_body(http_request: Request) -> bytes:
         return http_request.get_data(cache=True)
     except HTTPException:
         if timed_out.is_set():
-            raise BodyTooSlow from None
+            raise BadRequest(
+                "The request's body did not arrive in time.",
+                fix="Send it again, or send less at once.",
+                code="body_too_slow",
+                status=408,
+            ) from None
         raise
     finally:
         timer.cancel()

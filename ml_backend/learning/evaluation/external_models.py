@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import structlog
 
@@ -25,8 +24,8 @@ log = structlog.get_logger(__name__)
 class NotAdmitted(LabelloopError):
     """An external model is worse on the project's labelled images than the served version."""
 
-    code: ClassVar[str] = "model_not_admitted"
-    status: ClassVar[int] = 409
+    code = "model_not_admitted"
+    status = 409
 
     def __init__(self, version: str, project: int, verdict: AcceptanceVerdict) -> None:
         super().__init__(

@@ -351,7 +351,7 @@ def test_foreground_watch_exports_notifies_and_survives_faults(
     def unreachable(*_, **__):
         studio.count_tasks = count
         label(4, 5)
-        raise StudioUnreachable(studio.url, "the cable is cut")
+        raise StudioUnreachable(url=studio.url, reason="the cable is cut")
 
     def on_report(report):
         reports.append(report.version)

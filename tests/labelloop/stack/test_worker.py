@@ -31,7 +31,7 @@ URL = "http://localhost:8080"
 
 
 def test_it_waits_longer_each_time_and_logs_each_wait(pauses):
-    vanished = [StudioUnreachable(URL, "refused")] * 6
+    vanished = [StudioUnreachable(url=URL, reason="refused")] * 6
     with structlog.testing.capture_logs() as lines:
         worker.wait_for_label_studio(Answers(*vanished, {"id": 1}), URL)
     assert pauses == [0.5, 1, 2, 4, 5, 5]
@@ -42,7 +42,7 @@ def test_it_waits_longer_each_time_and_logs_each_wait(pauses):
 
 def test_a_refused_token_is_not_waited_for(pauses):
     with pytest.raises(StudioUnauthorized):
-        worker.wait_for_label_studio(Answers(StudioUnauthorized(URL, "wrong", "Make a new one.")), URL)
+        worker.wait_for_label_studio(Answers(StudioUnauthorized(url=URL, kind="wrong", fix="Make a new one.")), URL)
     assert pauses == []
 
 

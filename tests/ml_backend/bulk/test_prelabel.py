@@ -33,7 +33,7 @@ class FakeStudio:
         for task in self.deleted:
             self.data.pop(task, None)
         if any(row["task"] not in self.data for row in rows):
-            raise PredictionsDropped(project, len(rows), 0)
+            raise PredictionsDropped(project=project, sent=len(rows), created=0)
         for row in rows:
             self.add_prediction(row["task"], row["result"], row["score"], row["model_version"])
         return len(rows)

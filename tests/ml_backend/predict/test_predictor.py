@@ -296,7 +296,7 @@ def test_work_stops_when_the_client_has_gone(predict, album, photo):
 
 
 def test_no_memory_for_a_photo_refuses_the_request(predict, album, photo):
-    photos = album(a=photo, b=Busy("There was no memory for this work within 30 s."))
+    photos = album(a=photo, b=Busy(reason="There was no memory for this work within 30 s."))
     with pytest.raises(Busy):
         predict(photos, [task(1, image="a"), task(2, image="b")])
 
@@ -307,7 +307,7 @@ def test_decodes_of_an_ended_request_do_not_wait_for_memory(predict, photo, wait
     class Waiting:
         def photo(self, url, *, task_id=None, abandoned=lambda: False, **_):
             if task_id == 1:
-                raise Busy("There was no memory.")
+                raise Busy(reason="There was no memory.")
             wait_until(abandoned)
             ended.append(task_id)
             raise Abandoned

@@ -51,11 +51,11 @@ def test_it_carries_the_service_alone(studio, box, poller, work):
     task, *_ = dispute(studio, box)
     poller.run()
     work()
-    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "disputed"
     studio.annotate(task, 3, [box(1)])
     poller.run()
     work()
-    assert studio.stored[task]["data"]["qc_status"] == "agreed"
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "agreed"
 
 
 def test_model_disagreement_rechecks_once_per_change(studio, box, poller, work, settings):
@@ -65,20 +65,20 @@ def test_model_disagreement_rechecks_once_per_change(studio, box, poller, work, 
     studio.annotate(task, 1, [box(0)])
     poller.run()
     work()
-    data = studio.stored[task]["data"]
+    data = studio.tasks_by_id[task]["data"]
     assert "qc_review" not in data
     studio.update_task(task, data={**data, "qc_model_note": "Perhaps a Car is missing.", "qc_model_score": 0.8})
     assert poller.poll(PROJECT) == 1
     work()
-    assert studio.stored[task]["data"]["qc_review"] == "yes"
+    assert studio.tasks_by_id[task]["data"]["qc_review"] == "yes"
     assert poller.poll(PROJECT) == 1  # what was written just now
     work()
     assert poller.poll(PROJECT) == 0
-    data = {key: value for key, value in studio.stored[task]["data"].items() if not key.startswith("qc_model")}
+    data = {key: value for key, value in studio.tasks_by_id[task]["data"].items() if not key.startswith("qc_model")}
     studio.update_task(task, data=data)
     poller.run()
     work()
-    assert studio.stored[task]["data"]["qc_review"] == "no"
+    assert studio.tasks_by_id[task]["data"]["qc_review"] == "no"
 
 
 def test_what_was_judged_is_not_told_again(studio, box, poller, work):
@@ -97,17 +97,17 @@ def test_a_change_a_skip_and_a_deletion_are_found(studio, box, poller, work):
     task, first, second = dispute(studio, box)
     poller.poll(PROJECT)
     work()
-    studio.change(second, result=[box(1)])
+    studio.edit_annotation(second, result=[box(1)])
     assert poller.poll(PROJECT) == 1
     work()
-    assert studio.stored[task]["data"]["qc_status"] == "agreed"
-    studio.change(first, was_cancelled=True)
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "agreed"
+    studio.edit_annotation(first, was_cancelled=True)
     assert poller.poll(PROJECT) == 1
     work()
-    studio.remove(second)
+    studio.remove_annotation(second)
     assert poller.poll(PROJECT) == 1
     work()
-    assert studio.stored[task]["data"]["qc_annotators"] == 0
+    assert studio.tasks_by_id[task]["data"]["qc_annotators"] == 0
 
 
 @pytest.fixture
@@ -136,12 +136,12 @@ def test_a_deletion_without_a_trace_is_found_within_the_hour(studio, box, poller
     settle(poller)
     later(JUDGED_WITHIN_S + 60)
     assert poller.poll(PROJECT) == 0  # the count that later ones are compared with
-    studio.stored[task]["annotations"] = []
+    studio.tasks_by_id[task]["annotations"] = []
     assert poller.poll(PROJECT) == 0
     later(due + 60)
     assert poller.poll(PROJECT) == 2
     work()
-    assert studio.stored[task]["data"]["qc_status"] == "waiting"
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "waiting"
 
 
 def test_first_poll_finds_deletions_made_without_a_worker(studio, box, poller, work, later, memory, projects):
@@ -149,7 +149,7 @@ def test_first_poll_finds_deletions_made_without_a_worker(studio, box, poller, w
     poller.poll(PROJECT)
     work()
     settle(poller)
-    studio.stored[task]["annotations"].pop()
+    studio.tasks_by_id[task]["annotations"].pop()
     later(JUDGED_WITHIN_S + 60)
     restarted = Reconciler(studio, memory, projects, poller._inbox)
     assert restarted.poll(PROJECT) == 1
@@ -159,7 +159,7 @@ def test_unjudgeable_annotations_do_not_trigger_hourly_sweeps(studio, box, polle
     dispute(studio, box)
     poller.poll(PROJECT)
     work()
-    studio.settings = {"total_annotations_number": 5}  # three that no task shows
+    studio.fields |= {"total_annotations_number": 5}  # three that no task shows
     sweeps = []
     plain = studio.stamps
     studio.stamps = lambda *args, **more: sweeps.append(1) or plain(*args, **more)
@@ -186,7 +186,7 @@ def test_next_poll_retries_events_given_up_during_an_outage(studio, box, poller,
     inbox.mark_dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "Label Studio does not answer")
     assert poller.poll(PROJECT) == 2
     work()
-    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "disputed"
     assert inbox.dead_letters() == []
 
 
@@ -205,7 +205,7 @@ def test_deleted_tasks_are_forgotten(studio, box, poller, work, memory):
     task, *_ = dispute(studio, box)
     poller.poll(PROJECT)
     work()
-    del studio.stored[task]
+    del studio.tasks_by_id[task]
     assert poller.sweep(PROJECT) == 1
     work()
     assert memory.annotation_versions(PROJECT) == {}
@@ -238,21 +238,21 @@ def test_one_project_that_cannot_be_read_keeps_no_other_waiting(studio, box, pol
         if project == 1:
             from labelloop.service.studio import StudioUnreachable
 
-            raise StudioUnreachable("http://x", "down")
+            raise StudioUnreachable(url="http://x", reason="down")
         return plain(project, **kwargs)
 
     studio.tasks = refused
     task, *_ = dispute(studio, box)
     poller.run()
     work()
-    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "disputed"
 
 
 def test_a_time_in_the_future_does_not_blind_the_poller(studio, box, poller, work):
     task, *_ = dispute(studio, box)
     poller.poll(PROJECT)
     work()
-    studio.stored[task]["updated_at"] = "2999-01-01T00:00:00.000000Z"
+    studio.tasks_by_id[task]["updated_at"] = "2999-01-01T00:00:00.000000Z"
     poller.poll(PROJECT)
     assert ProjectStore(poller._projects.engine).get(PROJECT).cursor < "2999"
 
@@ -271,7 +271,7 @@ def test_sweep_reads_only_changed_tasks(studio, box, poller, work):
     )[1]
     assert poller.sweep(PROJECT) == 0
     assert read == []
-    studio.remove(studio.stored[3]["annotations"][0]["id"])
+    studio.remove_annotation(studio.tasks_by_id[3]["annotations"][0]["id"])
     assert poller.sweep(PROJECT) == 1
     assert read == [3]
 

@@ -303,7 +303,7 @@ def test_metrics_are_what_prometheus_reads(client):
 
 def test_a_busy_service_says_when_to_ask_again(tmp_path):
     app = make(tmp_path)
-    app.add_url_rule("/busy", view_func=lambda: fail(Busy("8 requests wait.")))
+    app.add_url_rule("/busy", view_func=lambda: fail(Busy(reason="8 requests wait.")))
     answer = app.test_client().get("/busy")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert answer.json["error"]["code"] == "busy"
