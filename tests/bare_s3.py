@@ -46,7 +46,7 @@ class BareS3(ThreadingHTTPServer):
             s3_access_key_id="key",
             s3_secret_access_key="not-told",
             label_studio_api_key="",
-        ).but(**changes)
+        ).replace(**changes)
 
     def __exit__(self, *_) -> None:
         self.shutdown()

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from labelloop.stack.label_studio_server import wait_until_up
+from labelloop.stack.label_studio_server import wait_until_healthy
 from labelloop.stack.ports import free_port
-from labelloop.stack.process import Child, Part
+from labelloop.stack.process import Child, ServiceSpec
 
 LABEL_CONFIG = """
 <View>
@@ -83,7 +83,7 @@ class Loop:
         return done
 
     def start(self, name: str, *words: str, url: str = "") -> Child:
-        part = Part(
+        part = ServiceSpec(
             name=name,
             key=name,
             command=[sys.executable, "-m", "labelloop.cli.main", *words],
@@ -94,7 +94,7 @@ class Loop:
         )
         child = Child(part, self.home / "run")
         self.children.append(child)
-        wait_until_up(child)
+        wait_until_healthy(child)
         return child
 
 

@@ -92,7 +92,7 @@ class S3Server:
             s3_access_key_id=self.key,
             s3_secret_access_key=SecretStr(self.secret),
             label_studio_api_key=SecretStr(""),
-        ).but(**changes)
+        ).replace(**changes)
 
     def client(self):
         """boto3's, as anybody makes one."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from labelloop.stack.accounts import Account, log_in, personal_access_token, sign_up
-from labelloop.stack.label_studio import LabelStudio
-from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
+from labelloop.stack.label_studio import LabelStudioInstallation
+from labelloop.stack.label_studio_server import label_studio_service, wait_until_healthy
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
 from labelloop.stack.progress import Steps
@@ -34,7 +34,7 @@ class RunningStudio:
         """Stop it and start it again on the same data; who asks meanwhile finds nobody."""
         self.child.stop()
         self.child = Child(self.child.part, self.data.parent)
-        wait_until_up(self.child)
+        wait_until_healthy(self.child)
 
     def password(self, email: str) -> str:
         """The password with which `user` signed this person up (for the browser)."""
@@ -50,9 +50,9 @@ class RunningStudio:
 
 
 @pytest.fixture(scope="session")
-def label_studio_installation() -> LabelStudio:
+def label_studio_installation() -> LabelStudioInstallation:
     """Stock Label Studio in `.labelloop/label-studio`, where `make up` keeps it too."""
-    installation = LabelStudio(ROOT / ".labelloop" / "label-studio")
+    installation = LabelStudioInstallation(ROOT / ".labelloop" / "label-studio")
     installation.prepare(Steps())
     return installation
 
@@ -62,7 +62,7 @@ def label_studio(label_studio_installation, tmp_path_factory):
     """A running stock Label Studio with an admin, legacy tokens allowed, on a free port."""
     folder = tmp_path_factory.mktemp("label-studio")
     admin, legacy = Account("admin@example.com", secrets.token_hex(8)), secrets.token_hex(20)
-    part = label_studio_part(
+    part = label_studio_service(
         label_studio_installation,
         data=folder / "data",
         port=free_port(),
@@ -73,7 +73,7 @@ def label_studio(label_studio_installation, tmp_path_factory):
     running, child = None, Child(part, folder)
     try:
         started = time.monotonic()
-        wait_until_up(child)
+        wait_until_healthy(child)
         with log_in(part.url, admin) as session:
             token = personal_access_token(session)
         print(f"\nLabel Studio {part.url} up in {time.monotonic() - started:.1f} s, log {part.log}")

@@ -101,7 +101,7 @@ def test_the_overlays_stand_in_order_and_say_what_is_disputed(disputed, review, 
         (bike,) = review.overlay(number, "QC consensus")["result"]
         assert bike["value"]["x"] == pytest.approx(13, abs=0.01)
         _, extra = review.overlay(number, "QC: B")["result"]
-        assert "One has a Motorbike" in extra["meta"]["text"][0]
+        assert "One annotator has a Motorbike" in extra["meta"]["text"][0]
         said = json.dumps(review.overlay(number, "QC: B")).lower()
         assert not any(f"{name}@" in said for name in ANNOTATORS)
     project = people["admin"].get(f"/api/projects/{review.project}/")

@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from labelloop.stack.accounts import Account
-from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
+from labelloop.stack.label_studio_server import label_studio_service, wait_until_healthy
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
 
@@ -175,7 +175,7 @@ def stack(config, store, label_studio_installation, tmp_path_factory):
     theirs = dict(config["label-studio"]["environment"])
     admin = Account(theirs.pop("LABEL_STUDIO_USERNAME"), theirs.pop("LABEL_STUDIO_PASSWORD"))
     theirs.pop("LABEL_STUDIO_HOST")
-    part = label_studio_part(
+    part = label_studio_service(
         label_studio_installation,
         data=folder / "data",
         port=free_port(),
@@ -203,7 +203,7 @@ def stack(config, store, label_studio_installation, tmp_path_factory):
             programs.append(Program([BIN / "labelloop", *words], ours, folder / f"{name}.log"))
         for name, program in zip(ports, programs, strict=False):
             program.wait_for(health(config[name], ports[name]))
-        wait_until_up(server)
+        wait_until_healthy(server)
         yield ours
     finally:
         ended = [program.stop() for program in programs]

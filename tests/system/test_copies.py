@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.dataset.gc import look
+from exporters.dataset.gc import find_garbage
 from exporters.dataset.pull import pull
 from exporters.dataset.versions import read_version
 from exporters.pipeline.export import export
 from exporters.validate.version import verify
 from labelloop.service.media import Media
-from labelloop.service.store import Entry, open_store
+from labelloop.service.store import ObjectInfo, open_store
 
 pytestmark = pytest.mark.system
 
@@ -67,7 +67,7 @@ def test_server_copies_each_photo_once_and_what_is_pulled_is_the_same(s3_server,
     for version, seed in (("v000001", 1), ("v000002", 99)):
         pull(store, read_version(store, version), to=tmp_path / version)
         assert (tmp_path / version / "images/train/1_ü.jpg").read_bytes() == photo(seed)
-    assert look(store, grace_h=0).objects == ()
+    assert find_garbage(store, grace_h=0).objects == ()
     # a copy that was damaged is found
     store.put(next(iter(copies)), photo(7))
     assert verify(store, "v000001")[1]
@@ -82,9 +82,9 @@ def test_photo_that_the_server_does_not_have_is_read_from_where_it_is(s3_server,
         "s3://",
         "/data/x",
     ):
-        assert store.copy_in(url, lambda _: "photos/x") is None
+        assert store.copy_from(url, lambda _: "photos/x") is None
     store.put("here.jpg", photo(1))
-    assert store.copy_in(f"{store.url}/here.jpg", lambda _: "") is None
-    made = store.copy_in(f"{store.url}/here.jpg", lambda entry: f"photos/{entry.size}")
-    assert isinstance(made, Entry)
+    assert store.copy_from(f"{store.url}/here.jpg", lambda _: "") is None
+    made = store.copy_from(f"{store.url}/here.jpg", lambda entry: f"photos/{entry.size}")
+    assert isinstance(made, ObjectInfo)
     assert store.get(made.key) == photo(1)

@@ -8,13 +8,13 @@ from werkzeug.serving import make_server
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, RegionOutline, ConflictText, GroupView
+from qc_webhooks.decision.dispute_drawing import CONSENSUS, ConflictText, DisputeDrawing, GroupView, RegionOutline
 from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import TASKS
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.task_facts import AnnotationFacts, TaskFacts, ObjectFacts, AnnotatorPair, RegionFacts
+from qc_webhooks.verdict.task_facts import AnnotationFacts, AnnotatorPair, ObjectFacts, RegionFacts, TaskFacts
 from tests.system.browser_fixtures import chromium_page, screenshot
 
 pytestmark = pytest.mark.system
@@ -45,13 +45,24 @@ def dashboard(tmp_path_factory):
     engine = open_database(settings)
     ProjectStore(engine).add(7)
     said = (
-        ConflictText("label", "label", (1, 2), "One says Car, another says Van: the box at the left.", ("Car",), ("Van",), 0),
+        ConflictText(
+            "label",
+            "label",
+            (1, 2),
+            "One annotator says Car, another says Van: the box at the left.",
+            ("Car",),
+            ("Van",),
+            0,
+        ),
     )
     views = tuple(
         GroupView(
             name,
             who,
-            (RegionOutline((ring(0.1, 0.2),), False, label, 0, (0,)), RegionOutline((ring(0.5, 0.5),), False, "Car", 0, ())),
+            (
+                RegionOutline((ring(0.1, 0.2),), False, label, 0, (0,)),
+                RegionOutline((ring(0.5, 0.5),), False, "Car", 0, ()),
+            ),
         )
         for name, who, label in (("A", (1,), "Car"), ("B", (2,), "Van"), (CONSENSUS, (), "Car"))
     )

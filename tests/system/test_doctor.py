@@ -352,7 +352,7 @@ def test_a_bucket_that_is_missing_and_a_secret_that_is_wrong(tmp_path, s3_server
     bucket = s3_server.make_bucket()
     found = store_findings(tmp_path, s3_server, store_url=f"s3://{bucket}", s3_secret_access_key=SecretStr("hunter2"))
     assert found["store"].level == "problem"
-    assert "the secret does not fit" in found["store"].what
+    assert "the secret does not match the access key" in found["store"].what
     assert "LABELLOOP_S3_SECRET_ACCESS_KEY" in found["store"].fix
     assert "hunter2" not in found["store"].what + found["store"].fix
 

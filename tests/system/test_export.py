@@ -135,7 +135,7 @@ def test_data_set_in_s3_is_read_back_with_the_right_pixels(bucket, s3, settings,
 
     version = tmp_path / "pulled"
     store = open_store(f"s3://{bucket}/sets/cars", settings)
-    assert pull(store, read_version(store), to=version).photos == len(BOXES)
+    assert pull(store, read_version(store), to=version).images == len(BOXES)
     sheet = str(version / "coco/annotations/instances_train.json")
     truth = COCO(sheet)
     for kind in ("bbox", "segm"):
@@ -183,7 +183,7 @@ def test_version_in_s3_is_pulled_with_photos_from_their_own_place(bucket, settin
     store = open_store(f"s3://{bucket}/bare", settings)
     pulled = pull(store, read_version(store), to=tmp_path / "voc", media=media)
     media.close()
-    assert (pulled.photos, pulled.missing) == (3, ())
+    assert (pulled.images, pulled.missing) == (3, ())
     load = supervision.DetectionDataset.from_pascal_voc
     same(boxes_of(load(str(tmp_path / "voc/JPEGImages"), str(tmp_path / "voc/Annotations"))), 1.51)
 

@@ -110,7 +110,7 @@ def tasks(count):
 def is_whole(store):
     """Every version that there is, is whole; the head names one of them."""
     for manifest in versions(store):
-        assert verify(store, manifest.version)[1].kept == []
+        assert verify(store, manifest.version)[1].issues == []
     head = read_head(store)[0]
     return head.version if head else None
 
@@ -129,7 +129,7 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
     for passed in range(0, 40, 4):
         gateway = Gateway(s3_server.endpoint, FAULTS[fault])
         gateway.left = passed
-        ours = well.but(s3_endpoint_url=f"http://127.0.0.1:{gateway.server_port}")
+        ours = well.replace(s3_endpoint_url=f"http://127.0.0.1:{gateway.server_port}")
         before = is_whole(store)
         try:
             report = export(file, settings=ours, to=address, formats=("coco", "yolo-detect"), afresh=True)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from exporters.dataset.diff import Change, differences
-from exporters.dataset.gc import collect, look
+from exporters.dataset.diff import ChangeCounts, diff_versions
+from exporters.dataset.gc import collect_garbage, find_garbage
 from exporters.dataset.versions import read_version, versions
 from exporters.pipeline.export import export
 from exporters.validate.version import verify
@@ -29,13 +29,13 @@ def test_older_versions_go_and_what_stays_is_whole(s3_server, tmp_path):
     for last in (10.0, 30.0, 50.0):
         source.write_text(json.dumps([task(number, 10.0) for number in range(1, 30)] + [task(30, last)]))
         assert export(source, settings=settings, to=url, fetch=False, split="train=1").published
-    found = differences(store, read_version(store, "v000001"), read_version(store))
-    assert found.images == Change(changed=1, same=29)
+    found = diff_versions(store, read_version(store, "v000001"), read_version(store))
+    assert found.images == ChangeCounts(changed=1, same=29)
     assert (found.objects.added, found.objects.removed) == (1, 1)
-    assert look(store, keep=1).versions == ()  # all of it is younger than a day
+    assert find_garbage(store, keep=1).versions == ()  # all of it is younger than a day
     store.put("objects/00/" + "00" * 32, b"left by an export that was killed")
     time.sleep(1.1)  # Swift rounds times up to whole seconds
-    gone = collect(store, keep=1, grace_h=0)
+    gone = collect_garbage(store, keep=1, grace_h=0)
     assert gone.versions == ("v000001", "v000002")
     assert ("objects/00/" + "00" * 32, 33) in gone.objects
     assert [each.version for each in versions(store)] == ["v000003"]
@@ -43,4 +43,4 @@ def test_older_versions_go_and_what_stays_is_whole(s3_server, tmp_path):
     assert manifest is not None
     assert not problems
     time.sleep(1.1)
-    assert look(store, keep=1, grace_h=0).objects == ()
+    assert find_garbage(store, keep=1, grace_h=0).objects == ()

@@ -122,14 +122,14 @@ def test_a_dispute_is_decided_by_one_click_in_the_review_project(desk, people, l
     people["ben"].submit(number, [drawn(60, "Cat")])
     review = desk.review()
     made = eventually(lambda: [each for each in desk.tasks(review["id"]) if each["predictions"]], what="the copy")
-    assert "One has a" in made[0]["data"]["qc_note"]
+    assert "One annotator has a" in made[0]["data"]["qc_note"]
     eventually(lambda: desk.review()["model_version"] == "QC consensus", what="the consensus in the stream")
     label_studio.user("rita@example.com")
     log_in(page, label_studio, "rita@example.com")
     page.goto(f"{label_studio.url}/projects/{review['id']}/data?labeling=1")
     page.locator("[class*=outliner-item__title]").first.wait_for()
     page.wait_for_timeout(1500)  # the photograph fades in
-    assert page.get_by_text("One has a").count(), "the note stands above the photograph"
+    assert page.get_by_text("One annotator has a").count(), "the note stands above the photograph"
     screenshot(page, "review_stream.png", tmp_path)
     page.locator('button:has-text("Submit")').first.click()
     (truth,) = eventually(lambda: desk.truth(number), what="the decision")

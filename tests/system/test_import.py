@@ -12,9 +12,9 @@ from pycocotools.coco import COCO
 
 from exporters.dataset.pull import pull
 from exporters.dataset.versions import read_version
+from exporters.errors import LabelsMissing, TitleTaken
 from exporters.importing import run as importing
-from exporters.importing.errors import LabelsMissing, TitleTaken
-from exporters.importing.run import Order, run_import
+from exporters.importing.run import ImportOptions, run_import
 from exporters.pipeline.export import export
 from exporters.validate import validate
 from labelloop.service.media import Media
@@ -49,7 +49,7 @@ def bring(settings, studio, tmp_path):
     class Bring:
         def __call__(self, source, **order):
             order = {"title": title()} | order
-            return run_import(Order(source=str(source), **order), settings=settings, studio=studio)
+            return run_import(ImportOptions(source=str(source), **order), settings=settings, studio=studio)
 
         def out(self, project, *formats):
             to = f"file://{tmp_path}/out-{project}-{'-'.join(formats)}"
@@ -156,7 +156,7 @@ def test_voc_comes_back_from_pixels_that_count_from_one(bring, tmp_path):
 def test_a_second_import_adds_nothing_and_a_stopped_one_goes_on(bring, studio, settings, tmp_path, monkeypatch):
     source = makers.make_coco(tmp_path / "set")
     monkeypatch.setattr(importing, "BATCH", 1)
-    order = Order(source=str(source), title=title())
+    order = ImportOptions(source=str(source), title=title())
     first = run_import(order, settings=settings, studio=studio, stop=lambda: True)
     assert (first.stopped, first.tasks_made) == (True, 1)
     with pytest.raises(TitleTaken):
@@ -247,17 +247,19 @@ def test_photos_in_a_bucket_are_referenced(settings, studio, s3_server, tmp_path
     for path in (tmp_path / "set").rglob("*"):
         if path.is_file():
             client.put_object(Bucket=bucket, Key=f"cars/{path.relative_to(tmp_path / 'set')}", Body=path.read_bytes())
-    ours = settings.but(
+    ours = settings.replace(
         s3_endpoint_url=s3_server.endpoint,
         s3_access_key_id=s3_server.key,
         s3_secret_access_key=SecretStr(s3_server.secret),
     )
-    order = Order(source=f"s3://{bucket}/cars", title=title())
+    order = ImportOptions(source=f"s3://{bucket}/cars", title=title())
     report = run_import(order, settings=ours, studio=studio)
     assert (report.tasks_made, report.regions, report.problems) == (4, 3, [])
     urls = {task.data["image"] for task in studio.tasks(report.project)}
     assert urls == {f"s3://{bucket}/cars/images/{name}" for name in makers.SIZES}
-    again = run_import(Order(source=f"s3://{bucket}/cars", project=report.project), settings=ours, studio=studio)
+    again = run_import(
+        ImportOptions(source=f"s3://{bucket}/cars", project=report.project), settings=ours, studio=studio
+    )
     assert (again.tasks_made, again.added) == (0, 0)
 
 
@@ -281,7 +283,7 @@ def test_exports_of_label_studio_itself_are_imported_as_they_come(bring, studio,
     for name, (_, boxes) in new.items():
         np.testing.assert_allclose(boxes, old[name][1], atol=1.5 if kind == "VOC" else 0.01)
     validated = validate(packed)
-    assert validated.looked_at["photos"] == len(new)
+    assert validated.checked["photos"] == len(new)
     assert {flaw for flaw in validated.counts if flaw.startswith("yolo-")} <= {"yolo-label-alone"}  # that photo
 
 

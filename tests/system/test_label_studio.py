@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from labelloop.stack.accounts import Account, log_in, personal_access_token, sign_up
-from labelloop.stack.errors import AccountRefused, PortTaken
-from labelloop.stack.label_studio_server import label_studio_part
+from labelloop.stack.errors import AccountRefused, StackPortTaken
+from labelloop.stack.label_studio_server import label_studio_service
 from labelloop.stack.ports import require_free
 
 pytestmark = pytest.mark.system
@@ -63,10 +63,10 @@ def test_loopback_is_open_for_our_services_and_the_metadata_address_is_closed(la
 
 def test_a_taken_port_is_refused_instead_of_moving_to_the_next(label_studio, label_studio_installation, tmp_path):
     port = int(label_studio.url.rpartition(":")[2])
-    with pytest.raises(PortTaken, match=f"Port {port}.*label_studio.*--port"):
+    with pytest.raises(StackPortTaken, match=f"Port {port}.*label_studio.*--port"):
         require_free(port, "Label Studio", option="--port")
-    with pytest.raises(PortTaken):
-        label_studio_part(
+    with pytest.raises(StackPortTaken):
+        label_studio_service(
             label_studio_installation, data=tmp_path / "data", port=port, log=tmp_path / "log", admin=label_studio.admin
         )
     assert not (tmp_path / "data").exists()

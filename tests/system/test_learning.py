@@ -118,7 +118,7 @@ def test_a_model_for_a_project_that_is_not_there_is_not_put_on_the_store(loop):
     said = loop.command("models", "add", str(embedded_model()), "--project", "987654", check=False)
     assert said.returncode != 0
     assert "api/projects/987654/" in said.stderr
-    assert "/projects/NUMBER/" in said.stderr
+    assert "/projects/ID/" in said.stderr
     assert loop.command("models", "list").stdout == before
 
 

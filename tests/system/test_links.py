@@ -9,7 +9,7 @@ from cyclopts import App
 from PIL import Image
 
 from exporters.cli.dataset import dataset_link
-from exporters.dataset.signed_links import NotLinked, linked, signer
+from exporters.dataset.signed_links import NotLinked, signed_lines, signer
 from exporters.dataset.versions import read_version
 from exporters.errors import BadOption
 from exporters.pipeline.export import export
@@ -62,7 +62,7 @@ def test_photos_that_nobody_else_can_read_are_told(bucket, s3, settings, env):
     export(f"s3://{bucket}/two.json", settings=settings, to=to, formats=("ndjson-detect",), max_errors=1)
     store = open_store(to, settings)
     with pytest.raises(NotLinked) as told:
-        list(linked(store, read_version(store), "ndjson-detect", signer(settings, 1)))
+        list(signed_lines(store, read_version(store), "ndjson-detect", signer(settings, 1)))
     assert told.value.number == 1
     with pytest.raises(BadOption):
         dataset_link(to, format="ndjson-pose")

@@ -7,8 +7,9 @@ import pytest
 
 from labelloop.labeling.geometry.overlap import iou
 from labelloop.labeling.geometry.shapes import Ellipse, Rectangle
-from labelloop.labeling.studio.regions import regions
-from labelloop.labeling.studio.task import Prediction, Result
+from labelloop.labeling.result import Result
+from labelloop.labeling.studio.reading import read_regions
+from labelloop.labeling.studio.task import ModelPrediction
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from ml_backend.studio.connect import connect
@@ -47,7 +48,7 @@ def backend(label_studio, tmp_path_factory):
     server = make_server("127.0.0.1", 0, create_app(settings), threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield settings.but(ml_url=f"http://localhost:{server.server_port}")
+    yield settings.replace(ml_url=f"http://localhost:{server.server_port}")
     server.shutdown()
     thread.join()
     server.server_close()
@@ -89,7 +90,7 @@ def suggest(studio, project, *prompts):
 
 
 def shape(result):
-    [region] = regions(Prediction(results=(Result(result),)))
+    [region] = read_regions(ModelPrediction(results=(Result(result),)))
     return region.geometry
 
 

@@ -67,7 +67,7 @@ def told(tasks):
 def test_project_is_read_as_a_snapshot_and_then_by_its_changes_and_is_always_what_pages_give(
     settings, studio, number, monkeypatch
 ):
-    monkeypatch.setattr(project, "SNAPSHOT_FROM", 5)
+    monkeypatch.setattr(project, "SNAPSHOT_MIN_TASKS", 5)
 
     def check(read):
         source = open_source(number, settings=settings, studio=studio)

@@ -160,7 +160,7 @@ def test_self_test_says_what_the_store_does_and_leaves_nothing(store):
     [
         (
             {"s3_secret_access_key": SecretStr("not-the-secret")},
-            "secret does not fit",
+            "the secret does not match the access key",
             "S3_SECRET_ACCESS_KEY",
         ),
         ({"s3_access_key_id": "nobody:here"}, "access key", "LABELLOOP_S3_ACCESS_KEY_ID"),

@@ -11,10 +11,10 @@ from PIL import Image
 from labelloop.service.media import Media, MediaMissing
 from labelloop.service.settings import Settings
 from labelloop.service.studio import (
-    StudioNotFound,
     PredictionsDropped,
     Studio,
     StudioError,
+    StudioNotFound,
     StudioRefused,
     StudioUnauthorized,
 )
@@ -68,7 +68,10 @@ def test_both_kinds_of_token_open_the_door_and_a_wrong_one_is_explained(label_st
     legacy = Studio(label_studio.url, label_studio.legacy_token)
     assert studio.me()["email"] == legacy.me()["email"]
     assert studio.version() == "1.23.2"
-    for token, says in (("f" * 40, "does not know this legacy token"), (label_studio.admin_token[:-4] + "AAAA", "another Label")):
+    for token, says in (
+        ("f" * 40, "does not know this legacy token"),
+        (label_studio.admin_token[:-4] + "AAAA", "another Label"),
+    ):
         with pytest.raises(StudioUnauthorized, match=says) as caught:
             Studio(label_studio.url, token).me()
         assert token not in str(caught.value)

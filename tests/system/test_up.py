@@ -13,8 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from labelloop.stack.accounts import log_in
-from labelloop.stack.accounts import ANNOTATORS
+from labelloop.stack.accounts import ANNOTATORS, log_in
 from labelloop.stack.ports import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -136,12 +135,12 @@ def test_the_second_start_finds_everything_as_it_was(start, home, wait_until):
     told = next(line for line in loop.process.stdout if line.strip())
     assert told.startswith("Worker has exited (signal 9)")
     assert f"Its log: {home / 'logs' / 'worker.log'}\n" in iter(loop.process.stdout.readline, "")
-    assert "It is started again" in loop.process.stdout.readline()
+    assert "It is being restarted" in loop.process.stdout.readline()
     studio, url = loop.parts["label-studio"], re.search(r"(http://localhost:\d+)/projects", loop.shown).group(1)
     os.kill(studio, signal.SIGKILL)
     told = next(line for line in loop.process.stdout if line.strip())
     assert told.startswith("Label Studio has exited (signal 9)")
-    assert "It is started again" in next(line for line in loop.process.stdout if "again" in line)
+    assert "It is being restarted" in next(line for line in loop.process.stdout if line.startswith("It is"))
     wait_until(lambda: answers(f"{url}/health"), timeout_s=180)
     assert loop.parts["label-studio"] != studio
     backup = home.parent / "backup.tar.gz"
@@ -159,7 +158,7 @@ def test_a_stack_that_was_backed_up_while_it_ran_goes_on_elsewhere(start, home):
     command = [sys.executable, "-m", "labelloop.cli.main", "restore", home.parent / "backup.tar.gz"]
     subprocess.run(command, env={**os.environ, "LABELLOOP_HOME": str(other)}, check=True)
     loop = start(other)
-    assert "making the project" not in loop.shown
+    assert "creating the project" not in loop.shown
     assert "pre-labelling" not in loop.shown
     url = re.search(r"(http://localhost:\d+)/projects/1/data", loop.shown).group(1)
     with log_in(url, ANNOTATORS[0].account(other)) as session:

@@ -76,7 +76,7 @@ def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machin
     until(lambda: all(one.version("7.1") == second for one in backends))
     assert {one.version("8.1") for one in backends} == {first}
     # The bucket is out of reach when the machine starts again: it goes on with what it saw last.
-    gone = machines[1].but(s3_endpoint_url="http://127.0.0.1:9")
+    gone = machines[1].replace(s3_endpoint_url="http://127.0.0.1:9")
     again = ModelServer.from_settings(gone)
     again.start()
     assert again.version() == first
