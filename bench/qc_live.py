@@ -85,7 +85,7 @@ def _measure(studio: TimedStudio, url: str) -> str:
         for task in range(1, number + 1):
             time.sleep(max(0.0, started + (task - 1) / RATE - time.perf_counter()))
             id_ = studio.annotate(task, 2, [_box(60)])
-            held = studio.tasks_by_id[task]["annotations"][0]
+            held = studio.tasks_by_id[task]["annotations"][-1]
             body = {"id": id_, "task": task, "project": PROJECT, "updated_at": held["updated_at"]}
             submitted[task] = before = time.perf_counter()
             client.post(url, json={"action": "ANNOTATION_CREATED", "annotation": body}).raise_for_status()

@@ -26,7 +26,7 @@ def disputed(studio, box):
 
 
 def test_an_unreadable_task_becomes_a_dead_letter(studio, disputed, settings, engine):
-    studio.stored[disputed]["data"] = None
+    studio.tasks_by_id[disputed]["data"] = None
     with pytest.raises(Reject, match="task 1: data"):
         handlers(settings, studio, engine)[TASK](f"7:{disputed}", [])
 
@@ -71,7 +71,7 @@ def test_the_whole_way_on_postgres(studio, disputed, postgres_url, tmp_path, wai
     try:
         hint = sweep_event(7, source="test")
         jobs.submit(hint.topic, hint.subject, hint.key, hint.payload)
-        wait_until(lambda: studio.stored[disputed]["data"].get("qc_status") == "disputed")
+        wait_until(lambda: studio.tasks_by_id[disputed]["data"].get("qc_status") == "disputed")
         wait_until(lambda: project_status(7, settings, engine).outcomes == {"disputed": 1})
         assert any(metric.samples for metric in QcMetricsCollector(engine).collect())
     finally:

@@ -55,7 +55,7 @@ def test_the_note_reports_a_task_too_large(large, studio, check, engine):
     for who, results in enumerate(large, start=1):
         studio.annotate(id_, who, results)
     assert check(id_).verdict.outcome == "not_judged"
-    data = studio.stored[id_]["data"]
+    data = studio.tasks_by_id[id_]["data"]
     assert data["qc_status"] == "not_judged"
     assert "Too large to judge: 6 regions" in data["qc_note"]
     assert FactStore(engine).load(PROJECT, id_).outcome == "not_judged"

@@ -23,7 +23,7 @@ from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
-from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
+from tests.qc_webhooks.conftest import PROJECT, QcStudio
 
 PASSWORD = "correct-horse-9"
 EVIL = "<script>alert(1)</script>"
@@ -87,7 +87,7 @@ def judged(tmp_path_factory, migrated):
     """The database of a project of 40 tasks, 20 of them disputed, judged by the real checker; one label is a script."""
     home = tmp_path_factory.mktemp("judged")
     shutil.copyfile(migrated, home / "labelloop.sqlite3")
-    engine, studio = open_database(Settings(home=home)), MemoryStudio()
+    engine, studio = open_database(Settings(home=home)), QcStudio()
     ProjectStore(engine).add(PROJECT)
     checker = Checker(studio, DecisionStore(engine), home)
     for number in range(40):
@@ -380,7 +380,7 @@ def test_the_queue_is_paged_sorted_and_filtered(inside, filled):
 
 
 def test_tasks_not_judged_are_listed_and_wait_for_a_reviewer(inside, closed, engine):
-    studio = MemoryStudio()
+    studio = QcStudio()
     ProjectStore(engine).add(PROJECT)
     checker = Checker(studio, DecisionStore(engine), closed.home)
     for _ in range(3):

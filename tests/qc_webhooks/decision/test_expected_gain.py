@@ -14,7 +14,7 @@ from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.policy import read_policy
 from qc_webhooks.schedulers.annotator_model import MIN_TASKS, AnnotatorModelScheduler, AnnotatorModelStore
 from qc_webhooks.store.projects import ProjectStore
-from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
+from tests.qc_webhooks.conftest import PROJECT, QcStudio
 
 CAREFUL, GOOD, SLOPPY, WILD = 1, 2, 3, 4
 
@@ -121,7 +121,7 @@ def service(studio, memory, settings, engine):
     return Checker(studio, memory, settings.home), keeper, inbox
 
 
-def submitted(studio: MemoryStudio, checker, choice, message):
+def submitted(studio: QcStudio, checker, choice, message):
     task = studio.add_task()
     for who, answer in message.items():
         studio.annotate(task, who, [choice(answer)])
@@ -152,7 +152,7 @@ def test_without_a_reliability_model_an_agreement_stands(studio, service, choice
         task = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
     keeper.run()
     assert AnnotatorModelStore(keeper._engine).load(PROJECT) is None
-    assert studio.stored[task]["is_labeled"]
+    assert studio.tasks_by_id[task]["is_labeled"]
     assert inbox.due_subjects(10) == []
 
 
@@ -162,9 +162,9 @@ def test_an_unreliable_agreement_goes_to_a_third_annotator(studio, taught, choic
     doubtful = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
     assert not studio.serves(trusted, 9)
     assert studio.serves(doubtful, 9)
-    note = studio.stored[doubtful]["data"]["qc_note"]
+    note = studio.tasks_by_id[doubtful]["data"]["qc_note"]
     assert note.startswith("2 of 2 annotators agree. One more annotator is requested: the consensus may be wrong (")
-    assert studio.stored[doubtful]["data"]["qc_status"] == "agreed"
+    assert studio.tasks_by_id[doubtful]["data"]["qc_status"] == "agreed"
     writes = len(studio.writes)
     assert checker.check(PROJECT, doubtful).actions == ()
     assert len(studio.writes) == writes
@@ -186,10 +186,10 @@ def test_an_early_agreement_is_rechecked_once(studio, service, choice):
 def test_a_user_may_withdraw_the_further_annotator(studio, taught, choice):
     checker, keeper, _ = taught
     task = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
-    studio.stored[task].update(overlap=2, is_labeled=True)
+    studio.tasks_by_id[task].update(overlap=2, is_labeled=True)
     keeper.update(PROJECT)
     checker.check(PROJECT, task)
-    assert studio.stored[task]["overlap"] == 2
+    assert studio.tasks_by_id[task]["overlap"] == 2
     assert not studio.serves(task, 9)
 
 

@@ -156,13 +156,15 @@ def test_only_a_due_annotator_gets_a_blind_ground_truth(studio, loop, box, write
     assert not studio.serves(task, ANNE), "not yet"
     work(studio, loop, ANNE, box, 8)
     assert studio.serves(task, ANNE)
-    assert studio.settings == {"annotator_evaluation_enabled": True}
-    assert not studio.stored[task]["data"].get("qc_note"), "the note must not give it away"
+    assert studio.fields["annotator_evaluation_enabled"]
+    assert not studio.tasks_by_id[task]["data"].get("qc_note"), "the note must not give it away"
     studio.annotate(task, ANNE, [box(11)])
     loop.settle(task)
     assert not studio.serves(task, BEN)
-    assert [item["ground_truth"] for item in studio.stored[task]["annotations"] if item.get("ground_truth")] == [True]
-    assert studio.stored[task]["data"]["qc_status"] == "agreed"
+    assert [item["ground_truth"] for item in studio.tasks_by_id[task]["annotations"] if item.get("ground_truth")] == [
+        True
+    ]
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "agreed"
 
 
 def test_nothing_happens_without_the_setting(studio, loop, box):
@@ -170,8 +172,8 @@ def test_nothing_happens_without_the_setting(studio, loop, box):
     work(studio, loop, ANNE, box, 8)
     loop.settle(task)
     assert not studio.serves(task, ANNE)
-    assert studio.settings == {}
-    assert "overlap" not in {name for write in studio.writes for name in write}
+    assert not studio.fields["annotator_evaluation_enabled"]
+    assert "overlap" not in {name for write in studio.writes for name in write.arguments}
 
 
 def test_ground_truths_are_held_back_until_due(studio, loop, box, write_policy):
@@ -184,8 +186,8 @@ def test_ground_truths_are_held_back_until_due(studio, loop, box, write_policy):
     write_policy(ground_truth_share=0.0)
     loop.settle()
     assert studio.serves(task, ANNE), "as it was"
-    assert studio.stored[task]["overlap"] == 2
-    assert studio.settings == {"annotator_evaluation_enabled": False}
+    assert studio.tasks_by_id[task]["overlap"] == 2
+    assert not studio.fields["annotator_evaluation_enabled"]
 
 
 def test_open_ground_truths_close_with_the_setting(studio, loop, box, write_policy):
@@ -196,7 +198,7 @@ def test_open_ground_truths_close_with_the_setting(studio, loop, box, write_poli
     assert studio.serves(task, ANNE)
     write_policy(ground_truth_share=0.0)
     loop.settle()
-    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (1, True)
+    assert (studio.tasks_by_id[task]["overlap"], studio.tasks_by_id[task]["is_labeled"]) == (1, True)
 
 
 def test_a_user_may_close_a_served_ground_truth(studio, loop, box, write_policy):
@@ -205,7 +207,7 @@ def test_a_user_may_close_a_served_ground_truth(studio, loop, box, write_policy)
     loop.settle(task, other)
     work(studio, loop, ANNE, box, 8)
     served = task if studio.serves(task, ANNE) else other
-    studio.stored[served] |= {"overlap": 1, "is_labeled": True, "updated_at": studio._now()}
+    studio.tasks_by_id[served] |= {"overlap": 1, "is_labeled": True, "updated_at": studio.tick()}
     loop.settle(served)
     work(studio, loop, ANNE, box, 2)
     assert not studio.serves(served, ANNE)
@@ -229,11 +231,11 @@ def test_a_removed_ground_truth_measures_no_annotator(studio, loop, box, write_p
     task = gold(studio, box)
     work(studio, loop, ANNE, box, 8)
     loop.settle(task)
-    (truth,) = studio.stored[task]["annotations"]
-    studio.change(truth["id"], ground_truth=False)
+    (truth,) = studio.tasks_by_id[task]["annotations"]
+    studio.edit_annotation(truth["id"], ground_truth=False)
     loop.settle(task)
     assert GroundTruthStore(loop.engine).rows(PROJECT) == {}
-    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (1, True)
+    assert (studio.tasks_by_id[task]["overlap"], studio.tasks_by_id[task]["is_labeled"]) == (1, True)
 
 
 def test_a_restored_ground_truth_is_served_again(studio, loop, box, write_policy, monkeypatch):
@@ -242,12 +244,12 @@ def test_a_restored_ground_truth_is_served_again(studio, loop, box, write_policy
     work(studio, loop, ANNE, box, 8)
     loop.settle(task)
     assert studio.serves(task, ANNE)
-    (truth,) = studio.stored[task]["annotations"]
-    studio.change(truth["id"], ground_truth=False)
+    (truth,) = studio.tasks_by_id[task]["annotations"]
+    studio.edit_annotation(truth["id"], ground_truth=False)
     loop.settle(task)
     later = time.time() + 60
     monkeypatch.setattr("qc_webhooks.schedulers.ground_truth.time.time", lambda: later)
-    studio.change(truth["id"], ground_truth=True)
+    studio.edit_annotation(truth["id"], ground_truth=True)
     loop.settle(task)
     assert studio.serves(task, ANNE)
 

@@ -22,7 +22,7 @@ TABS = ["QC consensus", "QC: A", "QC: B", "QC: C", "base-1"]
 def review(studio, box, check):
     """A task that three annotators dispute: all have a car, and each has something else besides."""
     task = studio.add_task()
-    studio.predict(task, [box(50)], "base-1", 0.4)
+    studio.put_prediction(task, [box(50)], "base-1", 0.4)
     studio.annotate(task, ANNE, [box(0), box(60)])
     studio.annotate(task, BEN, [box(1), box(40, "Person")])
     check(task)
@@ -37,7 +37,7 @@ def routes(engine):
 
 
 def keys(studio, task):
-    return {name: studio.stored[task]["data"].get(name) for name in ("qc_status", "qc_review")}
+    return {name: studio.tasks_by_id[task]["data"].get(name) for name in ("qc_status", "qc_review")}
 
 
 def accept(studio, task, version=CONSENSUS, annotator=RITA):
@@ -66,7 +66,7 @@ def test_withdrawn_further_annotator_brings_the_overlays(studio, box, check):
     studio.annotate(task, ANNE, [box(0)])
     studio.annotate(task, BEN, [box(60)])
     check(task)
-    studio.stored[task] |= {"overlap": 2, "is_labeled": True}
+    studio.tasks_by_id[task] |= {"overlap": 2, "is_labeled": True}
     check(task)
     assert studio.tabs(task) == ["QC consensus", "QC: A", "QC: B"]
 
@@ -81,9 +81,9 @@ def test_regions_say_what_is_disputed_and_name_nobody(studio, check, review):
     label, extra = (item["meta"]["text"][0] for item in studio.overlay(review, "QC: C")["result"])
     assert label.startswith("One annotator says Car, another says Person")
     assert extra.startswith("One annotator has a Car")
-    assert "annotator" not in json.dumps(studio.stored[review]["predictions"]).replace("annotators marked", "").replace(
-        "One annotator", ""
-    )
+    assert "annotator" not in json.dumps(studio.tasks_by_id[review]["predictions"]).replace(
+        "annotators marked", ""
+    ).replace("One annotator", "")
 
 
 def test_stances_that_agree_are_one_and_an_own_note_stays(studio, box, check, settings):
@@ -137,7 +137,7 @@ def test_accepted_overlay_becomes_the_ground_truth(studio, check, review, versio
     check(review)
     created = accept(studio, review, version)
     checked = check(review)
-    assert [held["id"] for held in studio.stored[review]["annotations"] if held.get("ground_truth")] == [created]
+    assert [held["id"] for held in studio.tasks_by_id[review]["annotations"] if held.get("ground_truth")] == [created]
     assert checked.verdict.ground_truth == created
     assert studio.tabs(review) == ["base-1"]
     assert keys(studio, review) == {"qc_status": "agreed", "qc_review": "no"}
@@ -149,9 +149,9 @@ def test_an_annotation_of_ones_own_is_one_more_opinion(studio, box, check, revie
     check(review)
     studio.annotate(review, RITA, [box(80)])
     check(review)
-    assert not any(held.get("ground_truth") for held in studio.stored[review]["annotations"])
+    assert not any(held.get("ground_truth") for held in studio.tasks_by_id[review]["annotations"])
     assert studio.tabs(review) == ["QC consensus", "QC: A", "QC: B", "QC: C", "QC: D", "base-1"]
-    studio.change(4, ground_truth=True)  # marked over the API instead
+    studio.edit_annotation(4, ground_truth=True)  # marked over the API instead
     check(review)
     assert studio.tabs(review) == ["base-1"]
     assert keys(studio, review)["qc_status"] == "agreed"
@@ -161,9 +161,9 @@ def test_ground_truth_removed_by_a_person_stays_removed(studio, check, review):
     check(review)
     created = accept(studio, review)
     check(review)
-    studio.change(created, ground_truth=False)
+    studio.edit_annotation(created, ground_truth=False)
     check(review)
-    assert not any(held.get("ground_truth") for held in studio.stored[review]["annotations"])
+    assert not any(held.get("ground_truth") for held in studio.tasks_by_id[review]["annotations"])
 
 
 def test_a_skip_of_an_overlay_accepts_nothing(studio, check, review):
@@ -190,11 +190,11 @@ def test_checking_again_writes_nothing(studio, check, review):
 
 def test_a_new_annotation_rewrites_the_overlays(studio, box, check, review):
     check(review)
-    ids = {entry.id for entry in overlays_of(read_task(studio.stored[review]))}
-    studio.change(3, result=[box(0, "Person"), box(30)])
+    ids = {entry.id for entry in overlays_of(read_task(studio.tasks_by_id[review]))}
+    studio.edit_annotation(3, result=[box(0, "Person"), box(30)])
     check(review)
     assert studio.tabs(review) == TABS
-    fresh = {entry.id for entry in overlays_of(read_task(studio.stored[review]))}
+    fresh = {entry.id for entry in overlays_of(read_task(studio.tasks_by_id[review]))}
     assert fresh != ids
 
 
@@ -203,14 +203,14 @@ def test_removed_overlay_stays_removed_until_a_change(studio, box, check, review
     studio.delete_prediction(studio.overlay(review, "QC: B")["id"])
     check(review)
     assert "QC: B" not in studio.tabs(review)
-    studio.change(3, result=[box(0, "Person"), box(30)])
+    studio.edit_annotation(3, result=[box(0, "Person"), box(30)])
     check(review)
     assert studio.tabs(review) == TABS
 
 
 def test_a_correction_removes_them(studio, box, check, review):
     check(review)
-    studio.change(3, result=[box(0), box(60)])
+    studio.edit_annotation(3, result=[box(0), box(60)])
     check(review)
     assert studio.tabs(review) == ["base-1"]
 
@@ -226,13 +226,13 @@ def test_the_policy_may_do_without(studio, check, review, settings):
 @pytest.mark.parametrize("empty", ["", None])
 def test_no_overlays_without_a_model_version_of_the_project(studio, check, review, memory, settings, engine, empty):
     inbox = Inbox.from_settings(settings, engine)
-    studio.model_version = empty
+    studio.fields["model_version"] = empty
     check(review)
     assert studio.tabs(review) == ["base-1"]
     assert keys(studio, review)["qc_review"] == "yes"
     assert list(memory.reviews_without_overlays(PROJECT)) == [review]
     assert requeue_without_overlays(studio, memory, inbox, PROJECT) == 0
-    studio.model_version = "base-1"
+    studio.fields["model_version"] = "base-1"
     assert requeue_without_overlays(studio, memory, inbox, PROJECT) == 1
     check(review)
     assert studio.tabs(review) == TABS
@@ -243,7 +243,7 @@ def test_no_overlays_without_a_model_version_of_the_project(studio, check, revie
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_review_killed_at_any_write_ends_the_same(studio, check, review, engine, when, write):
     """Three stances, the consensus and the task itself: five writes."""
-    studio.fail_next = (when, write)
+    studio.fail_next(when, skip=write)
     with pytest.raises(StudioRefused):
         check(review)
     check(review)
@@ -258,11 +258,11 @@ def test_acceptance_killed_at_any_write_ends_the_same(studio, check, review, eng
     """The ground truth, the task itself, four overlays removed: six writes."""
     check(review)
     created = accept(studio, review)
-    studio.fail_next = (when, write)
+    studio.fail_next(when, skip=write)
     with pytest.raises(StudioRefused):
         check(review)
     check(review)
-    assert [held["id"] for held in studio.stored[review]["annotations"] if held.get("ground_truth")] == [created]
+    assert [held["id"] for held in studio.tasks_by_id[review]["annotations"] if held.get("ground_truth")] == [created]
     assert studio.tabs(review) == ["base-1"]
     assert keys(studio, review) == {"qc_status": "agreed", "qc_review": "no"}
     assert {state for _, state in routes(engine)} <= {"done", "overtaken"}

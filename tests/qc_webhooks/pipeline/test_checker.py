@@ -15,7 +15,7 @@ ANNE, BEN, CLEO, DAN = 1, 2, 3, 4
 
 
 def keys(studio, task):
-    return {key: value for key, value in studio.stored[task]["data"].items() if key in KEYS}
+    return {key: value for key, value in studio.tasks_by_id[task]["data"].items() if key in KEYS}
 
 
 def dispute(studio, box, task=None):
@@ -48,9 +48,9 @@ def test_dispute_and_further_annotator_are_one_write(studio, box, check):
 def test_the_rest_of_the_data_stays_as_stored(studio, box, check):
     task = studio.add_task(more={"nested": ["s3://bucket/b.jpg", 1, None]})
     dispute(studio, box, task)
-    before = dict(studio.stored[task]["data"])
+    before = dict(studio.tasks_by_id[task]["data"])
     check(task)
-    assert {name: value for name, value in studio.stored[task]["data"].items() if name not in KEYS} == before
+    assert {name: value for name, value in studio.tasks_by_id[task]["data"].items() if name not in KEYS} == before
 
 
 def test_a_third_annotator_who_agrees_with_one_settles_it(studio, box, check):
@@ -61,7 +61,7 @@ def test_a_third_annotator_who_agrees_with_one_settles_it(studio, box, check):
     assert checked.verdict.outcome == "agreed"
     assert keys(studio, task)["qc_status"] == "agreed"
     assert keys(studio, task)["qc_note"] == "2 of 3 annotators agree."
-    assert studio.stored[task]["overlap"] == 3
+    assert studio.tasks_by_id[task]["overlap"] == 3
     assert not studio.serves(task, DAN)
 
 
@@ -113,10 +113,10 @@ def test_an_imported_ground_truth_alone_writes_nothing(studio, box, check):
 def test_ground_truth_resolves_a_dispute_and_withdraws_the_overlap(studio, box, check):
     task, first, _ = dispute(studio, box)
     check(task)
-    studio.change(first, ground_truth=True)
+    studio.edit_annotation(first, ground_truth=True)
     check(task)
     assert keys(studio, task)["qc_status"] == "agreed"
-    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (2, True)
+    assert (studio.tasks_by_id[task]["overlap"], studio.tasks_by_id[task]["is_labeled"]) == (2, True)
     assert not studio.serves(task, CLEO)
 
 
@@ -130,20 +130,20 @@ def test_checking_again_writes_nothing(studio, box, check, engine):
 def test_a_correction_takes_the_further_annotator_back(studio, box, check):
     task, _, second = dispute(studio, box)
     check(task)
-    studio.change(second, result=[box(1)])
+    studio.edit_annotation(second, result=[box(1)])
     check(task)
     assert keys(studio, task)["qc_status"] == "agreed"
     assert not studio.serves(task, CLEO)
-    assert studio.stored[task]["overlap"] == 2
+    assert studio.tasks_by_id[task]["overlap"] == 2
 
 
 def test_deleted_annotation_resets_the_task_for_a_new_dispute(studio, box, check):
     task, _, second = dispute(studio, box)
     check(task)
-    studio.remove(second)
+    studio.remove_annotation(second)
     assert check(task).verdict.outcome == "waiting"
     assert keys(studio, task)["qc_status"] == "waiting"
-    assert studio.stored[task]["overlap"] == 2
+    assert studio.tasks_by_id[task]["overlap"] == 2
     assert studio.serves(task, BEN)
     studio.annotate(task, BEN, [box(60)])
     check(task)
@@ -154,42 +154,42 @@ def test_deleted_annotation_resets_the_task_for_a_new_dispute(studio, box, check
 def test_overlap_reset_by_a_person_stays_and_the_task_needs_review(studio, box, check):
     task, first, _ = dispute(studio, box)
     check(task)
-    studio.stored[task] |= {"overlap": 2, "is_labeled": True}
+    studio.tasks_by_id[task] |= {"overlap": 2, "is_labeled": True}
     check(task)
-    assert studio.stored[task]["overlap"] == 2
+    assert studio.tasks_by_id[task]["overlap"] == 2
     assert keys(studio, task)["qc_review"] == "yes"
-    studio.change(first, result=[box(2)])  # and stays left alone when something new comes
+    studio.edit_annotation(first, result=[box(2)])  # and stays left alone when something new comes
     check(task)
-    assert studio.stored[task]["overlap"] == 2
+    assert studio.tasks_by_id[task]["overlap"] == 2
     assert not studio.serves(task, CLEO)
 
 
 def test_a_task_that_a_human_closed_is_not_opened_again(studio, box, check):
     task, *_ = dispute(studio, box)
     check(task)
-    studio.stored[task]["is_labeled"] = True
+    studio.tasks_by_id[task]["is_labeled"] = True
     check(task)
-    assert studio.stored[task]["is_labeled"]
+    assert studio.tasks_by_id[task]["is_labeled"]
     assert keys(studio, task)["qc_review"] == "yes"
 
 
 def test_an_overlap_that_a_human_raised_further_stays(studio, box, check):
     task, _, second = dispute(studio, box)
     check(task)
-    studio.stored[task]["overlap"] = 5
+    studio.tasks_by_id[task]["overlap"] = 5
     writes = len(studio.writes)
     check(task)
-    studio.change(second, result=[box(1)])
+    studio.edit_annotation(second, result=[box(1)])
     check(task)
-    assert studio.stored[task]["overlap"] == 5
-    assert all("overlap" not in write for write in studio.writes[writes:])
+    assert studio.tasks_by_id[task]["overlap"] == 5
+    assert all("overlap" not in write.arguments for write in studio.writes[writes:])
 
 
 def test_sufficient_overlap_needs_no_write(studio, box, check):
     task = studio.add_task(overlap=4)
     dispute(studio, box, task)
     check(task)
-    assert all("overlap" not in write for write in studio.writes)
+    assert all("overlap" not in write.arguments for write in studio.writes)
     assert keys(studio, task)["qc_review"] == "no"
     assert studio.serves(task, CLEO)
 
@@ -197,7 +197,7 @@ def test_sufficient_overlap_needs_no_write(studio, box, check):
 def test_a_key_that_a_human_changed_stands_until_something_happens(studio, box, check):
     task, *_ = dispute(studio, box)
     check(task)
-    studio.stored[task]["data"] |= {"qc_status": "fine by me"}
+    studio.tasks_by_id[task]["data"] |= {"qc_status": "fine by me"}
     check(task)
     assert keys(studio, task)["qc_status"] == "fine by me"
     studio.annotate(task, CLEO, [box(1)])
@@ -208,10 +208,10 @@ def test_a_key_that_a_human_changed_stands_until_something_happens(studio, box, 
 def test_data_that_a_human_edited_meanwhile_is_kept(studio, box, check):
     task, *_ = dispute(studio, box)
     check(task)
-    studio.stored[task]["data"]["comment"] = "look at the mirror"
+    studio.tasks_by_id[task]["data"]["comment"] = "look at the mirror"
     studio.annotate(task, CLEO, [box(1)])
     check(task)
-    assert studio.stored[task]["data"]["comment"] == "look at the mirror"
+    assert studio.tasks_by_id[task]["data"]["comment"] == "look at the mirror"
 
 
 def test_every_write_is_logged_with_before_and_after(studio, box, check, engine):
@@ -227,7 +227,7 @@ def test_every_write_is_logged_with_before_and_after(studio, box, check, engine)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_worker_killed_around_a_write_ends_the_same(studio, box, check, engine, when):
     task, _, second = dispute(studio, box)
-    studio.fail_next = when
+    studio.fail_next(when)
     with pytest.raises(StudioRefused):
         check(task)
     check(task)
@@ -235,9 +235,9 @@ def test_worker_killed_around_a_write_ends_the_same(studio, box, check, engine, 
     assert studio.serves(task, CLEO)
     assert {"before": ["overtaken", "done"], "after": ["done"]}[when] == [row.state for row in logged(engine)]
     # and it is still known that the overlap is ours to take back
-    studio.change(second, result=[box(1)])
+    studio.edit_annotation(second, result=[box(1)])
     check(task)
-    assert studio.stored[task]["overlap"] == 2
+    assert studio.tasks_by_id[task]["overlap"] == 2
 
 
 def test_a_write_that_does_not_stick_is_an_error(studio, box, check, monkeypatch):
@@ -250,7 +250,7 @@ def test_a_write_that_does_not_stick_is_an_error(studio, box, check, monkeypatch
 def test_deleted_task_is_forgotten(studio, box, check, memory):
     task, *_ = dispute(studio, box)
     check(task)
-    del studio.stored[task]
+    del studio.tasks_by_id[task]
     assert check(task).verdict is None
     assert memory.annotation_versions(7) == {}
     assert memory.judged_tasks(7) == set()
@@ -259,9 +259,9 @@ def test_deleted_task_is_forgotten(studio, box, check, memory):
 def test_reused_task_id_starts_without_history(studio, box, check):
     task, *_ = dispute(studio, box)
     check(task)
-    del studio.stored[task]
+    del studio.tasks_by_id[task]
     assert studio.add_task() == task
-    studio.stored[task]["created_at"] = "later"
+    studio.tasks_by_id[task]["created_at"] = "later"
     dispute(studio, box, task)
     check(task)
     assert studio.serves(task, CLEO)
@@ -276,15 +276,15 @@ def test_task_that_cannot_be_judged_goes_to_a_reviewer(studio, box, check, setti
     studio.annotate(task, ANNE, [box(0)])
     studio.annotate(task, BEN, [box(0) | {"value": {"x": "here"}}])
     check(task)
-    held = studio.stored[task]
+    held = studio.tasks_by_id[task]
     assert (held["data"]["qc_status"], held["data"]["qc_agreement"]) == ("not_judged", None)
     assert held["data"]["qc_review"] == ("yes" if review else "no")
     assert held["data"]["qc_note"].startswith("Not judged: 1 of 2 annotations cannot be read whole")
     assert (held["overlap"], held["is_labeled"]) == (2, True)
     assert bool(held["predictions"]) == review  # both stances and a proposal, for the reviewer
-    studio.change(2, result=[box(0)])
+    studio.edit_annotation(2, result=[box(0)])
     check(task)
-    assert (studio.stored[task]["data"]["qc_status"], studio.stored[task]["predictions"]) == ("agreed", [])
+    assert (studio.tasks_by_id[task]["data"]["qc_status"], studio.tasks_by_id[task]["predictions"]) == ("agreed", [])
 
 
 def test_a_misspelled_control_stops_the_check(studio, box, check, settings):

@@ -22,10 +22,11 @@ from qc_webhooks.pipeline.reconcile import Reconciler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
-from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
+from tests.qc_webhooks.conftest import PROJECT, QcStudio
 
 TASKS, ANNOTATORS, REVIEWER = 8, (1, 2, 3, 4), 9
 LEASE_S = 0.25
+READS = ("task_json", "tasks")
 WRITES = ("update_task", "add_prediction", "delete_prediction", "update_annotation")
 
 
@@ -33,46 +34,29 @@ class Killed(BaseException):
     """The worker's process is gone: nothing cleans up after it."""
 
 
-class FaultyStudio(MemoryStudio):
+class FaultyStudio(QcStudio):
     """A Label Studio that can be told to fail, and workers that die at their writes."""
 
     def __init__(self, seed=0):
         super().__init__()
         self.random, self.faults, self.killed, self.refused = random.Random(seed), False, 0, 0
-        self._lock = threading.RLock()
+        self._dies = False
 
-    def _call(self, name, *args, **kwargs):
-        with self._lock:
-            chance = self.random.random() if self.faults else 1.0
-            if chance < 0.1:
-                self.refused += 1
-                raise StudioRefused("GET", 500, "it fell over")
-            deadly = name in WRITES and chance < 0.4
-            self.killed += deadly
-            if deadly and chance < 0.25:
-                raise Killed
-            done = getattr(super(), name)(*args, **kwargs)
-            if deadly:
-                raise Killed
-            return done
+    def before_call(self, call):
+        if call.name not in (*READS, *WRITES):
+            return
+        chance = self.random.random() if self.faults else 1.0
+        if chance < 0.1:
+            self.refused += 1
+            raise StudioRefused("GET", 500, "it failed")
+        self._dies = call.name in WRITES and chance < 0.4
+        self.killed += self._dies
+        if self._dies and chance < 0.25:
+            raise Killed
 
-    def task_json(self, *args):
-        return self._call("task_json", *args)
-
-    def tasks(self, *args, **kwargs):
-        return self._call("tasks", *args, **kwargs)
-
-    def update_task(self, *args, **kwargs):
-        return self._call("update_task", *args, **kwargs)
-
-    def add_prediction(self, *args):
-        return self._call("add_prediction", *args)
-
-    def delete_prediction(self, *args):
-        return self._call("delete_prediction", *args)
-
-    def update_annotation(self, *args, **kwargs):
-        return self._call("update_annotation", *args, **kwargs)
+    def after_call(self, call):
+        if self._dies and call.name in WRITES:
+            raise Killed
 
 
 class World:
@@ -104,19 +88,19 @@ class World:
         return id_
 
     def tell(self, task, annotation, action):
-        held = next(item for item in self.studio.stored[task]["annotations"] if item["id"] == annotation)
+        held = next(item for item in self.studio.tasks_by_id[task]["annotations"] if item["id"] == annotation)
         body = {"id": annotation, "task": task, "project": PROJECT, "updated_at": held["updated_at"]}
         self.events.append({"action": action, "annotation": body, "project": {"id": PROJECT}})
 
     def annotation(self, task, who):
         return next(
-            (item["id"] for item in self.studio.stored[task]["annotations"] if item["completed_by"] == who), None
+            (item["id"] for item in self.studio.tasks_by_id[task]["annotations"] if item["completed_by"] == who), None
         )
 
     def label(self, answers):
         """Annotate all served tasks, until none is served."""
         while served := [
-            (task, who) for task in self.studio.stored for who in ANNOTATORS if self.studio.serves(task, who)
+            (task, who) for task in self.studio.tasks_by_id for who in ANNOTATORS if self.studio.serves(task, who)
         ]:
             task, who = served[0]
             self.submit(task, who, answers[task, who])
@@ -176,7 +160,7 @@ class World:
 
     def state(self):
         """Everything that a person sees in Label Studio, without the numbers that depend on the order of doing."""
-        return {task: self._state(source) for task, source in self.studio.stored.items()}
+        return {task: self._state(source) for task, source in self.studio.tasks_by_id.items()}
 
     @staticmethod
     def _state(source):
@@ -213,15 +197,15 @@ def story(world, answers, box):
     chapters.append(world.state())
     for task in (1, 2, 3):  # corrections, and an annotation that is taken back
         if annotation := world.annotation(task, 1):
-            world.studio.change(annotation, result=[box(30 + task)])
+            world.studio.edit_annotation(annotation, result=[box(30 + task)])
             world.tell(task, annotation, "ANNOTATION_UPDATED")
     gone = world.annotation(4, 2)
-    world.studio.remove(gone)
+    world.studio.remove_annotation(gone)
     world.events.append({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": gone}], "project": {"id": PROJECT}})
     world.settle()
     world.label(answers)
     chapters.append(world.state())
-    for task, source in world.studio.stored.items():
+    for task, source in world.studio.tasks_by_id.items():
         proposed = [item for item in source["predictions"] if item["model_version"] == "QC consensus"]
         if proposed:
             world.submit(task, REVIEWER, proposed[0]["result"], parent_prediction=proposed[0]["id"])

@@ -1,7 +1,6 @@
 """The review project: what is copied into it, what comes back, and that nothing is copied twice or lost."""
 
 import copy
-import itertools
 import threading
 import time
 from functools import partial
@@ -16,7 +15,7 @@ from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
-from labelloop.service.studio import StudioNotFound, StudioRefused
+from labelloop.service.studio import StudioRefused
 from qc_webhooks.artifacts.review_copy import ReviewCopyContent, copy_data, with_note
 from qc_webhooks.decision.context import KEYS
 from qc_webhooks.jobs import handlers, periodic_jobs, requeue_submitted, requeue_without_copy
@@ -25,119 +24,31 @@ from qc_webhooks.pipeline.review_project import ReviewStore, ensure_review_proje
 from qc_webhooks.pipeline.undo import Undo
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import ACTIONS
-from tests.qc_webhooks.conftest import CONFIG, PROJECT, MemoryStudio
+from tests.qc_webhooks.conftest import CONFIG, PROJECT, QcStudio
 
 ANNE, BEN, CLEO, RITA = 1, 2, 3, 9
-REVIEW = 70
+REVIEW = 8
 
 
-class Desk(MemoryStudio):
-    """Two projects: a task of the review project is identified by its `project`."""
+class ReviewStudio(QcStudio):
+    """The project under quality control is "Streets"; all others are review projects."""
 
     def __init__(self):
         super().__init__()
-        self.made = {}
-        self.interface = CONFIG
-        self._numbers = itertools.count(REVIEW)
+        self.fields["title"] = "Streets"
 
-    def project(self, project):
-        if project == PROJECT:
-            return super().project(project) | {"label_config": self.interface, "title": "Streets"}
-        if project not in self.made:
-            raise StudioNotFound("GET", 404, "gone")
-        return copy.deepcopy(self.made[project])
-
-    def projects(self):
-        return [{"id": PROJECT}, *self.made.values()]
-
-    def create_project(self, **fields):
-        number = next(self._numbers)
-        self.made[number] = {"id": number, **fields}
-        return self.made[number]
-
-    def update_project(self, project, **fields):
-        if project == PROJECT:
-            self.settings |= fields
-        else:
-            self.made[project] |= fields
-
-    def views(self, _project):
-        return []
-
-    def add_view(self, _project, _data):
-        return {}
-
-    def users(self):
-        return []
-
-    def webhooks(self, _project):
-        return []
-
-    def add_webhook(self, *_args, **_fields):
-        return {}
-
-    def count_tasks(self, project, **kwargs):
-        return len(list(self.tasks(project, **kwargs)))
-
-    def stamps(self, project, **kwargs):
-        return (entry for entry in super().stamps(project, **kwargs) if self.stored[entry.id]["project"] == project)
-
-    def import_tasks(self, project, tasks):
-        self._stumble("before")
-        ids = []
-        for entry in tasks:
-            number = self.add_task(overlap=1)
-            self.stored[number] |= {"project": project, "data": copy.deepcopy(entry["data"])}
-            ids.append(number)
-        self._stumble("after")
-        return ids
-
-    def tasks(self, project, **kwargs):
-        items = (kwargs.get("filters") or {}).get("items", ())
-        named = [item for item in items if "data." in item["filter"]]
-        if not named:
-            return (task for task in super().tasks(project, **kwargs) if task.project == project)
-        key, value = named[0]["filter"].rpartition("data.")[2], named[0]["value"]
-        held = [source for source in self.stored.values() if source["project"] == project]
-        return iter([read_task(source) for source in held if source["data"].get(key) == value])
-
-    def task_json(self, project, task):
-        source = self.stored.get(task)
-        return copy.deepcopy(source) if source and source["project"] == project else None
-
-    def update_task(self, task, *, resolved=False, **fields):
-        return super().update_task(task, **fields)
-
-    def delete_task(self, task):
-        self._stumble("before")
-        if task not in self.stored:
-            raise StudioNotFound("DELETE", 404, "gone")
-        del self.stored[task]
-        self._stumble("after")
-
-    def add_annotation(self, task, results, *, lead_time, completed_by, unique_id):
-        self._stumble("before")
-        held = [entry.get("unique_id") for entry in self.stored[task]["annotations"]]
-        if unique_id in held:
-            raise StudioRefused("POST", 409, "Annotation with this unique id already exists")
-        self.annotate(task, completed_by, results, lead_time=lead_time, unique_id=unique_id)
-        self._stumble("after")
-
-    def add_task(self, **kwargs):
-        number = max(self.stored, default=0) + 1
-        super().add_task(**kwargs)
-        created = self.stored.pop(max(self.stored)) if number not in self.stored else self.stored.pop(number)
-        self.stored[number] = created | {"id": number}
-        return number
+    @property
+    def review_projects(self):
+        return {number: fields for number, fields in self.projects_by_id.items() if number != PROJECT}
 
     @property
     def copies(self):
-        return [source for source in self.stored.values() if source["project"] != PROJECT]
+        return [source for source in self.tasks_by_id.values() if source["project"] != PROJECT]
 
 
 @pytest.fixture
 def studio():
-    return Desk()
+    return ReviewStudio()
 
 
 @pytest.fixture
@@ -179,7 +90,7 @@ def submit(studio, who=RITA, **fields):
 
 
 def truth(studio, task):
-    return [entry for entry in studio.stored[task]["annotations"] if entry.get("ground_truth")]
+    return [entry for entry in studio.tasks_by_id[task]["annotations"] if entry.get("ground_truth")]
 
 
 def test_a_dispute_is_copied_with_its_stances_and_its_note(studio, review):
@@ -188,8 +99,8 @@ def test_a_dispute_is_copied_with_its_stances_and_its_note(studio, review):
     assert studio.tabs(created["id"]) == ["QC consensus", "QC: A", "QC: B", "QC: C"]
     assert "No majority among 3 annotators" in created["data"]["qc_note"]
     assert created["data"]["qc_task"] == f"{PROJECT}:{review}"
-    assert studio.made[REVIEW]["model_version"] == "QC consensus", "the stream fills the consensus in"
-    assert '<Header value="$qc_note"/>' in studio.made[REVIEW]["label_config"]
+    assert studio.review_projects[REVIEW]["model_version"] == "QC consensus", "the stream fills the consensus in"
+    assert '<Header value="$qc_note"/>' in studio.review_projects[REVIEW]["label_config"]
     assert studio.tabs(review) == [], "adjudicate = false"
 
 
@@ -198,7 +109,7 @@ def test_one_submit_decides_the_original_under_the_reviewers_name(studio, check,
     check(review)
     (decided,) = truth(studio, review)
     assert (decided["completed_by"], decided["lead_time"]) == (RITA, 3.0)
-    assert studio.stored[review]["data"]["qc_status"] == "agreed"
+    assert studio.tasks_by_id[review]["data"]["qc_status"] == "agreed"
     assert studio.copies == []
     assert check(review).actions == ()
 
@@ -211,15 +122,15 @@ def test_a_skip_decides_nothing(studio, check, review):
 
 
 def test_a_dispute_that_ends_otherwise_takes_its_copy_along(studio, box, check, review):
-    for annotation in studio.stored[review]["annotations"]:
-        studio.change(annotation["id"], result=[box(0)])
+    for annotation in studio.tasks_by_id[review]["annotations"]:
+        studio.edit_annotation(annotation["id"], result=[box(0)])
     check(review)
     assert studio.copies == []
 
 
 def test_a_dispute_that_changes_changes_its_copy_in_place(studio, box, check, review):
     (before,) = copy.deepcopy(studio.copies)
-    studio.change(studio.stored[review]["annotations"][0]["id"], result=[box(5, "Person"), box(75)])
+    studio.edit_annotation(studio.tasks_by_id[review]["annotations"][0]["id"], result=[box(5, "Person"), box(75)])
     check(review)
     (after,) = studio.copies
     assert after["id"] == before["id"]
@@ -230,7 +141,7 @@ def test_a_copy_that_somebody_removed_stays_removed(studio, check, review, box):
     studio.delete_task(studio.copies[0]["id"])
     assert check(review).actions == ()
     assert studio.copies == []
-    studio.change(studio.stored[review]["annotations"][0]["id"], result=[box(5, "Person"), box(75)])
+    studio.edit_annotation(studio.tasks_by_id[review]["annotations"][0]["id"], result=[box(5, "Person"), box(75)])
     check(review)
     assert len(studio.copies) == 1, "the dispute is another one now"
 
@@ -242,7 +153,7 @@ def test_worker_failing_at_any_write_loses_nothing(studio, check, box, policy, s
     task = studio.add_task()
     for who, results in ((ANNE, [box(0), box(60)]), (BEN, [box(1), box(40)]), (CLEO, [box(0, "Person"), box(20)])):
         studio.annotate(task, who, results)
-    studio.fail_next = (when, write)
+    studio.fail_next(when, skip=write)
     for _ in range(2):
         try:
             check(task)
@@ -252,17 +163,17 @@ def test_worker_failing_at_any_write_loses_nothing(studio, check, box, policy, s
     assert len(studio.copies) == 1
     assert studio.tabs(studio.copies[0]["id"]) == ["QC consensus", "QC: A", "QC: B", "QC: C"]
     submit(studio)
-    studio.fail_next = (when, write)
+    studio.fail_next(when, skip=write)
     for _ in range(2):
         try:
             check(task)
         except StudioRefused:
             continue
     check(task)
-    studio.fail_next = None
+    studio.clear_faults()
     check(task)
     assert len(truth(studio, task)) == 1
-    assert len([entry for entry in studio.stored[task]["annotations"] if entry["completed_by"] == RITA]) == 1
+    assert len([entry for entry in studio.tasks_by_id[task]["annotations"] if entry["completed_by"] == RITA]) == 1
     assert studio.copies == []
 
 
@@ -296,7 +207,7 @@ def test_a_review_project_that_was_deleted_is_filled_again(studio, review, check
     for _ in range(2):
         for created in list(studio.copies):
             studio.delete_task(created["id"])
-        del studio.made[store.review_of(PROJECT)]
+        del studio.projects_by_id[store.review_of(PROJECT)]
         ensure_review_project(studio, PROJECT, settings, store)
         assert requeue_without_copy(memory, store, inbox, PROJECT) == 1
         check(review)
@@ -308,15 +219,15 @@ def test_review_project_is_created_once_updated_and_recreated(studio, policy, se
     ensure = partial(ensure_review_project, studio, PROJECT, settings, store)
     assert ensure().done
     assert not ensure().done
-    assert list(studio.made) == [REVIEW]
-    studio.made[REVIEW]["label_config"] = "<View>own interface</View>"
+    assert list(studio.review_projects) == [REVIEW]
+    studio.review_projects[REVIEW]["label_config"] = "<View>own interface</View>"
     assert not ensure().done, "what people made of it is theirs"
-    studio.interface = CONFIG.replace("Car", "Lorry")
+    studio.fields["label_config"] = CONFIG.replace("Car", "Lorry")
     assert ensure().done
-    assert "Lorry" in studio.made[REVIEW]["label_config"]
-    del studio.made[REVIEW]
+    assert "Lorry" in studio.review_projects[REVIEW]["label_config"]
+    del studio.projects_by_id[REVIEW]
     assert ensure().done
-    assert store.review_of(PROJECT) in studio.made
+    assert store.review_of(PROJECT) in studio.review_projects
 
 
 def test_unsaved_review_project_is_found_again(studio, policy, settings, store):
@@ -324,7 +235,7 @@ def test_unsaved_review_project_is_found_again(studio, policy, settings, store):
     store.set_review_project(PROJECT, None)
     ensure_review_project(studio, PROJECT, settings, store)
     assert store.review_of(PROJECT) == REVIEW
-    assert len(studio.made) == 1
+    assert len(studio.review_projects) == 1
 
 
 def test_undo_opens_the_dispute_again_and_keeps_the_reviewers_work(studio, check, review, memory, settings):
@@ -336,8 +247,8 @@ def test_undo_opens_the_dispute_again_and_keeps_the_reviewers_work(studio, check
     assert truth(studio, review) == []
     assert outcomes["brought"].left
     assert "stays" in outcomes["brought"].text
-    assert len(studio.stored[review]["annotations"]) == 4
-    assert "qc_status" not in studio.stored[review]["data"]
+    assert len(studio.tasks_by_id[review]["annotations"]) == 4
+    assert "qc_status" not in studio.tasks_by_id[review]["data"]
     assert checker.check(PROJECT, review).actions == ()
 
 
@@ -414,8 +325,8 @@ def test_two_instances_on_one_postgres_copy_and_decide_once(studio, box, setting
         workers[-1].start()
     try:
         wait_until(lambda: len(studio.copies) == 6)
-        wait_until(lambda: studio.settings.get("annotator_evaluation_enabled"))
-        wait_until(lambda: studio.stored[gold]["is_labeled"])
+        wait_until(lambda: studio.fields.get("annotator_evaluation_enabled"))
+        wait_until(lambda: studio.tasks_by_id[gold]["is_labeled"])
         for created in list(studio.copies):
             proposal = next(entry for entry in created["predictions"] if entry["model_version"] == "QC consensus")
             studio.annotate(created["id"], RITA, copy.deepcopy(proposal["result"]))
@@ -427,7 +338,7 @@ def test_two_instances_on_one_postgres_copy_and_decide_once(studio, box, setting
             worker.join(60)
     try:
         assert all(len(truth(studio, task)) == 1 for task in disputed)
-        assert all(len(studio.stored[task]["annotations"]) == 3 for task in disputed)
+        assert all(len(studio.tasks_by_id[task]["annotations"]) == 3 for task in disputed)
         with engine.connect() as connection:
             routes = connection.execute(sa.select(ACTIONS.c.task, ACTIONS.c.route)).all()
         for task in disputed:

@@ -52,14 +52,14 @@ def closed(studio, check, review):
 
 
 def keys(studio, task):
-    return {name: value for name, value in studio.stored[task]["data"].items() if name in KEYS}
+    return {name: value for name, value in studio.tasks_by_id[task]["data"].items() if name in KEYS}
 
 
 def test_everything_is_taken_back_and_stays_so(studio, check, undo, review):
     assert undo() == [("overlays", False), ("keys", False), ("keys", False), ("overlap", False)]
-    assert studio.stored[review]["data"] == {"image": "s3://bucket/b c.jpg"}
-    assert studio.stored[review]["overlap"] == 2
-    assert studio.stored[review]["is_labeled"]
+    assert studio.tasks_by_id[review]["data"] == {"image": "s3://bucket/b c.jpg"}
+    assert studio.tasks_by_id[review]["overlap"] == 2
+    assert studio.tasks_by_id[review]["is_labeled"]
     assert studio.tabs(review) == []
     written = len(studio.writes)
     for _ in range(2):
@@ -70,11 +70,11 @@ def test_everything_is_taken_back_and_stays_so(studio, check, undo, review):
 
 def test_what_was_undone_comes_again_when_something_happens(studio, box, check, undo, review):
     undo()
-    studio.change(3, result=[box(31)])
+    studio.edit_annotation(3, result=[box(31)])
     check(review)
     assert keys(studio, review)["qc_status"] == "disputed"
     assert studio.tabs(review) == ["QC consensus", "QC: A", "QC: B", "QC: C"]
-    assert studio.stored[review]["overlap"] == 2  # as after a human's own change
+    assert studio.tasks_by_id[review]["overlap"] == 2  # as after a human's own change
 
 
 def test_only_the_last_write_is_undone(studio, undo, review):
@@ -98,18 +98,18 @@ def test_only_one_task_is_undone(studio, box, check, undo, disputed):
 def test_undone_acceptance_reopens_the_dispute(studio, check, undo, closed):
     # the newest first: overlays removed, keys, ground truth
     assert undo(last=3) == [("overlays", True), ("keys", False), ("ground_truth", False)]
-    assert not any(held.get("ground_truth") for held in studio.stored[closed]["annotations"])
+    assert not any(held.get("ground_truth") for held in studio.tasks_by_id[closed]["annotations"])
     assert keys(studio, closed)["qc_review"] == "yes"
     check(closed)
     assert studio.tabs(closed)[0] == CONSENSUS
-    assert not any(held.get("ground_truth") for held in studio.stored[closed]["annotations"])
+    assert not any(held.get("ground_truth") for held in studio.tasks_by_id[closed]["annotations"])
 
 
 def test_undo_skips_changed_values_with_the_reason(studio, memory, settings, inbox, closed, review):
-    studio.stored[closed]["data"]["qc_note"] = "I have seen it"
-    studio.stored[closed]["overlap"] = 5
-    studio.change(1, ground_truth=True)
-    studio.change(4, ground_truth=False)
+    studio.tasks_by_id[closed]["data"]["qc_note"] = "I have seen it"
+    studio.tasks_by_id[closed]["overlap"] = 5
+    studio.edit_annotation(1, ground_truth=True)
+    studio.edit_annotation(4, ground_truth=False)
     undoing = Undo(studio, memory, Checker(studio, memory, settings.home), inbox)
     messages = [describe(item) for item in undoing.run(PROJECT)]
     assert messages == [
@@ -143,7 +143,7 @@ def test_an_annotation_that_nobody_judged_yet_is_judged_after_undo(studio, box, 
 
 
 def test_a_task_that_is_gone_is_said(studio, undo, disputed):
-    del studio.stored[disputed]
+    del studio.tasks_by_id[disputed]
     assert undo() == [("task", True)]
 
 

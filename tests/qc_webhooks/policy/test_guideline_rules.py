@@ -29,7 +29,7 @@ def agreed(studio, check):
         for who in (ANNE, BEN):
             studio.annotate(task, who, list(results), **fields)
         check(task)
-        return studio.stored[task]["data"]
+        return studio.tasks_by_id[task]["data"]
 
     return make
 
@@ -100,13 +100,13 @@ def test_a_blocking_violation_needs_review_until_corrected(studio, box, check, p
     first = studio.annotate(task, ANNE, [box(10, width=3)])
     second = studio.annotate(task, BEN, [box(10, width=3)])
     check(task)
-    data = studio.stored[task]["data"]
+    data = studio.tasks_by_id[task]["data"]
     assert (data["qc_status"], data["qc_review"]) == ("agreed", "yes")
     assert studio.tabs(task)[0] == "QC consensus"
     for annotation in (first, second):
-        studio.change(annotation, result=[box(10, width=5)])
+        studio.edit_annotation(annotation, result=[box(10, width=5)])
     check(task)
-    data = studio.stored[task]["data"]
+    data = studio.tasks_by_id[task]["data"]
     assert (data["qc_note"], data["qc_review"]) == ("2 of 2 annotators agree.", "no")
     assert studio.tabs(task) == []
 
@@ -118,9 +118,9 @@ def test_a_blocking_violation_needs_review_at_once(studio, box, check, policy):
         studio.annotate(task, ANNE, [box(10)], lead_time=1.0)
         check(task)
     note = "1 of 2 annotators have submitted. An annotation took 1.0 s, less than 5 s."
-    assert studio.stored[alone]["data"]["qc_note"] == studio.stored[waited_for]["data"]["qc_note"] == note
-    assert studio.stored[alone]["data"]["qc_review"] == "yes"
-    assert studio.stored[waited_for]["data"]["qc_review"] == "no", "another blind annotation is pending"
+    assert studio.tasks_by_id[alone]["data"]["qc_note"] == studio.tasks_by_id[waited_for]["data"]["qc_note"] == note
+    assert studio.tasks_by_id[alone]["data"]["qc_review"] == "yes"
+    assert studio.tasks_by_id[waited_for]["data"]["qc_review"] == "no", "another blind annotation is pending"
     assert studio.tabs(waited_for) == []
 
 
@@ -130,8 +130,8 @@ def test_with_a_ground_truth_other_violations_are_ignored(studio, box, check, po
     studio.annotate(task, ANNE, [box(10, width=3)])
     studio.annotate(task, BEN, [box(10)], ground_truth=True)
     check(task)
-    assert studio.stored[task]["data"]["qc_note"] == "Resolved: one annotation is marked as ground truth."
-    assert studio.stored[task]["data"]["qc_review"] == "no"
+    assert studio.tasks_by_id[task]["data"]["qc_note"] == "Resolved: one annotation is marked as ground truth."
+    assert studio.tasks_by_id[task]["data"]["qc_review"] == "no"
 
 
 def test_a_long_list_of_violations_is_cut_and_counted(box, agreed, policy):
@@ -147,15 +147,15 @@ def test_reviewed_agreements_are_accepted_as_disputes_are(studio, box, check, po
     for who in (ANNE, BEN):
         studio.annotate(task, who, [box(10)])
     check(task)
-    data = studio.stored[task]["data"]
+    data = studio.tasks_by_id[task]["data"]
     assert (data["qc_status"], data["qc_review"]) == ("agreed", "yes")
     assert data["qc_note"] == "2 of 2 annotators agree. Drawn for review (100 %)."
     proposed = studio.overlay(task, "QC consensus")
     created = studio.annotate(task, CLEO, proposed["result"], parent_prediction=proposed["id"])
     check(task)
-    data = studio.stored[task]["data"]
+    data = studio.tasks_by_id[task]["data"]
     assert (data["qc_status"], data["qc_review"], studio.tabs(task)) == ("agreed", "no", [])
-    assert [held["id"] for held in studio.stored[task]["annotations"] if held.get("ground_truth")] == [created]
+    assert [held["id"] for held in studio.tasks_by_id[task]["annotations"] if held.get("ground_truth")] == [created]
 
 
 def test_the_first_review_route_that_holds_decides(box, choice, agreed, policy, studio, check):
@@ -169,8 +169,8 @@ def test_the_first_review_route_that_holds_decides(box, choice, agreed, policy, 
     studio.annotate(task, ANNE, [box(10), choice("good")])
     studio.annotate(task, BEN, [box(13), choice("good")])
     check(task)
-    assert studio.stored[task]["data"]["qc_note"] == "2 of 2 annotators agree. Agreement on label is 0.74."
-    assert studio.stored[task]["data"]["qc_review"] == "yes"
+    assert studio.tasks_by_id[task]["data"]["qc_note"] == "2 of 2 annotators agree. Agreement on label is 0.74."
+    assert studio.tasks_by_id[task]["data"]["qc_review"] == "yes"
 
 
 def test_a_share_is_drawn_once_and_for_all(box, agreed, policy, studio, check):
@@ -178,7 +178,7 @@ def test_a_share_is_drawn_once_and_for_all(box, agreed, policy, studio, check):
     drawn = [agreed(box(10))["qc_review"] == "yes" for _ in range(40)]
     assert 5 <= sum(drawn) <= 20
     writes = len(studio.writes)
-    for task in studio.stored:
+    for task in studio.tasks_by_id:
         assert check(task).actions == ()
     assert len(studio.writes) == writes
 
@@ -196,7 +196,7 @@ def test_a_share_is_drawn_once_and_for_all(box, agreed, policy, studio, check):
 def test_low_model_score_or_agreement_needs_review(studio, box, agreed, policy, text, score, x, note):
     policy(text)
     task = studio.add_task()
-    studio.predict(task, [box(x)], "base-1", score)
+    studio.put_prediction(task, [box(x)], "base-1", score)
     data = agreed(box(10), task=task)
     assert data["qc_note"] == f"2 of 2 annotators agree. {note}".strip()
     assert data["qc_review"] == ("yes" if note else "no")
@@ -222,7 +222,7 @@ def test_model_disagreement_needs_review(studio, box, policy, check, text, annot
     for who in (ANNE, BEN)[:annotators]:
         studio.annotate(task, who, [box(10)])
     check(task)
-    now = studio.stored[task]["data"]
+    now = studio.tasks_by_id[task]["data"]
     assert now.get("qc_review", "no") == ("yes" if reviewed else "no")
     assert ("The model disagrees: Perhaps a Car is missing." in now.get("qc_note", "")) is reviewed
     assert {key: now[key] for key in data} == data
@@ -231,9 +231,9 @@ def test_model_disagreement_needs_review(studio, box, policy, check, text, annot
     assert check(task).actions == ()
     assert len(studio.writes) == writes
     # The model agrees now: no review needed.
-    studio.stored[task]["data"] = {key: value for key, value in now.items() if key not in DOUBT}
+    studio.tasks_by_id[task]["data"] = {key: value for key, value in now.items() if key not in DOUBT}
     check(task)
-    assert studio.stored[task]["data"].get("qc_review", "no") == "no"
+    assert studio.tasks_by_id[task]["data"].get("qc_review", "no") == "no"
 
 
 def test_a_reviewer_settles_what_the_model_doubts(studio, box, policy, check):
@@ -244,16 +244,16 @@ def test_a_reviewer_settles_what_the_model_doubts(studio, box, policy, check):
     proposed = studio.overlay(task, "QC consensus")
     created = studio.annotate(task, CLEO, proposed["result"], parent_prediction=proposed["id"])
     check(task)
-    data = studio.stored[task]["data"]
+    data = studio.tasks_by_id[task]["data"]
     assert (data["qc_review"], studio.tabs(task)) == ("no", [])
-    assert [held["id"] for held in studio.stored[task]["annotations"] if held.get("ground_truth")] == [created]
+    assert [held["id"] for held in studio.tasks_by_id[task]["annotations"] if held.get("ground_truth")] == [created]
 
 
 def test_an_overlay_is_nobodys_pre_label(studio, box, agreed, policy, check):
     """The overlays of the review itself must not count as a model that agrees."""
     policy("least_model_agreement = 0.5\n")
     task = studio.add_task()
-    studio.predict(task, [box(60)], "base-1", 0.9)
+    studio.put_prediction(task, [box(60)], "base-1", 0.9)
     assert agreed(box(10), task=task)["qc_review"] == "yes"
     assert "QC consensus" in studio.tabs(task)
     assert check(task).actions == ()

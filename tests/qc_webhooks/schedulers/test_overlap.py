@@ -12,15 +12,14 @@ from qc_webhooks.pipeline.undo import Undo
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.schedulers.overlap import MAX_PER_RUN, OverlapScheduler
 from qc_webhooks.studio.connect import connect
-from tests.qc_webhooks.conftest import CONFIG, PROJECT
-from tests.qc_webhooks.studio.test_connect import Admin
+from tests.qc_webhooks.conftest import PROJECT
 
 RAISED = Policy(raise_overlap=True)
 
 
 @pytest.fixture
 def studio(studio):
-    studio.settings |= {"maximum_annotations": 2, "task_number": 10}
+    studio.fields |= {"maximum_annotations": 2, "task_number": 10}
     return studio
 
 
@@ -62,7 +61,7 @@ def test_low_overlaps_are_reported_again_when_more_appear(studio, inbox):
 
 @pytest.mark.parametrize("chosen", [{"maximum_annotations": 1}, {"overlap_cohort_percentage": 50}])
 def test_what_the_project_asks_for_itself_is_not_named(studio, inbox, chosen):
-    studio.settings |= chosen
+    studio.fields |= chosen
     studio.add_task(overlap=1)
     assert not warned(keeper(studio, inbox, Policy()).raise_overlaps)
 
@@ -87,25 +86,25 @@ def test_a_short_task_is_raised_and_gets_its_verdict(studio, inbox, box, check, 
     task = studio.add_task(overlap=1)
     if annotated:
         studio.annotate(task, 1, [box()])
-        assert studio.stored[task]["is_labeled"]
+        assert studio.tasks_by_id[task]["is_labeled"]
     keeper(studio, inbox, read_policy(settings.home, PROJECT)).raise_overlaps(PROJECT)
     assert inbox.due_subjects(10) == [(TASK, f"{PROJECT}:{task}")]
     check(task)
-    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (2, False)
+    assert (studio.tasks_by_id[task]["overlap"], studio.tasks_by_id[task]["is_labeled"]) == (2, False)
     for annotator in range(annotated + 1, 3):
         studio.annotate(task, annotator, [box()])
         check(task)
-    assert studio.stored[task]["data"]["qc_status"] == "agreed"
-    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (2, True)
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "agreed"
+    assert (studio.tasks_by_id[task]["overlap"], studio.tasks_by_id[task]["is_labeled"]) == (2, True)
 
 
 def test_an_overlap_that_somebody_lowers_again_stays(studio, box, check, raising):
     task = studio.add_task(overlap=1)
     check(task)
-    studio.stored[task]["overlap"] = 1
+    studio.tasks_by_id[task]["overlap"] = 1
     studio.annotate(task, 1, [box()])
     check(task)
-    assert studio.stored[task]["overlap"] == 1
+    assert studio.tasks_by_id[task]["overlap"] == 1
 
 
 def test_a_raised_overlap_is_undone_and_stays_so(studio, memory, settings, inbox, check, raising):
@@ -114,33 +113,27 @@ def test_a_raised_overlap_is_undone_and_stays_so(studio, memory, settings, inbox
     undone = list(Undo(studio, memory, Checker(studio, memory, settings.home), inbox).run(PROJECT))
     assert [(item.part, item.left) for item in undone] == [("overlap", False)]
     check(task)
-    assert studio.stored[task]["overlap"] == 1
+    assert studio.tasks_by_id[task]["overlap"] == 1
 
 
 def test_without_the_policy_no_overlap_is_touched(studio, box, check):
     task = studio.add_task(overlap=1)
     studio.annotate(task, 1, [box()])
     check(task)
-    assert studio.stored[task]["overlap"] == 1
+    assert studio.tasks_by_id[task]["overlap"] == 1
 
 
 @pytest.mark.parametrize("policy", ["", "raise_overlap = true"])
-def test_connect_and_doctor_name_short_tasks(settings, engine, policy):
-    class Short(Admin):
-        def project(self, id_):
-            return super().project(id_) | {"task_number": 5, "title": "x", "label_config": CONFIG}
-
-        def count_tasks(self, _project, *, filters):
-            assert filters["items"][0]["operator"] == "less"
-            return 3
-
-    admin = Short()
-    admin.maximum = 2
+def test_connect_and_doctor_name_short_tasks(studio, settings, engine, policy):
+    studio.fields["maximum_annotations"] = 2
+    for _ in range(3):
+        studio.add_task(overlap=1)
+    studio.add_task(overlap=2)
     path = settings.home / "qc" / "policy.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(policy)
-    messages = [change.what for change in connect(admin, PROJECT, settings, engine)]
-    result = qc_policy(DoctorContext(settings, PROJECT, studio=admin))
+    messages = [change.what for change in connect(studio, PROJECT, settings, engine)]
+    result = qc_policy(DoctorContext(settings, PROJECT, studio=studio))
     if policy:
         assert "the worker raises the overlap of 3 tasks to 2" in messages
         assert result.level == "ok"

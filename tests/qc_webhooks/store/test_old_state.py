@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,9 @@ def studio(request, studio):
     """Label Studio as it was then."""
     commit = request.getfixturevalue("home") and request.node.callspec.params["home"]
     stored = json.loads((OLD / commit / "studio.json").read_text())
-    studio.stored = {int(id_): task for id_, task in stored.items()}
-    studio._moments, studio._ids = itertools.count(1000), itertools.count(1000)
+    studio.tasks_by_id = {int(id_): task for id_, task in stored.items()}
+    studio.now += timedelta(seconds=1000)
+    studio.ids = {name: itertools.count(1000) for name in studio.ids}
     return studio
 
 
@@ -84,8 +86,8 @@ def test_state_of_an_earlier_release_opens_without_loss(home, studio, box, go_on
     handled, letters = go_on(home)
     assert {"pending", "retried", "claimed", "orphan"} <= handled
     assert letters == {"dead": "unreadable"}
-    assert studio.stored[1]["data"]["qc_status"] == "agreed"
-    assert studio.stored[2]["data"]["qc_status"] == "agreed"
+    assert studio.tasks_by_id[1]["data"]["qc_status"] == "agreed"
+    assert studio.tasks_by_id[2]["data"]["qc_status"] == "agreed"
 
 
 def test_the_story_goes_on_in_a_home_that_was_restored(home, studio, box, go_on, tmp_path):
@@ -99,4 +101,4 @@ def test_the_story_goes_on_in_a_home_that_was_restored(home, studio, box, go_on,
     handled, letters = go_on(other)
     assert {"pending", "retried", "claimed", "orphan"} <= handled
     assert letters == {"dead": "unreadable"}
-    assert studio.stored[1]["data"]["qc_status"] == "agreed"
+    assert studio.tasks_by_id[1]["data"]["qc_status"] == "agreed"

@@ -13,65 +13,24 @@ from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.connect import connect, show_note
 from qc_webhooks.studio.data_manager_tabs import TABS, ensure_tabs, tab_data
 from qc_webhooks.studio.webhook import is_single_label
+from tests.fake_label_studio import FakeLabelStudio
 
 PROJECT = 7
 URL = "http://qc.internal:9091/webhook"
 
 
-class Admin:
-    """The project, its hooks and tabs, with Label Studio's habits."""
-
-    def __init__(self):
-        self.maximum = 1
-        self.interface = "<View><Image/></View>"
-        self.hooks, self.tabs, self.writes = {}, {}, []
-        self.refuses = None
-
-    def project(self, id_):
-        return {"id": id_, "maximum_annotations": self.maximum, "label_config": self.interface}
-
-    def update_project(self, _id, **fields):
-        self.writes.append("project")
-        self.maximum = fields.get("maximum_annotations", self.maximum)
-        self.interface = fields.get("label_config", self.interface)
-
-    def webhooks(self, _project):
-        return copy.deepcopy(list(self.hooks.values()))
-
-    def add_webhook(self, _project, url, *, actions, headers):
-        if self.refuses:
-            raise self.refuses
-        self.writes.append("hook")
-        id_ = len(self.hooks) + 1
-        self.hooks[id_] = {
-            "id": id_, "url": url, "actions": list(actions), "headers": headers, "is_active": True,
-            "send_payload": True, "send_for_all_actions": False,
-        }  # fmt: skip
-
-    def update_webhook(self, id_, **fields):
-        self.writes.append("hook")
-        self.hooks[id_] |= fields
-
-    def delete_webhook(self, id_):
-        self.writes.append("hook")
-        del self.hooks[id_]
-
-    def views(self, _project):
-        return copy.deepcopy(list(self.tabs.values()))
-
-    def add_view(self, _project, data):
-        self.writes.append("tab")
-        id_ = max(self.tabs, default=0) + 1
-        self.tabs[id_] = {"id": id_, "data": copy.deepcopy(data)}
-
-    def update_view(self, id_, _project, data):
-        self.writes.append("tab")
-        self.tabs[id_]["data"] |= copy.deepcopy(data)
+@pytest.fixture
+def admin():
+    """A project that is not connected yet."""
+    studio = FakeLabelStudio()
+    studio.put_project(PROJECT, label_config="<View><Image/></View>")
+    return studio
 
 
 @pytest.fixture
-def admin():
-    return Admin()
+def fields(admin):
+    """The project's fields."""
+    return admin.projects_by_id[PROJECT]
 
 
 @pytest.fixture
@@ -79,18 +38,18 @@ def settings(tmp_path):
     return Settings(home=tmp_path, webhook_secret="s3cret", qc_url="http://qc.internal:9091")
 
 
-def test_connecting_makes_everything_and_twice_changes_nothing(admin, settings, engine):
+def test_connecting_makes_everything_and_twice_changes_nothing(admin, fields, settings, engine):
     changes = connect(admin, PROJECT, settings, engine)
     assert all(change.done != change.choice for change in changes)
     assert [change.choice for change in changes].count(True) == 2, "how many annotate, and the note above the photo"
-    (hook,) = admin.hooks.values()
+    (hook,) = admin.webhooks_by_id.values()
     assert hook["url"] == URL
     assert hook["headers"] == {"X-Labelloop-Secret": "s3cret"}
     assert set(hook["actions"]) == set(SUBSCRIBED_ACTIONS)
-    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Default", *TABS]
-    assert admin.maximum == 1
+    assert [tab["data"]["title"] for tab in admin.views_by_id.values()] == ["Default", *TABS]
+    assert fields["maximum_annotations"] == 1
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
-    admin.writes.clear()
+    admin.calls.clear()
     assert not any(change.done for change in connect(admin, PROJECT, settings, engine))
     assert admin.writes == []
 
@@ -108,65 +67,65 @@ def test_connecting_makes_everything_and_twice_changes_nothing(admin, settings, 
 )
 def test_a_damaged_webhook_is_repaired(admin, settings, engine, damage):
     connect(admin, PROJECT, settings, engine)
-    healthy = copy.deepcopy(admin.hooks[1])
-    admin.hooks[1] |= damage
+    healthy = copy.deepcopy(admin.webhooks_by_id[1])
+    admin.webhooks_by_id[1] |= damage
     assert [change.done for change in connect(admin, PROJECT, settings, engine)][-1]
-    assert admin.hooks[1] | {"actions": sorted(admin.hooks[1]["actions"])} == healthy | {
+    assert admin.webhooks_by_id[1] | {"actions": sorted(admin.webhooks_by_id[1]["actions"])} == healthy | {
         "actions": sorted(SUBSCRIBED_ACTIONS)
     }
 
 
 def test_a_webhook_keeps_the_headers_that_somebody_added(admin, settings, engine):
     connect(admin, PROJECT, settings, engine)
-    admin.hooks[1]["headers"] = {"X-Team": "blue"}
+    admin.webhooks_by_id[1]["headers"] = {"X-Team": "blue"}
     connect(admin, PROJECT, settings, engine)
-    assert admin.hooks[1]["headers"] == {"X-Team": "blue", "X-Labelloop-Secret": "s3cret"}
+    assert admin.webhooks_by_id[1]["headers"] == {"X-Team": "blue", "X-Labelloop-Secret": "s3cret"}
 
 
 def test_copies_of_our_webhook_are_removed_and_others_stay(admin, settings, engine):
     for url in (URL, URL, "http://other.example/hook"):
         admin.add_webhook(PROJECT, url, actions=SUBSCRIBED_ACTIONS, headers={"X-Labelloop-Secret": "s3cret"})
     connect(admin, PROJECT, settings, engine)
-    assert sorted(hook["url"] for hook in admin.hooks.values()) == ["http://other.example/hook", URL]
+    assert sorted(hook["url"] for hook in admin.webhooks_by_id.values()) == ["http://other.example/hook", URL]
 
 
 def test_basic_auth_goes_along_where_there_is_no_secret(admin, tmp_path, engine):
     settings = Settings(home=tmp_path, qc_url="http://qc.internal", basic_auth_user="u", basic_auth_password="p")
     connect(admin, PROJECT, settings, engine)
-    assert admin.hooks[1]["headers"] == {"Authorization": "Basic dTpw"}
+    assert admin.webhooks_by_id[1]["headers"] == {"Authorization": "Basic dTpw"}
 
 
-def test_note_is_added_only_on_request(admin, settings, engine):
+def test_note_is_added_only_on_request(admin, fields, settings, engine):
     (offer,) = [change for change in connect(admin, 7, settings, engine) if "--note" in change.what]
     assert offer.choice
     assert not offer.done
-    assert admin.interface == "<View><Image/></View>"
+    assert fields["label_config"] == "<View><Image/></View>"
     assert show_note(admin, 7).done
-    assert admin.interface.startswith('<View>\n  <Header value="$qc_note"/>')
+    assert fields["label_config"].startswith('<View>\n  <Header value="$qc_note"/>')
     assert not show_note(admin, 7).done
     assert not [change for change in connect(admin, 7, settings, engine) if "--note" in change.what]
 
 
-def test_an_interface_without_room_for_the_note_is_refused(admin):
-    admin.interface = "<Image/>"
+def test_an_interface_without_room_for_the_note_is_refused(admin, fields):
+    fields["label_config"] = "<Image/>"
     with pytest.raises(NoteRefused, match="no <View>"):
         show_note(admin, 7)
 
 
-def test_more_annotators_than_the_policy_wants_stay(admin, settings, engine):
-    admin.maximum = 5
+def test_more_annotators_than_the_policy_wants_stay(admin, fields, settings, engine):
+    fields["maximum_annotations"] = 5
     connect(admin, PROJECT, settings, engine)
-    assert admin.maximum == 5
+    assert fields["maximum_annotations"] == 5
 
 
-def test_further_annotators_need_the_policy(admin, settings, engine):
+def test_further_annotators_need_the_policy(admin, fields, settings, engine):
     messages = [change.what for change in connect(admin, PROJECT, settings, engine)]
-    assert admin.maximum == 1
+    assert fields["maximum_annotations"] == 1
     assert "set_maximum_annotations" in messages[0]
     (settings.home / "qc").mkdir(parents=True)
     (settings.home / "qc" / "policy.toml").write_text("set_maximum_annotations = true\n")
     assert connect(admin, PROJECT, settings, engine)[0].done
-    assert admin.maximum == 2
+    assert fields["maximum_annotations"] == 2
 
 
 @pytest.mark.parametrize(
@@ -178,11 +137,11 @@ def test_further_annotators_need_the_policy(admin, settings, engine):
     ],
 )
 def test_refused_address_has_a_fix_and_polling_continues(admin, tmp_path, engine, url, refusal, message):
-    admin.refuses = refusal
+    admin.refuse |= {"add_webhook": refusal} if refusal else {}
     with pytest.raises(WebhookHostRefused, match=f"{message}.*poller finds every change"):
         connect(admin, PROJECT, Settings(home=tmp_path, qc_url=url), engine)
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
-    assert len(admin.tabs) == 1 + len(TABS)
+    assert len(admin.views_by_id) == 1 + len(TABS)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +177,7 @@ def test_tabs_filter_by_flat_keys_and_sort_as_numbers(title, item, order):
 def test_the_project_still_opens_on_all_its_tasks(admin):
     first = next(change.what for change in ensure_tabs(admin, PROJECT))
     assert first == 'tab "Default" with all tasks'
-    opened = admin.tabs[1]["data"]
+    opened = admin.views_by_id[1]["data"]
     assert (opened["title"], opened["filters"]["items"], opened["ordering"]) == ("Default", [], [])
     assert "tasks:predictions_results" in opened["hiddenColumns"]["explore"]
 
@@ -226,7 +185,7 @@ def test_the_project_still_opens_on_all_its_tasks(admin):
 def test_a_tab_that_is_there_already_stays_the_first(admin):
     admin.add_view(PROJECT, {"title": "Mine", "filters": {"conjunction": "and", "items": []}})
     ensure_tabs(admin, PROJECT)
-    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Mine", *TABS]
+    assert [tab["data"]["title"] for tab in admin.views_by_id.values()] == ["Mine", *TABS]
 
 
 def test_the_note_has_room_in_our_tabs():
@@ -241,27 +200,27 @@ def test_the_note_has_room_in_our_tabs():
 
 def test_a_dropped_tab_comes_back_once(admin):
     ensure_tabs(admin, PROJECT)
-    del admin.tabs[2]
+    del admin.views_by_id[2]
     assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, *[False] * (len(TABS) - 1)]
-    assert len(admin.tabs) == 1 + len(TABS)
+    assert len(admin.views_by_id) == 1 + len(TABS)
 
 
 def test_dropping_all_tabs_brings_the_default_back_too(admin):
     ensure_tabs(admin, PROJECT)
-    admin.tabs.clear()
+    admin.views_by_id.clear()
     ensure_tabs(admin, PROJECT)
-    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Default", *TABS]
+    assert [tab["data"]["title"] for tab in admin.views_by_id.values()] == ["Default", *TABS]
 
 
 def test_changes_to_a_tab_stay_except_its_filter(admin):
     ensure_tabs(admin, PROJECT)
-    admin.tabs[2]["data"] |= {"ordering": ["tasks:id"], "columnsWidth": {"tasks:id": 50}}
+    admin.views_by_id[2]["data"] |= {"ordering": ["tasks:id"], "columnsWidth": {"tasks:id": 50}}
     # the browser writes the filter back with another type: that is the same filter
-    admin.tabs[2]["data"]["filters"]["items"][0]["type"] = "Unknown"
+    admin.views_by_id[2]["data"]["filters"]["items"][0]["type"] = "Unknown"
     assert not any(change.done for change in ensure_tabs(admin, PROJECT))
-    admin.tabs[2]["data"]["filters"]["items"] = []
+    admin.views_by_id[2]["data"]["filters"]["items"] = []
     assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, *[False] * (len(TABS) - 1)]
-    assert admin.tabs[2]["data"]["ordering"] == ["tasks:id"]
+    assert admin.views_by_id[2]["data"]["ordering"] == ["tasks:id"]
 
 
 def test_status_counts_verdicts_and_asks_to_connect_first(studio, box, check, settings, engine):

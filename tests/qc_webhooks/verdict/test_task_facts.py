@@ -173,7 +173,7 @@ def test_a_check_stores_facts_until_the_task_is_deleted(studio, check, engine, b
         row = connection.execute(select(FACTS)).one()
     assert (row.kinds, row.people) == (" label ", " 1 2 ")
     assert len(msgspec.json.decode(row.drawing, type=DisputeDrawing).views) == 3
-    del studio.stored[task]
+    del studio.tasks_by_id[task]
     check(task)
     assert store.load(PROJECT, task) is None
 
@@ -183,7 +183,7 @@ def test_a_settled_dispute_is_drawn_no_more(studio, check, engine, box):
     studio.annotate(task, 1, [box()])
     own = studio.annotate(task, 2, [box(label="Person")])
     check(task)
-    studio.change(own, result=[box()])
+    studio.edit_annotation(own, result=[box()])
     check(task)
     with engine.connect() as connection:
         row = connection.execute(select(FACTS)).one()
@@ -200,7 +200,7 @@ def test_a_drawing_error_does_not_affect_the_verdict(studio, check, engine, box,
     studio.annotate(task, 1, [box()])
     studio.annotate(task, 2, [box(label="Person")])
     assert check(task).verdict.outcome == "disputed"
-    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+    assert studio.tasks_by_id[task]["data"]["qc_status"] == "disputed"
 
 
 def test_unreadable_answers_are_no_evidence(box):
