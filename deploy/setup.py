@@ -1,26 +1,27 @@
 # ruff: noqa: INP001 - a script that the container runs, not a module of a package
-"""The compose file's one-shot `setup`: the bucket, a demo project where there is no project yet, and its connection.
+"""Create the bucket and a connected demo project: the compose file's one-shot service `setup`.
 
-Runs at every start, changes only what is missing, and tells what it did. Everything is labelloop's own code.
+It runs at every start, changes only what is missing and prints each step. It uses labelloop's own functions.
 """
 
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from labelloop.connect import connect, show
-from labelloop.service.connect_report import Change
+from labelloop.connect import connect, print_change
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
-from labelloop.service.studio import NotFound, Studio
+from labelloop.service.studio import Studio, StudioNotFound
 from labelloop.stack import demo_project as demo
 from labelloop.stack.progress import Steps
 
-MARKER = "setup-project"  # in the home folder: the id of the project that we made
+# File in the home folder that holds the id of the project created by `setup`.
+MARKER = "setup-project"
 
 
-def ensure_bucket(settings: Settings) -> Change | None:
-    """Make the store's bucket where it is missing; None for a store that is no bucket of a server we were told of."""
+def ensure_bucket(settings: Settings) -> ConnectionChange | None:
+    """Create the store's bucket if it is missing; None if the store is not S3 or has no endpoint URL of its own."""
     if not settings.store_url.startswith("s3://") or not settings.s3_endpoint_url:
         return None
     from botocore.exceptions import ClientError
@@ -34,39 +35,39 @@ def ensure_bucket(settings: Settings) -> Change | None:
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
             raise LabelloopError(
-                f"The bucket {bucket} at {settings.s3_endpoint_url} cannot be looked at: {error}.",
+                f"The bucket {bucket} at {settings.s3_endpoint_url} cannot be checked: {error}.",
                 fix="Check LABELLOOP_S3_ACCESS_KEY_ID and LABELLOOP_S3_SECRET_ACCESS_KEY.",
             ) from error
         client.create_bucket(Bucket=bucket)
-        return Change(f"bucket {bucket}", done=True)
-    return Change(f"bucket {bucket}", done=False)
+        return ConnectionChange(f"bucket {bucket}", done=True)
+    return ConnectionChange(f"bucket {bucket}", done=False)
 
 
 def ensure_project(studio: Studio, settings: Settings, steps: Steps) -> tuple[int | None, bool]:
-    """The demo project's id, and whether this run made it; None where people have projects of their own and no demo."""
+    """The demo project's id, and whether this run created it; None if there are other projects and no demo project."""
     marker = settings.home / MARKER
     if marker.exists():
         try:
             return int(studio.project(int(marker.read_text()))["id"]), False
-        except NotFound:
-            return None, False  # they deleted it: it is not forced on them again
+        except StudioNotFound:
+            return None, False  # deleted by a user: it is not created again
     if studio.projects():
         return None, False
     source = demo.packaged_source(settings.home / "photos", None)
-    photos = source.files()
-    with steps.step(f"making the project {source.title!r} with {len(photos)} photographs") as step:
+    images = source.files()
+    with steps.step(f"creating the project {source.title!r} with {len(images)} images") as step:
         project = demo.create_project(studio, source.title)
-        demo.upload(studio, project, photos, step)
+        demo.upload_images(studio, project, images, step)
     marker.write_text(str(project))
     return project, True
 
 
 def main() -> int:
-    """Set up what is missing; 1 when something could not be."""
+    """Set up what is missing; return the exit status: 1 after an error."""
     settings, steps = Settings(), Steps()
     try:
         if change := ensure_bucket(settings):
-            show(change)
+            print_change(change)
         studio = Studio.from_settings(settings)
         project, new = ensure_project(studio, settings, steps)
         if project is None:
@@ -74,12 +75,12 @@ def main() -> int:
             return 0
         connect(project, settings, studio=studio)
         if new:
-            with steps.step("pre-labelling every photograph") as step:
+            with steps.step("pre-labelling every image") as step:
                 demo.prelabel(studio, project, step, settings=settings, log=Path("docker compose logs ml-backend"))
     except LabelloopError as error:
         print(error.message, f"  {error.fix}" if error.fix else "", sep="\n", file=sys.stderr)
         return 1
-    print(f"Project {project} is connected. Look it over: docker compose exec worker labelloop doctor {project}")
+    print(f"Project {project} is connected. Check it: docker compose exec worker labelloop doctor {project}")
     return 0
 
 
