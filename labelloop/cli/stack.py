@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.settings import Settings
-from labelloop.stack.errors import NotRunning
+from labelloop.stack.errors import StackError
 from labelloop.stack.progress import Steps
 from labelloop.stack.state import running_supervisor
 
@@ -73,14 +73,15 @@ def down(*, wait_s: float = 30.0) -> None:
     home = Settings().home
     holder = running_supervisor(home)
     if holder is None:
-        raise NotRunning(f"No labelloop up is running in {home}.", fix="Nothing to do.")
+        raise StackError(f"No labelloop up is running in {home}.", fix="Nothing to do.", code="not_running")
     os.kill(holder.pid, signal.SIGTERM)
     until = time.monotonic() + wait_s
     while running_supervisor(home) is not None:
         if time.monotonic() > until:
-            raise NotRunning(
+            raise StackError(
                 f"Process {holder.pid} did not stop within {wait_s:.0f} s.",
                 fix=f"See the logs in {home / 'logs'}.",
+                code="not_running",
             )
         time.sleep(0.2)
     print("All services have stopped.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from labelloop.stack.environment import read_env
-from labelloop.stack.errors import AccountRefused
+from labelloop.stack.errors import StackError
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def admin_token(url: str, home: Path) -> str:
     """Create the admin's personal access token and set the admin's first name.
 
     Raises:
-        AccountRefused: The password was changed, or a token exists already that `settings.env` does not hold.
+        StackError: The password was changed, or a token exists already that `settings.env` does not hold.
     """
     with log_in(url, ADMIN.account(home)) as session:
         set_first_name(session, ADMIN.name)
@@ -63,7 +63,7 @@ def sign_up_annotator(url: str, user: StackUser, home: Path) -> None:
     """Create an annotator's account.
 
     Raises:
-        AccountRefused: Label Studio refused the sign-up form; the message quotes its answer.
+        StackError: Label Studio refused the sign-up form; the message quotes its answer.
     """
     with sign_up(url, user.account(home)) as session:
         set_first_name(session, user.name)
@@ -77,7 +77,7 @@ def sign_up(url: str, account: Account) -> Iterator[httpx.Client]:
         A client with the session of the new user.
 
     Raises:
-        AccountRefused: Label Studio refused the form, e.g. because the user exists; the message quotes its answer.
+        StackError: Label Studio refused the form, e.g. because the user exists; the message quotes its answer.
     """
     with httpx.Client(base_url=url, timeout=30, trust_env=False) as session:
         _submit(session, "/user/signup/", account)
@@ -92,7 +92,7 @@ def log_in(url: str, account: Account) -> Iterator[httpx.Client]:
         A client with the session of the user.
 
     Raises:
-        AccountRefused: The account does not exist or the password is wrong.
+        StackError: The account does not exist or the password is wrong.
     """
     with httpx.Client(base_url=url, timeout=30, trust_env=False) as session:
         _submit(session, "/user/login/", account)
@@ -105,15 +105,16 @@ def personal_access_token(session: httpx.Client) -> str:
     Label Studio allows one per user and shows the full token only in the answer that creates it.
 
     Raises:
-        AccountRefused: The user has a token already, or the organization has disabled personal access tokens.
+        StackError: The user has a token already, or the organization has disabled personal access tokens.
     """
     answer = session.post("/api/token/", headers={"X-CSRFToken": session.cookies["csrftoken"]})
     if answer.status_code == httpx.codes.CREATED:
         return str(answer.json()["token"])
-    raise AccountRefused(
+    raise StackError(
         f"Label Studio created no personal access token: {answer.status_code} {answer.text[:200]}.",
         fix="Revoke the old one under Account & Settings > Personal Access Token, or set the one you have"
         " as LABELLOOP_LABEL_STUDIO_API_KEY.",
+        code="account_refused",
     )
 
 
@@ -135,12 +136,15 @@ def _submit(session: httpx.Client, path: str, account: Account) -> None:
         }
         answer = session.post(path, data=form, headers={"Referer": url})
     except (httpx.HTTPError, KeyError) as error:
-        raise AccountRefused(
-            f"{url} did not answer as Label Studio does: {error}.", fix="Check the address, and that it is running."
+        raise StackError(
+            f"{url} did not answer as Label Studio does: {error}.",
+            fix="Check the address, and that it is running.",
+            code="account_refused",
         ) from error
     if answer.status_code != httpx.codes.FOUND:
         errors = "; ".join(re.findall(r'class="(?:field_errors|error)"[^>]*>\s*(?:<li>)?\s*([^<]+?)\s*<', answer.text))
-        raise AccountRefused(
+        raise StackError(
             f"Label Studio refused {account.email} at {url}: {html.unescape(errors) or answer.status_code}.",
             fix="Check the e-mail address and the password (at least 8 characters).",
+            code="account_refused",
         )

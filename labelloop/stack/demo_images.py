@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from labelloop.stack.errors import NoDemoImages
+from labelloop.stack.errors import StackError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 LONGEST_SIDE = 800  # pixels, of a demo image
@@ -93,14 +93,15 @@ def packaged_images(folder: Path, *, label_studio: Path | None = None) -> list[P
         The files, round-robin over the sample images, so that consecutive tasks differ.
 
     Raises:
-        NoDemoImages: None of the packages is installed.
+        StackError: None of the packages is installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     available = [(photo, path) for photo in PACKAGED_IMAGES if (path := _path(photo, label_studio)) is not None]
     if not available:
-        raise NoDemoImages(
+        raise StackError(
             "No installed package has images for the demo.",
             fix="Run: pip install 'labelloop[demo]', or give a folder of images: labelloop up --images FOLDER.",
+            code="no_photos",
         )
     rounds = max(len(photo.crops) for photo, _ in available)
     crops = [(photo, path, index) for index in range(rounds) for photo, path in available if index < len(photo.crops)]
@@ -111,16 +112,20 @@ def user_images(folder: Path) -> list[Path]:
     """The image files of a folder and its subfolders, sorted by path.
 
     Raises:
-        NoDemoImages: The folder does not exist or has no image.
+        StackError: The folder does not exist or has no image.
     """
     if not folder.is_dir():
-        raise NoDemoImages(
-            f"The folder {folder} does not exist.", fix="Give a folder with images: make up IMAGES=folder."
+        raise StackError(
+            f"The folder {folder} does not exist.",
+            fix="Give a folder with images: make up IMAGES=folder.",
+            code="no_photos",
         )
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not files:
-        raise NoDemoImages(
-            f"The folder {folder} has no images.", fix=f"Label Studio accepts {', '.join(sorted(IMAGE_SUFFIXES))}."
+        raise StackError(
+            f"The folder {folder} has no images.",
+            fix=f"Label Studio accepts {', '.join(sorted(IMAGE_SUFFIXES))}.",
+            code="no_photos",
         )
     return files
 

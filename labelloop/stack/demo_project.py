@@ -35,12 +35,6 @@ INSTRUCTION = (
 UPLOAD_FILES = 20
 
 
-class PrelabelsMissing(StackError):
-    """Some tasks have no pre-labels."""
-
-    code = "prelabels_missing"
-
-
 @dataclass(frozen=True)
 class DemoSource:
     """The source of the images of a project.
@@ -48,7 +42,7 @@ class DemoSource:
     Attributes:
         key: Key of the project in the state file.
         title: The project's title.
-        files: Returns the files; may raise NoDemoImages.
+        files: Returns the files; may raise StackError.
     """
 
     key: str
@@ -97,7 +91,7 @@ def prelabel(studio: Studio, project: int, step: Step, *, settings: Settings, lo
         The number of tasks with pre-labels.
 
     Raises:
-        PrelabelsMissing: Some tasks have none.
+        StackError: Some tasks have none.
         LabelloopError: The model cannot be opened, or a request to Label Studio fails.
     """
     from ml_backend.bulk.prelabel import prelabel as prelabel_project
@@ -118,9 +112,10 @@ def prelabel(studio: Studio, project: int, step: Step, *, settings: Settings, lo
     labelled = report.already_done + report.imported
     if labelled < report.tasks:
         reasons = "; ".join(dict.fromkeys(failure.reason for failure in report.failures[:3]))
-        raise PrelabelsMissing(
+        raise StackError(
             f"{report.tasks - labelled} of {report.tasks} tasks have no pre-labels{f': {reasons}' if reasons else '.'}",
             fix="Run `labelloop doctor` to check the ML backend.",
             log=log,
+            code="prelabels_missing",
         )
     return labelled

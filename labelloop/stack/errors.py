@@ -12,58 +12,10 @@ class StackError(LabelloopError):
         message: What went wrong, with the name of the part.
         fix: What the user can do.
         log: Log file with details.
+        code: Machine-readable code.
     """
 
-    code = "stack"
+    log: Path | None
 
-    def __init__(self, message: str, *, fix: str, log: Path | None = None) -> None:
-        super().__init__(message if log is None else f"{message} The log: {log}", fix=fix)
-        self.log = log
-
-
-class InstallFailed(StackError):
-    """Stock Label Studio could not be installed into its own virtual environment."""
-
-    code = "install_failed"
-
-
-class TooLittleDisk(StackError):
-    """The disk has less free space than the step needs."""
-
-    code = "too_little_disk"
-
-
-class StackPortTaken(StackError):
-    """Another program listens on a port that a part of the stack needs."""
-
-    code = "port_taken"
-
-
-class AlreadyRunning(StackError):
-    """Another supervisor holds this home folder."""
-
-    code = "already_running"
-
-
-class NotRunning(StackError):
-    """No supervisor holds this home folder."""
-
-    code = "not_running"
-
-
-class StartFailed(StackError):
-    """A part exited or did not answer in time while starting."""
-
-    code = "start_failed"
-
-
-class AccountRefused(StackError):
-    """Label Studio refused a sign-up, a log-in or a token."""
-
-    code = "account_refused"
-
-
-class NoDemoImages(StackError):
-    """No images for the demo project: the folder has none, or no package with sample images is installed."""
-
-    code = "no_photos"
+    def __init__(self, message: str, *, fix: str, log: Path | None = None, code: str = "stack") -> None:
+        super().__init__(message if log is None else f"{message} The log: {log}", fix=fix, log=log, code=code)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from labelloop.service.system import restrict_tree_to_owner
-from labelloop.stack.errors import InstallFailed, TooLittleDisk
+from labelloop.stack.errors import StackError
 from labelloop.stack.process import kill_group
 from labelloop.stack.progress import Step, Steps
 
@@ -73,8 +73,7 @@ class LabelStudioInstallation:
         """Install Label Studio and migrate the template data folder unless done; safe for concurrent processes.
 
         Raises:
-            TooLittleDisk: Raised before the download.
-            InstallFailed: pip or the migration failed; the message says which and why.
+            StackError: The disk has too little space, or pip or the migration failed; the message says which and why.
         """
         if self.installed and self.template_data.exists():
             return
@@ -120,7 +119,9 @@ class LabelStudioInstallation:
             finally:
                 _end(process)
         if process.returncode != 0 or not (part / "label_studio.sqlite3").exists():
-            raise InstallFailed("Label Studio could not migrate an empty database.", fix="Read the log.", log=log)
+            raise StackError(
+                "Label Studio could not migrate an empty database.", fix="Read the log.", log=log, code="install_failed"
+            )
         (part / ".env").unlink(missing_ok=True)  # its SECRET_KEY signs sessions: every copy creates its own
         part.rename(self.template_data)
 
@@ -159,16 +160,17 @@ def require_disk(folder: Path, needed: int, *, what: str) -> None:
     """Check the free disk space.
 
     Raises:
-        TooLittleDisk: Fewer than `needed` bytes are free; the message has both numbers.
+        StackError: Fewer than `needed` bytes are free; the message has both numbers.
     """
     existing = folder
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise TooLittleDisk(
+        raise StackError(
             f"{what} needs {needed / 1e9:.1f} GB, and the disk of {existing} has {free / 1e9:.1f} GB free.",
             fix="Free disk space, or set LABELLOOP_HOME to a folder on another disk.",
+            code="too_little_disk",
         )
 
 
@@ -187,10 +189,11 @@ def _run(command: list[str], log: Path, name: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         log.write_text(done.stdout + done.stderr)
-        raise InstallFailed(
+        raise StackError(
             f"{name} failed: {(done.stdout + done.stderr).strip()[-300:]}.",
             fix="On Debian and Ubuntu run: sudo apt-get install python3-venv.",
             log=log,
+            code="install_failed",
         )
     return done.stdout
 
@@ -230,20 +233,25 @@ def _end(process: subprocess.Popen[Any]) -> None:
         process.stdout.close()
 
 
-def _pip_error(text: str, requirement: str, log: Path) -> InstallFailed:
+def _pip_error(text: str, requirement: str, log: Path) -> StackError:
     if "No space left on device" in text:
-        return InstallFailed(
-            f"The disk filled up while installing {requirement}", fix="Free disk space, then run it again.", log=log
+        return StackError(
+            f"The disk filled up while installing {requirement}",
+            fix="Free disk space, then run it again.",
+            log=log,
+            code="install_failed",
         )
     if any(sign in text for sign in _OFFLINE):
-        return InstallFailed(
+        return StackError(
             f"{requirement} could not be downloaded: the package index did not answer.",
             fix="The first start needs the network (or PIP_INDEX_URL set to a mirror of PyPI); later starts do not.",
             log=log,
+            code="install_failed",
         )
     error_lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-1:]
-    return InstallFailed(
+    return StackError(
         f"pip could not install {requirement}: {' '.join(error_lines)[:300]}.",
         fix="Label Studio needs Python 3.10 to 3.13 and a package index that has this version.",
         log=log,
+        code="install_failed",
     )

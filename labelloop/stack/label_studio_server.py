@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from labelloop.stack.accounts import Account
-from labelloop.stack.errors import StartFailed
+from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio import LabelStudioInstallation, server_env
 from labelloop.stack.ports import require_free
 from labelloop.stack.process import POLL_S, Child, ServiceSpec
@@ -39,7 +39,7 @@ def label_studio_service(
         env: Additional environment variables, e.g. LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN.
 
     Raises:
-        StackPortTaken: Another program listens on `port`.
+        StackError: Another program listens on `port`.
     """
     require_free(port, "Label Studio", option="--port")
     if not data.exists():
@@ -68,31 +68,34 @@ def wait_until_healthy(child: Child, step: Step | None = None, *, timeout_s: flo
         timeout_s: Maximum wait in seconds.
 
     Raises:
-        StartFailed: The part exited (the message has the last lines of its log) or did not answer in time.
+        StackError: The part exited (the message has the last lines of its log) or did not answer in time.
     """
     part, deadline = child.part, time.monotonic() + timeout_s
     with httpx.Client(timeout=5, trust_env=False) as client:
         while True:
             code = child.exit_code()
             if code is not None:
-                raise StartFailed(
+                raise StackError(
                     f"{part.name} exited while starting ({describe_exit(code)}):\n  " + "\n  ".join(child.tail()),
                     fix="Read its log.",
                     log=part.log,
+                    code="start_failed",
                 )
             if child.logged_failure():
-                raise StartFailed(
+                raise StackError(
                     f"{part.name} does not run as configured:\n  " + "\n  ".join(child.tail()),
                     fix="Most likely another program has just taken its port; start again, or choose another port.",
                     log=part.log,
+                    code="start_failed",
                 )
             if not part.health or _answers(client, part.health):
                 return
             if time.monotonic() > deadline:
-                raise StartFailed(
+                raise StackError(
                     f"{part.name} did not answer at {part.health} within {timeout_s:.0f} s.",
                     fix="Read its log; on a busy machine just start again.",
                     log=part.log,
+                    code="start_failed",
                 )
             if step is not None:
                 step.say(f"waiting for {part.health}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from labelloop.stack.environment import read_env
-from labelloop.stack.errors import StackPortTaken
+from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio import LabelStudioInstallation
 from labelloop.stack.ports import require_free
 from labelloop.stack.process import ServiceSpec
@@ -82,14 +82,16 @@ class StackLayout:
         """Check that all ports are free.
 
         Raises:
-            StackPortTaken: A port is in use; the message names the program and the option for another port.
+            StackError: A port is in use; the message names the program and the option for another port.
         """
         used: dict[int, str] = {}
         for name, number in (("port", self.port), ("ml_port", self.ml_port), ("qc_port", self.qc_port)):
             option = f"--{name.replace('_', '-')}"
             if number in used:
-                raise StackPortTaken(
-                    f"{used[number]} and {NAMES[name]} cannot share port {number}.", fix=f"Use {option}."
+                raise StackError(
+                    f"{used[number]} and {NAMES[name]} cannot share port {number}.",
+                    fix=f"Use {option}.",
+                    code="port_taken",
                 )
             require_free(number, NAMES[name], option=option)
             used[number] = NAMES[name]

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from labelloop.stack.errors import StackPortTaken
+from labelloop.stack.errors import StackError
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -22,13 +22,14 @@ def require_free(port: int, name: str, *, option: str) -> None:
         option: The option that selects another port, for the message.
 
     Raises:
-        StackPortTaken: The port is in use; the message names the program if the system reveals it.
+        StackError: The port is in use; the message names the program if the system reveals it.
     """
     if _listens(port) or not _bindable(port):
         program = port_owner(port)
-        raise StackPortTaken(
+        raise StackError(
             f"Port {port}, which {name} needs, is in use{f' by {program}' if program else ''}.",
             fix=f"Stop that program, or choose another port: labelloop up {option} {free_port()}.",
+            code="port_taken",
         )
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from labelloop import VERSION
 from labelloop.service.errors import SchemaTooNew
-from labelloop.stack.errors import AlreadyRunning, StackError
+from labelloop.stack.errors import StackError
 
 
 class DemoProject(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ def sole_supervisor(home: Path, url: str) -> Iterator[None]:
     """Lock the home folder while the stack runs.
 
     Raises:
-        AlreadyRunning: Another process holds the lock; the message has its id and address.
+        StackError: Another process holds the lock; the message has its id and address.
     """
     with _lock_file(home).open("a+b") as lock:
         try:
@@ -93,9 +93,10 @@ def sole_supervisor(home: Path, url: str) -> Iterator[None]:
         except BlockingIOError:
             holder = _read_holder(home)
             details = f" (process {holder.pid}), with Label Studio at {holder.url}" if holder else ""
-            raise AlreadyRunning(
+            raise StackError(
                 f"labelloop up is running already in {home}{details}.",
                 fix="Use it, or stop it first: Ctrl-C in its terminal, or `labelloop down`.",
+                code="already_running",
             ) from None
         lock.truncate(0)
         lock.write(msgspec.json.encode(SupervisorInfo(os.getpid(), url)))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from labelloop.stack.demo_images import PACKAGED_IMAGES, packaged_images, user_images
-from labelloop.stack.errors import NoDemoImages
+from labelloop.stack.errors import StackError
 
 
 def sums(paths):
@@ -41,7 +41,7 @@ def test_crops_lie_inside_their_image():
 
 def test_without_the_packages_the_fix_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(NoDemoImages, match=r"labelloop\[demo\].*--images"):
+    with pytest.raises(StackError, match=r"labelloop\[demo\].*--images"):
         packaged_images(tmp_path)
 
 
@@ -59,5 +59,5 @@ def test_user_images_include_subfolders_and_exclude_other_files(tmp_path):
 
 @pytest.mark.parametrize(("folder", "message"), [("missing", "does not exist"), (".", "has no images")])
 def test_a_folder_without_images_is_an_error(tmp_path, folder, message):
-    with pytest.raises(NoDemoImages, match=message):
+    with pytest.raises(StackError, match=message):
         user_images(tmp_path / folder)

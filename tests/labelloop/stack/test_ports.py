@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labelloop.stack.errors import StackPortTaken
+from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio import LabelStudioInstallation
 from labelloop.stack.layout import StackLayout
 from labelloop.stack.ports import port_owner, require_free
@@ -30,7 +30,7 @@ def test_a_listener_on_either_loopback_counts(family, host):
         pytest.skip("no IPv6 here")
     with server:
         port = server.getsockname()[1]
-        with pytest.raises(StackPortTaken, match=rf"Port {port}, which the ML backend needs, .*--ml-port \d+"):
+        with pytest.raises(StackError, match=rf"Port {port}, which the ML backend needs, .*--ml-port \d+"):
             require_free(port, "the ML backend", option="--ml-port")
     require_free(port, "the ML backend", option="--ml-port")
 
@@ -50,7 +50,7 @@ def test_the_program_that_listens_is_named(free_port):
 def test_two_parts_cannot_share_a_port(tmp_path, free_port):
     first, second = free_port(), free_port()
     plan = StackLayout(tmp_path, first, second, first, LabelStudioInstallation(tmp_path))
-    with pytest.raises(StackPortTaken, match="Label Studio and quality control cannot share"):
+    with pytest.raises(StackError, match="Label Studio and quality control cannot share"):
         plan.require_ports()
 
 

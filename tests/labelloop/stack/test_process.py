@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labelloop.stack.errors import StartFailed
+from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio_server import wait_until_healthy
 from labelloop.stack.process import Child, ServiceSpec, stop_orphans
 
@@ -76,13 +76,13 @@ def test_a_reused_process_id_is_not_signalled(start, tmp_path):
 
 def test_a_part_that_exits_while_starting_is_named_with_its_log(start, tmp_path):
     child = start("print('the reason'); raise SystemExit(3)", health="http://127.0.0.1:9/health")
-    with pytest.raises(StartFailed, match=r"(?s)part exited while starting \(exit code 3\).*the reason.*part\.log"):
+    with pytest.raises(StackError, match=r"(?s)part exited while starting \(exit code 3\).*the reason.*part\.log"):
         wait_until_healthy(child, timeout_s=60)
 
 
 def test_a_part_that_never_answers_is_given_up(start):
     child = start("import time; time.sleep(600)", health="http://127.0.0.1:9/health")
-    with pytest.raises(StartFailed, match=r"Some part did not answer at http://127\.0\.0\.1:9/health"):
+    with pytest.raises(StackError, match=r"Some part did not answer at http://127\.0\.0\.1:9/health"):
         wait_until_healthy(child, timeout_s=0.3)
 
 
@@ -94,7 +94,7 @@ def test_label_studio_moving_to_the_next_port_is_noticed(start, free_port):
         f"http.server.test(http.server.SimpleHTTPRequestHandler, port={port}, bind='127.0.0.1')"
     )
     child = start(serve, health=f"http://127.0.0.1:{port}/", failure_marker="* Trying to start at")
-    with pytest.raises(StartFailed, match=r"(?s)not run as configured.*Trying to start at 2.*another port"):
+    with pytest.raises(StackError, match=r"(?s)not run as configured.*Trying to start at 2.*another port"):
         wait_until_healthy(child, timeout_s=60)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from labelloop.service.errors import SchemaTooNew
-from labelloop.stack.errors import AlreadyRunning, StackError
+from labelloop.stack.errors import StackError
 from labelloop.stack.state import DemoProject, StackState, read_state, running_supervisor, sole_supervisor, write_state
 
 HOLD = """
@@ -44,7 +44,7 @@ def test_a_second_supervisor_names_the_first(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         expected = rf"process {holder.pid}.*http://localhost:8123.*labelloop down"
-        with pytest.raises(AlreadyRunning, match=expected), sole_supervisor(tmp_path, "http://localhost:1"):
+        with pytest.raises(StackError, match=expected), sole_supervisor(tmp_path, "http://localhost:1"):
             pass
         assert running_supervisor(tmp_path).pid == holder.pid
         holder.kill()
