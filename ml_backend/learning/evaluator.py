@@ -120,9 +120,9 @@ class Evaluator:
             while len(self._heads) > MAX_HEADS:
                 self._heads.popitem(last=False)
 
-    def has_head(self, version: str) -> bool:
-        """Whether the head of a version is in memory."""
-        return version in self._heads
+    def head(self, version: str) -> LinearHead | None:
+        """The head of a version; None if it is not in memory."""
+        return self._heads.get(version)
 
     def rename(self, version: str, to: str) -> None:
         """Rename a candidate to its version, with its cached results."""

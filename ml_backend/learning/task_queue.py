@@ -10,6 +10,8 @@ Open tasks and their features are in a local table (`task_sync`, `store.tasks`),
 pool and on the changes, not on the size of the project.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from labelloop.service.studio.errors import PredictionsDropped
 from labelloop.service.studio.task_cache import chunks
 from labelloop.service.system import available_cores
 from ml_backend.detection.detections import Detections, Floats
+from ml_backend.inference.detector import Detector
 from ml_backend.learning.annotations import LabelledImage, addresses, is_held_out
 from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
@@ -52,6 +55,7 @@ from ml_backend.training.acquisition import (
     sample_without_near_duplicates,
     uncertainty,
 )
+from ml_backend.training.linear_head import head_detector
 from ml_backend.training.parallel import parallel_map
 
 # One in this many tasks of the pool is one that no learned version has predicted.
@@ -74,6 +78,9 @@ MAX_REFERENCES = 1000
 
 # Time budget of one prediction in seconds: large, because no request waits for it.
 BUDGET_S = 3600.0
+
+# Seconds for the predictions of the pool before Label Studio names the version; at least half of it is predicted.
+POOL_S = 1.2
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +153,7 @@ class _Ranking:
         self._tasks: dict[int, Task] = {}
         self._prediction_ids: dict[int, int] = {}
         self._tried: set[int] = set()
-        self._detector = context.base_models.detector(self._version)
+        self._detector = self._open_detector()
         names = self._detector.names.names
         self._targets = find_targets(
             config, names, provides=self._detector.provides, keypoint_names=self._detector.keypoint_names
@@ -158,6 +165,16 @@ class _Ranking:
         """Whether some control is pre-labelled now or can be trained."""
         outputs = ModelOutputs.of(self._detector)
         return any(control.prelabels or control.learns for control in controls_of(self._config, outputs))
+
+    def _open_detector(self) -> Detector:
+        """The served version: its head on the open backbone if it is in memory, else opened from its file.
+
+        A head just trained costs no second session: 0.3 s less per version, and 90 MB less.
+        """
+        head = self._context.evaluator.head(self._version)
+        if head is None:
+            return self._context.base_models.detector(self._version)
+        return head_detector(self._context.base_models.backbone(self._served), head, version=self._version)
 
     def cold(self, stop: Stop) -> RankingResult:
         """Before the first learned version: rank a random sample of the tasks without near-duplicates.
@@ -186,12 +203,13 @@ class _Ranking:
         self._task_sync.refresh()
         self._reset_deleted_predictions()
         pool = self._pool()
-        prelabelled = self._rank_pool(pool, stop)
+        prelabelled, unranked = self._rank_pool(pool, stop)
         if prelabelled or not stop():
             self._announce()
         if stop():
             return RankingResult(self._version, prelabelled, stopped=True)
-        for batch in _batches(self._rest(set(pool), max(self._policy.prelabels - prelabelled, 0))):
+        rest = [*unranked, *self._rest(set(pool), max(self._policy.prelabels - len(pool), 0))]
+        for batch in _batches(rest):
             if stop():
                 return RankingResult(self._version, prelabelled, stopped=True)
             predictions = self._predict(self._fetch_open(batch), stop)
@@ -303,17 +321,21 @@ class _Ranking:
         )
         return rest[:count]
 
-    def _rank_pool(self, pool: Sequence[int], stop: Stop) -> int:
-        """Predict the pool and import it in the order of acquisition; returns the number of predictions.
+    def _rank_pool(self, pool: Sequence[int], stop: Stop) -> tuple[int, list[int]]:
+        """Predict the pool for `POOL_S` at most and import it in the order of acquisition.
 
         If interrupted after at least half of the pool, that part is ranked. Otherwise an annotator who submits faster
         than a pool is predicted would never get a ranked task.
+
+        Returns:
+            The number of predictions, and the tasks of the pool without one.
         """
         features = self._features(pool)
         self._embed([number for number in pool if features[number].vector is None], stop)
-        predictions = self._predict(pool, stop)
+        predictions = self._predict(pool, stop, until=time.monotonic() + POOL_S)
+        unranked = [number for number in pool if number not in predictions]
         if 2 * len(predictions) < len(pool) and stop():
-            return 0
+            return 0, unranked
         able, vectors = self._context.image_vectors.vectors(self._project, self._embedder.backbone, predictions)
         head: list[int] = []
         if able:
@@ -326,7 +348,7 @@ class _Ranking:
         others = [others[index] for index in rank([predictions[number].uncertainty for number in others])]
         order = self._with_held_out([*head, *others])
         scored = {number: (predictions[number], place_score(position)) for position, number in enumerate(order)}
-        return self._import(scored, save_uncertainty=True)
+        return self._import(scored, save_uncertainty=True), unranked
 
     def _with_held_out(self, order: Sequence[int]) -> list[int]:
         held = partial(is_held_out, self._project, share=self._policy.held_out)
@@ -403,17 +425,21 @@ class _Ranking:
                 return
             self._embedder.embed([self._tasks[number] for number in batch])
 
-    def _predict(self, numbers: Sequence[int], stop: Stop, *, least: int = 0) -> dict[int, _ScoredPrediction]:
+    def _predict(
+        self, numbers: Sequence[int], stop: Stop, *, least: int = 0, until: float = math.inf
+    ) -> dict[int, _ScoredPrediction]:
         """Predict tasks with the served version; if interrupted, only the first of them.
 
         Args:
             numbers: Fetched tasks.
             stop: Called between batches; True interrupts.
             least: Tasks that are predicted before the first interruption.
+            until: Monotonic time from which no further batch begins, once half of the tasks is predicted.
         """
         predictions: dict[int, _ScoredPrediction] = {}
         for index, batch in enumerate(chunks(numbers, BATCH_PER_CORE * available_cores())):
-            if index * BATCH_PER_CORE * available_cores() >= least and stop():
+            done = index * BATCH_PER_CORE * available_cores()
+            if (2 * done >= len(numbers) and time.monotonic() >= until) or (done >= least and stop()):
                 break
             # One task at a time: a batch of four takes 100 MB more and is not faster.
             for prediction in parallel_map(self._predict_one, batch):
@@ -423,7 +449,7 @@ class _Ranking:
     def _predict_one(self, number: int) -> dict[int, _ScoredPrediction]:
         parts: list[tuple[Detections, Floats]] = []
 
-        def collect(_assign_positions: int, image_detections: Detections, size: tuple[int, int]) -> None:
+        def collect(_index: int, image_detections: Detections, size: tuple[int, int]) -> None:
             parts.append((image_detections, object_weights(image_detections.boxes, width=size[0], height=size[1])))
 
         predictor = Predictor(

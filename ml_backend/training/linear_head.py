@@ -5,17 +5,21 @@ Numbers are computed in double precision and returned in single, so that numpy a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, PlattCalibration, fuse_candidates
+from ml_backend.detection.class_names import ClassNames
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.detection.logits import PROB_EPS, expit
+from ml_backend.detection.onnx_graph import Arrays
+from ml_backend.detection.preprocess import Fit
+from ml_backend.inference.detector import Detector
 from ml_backend.layouts import best_class
-from ml_backend.training.backbone import CandidateFeatures
+from ml_backend.training.backbone import OUTPUTS, CandidateFeatures, FrozenBackbone
 
 Doubles = npt.NDArray[np.float64]
 
@@ -30,6 +34,9 @@ MAX_LOGIT = 50.0
 
 # A regressed box moves by at most its own size, and scales by at most a factor of e.
 MAX_BOX_DELTA = 1.0
+
+# Scores do not depend on the position of the image in the input.
+_NO_FIT = Fit(1.0, 1.0, 0, 0, 1, 1)
 
 
 def feature_matrix(
@@ -148,6 +155,28 @@ class LinearHead:
         return candidates.fit.to_image(
             fuse_candidates(detections, candidates.fit, floor=floor, calibrations=self.calibrations)
         )
+
+
+def head_detector(backbone: FrozenBackbone, head: LinearHead, *, version: str) -> Detector:
+    """Build a detector that runs the backbone's session and scores its candidates with a head.
+
+    It returns the detections of the model exported from both, to the bit, without a session of its own.
+    """
+
+    def decode(outputs: Arrays, floor: float) -> list[Detections]:
+        arrays = [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
+        images = (
+            CandidateFeatures(boxes, objectness, scores, embeddings, _NO_FIT)
+            for boxes, objectness, scores, embeddings in zip(*arrays, strict=True)
+        )
+        return [best_class(*head.score_candidates(image), floor) for image in images]
+
+    reader = replace(
+        backbone.detector.reader, classes=len(head.names), decode=decode, outputs=OUTPUTS,
+        calibrations=head.calibrations,
+    )  # fmt: skip
+    names = ClassNames(head.names, "the head")
+    return replace(backbone.detector, version=version, names=names, reader=reader, units_checked=True)
 
 
 def apply_box_deltas(boxes: Floats, deltas: Doubles) -> Floats:

@@ -163,7 +163,7 @@ class CandidateEvaluator:
         runs = self._context.runs.last(inputs.project, MAX_HEADS)
         versions = {run.version for run in runs if run.verdict == "published" and run.base == inputs.served.base}
         return sorted(
-            version for version in versions - {inputs.served.version} if self._context.evaluator.has_head(version)
+            version for version in versions - {inputs.served.version} if self._context.evaluator.head(version)
         )
 
     def _before(self, inputs: RunInput) -> float | None:
