@@ -8,7 +8,7 @@ from typing import Any
 
 from labelloop.service.studio import Studio
 from tests import dataset_makers as makers
-from tests.exporters.import_studio import ImportStudio
+from tests.exporters.fake_studio import ImportStudio
 from tests.input_problems.case import Case
 
 SECTION = "Imports: `labelloop import`"
@@ -29,14 +29,14 @@ def into_new(source: Path) -> list[str]:
 
 def nothing_left(_folder: Path) -> None:
     """No project was made."""
-    assert not _studio.made
+    assert not _studio.projects_by_id
 
 
 def annotated(**photos: int) -> Callable[[Path], None]:
     """How many annotations photos have, by their names without the ending; no annotation is empty by mistake."""
 
     def check(_folder: Path) -> None:
-        found = {name.rpartition(".")[0]: results for name, results in _studio.annotations().items()}
+        found = {name.rpartition(".")[0]: results for name, results in _studio.results().items()}
         assert {name: len(found[name]) for name in photos} == photos
         assert all(found[name] != [0] for name in photos)
 

@@ -81,7 +81,7 @@ def label(studio, build):
 
     def label(*numbers, **data):
         for number in numbers:
-            studio.save(build.task(number, build.annotation(build.box(1, 1, 5, 5), number=number), **data))
+            studio.put_task(7, **build.task(number, build.annotation(build.box(1, 1, 5, 5), number=number), **data))
 
     return label
 
@@ -145,7 +145,7 @@ def test_disputed_waiting_and_open_tasks_are_not_accepted(watcher, label, studio
     label(4, qc_status="disputed")
     label(5, qc_status="waiting")
     label(6)  # no quality control
-    studio.save(build.task(7))
+    studio.put_task(7, **build.task(7))
     state = watcher.read_state(7)
     assert (state.accepted, state.tasks) == (4, 7)
     assert state.newest == studio.tasks_by_id[7]["updated_at"]
@@ -285,7 +285,7 @@ def test_webhook_never_goes_to_a_forbidden_private_host(settings, receiver, host
 
 
 def test_command_gets_environment_variables_and_no_shell(watcher, settings, tmp_path, studio):
-    studio.title = "cars; touch hacked $(touch hacked)"
+    studio.fields["title"] = "cars; touch hacked $(touch hacked)"
     script = "import os, json, sys; json.dump([sys.argv[1:], dict(os.environ)], open(sys.argv[1], 'w'))"
     command = (
         sys.executable,
@@ -329,7 +329,7 @@ def test_command_line_is_split_into_words():
 
 
 def test_unpublished_version_notifies_no_receiver_and_is_not_repeated(watcher, receiver, studio, build):
-    studio.save(build.task(9, build.annotation(build.box(300, 300, 5, 5), number=9)))
+    studio.put_task(7, **build.task(9, build.annotation(build.box(300, 300, 5, 5), number=9)))
     policy = ExportPolicy(every_tasks=1, max_errors=0.0, webhook=receiver.url, then=("true",))
     assert not watcher.export(7, policy, "x").published
     assert watcher.inbox.due_subjects(9) == []

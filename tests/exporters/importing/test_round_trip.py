@@ -25,50 +25,30 @@ from exporters.validate.folder import VALIDATED_FORMATS
 from labelloop.labeling.geometry.shapes import Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.result import Result
-from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.region_attributes import ObjectAttributes, read_object_attributes, to_meta
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from tests import dataset_makers as makers
+from tests.fake_label_studio import FakeLabelStudio
 
 WIDTH, HEIGHT = 64, 48
 
 
-class Projects:
-    """A fake Label Studio with one new project that stores its tasks."""
-
-    url = "http://label-studio"
+class ImportedProject(FakeLabelStudio):
+    """A Label Studio whose project 1 takes the import."""
 
     def __init__(self, xml: str = "") -> None:
-        self.xml = xml
-        self.kept: list[dict] = []
+        super().__init__()
+        if xml:
+            self.put_project(1, label_config=xml)
 
-    def projects(self) -> list[dict]:
-        return []
+    @property
+    def xml(self) -> str:
+        return self.projects_by_id[1]["label_config"]
 
-    def create_project(self, *, title: str, label_config: str) -> dict:
-        self.xml = label_config
-        return {"id": 1}
-
-    def project(self, number: int) -> dict:
-        return {"id": number, "label_config": self.xml}
-
-    def label_config(self, number: int) -> LabelConfig:
-        return LabelConfig.parse(self.xml)
-
-    def tasks(self, number: int, **options) -> list:
-        return []
-
-    def upload_files(self, number: int, paths: list[Path]) -> list[str]:
-        assert not paths
-        return []
-
-    def import_tasks(self, number: int, tasks: list[dict]) -> list[int]:
-        first = len(self.kept) + 1
-        for index, task in enumerate(json.loads(json.dumps(tasks))):
-            annotations = [annotation | {"id": first + index} for annotation in task.get("annotations", [])]
-            self.kept.append(task | {"id": first + index, "annotations": annotations})
-        return list(range(first, len(self.kept) + 1))
+    @property
+    def stored(self) -> list[dict]:
+        return list(self.tasks_by_id.values())
 
 
 @pytest.fixture
@@ -80,8 +60,8 @@ def settings(tmp_path) -> Settings:
 def bring(tmp_path, settings):
     """Import a data set: ``bring(folder, **options)`` returns the report and the project."""
 
-    def bring(source: Path, xml: str = "", **options) -> tuple[ImportReport, Projects]:
-        studio = Projects(xml)
+    def bring(source: Path, xml: str = "", **options) -> tuple[ImportReport, ImportedProject]:
+        studio = ImportedProject(xml)
         project = 1 if xml else None
         order = ImportOptions(source=str(source), project=project, title="cars", images="reference", **options)
         return run_import(order, settings=settings, studio=studio), studio
@@ -93,8 +73,8 @@ def bring(tmp_path, settings):
 def take(tmp_path, settings):
     """Export the imported tasks in every format and pull them: (format -> folder, report of the export)."""
 
-    def take(studio: Projects, to: str = "set", **options) -> tuple[dict[str, Path], object]:
-        (tmp_path / "tasks.json").write_text(json.dumps(studio.kept))
+    def take(studio: ImportedProject, to: str = "set", **options) -> tuple[dict[str, Path], object]:
+        (tmp_path / "tasks.json").write_text(json.dumps(studio.stored))
         options = {"split": "train=1", "formats": tuple(FORMATS), "max_errors": 0.0} | options
         report = export(
             tmp_path / "tasks.json", settings=settings, to=f"file://{tmp_path / to}", label_config=studio.xml, **options
@@ -166,7 +146,7 @@ def test_crowds_without_the_option_are_not_failures(bring, tmp_path):
 
 def test_an_image_with_only_crowds_is_not_a_negative(bring, take, tmp_path):
     report, studio = bring(write(tmp_path / "coco", sheet(crowd(1, 1, 9, 9))))
-    assert studio.kept[0].get("annotations", []) == []
+    assert studio.stored[0].get("annotations", []) == []
     assert (report.failed_share, report.added) == (0, 0)
     assert "a.jpg: it has only crowds: imported without an annotation" in summary(report, "http://ls")
 
@@ -291,7 +271,7 @@ BACK = [
 def test_flags_of_voc_come_back(bring, take, flagged):
     report, studio = bring(flagged)
     assert report.notes["<part> of objects, not imported: 1"] == 1
-    first, second, third = studio.kept[0]["annotations"][0]["result"]
+    first, second, third = studio.stored[0]["annotations"][0]["result"]
     assert first["meta"] == {
         "text": ["truncated, occluded, pose: Left"],
         "attributes": {"colour": "red", "age": 3},
@@ -317,7 +297,7 @@ CHOICES = """<View><Image name="image" value="$image"/><RectangleLabels name="bo
 
 def test_flags_become_per_region_choices(bring, take, flagged):
     _, studio = bring(flagged, CHOICES)
-    results = studio.kept[0]["annotations"][0]["result"]
+    results = studio.stored[0]["annotations"][0]["result"]
     answers = [(result["from_name"], result["value"]["choices"]) for result in results if result["type"] == "choices"]
     assert sorted(answers) == [("colour", ["red"]), ("difficult", ["yes"]), ("state", ["occluded", "Truncated"])]
     folders, _ = take(studio)
@@ -373,8 +353,8 @@ def test_notes_of_annotators_are_written_and_read(bring, take, tmp_path, run, bu
     assert exported["annotations"][0]["meta"] == {"text": ["ask Ann"], "x": 1}
     exported["images"][0] |= {"file_name": "a.jpg"}
     _, studio = bring(write(tmp_path / "coco", exported))
-    assert studio.kept[0]["annotations"][0]["result"][0]["meta"] == {"text": ["ask Ann"], "x": 1}
-    assert studio.kept[0]["meta"]["labelloop_import"].keys() == {"id", "name"}
+    assert studio.stored[0]["annotations"][0]["result"][0]["meta"] == {"text": ["ask Ann"], "x": 1}
+    assert studio.stored[0]["meta"]["labelloop_import"].keys() == {"id", "name"}
 
 
 # ---- categories, licenses, info, images
@@ -411,7 +391,7 @@ EXTRAS = {
 
 
 @pytest.fixture
-def extras(bring, tmp_path) -> Projects:
+def extras(bring, tmp_path) -> ImportedProject:
     content = sheet(box(), box(30, 20, category_id=90, image_id=8), **EXTRAS)
     report, studio = bring(write(tmp_path / "coco", content), images_from=str(tmp_path / "coco/images"))
     assert report.problems == []
@@ -421,7 +401,7 @@ def extras(bring, tmp_path) -> Projects:
 @pytest.mark.parametrize("path", ["columns", "one by one"])
 def test_coco_metadata_of_images_and_categories_comes_back(extras, take, path):
     if path == "one by one":
-        for task in extras.kept:
+        for task in extras.stored:
             for result in task["annotations"][0]["result"]:
                 result["meta"] = {"text": ["a note"]}
     folders, exported = take(extras)
@@ -445,12 +425,14 @@ def test_coco_metadata_of_images_and_categories_comes_back(extras, take, path):
 
 @pytest.mark.parametrize("path", ["columns", "one by one"])
 def test_original_category_ids_on_request(extras, take, path):
-    results = [result for task in extras.kept for annotation in task["annotations"] for result in annotation["result"]]
+    results = [
+        result for task in extras.stored for annotation in task["annotations"] for result in annotation["result"]
+    ]
     for result in results if path == "one by one" else ():
         result["meta"] = {"text": ["a note"]}
     unmapped = json.loads(json.dumps(results[0])) | {"id": "strange"}
     unmapped["value"] |= {"rectanglelabels": ["moon"], "x": 1, "y": 1}
-    extras.kept[0]["annotations"][0]["result"].append(unmapped)
+    extras.stored[0]["annotations"][0]["result"].append(unmapped)
     folders, exported = take(extras, category_ids="original")
     content = read(folders)
     numbers = {category["name"]: category["id"] for category in content["categories"]}

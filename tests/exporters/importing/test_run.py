@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from exporters.cli.import_dataset import import_dataset, summary
-from exporters.errors import BadOption, ImportFailed, ImportRefused
+from exporters.errors import BadOption, ImportFailed
 from exporters.importing.run import UNNAMED, ImportOptions, run_import
 from labelloop.service.datasets import DatasetError
 from labelloop.service.settings import Settings
-from labelloop.service.studio import Studio
+from labelloop.service.studio import Studio, StudioRefused
 from tests import dataset_makers as makers
-from tests.exporters.import_studio import ImportStudio
+from tests.exporters.fake_studio import ImportStudio
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def yolo(folder: Path, **rows: str) -> Path:
 
 def test_an_image_with_unreadable_labels_gets_no_annotation(bring, studio, tmp_path):
     report = bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"))
-    assert studio.annotations() == {"a.jpg": [], "b.png": [1], "empty.jpg": [0], "ünï côde.jpg": [0]}
+    assert studio.results() == {"a.jpg": [], "b.png": [1], "empty.jpg": [0], "ünï côde.jpg": [0]}
     assert (report.tasks_made, report.added, report.empty, report.unlabelled) == (4, 3, 2, 1)
     assert [problem.item for problem in report.problems] == ["labels/a.txt, line 1"]
     assert "1 image imported without an annotation" in summary(report, studio.url)
@@ -53,7 +53,7 @@ def test_an_image_with_unreadable_labels_gets_no_annotation(bring, studio, tmp_p
 def test_an_image_with_malformed_rows_is_kept_or_skipped(bring, studio, tmp_path, skip_incomplete, results):
     valid_rows = (yolo(tmp_path / "set") / "labels/a.txt").read_text()
     report = bring(yolo(tmp_path / "other", a=f"{valid_rows}0 .5 .5 .1\n"), skip_incomplete=skip_incomplete)
-    assert studio.annotations()["a.jpg"] == results
+    assert studio.results()["a.jpg"] == results
     assert [problem.item for problem in report.problems] == ["labels/a.txt, line 3"]
     assert any("--incomplete skip" in note for note in report.notes)
 
@@ -61,7 +61,7 @@ def test_an_image_with_malformed_rows_is_kept_or_skipped(bring, studio, tmp_path
 def test_corrected_labels_reach_the_same_task(bring, studio, tmp_path):
     bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"))
     report = bring(yolo(tmp_path / "corrected"), project=1)
-    assert studio.annotations() == {"a.jpg": [2], "b.png": [1], "empty.jpg": [0], "ünï côde.jpg": [0]}
+    assert studio.results() == {"a.jpg": [2], "b.png": [1], "empty.jpg": [0], "ünï côde.jpg": [0]}
     assert (report.tasks_made, report.added, report.there) == (0, 1, 3)
 
 
@@ -70,13 +70,13 @@ def test_a_photo_with_only_a_crowd_is_no_negative(bring, studio, tmp_path, crowd
     sheet = makers.coco_sheet()
     sheet["annotations"][-1]["iscrowd"] = 1
     bring(makers.make_coco(tmp_path / "set", sheet), crowds=crowds)
-    assert studio.annotations()["ünï côde.jpg"] == ([1] if crowds else [])
-    assert studio.annotations()["empty.jpg"] == [0]
+    assert studio.results()["ünï côde.jpg"] == ([1] if crowds else [])
+    assert studio.results()["empty.jpg"] == [0]
 
 
 def test_predictions_that_cannot_be_read_are_not_sent_empty(bring, studio, tmp_path):
     bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"), labels_as="predictions", version="net-1")
-    images = [task["data"]["image"] for task in studio.tasks_of[1] if task["predictions"]]
+    images = [task["data"]["image"] for task in studio.tasks_by_id.values() if task["predictions"]]
     assert len(images) == 3
     assert not any("a.jpg" in image for image in images)
 
@@ -86,7 +86,7 @@ def test_results_of_a_class_that_is_unknown_are_not_sent_empty(bring, studio, tm
     results = [{"image_id": n, "category_id": kind, "bbox": [1, 2, 3, 4], "score": 0.5} for n, kind in ((1, 1), (2, 9))]
     (tmp_path / "r.json").write_text(json.dumps(results))
     report = bring(tmp_path / "r.json", project=1, labels_as="predictions", version="net-1")
-    assert [len(task["predictions"]) for task in studio.tasks_of[1]] == [1, 0, 0, 0]
+    assert [len(task["predictions"]) for task in studio.tasks_by_id.values()] == [1, 0, 0, 0]
     assert (report.added, report.unlabelled, len(report.problems)) == (1, 1, 1)
 
 
@@ -94,7 +94,7 @@ def test_an_xml_of_the_same_photo_twice_annotates_it_once(bring, studio, tmp_pat
     makers.make_voc(tmp_path / "set")
     (tmp_path / "set/Annotations/z.xml").write_text((tmp_path / "set/Annotations/a.xml").read_text())
     report = bring(tmp_path / "set")
-    assert studio.annotations()["a.jpg"] == [2]
+    assert studio.results()["a.jpg"] == [2]
     assert [problem.reason for problem in report.problems] == ["it is listed twice; the first labels count"]
 
 
@@ -106,7 +106,7 @@ def test_nothing_is_created_without_any_image(bring, studio, tmp_path):
     (tmp_path / "set/a.jpg").rename(tmp_path / "set/another.jpg")
     with pytest.raises(ImportFailed, match="None of the 4 images"):
         bring(source)
-    assert not studio.made
+    assert not studio.projects_by_id
 
 
 def test_a_new_project_without_images_is_deleted(bring, studio, tmp_path):
@@ -114,7 +114,7 @@ def test_a_new_project_without_images_is_deleted(bring, studio, tmp_path):
     (tmp_path / "set/a.jpg").write_bytes(b"no photo")
     report = bring(tmp_path / "set")
     assert (report.project, report.tasks_made, len(report.problems)) == (0, 0, 1)
-    assert not studio.made
+    assert not studio.projects_by_id
     assert "no project was created" in summary(report, studio.url)
 
 
@@ -128,25 +128,25 @@ REFUSALS = {
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_refusals_of_label_studio_have_a_fix(bring, studio, tmp_path, refusal):
     call, status, words = refusal
-    studio.refuse[call] = (status, words)
-    with pytest.raises(ImportRefused) as caught:
+    studio.refuse[call] = StudioRefused(f"POST /api/{call}", status, words)
+    with pytest.raises(ImportFailed) as caught:
         bring(yolo(tmp_path / "set"))
     assert words in caught.value.message
     assert REFUSALS[refusal] in caught.value.fix
-    assert not studio.made
+    assert not studio.projects_by_id
 
 
 def test_images_without_an_address_leave_no_project(bring, studio, tmp_path):
     with pytest.raises(ImportFailed, match="is unknown"):
         bring(yolo(tmp_path / "set"), images="reference")
-    assert not studio.made
+    assert not studio.projects_by_id
 
 
 @pytest.mark.parametrize(("folder", "title"), [("ab", "Imported ab"), ("abc", "abc"), ("ü" * 80, "ü" * 50)])
 def test_any_folder_name_becomes_a_valid_title(studio, tmp_path, folder, title):
     makers.make_photos(tmp_path / folder)
     assert import_dataset(str(tmp_path / folder), project="new") == 0
-    assert studio.made[1]["title"] == title
+    assert studio.projects_by_id[1]["title"] == title
 
 
 @pytest.mark.parametrize("folder", [".", "../ab", "./"])
@@ -154,7 +154,7 @@ def test_a_relative_folder_gives_its_own_name(studio, tmp_path, monkeypatch, fol
     makers.make_photos(tmp_path / "ab")
     monkeypatch.chdir(tmp_path / "ab")
     assert import_dataset(folder, project="new") == 0
-    assert studio.made[1]["title"] == "Imported ab"
+    assert studio.projects_by_id[1]["title"] == "Imported ab"
 
 
 @pytest.mark.parametrize("title", ["ab", " ab ", "x" * 51])
@@ -162,7 +162,7 @@ def test_an_invalid_title_is_refused_first(studio, tmp_path, title):
     makers.make_photos(tmp_path / "photos")
     with pytest.raises(BadOption, match="3 to 50 characters"):
         import_dataset(str(tmp_path / "photos"), project="new", title=title)
-    assert not studio.made
+    assert not studio.projects_by_id
 
 
 def test_a_dry_run_counts_unlabelled_images(studio, tmp_path, capsys):
@@ -170,7 +170,7 @@ def test_a_dry_run_counts_unlabelled_images(studio, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "1 image without readable labels" in out
     assert "2 images without objects" in out
-    assert not studio.made
+    assert not studio.projects_by_id
 
 
 WRONG = {
@@ -194,7 +194,7 @@ def test_a_file_of_another_format_is_named(bring, studio, tmp_path, name):
         bring(tmp_path / "file.json")
     assert what in caught.value.message
     assert fix in caught.value.fix
-    assert not studio.made
+    assert not studio.projects_by_id
 
 
 @pytest.mark.parametrize("form", ["coco", "voc"])

@@ -1,6 +1,5 @@
 """A live project is read once; after that what changed is, also after a kill or a fault."""
 
-import copy
 import json
 import os
 import subprocess
@@ -10,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from exporters.sources import open_source
-from labelloop.service.studio import StudioUnreachable
+from labelloop.service.studio import StudioRefused, StudioUnreachable
+
+CUT = StudioUnreachable(url="http://label-studio", reason="the cable is cut")
+TIMEOUT = StudioRefused("POST /api/projects/7/exports/", 504, "Gateway Timeout")
 
 
 @pytest.fixture
@@ -43,32 +45,32 @@ def take(settings, studio):
 
 def test_large_project_comes_as_a_snapshot_that_is_removed_again(take, studio):
     assert len(take()) == 250
-    assert studio.asked == [246, 247, 248, 249, 250]  # those of the last seconds once more
-    assert studio.snapshots == {}
+    assert studio.read == [246, 247, 248, 249, 250]  # those of the last seconds once more
+    assert studio.snapshots_by_id == {}
 
 
 def test_small_project_comes_in_pages(take, studio):
     for number in range(100, 251):
         del studio.tasks_by_id[number]
     assert len(take()) == 99
-    assert studio.asked[:99] == list(range(1, 100))
+    assert studio.read[:99] == list(range(1, 100))
 
 
 def test_where_snapshots_fail_pages_do(take, studio):
-    studio.may_snapshot = False
+    studio.refuse["snapshot"] = TIMEOUT
     assert len(take()) == 250
-    assert set(studio.asked) == set(range(1, 251))
+    assert set(studio.read) == set(range(1, 251))
 
 
 @pytest.mark.parametrize("changed", [[], [3], [3, 4, 249]])
 def test_second_reading_brings_what_changed(take, studio, build, changed):
     take()
     take()  # what is younger than the newest by seconds is looked at once more
-    studio.asked.clear()
+    studio.read.clear()
     for number in changed:
-        studio.save(build.task(number, build.annotation(number=number)))
+        studio.put_task(7, **build.task(number, build.annotation(number=number)))
     changed_tasks = take()
-    assert studio.asked == changed
+    assert studio.read == changed
     assert [number for number, task in changed_tasks.items() if not task.annotations[0].results] == changed
 
 
@@ -82,30 +84,26 @@ def test_deleted_tasks_go(take, studio):
 def test_changes_without_timestamp_are_found_by_counts(take, studio):
     take()
     take()
-    studio.asked.clear()
-    bare = copy.deepcopy(studio.tasks_by_id[9])
-    bare["annotations"] = []
-    studio.save(bare, silently=True)
+    studio.read.clear()
+    studio.tasks_by_id[9]["annotations"] = []
     assert take()[9].annotations == ()
-    assert studio.asked == [9]
+    assert studio.read == [9]
 
 
 def test_first_reading_that_was_cut_off_is_gone_on_with(take, studio):
-    studio.may_snapshot = False
-    studio.fail_after = 210
+    studio.refuse["snapshot"] = TIMEOUT
+    studio.fail_next(calls=["raw_tasks"], items=210, error=CUT)
     with pytest.raises(StudioUnreachable):
         take()
-    studio.fail_after = None
     assert len(take()) == 250
-    assert sorted(studio.asked) == sorted([*range(1, 251), *range(246, 251)])
+    assert sorted(studio.read) == sorted([*range(1, 251), *range(246, 251)])
 
 
 def test_snapshot_whose_download_broke_is_taken_again_not_made_again(take, studio):
-    studio.fail_after = 0
-    studio.may_snapshot = True
+    studio.refuse |= {"download_snapshot": CUT, "raw_tasks": CUT}
     with pytest.raises(StudioUnreachable):
         take()
-    studio.fail_after = None
+    studio.refuse.clear()
     assert len(take()) == 250
 
 
@@ -114,7 +112,7 @@ def test_tasks_change_during_the_first_reading_and_are_read_again(take, studio, 
 
     def changing(number, snapshot, to):
         download(number, snapshot, to)
-        studio.save(build.task(5, build.annotation(number=5)))
+        studio.put_task(7, **build.task(5, build.annotation(number=5)))
 
     studio.download_snapshot = changing
     assert take()[5].annotations[0].results == ()
@@ -129,16 +127,16 @@ def test_fresh_reads_everything_again(take, studio):
 
 def test_another_project_of_the_same_number_is_another(take, studio, build):
     take()
-    studio.project = lambda number, project=studio.project: project(number) | {"created_at": "2026-05-05"}
+    studio.fields["created_at"] = "2026-05-05"
     studio.tasks_by_id.clear()
-    studio.save(build.task(1, build.annotation(number=1)))
+    studio.put_task(7, **build.task(1, build.annotation(number=1)))
     assert list(take()) == [1]
 
 
 def test_two_exports_at_once_see_whole_states(settings, studio, build):
     first = open_source(7, settings=settings, studio=studio)
     before = [task.annotations[0].results for task in first.tasks()]
-    studio.save(build.task(5, build.annotation(number=5)))
+    studio.put_task(7, **build.task(5, build.annotation(number=5)))
     second = open_source(7, settings=settings, studio=studio)
     assert [task.annotations[0].results for task in second.tasks()] != before
     assert [task.annotations[0].results for task in first.tasks()] == before
@@ -151,11 +149,13 @@ import json, os, sys
 from exporters.sources import open_source
 from labelloop.service.studio.task_cache import LocalTaskCache
 from labelloop.service.settings import Settings
-from tests.exporters.fake_studio import FakeStudio
+from labelloop.service.studio import StudioRefused
+from tests.exporters.fake_studio import ExportStudio
 
 home, file, writes, snapshot = sys.argv[1:]
-studio = FakeStudio(json.loads(open(file).read()), "<View><Image name='i' value='$image'/></View>")
-studio.may_snapshot = snapshot == "yes"
+studio = ExportStudio(json.loads(open(file).read()), "<View><Image name='i' value='$image'/></View>")
+if snapshot == "no":
+    studio.refuse["snapshot"] = StudioRefused("POST /api/projects/7/exports/", 504, "Gateway Timeout")
 put, done = LocalTaskCache.put, 0
 
 def counted(self, rows):
@@ -167,7 +167,7 @@ def counted(self, rows):
 
 LocalTaskCache.put = counted
 source = open_source(7, settings=Settings(home=home, label_studio_api_key=""), studio=studio)
-print(len(list(source.raw())), len(studio.asked))
+print(len(list(source.raw())), len(studio.read))
 """
 
 
