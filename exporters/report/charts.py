@@ -6,6 +6,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from labelloop.service.charts import Bar, LinearScale, count
+
 SPLIT_COLOURS = {"train": "#3d6fb6", "val": "#e08a2e", "test": "#4f9d69"}
 OTHER_SPLIT_COLOUR = "#8a6bb0"
 _BAR_HEIGHT, _BAR_GAP, _NAME_WIDTH, _CHART_WIDTH = 18, 6, 190, 520
@@ -25,7 +27,8 @@ def split_colour(split: str) -> str:
 def stacked_bar_chart(rows: Sequence[tuple[str, Mapping[str, int]]]) -> Markup:
     """A horizontal bar per row (name, number by split), with one segment per split."""
     largest = max((sum(segments.values()) for _, segments in rows), default=0) or 1
-    elements: list[Any] = []
+    scale = LinearScale(0, largest, _NAME_WIDTH, _NAME_WIDTH + _CHART_WIDTH)
+    elements: list[Markup] = []
     for index, (name, segments) in enumerate(rows):
         y = index * (_BAR_HEIGHT + _BAR_GAP)
         short = name if len(name) <= 26 else f"{name[:25]}…"
@@ -34,17 +37,12 @@ def stacked_bar_chart(rows: Sequence[tuple[str, Mapping[str, int]]]) -> Markup:
                 _NAME_WIDTH - 8, y + _BAR_HEIGHT - 5, short, name
             )
         )
-        x = float(_NAME_WIDTH)
-        for split, number in segments.items():
-            width = number / largest * _CHART_WIDTH
-            elements.append(
-                Markup(
-                    '<rect x="{:.1f}" y="{}" width="{:.1f}" height="{}" fill="{}"><title>{}: {}</title></rect>'
-                ).format(x, y, width, _BAR_HEIGHT, split_colour(split), split, number)
-            )
-            x += width
+        for (split, number), (x, width) in zip(segments.items(), scale.stack(segments.values()), strict=True):
+            elements.append(_rect(Bar(x, y, width, _BAR_HEIGHT, f"{split}: {number}"), split_colour(split)))
         total = sum(segments.values())
-        elements.append(Markup('<text x="{:.1f}" y="{}">{:,}</text>').format(x + 6, y + _BAR_HEIGHT - 5, total))
+        elements.append(
+            Markup('<text x="{:.1f}" y="{}">{}</text>').format(scale(total) + 6, y + _BAR_HEIGHT - 5, count(total))
+        )
     return _svg(_NAME_WIDTH + _CHART_WIDTH + 70, len(rows) * (_BAR_HEIGHT + _BAR_GAP), elements)
 
 
@@ -52,15 +50,11 @@ def histogram(bins: Sequence[tuple[str, int]], *, name: str) -> Markup:
     """A histogram of bins (label, count); `name` is the label of the x axis."""
     width = max(26, 7 * max((len(label) for label, _ in bins), default=0))
     height, foot = 130, 30
-    largest = max((count for _, count in bins), default=0) or 1
-    elements: list[Any] = []
-    for index, (label, count) in enumerate(bins):
-        bar_height = count / largest * height
-        elements.append(
-            Markup(
-                '<rect x="{}" y="{:.1f}" width="{}" height="{:.1f}" fill="#3d6fb6"><title>{}: {}</title></rect>'
-            ).format(index * width, height - bar_height, width - 3, bar_height, label, count)
-        )
+    scale = LinearScale(0, max((number for _, number in bins), default=0) or 1, height, 0)
+    elements: list[Markup] = []
+    for index, (label, number) in enumerate(bins):
+        [(y, bar_height)] = scale.stack([number])
+        elements.append(_rect(Bar(index * width, y, width - 3, bar_height, f"{label}: {number}"), "#3d6fb6"))
         elements.append(
             Markup('<text x="{:.1f}" y="{}" text-anchor="middle" class="tick">{}</text>').format(
                 index * width + width / 2 - 1.5, height + 12, label
@@ -74,7 +68,7 @@ def heat_map(counts: Any) -> Markup:
     """A heat map of counts (rows, columns), darker for more."""
     size = 9
     largest = int(counts.max()) or 1
-    elements: list[Any] = [
+    elements = [
         Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="#1f4e8c" fill-opacity="{:.3f}"/>').format(
             column * size, row * size, size, size, number / largest
         )
@@ -95,7 +89,13 @@ def svg_path(rings: Sequence[Sequence[tuple[float, float]]]) -> Markup:
     return Markup(escape(" ".join(subpaths)))  # noqa: S704 - escaped, and only numbers
 
 
-def _svg(width: float, height: float, elements: Sequence[Any]) -> Markup:
+def _rect(bar: Bar, fill: str) -> Markup:
+    return Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}"><title>{}</title></rect>').format(
+        bar.x, bar.y, bar.width, bar.height, fill, bar.text
+    )
+
+
+def _svg(width: float, height: float, elements: Sequence[Markup]) -> Markup:
     head = Markup('<svg viewBox="0 0 {w:.0f} {h:.0f}" width="{w:.0f}" height="{h:.0f}" role="img">').format(
         w=width, h=max(1.0, height)
     )

@@ -15,6 +15,7 @@ from exporters.model.records import Image
 from exporters.report.charts import class_colour, heat_map, histogram, split_colour, stacked_bar_chart
 from exporters.report.statistics import SIDE_STEPS, VersionStatistics
 from exporters.report.thumbnails import draw_thumbnails
+from labelloop.service.charts import count as thousands
 from labelloop.service.media import Media
 from labelloop.service.store import Store
 
@@ -52,7 +53,7 @@ def html_report(store: Store, manifest: DatasetManifest, *, media: Media | None 
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["readable"] = _readable
-    environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["thousands"] = thousands
     return environment.get_template("report.html.jinja").render(
         manifest=manifest,
         url=store.url,
