@@ -10,6 +10,7 @@ from exporters.model.manifest import DatasetManifest
 from exporters.model.records import Box, Image
 from labelloop.labeling.geometry.shapes import Point
 from labelloop.service.datasets.shapes import decode_rle
+from labelloop.service.datasets.voc_xml import parse_annotation
 
 Ring = Sequence[Point]
 
@@ -62,6 +63,7 @@ class _VocRecord(msgspec.Struct, gc=False):
 
 _decode_coco = msgspec.json.Decoder(_CocoRecord).decode
 _decode_yolo = msgspec.json.Decoder(_YoloRecord).decode
+_decode_voc = msgspec.json.Decoder(_VocRecord).decode
 
 
 def _coco_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
@@ -102,18 +104,13 @@ def _yolo_outline_objects(record: bytes, image: Image, classes: Mapping[str, int
 
 
 def _voc_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
-    from defusedxml.ElementTree import fromstring
-
     del image
     objects = []
-    for element in fromstring(msgspec.json.decode(record, type=_VocRecord).xml).iter("object"):
-        left, top, right, bottom = (
-            float(element.findtext(f"bndbox/{edge}") or 0) for edge in ("xmin", "ymin", "xmax", "ymax")
-        )
-        box = (left - 1, top - 1, right, bottom)
-        objects.append(
-            DecodedObject(classes.get(element.findtext("name") or "", 0), box, (box[2] - box[0]) * (box[3] - box[1]))
-        )
+    for obj in parse_annotation(_decode_voc(record).xml).objects:
+        x_min, y_min, right, bottom = (float(edge or 0) for edge in obj.edges)
+        left, top = x_min - 1, y_min - 1
+        area = (right - left) * (bottom - top)
+        objects.append(DecodedObject(classes.get(obj.raw_name, 0), (left, top, right, bottom), area))
     return objects
 
 

@@ -7,6 +7,9 @@ from exporters.model.class_map import near_duplicates
 from exporters.validate.issues import IssueReport
 from labelloop.service.datasets import ImageFiles
 
+# Larger coordinates and sizes in text are reported as "not a number".
+MAX_NUMBER = 1e9
+
 
 def check_class_names(names: Iterable[str], file: str, where: str, report: IssueReport) -> None:
     """Report classes that differ only in case, spaces, ``-`` or ``_``, which an export refuses."""

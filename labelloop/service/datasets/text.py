@@ -1,4 +1,4 @@
-"""Decode text and JSON of other tools: byte order marks, UTF-16, UTF-32 and NaN; `MalformedData` otherwise."""
+"""Decode text, JSON and numbers of other tools: byte order marks, UTF-16, UTF-32, NaN; else `MalformedData`."""
 
 import codecs
 import json
@@ -33,6 +33,21 @@ def decode_text(data: bytes) -> str:
 def decode_lines(data: bytes) -> list[str]:
     """The stripped non-empty lines of a text. Raises `MalformedData`."""
     return [line for raw_line in decode_text(data).splitlines() if (line := raw_line.strip())]
+
+
+def parse_float(text: str, limit: float) -> float:
+    """Parse a number.
+
+    Raises:
+        MalformedData: ``not a number``, or ``out of range``: NaN, or an absolute value of at least ``limit``.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise MalformedData("not a number") from None
+    if not abs(value) < limit:
+        raise MalformedData("out of range")
+    return value
 
 
 def decode_json(data: bytes, kind: type[_T] | Any = Any) -> Any:

@@ -13,8 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
 from numpy.typing import NDArray
 
 from labelloop.labeling.geometry.shapes import Geometry, Mask, Rectangle
@@ -24,9 +22,19 @@ from labelloop.service.datasets.errors import DatasetError, MalformedData
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, LabelledObject
 from labelloop.service.datasets.shapes import mask_from_array, rectangle
-from labelloop.service.datasets.text import decode_lines
+from labelloop.service.datasets.text import decode_lines, parse_float
+from labelloop.service.datasets.voc_xml import (
+    EDGES,
+    NotAnAnnotation,
+    VocAnnotation,
+    VocObject,
+    annotation_files,
+    element_text,
+    image_set_files,
+    read_annotation,
+    read_image_set,
+)
 
-_EDGES = ("xmin", "ymin", "xmax", "ymax")
 _CLASS_LISTS = ("labels.txt", "classes.txt", "names.txt")
 # Written by CVAT, Datumaro and labelloop exports.
 _LABEL_MAP = "labelmap.txt"
@@ -39,6 +47,8 @@ _IMAGE_TAGS = frozenset({"folder", "filename", "path", "size", "segmented", "obj
 _EMPTY_VALUES = frozenset({"", "unknown", "unspecified"})
 _EXPORT_DATABASE = "labelloop"
 _VOID = 255
+# Pixels: larger values are errors.
+_MAX_COORDINATE = 1e7
 
 
 def read_voc(files: DatasetFiles, images: ImageFiles) -> DataSet:
@@ -51,7 +61,7 @@ def read_voc(files: DatasetFiles, images: ImageFiles) -> DataSet:
     Raises:
         DatasetError: There are no XML files, or they are not Pascal VOC.
     """
-    names = [name for name in files.names if name.lower().endswith(".xml")]
+    names = annotation_files(files)
     if not names:
         raise DatasetError(files.location, "it has no XML files")
     masks = {
@@ -66,22 +76,21 @@ def read_voc(files: DatasetFiles, images: ImageFiles) -> DataSet:
     other_roots: set[str] = set()
     for name in names:
         try:
-            root = parse_annotation(files, name)
+            annotation = read_annotation(files, name)
         except NotAnAnnotation as other:
             other_roots.add(other.tag)
             continue
         except MalformedData:
             other_roots.add("")
             continue  # reported when the image is read
-        objects = root.findall("object")
-        unread_image_tags.update({child.tag for child in root if child.tag not in _IMAGE_TAGS and _has_content(child)})
-        labels.update(_text(element, "name") for element in objects)
-        unread_object_tags.update(
-            child.tag for element in objects for child in element if child.tag not in _OBJECT_TAGS
+        objects = annotation.objects
+        unread_image_tags.update(
+            {child.tag for child in annotation.root if child.tag not in _IMAGE_TAGS and _has_content(child)}
         )
-        zero_based |= any(
-            _text(element, f"bndbox/{edge}") in {"0", "0.0"} for element in objects for edge in _EDGES[:2]
-        )
+        labels.update(obj.name for obj in objects)
+        object_tags = (child.tag for obj in objects for child in obj.element)
+        unread_object_tags.update(tag for tag in object_tags if tag not in _OBJECT_TAGS)
+        zero_based |= any(edge in {"0", "0.0"} for obj in objects for edge in obj.edges[:2])
     if other_roots and "" not in other_roots and not labels:
         what = "XML of CVAT" if other_roots == {"annotations"} else f"XML of another kind (<{min(other_roots)}>)"
         raise DatasetError(
@@ -94,13 +103,13 @@ def read_voc(files: DatasetFiles, images: ImageFiles) -> DataSet:
         for name in names:
             stem = PurePosixPath(name).stem
             try:
-                root = parse_annotation(files, name)
+                annotation = read_annotation(files, name)
             except MalformedData as error:
                 yield DatasetProblem(name, str(error))
                 if image_name := images.find(stem):
                     yield DatasetImage(image_name, split=splits.get(stem, ""), unread=1)
                 continue
-            for item in _read_image(root, name, origin, files, masks):
+            for item in _read_image(annotation, name, origin, files, masks):
                 if isinstance(item, DatasetProblem):
                     yield item
                     continue
@@ -119,7 +128,7 @@ def read_voc(files: DatasetFiles, images: ImageFiles) -> DataSet:
 
 def _has_content(element: Any) -> bool:
     """Whether an element has content other than what a labelloop export writes."""
-    if not isinstance(element.tag, str) or _text(element, "database") == _EXPORT_DATABASE:
+    if not isinstance(element.tag, str) or element_text(element, "database") == _EXPORT_DATABASE:
         return False
     return any((descendant.text or "").strip().casefold() not in _EMPTY_VALUES for descendant in element.iter())
 
@@ -127,10 +136,12 @@ def _has_content(element: Any) -> bool:
 def _splits(files: DatasetFiles) -> dict[str, str]:
     """Image name -> split, from the lists in ``ImageSets/Main``."""
     splits: dict[str, str] = {}
-    for name in files.names:
-        path = PurePosixPath(name)
-        if path.parts[-3:-1] == ("ImageSets", "Main") and (split := split_of(path.stem)):
-            splits |= {line.split()[0]: split for line in _lines(files, name)}
+    for name in image_set_files(files):
+        if split := split_of(PurePosixPath(name).stem):
+            try:
+                splits |= dict.fromkeys(read_image_set(files, name), split)
+            except MalformedData as error:
+                raise DatasetError(f"{files.location}/{name}", str(error)) from None
     return splits
 
 
@@ -153,43 +164,22 @@ def _lines(files: DatasetFiles, name: str) -> list[str]:
         raise DatasetError(f"{files.location}/{name}", str(error)) from None
 
 
-class NotAnAnnotation(MalformedData):
-    """The root element of an XML file is not <annotation>."""
-
-    def __init__(self, tag: str) -> None:
-        super().__init__(f"the root element is <{tag}>, not <annotation>")
-        self.tag = tag
-
-
-def parse_annotation(files: DatasetFiles, name: str) -> Any:
-    """The ``<annotation>`` element of a file. Raises `MalformedData` if it cannot be parsed or has another root."""
-    try:
-        root = fromstring(files.read(name))
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # LookupError: an unknown encoding
-        raise MalformedData(f"it is not valid XML: {error or type(error).__name__}") from None
-    except DatasetError as error:
-        raise MalformedData(error.reason) from None
-    if root.tag != "annotation":
-        raise NotAnAnnotation(str(root.tag))
-    return root
-
-
 def _read_image(
-    root: Any, name: str, origin: float, files: DatasetFiles, masks: dict[str, str]
+    annotation: VocAnnotation, name: str, origin: float, files: DatasetFiles, masks: dict[str, str]
 ) -> Iterator[DatasetImage | DatasetProblem]:
     stem = PurePosixPath(name).stem
-    filename = _text(root, "filename") or stem
-    width, height = _size(root)
+    filename = annotation.filename or stem
+    width, height = _size(annotation)
     instances = None
     if stem in masks:
         try:
             instances = _instance_indices(files, masks[stem])
         except MalformedData as error:
             yield DatasetProblem(masks[stem], f"{error}; boxes are used instead of masks")
-    objects = root.findall("object")
+    objects = annotation.objects
     labelled: list[LabelledObject] = []
-    shape_elements = [element for element in root.iter() if _is_shape(element)]
-    in_objects = {id(shape) for obj in objects for shape in obj.iter()}
+    shape_elements = [element for element in annotation.root.iter() if _is_shape(element)]
+    in_objects = {id(shape) for obj in objects for shape in obj.element.iter()}
     unread = sum(id(element) not in in_objects for element in shape_elements)
     if unread:
         yield DatasetProblem(name, f"{unread} of its boxes are outside an <object> of the <annotation>")
@@ -198,7 +188,7 @@ def _read_image(
             shape = _shape(obj, origin)
             if instances is not None and (instances == number).any():
                 shape = _mask(instances == number, width, height)
-            labelled.append(LabelledObject(shape, _label(obj), remarks=_remarks(obj)))
+            labelled.append(LabelledObject(shape, _label(obj), remarks=_remarks(obj.element)))
         except MalformedData as error:
             yield DatasetProblem(f"{name}, object {number}", str(error))
     unread += len(objects) - len(labelled)
@@ -211,28 +201,30 @@ def _is_shape(element: Any) -> bool:
     return tag in {"bndbox", "robndbox"} or (tag == "object" and element.tag != tag)
 
 
-def _shape(obj: Any, origin: float) -> Geometry:
-    rotated = obj.find("robndbox")
+def _shape(obj: VocObject, origin: float) -> Geometry:
+    rotated = obj.element.find("robndbox")
     if rotated is not None:  # roLabelImg: centre, size and clockwise angle in radians
-        cx, cy, width, height, angle = (_number(rotated, field) for field in ("cx", "cy", "w", "h", "angle"))
+        cx, cy, width, height, angle = (
+            _number(element_text(rotated, field), field) for field in ("cx", "cy", "w", "h", "angle")
+        )
         rectangle(0, 0, width, height)
         cos, sin = math.cos(angle), math.sin(angle)
         x, y = cx - (width * cos - height * sin) / 2, cy - (width * sin + height * cos) / 2
         return Rectangle(x, y, width, height, math.degrees(angle) % 360)
-    if obj.find("bndbox") is None:
+    if obj.element.find("bndbox") is None:
         raise MalformedData("it has no bndbox")
-    left, top, right, bottom = (_number(obj, f"bndbox/{edge}") for edge in _EDGES)
+    left, top, right, bottom = (_number(text, f"bndbox/{edge}") for edge, text in zip(EDGES, obj.edges, strict=True))
     return rectangle(left - origin, top - origin, right - left + origin, bottom - top + origin)
 
 
 def _remarks(obj: Any) -> ObjectAttributes:
     """The flags, pose and CVAT attributes of an object."""
-    flags = frozenset(flag for flag in _FLAGS if _text(obj, flag).casefold() in {"1", "1.0", "true"})
-    pose = _text(obj, "pose")
+    flags = frozenset(flag for flag in _FLAGS if element_text(obj, flag).casefold() in {"1", "1.0", "true"})
+    pose = element_text(obj, "pose")
     attributes: dict[str, Any] = {}
     for attribute in obj.findall("attributes/attribute"):
-        if name := _text(attribute, "name"):
-            value = _attribute_value(_text(attribute, "value"))
+        if name := element_text(attribute, "name"):
+            value = _attribute_value(element_text(attribute, "value"))
             previous = attributes.get(name)
             values = previous if isinstance(previous, list) else [previous]
             attributes[name] = [*values, value] if name in attributes else value
@@ -248,11 +240,10 @@ def _attribute_value(text: str) -> Any:
     return value if isinstance(value, bool | int | float) else text
 
 
-def _label(obj: Any) -> str:
-    label = _text(obj, "name")
-    if not label:
+def _label(obj: VocObject) -> str:
+    if not obj.name:
         raise MalformedData("it has no name")
-    return label
+    return obj.name
 
 
 def _mask(pixels: NDArray[np.bool_], width: int, height: int) -> Mask:
@@ -261,9 +252,9 @@ def _mask(pixels: NDArray[np.bool_], width: int, height: int) -> Mask:
     return mask_from_array(pixels)
 
 
-def _size(root: Any) -> tuple[int, int]:
+def _size(annotation: VocAnnotation) -> tuple[int, int]:
     try:
-        width, height = int(_number(root, "size/width")), int(_number(root, "size/height"))
+        width, height = (int(_number(text, "size")) for text in annotation.size)
     except MalformedData:
         return 0, 0
     return (width, height) if width > 0 and height > 0 else (0, 0)
@@ -287,16 +278,8 @@ def _instance_indices(files: DatasetFiles, name: str) -> NDArray[np.uint8]:
     return np.where(pixels == _VOID, 0, pixels).astype(np.uint8)
 
 
-def _text(element: Any, path: str) -> str:
-    return str(element.findtext(path) or "").strip()
-
-
-def _number(element: Any, path: str) -> float:
-    text = _text(element, path)
+def _number(text: str, path: str) -> float:
     try:
-        value = float(text)
-    except ValueError:
-        raise MalformedData(f"{path} is {text!r:.40}, not a number") from None
-    if not abs(value) < 1e7:
-        raise MalformedData(f"{path} is {text!r:.40}, out of range")
-    return value
+        return parse_float(text, _MAX_COORDINATE)
+    except MalformedData as error:
+        raise MalformedData(f"{path} is {text!r:.40}, {error}") from None
