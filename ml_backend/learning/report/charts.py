@@ -1,14 +1,15 @@
-"""Layout of the learning report's charts: coordinates of SVG marks, which the template draws."""
+"""Charts of the learning report: the learning curve, and edits per task over time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from labelloop.service.charts import Bar, DataPoint, Tick
+from labelloop.service.charts import Bar, Chart, ChartLine, DataPoint, LinearScale, Tick, nice_step, polyline
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits
 from ml_backend.learning.report.report import TaskEdits
 from ml_backend.learning.store.runs import TrainingRun
 
-LEFT, RIGHT, TOP = 40.0, 10.0, 12.0
+LEFT, RIGHT, TOP, BOTTOM = 40, 10, 12, 40
+# Space between the vertical axis and the first mark.
+_INSET = 8
 # Evaluations that are drawn, one line each. AP50 on images that a model may have been trained on is not drawn.
 EVALUATIONS = ("cross-validation", "held-out")
 
@@ -19,25 +20,7 @@ COLUMNS = 40
 ABOVE = ("accepted", "moved", "relabelled", "added")
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A chart of ``width`` x ``height`` SVG units; `zero` is the y coordinate of the horizontal axis.
-
-    `lines` are (kind, points); `text` is the alternative text.
-    """
-
-    width: float
-    height: float
-    zero: float
-    x: tuple[Tick, ...]
-    y: tuple[Tick, ...]
-    text: str
-    lines: tuple[tuple[str, str], ...] = ()
-    spots: tuple[DataPoint, ...] = ()
-    bars: tuple[Bar, ...] = ()
-
-
-def learning_curve(runs: Sequence[TrainingRun], *, width: float = 680.0, height: float = 300.0) -> Plot | None:
+def learning_curve(runs: Sequence[TrainingRun], *, width: float = 680.0, height: float = 300.0) -> Chart | None:
     """Return the chart of AP50 by labelled tasks; None without evaluated runs.
 
     Held-out and cross-validated AP50 are separate lines: they are measured on different images.
@@ -49,38 +32,30 @@ def learning_curve(runs: Sequence[TrainingRun], *, width: float = 680.0, height:
     ]
     if not evaluated:
         return None
-    bottom, right = height - 40, width - RIGHT - 8
+    right, bottom = width - RIGHT, height - BOTTOM
     most = max(labels for _, _, labels in evaluated)
-    step = nice(most / 6)
-
-    def x(labels: int) -> float:
-        return round(LEFT + 8 + (right - LEFT - 8) * labels / max(most, 1), 1)
-
-    def y(value: float) -> float:
-        return round(bottom - (bottom - TOP) * value, 1)
-
+    x, y = LinearScale(0, max(most, 1), LEFT + _INSET, right - _INSET), LinearScale(0, 1, bottom, TOP)
     spots = tuple(
         DataPoint(x(labels), y(value), _point_text(run, value, labels), _kind(run)) for run, value, labels in evaluated
     )
     lines = []
     for evaluation in EVALUATIONS:
         points = [
-            f"{x(labels)},{y(value)}"
+            (x(labels), y(value))
             for run, value, labels in evaluated
             if run.judged_by == evaluation and run.verdict == "published"
         ]
         if len(points) > 1:
-            lines.append((evaluation, " ".join(points)))
+            lines.append(ChartLine(evaluation, polyline(points)))
     _, value, labels = evaluated[-1]
     text = f"AP50 by labelled tasks: {evaluated[0][1]:.2f} at first, {value:.2f} at {labels} tasks."
-    return Plot(
-        width, height, bottom,
-        tuple(Tick(x(at), str(at)) for at in range(0, most + 1, step)),
-        tuple(Tick(y(at / 5), f"{at / 5:.1f}") for at in range(6)), text, tuple(lines), spots,
+    return Chart(
+        width, height, LEFT, right, TOP, bottom, x.ticks(range(0, most + 1, nice_step(most / 6)), str),
+        y.ticks([fifth / 5 for fifth in range(6)], "{:.1f}".format), tuple(lines), spots, text=text,
     )  # fmt: skip
 
 
-def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height: float = 300.0) -> Plot | None:
+def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height: float = 300.0) -> Chart | None:
     """Return the chart of edits per task, in order of annotation; None without tasks."""
     if not tasks:
         return None
@@ -89,49 +64,35 @@ def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height:
     sums = [sum((task.edits for task in group), PrelabelEdits()) for group in groups]
     high = max(1.0, *(edits.submitted / len(group) for edits, group in zip(sums, groups, strict=True)))
     low = max(edits.deleted / len(group) for edits, group in zip(sums, groups, strict=True))
-    step = nice((high + low) / 5)
-    top_value, low_value = -(-high // step) * step, -(-low // step) * step
-    bottom, right = height - 40, width - RIGHT
-
-    def y(value: float) -> float:
-        return round(bottom - (bottom - TOP) * (value + low_value) / (top_value + low_value), 1)
-
-    pitch = (right - LEFT - 8) / max(len(groups), 12)
+    step = nice_step((high + low) / 5)
+    top_value, low_value = int(-(-high // step)) * step, int(-(-low // step)) * step
+    right, bottom = width - RIGHT, height - BOTTOM
+    y = LinearScale(-low_value, top_value, bottom, TOP)
+    pitch = (right - LEFT - _INSET) / max(len(groups), 12)
     bars: list[Bar] = []
     for index, (group, edits) in enumerate(zip(groups, sums, strict=True)):
-        left = round(LEFT + 8 + index * pitch, 1)
-        text_, level = _bar_text(group, edits), 0.0
-        for name in ABOVE:
-            value = getattr(edits, name) / len(group)
-            if value:
-                bars.append(Bar(left, y(level + value), round(pitch * 0.8, 1), round(y(level) - y(level + value), 1),
-                                text_, name))  # fmt: skip
-            level += value
-        if edits.deleted:
-            value = edits.deleted / len(group)
-            bars.append(Bar(left, y(0), round(pitch * 0.8, 1), round(y(-value) - y(0), 1), text_, "deleted"))
+        left, bar_width = round(LEFT + _INSET + index * pitch, 1), round(pitch * 0.8, 1)
+        text = _bar_text(group, edits)
+        above = y.stack([getattr(edits, name) / len(group) for name in ABOVE])
+        below = y.stack([-edits.deleted / len(group)])
+        for name, (bar_top, bar_height) in zip((*ABOVE, "deleted"), (*above, *below), strict=True):
+            if getattr(edits, name):
+                bars.append(Bar(left, bar_top, bar_width, bar_height, text, name))
     gap = max(1, -(-len(groups) // 8))
     marks = tuple(
-        Tick(round(LEFT + 8 + (index + 0.4) * pitch, 1), str(groups[index][0].place))
+        Tick(round(LEFT + _INSET + (index + 0.4) * pitch, 1), str(groups[index][0].place))
         for index in range(0, len(groups), gap)
-    )  # fmt: skip
-    values = range(-int(low_value), int(top_value) + 1, step)
+    )
     total = sum(sums, PrelabelEdits())
     text = (
         f"Boxes per task over {len(tasks)} tasks: {total.accepted} accepted, {total.moved} moved, {total.relabelled}"
         f" relabelled, {total.added} added, {total.deleted} deleted."
     )
-    return Plot(width, height, y(0), marks, tuple(Tick(y(at), str(abs(at))) for at in values), text, bars=tuple(bars))
-
-
-def nice(least: float) -> int:
-    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`."""
-    size = 1
-    while True:
-        for step in (size, 2 * size, 5 * size):
-            if step >= least:
-                return step
-        size *= 10
+    return Chart(
+        width, height, LEFT, right, TOP, bottom, marks,
+        y.ticks(range(-low_value, top_value + 1, step), lambda boxes: str(abs(boxes))), bars=tuple(bars), zero=y(0),
+        text=text,
+    )  # fmt: skip
 
 
 def _kind(run: TrainingRun) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from labelloop.service.charts import decimal, percent
 from ml_backend.learning.report.charts import ABOVE, edits_over_time, learning_curve
 from ml_backend.learning.report.report import LearningReport
 from ml_backend.learning.store.annotations import STATES
@@ -56,7 +57,12 @@ def _render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"when": _when, "figure": _figure, "score": _score, "share": _share}
+    environment.filters |= {
+        "when": _when,
+        "figure": lambda value: decimal(value, 3),
+        "score": decimal,
+        "share": lambda part, total: percent(part, of=total),
+    }
     style = Markup(_style())  # noqa: S704 - our own style sheet, not data
     return environment.get_template(template).render(values, style=style, policy=_policy())
 
@@ -85,15 +91,3 @@ def _policy() -> str:
 
 def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001 - an en dash stands for no figure
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"  # noqa: RUF001 - as above
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else "–"  # noqa: RUF001 - as above

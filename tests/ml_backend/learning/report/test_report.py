@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from ml_backend.cli.learn_report import learn_report
-from ml_backend.learning.report.charts import edits_over_time, learning_curve, nice
+from ml_backend.learning.report.charts import edits_over_time, learning_curve
 from ml_backend.learning.report.page import learning_page
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits
 from ml_backend.learning.report.report import (
@@ -155,7 +155,7 @@ def test_curve_has_a_point_per_run_and_a_line_per_evaluation():
     unjudged = [run_of(1, judged_by="nothing", ap50=None), run_of(4, verdict="failed", ap50=None)]
     curve = learning_curve([unjudged[0], run_of(2), run_of(3), run_of(3, verdict="refused"), unjudged[1], *held])
     assert [spot.kind for spot in curve.spots] == [*["cross-validation"] * 2, "refused", *["held-out"] * 2]
-    assert [kind for kind, _ in curve.lines] == ["cross-validation", "held-out"]
+    assert [line.name for line in curve.lines] == ["cross-validation", "held-out"]
     assert all(0 <= spot.x <= curve.width and 0 <= spot.y <= curve.height for spot in curve.spots)
     assert curve.spots[3].x < curve.spots[4].x
     assert curve.spots[3].y < curve.spots[0].y  # a better one stands higher
@@ -166,8 +166,8 @@ def test_external_model_is_a_point_and_breaks_no_line():
     elsewhere = run_of(0, held_out=7, judged_by="held-out", verdict="admitted", version="mine-abc")
     curve = learning_curve([*(run_of(tasks, held_out=7, judged_by="held-out") for tasks in (20, 40)), elsewhere])
     assert curve.spots[2].x == curve.spots[1].x
-    [(_, points)] = curve.lines
-    assert len(points.split()) == 2
+    [line] = curve.lines
+    assert len(line.points.split()) == 2
 
 
 def test_the_quality_by_class_is_that_of_what_is_served(learned, engine, settings):
@@ -215,11 +215,6 @@ def test_page_samples_many_tasks_and_says_so(learned, engine):
 
 def test_without_a_task_there_is_no_plot_of_edits():
     assert edits_over_time([]) is None
-
-
-@pytest.mark.parametrize(("least", "wanted"), [(0, 1), (1, 1), (1.2, 2), (3, 5), (7, 10), (11, 20), (501, 1000)])
-def test_steps_of_axes_are_round(least, wanted):
-    assert nice(least) == wanted
 
 
 def test_held_out_task_is_marked_at_every_rank(engine, learned, context):
