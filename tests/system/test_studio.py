@@ -210,7 +210,7 @@ def test_a_backend_keeps_its_address_and_auth_when_it_is_changed(studio, project
     made = studio.add_ml_backend(project, url, "counting", basic_auth=("user", "secret"))
     changed = studio.update_ml_backend(made["id"], title="renamed", basic_auth=("user", "secret"))
     assert (changed["url"], changed["title"], changed["auth_method"]) == (url, "renamed", "BASIC_AUTH")
-    with pytest.raises(StudioError, match="Give basic_auth"):
+    with pytest.raises(StudioError, match="Pass basic_auth"):
         studio.update_ml_backend(made["id"], title="again")
     open_ = studio.update_ml_backend(made["id"], auth_method="NONE")
     assert open_["auth_method"] == "NONE"
