@@ -16,64 +16,46 @@ class ModelMissing(ModelError):
     """The model file does not exist."""
 
     code = "model_missing"
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"There is no model file at {path}.",
-            fix="Give the path of an ONNX file with --model PATH, as the argument of `labelloop models add`, or with "
-            "LABELLOOP_MODEL for all services. Without one the embedded default is served.",
-        )
-        self.path = path
+    message = "There is no model file at {path}."
+    fix = (
+        "Give the path of an ONNX file with --model PATH, as the argument of `labelloop models add`, or with "
+        "LABELLOOP_MODEL for all services. Without one the embedded default is served."
+    )
 
 
 class ModelBroken(ModelError):
     """The file exists, but it is not a detector that can run."""
 
     code = "model_broken"
-
-    def __init__(self, path: Path, reason: str, *, fix: str = "Export the model to ONNX again.") -> None:
-        super().__init__(f"The model {path} cannot be served: {reason}", fix=fix)
-        self.path = path
-        self.reason = reason
+    message = "The model {path} cannot be served: {reason}"
+    fix = "Export the model to ONNX again."
+    path: Path
+    reason: str
 
 
 class UnknownLayout(ModelError):
     """No known layout matches the outputs of the graph."""
 
     code = "model_layout_unknown"
-
-    def __init__(
-        self, path: Path, *, outputs: str, layouts: tuple[str, ...], requested: str = "", reason: str = ""
-    ) -> None:
-        what = f"is not of the layout {requested!r}" if requested else "has outputs that no known layout matches"
-        what += f": {reason}" if reason else ""
-        super().__init__(
-            f"The model {path} {what}. Its outputs: {outputs}.",
-            fix=f"Known layouts: {', '.join(layouts)}. Export the model to one of them, or name the layout yourself: "
-            "--layout NAME on the command line, LABELLOOP_MODEL_LAYOUT for what is served; "
-            "`labelloop models inspect MODEL --layout NAME --image PHOTO` tries one.",
-        )
-        self.path = path
-        self.outputs = outputs
-        self.layouts = layouts
-        self.requested = requested
+    message = "The model {path} {problem}. Its outputs: {outputs}."
+    fix = (
+        "Known layouts: {layouts}. Export the model to one of them, or name the layout yourself: "
+        "--layout NAME on the command line, LABELLOOP_MODEL_LAYOUT for what is served; "
+        "`labelloop models inspect MODEL --layout NAME --image PHOTO` tries one."
+    )
 
 
 class NamesMissing(ModelError):
     """The model's class names are unknown, or their number does not match its outputs."""
 
     code = "model_names_missing"
+    fix = "Put a text file {path.name}.names next to the model, one class name per line, in the model's order."
+    named: int | None
 
     def __init__(self, path: Path, *, classes: int | None, named: int | None = None, source: str = "") -> None:
-        what = f"{source} names {named} of them" if named is not None else "their names are unknown"
+        problem = f"{source} names {named} of them" if named is not None else "their names are unknown"
         has = "an unknown number of classes" if classes is None else f"{classes} classes"
-        super().__init__(
-            f"The model {path} has {has}, and {what}.",
-            fix=f"Put a text file {path.name}.names next to the model, one class name per line, in the model's order.",
-        )
-        self.path = path
-        self.classes = classes
-        self.named = named
+        super().__init__(f"The model {path} has {has}, and {problem}.", path=path, named=named)
 
 
 class ModelLoading(ModelError):
@@ -81,42 +63,21 @@ class ModelLoading(ModelError):
 
     code = "model_loading"
     retry_after_s = 5
-
-    def __init__(self, path: Path, waited_s: float) -> None:
-        since = f" after {waited_s:.0f} s" if waited_s else ""
-        super().__init__(f"The model {path} is still being loaded{since}.", fix="Try again in a few seconds.")
-        self.path = path
-
-
-class OtherModel(ModelError):
-    """The ML backend and the learning worker were started with different models."""
-
-    code = "other_model"
-
-    def __init__(self, serves: str, expected: str) -> None:
-        super().__init__(
-            f"The ML backend serves {serves}, but the worker would train on {expected}.",
-            fix="Give both the same LABELLOOP_MODEL, or put the model on the store: `labelloop models add MODEL.onnx "
-            "--activate`.",
-        )
-        self.serves = serves
-        self.expected = expected
+    message = "The model {path} is still being loaded{since}."
+    fix = "Try again in a few seconds."
 
 
 class NotLearnable(ModelError):
     """The model can be served, but it cannot be trained."""
 
     code = "model_not_learnable"
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(
-            f"The model {path} cannot learn: {reason}.",
-            fix="Serve the embedded default, or an export with batch size 1 of a layout in STANDARD or FINISHED "
-            "(docs/reference/tables.md), or give the model outputs `boxes`, `objectness`, `scores` and `embeddings` as "
-            "docs/reference/base-model.md describes them.",
-        )
-        self.path = path
-        self.reason = reason
+    message = "The model {path} cannot learn: {reason}."
+    fix = (
+        "Serve the embedded default, or an export with batch size 1 of a layout in STANDARD or FINISHED "
+        "(docs/reference/tables.md), or give the model outputs `boxes`, `objectness`, `scores` and `embeddings` as "
+        "docs/reference/base-model.md describes them."
+    )
+    reason: str
 
 
 class DatasetUnreadable(LabelloopError):
@@ -124,15 +85,11 @@ class DatasetUnreadable(LabelloopError):
 
     code = "dataset_unreadable"
     status = 400
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(
-            f"{path} cannot be read as labelled images: {reason}.",
-            fix="Give a folder of images with `--images`, and with `--annotations` a folder of Pascal VOC XML, "
-            "a folder of YOLO text files or a COCO JSON file.",
-        )
-        self.path = path
-        self.reason = reason
+    message = "{path} cannot be read as labelled images: {reason}."
+    fix = (
+        "Give a folder of images with `--images`, and with `--annotations` a folder of Pascal VOC XML, "
+        "a folder of YOLO text files or a COCO JSON file."
+    )
 
 
 class TestListUnusable(LabelloopError):
@@ -140,12 +97,8 @@ class TestListUnusable(LabelloopError):
 
     code = "test_list_unusable"
     status = 400
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(
-            f"The test list {path} cannot be used: {reason}.",
-            fix="Give with `--test-list` a text file that names images of the data set, one per line, with or without "
-            "folder and extension. Models are evaluated on them; only the other images may be labelled.",
-        )
-        self.path = path
-        self.reason = reason
+    message = "The test list {path} cannot be used: {reason}."
+    fix = (
+        "Give with `--test-list` a text file that names images of the data set, one per line, with or without "
+        "folder and extension. Models are evaluated on them; only the other images may be labelled."
+    )

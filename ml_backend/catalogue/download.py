@@ -28,16 +28,11 @@ class DownloadFailed(LabelloopError):
 
     code = "model_not_pulled"
     status = 502
-
-    def __init__(self, release: Release, url: str, file: Path, reason: str) -> None:
-        super().__init__(
-            f"{url} could not be downloaded: {reason}.",
-            fix="Run the command again; it resumes the download. Without a network: download "
-            f"{release.url} elsewhere, put it at {file} (sha256 {release.sha256}) and run the command again.",
-        )
-        self.url = url
-        self.file = file
-        self.reason = reason
+    message = "{url} could not be downloaded: {reason}."
+    fix = (
+        "Run the command again; it resumes the download. Without a network: download "
+        "{release.url} elsewhere, put it at {file} (sha256 {release.sha256}) and run the command again."
+    )
 
 
 class ChecksumMismatch(LabelloopError):
@@ -45,13 +40,11 @@ class ChecksumMismatch(LabelloopError):
 
     code = "model_checksum_wrong"
     status = 502
-
-    def __init__(self, url: str, file: Path, expected: str, actual: str) -> None:
-        super().__init__(
-            f"{url} has the checksum {actual} instead of {expected}; the download was deleted.",
-            fix="Run the command again. If it fails again, the file was changed by its publisher or on the way: do not "
-            f"put it at {file} by hand.",
-        )
+    message = "{url} has the checksum {actual} instead of {expected}; the download was deleted."
+    fix = (
+        "Run the command again. If it fails again, the file was changed by its publisher or on the way: do not "
+        "put it at {file} by hand."
+    )
 
 
 def download(
@@ -70,8 +63,8 @@ def download(
         Whether anything was downloaded.
 
     Raises:
-        NotPulled: The download failed; the partial file is kept and resumed next time.
-        OtherBytes: The checksum differs.
+        DownloadFailed: The download failed; the partial file is kept and resumed next time.
+        ChecksumMismatch: The checksum differs.
     """
     if file.is_file() and sha256_of(file) == release.sha256:
         return False
@@ -88,7 +81,7 @@ def download(
         checksum = sha256_of(part)
     if checksum != release.sha256:
         part.unlink()
-        raise ChecksumMismatch(url, file, release.sha256, checksum)
+        raise ChecksumMismatch(url=url, file=file, expected=release.sha256, actual=checksum)
     part.replace(file)
     return True
 
@@ -111,16 +104,20 @@ def _download_part(
             reason = "the connection ended before the file did"
         except httpx.HTTPStatusError as error:
             if error.response.status_code < 500:
-                raise DownloadFailed(release, url, file, f"the server answers {error.response.status_code}") from None
+                raise DownloadFailed(
+                    release=release, url=url, file=file, reason=f"the server answers {error.response.status_code}"
+                ) from None
             reason = f"the server answers {error.response.status_code}"
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
         except OSError as error:
-            raise DownloadFailed(release, url, file, f"it cannot be written ({error})") from None
+            raise DownloadFailed(
+                release=release, url=url, file=file, reason=f"it cannot be written ({error})"
+            ) from None
         now = part.stat().st_size if part.is_file() else 0
         failures = 0 if now > before else failures + 1
         if failures == ATTEMPTS:
-            raise DownloadFailed(release, url, file, reason)
+            raise DownloadFailed(release=release, url=url, file=file, reason=reason)
         if now <= before:
             time.sleep(pause_s)
             pause_s *= 2

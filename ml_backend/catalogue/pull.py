@@ -14,25 +14,17 @@ from ml_backend.catalogue.entries import CATALOGUE, CatalogueEntry
 from ml_backend.checksums import write_checksum
 
 
-class UnknownModel(LabelloopError):
-    """The catalogue has no model of this name."""
-
-    code = "catalogue_unknown"
-    status = 404
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"The catalogue has no model {name!r}.",
-            fix=f"It has: {', '.join(CATALOGUE)}. Add a model file of your own with `labelloop models add FILE.onnx`.",
-        )
-
-
 def catalogue_entry(name: str) -> CatalogueEntry:
-    """Return the entry of a name. Raises UnknownModel."""
+    """Return the entry of a name. Raises LabelloopError."""
     try:
         return CATALOGUE[name]
     except KeyError:
-        raise UnknownModel(name) from None
+        raise LabelloopError(
+            f"The catalogue has no model {name!r}.",
+            fix=f"It has: {', '.join(CATALOGUE)}. Add a model file of your own with `labelloop models add FILE.onnx`.",
+            code="catalogue_unknown",
+            status=404,
+        ) from None
 
 
 def catalogue_lines() -> Iterator[str]:

@@ -67,7 +67,7 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     engine = open_database(settings)
     training_data, runs, inbox = TrainingDataStore(engine), RunStore(engine), Inbox.from_settings(settings, engine)
     if training_data.project(project) is None:
-        raise NotConnectedToLearning(project)
+        raise NotConnectedToLearning(project=project)
     policy = read_learning_policy(settings.home, project)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     last = next(iter(runs.last(project, 1)), None)
@@ -344,11 +344,11 @@ def learn_simulate(
 
 def _require_test_images(test_list: Path, test: Sequence[LocalImage], pool: Sequence[LocalImage]) -> None:
     if not test:
-        raise TestListUnusable(test_list, "it names no image that is labelled and can be decoded")
+        raise TestListUnusable(path=test_list, reason="it names no image that is labelled and can be decoded")
     if not any(image.labels for image in test):
-        raise TestListUnusable(test_list, "the images it names have no annotations")
+        raise TestListUnusable(path=test_list, reason="the images it names have no annotations")
     if not any(image.labels for image in pool):
-        raise TestListUnusable(test_list, "it leaves no annotated image to label")
+        raise TestListUnusable(path=test_list, reason="it leaves no annotated image to label")
 
 
 def _require_writable(file: Path) -> None:

@@ -47,7 +47,7 @@ def learn_report(
     setup_logging(settings)
     engine = open_database(settings)
     if TrainingDataStore(engine).project(project) is None:
-        raise NotConnectedToLearning(project)
+        raise NotConnectedToLearning(project=project)
     report = make_report(
         project,
         engine=engine,

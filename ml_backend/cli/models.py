@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from labelloop.service.errors import LabelloopError
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
@@ -112,7 +113,7 @@ def _evaluate(version: str, project: int, settings: Settings, *, activate: bool)
     """Print the evaluation of a version on a project's labelled images; returns whether it passed.
 
     Raises:
-        NotAdmitted: It did not pass and was to be activated.
+        LabelloopError: It did not pass and was to be activated.
     """
     if not settings.label_studio_api_key.get_secret_value():
         print("  not evaluated  LABELLOOP_LABEL_STUDIO_API_KEY is empty")
@@ -120,7 +121,7 @@ def _evaluate(version: str, project: int, settings: Settings, *, activate: bool)
     from labelloop.service.db.engine import open_database
     from labelloop.service.studio import Studio
     from ml_backend.learning.context import LearningContext
-    from ml_backend.learning.evaluation.external_models import NotAdmitted, admit
+    from ml_backend.learning.evaluation.external_models import admit
 
     with contextlib.closing(Studio.from_settings(settings)) as studio:
         done = admit(LearningContext.of(settings, studio, open_database(settings)), project, version)
@@ -134,7 +135,13 @@ def _evaluate(version: str, project: int, settings: Settings, *, activate: bool)
         print("                 in the connection's extra params:")
         print(f'                 {{"score_thresholds": {thresholds}}}')
     if activate and not verdict.passed:
-        raise NotAdmitted(version, project, verdict)
+        raise LabelloopError(
+            f"{version} is kept, and not served to project {project}: {verdict.reason}.",
+            fix=f"To serve it anyway: labelloop models activate {version} --project {project}. To accept a larger "
+            "drop, raise `tolerance` in the project's learn.toml.",
+            code="model_not_admitted",
+            status=409,
+        )
     return verdict.passed
 
 

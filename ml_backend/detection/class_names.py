@@ -84,7 +84,7 @@ def find_names(
         try:
             names = parse_names(metadata["names"])
         except ValueError as error:
-            raise ModelBroken(path, f"its metadata `names` cannot be read: {error}") from None
+            raise ModelBroken(path=path, reason=f"its metadata `names` cannot be read: {error}") from None
         return _matched(path, names, "metadata", classes, background)
     for name in SHARED_SIDECARS:
         file = path.with_name(name)
@@ -193,7 +193,9 @@ def _read(path: Path, file: Path) -> tuple[str, ...]:
     try:
         return read_sidecar(file)
     except (OSError, ValueError) as error:
-        raise ModelBroken(path, f"its names cannot be read from {file}: {error}", fix="Put one name a line.") from None
+        raise ModelBroken(
+            path=path, reason=f"its names cannot be read from {file}: {error}", fix="Put one name a line."
+        ) from None
 
 
 def _matched(path: Path, names: tuple[str, ...], source: str, classes: int | None, spare: Background) -> ClassNames:

@@ -10,8 +10,9 @@ import numpy as np
 from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, fuse_candidates
 from ml_backend.detection.class_names import ClassNames, find_names, keypoint_names
 from ml_backend.detection.detections import Detections, non_max_suppression
+from ml_backend.detection.fit import Fit
 from ml_backend.detection.onnx_graph import Arrays
-from ml_backend.detection.preprocess import Fit, InputSpec, Prepared, prepare
+from ml_backend.detection.preprocess import InputSpec, Prepared, prepare
 from ml_backend.errors import ModelBroken, NamesMissing, UnknownLayout
 from ml_backend.inference.session import Engine
 from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
@@ -87,7 +88,7 @@ class Detector:
         if not self.units_checked:
             self.check_units(decoded)
         return [
-            image.fit.to_image(self.postprocess(self.map_classes(candidates), image.fit, floor=floor))
+            self.postprocess(self.map_classes(candidates), image.fit, floor=floor).to_image(image.fit)
             for image, candidates in zip(images, decoded, strict=True)
         ]
 
@@ -102,8 +103,8 @@ class Detector:
                 check_boxes([image_detections], self.spec)
         except Misfit as error:
             raise ModelBroken(
-                self.path,
-                f"it was opened as {self.layout}, and {error}",
+                path=self.path,
+                reason=f"it was opened as {self.layout}, and {error}",
                 fix="Name its layout: --layout or LABELLOOP_MODEL_LAYOUT (`ssd` where boxes are shares of the input).",
             ) from error
 
@@ -232,7 +233,7 @@ def _open(path: Path, layout: str, threads: int, *, save_optimized: Path | None 
     try:
         trial = plain_spec(engine.graph)
     except ValueError as error:
-        raise ModelBroken(path, str(error)) from error
+        raise ModelBroken(path=path, reason=str(error)) from error
     trial_outputs = engine.run([prepare(np.full((256, 256, 3), 114, np.uint8), trial).tensor])
     name, why = _recognised(path, engine, trial_outputs, layout)
     try:
@@ -249,7 +250,7 @@ def _open(path: Path, layout: str, threads: int, *, save_optimized: Path | None 
     except (ValueError, IndexError, KeyError) as error:
         if layout:
             raise _unknown(path, engine, trial_outputs, layout, reason=str(error)) from error
-        raise ModelBroken(path, str(error)) from error
+        raise ModelBroken(path=path, reason=str(error)) from error
     return opened
 
 
@@ -284,5 +285,10 @@ def _recognised(path: Path, engine: Engine, trial_outputs: Arrays, forced: str) 
 
 
 def _unknown(path: Path, engine: Engine, trial_outputs: Arrays, forced: str, reason: str = "") -> UnknownLayout:
-    outputs = engine.graph.describe_outputs(trial_outputs)
-    return UnknownLayout(path, outputs=outputs, layouts=tuple(LAYOUTS), requested=forced, reason=reason)
+    problem = f"is not of the layout {forced!r}" if forced else "has outputs that no known layout matches"
+    return UnknownLayout(
+        path=path,
+        problem=f"{problem}: {reason}" if reason else problem,
+        outputs=engine.graph.describe_outputs(trial_outputs),
+        layouts=", ".join(LAYOUTS),
+    )

@@ -50,7 +50,7 @@ class Engine:
         self.graph: Graph = read_graph(self._session)
         if self.graph.image is None:
             inputs = ", ".join(str(tensor) for tensor in self.graph.inputs)
-            raise ModelBroken(path, f"it does not have exactly one image input. Its inputs: {inputs}")
+            raise ModelBroken(path=path, reason=f"it does not have exactly one image input. Its inputs: {inputs}")
         self._input = self.graph.image.name
         self.batch = self._batch()
 
@@ -88,7 +88,7 @@ class Engine:
                 feeds = {self._input: batch, **self.graph.auxiliary_feeds(height, width, count)}
                 arrays = self._limit.run(self._session, names, feeds)
         except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
-            raise ModelBroken(self._path, _first_line(error)) from error
+            raise ModelBroken(path=self._path, reason=_first_line(error)) from error
         return dict(zip(names, arrays, strict=True))
 
     def _batch(self) -> int:
@@ -105,7 +105,7 @@ def open_session(
     import onnxruntime
 
     if not path.is_file():
-        raise ModelMissing(path)
+        raise ModelMissing(path=path)
     verify_file(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # users cannot act on exporters' warnings
@@ -124,7 +124,7 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(str(chosen), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
-        raise ModelBroken(path, _first_line(error)) from error
+        raise ModelBroken(path=path, reason=_first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -38,6 +38,6 @@ def model_version(path: Path, *, layout: str = "", thresholds: Mapping[str, floa
         for file in (path, *([weights] if weights.is_file() else []), *sidecars(path)):
             digest.update(bytes.fromhex(file_checksum(file)))
     except OSError:
-        raise ModelMissing(path) from None
+        raise ModelMissing(path=path) from None
     name = re.sub(r"[^A-Za-z0-9._]+", "-", path.stem).strip("-.") or "model"
     return f"{name}-{digest.hexdigest()[:12]}"

@@ -103,7 +103,7 @@ class LearningService:
         """
         engine = self._jobs().inbox.engine
         if TrainingDataStore(engine).project(project) is None:
-            raise NotConnectedToLearning(project)
+            raise NotConnectedToLearning(project=project)
         policy = read_learning_policy(self._settings.home, project)
         return make_report(
             project, engine=engine, policy=policy, served=served, clock=time.time, most=MAX_EDITED, unlearned=unlearned

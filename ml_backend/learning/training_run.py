@@ -16,7 +16,7 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event
 from labelloop.service.media import MediaError
 from labelloop.service.studio import StudioNotFound
-from ml_backend.errors import ModelError, OtherModel
+from ml_backend.errors import ModelError
 from ml_backend.learning.annotations import config_hash_of
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict
@@ -56,10 +56,7 @@ class NothingToLearn(LabelloopError):
 
     code = "nothing_to_learn"
     status = 409
-
-    def __init__(self, inputs: RunInput, reason: str) -> None:
-        super().__init__(reason)
-        self.inputs = inputs
+    inputs: "RunInput"
 
 
 class Learner:
@@ -188,7 +185,7 @@ class Learner:
                 self._context.training_data.update_project(project, swept_at=time.time(), config=config_hash_of(config))
                 served = self._context.base_models.served(project)
                 inputs = RunInput(project, request, policy, config, served, [], [], started_at, stopwatch)
-                raise NothingToLearn(inputs, NotServed(project, "learned from", controls_of(config)).message)
+                raise NothingToLearn(NotServed(project, "learned from", controls_of(config)).message, inputs=inputs)
             before = self._context.training_data.project(project)
             if sweep or (before is not None and before.config != config_hash_of(config)):
                 self._context.sync.sweep(project, config=config, held_out=policy.held_out)
@@ -213,7 +210,7 @@ class Learner:
             if served.learned and self._context.training_data.count_withdrawn(project):
                 self._withdraw(inputs)
             self._context.training_data.update_project(project, fingerprint=current)
-            raise NothingToLearn(inputs, too_few_labelled(inputs.labelled, policy.first))
+            raise NothingToLearn(too_few_labelled(inputs.labelled, policy.first), inputs=inputs)
         return inputs
 
     def _train(self, inputs: RunInput, backbone: FrozenBackbone) -> tuple[FitResult | None, list[str]]:
@@ -305,7 +302,7 @@ class Learner:
         """Check that the backend serves the same base as this worker; otherwise training would replace it.
 
         Raises:
-            OtherModel: The backend serves another version.
+            ModelError: The backend serves another version.
         """
         if inputs.served.pointer or inputs.served.learned:
             return  # the store names it, and both read the store
@@ -314,7 +311,12 @@ class Learner:
             str(row["model_version"]) for row in rows if is_same_url(row["url"], self._context.settings.ml_url)
         ]
         if served_versions and served_versions[0] not in {"", "None", inputs.served.version}:
-            raise OtherModel(served_versions[0], inputs.served.version)
+            raise ModelError(
+                f"The ML backend serves {served_versions[0]}, but the worker would train on {inputs.served.version}.",
+                fix="Give both the same LABELLOOP_MODEL, or put the model on the store: "
+                "`labelloop models add MODEL.onnx --activate`.",
+                code="other_model",
+            )
 
     def _examples(self, inputs: RunInput, backbone: FrozenBackbone) -> tuple[list[Example], list[str]]:
         """Return the training images with their features, and the images that could not be loaded."""

@@ -41,7 +41,7 @@ class Pages:
             NotConnected: The project was never connected.
         """
         if len(str(project)) > MAX_ID_DIGITS:
-            raise NotConnectedToLearning(project)
+            raise NotConnectedToLearning(project=project)
         version, config = self._serving.version(str(project)), self._projects.config(project)
         report = self._learning.report(project, version, unlearned=why_not_learnable(project, config))
         return _page(learning_page(report, label_studio=self._studio, notes=self._notes(project)))

@@ -71,7 +71,7 @@ def require_served_files(settings: Settings) -> None:
             places = [*_on_disk(settings, version, name), cache.folder_of(manifest) / name]
             for path in places:
                 if path.is_file() and file_checksum(path) != file.sha256:
-                    raise ModelBroken(path, _DAMAGED, fix=_FIX)
+                    raise ModelBroken(path=path, reason=_DAMAGED, fix=_FIX)
 
 
 class _DatabaseChecks:

@@ -87,7 +87,7 @@ def roll_back(*, settings: Settings, project: int | None = None, studio: Studio 
     """Roll back to the previously active version; each call goes one version further back.
 
     Raises:
-        NothingToRollBack: There is none.
+        StoreError: There is none.
         StoreError: The store cannot be read or written.
     """
     store = open_store(settings.store_url, settings)

@@ -73,17 +73,6 @@ class Pointer(msgspec.Struct, frozen=True):
         return Pointer({**self.places, project: state})
 
 
-class NothingToRollBack(StoreError):
-    """There is no previous activation to roll back to."""
-
-    code = "nothing_before"
-    status = 409
-
-    def __init__(self, project: str) -> None:
-        where = f"for project {project}" if project else "for every project"
-        super().__init__("models", "", f"no version was active {where} before, so there is nothing to roll back to")
-
-
 def read_pointer(store: Store) -> tuple[Pointer, str | None]:
     """Return the pointer and its etag for a swap; an empty pointer and None if nothing was ever activated.
 
@@ -118,12 +107,14 @@ def roll_back_active(store: Store, project: str = ALL_PROJECTS) -> ActivationSta
     """Roll back to the previously active version.
 
     Raises:
-        NothingToRollBack: There is none.
+        StoreError: There is none.
     """
 
     def back(state: ActivationState) -> ActivationState:
         if not state.before:
-            raise NothingToRollBack(project)
+            where = f"for project {project}" if project else "for every project"
+            reason = f"no version was active {where} before, so there is nothing to roll back to"
+            raise StoreError("models", "", reason, code="nothing_before", status=409)
         return state.rolled_back()
 
     return _change(store, project, back)

@@ -97,8 +97,8 @@ class ModelCache:
                 data = registry.get(manifest.version, name)
                 if hashlib.sha256(data).hexdigest() != wanted.sha256:
                     raise ModelBroken(
-                        Path(name),
-                        f"its bytes on the store do not match version {manifest.version}.",
+                        path=Path(name),
+                        reason=f"its bytes on the store do not match version {manifest.version}.",
                         fix="Add the model again under another file name.",
                     )
                 (part / Path(name).name).write_bytes(data)

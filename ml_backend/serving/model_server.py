@@ -68,6 +68,7 @@ class NotServedVersion(ModelError):
     """The active version cannot be served; another one is served under its own name."""
 
     code = "active_version_not_served"
+    wanted: str
 
     def __init__(self, wanted: str, served: str, error: Exception) -> None:
         reason = error.message if isinstance(error, LabelloopError) else str(error)
@@ -75,19 +76,7 @@ class NotServedVersion(ModelError):
             f"{served or 'Nothing'} is served, because the active version {wanted or 'of LABELLOOP_MODEL'} cannot be "
             f"opened: {reason}",
             fix=(error.fix if isinstance(error, LabelloopError) else "") or "It is retried automatically.",
-        )
-        self.wanted = wanted
-
-
-class ModelReplaced(ModelError):
-    """The file of LABELLOOP_MODEL is not the one in memory."""
-
-    code = "model_file_replaced"
-
-    def __init__(self, path: Path, served: str, now: str) -> None:
-        super().__init__(
-            f"{path} was {'replaced' if now else 'removed'} after it was opened. {served} is still served.",
-            fix=f"Restart the ML backend to serve {now}." if now else "Restore it before you restart the ML backend.",
+            wanted=wanted,
         )
 
 
@@ -209,13 +198,19 @@ class ModelServer:
         return self._shared if key == ALL_PROJECTS else self._projects.get(key)
 
     def _require_unchanged(self, version: str) -> None:
-        """Raise ModelReplaced if the file of the default model is not the one served as this version."""
+        """Raise ModelError if the file of the default model is not the one served as this version."""
         try:
             now = model_version(self.path, layout=self._layout)
         except ModelMissing:
             now = ""
         if now != version:
-            raise ModelReplaced(self.path, version, now)
+            raise ModelError(
+                f"{self.path} was {'replaced' if now else 'removed'} after it was opened. {version} is still served.",
+                fix=f"Restart the ML backend to serve {now}."
+                if now
+                else "Restore it before you restart the ML backend.",
+                code="model_file_replaced",
+            )
 
     def loaded(self, project: str | int | None = None) -> Detector | None:
         """Return the detector if it is in memory, else None."""
@@ -234,9 +229,9 @@ class ModelServer:
         if slot.served is None and not slot.ready.is_set() and slot is not self._shared:
             threading.Thread(target=self._load_slot, args=(self._state_key(project), slot), name="load-model").start()
         if slot.served is None and not slot.ready.wait(wait_s):
-            raise ModelLoading(self.path, wait_s)
+            raise ModelLoading(path=self.path, since=f" after {wait_s:.0f} s" if wait_s else "")
         if slot.served is None:
-            raise slot.error or ModelBroken(self.path, "it could not be loaded")
+            raise slot.error or ModelBroken(path=self.path, reason="it could not be loaded")
         return slot.served
 
     def detector(self, wait_s: float = LOAD_WAIT_S, project: str | int | None = None) -> Detector:
@@ -352,7 +347,7 @@ class ModelServer:
                 self._load_first_available(key, slot)
             except Exception as error:
                 log.exception("model_not_loaded")
-                slot.error = ModelBroken(self.path, f"{type(error).__name__}: {error}")
+                slot.error = ModelBroken(path=self.path, reason=f"{type(error).__name__}: {error}")
             finally:
                 slot.ready.set()
 
@@ -402,7 +397,7 @@ class ModelServer:
                 self._default_version = named
             served = LoadedModel(detector.version, detector)
         elif self._watcher is None or self._cache is None:
-            raise ModelBroken(self.path, "there is no store to fetch versions from")
+            raise ModelBroken(path=self.path, reason="there is no store to fetch versions from")
         else:
             registry = Registry(self._watcher.store)
             manifest = self._cache.manifest(registry, version)
@@ -420,7 +415,7 @@ class ModelServer:
             raise
         except Exception as error:
             log.exception("model_not_loaded")
-            raise ModelBroken(path, f"{type(error).__name__}: {error}") from error
+            raise ModelBroken(path=path, reason=f"{type(error).__name__}: {error}") from error
 
     def _default(self) -> str:
         with self._lock:

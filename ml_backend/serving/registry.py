@@ -31,13 +31,8 @@ class UnknownVersion(ModelError):
 
     code = "model_version_unknown"
     status = 404
-
-    def __init__(self, version: str, store: str) -> None:
-        super().__init__(
-            f"There is no model version {version!r} on {store}.",
-            fix="List the versions with `labelloop models list`, or add one with `labelloop models add MODEL.onnx`.",
-        )
-        self.version = version
+    message = "There is no model version {version!r} on {store}."
+    fix = "List the versions with `labelloop models list`, or add one with `labelloop models add MODEL.onnx`."
 
 
 class FileChecksum(msgspec.Struct, frozen=True):
@@ -172,7 +167,7 @@ class Registry:
         """Return the manifest of a version; raises UnknownVersion if it does not exist."""
         manifest = self.find(version) if version else None
         if manifest is None:
-            raise UnknownVersion(version, self.store.url)
+            raise UnknownVersion(version=version, store=self.store.url)
         return manifest
 
     def versions(self) -> tuple[VersionManifest, ...]:
@@ -224,7 +219,7 @@ def _collect_files(model: Path, folder: Path, names: tuple[str, ...]) -> list[Pa
     for file in (model, model.with_name(f"{model.name}.data")):
         if not file.is_file():
             if file == model:
-                raise ModelMissing(model)
+                raise ModelMissing(path=model)
             continue
         copies.append(folder / file.name)
         copies[-1].symlink_to(file.resolve())

@@ -76,9 +76,9 @@ def check_model(
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         answer = msgspec.json.decode(done.stdout.splitlines()[-1] if done.stdout else b"", type=_Answer)
     except subprocess.TimeoutExpired:
-        raise ModelBroken(path, f"it did not load within {timeout_s:.0f} s") from None
+        raise ModelBroken(path=path, reason=f"it did not load within {timeout_s:.0f} s") from None
     except msgspec.DecodeError:  # the process died: out of memory, or a crash inside ONNX Runtime
-        raise ModelBroken(path, f"loading it ended the process with status {done.returncode}") from None
+        raise ModelBroken(path=path, reason=f"loading it ended the process with status {done.returncode}") from None
     if answer.good is None:
         refused = answer.bad or _Refused("The model cannot be served.", "")
         raise ModelError(refused.error, fix=refused.fix)

@@ -39,9 +39,9 @@ def check_segmenter(settings: Settings, *, timeout_s: float = 300.0) -> str:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         answer = msgspec.json.decode(done.stdout.splitlines()[-1] if done.stdout else b"", type=_Answer)
     except subprocess.TimeoutExpired:
-        raise ModelBroken(encoder, f"it was not loaded after {timeout_s:.0f} s") from None
+        raise ModelBroken(path=encoder, reason=f"it was not loaded after {timeout_s:.0f} s") from None
     except msgspec.DecodeError:
-        raise ModelBroken(encoder, f"loading it ended the process with status {done.returncode}") from None
+        raise ModelBroken(path=encoder, reason=f"loading it ended the process with status {done.returncode}") from None
     if answer.error:
         raise ModelError(answer.error, fix=answer.fix)
     return f"{encoder.name} and {decoder.name}"

@@ -122,7 +122,7 @@ class SamSegmenter:
         try:
             outputs: list[npt.NDArray[Any]] = self._limit.run(session, None, feeds)
         except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
-            raise ModelBroken(path, str(error).splitlines()[0][:300]) from error
+            raise ModelBroken(path=path, reason=str(error).splitlines()[0][:300]) from error
         return outputs
 
     def _check_files(self) -> None:
@@ -130,24 +130,30 @@ class SamSegmenter:
         image = self._encoder_graph.inputs[0]
         if len(self._encoder_graph.inputs) != 1 or len(image.shape) not in {3, 4}:
             raise ModelBroken(
-                encoder,
-                f"it is not an encoder of one image. Its inputs: {_describe(self._encoder_graph.inputs)}",
+                path=encoder,
+                reason=f"it is not an encoder of one image. Its inputs: {_describe(self._encoder_graph.inputs)}",
                 fix=_FIX,
             )
         decoder_inputs = {_without_prefix(tensor.name) for tensor in self._decoder_graph.inputs}
         if not {"point_coords", "point_labels"} <= decoder_inputs:
             raise ModelBroken(
-                decoder, f"it takes no points. Its inputs: {_describe(self._decoder_graph.inputs)}", fix=_FIX
+                path=decoder,
+                reason=f"it takes no points. Its inputs: {_describe(self._decoder_graph.inputs)}",
+                fix=_FIX,
             )
         encoder_outputs = {tensor.name for tensor in self._encoder_graph.outputs}
         for tensor in self._decoder_graph.inputs:
             if _without_prefix(tensor.name) not in PROMPTS and self._source(tensor) is None:
                 raise ModelBroken(
-                    decoder, f"its input {tensor} is none of the encoder's outputs {sorted(encoder_outputs)}", fix=_FIX
+                    path=decoder,
+                    reason=f"its input {tensor} is none of the encoder's outputs {sorted(encoder_outputs)}",
+                    fix=_FIX,
                 )
         if not any("mask" in tensor.name for tensor in self._decoder_graph.outputs):
             raise ModelBroken(
-                decoder, f"it gives no masks. Its outputs: {_describe(self._decoder_graph.outputs)}", fix=_FIX
+                path=decoder,
+                reason=f"it gives no masks. Its outputs: {_describe(self._decoder_graph.outputs)}",
+                fix=_FIX,
             )
 
     def _source(self, wanted: Tensor) -> str | None:

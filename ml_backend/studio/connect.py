@@ -39,11 +39,7 @@ class ConnectionRefused(LabelloopError):
 
     code = "ml_backend_refused"
     status = 502
-
-    def __init__(self, url: str, reason: str, *, fix: str) -> None:
-        super().__init__(f"Label Studio did not connect the ML backend at {url}: {reason}", fix=fix)
-        self.url = url
-        self.reason = reason
+    message = "Label Studio did not connect the ML backend at {url}: {reason}"
 
 
 class OtherBackendFirst(LabelloopError):
@@ -51,15 +47,11 @@ class OtherBackendFirst(LabelloopError):
 
     code = "other_ml_backend_first"
     status = 409
-
-    def __init__(self, project_id: int, title: str, url: str) -> None:
-        super().__init__(
-            f"Project {project_id} has an older ML backend, {title!r} at {url}. Label Studio requests pre-labels only "
-            "from the oldest.",
-            fix="To get pre-labels from labelloop, remove it in the project's Settings > Model.",
-        )
-        self.title = title
-        self.url = url
+    message = (
+        "Project {project} has an older ML backend, {title!r} at {url}. Label Studio requests pre-labels only "
+        "from the oldest."
+    )
+    fix = "To get pre-labels from labelloop, remove it in the project's Settings > Model."
 
 
 def connect(studio: Studio, project_id: int, settings: Settings) -> list[ConnectionChange]:
@@ -93,7 +85,7 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Connect
     others = [row for row in before if not is_same_url(row["url"], settings.ml_url)]
     first = min(others, key=lambda row: int(row["id"]), default=None)
     if first is not None and int(first["id"]) < int(row["id"]):
-        raise OtherBackendFirst(project_id, str(first["title"]), str(first["url"]))
+        raise OtherBackendFirst(project=project_id, title=str(first["title"]), url=first["url"])
     return changes
 
 
@@ -123,8 +115,8 @@ def _connection(
         version = str(row["model_version"] or "")
         if not version:
             raise ConnectionRefused(
-                settings.ml_url,
-                "its /setup returned no version.",
+                url=settings.ml_url,
+                reason="its /setup returned no version.",
                 fix=f"Run `curl --user USER:PASSWORD {settings.ml_url}/ready` for the reason.",
             )
         updates: dict[str, Any] = {"title": version} if row["title"] != version else {}
@@ -171,30 +163,30 @@ def _remove_refused_connection(studio: Studio, project_id: int, settings: Settin
 def _refusal(url: str, error: StudioRefused) -> LabelloopError:
     detail = error.detail
     if error.http_status == 403 and ("reserved" in detail or "block" in detail):
-        return ConnectionRefused(url, "its SSRF protection forbids private addresses.", fix=SSRF_FIX)
+        return ConnectionRefused(url=url, reason="its SSRF protection forbids private addresses.", fix=SSRF_FIX)
     if "authentication parameters" in detail or "401 Client Error" in detail:
         return ConnectionRefused(
-            url,
-            "the backend requires Basic auth and rejected these credentials.",
+            url=url,
+            reason="the backend requires Basic auth and rejected these credentials.",
             fix="Run this command with the LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD of the backend.",
         )
     if "resolve hostname" in detail:
         return ConnectionRefused(
-            url,
-            "it cannot resolve that host name.",
+            url=url,
+            reason="it cannot resolve that host name.",
             fix="Set LABELLOOP_ML_URL to an address that Label Studio's machine can reach.",
         )
     if "health check failed" in detail:
         return ConnectionRefused(
-            url,
-            "the health check failed.",
+            url=url,
+            reason="the health check failed.",
             fix="Start it with `labelloop ml serve`, and set LABELLOOP_ML_URL to an address that Label Studio's "
             "machine can reach.",
         )
     if "valid ML backend" in detail:
         return ConnectionRefused(
-            url,
-            "its /setup failed.",
+            url=url,
+            reason="its /setup failed.",
             fix=f"See its log or run `curl --user USER:PASSWORD {url}/ready`. Most often the model file is the reason.",
         )
     return error
@@ -216,12 +208,14 @@ def _webhook(studio: Studio, project_id: int, settings: Settings) -> ConnectionC
     except StudioRefused as error:
         if "valid URL" in error.detail:
             raise ConnectionRefused(
-                url,
-                "it accepts no webhook to a host name without a dot.",
+                url=url,
+                reason="it accepts no webhook to a host name without a dot.",
                 fix="Give the host a dotted alias (such as ml.internal) and use it in LABELLOOP_ML_URL.",
             ) from error
         if error.http_status == 403:
-            raise ConnectionRefused(url, "its SSRF protection forbids private addresses.", fix=SSRF_FIX) from error
+            raise ConnectionRefused(
+                url=url, reason="its SSRF protection forbids private addresses.", fix=SSRF_FIX
+            ) from error
         raise
     return ConnectionChange(what, done=True)
 

@@ -33,15 +33,11 @@ class NotSwapped(LabelloopError):
 
     code = "version_not_served"
     status = 504
-
-    def __init__(self, url: str, version: str, answers: str) -> None:
-        super().__init__(
-            f"The ML backend at {url} still serves {answers or 'no version'} to Label Studio, not {version}.",
-            fix="Check that it runs with the same LABELLOOP_STORE_URL and see its log for load errors. Then run "
-            "`labelloop connect PROJECT`.",
-        )
-        self.version = version
-        self.answers = answers
+    message = "The ML backend at {url} still serves {served} to Label Studio, not {version}."
+    fix = (
+        "Check that it runs with the same LABELLOOP_STORE_URL and see its log for load errors. Then run "
+        "`labelloop connect PROJECT`."
+    )
 
 
 def follow_version(
@@ -77,7 +73,7 @@ def follow_version(
             break
         if not agreed:
             if time.monotonic() > deadline:
-                raise NotSwapped(settings.ml_url, version, str(row["model_version"] or ""))
+                raise NotSwapped(url=settings.ml_url, version=version, served=row["model_version"] or "no version")
             time.sleep(4 * POLL_INTERVAL_S)
     before = str(row["title"])
     if before != version:

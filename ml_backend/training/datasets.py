@@ -61,7 +61,7 @@ class LocalDataset:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise TestListUnusable(file, str(why)) from error
+            raise TestListUnusable(path=file, reason=str(why)) from error
         names = [line.strip() for line in lines if line.strip()]
         matches = {name: self.folder.find(name) for name in names}
         return frozenset(match for match in matches.values() if match), [
@@ -83,7 +83,7 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
     """
     dataset = open_source(str(annotations), settings or Settings(), images=str(images))
     if not dataset.images.names:
-        raise DatasetUnreadable(images, "it contains no image")
+        raise DatasetUnreadable(path=images, reason="it contains no image")
     images_by_name: dict[str, LocalImage] = {}
     problems: list[DatasetProblem] = []
     for entry in _read(dataset):
@@ -105,7 +105,7 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
             images_by_name[name] = LocalImage(images / name, name, boxes, tuple(shape.label for shape in drawn))
     if not any(entry.labels for entry in images_by_name.values()):
         reason = "none of its images has a box" if images_by_name else f"none of its images is in {images}"
-        raise DatasetUnreadable(annotations, f"{reason}{_first(problems)}")
+        raise DatasetUnreadable(path=annotations, reason=f"{reason}{_first(problems)}")
     return LocalDataset(tuple(images_by_name[name] for name in sorted(images_by_name)), tuple(problems), dataset.images)
 
 

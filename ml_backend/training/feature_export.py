@@ -135,9 +135,9 @@ def export_features(detector: Detector) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's errors have no base class of their own
-        raise ModelBroken(path, f"it cannot be read ({type(error).__name__})") from error
+        raise ModelBroken(path=path, reason=f"it cannot be read ({type(error).__name__})") from error
     if reason := not_learnable_reason(detector):
-        raise NotLearnable(path, reason)
+        raise NotLearnable(path=path, reason=reason)
     if layout in POSTPROCESSED:
         return _with_roi_features(detector, model)
     nodes = GraphBuilder(model, prefix="features")
@@ -174,11 +174,13 @@ def _with_roi_features(detector: Detector, model: onnx.ModelProto) -> onnx.Model
     outputs, graph = detector.reader.outputs, detector.engine.graph
     fixed = graph.image.shape[0] if graph.image and graph.batched else None
     if fixed not in {None, 1}:
-        raise NotLearnable(detector.path, f"its batch is fixed to {fixed} images, and RoI features need a batch of 1")
+        raise NotLearnable(
+            path=detector.path, reason=f"its batch is fixed to {fixed} images, and RoI features need a batch of 1"
+        )
     names = feature_map_names(model.graph, outputs)
     maps = select_feature_maps(_shapes(detector, model, names)) if names else []
     if not maps:
-        raise NotLearnable(detector.path, "no convolution or linear layer was found before its outputs")
+        raise NotLearnable(path=detector.path, reason="no convolution or linear layer was found before its outputs")
     nodes = GraphBuilder(model, prefix="features")
     if detector.layout in POSTPROCESSED:
         levels = add_candidate_outputs(nodes, detector)
@@ -203,7 +205,7 @@ def _columns(
     path = detector.path
     inputs = list(dict.fromkeys(layer.input[0] for layer in layers))
     if not inputs:
-        raise NotLearnable(path, "no convolution or linear layer was found before its outputs")
+        raise NotLearnable(path=path, reason="no convolution or linear layer was found before its outputs")
     forks = dict.fromkeys(
         fork
         for index, first in enumerate(inputs)
@@ -222,7 +224,7 @@ def _columns(
         columns.append([stem for stem in stems if stem])
     uniform = [column for column in columns if len({feature.width for feature in column}) == 1]
     if not uniform:
-        raise NotLearnable(path, "its levels have features of different widths")
+        raise NotLearnable(path=path, reason="its levels have features of different widths")
     return uniform, _boxes_per_cell(detector, uniform[0], shapes[detector.reader.outputs[0]])
 
 
@@ -233,7 +235,7 @@ def _boxes_per_cell(detector: Detector, levels: Sequence[Feature], output: tuple
     cells = sum(level.candidates for level in levels)
     if output[1] % cells:
         raise NotLearnable(
-            detector.path, f"its {output[1]} boxes are no multiple of the {cells} cells of its last layers"
+            path=detector.path, reason=f"its {output[1]} boxes are no multiple of the {cells} cells of its last layers"
         )
     return output[1] // cells
 
@@ -267,7 +269,9 @@ def _shapes(detector: Detector, model: onnx.ModelProto, names: list[str]) -> dic
         feeds = {graph.image.name: batch} if graph.image else {}
         arrays = RunLimit().run(session, names, {**feeds, **graph.auxiliary_feeds(spec.height, spec.width, count)})
     except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
-        raise ModelBroken(path, f"its features cannot be computed: {str(error).splitlines()[0][:200]}") from error
+        raise ModelBroken(
+            path=path, reason=f"its features cannot be computed: {str(error).splitlines()[0][:200]}"
+        ) from error
     return {name: array.shape for name, array in zip(names, arrays, strict=True)}
 
 

@@ -12,13 +12,14 @@ PACKAGES = ("labelloop", "ml_backend", "qc_webhooks", "exporters")
 
 
 def fields_of(template: ast.expr) -> set[str]:
-    return {field for _, field, _, _ in Formatter().parse(ast.literal_eval(template)) if field}
+    return {field.partition(".")[0] for _, field, _, _ in Formatter().parse(ast.literal_eval(template)) if field}
 
 
 def incomplete_calls(sources: dict[str, str]) -> list[str]:
     """Calls of error classes without the fields of their templates."""
     trees = {name: ast.parse(source) for name, source in sources.items()}
-    classes = {node.name: node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    nodes = [(name, node) for name, tree in trees.items() for node in ast.walk(tree)]
+    classes = {node.name: node for _, node in nodes if isinstance(node, ast.ClassDef)}
     errors = {"LabelloopError"}
     while True:
         derived = {name for name, node in classes.items() if errors & {ast.unparse(base) for base in node.bases}}
@@ -37,11 +38,9 @@ def incomplete_calls(sources: dict[str, str]) -> list[str]:
         return next((declared(base, member) for base in bases if base in errors - {"LabelloopError"}), None)
 
     incomplete = []
-    for file, tree in trees.items():
-        for call in ast.walk(tree):
-            if not isinstance(call, ast.Call) or ast.unparse(call.func) not in errors - {"LabelloopError"}:
-                continue
-            name = ast.unparse(call.func)
+    for file, call in nodes:
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in classes.keys() & errors:
+            name = call.func.id
             given = {keyword.arg for keyword in call.keywords}
             if declared(name, "__init__") or None in given:
                 continue

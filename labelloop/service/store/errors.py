@@ -1,5 +1,7 @@
 """Errors of object stores: each names the store, the key and the fix, and never a secret."""
 
+from typing import Any
+
 from labelloop.service.errors import LabelloopError
 
 
@@ -14,9 +16,9 @@ class StoreError(LabelloopError):
     key: str
     reason: str = ""
 
-    def __init__(self, url: str, key: str, reason: str = "", *, fix: str = "") -> None:
+    def __init__(self, url: str, key: str, reason: str = "", *, fix: str = "", **data: Any) -> None:
         location = f"{url.rstrip('/')}/{key}" if key else url
-        super().__init__(fix=fix, location=location, url=url, key=key, reason=reason or self.reason)
+        super().__init__(fix=fix, location=location, url=url, key=key, reason=reason or self.reason, **data)
 
 
 class StoreUnreachable(StoreError):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import structlog
 
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.service.errors import LabelloopError
 from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
@@ -19,22 +18,6 @@ from ml_backend.policy import LearningPolicy, read_learning_policy
 from ml_backend.training.thresholds import edits_of_all, learned_thresholds
 
 log = structlog.get_logger(__name__)
-
-
-class NotAdmitted(LabelloopError):
-    """An external model is worse on the project's labelled images than the served version."""
-
-    code = "model_not_admitted"
-    status = 409
-
-    def __init__(self, version: str, project: int, verdict: AcceptanceVerdict) -> None:
-        super().__init__(
-            f"{version} is kept, and not served to project {project}: {verdict.reason}.",
-            fix=f"To serve it anyway: labelloop models activate {version} --project {project}. To accept a larger "
-            "drop, raise `tolerance` in the project's learn.toml.",
-        )
-        self.version = version
-        self.verdict = verdict
 
 
 @dataclass(frozen=True)

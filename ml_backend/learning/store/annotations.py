@@ -29,14 +29,11 @@ class NotConnectedToLearning(LabelloopError):
 
     code = "not_connected_to_learning"
     status = 404
-
-    def __init__(self, project: int) -> None:
-        super().__init__(
-            f"Project {project} is not connected, so nothing is learned from it.",
-            fix=f"Run `labelloop connect {project}` once. If it is connected, run this command with the same "
-            "LABELLOOP_HOME, or in the same folder.",
-        )
-        self.project = project
+    message = "Project {project} is not connected, so nothing is learned from it."
+    fix = (
+        "Run `labelloop connect {project}` once. If it is connected, run this command with the same "
+        "LABELLOOP_HOME, or in the same folder."
+    )
 
 
 @dataclass(frozen=True)

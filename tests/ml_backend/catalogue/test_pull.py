@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from labelloop.service.errors import LabelloopError
 from ml_backend.catalogue import download as downloads
 from ml_backend.catalogue import pull as pulling
 from ml_backend.catalogue.download import ChecksumMismatch, DownloadFailed, download
@@ -157,7 +158,7 @@ def test_pull_prints_licence_usage_and_the_offline_way(server, tmp_path, monkeyp
     assert str(file) in error.value.fix
     file.write_bytes(DATA)  # as the message says
     models_pull("toy")
-    with pytest.raises(pulling.UnknownModel, match="nothing"):
+    with pytest.raises(LabelloopError, match="nothing"):
         models_pull("nothing")
 
 

@@ -248,7 +248,7 @@ def test_an_engine_error_fails_the_request(labelloop_model, album, photo):
     detector = load_detector(labelloop_model())
 
     def fail(photos, outputs):
-        raise ModelBroken(detector.path, "out of memory")
+        raise ModelBroken(path=detector.path, reason="out of memory")
 
     detector.engine.run = fail
     targets = find_targets(LabelConfig.parse(ONE), detector.names.names)

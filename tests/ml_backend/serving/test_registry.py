@@ -5,12 +5,11 @@ import threading
 import msgspec
 import pytest
 
-from labelloop.service.store import StoreUnreachable, open_store
+from labelloop.service.store import StoreError, StoreUnreachable, open_store
 from ml_backend.errors import ModelBroken, ModelError
 from ml_backend.inference.detector import load_detector
 from ml_backend.serving.active_versions import (
     ActivationState,
-    NothingToRollBack,
     Pointer,
     read_pointer,
     roll_back_active,
@@ -106,7 +105,7 @@ def test_concurrent_activations_all_count_and_roll_back_singly(store):
     assert {index.version, *index.before} == {"", *(f"v{n}" for n in range(6))}
     for expected in reversed(index.before):
         assert roll_back_active(store, "3").version == expected
-    with pytest.raises(NothingToRollBack, match="project 3"):
+    with pytest.raises(StoreError, match="nothing to roll back to"):
         roll_back_active(store, "3")
 
 
