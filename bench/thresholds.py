@@ -151,8 +151,8 @@ def _scored(photos: Sequence[Photo], seen: FeatureSource) -> Mapping[str, tuple[
 def _own(head: LinearHead, one: Example) -> Detections:
     """What a head shows, each box as sure as the head's own score says."""
     found = best_class(*head.score_candidates(one.candidates), MIN_CANDIDATE_SCORE)
-    return one.candidates.fit.to_image(
-        fuse_candidates(found, one.candidates.fit, floor=FLOOR, calibrations=[None] * len(head.names))
+    return fuse_candidates(found, one.candidates.fit, floor=FLOOR, calibrations=[None] * len(head.names)).to_image(
+        one.candidates.fit
     )
 
 

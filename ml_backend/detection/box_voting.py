@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.detection.detections import Detections, Floats, Ints, cross_iou, non_max_suppression
+from ml_backend.detection.fit import Fit
 from ml_backend.detection.logits import PROB_EPS, expit, logit
-from ml_backend.detection.preprocess import Fit
 
 # IoU above which two boxes of a class are one object.
 NMS_IOU = 0.4

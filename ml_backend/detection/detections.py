@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ml_backend.detection.fit import Fit
 from ml_backend.detection.masks import Segment
 
 Floats = npt.NDArray[np.float32]
@@ -23,7 +24,7 @@ class Detections:
 
     Attributes:
         boxes: (n, 4) float32 x_min, y_min, x_max, y_max in pixels: of the network's input as decoded, of the original
-            image after `Fit.to_image`.
+            image after `to_image`.
         scores: (n,) float32 in [0, 1].
         classes: (n,) int64 indices into the model's names.
         rotated: (n, 5) float32 rotated boxes: centre x, centre y, width, height in pixels, angle in radians, clockwise
@@ -54,6 +55,20 @@ class Detections:
             None if self.keypoints is None else self.keypoints[keep],
             None if self.segments is None else tuple(self.segments[index] for index in indices.tolist()),
         )
+
+    def to_image(self, fit: Fit) -> Detections:
+        """Map to pixels of the original image, and clip boxes to it; boxes outside of it are dropped.
+
+        Rotated boxes are not clipped, since the result would not be a rotated box.
+        """
+        boxes, rotated = fit.boxes(self.boxes), self.rotated
+        if rotated is not None:
+            rotated = fit.rotated_boxes(rotated)
+            boxes = fit.clip(bounds_of(rotated))
+        keypoints = None if self.keypoints is None else fit.keypoints(self.keypoints)
+        segments = None if self.segments is None else tuple(replace(segment, fit=fit) for segment in self.segments)
+        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return Detections(boxes, self.scores, self.classes, rotated, keypoints, segments)[inside]
 
     @classmethod
     def empty(cls) -> Detections:

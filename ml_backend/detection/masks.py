@@ -1,16 +1,12 @@
 """Instance masks of detections, rendered on demand."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-if TYPE_CHECKING:
-    from ml_backend.detection.preprocess import Fit
+from ml_backend.detection.fit import Fit
 
 # Longer side in pixels at which an outline is traced; models output masks of 160 pixels per side or less.
 MAX_OUTLINE_SIDE = 512
@@ -29,7 +25,7 @@ class Segment:
         threshold: Pixels above it belong to the mask.
         box: x_min, y_min, x_max, y_max in pixels of the network's input.
         size: (height, width) of the input in pixels.
-        fit: Position of the image in the input; None before `Fit.to_image`.
+        fit: Position of the image in the input; None before `Detections.to_image`.
     """
 
     planes: npt.NDArray[np.float32]
@@ -53,7 +49,7 @@ class Segment:
             ValueError: `fit` is not set.
         """
         if self.fit is None:
-            raise ValueError("a segment is in pixels of the input until Fit.to_image is applied")
+            raise ValueError("a segment is in pixels of the input until Detections.to_image is applied")
         fit = self.fit
         low, high = fit.to_image_point(*self.box[:2]), fit.to_image_point(*self.box[2:])
         left, top = max(0, int(np.floor(low[0]))), max(0, int(np.floor(low[1])))

@@ -1,13 +1,13 @@
 """Preprocess images into network inputs, for inference and training."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ml_backend.detection.detections import Detections, Floats, bounds_of
+from ml_backend.detection.fit import Fit
 
 # (height, width, 3) uint8 RGB, as `labelloop.service.media.load_image` returns it.
 RgbImage = npt.NDArray[np.uint8]
@@ -43,82 +43,6 @@ class InputSpec:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     dtype: str = "float32"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Position of an image in a network's input, to map boxes back.
-
-    Attributes:
-        scale_x: Input pixels per image pixel, horizontally.
-        scale_y: Input pixels per image pixel, vertically.
-        left: Input pixels left of the image.
-        top: Input pixels above the image.
-        width: Of the original image, pixels.
-        height: Of the original image, pixels.
-        origin: x, y in pixels of the original image where the shown region starts; 0, 0 without slicing.
-    """
-
-    scale_x: float
-    scale_y: float
-    left: int
-    top: int
-    width: int
-    height: int
-    origin: tuple[int, int] = (0, 0)
-
-    def to_image_point(self, x: float, y: float) -> tuple[float, float]:
-        """Map a point of the input to pixels of the original image."""
-        return (x - self.left) / self.scale_x + self.origin[0], (y - self.top) / self.scale_y + self.origin[1]
-
-    def to_input_point(self, x: float, y: float) -> tuple[float, float]:
-        """Map a point of the original image to pixels of the input."""
-        return (x - self.origin[0]) * self.scale_x + self.left, (y - self.origin[1]) * self.scale_y + self.top
-
-    def to_image(self, detections: Detections) -> Detections:
-        """Map detections to pixels of the original image, and clip boxes to it; boxes outside of it are dropped.
-
-        Rotated boxes are not clipped, since the result would not be a rotated box.
-        """
-        shift = np.array([self.left, self.top], np.float32)
-        scale = np.array([self.scale_x, self.scale_y], np.float32)
-        origin = np.array(self.origin, np.float32)
-        boxes = self.boxes(detections.boxes)
-        rotated, keypoints = detections.rotated, detections.keypoints
-        if rotated is not None:
-            rotated = self._rotated_to_image(rotated)
-            boxes = self._clipped(bounds_of(rotated))
-        if keypoints is not None:
-            points = (keypoints[..., :2] - shift) / scale + origin
-            keypoints = np.concatenate([points, keypoints[..., 2:]], axis=-1).astype(np.float32)
-        segments = (
-            None
-            if detections.segments is None
-            else tuple(replace(segment, fit=self) for segment in detections.segments)
-        )
-        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return Detections(boxes, detections.scores, detections.classes, rotated, keypoints, segments)[inside]
-
-    def boxes(self, boxes: Floats) -> Floats:
-        """Map boxes (n, 4) of the input to pixels of the original image, clipped to it."""
-        shift = np.array([self.left, self.top], np.float32)
-        scale = np.array([self.scale_x, self.scale_y], np.float32)
-        origin = np.array(self.origin, np.float32)
-        mapped = (boxes - np.tile(shift, 2)) / np.tile(scale, 2) + np.tile(origin, 2)
-        return self._clipped(mapped.astype(np.float32))
-
-    def _clipped(self, boxes: Floats) -> Floats:
-        limit = np.array([self.width, self.height, self.width, self.height], np.float32)
-        return np.clip(boxes, 0, limit).astype(np.float32)
-
-    def _rotated_to_image(self, rotated: Floats) -> Floats:
-        """Map rotated boxes; both scales differ only by rounding where the aspect ratio is kept."""
-        cos, sin = np.cos(rotated[:, 4]), np.sin(rotated[:, 4])
-        x, y = self.to_image_point(rotated[:, 0], rotated[:, 1])  # type: ignore[arg-type]
-        width = rotated[:, 2] * np.hypot(cos / self.scale_x, sin / self.scale_y)
-        height = rotated[:, 3] * np.hypot(sin / self.scale_x, cos / self.scale_y)
-        angle = np.arctan2(sin / self.scale_y, cos / self.scale_x)
-        return np.stack([x, y, width, height, angle], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def base_detections(backbone: FrozenBackbone, features: CandidateFeatures, *, fl
     """Return the base model's detections from its features."""
     scores = features.scores * features.objectness[:, None]
     detections = best_class(features.boxes, scores, backbone.detector.candidate_floor(floor))
-    return features.fit.to_image(backbone.detector.postprocess(detections, features.fit, floor=floor))
+    return backbone.detector.postprocess(detections, features.fit, floor=floor).to_image(features.fit)
 
 
 def labels_of(config: LabelConfig, names: Sequence[str]) -> tuple[str, ...]:

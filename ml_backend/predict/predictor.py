@@ -17,7 +17,8 @@ from labelloop.service.errors import Busy
 from labelloop.service.media import DecodedImage, MediaError
 from labelloop.service.memory_budget import Abandoned, never_abandoned
 from ml_backend.detection.detections import Detections
-from ml_backend.detection.preprocess import Fit, Prepared, prepare
+from ml_backend.detection.fit import Fit
+from ml_backend.detection.preprocess import Prepared, prepare
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 from ml_backend.predict.label_mapping import Target

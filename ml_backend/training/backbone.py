@@ -15,7 +15,8 @@ import structlog
 
 from ml_backend.checksums import ModelDamaged, sidecar_of, verify_file, write_checksum
 from ml_backend.detection.detections import Floats
-from ml_backend.detection.preprocess import Fit, InputSpec, Prepared
+from ml_backend.detection.fit import Fit
+from ml_backend.detection.preprocess import InputSpec, Prepared
 from ml_backend.inference.detector import Detector, load_detector
 from ml_backend.training.feature_export import EMBEDDINGS, LEVELS, export_features
 

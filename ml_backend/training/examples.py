@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_backend.detection.detections import Floats, Ints, cross_iou
-from ml_backend.detection.preprocess import Fit
+from ml_backend.detection.fit import Fit
 from ml_backend.training.backbone import CandidateFeatures
 
 

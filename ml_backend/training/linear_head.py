@@ -14,9 +14,9 @@ import numpy.typing as npt
 from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, PlattCalibration, fuse_candidates
 from ml_backend.detection.class_names import ClassNames
 from ml_backend.detection.detections import Detections, Floats
+from ml_backend.detection.fit import Fit
 from ml_backend.detection.logits import PROB_EPS, expit
 from ml_backend.detection.onnx_graph import Arrays
-from ml_backend.detection.preprocess import Fit
 from ml_backend.inference.detector import Detector
 from ml_backend.layouts import best_class
 from ml_backend.training.backbone import OUTPUTS, CandidateFeatures, FrozenBackbone
@@ -152,8 +152,8 @@ class LinearHead:
             floor: Minimum score.
         """
         detections = best_class(boxes, scores, MIN_CANDIDATE_SCORE)
-        return candidates.fit.to_image(
-            fuse_candidates(detections, candidates.fit, floor=floor, calibrations=self.calibrations)
+        return fuse_candidates(detections, candidates.fit, floor=floor, calibrations=self.calibrations).to_image(
+            candidates.fit
         )
 
 

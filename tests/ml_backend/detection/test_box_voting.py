@@ -11,8 +11,8 @@ from ml_backend.detection.box_voting import (
     fuse_candidates,
 )
 from ml_backend.detection.detections import Detections
+from ml_backend.detection.fit import Fit
 from ml_backend.detection.logits import logit
-from ml_backend.detection.preprocess import Fit
 
 PLAIN = (PlattCalibration(), PlattCalibration())
 # An image whose edges are far from every box.

@@ -41,7 +41,7 @@ def test_patch_round_trips_through_the_input(spec, size):
     red = channels[2 if spec.color == "BGR" else 0]
     rows, columns = np.nonzero(red > red.max() / 2)
     patch = detections([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-    [box] = prepared.fit.to_image(patch).boxes
+    [box] = patch.to_image(prepared.fit).boxes
     slack = [1 / prepared.fit.scale_x + 1, 1 / prepared.fit.scale_y + 1] * 2
     assert (np.abs(box - [left, top, right, bottom]) <= slack).all()
     assert not channels[[0, 1] if spec.color == "BGR" else [1, 2]].any()
@@ -69,14 +69,14 @@ def test_mean_and_std_apply_per_channel():
 
 def test_boxes_are_clipped_and_outside_ones_dropped():
     fit = prepare(np.zeros((50, 100, 3), np.uint8), InputSpec(100, 100)).fit
-    clipped = fit.to_image(detections([-20, -5, 30, 20], [90, 40, 300, 300], [10, 60, 40, 90]))
+    clipped = detections([-20, -5, 30, 20], [90, 40, 300, 300], [10, 60, 40, 90]).to_image(fit)
     assert clipped.boxes.tolist() == [[0, 0, 30, 20], [90, 40, 100, 50]]  # the third lies in the padding
 
 
 def test_reduced_decode_yields_original_pixels():
     reduced = np.zeros((75, 100, 3), np.uint8)
     prepared = prepare(reduced, InputSpec(100, 100), size=(4000, 3000))
-    [box] = prepared.fit.to_image(detections([10, 10, 50, 50])).boxes
+    [box] = detections([10, 10, 50, 50]).to_image(prepared.fit).boxes
     assert box.tolist() == pytest.approx([400, 400, 2000, 2000])
     assert (prepared.fit.width, prepared.fit.height) == (4000, 3000)
 
@@ -98,7 +98,7 @@ def test_crop_shows_the_centre_of_the_image(width, height):
     for channel, length in ((0, width), (1, height)):
         expected = 255 * (0.5 - side / length / 2), 255 * (0.5 + side / length / 2)
         assert (prepared.tensor[channel].min(), prepared.tensor[channel].max()) == pytest.approx(expected, abs=8)
-    [box] = prepared.fit.to_image(detections([0, 0, 64, 64])).boxes
+    [box] = detections([0, 0, 64, 64]).to_image(prepared.fit).boxes
     middle = (width - side) / 2, (height - side) / 2
     assert box.tolist() == pytest.approx([*middle, middle[0] + side, middle[1] + side], abs=1)
 
@@ -106,7 +106,7 @@ def test_crop_shows_the_centre_of_the_image(width, height):
 def test_region_yields_pixels_of_the_full_image():
     photo = np.zeros((300, 400, 3), np.uint8)
     prepared = prepare(photo, InputSpec(64, 64), part=(100, 50, 228, 178))
-    [box] = prepared.fit.to_image(detections([0, 0, 32, 64])).boxes
+    [box] = detections([0, 0, 32, 64]).to_image(prepared.fit).boxes
     assert box.tolist() == pytest.approx([100, 50, 164, 178])
     assert prepared.fit.to_input_point(*prepared.fit.to_image_point(10, 20)) == pytest.approx((10, 20))
 
@@ -121,7 +121,7 @@ def test_rotated_boxes_and_keypoints_are_mapped_back():
         turned,
         np.array([[[10, 20, 0.9]]], np.float32),
     )
-    back = fit.to_image(rotated_detections)
+    back = rotated_detections.to_image(fit)
     assert back.rotated[0].tolist() == pytest.approx([50, 25, 10, 10, np.pi / 2], abs=1e-4)
     assert back.keypoints[0, 0].tolist() == pytest.approx([10, 10, 0.9])
     assert back.boxes[0].tolist() == pytest.approx([45, 20, 55, 30], abs=1e-4)

@@ -36,7 +36,7 @@ class Spots:
                 np.linspace(0.9, 0.8, len(boxes), dtype=np.float32),
                 np.zeros(len(boxes), np.int64),
             )
-            results.append(photo.fit.to_image(plain))
+            results.append(plain.to_image(photo.fit))
         return results
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml_backend.detection.preprocess import Fit
+from ml_backend.detection.fit import Fit
 from ml_backend.training.backbone import CandidateFeatures
 from ml_backend.training.feature_cache import FeatureCache
 
@@ -30,7 +30,7 @@ def test_folder_stays_within_its_limit(tmp_path):
     cache = FeatureCache(tmp_path, max_bytes=10_000)
     for number in range(20):
         cache.get(str(number), lambda: features(0.5))
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 10_000
+    assert sum(file.stat().st_size for file in tmp_path.glob("??/*")) <= 10_000
     cache.get("19", never)
 
 
@@ -43,6 +43,30 @@ def test_full_disk_only_costs_recomputation(tmp_path, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(np, "savez", full)
         assert cache.get("a", lambda: features(0.5)).boxes[0, 0] == pytest.approx(0.5)
-        assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.glob("??/*")) == []
     cache.get("a", lambda: features(0.5))
     cache.get("a", never)
+
+
+def test_unwritable_folder_only_costs_recomputation(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    cache = FeatureCache(tmp_path / "file", max_bytes=10**6)
+    assert cache.get("a", lambda: features(0.5)).boxes[0, 0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-30], lambda data: b"x" * len(data)])
+def test_damaged_file_is_replaced(tmp_path, damage):
+    cache = FeatureCache(tmp_path, max_bytes=10**6)
+    cache.get("a", lambda: features(0.5))
+    [file] = tmp_path.glob("??/*")
+    file.write_bytes(damage(file.read_bytes()))
+    for _ in range(2):
+        assert cache.get("a", lambda: features(0.25)).boxes[0, 0] == pytest.approx(0.25)
+    assert cache.get("a", never).boxes[0, 0] == pytest.approx(0.25)
+
+
+def test_error_of_the_computation_is_raised_once(tmp_path):
+    cache = FeatureCache(tmp_path, max_bytes=10**6)
+    with pytest.raises(AssertionError):
+        cache.get("a", never)
+    assert list(tmp_path.glob("??/*")) == []

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from ml_backend.detection.preprocess import Fit
+from ml_backend.detection.fit import Fit
 from ml_backend.training.backbone import CandidateFeatures
 from ml_backend.training.examples import Example
 from ml_backend.training.label_errors import class_support, cross_validated_issues, find_label_issues

@@ -173,10 +173,10 @@ def test_backbone_detects_the_same_as_the_model(family, photos):
     assert backbone.spec == plain.spec
     for photo in photos:
         outputs = plain.engine.run([photo.tensor], plain.reader.outputs)
-        [original] = (photo.fit.to_image(detections) for detections in plain.reader.decode(outputs, 0.2))
+        [original] = (detections.to_image(photo.fit) for detections in plain.reader.decode(outputs, 0.2))
         detector = backbone.detector
         [exported] = (
-            photo.fit.to_image(detections)
+            detections.to_image(photo.fit)
             for detections in detector.reader.decode(detector.engine.run([photo.tensor], detector.reader.outputs), 0.2)
         )
         assert len(original) > 3

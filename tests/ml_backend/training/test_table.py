@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml_backend.detection.preprocess import Fit
+from ml_backend.detection.fit import Fit
 from ml_backend.training.backbone import CandidateFeatures
 from ml_backend.training.examples import Example
 from ml_backend.training.table import build_table
