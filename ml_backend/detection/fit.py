@@ -43,7 +43,7 @@ class Fit:
         shift = np.array([self.left, self.top], np.float32)
         scale = np.array([self.scale_x, self.scale_y], np.float32)
         points = (keypoints[..., :2] - shift) / scale + np.array(self.origin, np.float32)
-        return np.concatenate([points, keypoints[..., 2:]], axis=-1).astype(np.float32)
+        return np.asarray(np.concatenate([points, keypoints[..., 2:]], axis=-1), np.float32)
 
     def boxes(self, boxes: FloatArray) -> FloatArray:
         """Map boxes (n, 4) of the input to pixels of the original image, clipped to it."""
@@ -59,7 +59,10 @@ class Fit:
         return np.clip(boxes, 0, limit).astype(np.float32)
 
     def rotated_boxes(self, rotated: FloatArray) -> FloatArray:
-        """Map rotated boxes (n, 5) of the input to pixels of the original image; both scales differ only by rounding where the aspect ratio is kept."""
+        """Map rotated boxes (n, 5) of the input to pixels of the original image.
+
+        Where the aspect ratio is kept, the two scales differ only by rounding.
+        """
         cos, sin = np.cos(rotated[:, 4]), np.sin(rotated[:, 4])
         x, y = self.to_image_point(rotated[:, 0], rotated[:, 1])  # type: ignore[arg-type]
         width = rotated[:, 2] * np.hypot(cos / self.scale_x, sin / self.scale_y)
