@@ -11,6 +11,7 @@ from exporters.model.records import Box, Image
 from labelloop.labeling.geometry.shapes import Point
 from labelloop.service.datasets.shapes import decode_rle
 from labelloop.service.datasets.voc_xml import parse_annotation
+from labelloop.service.datasets.yolo_rows import pixel_points, split_rows
 
 Ring = Sequence[Point]
 
@@ -82,12 +83,12 @@ def _coco_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> li
 def _yolo_box_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del classes
     objects = []
-    for row in _decode_yolo(record).rows.splitlines():
-        kind, cx, cy, width, height, *_ = (float(cell) for cell in row.split())
+    for row in split_rows(_decode_yolo(record).rows):
+        class_index, cx, cy, width, height, *_ = map(float, row.cells)
         width_px, height_px = width * image.width, height * image.height
         left, top = cx * image.width - width_px / 2, cy * image.height - height_px / 2
         objects.append(
-            DecodedObject(int(kind) + 1, (left, top, left + width_px, top + height_px), width_px * height_px)
+            DecodedObject(int(class_index) + 1, (left, top, left + width_px, top + height_px), width_px * height_px)
         )
     return objects
 
@@ -95,11 +96,11 @@ def _yolo_box_objects(record: bytes, image: Image, classes: Mapping[str, int]) -
 def _yolo_outline_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del classes
     objects = []
-    for row in _decode_yolo(record).rows.splitlines():
-        kind, *numbers = (float(cell) for cell in row.split())
-        ring = [(x * image.width, y * image.height) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+    for row in split_rows(_decode_yolo(record).rows):
+        class_index, *values = map(float, row.cells)
+        ring = pixel_points(values, image.width, image.height)
         shape = shapely.Polygon(ring)
-        objects.append(DecodedObject(int(kind) + 1, shape.bounds, float(shape.area), ring))
+        objects.append(DecodedObject(int(class_index) + 1, shape.bounds, float(shape.area), ring))
     return objects
 
 

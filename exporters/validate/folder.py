@@ -46,7 +46,7 @@ def validate(source: Path | str, report: IssueReport | None = None, settings: Se
     report = IssueReport() if report is None else report
     text = str(source)
     if not text.startswith("s3://") and not Path(text).expanduser().exists():
-        raise DatasetNotFound(text, "there is no such file or folder")
+        raise DatasetNotFound(location=text, reason="there is no such file or folder")
     location = open_source(text, settings or Settings(), single=False)
     if location.file:
         _check(detect_format(location), location, "", report)
@@ -59,7 +59,7 @@ def validate(source: Path | str, report: IssueReport | None = None, settings: Se
             _check(layout, subset, f"{name}/" if name else "", report)
             checked = True
     if not checked:
-        raise DatasetNotFound(text, "it contains no data set of a known format")
+        raise DatasetNotFound(location=text, reason="it contains no data set of a known format")
     return report
 
 

@@ -10,7 +10,8 @@ from labelloop.labeling.splits import SPLITS
 from labelloop.service.datasets import DatasetSource
 from labelloop.service.datasets.errors import MalformedData
 from labelloop.service.datasets.text import decode_json, decode_text
-from labelloop.service.datasets.yolo import is_keypoint_shape
+from labelloop.service.datasets.yolo_config import KeypointShape, parse_keypoint_shape
+from labelloop.service.datasets.yolo_rows import split_rows
 
 _ROWS = ("boxes", "segments", "obb", "pose")
 
@@ -37,7 +38,7 @@ def _check_file(source: DatasetSource, name: str, file: str, report: IssueReport
         report.add("yolo-sheet", file, "class_names", "a class name is empty or not text")
     check_class_names(map(str, names.values()), file, "class_names", report)
     shape = header.get("kpt_shape")
-    points = (shape[0], shape[1]) if isinstance(shape, list) and is_keypoint_shape(shape) else None
+    points = parse_keypoint_shape(shape)
     if shape is not None and points is None:
         report.add("yolo-sheet", file, "kpt_shape", f"{shape!r:.40}: expected [number of keypoints, 2 or 3]")
     local_images = _LocalImages(source, header)
@@ -64,7 +65,7 @@ class _LocalImages:
 def _check_image(
     row: dict[str, Any] | None,
     file: str,
-    classes_and_points: tuple[int, tuple[int, int] | None],
+    classes_and_points: tuple[int, KeypointShape | None],
     local_images: _LocalImages,
     report: IssueReport,
 ) -> None:
@@ -82,7 +83,8 @@ def _check_image(
     if not isinstance(labels, list) or not all(isinstance(row, list) and all(map(_is_number, row)) for row in labels):
         report.add("yolo-columns", file, detail=f"its annotations are {labels!r:.60}, not rows of numbers")
         labels = []
-    check_yolo_rows([" ".join(map(str, row)) for row in labels], file, classes, points, report)
+    rows = split_rows("\n".join(" ".join(map(str, row)) for row in labels))
+    check_yolo_rows(rows, file, classes, points, report)
     if local_images.has_path:
         if local_images.is_missing(row["split"], row["file"]):
             report.add("yolo-label-alone", file, detail=row["file"])

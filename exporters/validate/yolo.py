@@ -4,24 +4,18 @@ Format: https://docs.ultralytics.com/datasets/.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
-from exporters.validate.file_checks import check_class_names, check_image_file, check_shared_label_files
+from exporters.validate.file_checks import MAX_NUMBER, check_class_names, check_image_file, check_shared_label_files
 from exporters.validate.issues import IssueReport
 from labelloop.service.datasets import DatasetError, DatasetSource, ImageFiles
 from labelloop.service.datasets.errors import MalformedData
-from labelloop.service.datasets.text import decode_text
-from labelloop.service.datasets.yolo import (
-    class_list_file,
-    label_files,
-    match_keypoint_count,
-    read_config,
-    unmatched_label_files,
-)
+from labelloop.service.datasets.text import parse_floats
+from labelloop.service.datasets.yolo import label_files, match_keypoint_count, unmatched_label_files
+from labelloop.service.datasets.yolo_config import KeypointShape, class_list_file, read_config
+from labelloop.service.datasets.yolo_rows import LabelRow, is_class_index, keypoint_values, read_rows
 
 # Normalised coordinates beyond the image edge that count as rounding: 0.1 pixel in 1000.
 TOLERANCE = 1e-4
@@ -37,11 +31,11 @@ def check_yolo(source: DatasetSource, prefix: str, report: IssueReport) -> None:
     for name in sorted({*labels_by_image.values(), *unmatched}):
         report.checked["label files"] += 1
         try:
-            lines = decode_text(files.read(name)).splitlines()
+            rows = read_rows(files, name)
         except (DatasetError, MalformedData) as error:
             report.add("yolo-columns", prefix + name, detail=str(error))
             continue
-        if kind := check_yolo_rows(lines, prefix + name, classes, points, report):
+        if kind := check_yolo_rows(rows, prefix + name, classes, points, report):
             kinds[prefix + name] = kind
     most_common = Counter(kinds.values()).most_common(1)
     for file, kind in kinds.items():
@@ -51,7 +45,7 @@ def check_yolo(source: DatasetSource, prefix: str, report: IssueReport) -> None:
         _check_pairs(images, labels_by_image, unmatched, prefix, report)
 
 
-def _check_config(source: DatasetSource, prefix: str, report: IssueReport) -> tuple[int | None, tuple[int, int] | None]:
+def _check_config(source: DatasetSource, prefix: str, report: IssueReport) -> tuple[int | None, KeypointShape | None]:
     """Check data.yaml or the list of classes; returns the number of classes and the ``kpt_shape``, None if unknown."""
     files = source.files
     name = source.file if source.file.endswith((".yaml", ".yml")) else class_list_file(files)
@@ -66,18 +60,17 @@ def _check_config(source: DatasetSource, prefix: str, report: IssueReport) -> tu
         return None, None
     if config.from_label_studio and config.keypoint_names:
         config = match_keypoint_count(config, files, label_files(files, source.images))
-    points = (len(config.keypoint_names), config.keypoint_dims) if config.keypoint_names else None
+    points = config.keypoint_shape
     if not name.endswith((".yaml", ".yml")):
         return _check_classes(list(config.class_names), None, file, report), points
-    content = yaml.safe_load(files.read(name))
-    flip = content.get("flip_idx")
+    flip = config.document.get("flip_idx")
     if (
         points
         and flip is not None
-        and sorted(flip if isinstance(flip, list) else [], key=str) != sorted(range(points[0]), key=str)
+        and sorted(flip if isinstance(flip, list) else [], key=str) != sorted(range(points.count), key=str)
     ):
-        report.add("yolo-sheet", file, "flip_idx", f"{flip!r:.80} is not a permutation of {points[0]} keypoints")
-    return _check_classes(content.get("names"), content.get("nc"), file, report), points
+        report.add("yolo-sheet", file, "flip_idx", f"{flip!r:.80} is not a permutation of {points.count} keypoints")
+    return _check_classes(config.document.get("names"), config.document.get("nc"), file, report), points
 
 
 def _check_classes(names: Any, nc: object, file: str, report: IssueReport) -> int | None:
@@ -97,12 +90,12 @@ def _check_classes(names: Any, nc: object, file: str, report: IssueReport) -> in
 
 
 def check_yolo_rows(
-    lines: Sequence[str], file: str, classes: int | None, points: tuple[int, int] | None, report: IssueReport
+    rows: Iterable[LabelRow], file: str, classes: int | None, points: KeypointShape | None, report: IssueReport
 ) -> str:
     """Check the label rows of an image.
 
     Args:
-        lines: The rows as text.
+        rows: The rows.
         file: Name of the file in the report.
         classes: Number of classes; None if unknown.
         points: ``kpt_shape`` of a pose data set.
@@ -113,25 +106,23 @@ def check_yolo_rows(
     """
     kinds: set[str] = set()
     seen_rows: set[tuple[str, ...]] = set()
-    for number, line in enumerate(lines, start=1):
-        cells = tuple(line.split())
-        if not cells:
-            continue
+    for row in rows:
         report.checked["rows"] += 1
-        where = f"line {number}"
+        where = f"line {row.line}"
+        cells = tuple(row.cells)
         kind = _kind(len(cells), points)
-        row = _parse_numbers(cells)
-        if row is None or not kind:
-            detail = "not all numbers" if row is None else f"{len(cells)} columns"
+        numbers = _numbers_or_none(cells)
+        if numbers is None or not kind:
+            detail = "not all numbers" if numbers is None else f"{len(cells)} columns"
             report.add("yolo-columns", file, where, detail)
             continue
         kinds.add(kind)
         if cells in seen_rows:
-            report.add("yolo-twice", file, where, line[:60])
+            report.add("yolo-twice", file, where, row.text[:60])
         seen_rows.add(cells)
-        if row[0] != int(row[0]) or row[0] < 0 or (classes is not None and row[0] >= classes):
+        if not is_class_index(numbers[0], classes):
             report.add("yolo-class", file, where, f"class {cells[0]} of {classes if classes is not None else '?'}")
-        for issue, detail in _coordinate_issues(kind, row[1:], points):
+        for issue, detail in _coordinate_issues(kind, numbers[1:], points):
             report.add(issue, file, where, detail)
     if len(kinds) > 1:
         report.add("yolo-mixed", file, detail=f"rows of {' and of '.join(sorted(kinds))}")
@@ -139,15 +130,15 @@ def check_yolo_rows(
     return next(iter(kinds), "")
 
 
-def _kind(columns: int, points: tuple[int, int] | None) -> str:
+def _kind(columns: int, points: KeypointShape | None) -> str:
     if points is not None:
-        return "boxes with key points" if columns == 5 + points[0] * points[1] else ""
+        return "boxes with key points" if columns == 5 + points.count * points.dims else ""
     if columns == 5:
         return "boxes"
     return "points" if columns >= 7 and columns % 2 else ""
 
 
-def _coordinate_issues(kind: str, row: Sequence[float], points: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
+def _coordinate_issues(kind: str, row: Sequence[float], points: KeypointShape | None) -> Iterator[tuple[str, str]]:
     """The issues of a row's coordinates: (kind, detail)."""
     if kind == "points":
         xs, ys = row[::2], row[1::2]
@@ -166,11 +157,11 @@ def _coordinate_issues(kind: str, row: Sequence[float], points: tuple[int, int] 
         elif not _within(centre - size / 2, centre + size / 2):
             yield "yolo-outside", f"from {centre - size / 2:.6g} to {centre + size / 2:.6g}"
     if points is not None:
-        step = points[1]
-        coordinates = [number for start in range(4, len(row), step) for number in row[start : start + 2]]
-        if coordinates and not _within(min(coordinates), max(coordinates)):
+        keypoints = keypoint_values(row, points)
+        coordinates = [number for values in keypoints for number in values[:2]]
+        if not _within(min(coordinates), max(coordinates)):
             yield "yolo-outside", "a keypoint"
-        if step == 3 and not set(row[6::3]) <= {0.0, 1.0, 2.0}:
+        if not {visibility for values in keypoints for visibility in values[2:]} <= {0.0, 1.0, 2.0}:
             yield "yolo-columns", "the visibility of a keypoint must be 0, 1 or 2"
 
 
@@ -199,9 +190,8 @@ def _within(low: float, high: float) -> bool:
     return low >= -TOLERANCE and high <= 1 + TOLERANCE
 
 
-def _parse_numbers(cells: Sequence[str]) -> list[float] | None:
+def _numbers_or_none(cells: Sequence[str]) -> list[float] | None:
     try:
-        row = [float(cell) for cell in cells]
-    except ValueError:
+        return parse_floats(cells, MAX_NUMBER)
+    except MalformedData:
         return None
-    return row if all(abs(number) < 1e9 for number in row) else None  # also False for NaN

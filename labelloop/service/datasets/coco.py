@@ -27,7 +27,7 @@ from labelloop.service.datasets.shapes import (
     rings_to_mask,
 )
 from labelloop.service.datasets.text import decode_json
-from labelloop.service.datasets.yolo import NOTES_FILE
+from labelloop.service.datasets.yolo_config import NOTES_FILE
 
 IDS_NOT_KEPT = "ids of annotations: not kept, an export numbers them by their tasks"
 

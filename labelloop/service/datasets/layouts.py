@@ -6,7 +6,8 @@ from labelloop.service.datasets.coco import coco_files
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles
 from labelloop.service.datasets.image_folders import SPLITS
-from labelloop.service.datasets.yolo import CONFIG_FILES, NOTES_FILE, has_label_files, is_yolo
+from labelloop.service.datasets.yolo import has_label_files, is_yolo
+from labelloop.service.datasets.yolo_config import CONFIG_FILES, NOTES_FILE
 
 # Lower-case names of folders that are parts of a data set.
 _PART_FOLDERS = SPLITS | {"images", "labels", "labeltxt", "annotations", "jpegimages", "imagesets", "data"}

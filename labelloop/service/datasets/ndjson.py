@@ -12,7 +12,8 @@ from labelloop.service.datasets.errors import DatasetError, MalformedData, unrea
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, LabelledObject
 from labelloop.service.datasets.shapes import image_size_or_zero, parse_number
 from labelloop.service.datasets.text import decode_json, decode_text
-from labelloop.service.datasets.yolo import ROW_PARSERS, YoloConfig, class_name, is_keypoint_shape, keypoint_names
+from labelloop.service.datasets.yolo_config import YoloConfig, with_keypoints
+from labelloop.service.datasets.yolo_rows import ROW_PARSERS, class_name
 
 # Key of the rows in a record -> key of `ROW_PARSERS`.
 _KEYS = {"boxes": "detect", "segments": "segment", "obb": "obb", "pose": "pose"}
@@ -53,12 +54,7 @@ def _read_header(head: dict[str, Any], location: str) -> YoloConfig:
     if not all(isinstance(name, str) for name in names.values()):
         raise DatasetError(location, reason)
     labels = tuple(names[str(number_)] for number_ in range(len(names)))
-    shape = head.get("kpt_shape")
-    if shape is None:
-        return YoloConfig(labels)
-    if not is_keypoint_shape(shape):
-        raise DatasetError(location, f"kpt_shape {shape!r:.40} is not [number of key points, 2 or 3]")
-    return YoloConfig(labels, keypoint_names(head.get("kpt_names"), shape[0]), shape[1])
+    return with_keypoints(YoloConfig(labels, document=head), location)
 
 
 def _read_image(text: str, line: int, config: YoloConfig) -> Iterator[DatasetImage | DatasetProblem]:

@@ -15,7 +15,8 @@ from labelloop.service.datasets.layouts import detect_layouts, images_of, single
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem
 from labelloop.service.datasets.ndjson import read_ndjson
 from labelloop.service.datasets.voc import read_voc
-from labelloop.service.datasets.yolo import ROW_PARSERS, read_yolo
+from labelloop.service.datasets.yolo import read_yolo
+from labelloop.service.datasets.yolo_rows import ROW_PARSERS
 from labelloop.service.settings import Settings
 
 # Characters that XML excludes (https://www.w3.org/TR/xml/#charsets); Label Studio stores labels in XML.

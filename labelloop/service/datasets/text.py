@@ -2,6 +2,8 @@
 
 import codecs
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,6 +50,21 @@ def parse_float(text: str, limit: float) -> float:
     if not abs(value) < limit:
         raise MalformedData("out of range")
     return value
+
+
+def parse_floats(texts: Sequence[str], limit: float) -> list[float]:
+    """Parse numbers. Raises `MalformedData`, which names the first text that `parse_float` rejects."""
+    with suppress(ValueError):
+        values = list(map(float, texts))
+        if all(abs(value) < limit for value in values):
+            return values
+    values = []
+    for text in texts:
+        try:
+            values.append(parse_float(text, limit))
+        except MalformedData as error:
+            raise MalformedData(f"{text!r:.40} is {error}") from None
+    return values
 
 
 def decode_json(data: bytes, kind: type[_T] | Any = Any) -> Any:
