@@ -34,10 +34,7 @@ class WebhookFailed(ExportError):
 
     code = "webhook_failed"
     status = 502
-
-    def __init__(self, url: str, reason: str) -> None:
-        # Chat programs put a secret into the path: only the host is named.
-        super().__init__(f"The webhook to {urlsplit(url).hostname} failed: {reason}.")
+    message = "The webhook to {host} failed: {reason}."
 
 
 class WebhookForbidden(ExportError):
@@ -45,13 +42,8 @@ class WebhookForbidden(ExportError):
 
     code = "webhook_forbidden"
     status = 403
-
-    def __init__(self, url: str, address: str) -> None:
-        host = urlsplit(url).hostname
-        super().__init__(
-            f"The webhook to {host} was not sent: {address} is an address of a private or reserved network.",
-            fix=f"To allow it, add {host} to LABELLOOP_MEDIA_HOSTS.",
-        )
+    message = "The webhook to {host} was not sent: {address} is an address of a private or reserved network."
+    fix = "To allow it, add {host} to LABELLOOP_MEDIA_HOSTS."
 
 
 class CommandFailed(ExportError):
@@ -62,10 +54,9 @@ class CommandFailed(ExportError):
     """
 
     code = "command_failed"
-
-    def __init__(self, command: Sequence[str], reason: str, *, status: int = 1) -> None:
-        self.exit_status = status
-        super().__init__(f"The command {command[0]!r} {reason}.", fix="See the command's own output.")
+    message = "The command {program!r} {reason}."
+    fix = "See the command's own output."
+    exit_status: int
 
 
 def webhook_body(report: ExportReport, project: int | None, reason: str) -> dict[str, Any]:
@@ -111,6 +102,7 @@ def send(settings: Settings, url: str, body: dict[str, Any]) -> None:
 
     from labelloop.service.media.ssrf_guard import AddressForbidden, GuardedTransport
 
+    host = urlsplit(url).hostname  # chat programs put a secret into the path: errors name only the host
     data = msgspec.json.encode(body)
     headers = {"Content-Type": "application/json", "X-Labelloop-Event": body["event"], "User-Agent": "labelloop"}
     headers["X-Labelloop-Delivery"] = hashlib.sha256(body["id"].encode()).hexdigest()[:32]
@@ -122,15 +114,15 @@ def send(settings: Settings, url: str, body: dict[str, Any]) -> None:
         with httpx.Client(transport=transport, trust_env=False, timeout=TIMEOUT_S) as client:
             response = client.post(url, content=data, headers=headers)
     except AddressForbidden as error:
-        raise WebhookForbidden(url, error.address) from None
+        raise WebhookForbidden(host=host, address=error.address) from None
     except httpx.ConnectError as error:  # its text contains no address
-        raise WebhookFailed(url, f"it cannot be reached ({error})") from None
+        raise WebhookFailed(host=host, reason=f"it cannot be reached ({error})") from None
     except httpx.TimeoutException:
-        raise WebhookFailed(url, f"no answer within {TIMEOUT_S:g} s") from None
+        raise WebhookFailed(host=host, reason=f"no answer within {TIMEOUT_S:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise WebhookFailed(url, type(error).__name__) from None
+        raise WebhookFailed(host=host, reason=type(error).__name__) from None
     if not response.is_success:
-        raise WebhookFailed(url, f"it answered {response.status_code}")
+        raise WebhookFailed(host=host, reason=f"it answered {response.status_code}")
 
 
 def signature(secret: str, data: bytes, timestamp: int) -> dict[str, str]:
@@ -198,7 +190,9 @@ def run_post_export_command(command: Sequence[str], environment: Mapping[str, st
     try:
         process = subprocess.Popen(list(command), env=os.environ | environment, stdin=subprocess.DEVNULL)
     except OSError as error:
-        raise CommandFailed(command, f"cannot be started: {error.strerror or error}", status=127) from error
+        raise CommandFailed(
+            program=command[0], reason=f"cannot be started: {error.strerror or error}", exit_status=127
+        ) from error
     try:
         status = process.wait()
     except KeyboardInterrupt:  # a terminal's Ctrl-C has reached the command too; SIGTERM has not
@@ -210,4 +204,4 @@ def run_post_export_command(command: Sequence[str], environment: Mapping[str, st
         raise
     if status:
         outcome = f"was ended by signal {-status}" if status < 0 else f"ended with {status}"
-        raise CommandFailed(command, outcome, status=status if status > 0 else 128 - status)
+        raise CommandFailed(program=command[0], reason=outcome, exit_status=status if status > 0 else 128 - status)

@@ -47,5 +47,5 @@ def safe_join(folder: Path, path: str) -> Path:
     """
     parts = PurePosixPath(path).parts
     if not parts or ".." in parts or path.startswith("/") or "\\" in path:
-        raise DatasetDamaged(str(folder), path, "the path leads out of the folder")
+        raise DatasetDamaged(url=str(folder), key=path, reason="the path leads out of the folder")
     return folder.joinpath(*parts)

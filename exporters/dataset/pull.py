@@ -80,7 +80,7 @@ def pull(
 
     Raises:
         BadOption: the version does not have the format.
-        PathOccupied: the folder has an entry of another origin under a name that would be written.
+        ExportError: the folder has an entry of another origin under a name that would be written.
         DatasetDamaged: an object is missing or does not match the manifest.
     """
     wanted = tuple(formats) or manifest.formats

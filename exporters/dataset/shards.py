@@ -208,12 +208,14 @@ def read_image_copy(store: Store, copy: ImageCopy) -> bytes:
     try:
         data = store.get(copy.key)
     except ObjectNotFound as error:
-        raise DatasetDamaged(store.url, copy.key, "the manifest lists it and it is not there") from error
+        raise DatasetDamaged(url=store.url, key=copy.key, reason="the manifest lists it and it is not there") from error
     if len(data) != copy.size:
-        raise DatasetDamaged(store.url, copy.key, f"{len(data)} bytes, the manifest says {copy.size}")
+        raise DatasetDamaged(url=store.url, key=copy.key, reason=f"{len(data)} bytes, the manifest says {copy.size}")
     # a server's etag is the MD5 of the content, except of what was uploaded in parts or encrypted
     if _MD5.fullmatch(copy.etag) and hashlib.md5(data, usedforsecurity=False).hexdigest() != copy.etag:
-        raise DatasetDamaged(store.url, copy.key, "its MD5 is not the one that the server returned when it was copied")
+        raise DatasetDamaged(
+            url=store.url, key=copy.key, reason="its MD5 is not the one that the server returned when it was copied"
+        )
     return data
 
 
@@ -222,11 +224,11 @@ def read_verified(store: Store, key: str, sha256: str, size: int) -> bytes:
     try:
         data = store.get(key)
     except ObjectNotFound as error:
-        raise DatasetDamaged(store.url, key, "the manifest lists it and it is not there") from error
+        raise DatasetDamaged(url=store.url, key=key, reason="the manifest lists it and it is not there") from error
     if len(data) != size:
-        raise DatasetDamaged(store.url, key, f"{len(data)} bytes, the manifest says {size}")
+        raise DatasetDamaged(url=store.url, key=key, reason=f"{len(data)} bytes, the manifest says {size}")
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise DatasetDamaged(store.url, key, "its SHA-256 is not the manifest's")
+        raise DatasetDamaged(url=store.url, key=key, reason="its SHA-256 is not the manifest's")
     return data
 
 
@@ -234,7 +236,7 @@ def _page(store: Store, shard: Shard) -> Rows:
     try:
         return read_page(read_object(store, shard.sha256, shard.size))
     except (msgspec.DecodeError, ValueError) as error:
-        raise DatasetDamaged(store.url, object_key(shard.sha256), f"no index: {error}") from error
+        raise DatasetDamaged(url=store.url, key=object_key(shard.sha256), reason=f"no index: {error}") from error
 
 
 def _lines(store: Store, generation: Generation, name: str) -> Iterator[ShardLine]:
@@ -253,4 +255,4 @@ def _lines(store: Store, generation: Generation, name: str) -> Iterator[ShardLin
                 for text in BytesIO(data):
                     yield decode(text)
             except msgspec.DecodeError as error:
-                raise DatasetDamaged(store.url, object_key(shard.sha256), str(error)) from error
+                raise DatasetDamaged(url=store.url, key=object_key(shard.sha256), reason=str(error)) from error

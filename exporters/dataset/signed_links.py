@@ -22,20 +22,6 @@ LONGEST_HOURS = 7 * 24
 Sign = Callable[[str], str]
 
 
-class NotLinked(ExportError):
-    """Images of the version have no address that a remote trainer could fetch."""
-
-    code = "photos_not_linked"
-    status = 409
-
-    def __init__(self, url: str, number: int, example: str) -> None:
-        self.number = number
-        super().__init__(
-            f"{number} images of {url} can only be read by Label Studio or this machine, such as {example}.",
-            fix="Export with --copy-images to s3://...: the images are then stored with the labels.",
-        )
-
-
 def signer(settings: Settings, hours: float) -> Sign:
     """Return a function that signs ``s3://`` addresses with the key of the settings, without requests.
 
@@ -68,7 +54,7 @@ def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign)
 
     Raises:
         VersionNotFound: the version does not have the format.
-        NotLinked: an image has no such address.
+        ExportError: an image has no such address.
     """
     file = next((entry for entry in manifest.files if entry.path == f"{name}/{FILE}"), None)
     if file is None:
@@ -89,7 +75,13 @@ def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign)
             continue
         yield msgspec.json.encode(image) + b"\n"
     if missing:
-        raise NotLinked(store.url, len(missing), missing[0][:100])
+        number, example = len(missing), missing[0][:100]
+        raise ExportError(
+            f"{number} images of {store.url} can only be read by Label Studio or this machine, such as {example}.",
+            fix="Export with --copy-images to s3://...: the images are then stored with the labels.",
+            code="photos_not_linked",
+            status=409,
+        )
 
 
 def _copies(store: Store, manifest: DatasetManifest) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from typing import Self
 
 import msgspec
 
-from exporters.errors import PathOccupied
+from exporters.errors import ExportError
 from exporters.model.manifest import DROPPED, IMAGES
 from exporters.model.records import Image
 
@@ -59,12 +59,17 @@ class Staging:
         """Check for conflicts before images are fetched; ``more`` are entries that will be added.
 
         Raises:
-            PathOccupied: the target has an entry of another origin under one of our names.
+            ExportError: the target has an entry of another origin under one of our names.
         """
         own_entries = set(self._previous.entries) if self._previous else set()
         names = {*(path.name for path in self.root.iterdir() if not path.name.startswith(".")), *more}
         if occupied := sorted(name for name in names - own_entries if (self._to / name).exists()):
-            raise PathOccupied(str(self._to / occupied[0]))
+            raise ExportError(
+                f"{self._to / occupied[0]} exists and was not pulled: it would be overwritten.",
+                fix="Pass an empty folder or the folder of an earlier pull, or move it away.",
+                code="in_the_way",
+                status=409,
+            )
 
     def previous_images(self) -> Iterator[Image]:
         """Yield the images of the earlier pull."""

@@ -72,7 +72,7 @@ def read_head(store: Store) -> HeadRead:
     try:
         return msgspec.json.decode(data, type=DatasetHead), etag
     except msgspec.DecodeError as error:
-        raise DatasetDamaged(store.url, HEAD, str(error), fix=_WITHOUT_HEAD) from error
+        raise DatasetDamaged(url=store.url, key=HEAD, reason=str(error), fix=_WITHOUT_HEAD) from error
 
 
 # The deadline of exclusive writes (`time.monotonic`), and the head until then; (0, None) if there is contention.
@@ -236,7 +236,7 @@ def commit_version(store: Store, manifest: DatasetManifest, claim: VersionClaim)
             continue
         claim.release(number)
         return named, hashlib.sha256(data).hexdigest(), exclusive_until
-    raise StoreBusy(store.url, manifest_key(version_name(first)))
+    raise StoreBusy(url=store.url, key=manifest_key(version_name(first)))
 
 
 def publish_version(
@@ -272,7 +272,7 @@ def publish_version(
         if time.monotonic() > late:
             _publish_later(store, version)
         return
-    raise StoreBusy(store.url, HEAD)
+    raise StoreBusy(url=store.url, key=HEAD)
 
 
 def _publish_later(store: Store, version: str) -> None:
@@ -333,8 +333,8 @@ def published_version(store: Store) -> DatasetManifest | None:
         data = store.get(head.manifest)
     except ObjectNotFound as error:
         reason = f"{HEAD} names it and it is not there"
-        raise DatasetDamaged(store.url, head.manifest, reason, fix=_WITHOUT_HEAD) from error
+        raise DatasetDamaged(url=store.url, key=head.manifest, reason=reason, fix=_WITHOUT_HEAD) from error
     if hashlib.sha256(data).hexdigest() != head.sha256:
         reason = "its checksum is not the one that the head names"
-        raise DatasetDamaged(store.url, head.manifest, reason, fix=_WITHOUT_HEAD)
+        raise DatasetDamaged(url=store.url, key=head.manifest, reason=reason, fix=_WITHOUT_HEAD)
     return decode_manifest(data, url=store.url, key=head.manifest)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from exporters.errors import ImportFailed, ImportRefused, LabelsMissing, TitleTaken
+from exporters.errors import ImportFailed
 from exporters.importing.class_ids import class_names_by_id, with_class_names
 from exporters.importing.existing_tasks import ExistingTasks
 from exporters.importing.image_locations import ImageLocator, ImageMode, LocatedImage, default_mode
@@ -35,6 +35,7 @@ from labelloop.service.datasets import (
     open_source,
     read_dataset,
 )
+from labelloop.service.errors import LabelloopError
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioError, StudioRefused
@@ -44,6 +45,15 @@ CATEGORIES_LOST = "categories whose id or supercategory is not in the project's 
 METADATA_LOST = "images with an existing task: their further fields, license and info are not added"
 UNNAMED = "images without labels: not imported (a second import with --format images adds them)"
 SPLITS_KEPT = "images whose split is in their task's data: labelloop export --split-key split keeps it"
+# HTTP status -> fix.
+_REFUSAL_FIXES = {
+    400: "If it is the label config: create the project in Label Studio, and import with --project NUMBER.",
+    403: "Use the token of an account that may change projects: LABELLOOP_LABEL_STUDIO_API_KEY.",
+    413: "Raise the request size limit of the proxy in front of Label Studio, or reference the images:"
+    " --images reference.",
+    429: "Label Studio is overloaded: run the command again later with --project NUMBER; nothing is added twice.",
+}
+_SERVER_FIX = "Check the log of Label Studio. Then run the command again: nothing is added twice."
 
 
 class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,9 +118,8 @@ def run_import(
 
     Raises:
         DatasetError: The data set cannot be read.
-        LabelsMissing: The project lacks labels, and neither `extend_labels` nor `known_only` is set.
-        TitleTaken: A new project is to be created, and its title exists.
-        ImportFailed: The options do not fit the data set or the project.
+        ImportFailed: The options do not fit the data set or the project; the title of a new project exists; or the
+            project lacks labels, and neither `extend_labels` nor `known_only` is set.
         StudioError: A request to Label Studio failed.
     """
     if options.labels_as == "predictions" and not options.version:
@@ -166,7 +175,7 @@ def run_import(
         if options.project is None and options.labels_as == "predictions" and uploader.added:
             studio.update_project(project, model_version=options.version, show_collab_predictions=True)
     except StudioRefused as refused:
-        raise refused if refused.fix else ImportRefused(refused) from None
+        raise _import_error(refused) from None
     finally:
         if options.project is None and not (uploader is not None and uploader.made) and not stopped:
             with suppress(StudioError):  # the first error counts
@@ -249,11 +258,16 @@ def _prepare_project(options: ImportOptions, requirements: LabelConfigRequiremen
     if options.project is None:
         same_title = next((project for project in studio.projects() if project.get("title") == options.title), None)
         if same_title is not None:
-            raise TitleTaken(options.title, int(same_title["id"]))
+            raise ImportFailed(
+                f"A project {options.title!r} exists already, number {same_title['id']}.",
+                fix=f"Continue it with --project {same_title['id']} (nothing is added twice), or pass another --title.",
+                code="title_taken",
+                status=409,
+            )
         try:
             created = studio.create_project(title=options.title, label_config=new_label_config(requirements))
         except StudioRefused as refused:
-            raise refused if refused.fix else ImportRefused(refused) from None
+            raise _import_error(refused) from None
         return int(created["id"])
     project = studio.project(options.project)
     config = LabelConfig.parse(project["label_config"])
@@ -268,7 +282,13 @@ def _prepare_project(options: ImportOptions, requirements: LabelConfigRequiremen
             options.project, label_config=extend_label_config(project["label_config"], missing, image.name)
         )
     elif missing and not options.known_only:
-        raise LabelsMissing(options.project, [str(labels) for labels in missing])
+        raise ImportFailed(
+            f"The label config of project {options.project} lacks: {'; '.join(map(str, missing))}.",
+            fix="Add them with --extend-labels (existing labels and controls stay unchanged), or leave them out with"
+            " --only-known-labels.",
+            code="labels_missing",
+            status=409,
+        )
     return options.project
 
 
@@ -295,3 +315,16 @@ def _boxes_only(data: DataSet) -> DataSet:
 def _box(shape: Geometry) -> Rectangle:
     x_min, y_min, x_max, y_max = shape.bounds
     return Rectangle(x_min, y_min, x_max - x_min, y_max - y_min)
+
+
+def _import_error(refused: StudioRefused) -> LabelloopError:
+    """The error with a fix of the import, where the client has none."""
+    if refused.fix:
+        return refused
+    detail = refused.detail or f"HTTP {refused.http_status}"
+    return ImportFailed(
+        f"Label Studio refused {refused.what} ({refused.http_status}): {detail}",
+        fix=_REFUSAL_FIXES.get(refused.http_status, _SERVER_FIX),
+        code="import_refused",
+        status=502,
+    )

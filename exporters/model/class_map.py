@@ -184,7 +184,7 @@ def load_classes(store: Store) -> tuple[ClassMap, str | None]:
         return ClassMap(msgspec.json.decode(data, type=ClassMapFile).names), etag
     except msgspec.DecodeError as error:
         fix = f"Remove {KEY}: the next `labelloop export` restores it with the numbers of the published version."
-        raise DatasetDamaged(store.url, KEY, str(error), fix=fix) from error
+        raise DatasetDamaged(url=store.url, key=KEY, reason=str(error), fix=fix) from error
 
 
 # A class map in the store and its etag, as returned by `load_classes`.
@@ -217,7 +217,7 @@ def save_classes(store: Store, classes: ClassMap, expected: StoredClassMap | Non
         except ObjectChanged:
             continue
         return classes, etag
-    raise ClassMapChanged(store.url)
+    raise ClassMapChanged(url=store.url)
 
 
 class ClassMapSync:

@@ -136,7 +136,7 @@ def decode_manifest(data: bytes, *, url: str, key: str) -> DatasetManifest:
     try:
         stated = msgspec.json.decode(data, type=dict[str, Any]).get("format")
         if stated != FORMAT:
-            raise DatasetDamaged(url, key, f"its format is {stated!r}, this labelloop reads {FORMAT!r}")
+            raise DatasetDamaged(url=url, key=key, reason=f"its format is {stated!r}, this labelloop reads {FORMAT!r}")
         return msgspec.json.decode(data, type=DatasetManifest)
     except msgspec.DecodeError as error:
-        raise DatasetDamaged(url, key, str(error)) from error
+        raise DatasetDamaged(url=url, key=key, reason=str(error)) from error

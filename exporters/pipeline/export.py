@@ -13,7 +13,7 @@ from exporters.convert.consensus import estimate_annotators, reliability
 from exporters.convert.options import ConversionOptions, image_class_control
 from exporters.convert.task_images import LazyImageSizeReader
 from exporters.dataset.versions import published_version
-from exporters.errors import BadOption, NearDuplicateLabels, NoImages
+from exporters.errors import BadOption, ExportError, NearDuplicateLabels
 from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
 from exporters.formats.yolo_classify import YoloClassify
 from exporters.model.accounting import ExportReport
@@ -120,7 +120,13 @@ def export(
         )
         stack.callback(tasks.close)
         if tasks.config and not tasks.config.images:
-            raise NoImages(tasks.title)
+            raise ExportError(
+                f"The label config of {tasks.title} has no <Image> that takes its value from the task's data.",
+                fix="Data sets are made of images. For a file, pass the label config of its project with"
+                " --label-config.",
+                code="no_images",
+                status=409,
+            )
         store = open_store(to or _default_location(settings, tasks), settings)
         skeleton = _skeleton(tasks, store, names)
         left_out = _left_out(names, tasks.config, skeleton)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context, parent_process
 
-from exporters.errors import WorkerLost
+from exporters.errors import ExportError
 from exporters.pipeline.scheduler import ConvertedUnit, WorkerConfig, WorkUnit, convert_unit
 from labelloop.service.system import available_cores
 
@@ -44,7 +44,7 @@ class ProcessPool:
         """See `exporters.pipeline.scheduler.Pool`.
 
         Raises:
-            WorkerLost: a process ended, most often for lack of memory.
+            ExportError: a process ended, most often for lack of memory.
         """
         with _worker_errors():
             return submitted.result()
@@ -59,7 +59,11 @@ def _worker_errors() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        raise WorkerLost("one of its processes ended in the middle", "--workers 1") from error
+        raise ExportError(
+            "The export failed: one of its processes ended in the middle.",
+            fix="Run it again; if memory is short, with --workers 1. No version was made; the last one is intact.",
+            code="worker_lost",
+        ) from error
 
 
 def _initialise() -> None:

@@ -58,7 +58,7 @@ def open_source(
     if text.startswith("s3://"):
         bucket, _, key = text.removeprefix("s3://").partition("/")
         if not bucket:
-            raise SourceNotFound(text, "it names no bucket")
+            raise SourceNotFound(source=text, reason="it names no bucket")
         if key and not key.endswith("/") and open_store(f"s3://{bucket}", settings).exists(key):
             return S3JsonFile(text, config, settings)
     elif path.is_dir():

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from exporters.errors import IncompleteInput, NotTaskExport, SourceNotFound
+from exporters.errors import ExportError, IncompleteInput, SourceNotFound
 from exporters.sources.base import read_tasks
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.config import LabelConfig
@@ -23,13 +23,13 @@ class JsonFile:
 
     Raises:
         SourceNotFound: The file does not exist.
-        NotTaskExport: The file has other content.
+        ExportError: The file has other content.
         IncompleteInput: The file is truncated.
     """
 
     def __init__(self, path: Path, config: LabelConfig | None, *, location: str = "") -> None:
         if not path.is_file():
-            raise SourceNotFound(str(path), "there is no such file")
+            raise SourceNotFound(source=str(path), reason="there is no such file")
         self.title = Path(location or path.name).stem
         self.origin: dict[str, Any] = {"kind": "file", "location": location or path.name}
         self.config = config
@@ -38,7 +38,12 @@ class JsonFile:
         self._display_name = location or str(path)
         with self._open() as file:
             if other := sniff_file_type(file.read(HEAD_BYTES)):
-                raise NotTaskExport(self._display_name, other.what, other.fix)
+                raise ExportError(
+                    f"{self._display_name}: it is {other.what}, not Label Studio's tasks.",
+                    fix=other.fix,
+                    code="not_tasks",
+                    status=400,
+                )
             file.seek(0)
             check_complete(file)
             self._file_state = _file_state(file)
@@ -53,7 +58,7 @@ class JsonFile:
             yield from iter_raw_tasks(file)
             if _file_state(file) != self._file_state:
                 reason = "it was modified while it was read"
-                raise IncompleteInput(self._display_name, reason, "Wait until it is written.")
+                raise IncompleteInput(source=self._display_name, reason=reason, fix="Wait until it is written.")
 
     def tasks(self) -> Iterator[Task | MalformedTask]:
         """Each task of the file; an unreadable task does not stop the others."""
@@ -66,7 +71,7 @@ class JsonFile:
             try:
                 yield file
             except MalformedTask as error:
-                raise IncompleteInput(self._display_name, error.reason) from error
+                raise IncompleteInput(source=self._display_name, reason=error.reason) from error
 
     def contains(self, word: bytes) -> bool:
         """Whether the file contains a word anywhere; scans the bytes without decoding tasks."""
@@ -92,7 +97,7 @@ class S3JsonFile(JsonFile):
             try:
                 open_store(f"s3://{bucket}", settings).download(key, path)
             except ObjectNotFound as error:
-                raise SourceNotFound(url, "there is no such object") from error
+                raise SourceNotFound(source=url, reason="there is no such object") from error
             super().__init__(path, config, location=url)
             self._scratch = stack.pop_all()
 

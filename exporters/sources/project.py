@@ -68,7 +68,7 @@ class LabelStudioProject:
             projects = [f"{row['id']} ({row.get('title')})" for row in self._studio.projects()]
             listed = ", ".join(projects[:LISTED_PROJECTS]) + (", ..." if len(projects) > LISTED_PROJECTS else "")
             reason = f"{self._studio.url} has no such project, or this user cannot see it; it has {listed or 'none'}"
-            raise SourceNotFound(str(project), reason) from error
+            raise SourceNotFound(source=str(project), reason=reason) from error
         self.title = str(self._fields.get("title") or f"project-{project}")
         self.origin: dict[str, Any] = {
             "kind": "project",

@@ -57,7 +57,7 @@ class TargetStorage:
         progress: Progress | None = None,
     ) -> None:
         if not any(_OBJECT_KEY.fullmatch(key) for key in store.list()):
-            raise SourceNotFound(url, "it is neither a JSON export nor a target storage with annotations")
+            raise SourceNotFound(source=url, reason="it is neither a JSON export nor a target storage with annotations")
         self.title = url.rstrip("/").rpartition("/")[2] or "target"
         self.origin: dict[str, Any] = {"kind": "target storage", "location": url}
         self.config = config
@@ -117,7 +117,7 @@ class TargetStorage:
         if self._truncated:
             listed_errors, unlisted = sorted(self._truncated)[:_LISTED_ERRORS], len(self._truncated) - _LISTED_ERRORS
             more = f" (and {unlisted} more)" if unlisted > 0 else ""
-            raise IncompleteInput(self._url, f"cut short: {'; '.join(listed_errors)}{more}", _RESYNC)
+            raise IncompleteInput(source=self._url, reason=f"cut short: {'; '.join(listed_errors)}{more}", fix=_RESYNC)
         return done
 
     def _fetch(self, key: str, tag: str) -> CachedObject | MalformedTask | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from exporters.dataset.versions import read_version
-from exporters.errors import WorkerLost
+from exporters.errors import ExportError
 from exporters.pipeline import scheduler as conversion
 from exporters.pipeline.process_pool import ProcessPool
 from exporters.pipeline.scheduler import convert_unit
@@ -118,7 +118,7 @@ def test_a_worker_that_is_killed_costs_no_version(run, build, config, monkeypatc
             return super().result(submitted)
 
     monkeypatch.setattr("exporters.pipeline.process_pool.ProcessPool", Killing)
-    with pytest.raises(WorkerLost, match="ended in the middle") as error:
+    with pytest.raises(ExportError, match="ended in the middle") as error:
         run(tasks, workers=2, afresh=True, formats=FORMATS, label_config=config("car"))
     assert "--workers 1" in error.value.fix
     assert read_version(open_store(str(first.root), None)).version == first.report.version

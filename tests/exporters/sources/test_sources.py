@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporters.errors import BadOption, NoImages, NotTaskExport, SourceNotFound
+from exporters.errors import BadOption, ExportError, SourceNotFound
 from exporters.pipeline.export import export
 from exporters.sources import open_source
 from tests.wrong_files import WRONG_FILES
@@ -141,7 +141,7 @@ def test_file_that_is_not_an_export_is_refused(run, tmp_path, name):
     data, message = WRONG_FILES[name]
     path = tmp_path / "export.json"
     path.write_bytes(data)
-    with pytest.raises(NotTaskExport) as error:
+    with pytest.raises(ExportError) as error:
         run(path)
     assert "export.json" in error.value.message
     assert message in str(error.value)
@@ -155,6 +155,6 @@ def test_project_without_tasks_makes_no_version(run):
 
 
 def test_label_config_without_an_image_is_told_at_once(run, build, tmp_path):
-    with pytest.raises(NoImages, match="<Image>"):
+    with pytest.raises(ExportError, match="<Image>"):
         run([build.task(1)], label_config='<View><Text name="text" value="$text"/></View>')
     assert not (tmp_path / "set").exists()
