@@ -171,7 +171,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             manifest = publish_plain_files(self.store, manifest, scratch)
             claim.begin_check()
             if epoch(self.store) != start_epoch and not is_complete(self.store, manifest):
-                raise ObjectsCollected(self.store.url)
+                raise ObjectsCollected(url=self.store.url)
             manifest, checksum, exclusive_until = commit_version(self.store, manifest, claim)
         if manifest.published:
             publish_version(
