@@ -9,11 +9,10 @@ from exporters.validate.yolo import check_yolo_rows
 from labelloop.labeling.splits import SPLITS
 from labelloop.service.datasets import DatasetSource
 from labelloop.service.datasets.errors import MalformedData
-from labelloop.service.datasets.text import decode_json, decode_text
+from labelloop.service.datasets.ndjson import ROW_KEYS, parse_ndjson
+from labelloop.service.datasets.shapes import is_number
 from labelloop.service.datasets.yolo_config import KeypointShape, parse_keypoint_shape
 from labelloop.service.datasets.yolo_rows import split_rows
-
-_ROWS = ("boxes", "segments", "obb", "pose")
 
 
 def check_ndjson(source: DatasetSource, prefix: str, report: IssueReport) -> None:
@@ -25,13 +24,13 @@ def check_ndjson(source: DatasetSource, prefix: str, report: IssueReport) -> Non
 
 def _check_file(source: DatasetSource, name: str, file: str, report: IssueReport) -> None:
     try:
-        lines = decode_text(source.files.read(name)).split("\n")
+        content = parse_ndjson(source.files.read(name))
     except MalformedData as error:
         report.add("yolo-sheet", file, detail=str(error))
         return
-    header = _decode_object(lines[0]) or {}
-    names = header.get("class_names")
-    if header.get("type") != "dataset" or not isinstance(names, dict):
+    header = content.header if content.starts_on_first_line else None
+    names = header and header.get("class_names")
+    if header is None or not isinstance(names, dict):
         report.add("yolo-sheet", file, "line 1", 'expected {"type": "dataset", "class_names": ...}')
         return
     if not all(isinstance(label, str) and label.strip() for label in names.values()):
@@ -42,9 +41,8 @@ def _check_file(source: DatasetSource, name: str, file: str, report: IssueReport
     if shape is not None and points is None:
         report.add("yolo-sheet", file, "kpt_shape", f"{shape!r:.40}: expected [number of keypoints, 2 or 3]")
     local_images = _LocalImages(source, header)
-    for number, line in enumerate(lines[1:], start=2):
-        if line.strip():
-            _check_image(_decode_object(line), f"{file}, line {number}", (len(names), points), local_images, report)
+    for line, record in content.records():
+        _check_image(record, f"{file}, line {line}", (len(names), points), local_images, report)
 
 
 class _LocalImages:
@@ -76,11 +74,11 @@ def _check_image(
     annotations = row.get("annotations")
     labels: Any
     if isinstance(annotations, dict):
-        labels = next((annotations[key] for key in _ROWS if key in annotations), [])
+        labels = next((annotations[key] for key in ROW_KEYS if key in annotations), [])
     else:
         labels = annotations or []
     classes, points = classes_and_points
-    if not isinstance(labels, list) or not all(isinstance(row, list) and all(map(_is_number, row)) for row in labels):
+    if not isinstance(labels, list) or not all(isinstance(row, list) and all(map(is_number, row)) for row in labels):
         report.add("yolo-columns", file, detail=f"its annotations are {labels!r:.60}, not rows of numbers")
         labels = []
     rows = split_rows("\n".join(" ".join(map(str, row)) for row in labels))
@@ -90,15 +88,3 @@ def _check_image(
             report.add("yolo-label-alone", file, detail=row["file"])
     elif not str(row.get("url")).startswith(("http://", "https://")):
         report.add("yolo-label-alone", file, detail=f"a trainer cannot fetch {str(row.get('url'))[:80]!r}")
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in {int, float}
-
-
-def _decode_object(line: str) -> dict[str, Any] | None:
-    try:
-        value = decode_json(line.encode())
-    except MalformedData:
-        return None
-    return value if isinstance(value, dict) else None

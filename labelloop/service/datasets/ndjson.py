@@ -3,7 +3,8 @@
 Format: ``convert_ndjson_to_yolo`` of https://docs.ultralytics.com/reference/data/converter/.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -16,7 +17,39 @@ from labelloop.service.datasets.yolo_config import YoloConfig, with_keypoints
 from labelloop.service.datasets.yolo_rows import ROW_PARSERS, class_name
 
 # Key of the rows in a record -> key of `ROW_PARSERS`.
-_KEYS = {"boxes": "detect", "segments": "segment", "obb": "obb", "pose": "pose"}
+ROW_KEYS = {"boxes": "detect", "segments": "segment", "obb": "obb", "pose": "pose"}
+
+
+@dataclass(frozen=True, slots=True)
+class NdjsonFile:
+    """The lines of an NDJSON file.
+
+    Attributes:
+        lines: The lines with their numbers from 1; empty lines are left out.
+    """
+
+    lines: Sequence[tuple[int, str]]
+
+    @property
+    def header(self) -> dict[str, Any] | None:
+        """The object of the first line if it is the header of a data set."""
+        header = _decode_object(self.lines[0][1]) if self.lines else None
+        return header if header is not None and header.get("type") == "dataset" else None
+
+    @property
+    def starts_on_first_line(self) -> bool:
+        """Whether no empty line precedes the header."""
+        return bool(self.lines) and self.lines[0][0] == 1
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """The objects of the other lines with their line numbers; None for a line that is not an object."""
+        return ((line, _decode_object(text)) for line, text in self.lines[1:])
+
+
+def parse_ndjson(data: bytes) -> NdjsonFile:
+    """Split a file into its lines. Raises `MalformedData` if it is not text."""
+    lines = enumerate(decode_text(data).split("\n"), start=1)
+    return NdjsonFile([(line, text) for line, text in lines if text.strip()])
 
 
 def read_ndjson(data: bytes, location: str) -> DataSet:
@@ -26,21 +59,20 @@ def read_ndjson(data: bytes, location: str) -> DataSet:
         DatasetError: The file is not Ultralytics NDJSON.
     """
     try:
-        numbered = [(number_, line) for number_, line in enumerate(decode_text(data).split("\n"), 1) if line.strip()]
+        file = parse_ndjson(data)
     except MalformedData as error:
         raise unreadable_error(data, location, default=str(error)) from None
-    head = _decode_object(numbered[0][1]) if numbered else None
-    if head is None or head.get("type") != "dataset":
+    head = file.header
+    if head is None:
         what, fix = "its first line is not the header of an Ultralytics data set", 'It has "type": "dataset".'
         raise unreadable_error(data, location, default=what, fix=fix)
     config = _read_header(head, location)
     labels, keypoints = config.class_names, config.keypoint_names
-    lines = numbered[1:]
     classify = head.get("task") == "classify"
 
     def read() -> Iterator[DatasetImage | DatasetProblem]:
-        for line, text in lines:
-            yield from _read_image(text, line, config)
+        for line, record in file.records():
+            yield from _read_image(record, line, config)
 
     return DataSet("ndjson", read, () if classify else labels, keypoints, labels if classify else ())
 
@@ -57,8 +89,9 @@ def _read_header(head: dict[str, Any], location: str) -> YoloConfig:
     return with_keypoints(YoloConfig(labels, document=head), location)
 
 
-def _read_image(text: str, line: int, config: YoloConfig) -> Iterator[DatasetImage | DatasetProblem]:
-    record = _decode_object(text)
+def _read_image(
+    record: dict[str, Any] | None, line: int, config: YoloConfig
+) -> Iterator[DatasetImage | DatasetProblem]:
     name = record.get("file") if record else None
     if record is None or not isinstance(name, str) or not name:
         yield DatasetProblem(f"line {line}", "not an object with a file")
@@ -96,13 +129,13 @@ def _read_image(text: str, line: int, config: YoloConfig) -> Iterator[DatasetIma
 
 
 def _read_row(row: Any, key: str, size: tuple[int, int], config: YoloConfig) -> LabelledObject:
-    if key not in _KEYS or not isinstance(row, list) or not row:
+    if key not in ROW_KEYS or not isinstance(row, list) or not row:
         raise MalformedData(f"{row!r:.40} is not a row")
     if not all(size):
         raise MalformedData("its image has no width and height")
     label, *values = (parse_number(cell, "a number of the row") for cell in row)
     return msgspec.structs.replace(
-        ROW_PARSERS[_KEYS[key]](values, *size, config), label=class_name(label, config.class_names)
+        ROW_PARSERS[ROW_KEYS[key]](values, *size, config), label=class_name(label, config.class_names)
     )
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,14 @@ TOLERANCE = 0.01
 _MAX_COORDINATE = 1e7
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a number."""
+    return type(value) in {int, float}
+
+
 def parse_number(value: object, what: str) -> float:
     """The value as a float. Raises `MalformedData` if it is not a number or out of range."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise MalformedData(f"{what} is {value!r:.40}, not a number")
     if not -_MAX_COORDINATE < value < _MAX_COORDINATE:
         raise MalformedData(f"{what} is {value!r:.40}, out of range")

@@ -27,7 +27,7 @@ from labelloop.service.datasets.yolo_config import (
     keypoint_names,
     read_config,
 )
-from labelloop.service.datasets.yolo_rows import ROW_PARSERS, LabelRow, RowParser, is_number, parse_row, read_rows
+from labelloop.service.datasets.yolo_rows import ROW_PARSERS, LabelRow, RowParser, is_numeric, parse_row, read_rows
 
 _LABEL_FOLDERS = ("labels", "labelTxt")
 _NO_LABELS = {*CLASS_LISTS, "train.txt", "val.txt", "valid.txt", "test.txt", "labels.txt", "notes.txt"}
@@ -157,7 +157,7 @@ def _has_rows(files: DatasetFiles, name: str) -> bool:
         first = next(iter(read_rows(files, name)), None)
     except (MalformedData, DatasetError):
         return False
-    return first is not None and len(first.cells) > 4 and all(map(is_number, first.cells))
+    return first is not None and len(first.cells) > 4 and all(map(is_numeric, first.cells))
 
 
 def label_files(files: DatasetFiles, images: ImageFiles) -> dict[str, str]:
@@ -229,7 +229,7 @@ def _task(files: DatasetFiles, labels: Mapping[str, str], config: YoloConfig) ->
 
 def _row_lengths(files: DatasetFiles, labels: Mapping[str, str]) -> Counter[int]:
     """Count rows by their number of values after the class; non-numeric rows are skipped."""
-    return Counter(len(row.cells) - 1 for row in _rows(files, labels) if all(map(is_number, row.cells)))
+    return Counter(len(row.cells) - 1 for row in _rows(files, labels) if all(map(is_numeric, row.cells)))
 
 
 def _rows(files: DatasetFiles, labels: Mapping[str, str]) -> Iterator[LabelRow]:

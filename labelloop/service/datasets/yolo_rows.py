@@ -64,7 +64,7 @@ def parse_row(row: LabelRow, width: int, height: int, config: YoloConfig, parse:
         MalformedData: The row does not belong to the task, or a value is invalid.
     """
     cells = row.cells
-    if len(cells) in {9, 10} and is_number(cells[0]) and is_number(cells[7]) and not is_number(cells[8]):
+    if len(cells) in {9, 10} and is_numeric(cells[0]) and is_numeric(cells[7]) and not is_numeric(cells[8]):
         raise MalformedData(
             "a DOTA row (four corners in pixels, then the class name), not YOLO: export YOLOv8 OBB instead"
         )
@@ -125,7 +125,7 @@ ROW_PARSERS: Mapping[str, RowParser] = {
 }
 
 
-def is_number(cell: str) -> bool:
+def is_numeric(cell: str) -> bool:
     """Whether a cell is a number, including NaN and infinity."""
     try:
         float(cell)
