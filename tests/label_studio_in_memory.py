@@ -25,8 +25,14 @@ PROJECT_DEFAULTS = {
 }  # fmt: skip
 TASK_DEFAULTS = {"meta": {}, "overlap": 1, "is_labeled": False, "annotations": [], "predictions": [], "drafts": []}
 ANNOTATION_DEFAULTS = {
-    "was_cancelled": False, "ground_truth": False, "lead_time": None, "parent_prediction": None, "unique_id": None,
+    "was_cancelled": False, "ground_truth": False, "lead_time": None, "parent_prediction": None,
 }  # fmt: skip
+BACKEND_DEFAULTS = {
+    "state": "CO", "auth_method": "NONE", "is_interactive": False, "model_version": "", "basic_auth_pass_is_set": False,
+    "extra_params": None,
+}  # fmt: skip
+# The detail that the client makes of an error page.
+WEB_PAGE = "(a web page: 404 | Label Studio)"
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "greater": lambda value, wanted: value is not None and value > wanted,
     "greater_or_equal": lambda value, wanted: value is not None and value >= wanted,
@@ -49,7 +55,7 @@ class LabelStudioInMemory:
     Attributes:
         requests: `(method, path)` of all requests so far.
         sent_tasks: The ids of all tasks sent so far with their content, in the order of sending.
-        served_version: The version that every ML backend answers at /setup.
+        served_version: The version that ML backends answer at /setup; empty: the one that is stored stays.
         now: The time of the last change; see `tick`.
         ids: The next id of an annotation, a prediction, a snapshot and an upload.
     """
@@ -68,7 +74,7 @@ class LabelStudioInMemory:
         self.sent_tasks: list[int] = []
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.ids = {name: itertools.count(1) for name in ("annotation", "prediction", "snapshot", "upload")}
-        self._last_project = 0
+        self._last_project, self._unique_ids = 0, dict[str, int]()
         self._lock = threading.RLock()
 
     # --- what people and other programs do ---------------------------------------------------------------------------
@@ -104,6 +110,8 @@ class LabelStudioInMemory:
             source = self.tasks_by_id[task]
             number, now = next(self.ids["annotation"]), self.tick()
             times = {"created_at": now, "updated_at": now}
+            if unique_id := fields.pop("unique_id", None):
+                self._unique_ids[unique_id] = number
             owner = {"id": number, "task": task, "project": source["project"], "completed_by": annotator}
             source["annotations"].append(
                 ANNOTATION_DEFAULTS | owner | times | through_json({"result": result} | fields)
@@ -135,6 +143,13 @@ class LabelStudioInMemory:
         with self._lock:
             body = {"task": task, "result": result, "model_version": model_version, "score": score}
             return self._store_prediction(through_json(body | fields))
+
+    def put_backend(self, project: int, url: str, title: str, **fields: Any) -> Json:
+        """Connect an ML backend, without a webhook; returns the stored row."""
+        number = fields.get("id") or max(self.backends_by_id, default=0) + 1
+        row = {"id": number, "project": project, "url": url, "title": title}
+        self.backends_by_id[number] = BACKEND_DEFAULTS | row | fields
+        return self.backends_by_id[number]
 
     def serves(self, task: int, annotator: int) -> bool:
         """Whether the label stream may give the task to this annotator."""
@@ -236,7 +251,7 @@ class LabelStudioInMemory:
             "task_number": len(tasks),
             "total_annotations_number": sum(task["total_annotations"] for task in tasks),
             "skipped_annotations_number": sum(task["cancelled_annotations"] for task in tasks),
-            "total_predictions_number": sum(task["total_predictions"] for task in tasks),
+            "total_predictions_number": sum(len(task["predictions"]) for task in tasks),
             "ground_truth_number": truths,
         }
         return counts | fields
@@ -266,7 +281,7 @@ class LabelStudioInMemory:
     def _patch_task(self, _query: Query, body: Json, task: int) -> Answer:
         source = self._task(task)
         source |= body | {"updated_at": self.tick()}
-        return 200, _with_counts(source)
+        return 200, {name: value for name, value in _with_counts(source).items() if name != "drafts"}
 
     def _delete_task(self, _query: Query, _body: Any, task: int) -> Answer:
         self._task(task)
@@ -274,7 +289,8 @@ class LabelStudioInMemory:
         return 204, None
 
     def _import(self, query: Query, body: Any, project: int) -> Answer:
-        self._fields(project)
+        if project not in self.projects_by_id:
+            return 404, WEB_PAGE
         if body and isinstance(body[0], tuple):
             return self._import_files(query, body, project)
         overlap = self.projects_by_id[project]["maximum_annotations"]
@@ -286,7 +302,9 @@ class LabelStudioInMemory:
                 fields = {"ground_truth": True} | {key: value for key, value in annotation.items() if key != "result"}
                 self.annotate(number, fields.pop("completed_by", self.user), annotation["result"], **fields)
             for prediction in row.get("predictions", ()):
-                self._store_prediction({"score": None, "model_version": "undefined"} | prediction | {"task": number})
+                stored = {"score": None, "model_version": "undefined"} | prediction | {"task": number}
+                version = self._store_prediction(stored)["model_version"]
+                self.projects_by_id[project]["model_version"] = self.projects_by_id[project]["model_version"] or version
             numbers.append(number)
         return 201, {"task_ids": numbers}
 
@@ -308,9 +326,8 @@ class LabelStudioInMemory:
 
     def _add_annotation(self, _query: Query, body: Json, task: int) -> Answer:
         self._task(task)
-        unique_id = body.get("unique_id")
-        others = [other for source in self.tasks_by_id.values() for other in source["annotations"]]
-        if unique_id and any(other.get("unique_id") == unique_id for other in others):
+        taken = self._unique_ids.get(body.get("unique_id", ""))
+        if any(other["id"] == taken for source in self.tasks_by_id.values() for other in source["annotations"]):
             return 409, "Annotation with this unique id already exists"
         fields = {key: value for key, value in body.items() if key not in {"completed_by", "result"}}
         number = self.annotate(task, body.get("completed_by", self.user), body["result"], **fields)
@@ -434,15 +451,12 @@ class LabelStudioInMemory:
         return 200, [row for row in self.backends_by_id.values() if row["project"] == query["project"]]
 
     def _get_backend(self, _query: Query, _body: Any, backend: int) -> Answer:
-        return 200, _row(self.backends_by_id, backend, "MLBackend")
+        return 200, _row(self.backends_by_id, backend, "")
 
     def _add_backend(self, _query: Query, body: Json) -> Answer:
-        project = self._fields(body["project"])
-        number = max(self.backends_by_id, default=0) + 1
-        defaults = {"id": number, "auth_method": "NONE", "is_interactive": False}
-        row = defaults | body | {"state": "CO", "model_version": self.served_version}
-        row["basic_auth_pass_is_set"] = bool(row.pop("basic_auth_pass", ""))
-        self.backends_by_id[number] = row
+        project, fields = self._fields(body["project"]), dict(body)
+        fields["basic_auth_pass_is_set"] = bool(fields.pop("basic_auth_pass", ""))
+        row = self.put_backend(**fields, model_version=self.served_version)
         hook = f"{body['url'].rstrip('/')}/webhook"
         if not _has_single_label(hook) and hook not in {row["url"] for row in self.webhooks_by_id.values()}:
             self._add_webhook({}, {"project": body["project"], "url": hook})
@@ -451,22 +465,23 @@ class LabelStudioInMemory:
         return 201, row
 
     def _patch_backend(self, _query: Query, body: Json, backend: int) -> Answer:
-        row = _row(self.backends_by_id, backend, "MLBackend")
+        row = _row(self.backends_by_id, backend, "")
         project = self.projects_by_id[row["project"]]
         if "title" in body and project["model_version"] == row["title"]:
             project["model_version"] = body["title"]
         if "basic_auth_pass" in body:
             row["basic_auth_pass_is_set"] = bool(body.pop("basic_auth_pass"))
-        row |= body | {"state": "CO", "model_version": self.served_version}
+        row |= body | {"state": "CO", "model_version": self.served_version or row["model_version"]}
         return 200, row
 
     def _delete_backend(self, _query: Query, _body: Any, backend: int) -> Answer:
-        _row(self.backends_by_id, backend, "MLBackend")
+        _row(self.backends_by_id, backend, "")
         del self.backends_by_id[backend]
         return 204, None
 
     def _list_webhooks(self, query: Query, _body: Any) -> Answer:
-        self._fields(int(query["project"]))
+        if query["project"] not in self.projects_by_id:
+            return 400, "Validation error: {'project': ['Select a valid choice.']}"
         return 200, [row for row in self.webhooks_by_id.values() if row["project"] == query["project"]]
 
     def _get_webhook(self, _query: Query, _body: Any, webhook: int) -> Answer:
@@ -528,13 +543,13 @@ class LabelStudioInMemory:
         return 201, _without_tasks(row)
 
     def _get_snapshot(self, _query: Query, _body: Any, _project: int, snapshot: int) -> Answer:
-        return 200, _without_tasks(_row(self.snapshots_by_id, snapshot, "Export"))
+        return 200, _without_tasks(_row(self.snapshots_by_id, snapshot, ""))
 
     def _download_snapshot(self, _query: Query, _body: Any, _project: int, snapshot: int) -> Answer:
-        return 200, _row(self.snapshots_by_id, snapshot, "Export")["tasks"]
+        return 200, _row(self.snapshots_by_id, snapshot, "")["tasks"]
 
     def _delete_snapshot(self, _query: Query, _body: Any, _project: int, snapshot: int) -> Answer:
-        _row(self.snapshots_by_id, snapshot, "Export")
+        _row(self.snapshots_by_id, snapshot, "")
         del self.snapshots_by_id[snapshot]
         return 204, None
 
@@ -595,7 +610,7 @@ class _Missing(Exception):
 
 def _row(rows: dict[int, Json], number: int, kind: str) -> Json:
     if number not in rows:
-        raise _Missing(f"No {kind} matches the given query.")
+        raise _Missing(f"No {kind} matches the given query." if kind else WEB_PAGE)
     return rows[number]
 
 
@@ -614,7 +629,6 @@ def _counts(task: Json) -> dict[str, int]:
     return {
         "total_annotations": len(task["annotations"]) - skipped,
         "cancelled_annotations": skipped,
-        "total_predictions": len(task["predictions"]),
     }
 
 

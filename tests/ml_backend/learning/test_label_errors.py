@@ -71,23 +71,23 @@ def test_note_names_the_image_and_counts_further_remarks():
 
 def test_note_keys_are_written_once_and_removed(context, learn, studio, opinion):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
-    studio.stored[tasks[2]]["data"] |= {"qc_status": "agreed", "place": "Ulm"}
-    before = dict(studio.stored[tasks[2]]["data"])
+    studio.tasks_by_id[tasks[2]]["data"] |= {"qc_status": "agreed", "place": "Ulm"}
+    before = dict(studio.tasks_by_id[tasks[2]]["data"])
     learn(tasks=tasks)
     opinion({0: [MISSING], 1: [LOOSE]})
     done = review_labels(context, PROJECT, stop=never)
     assert (done.noted, done.changed, done.removed) == (1, 1, 0)
-    data = studio.stored[tasks[2]]["data"]
+    data = studio.tasks_by_id[tasks[2]]["data"]
     assert data == before | {"qc_model_score": 0.9, "qc_model_note": data["qc_model_note"]}
-    assert not any(key in studio.stored[task]["data"] for task in tasks[:2] for key in KEYS)
+    assert not any(key in studio.tasks_by_id[task]["data"] for task in tasks[:2] for key in KEYS)
     assert [item.task for item in context.label_errors.all(PROJECT)] == [tasks[2]]
     # Again: nothing is written, and a remark of ours is nothing to learn from.
     assert review_labels(context, PROJECT, stop=never).changed == 0
-    assert studio.written == [tasks[2]]
+    assert studio.updated == [tasks[2]]
     assert learn(tasks=tasks) is None
     opinion({})
     assert review_labels(context, PROJECT, stop=never).removed == 1
-    assert studio.stored[tasks[2]]["data"] == before
+    assert studio.tasks_by_id[tasks[2]]["data"] == before
     assert context.label_errors.all(PROJECT) == []
 
 
@@ -97,16 +97,18 @@ def test_ground_truth_and_deleted_tasks_get_no_note(context, learn, studio, opin
     opinion({key: [MISSING] for key in range(5)})
     assert review_labels(context, PROJECT, stop=never).noted == 5
     truth, deleted, changed, gone = tasks[:4]
-    studio.stored[truth]["annotations"][0]["ground_truth"] = True
-    studio.stored[deleted]["annotations"] = []
+    studio.tasks_by_id[truth]["annotations"][0]["ground_truth"] = True
+    studio.tasks_by_id[deleted]["annotations"] = []
     learn(sweep=True)
-    studio.stored[changed]["annotations"][0]["updated_at"] = "2026-03-03T00:00:00.000000Z"  # while it is being judged
-    del studio.stored[gone]
+    studio.tasks_by_id[changed]["annotations"][0]["updated_at"] = (
+        "2026-03-03T00:00:00.000000Z"  # while it is being judged
+    )
+    del studio.tasks_by_id[gone]
     opinion({key: [WRONG] for key in range(4)})
     review_labels(context, PROJECT, stop=never)
-    assert all("qc_model_note" not in studio.stored[task]["data"] for task in (truth, deleted))
-    assert "missing" in studio.stored[changed]["data"]["qc_model_note"]  # its event will come
-    assert "looks like Square" in studio.stored[tasks[4]]["data"]["qc_model_note"]
+    assert all("qc_model_note" not in studio.tasks_by_id[task]["data"] for task in (truth, deleted))
+    assert "missing" in studio.tasks_by_id[changed]["data"]["qc_model_note"]  # its event will come
+    assert "looks like Square" in studio.tasks_by_id[tasks[4]]["data"]["qc_model_note"]
 
 
 def test_a_project_that_wants_no_opinion_loses_what_was_told(context, learn, studio, opinion, policy):
@@ -116,7 +118,7 @@ def test_a_project_that_wants_no_opinion_loses_what_was_told(context, learn, stu
     review_labels(context, PROJECT, stop=never)
     policy("opinion = 1\n")
     assert review_labels(context, PROJECT, stop=never).removed == 1
-    assert not any(key in studio.stored[task]["data"] for task in tasks for key in KEYS)
+    assert not any(key in studio.tasks_by_id[task]["data"] for task in tasks for key in KEYS)
     policy("learn = false\n")
     assert review_labels(context, PROJECT, stop=never) is None
 
@@ -125,7 +127,7 @@ def test_nothing_is_told_when_something_newer_comes(context, learn, studio, opin
     learn(tasks=[studio.label(seed) for seed in (1, 2)])
     opinion({0: [MISSING]})
     assert review_labels(context, PROJECT, stop=lambda: True).stopped
-    assert studio.written == []
+    assert studio.updated == []
 
 
 def test_an_annotator_goes_first_but_not_for_ever(context, learn, settings, studio, engine, opinion):
@@ -135,24 +137,24 @@ def test_an_annotator_goes_first_but_not_for_ever(context, learn, settings, stud
     handle = handlers(settings, studio, engine)[LABEL_ERRORS]
     event = SimpleNamespace(id=requests.id, payload=requests.payload)
     handle(str(PROJECT), [event])  # the run has just ended
-    assert studio.written == []
+    assert studio.updated == []
     assert len(context.inbox.unfinished_events(LABEL_ERRORS, str(PROJECT))) == 2
     context.inbox.put(LEARN, str(PROJECT), "later", {"tasks": [1], "source": "test"})
     event.payload = label_error_event(PROJECT, since=time.time() - MAX_DELAY_S - 1).payload
     handle(str(PROJECT), [event])
-    assert len(studio.written) == 1
+    assert len(studio.updated) == 1
     assert QUIET_S < MAX_DELAY_S
 
 
 def test_cross_validated_heads_find_a_missing_box(context, learn, studio):
     seeds = [seed for seed in range(1, 17) if seed % 3]
     tasks = [studio.label(seed) for seed in seeds[:-1]]
-    spoilt = studio.add_photo(seeds[-1])
+    spoilt = studio.add_image(seeds[-1])
     [(_, disc), (_, square)] = draw_discs(seeds[-1])[1]
-    studio.annotate(spoilt, [box_json("Square", square)])  # the disc was forgotten
+    studio.annotate(spoilt, 1, [box_json("Square", square)])  # the disc was forgotten
     learn(tasks=[*tasks, spoilt])
     review_labels(context, PROJECT, stop=never)
-    note = studio.stored[spoilt]["data"]["qc_model_note"]
+    note = studio.tasks_by_id[spoilt]["data"]["qc_model_note"]
     assert note.startswith("Perhaps a Disc is missing")
     assert abs(int(note.split(" at ")[1].split(",")[0]) - disc[0]) < 15
-    assert sum("qc_model_note" in studio.stored[task]["data"] for task in tasks) <= 1
+    assert sum("qc_model_note" in studio.tasks_by_id[task]["data"] for task in tasks) <= 1

@@ -15,8 +15,8 @@ def never():
 
 def test_before_any_label_the_most_diverse_images_come_first(context, studio, policy):
     policy("held_out = 0\n")
-    alike = [studio.add_photo(3) for _ in range(6)]  # six times the same photo
-    other = studio.add_photo(4)
+    alike = [studio.add_image(3) for _ in range(6)]  # six times the same photo
+    other = studio.add_image(4)
     done = rank_open_tasks(context, PROJECT, stop=never)
     assert done.prelabelled == 7
     order = studio.queue(done.version)
@@ -27,25 +27,27 @@ def test_before_any_label_the_most_diverse_images_come_first(context, studio, po
 
 def test_existing_prelabels_get_the_score_of_their_position(context, studio, policy):
     policy("held_out = 0\n")
-    tasks = [studio.add_photo(seed) for seed in (3, 4, 5)]
+    tasks = [studio.add_image(seed) for seed in (3, 4, 5)]
     version = context.base_models.served(PROJECT).version
     studio.import_predictions(
         PROJECT, [{"task": task, "result": [], "score": 0.9, "model_version": version} for task in tasks]
     )
     rank_open_tasks(context, PROJECT, stop=never)
     assert studio.model_versions(PROJECT) == {version: 3}
-    scores = [item["score"] for task in tasks for item in studio.stored[task]["predictions"]]
+    scores = [item["score"] for task in tasks for item in studio.tasks_by_id[task]["predictions"]]
     assert sorted(scores) == [place_score(index) for index in range(3)]
 
 
 def test_new_version_prelabels_open_tasks_in_acquisition_order(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
-    waiting = [studio.add_photo(seed) for seed in range(20, 32)]
+    waiting = [studio.add_image(seed) for seed in range(20, 32)]
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     done = rank_open_tasks(context, PROJECT, stop=never)
     assert (done.version, done.prelabelled, done.stopped) == (run.version, 12, False)
     assert sorted(studio.queue(run.version)) == waiting
-    drawn = [result for task in waiting for item in studio.stored[task]["predictions"] for result in item["result"]]
+    drawn = [
+        result for task in waiting for item in studio.tasks_by_id[task]["predictions"] for result in item["result"]
+    ]
     assert {result["value"]["rectanglelabels"][0] for result in drawn} >= {"Disc", "Square"}
     assert rank_open_tasks(context, PROJECT, stop=never).prelabelled == 0  # all have theirs
     expected = context.image_vectors.features(
@@ -59,18 +61,18 @@ def test_prelabels_use_thresholds_of_version_or_project(context, learn, studio, 
     monkeypatch.setattr(
         "ml_backend.learning.evaluation.candidate.learned_thresholds", lambda _, **__: {"Disc": 0.0, "Square": 1.0}
     )
-    task = studio.add_photo(20)
+    task = studio.add_image(20)
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
 
     def shown():
         rank_open_tasks(context, PROJECT, stop=never)
-        [created] = studio.stored[task]["predictions"]
-        studio.stored[task]["predictions"] = []
+        [created] = studio.tasks_by_id[task]["predictions"]
+        studio.tasks_by_id[task]["predictions"] = []
         return {result["value"]["rectanglelabels"][0] for result in created["result"]}
 
     assert shown() == {"Disc"}
-    row = {"url": context.settings.ml_url, "extra_params": {"score_thresholds": {"square": 0.05, "disc": 1}}}
-    studio.backends = [{**row, "title": "", "model_version": ""}]
+    thresholds = {"score_thresholds": {"square": 0.05, "disc": 1}}
+    studio.put_backend(PROJECT, context.settings.ml_url, "", extra_params=thresholds)
     assert shown() == {"Square"}
 
 
@@ -81,7 +83,7 @@ def test_newer_event_interrupts_the_ranking(context, learn, studio, policy):
 
 
 def test_no_pre_labels_where_the_policy_wants_none(context, studio, policy):
-    studio.add_photo(3)
+    studio.add_image(3)
     policy("prelabels = 0\n")
     assert rank_open_tasks(context, PROJECT, stop=never) is None
 
@@ -89,7 +91,7 @@ def test_no_pre_labels_where_the_policy_wants_none(context, studio, policy):
 def test_unloadable_image_does_not_block_other_tasks(context, studio, policy):
     policy("held_out = 0\n")
     studio.add_task({"image": "/data/local-files/?d=gone.png"})
-    good = studio.add_photo(3)
+    good = studio.add_image(3)
     done = rank_open_tasks(context, PROJECT, stop=never)
     assert studio.queue(done.version) == [good]
 
@@ -115,7 +117,7 @@ def test_scores_say_the_order():
 
 def test_outdated_prelabels_are_deleted_and_the_version_stays_set(context, learn, studio, policy, monkeypatch):
     policy("debounce_s = 0\nheld_out = 0\n")
-    studio.add_photo(20)
+    studio.add_image(20)
     first = learn(tasks=[studio.label(seed) for seed in (1, 2)])
     rank_open_tasks(context, PROJECT, stop=never)
     second = learn(tasks=[studio.label(4)])
@@ -139,7 +141,7 @@ TEXT = '<Text name="t" value="$image"/><Labels name="l" toName="t"><Label value=
 @pytest.mark.parametrize(("config", "ordered"), [(LABELS, True), (TEXT, False)])
 def test_labels_without_a_class_are_ranked_if_trainable(config, ordered, context, studio, policy):
     studio.fields["label_config"] = f"<View>{IMAGE}{config}</View>"
-    tasks = [studio.add_photo(seed) for seed in (3, 4, 5)]
+    tasks = [studio.add_image(seed) for seed in (3, 4, 5)]
     done = rank_open_tasks(context, PROJECT, stop=never)
     assert (done is not None) is ordered
-    assert [len(studio.stored[task]["predictions"]) for task in tasks] == [int(ordered)] * 3
+    assert [len(studio.tasks_by_id[task]["predictions"]) for task in tasks] == [int(ordered)] * 3

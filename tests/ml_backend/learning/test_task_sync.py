@@ -52,16 +52,16 @@ def test_first_read_is_resumable(sync, store, studio, unread, monkeypatch):
     assert not sync.continue_first_read(lambda: True)
     assert open_tasks(store) == unread[:5]
     assert sync.refresh() == 0  # what changes comes after the first reading
-    studio.asked = 0
+    studio.calls.clear()
     read_all(sync)
     assert open_tasks(store) == unread
-    assert studio.asked == 2  # tasks 6 to 10, and the rest
+    assert studio.reads == 2  # tasks 6 to 10, and the rest
 
 
 def test_task_changed_during_the_first_reading_comes_as_a_change(sync, store, studio, unread, monkeypatch):
     monkeypatch.setattr(task_sync, "PAGE", 5)
     sync.continue_first_read(lambda: True)
-    studio.annotate(unread[0], [])
+    studio.annotate(unread[0], 1, [])
     read_all(sync)
     sync.refresh()
     assert open_tasks(store) == unread[1:]
@@ -71,20 +71,20 @@ def test_task_changed_during_the_first_reading_comes_as_a_change(sync, store, st
 def test_one_request_reads_all_missed_changes(sync, store, studio, unread, skipped):
     read_all(sync)
     sync.refresh()
-    studio.annotate(unread[3], [], was_cancelled=skipped)
+    studio.annotate(unread[3], 1, [], was_cancelled=skipped)
     new = studio.add_task({"image": "new.png"})
-    studio.asked = 0
+    studio.calls.clear()
     sync.refresh()
-    assert studio.asked == 1
+    assert studio.reads == 1
     assert open_tasks(store) == sorted({*unread, new} - {unread[3]})
 
 
 def test_deletions_are_found_by_task_counts(sync, store, studio, unread):
-    studio.annotate(unread[0], [])
+    studio.annotate(unread[0], 1, [])
     read_all(sync)
     assert not sync.compare_if_due()
-    del studio.stored[unread[5]]
-    studio.stored[unread[0]]["annotations"].clear()  # made a draft again: the task's own time stays
+    del studio.tasks_by_id[unread[5]]
+    studio.tasks_by_id[unread[0]]["annotations"].clear()  # made a draft again: the task's own time stays
     sync.refresh()
     assert unread[5] in open_tasks(store)
     assert sync.compare_if_due()
@@ -99,12 +99,12 @@ def test_lasting_mismatch_is_compared_at_intervals(sync, studio, unread):
 
 
 def test_large_project_starts_with_a_random_sample(sync, store, studio, unread, monkeypatch):
-    monkeypatch.setattr(task_sync, "SAMPLE_SIZE", 4)
+    monkeypatch.setattr(task_sync, "SAMPLE_SIZE", 8)
     monkeypatch.setattr(task_sync, "PAGE", 5)
-    studio.annotate(unread[0], [])
+    studio.annotate(unread[0], 1, [])
     sync.seed()
     sample = open_tasks(store)
-    assert len(sample) == 4
+    assert len(sample) == 8
     assert max(sample) > unread[5]  # from all over it
     assert unread[0] not in sample
     read_all(sync)
@@ -163,7 +163,7 @@ def test_unloadable_image_is_retried_last_then_given_up(store, sync, unread):
 
 def test_background_embedding_is_resumable(context, studio, monkeypatch):
     context.training_data.connect(PROJECT)
-    tasks = [studio.add_photo(seed) for seed in range(3, 8)]
+    tasks = [studio.add_image(seed) for seed in range(3, 8)]
     broken = studio.add_task({"image": "/data/local-files/?d=gone.png"})
     read_all(TaskSync(studio, context.image_vectors, PROJECT))
     monkeypatch.setattr("ml_backend.learning.image_vectors.BATCH", 2)
@@ -180,27 +180,27 @@ def test_background_embedding_is_resumable(context, studio, monkeypatch):
 def test_submits_never_starve_a_cold_start(context, studio, policy, monkeypatch):
     policy("held_out = 0\n")
     monkeypatch.setattr("ml_backend.learning.task_queue.FIRST_BATCH", 3)
-    tasks = [studio.add_photo(seed) for seed in range(3, 10)]
+    tasks = [studio.add_image(seed) for seed in range(3, 10)]
     created = []
     while (done := rank_open_tasks(context, PROJECT, stop=lambda: True)).prelabelled:
         created.append(done.prelabelled)
     assert created == [3, 3, 1]
     assert sorted(studio.queue(done.version)) == tasks
-    assert len({item["score"] for task in tasks for item in studio.stored[task]["predictions"]}) == len(tasks)
+    assert len({item["score"] for task in tasks for item in studio.tasks_by_id[task]["predictions"]}) == len(tasks)
 
 
 def test_requests_of_an_order_do_not_grow_with_the_project(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\nprelabels = 4\n")
     for seed in range(20, 26):
-        studio.add_photo(seed)
+        studio.add_image(seed)
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     rank_open_tasks(context, PROJECT, stop=lambda: False)
 
     def asked(task):
-        studio.asked = 0
+        studio.calls.clear()
         learn(tasks=[task])
         rank_open_tasks(context, PROJECT, stop=lambda: False)
-        return studio.asked
+        return studio.reads
 
     few = asked(studio.label(5))
     for number in range(3000):
@@ -211,11 +211,11 @@ def test_requests_of_an_order_do_not_grow_with_the_project(context, learn, studi
 
 def test_ranking_drops_done_and_deleted_tasks(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
-    waiting = [studio.add_photo(seed) for seed in range(20, 26)]
+    waiting = [studio.add_image(seed) for seed in range(20, 26)]
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     TaskSync(studio, context.image_vectors, PROJECT).continue_first_read(lambda: False)
-    studio.annotate(waiting[0], [])
-    del studio.stored[waiting[1]]
+    studio.annotate(waiting[0], 1, [])
+    del studio.tasks_by_id[waiting[1]]
     done = rank_open_tasks(context, PROJECT, stop=lambda: False)
     assert sorted(studio.queue(done.version)) == waiting[2:]
     assert sorted(context.image_vectors.prelabelled(PROJECT, done.version, limit=100)) == waiting[2:]
@@ -223,12 +223,12 @@ def test_ranking_drops_done_and_deleted_tasks(context, learn, studio, policy):
 
 def test_replaced_image_is_embedded_again(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
-    task, other = studio.add_photo(20), studio.add_photo(21)
+    task, other = studio.add_image(20), studio.add_image(21)
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     rank_open_tasks(context, PROJECT, stop=lambda: False)
     backbone = context.base_models.backbone(context.base_models.served(PROJECT)).version
     before = context.image_vectors.features(PROJECT, backbone, [task])[task]
-    studio.update_task(task, data=studio.stored[other]["data"])
+    studio.update_task(task, data=studio.tasks_by_id[other]["data"])
     learn(tasks=[studio.label(5)])
     rank_open_tasks(context, PROJECT, stop=lambda: False)
     after = context.image_vectors.features(PROJECT, backbone, [task])[task]

@@ -34,7 +34,7 @@ def _no_waiting(policy):
 
 def finds(context, version, seed, studio):
     """Labels of what a version is sure of on a photo that it never saw."""
-    task = studio.stored[studio.add_photo(seed)]
+    task = studio.tasks_by_id[studio.add_image(seed)]
     backbone = context.base_models.backbone(context.base_models.served(PROJECT))
     facts = {
         "backbone": backbone,
@@ -63,7 +63,7 @@ def test_submits_train_a_version_and_a_deletion_retrains_it(context, learn, stud
     assert learn(tasks=tasks) is None
     assert learn(sweep=True) is None
     # All squares go: what is served next has no such class.
-    for task in studio.stored.values():
+    for task in studio.tasks_by_id.values():
         for item in task["annotations"]:
             item["result"] = [box for box in item["result"] if box["value"]["rectanglelabels"] == ["Disc"]]
             item["updated_at"] = "2026-02-02T00:00:00.000000Z"
@@ -73,8 +73,8 @@ def test_submits_train_a_version_and_a_deletion_retrains_it(context, learn, stud
     assert second.classes == {"Disc": 4}
     assert "Square" not in finds(context, second.version, 13, studio)
     # All annotations go: the base is served again.
-    gone = [item["id"] for task in studio.stored.values() for item in task["annotations"]]
-    for task in studio.stored.values():
+    gone = [item["id"] for task in studio.tasks_by_id.values() for item in task["annotations"]]
+    for task in studio.tasks_by_id.values():
         task["annotations"] = []
     last = learn(annotations=gone)
     assert last is None
@@ -99,7 +99,7 @@ def test_debounce_reads_once_and_includes_late_submits(context, studio, policy, 
     assert run.seconds["wait"] >= 0.2
     # An annotator corrects the task right after it was read.
     context.inbox.put(LEARN, str(PROJECT), "second", {"tasks": [studio.label(4)], "source": "test"})
-    late = studio.add_photo(5)
+    late = studio.add_image(5)
     debounce = learner._debounce
 
     def settle(*given):
@@ -137,7 +137,7 @@ def test_thresholds_use_predictions_before_training_on_the_image(context, learn,
     assert len(result.scores) == len(result.boxes) > 2  # also what was too weak to be shown
     assert min(result.scores) < 0.3
     # It was learned from since: what is asked later would know the answer.
-    studio.stored[task]["annotations"][0] |= {"updated_at": "2026-02-02T00:00:00.000000Z", "result": []}
+    studio.tasks_by_id[task]["annotations"][0] |= {"updated_at": "2026-02-02T00:00:00.000000Z", "result": []}
     assert learn(tasks=[task]).parent == second.version != run.version
     [(drawn, [again])] = context.training_data.predictions(PROJECT)
     assert (again, drawn[0].boxes) == (result, ())
@@ -147,9 +147,9 @@ def test_worse_candidate_is_stored_as_refused(context, learn, studio, settings, 
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     before = served_version(settings, project=PROJECT)
     for seed in (5, 7):
-        task = studio.add_photo(seed)
-        studio.annotate(task, [box_json("Disc", (5, 5, 60, 40)), box_json("Square", (250, 10, 310, 50))])
-        studio.stored[task]["annotations"][0]["id"] += 1000
+        task = studio.add_image(seed)
+        studio.annotate(task, 1, [box_json("Disc", (5, 5, 60, 40)), box_json("Square", (250, 10, 310, 50))])
+        studio.tasks_by_id[task]["annotations"][0]["id"] += 1000
     monkeypatch.setattr("ml_backend.learning.evaluation.acceptance.NOISE", 0.0)
     run = learn(sweep=True)
     assert run.verdict == "refused"
@@ -189,15 +189,14 @@ def test_a_rollback_and_an_activation_by_hand_are_respected(context, learn, stud
 def test_unloadable_image_skips_only_its_task(learn, studio):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
     missing = studio.add_task({"image": "/data/local-files/?d=gone.png"})
-    studio.annotate(missing, [box_json("Disc", (10, 10, 60, 60))])
+    studio.annotate(missing, 1, [box_json("Disc", (10, 10, 60, 60))])
     run = learn(tasks=[*tasks, missing])
     assert run.verdict == "published"
     assert "1 image could not be loaded (task " in run.reason
 
 
 def test_worker_with_another_model_refuses_to_train(learn, studio, settings):
-    row = {"id": 1, "url": settings.ml_url, "title": "mine-1", "model_version": "mine-123456789abc"}
-    studio.backends = [row]
+    studio.put_backend(PROJECT, settings.ml_url, "mine-1", model_version="mine-123456789abc")
     run = learn(tasks=[studio.label(seed) for seed in (1, 2)])
     assert run.verdict == "failed"
     assert "mine-123456789abc" in run.reason
@@ -208,14 +207,12 @@ def test_worker_with_another_model_refuses_to_train(learn, studio, settings):
 def connection(studio, settings, monkeypatch):
     """The project's connection in Label Studio, which still has the title `before` and tells no version."""
     monkeypatch.setattr(activation, "SWAP_S", 0.0)
-    row = {"id": 1, "url": settings.ml_url, "title": "before", "model_version": ""}
-    studio.backends = [row]
-    return row
+    return studio.put_backend(PROJECT, settings.ml_url, "before")
 
 
 def test_version_is_announced_after_the_ranking(context, learn, studio, connection, monkeypatch):
     """Otherwise tasks would come at random, and a second annotator might get none."""
-    waiting = [studio.add_photo(seed) for seed in range(20, 24)]
+    waiting = [studio.add_image(seed) for seed in range(20, 24)]
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     connection["model_version"] = run.version
     assert (run.verdict, connection["title"]) == ("published", "before")
@@ -234,13 +231,13 @@ def test_version_is_announced_after_the_ranking(context, learn, studio, connecti
 @pytest.mark.parametrize("prelabels", [0, 500])
 def test_version_is_announced_without_or_after_a_slow_ranking(context, learn, studio, connection, policy, prelabels):
     policy(f"{QUIET}prelabels = {prelabels}\n")
-    studio.add_photo(20)
+    studio.add_image(20)
     first = learn(tasks=[studio.label(seed) for seed in (1, 2)])
     context.training_data.update_project(
         PROJECT, untold_since=time.time() - 600
     )  # submits came faster than an order could be made
     task = studio.label(4)
-    connection["model_version"] = SimpleNamespace()  # equal to no version: told, and refused
+    connection["model_version"] = "learned-9-ffffffffffff"  # another one: announced, and refused
     run = learn(tasks=[task])
     assert run.version != first.version
     assert context.training_data.project(PROJECT).untold_since is None
@@ -267,7 +264,7 @@ def test_a_project_can_be_told_not_to_learn(learn, studio, policy, context):
 
 def test_a_project_that_is_gone_is_forgotten(context, learn, studio):
     context.training_data.connect(PROJECT)
-    studio.gone = True
+    del studio.projects_by_id[PROJECT]
     assert learn(sweep=True) is None
     assert context.training_data.projects() == []
 
@@ -302,7 +299,7 @@ def working(settings, studio, engine):
 
 def submitted(jobs, studio, seed):
     task = studio.label(seed)
-    annotation = {**studio.stored[task]["annotations"][0], "task": task}
+    annotation = {**studio.tasks_by_id[task]["annotations"][0], "task": task}
     for hint in read_event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": PROJECT}}):
         jobs.submit(hint.topic, str(hint.project), hint.key, hint.payload)
 
@@ -373,7 +370,7 @@ def test_poller_finds_a_deletion_without_a_webhook(context, learn, studio):
     watchman = LearningPoller(context)
     studio.fields["total_annotations_number"] = 3
     watchman.run()
-    studio.stored[tasks[0]]["annotations"].clear()  # made a draft again: the task's own time stays
+    studio.tasks_by_id[tasks[0]]["annotations"].clear()  # made a draft again: the task's own time stays
     studio.fields["total_annotations_number"] = 2
     watchman.run()
     [event] = context.inbox.unfinished_events(LEARN, str(PROJECT))

@@ -37,9 +37,9 @@ def correct(studio, task, seed, version):
     prelabels = [box_json(label, (x0 - 9, y0, x1, y1), score=0.8), box_json("Square", (5, 5, 60, 40), score=0.4)]
     row = {"task": task, "result": prelabels, "score": 0.1, "model_version": version}
     studio.import_predictions(PROJECT, [row])
-    [prediction] = [item for item in studio.stored[task]["predictions"] if item["result"] == prelabels]
+    [prediction] = [item for item in studio.tasks_by_id[task]["predictions"] if item["result"] == prelabels]
     results = [box_json(name, box) for name, box in drawn]
-    studio.annotate(task, results, parent_prediction=prediction["id"], lead_time=12.5)
+    studio.annotate(task, 1, results, parent_prediction=prediction["id"], lead_time=12.5)
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def learned(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     first = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
     seeds = (5, 7)
-    tasks = [studio.add_photo(seed) for seed in seeds]
+    tasks = [studio.add_image(seed) for seed in seeds]
     for task, seed in zip(tasks, seeds, strict=True):
         correct(studio, task, seed, first.version)
     second = learn(tasks=tasks)
-    waiting = [studio.add_photo(seed) for seed in (8, 10, 11)]
+    waiting = [studio.add_image(seed) for seed in (8, 10, 11)]
     rank_open_tasks(context, PROJECT, stop=lambda: False)
     return (first, second), tasks, waiting
 
