@@ -58,15 +58,6 @@ class NamesMissing(ModelError):
         super().__init__(f"The model {path} has {has}, and {problem}.", path=path, named=named)
 
 
-class ModelLoading(ModelError):
-    """The worker has just started and its model is not loaded yet."""
-
-    code = "model_loading"
-    retry_after_s = 5
-    message = "The model {path} is still being loaded{since}."
-    fix = "Try again in a few seconds."
-
-
 class NotLearnable(ModelError):
     """The model can be served, but it cannot be trained."""
 

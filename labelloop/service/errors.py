@@ -106,11 +106,3 @@ class Forbidden(LabelloopError):
 
     code = "forbidden"
     status = 403
-
-
-class PortInUse(LabelloopError):
-    """Another program listens on the port of a service."""
-
-    code = "port_taken"
-    message = "Cannot listen on {host}:{port}: {reason}."
-    fix = "Stop the program that listens there (`ss -ltnp 'sport = :{port}'` names it), or choose another port."

@@ -35,18 +35,6 @@ class DownloadFailed(LabelloopError):
     )
 
 
-class ChecksumMismatch(LabelloopError):
-    """The downloaded file does not have the checksum of the catalogue."""
-
-    code = "model_checksum_wrong"
-    status = 502
-    message = "{url} has the checksum {actual} instead of {expected}; the download was deleted."
-    fix = (
-        "Run the command again. If it fails again, the file was changed by its publisher or on the way: do not "
-        "put it at {file} by hand."
-    )
-
-
 def download(
     release: Release, file: Path, *, url: str = "", client: httpx.Client, progress: Progress = lambda _done, _all: None
 ) -> bool:
@@ -64,7 +52,7 @@ def download(
 
     Raises:
         DownloadFailed: The download failed; the partial file is kept and resumed next time.
-        ChecksumMismatch: The checksum differs.
+        LabelloopError: The checksum differs.
     """
     if file.is_file() and sha256_of(file) == release.sha256:
         return False
@@ -81,7 +69,13 @@ def download(
         checksum = sha256_of(part)
     if checksum != release.sha256:
         part.unlink()
-        raise ChecksumMismatch(url=url, file=file, expected=release.sha256, actual=checksum)
+        raise LabelloopError(
+            f"{url} has the checksum {checksum} instead of {release.sha256}; the download was deleted.",
+            fix="Run the command again. If it fails again, the file was changed by its publisher or on the way: do not "
+            f"put it at {file} by hand.",
+            code="model_checksum_wrong",
+            status=502,
+        )
     part.replace(file)
     return True
 

@@ -79,7 +79,7 @@ class BaseModels:
         """Open a version for inference; the default model is opened by its own version.
 
         Raises:
-            UnknownVersion: There is no such version.
+            ModelError: There is no such version.
             ModelError: It cannot be opened.
         """
         if version == activation.default_version(self._settings):
@@ -93,7 +93,7 @@ class BaseModels:
         """Return the thresholds per class of a version; empty for the default model.
 
         Raises:
-            UnknownVersion: There is no such version.
+            ModelError: There is no such version.
         """
         if version == activation.default_version(self._settings):
             return {}

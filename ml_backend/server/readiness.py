@@ -58,7 +58,7 @@ def require_served_files(settings: Settings) -> None:
     For versions these are the files of a store in a local folder, and the cached copies on this machine.
 
     Raises:
-        UnknownVersion: An active version is not in the store.
+        ModelError: An active version is not in the store.
         ModelBroken: The content of a file differs from its checksum.
         StoreError: The store cannot be read.
     """

@@ -65,7 +65,7 @@ def activate(
         tried: Whether this process has loaded the model already; otherwise it is loaded once in another process.
 
     Raises:
-        UnknownVersion: There is no such version.
+        ModelError: There is no such version.
         ModelError: It cannot be loaded; it is marked as refused, and the served version stays.
         StoreError: The store cannot be read or written.
     """
@@ -124,7 +124,7 @@ def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, 
     `DEFAULT_MODEL`, or the version of the default model, opens the model of the settings.
 
     Raises:
-        UnknownVersion: There is no such version.
+        ModelError: There is no such version.
         ModelError: It cannot be opened.
         StoreError: The store cannot be read.
     """

@@ -42,7 +42,7 @@ class ModelCache:
         """Return the manifest of a version: from the cache if its copy exists (it never changes), else from the store.
 
         Raises:
-            UnknownVersion: There is no such version.
+            ModelError: There is no such version.
             StoreError: The store cannot be read.
         """
         with suppress(OSError, msgspec.MsgspecError):

@@ -20,7 +20,7 @@ import structlog
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
-from ml_backend.errors import ModelBroken, ModelError, ModelLoading, ModelMissing
+from ml_backend.errors import ModelBroken, ModelError, ModelMissing
 from ml_backend.inference.detector import Detector, embedded_model, load_detector
 from ml_backend.inference.version_id import model_version
 from ml_backend.serving.active_versions import ALL_PROJECTS, DEFAULT_MODEL, Pointer
@@ -221,15 +221,20 @@ class ModelServer:
         """Return the model for a request of this project; waits while it loads.
 
         Raises:
-            ModelLoading: It is not loaded after `wait_s` seconds.
-            ModelError: It cannot be served.
+            ModelError: It is not loaded after `wait_s` seconds, or it cannot be served.
         """
         self._touch()
         slot = self._slot(project)
         if slot.served is None and not slot.ready.is_set() and slot is not self._shared:
             threading.Thread(target=self._load_slot, args=(self._state_key(project), slot), name="load-model").start()
         if slot.served is None and not slot.ready.wait(wait_s):
-            raise ModelLoading(path=self.path, since=f" after {wait_s:.0f} s" if wait_s else "")
+            since = f" after {wait_s:.0f} s" if wait_s else ""
+            raise ModelError(
+                f"The model {self.path} is still being loaded{since}.",
+                fix="Try again in a few seconds.",
+                code="model_loading",
+                retry_after_s=5,
+            )
         if slot.served is None:
             raise slot.error or ModelBroken(path=self.path, reason="it could not be loaded")
         return slot.served

@@ -26,15 +26,6 @@ FOLDER = "models/versions"
 MANIFEST, REFUSED = "manifest.json", "refused.json"
 
 
-class UnknownVersion(ModelError):
-    """The store has no version of that name."""
-
-    code = "model_version_unknown"
-    status = 404
-    message = "There is no model version {version!r} on {store}."
-    fix = "List the versions with `labelloop models list`, or add one with `labelloop models add MODEL.onnx`."
-
-
 class FileChecksum(msgspec.Struct, frozen=True):
     """Checksum and size in bytes of one file of a version."""
 
@@ -164,10 +155,16 @@ class Registry:
         return manifest
 
     def manifest(self, version: str) -> VersionManifest:
-        """Return the manifest of a version; raises UnknownVersion if it does not exist."""
+        """Return the manifest of a version; raises ModelError if it does not exist."""
         manifest = self.find(version) if version else None
         if manifest is None:
-            raise UnknownVersion(version=version, store=self.store.url)
+            raise ModelError(
+                f"There is no model version {version!r} on {self.store.url}.",
+                fix="List the versions with `labelloop models list`, or add one with"
+                " `labelloop models add MODEL.onnx`.",
+                code="model_version_unknown",
+                status=404,
+            )
         return manifest
 
     def versions(self) -> tuple[VersionManifest, ...]:

@@ -42,18 +42,6 @@ class ConnectionRefused(LabelloopError):
     message = "Label Studio did not connect the ML backend at {url}: {reason}"
 
 
-class OtherBackendFirst(LabelloopError):
-    """An older ML backend is connected; Label Studio requests pre-labels only from the oldest."""
-
-    code = "other_ml_backend_first"
-    status = 409
-    message = (
-        "Project {project} has an older ML backend, {title!r} at {url}. Label Studio requests pre-labels only "
-        "from the oldest."
-    )
-    fix = "To get pre-labels from labelloop, remove it in the project's Settings > Model."
-
-
 def connect(studio: Studio, project_id: int, settings: Settings) -> list[ConnectionChange]:
     """Connect a project to the ML backend, or repair its connection. Idempotent.
 
@@ -67,7 +55,7 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Connect
 
     Raises:
         ConnectionRefused: Label Studio refuses or cannot reach the backend. The refused connection is removed.
-        OtherBackendFirst: The project is connected, but an older backend takes precedence.
+        LabelloopError: The project is connected, but an older backend takes precedence.
         StudioError: Label Studio cannot be asked.
     """
     before = studio.ml_backends(project_id)
@@ -85,7 +73,13 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Connect
     others = [row for row in before if not is_same_url(row["url"], settings.ml_url)]
     first = min(others, key=lambda row: int(row["id"]), default=None)
     if first is not None and int(first["id"]) < int(row["id"]):
-        raise OtherBackendFirst(project=project_id, title=str(first["title"]), url=first["url"])
+        raise LabelloopError(
+            f"Project {project_id} has an older ML backend, {str(first['title'])!r} at {first['url']}. Label Studio"
+            " requests pre-labels only from the oldest.",
+            fix="To get pre-labels from labelloop, remove it in the project's Settings > Model.",
+            code="other_ml_backend_first",
+            status=409,
+        )
     return changes
 
 

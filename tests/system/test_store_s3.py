@@ -9,7 +9,6 @@ import pytest
 
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import (
-    InvalidKey,
     Leftovers,
     ObjectChanged,
     ObjectExists,
@@ -126,7 +125,7 @@ def test_put_many_stops_at_the_first_error_and_raises_it(store):
         for n in range(1000):
             yield (f"ok/{n}" if n != 20 else "../out"), b"x"
 
-    with pytest.raises(InvalidKey):
+    with pytest.raises(StoreError, match="the key is invalid"):
         store.put_many(items())
     assert len(list(store.list())) < 200
 

@@ -6,7 +6,6 @@ from urllib.parse import unquote, urlsplit
 from labelloop.service.settings import Settings
 from labelloop.service.store.base import Capabilities, Leftovers, ObjectInfo, Progress, Store
 from labelloop.service.store.errors import (
-    InvalidKey,
     ObjectChanged,
     ObjectExists,
     ObjectNotFound,
@@ -17,7 +16,6 @@ from labelloop.service.store.local import FolderStore
 
 __all__ = [
     "Capabilities",
-    "InvalidKey",
     "Leftovers",
     "ObjectChanged",
     "ObjectExists",

@@ -51,10 +51,3 @@ class ObjectChanged(StoreError):
     status = 409
     reason = "was changed since it was read; nothing was written"
     fix = "Read it again and repeat the change."
-
-
-class InvalidKey(StoreError):
-    """An invalid key: empty, absolute, with `..`, a backslash or a control character."""
-
-    code = "bad_key"
-    status = 400

@@ -2,7 +2,7 @@
 
 import re
 
-from labelloop.service.store.errors import InvalidKey
+from labelloop.service.store.errors import StoreError
 
 # Prefix of internal objects (locks, partial files, probes), which `list` omits.
 INTERNAL_PREFIX = ".labelloop/"
@@ -15,7 +15,7 @@ def validate_key(url: str, key: str) -> str:
     """Return the key if it is valid.
 
     Raises:
-        InvalidKey: The key is empty, too long, absolute or internal, or has an empty part, `.`, `..`, a backslash or a
+        StoreError: The key is empty, too long, absolute or internal, or has an empty part, `.`, `..`, a backslash or a
             control character.
     """
     if _PLAIN.fullmatch(key) and len(key) <= _MAX_BYTES:
@@ -31,5 +31,5 @@ def validate_key(url: str, key: str) -> str:
     )
     for reason, is_invalid in bad:
         if is_invalid:
-            raise InvalidKey(url, key[:100], f"the key is invalid: {reason}")
+            raise StoreError(url, key[:100], f"the key is invalid: {reason}", code="bad_key", status=400)
     return key

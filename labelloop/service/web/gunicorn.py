@@ -13,7 +13,7 @@ import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from labelloop.service.errors import PortInUse, SettingsError
+from labelloop.service.errors import LabelloopError, SettingsError
 from labelloop.service.settings import Settings
 from labelloop.service.web.metrics import MULTIPROCESS_FOLDER_ENV, mark_process_dead, share_metrics
 
@@ -35,7 +35,7 @@ def run_gunicorn(
         threads: Threads per process; default: `web_threads`.
 
     Raises:
-        PortInUse: Another program listens there, or the address is not local.
+        LabelloopError: Another program listens there, or the address is not local.
         SettingsError: `bind` is not "host:port", or there is no such factory.
     """
     _require_free_port(bind)
@@ -138,4 +138,9 @@ def _require_free_port(bind: str) -> None:
         try:
             probe.bind((host, int(port)))
         except OSError as error:
-            raise PortInUse(host=host, port=int(port), reason=error.strerror or str(error)) from None
+            raise LabelloopError(
+                f"Cannot listen on {host}:{int(port)}: {error.strerror or error}.",
+                fix=f"Stop the program that listens there (`ss -ltnp 'sport = :{int(port)}'` names it), or choose"
+                " another port.",
+                code="port_taken",
+            ) from None

@@ -11,7 +11,7 @@ import pytest
 from labelloop.service.errors import LabelloopError
 from ml_backend.catalogue import download as downloads
 from ml_backend.catalogue import pull as pulling
-from ml_backend.catalogue.download import ChecksumMismatch, DownloadFailed, download
+from ml_backend.catalogue.download import DownloadFailed, download
 from ml_backend.catalogue.entries import CATALOGUE, CatalogueEntry, Release
 from ml_backend.cli.models import models_pull
 
@@ -114,7 +114,7 @@ def test_a_part_of_another_file_costs_a_second_download(server, release, client,
 
 def test_other_bytes_than_the_catalogue_s_are_never_kept(server, release, client, tmp_path):
     server.data = DATA[:-1] + b"!"
-    with pytest.raises(ChecksumMismatch, match="checksum") as error:
+    with pytest.raises(LabelloopError, match="checksum") as error:
         download(release, tmp_path / "model.onnx", client=client)
     assert error.value.fix
     assert list(tmp_path.iterdir()) == []

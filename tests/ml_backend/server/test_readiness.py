@@ -9,14 +9,14 @@ from labelloop.service.jobs.heartbeats import WorkerHeartbeats
 from labelloop.service.readiness import NotReady
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
-from ml_backend.errors import ModelBroken
+from ml_backend.errors import ModelBroken, ModelError
 from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.store.tables import PROJECTS
 from ml_backend.server.readiness import ready_checks, require_served_files
 from ml_backend.serving.activation import cache_of
 from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.model_server import ModelServer
-from ml_backend.serving.registry import Registry, UnknownVersion
+from ml_backend.serving.registry import Registry
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_changed_file_of_the_active_version_is_named(settings, active, where):
 
 def test_a_missing_active_version_is_named(settings, active):
     Registry(open_store(settings.store_url, settings)).remove(active.version)
-    with pytest.raises(UnknownVersion, match=active.version):
+    with pytest.raises(ModelError, match=active.version):
         require_served_files(settings)
 
 

@@ -2,66 +2,45 @@
 
 import pytest
 
+from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import StudioRefused
-from ml_backend.studio.connect import CONNECTED, SSRF_FIX, ConnectionRefused, OtherBackendFirst, connect
+from ml_backend.studio.connect import CONNECTED, SSRF_FIX, ConnectionRefused, connect
+from tests.fake_label_studio import FakeLabelStudio
 
 URL = "http://ml.internal:9090"
 VERSION = "base-0123456789ab"
 
 
-class FakeStudio:
-    """Label Studio's answers about one project, with the refusal to try out."""
+class ConnectedStudio(FakeLabelStudio):
+    """Project 1 with these ML backends.
 
-    def __init__(self, *, refuses=None, half_made=False, rows=(), hooks=(), hook_refuses=None):
-        self.refuses, self.half_made, self.hook_refuses = refuses, half_made, hook_refuses
-        self.rows = [dict(row) for row in rows]
-        self.hooks = [dict(hook) for hook in hooks]
-        self.fields = {"sampling": "Sequential sampling", "show_collab_predictions": True, "model_version": ""}
-        self.written = []
+    Attributes:
+        fields: The project's fields.
+        half_made: Whether a refused backend is stored all the same, as after a refusal by the SSRF protection.
+    """
 
-    def ml_backends(self, project):
-        return [dict(row) for row in self.rows]
+    def __init__(self, *rows, refuses=None, half_made=False):
+        super().__init__(served_version=VERSION)
+        self.put_project(1)
+        self.fields, self.half_made = self.projects_by_id[1], half_made
+        for backend in rows:
+            self.put_backend(1, **backend)
+        if refuses:
+            self.refuse |= {"add_ml_backend": refuses, "update_ml_backend": refuses}
 
-    def add_ml_backend(self, project, url, title, *, basic_auth=None):
-        self.written.append("add_ml_backend")
-        row = {"id": 7, "url": url, "title": title, "auth_method": "BASIC_AUTH" if basic_auth else "NONE"}
-        if self.refuses:
-            if self.half_made:
-                self.rows.append({**row, "state": "DI", "model_version": ""})
-            raise self.refuses
-        self.rows.append({**row, "state": CONNECTED, "model_version": VERSION})
-        return dict(self.rows[-1])
+    def before_call(self, call):
+        if call.name == "add_ml_backend" and self.half_made:
+            self.put_backend(1, call.arguments["url"], call.arguments["title"], state="DI")
+        super().before_call(call)
 
-    def update_ml_backend(self, backend, **fields):
-        self.written.append("update_ml_backend")
-        if self.refuses:
-            raise self.refuses
-        row = next(row for row in self.rows if row["id"] == backend)
-        row.update({k: v for k, v in fields.items() if k != "basic_auth"}, state=CONNECTED, model_version=VERSION)
-        return dict(row)
+    @property
+    def backends(self):
+        return list(self.backends_by_id.values())
 
-    def delete_ml_backend(self, backend):
-        self.rows = [row for row in self.rows if row["id"] != backend]
-
-    def webhooks(self, project):
-        return self.hooks
-
-    def add_webhook(self, project, url, *, headers):
-        self.written.append("add_webhook")
-        if self.hook_refuses:
-            raise self.hook_refuses
-        self.hooks.append({"id": 1, "url": url, "headers": headers, "is_active": True, "send_payload": True})
-
-    def update_webhook(self, webhook, **fields):
-        self.written.append("update_webhook")
-        self.hooks[0].update(fields)
-
-    def project(self, project):
-        return dict(self.fields)
-
-    def update_project(self, project, **fields):
-        self.written.append("update_project")
-        self.fields.update(fields)
+    @property
+    def written(self):
+        """The names of the writing calls so far."""
+        return [call.name for call in self.writes]
 
 
 def refusal(answer, detail):
@@ -111,43 +90,43 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusal_has_its_reason_and_leaves_no_connection(case, half_made, ours):
     answer, detail, fix = REFUSALS[case]
-    studio = FakeStudio(refuses=refusal(answer, detail), half_made=half_made)
+    studio = ConnectedStudio(refuses=refusal(answer, detail), half_made=half_made)
     with pytest.raises(ConnectionRefused) as error:
         connect(studio, 1, ours)
     assert fix in error.value.fix
     assert URL in str(error.value)
-    assert studio.rows == []
+    assert studio.backends == []
     assert "update_project" not in studio.written
 
 
 def test_working_connection_is_kept_while_its_backend_is_down(ours):
-    studio = FakeStudio(refuses=refusal(400, "health check failed"), rows=[row(state="DI")])
+    studio = ConnectedStudio(row(state="DI"), refuses=refusal(400, "health check failed"))
     with pytest.raises(ConnectionRefused):
         connect(studio, 1, ours)
-    assert [item["id"] for item in studio.rows] == [3]
+    assert [item["id"] for item in studio.backends] == [3]
 
 
 def test_a_half_made_connection_of_before_is_completed(ours):
-    studio = FakeStudio(rows=[row(state="DI", title="labelloop", model_version="")])
+    studio = ConnectedStudio(row(state="DI", title="labelloop", model_version=""))
     assert [change.done for change in connect(studio, 1, ours)] == [True, True, True]
-    assert [(item["title"], item["state"]) for item in studio.rows] == [(VERSION, CONNECTED)]
+    assert [(item["title"], item["state"]) for item in studio.backends] == [(VERSION, CONNECTED)]
     assert studio.fields["model_version"] == VERSION
     assert [change.done for change in connect(studio, 1, ours)] == [False, False, False]
 
 
 def test_of_several_connections_to_us_one_is_left(ours):
-    studio = FakeStudio(rows=[row(id=3, state="DI", model_version=""), row(id=4)])
+    studio = ConnectedStudio(row(id=3, state="DI", model_version=""), row(id=4))
     connect(studio, 1, ours)
-    assert [item["id"] for item in studio.rows] == [4]
+    assert [item["id"] for item in studio.backends] == [4]
 
 
 def test_new_version_updates_the_title_and_the_project(ours):
-    studio = FakeStudio(rows=[row(title="base-old")])
+    studio = ConnectedStudio(row(title="base-old"))
     studio.fields.update(model_version="base-old", sampling="Uncertainty sampling")
     done = [change.done for change in connect(studio, 1, ours)]
     assert done[0]
     assert done[2]
-    assert (studio.rows[0]["title"], studio.fields["model_version"]) == (VERSION, VERSION)
+    assert (studio.backends[0]["title"], studio.fields["model_version"]) == (VERSION, VERSION)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +134,7 @@ def test_new_version_updates_the_title_and_the_project(ours):
     [("Labels", "Text", "Sequential sampling"), ("RectangleLabels", "Image", "Uncertainty sampling")],
 )
 def test_tasks_are_ordered_by_predictions_only_where_some_can_come(tag, on, sampling, ours):
-    studio = FakeStudio()
+    studio = ConnectedStudio()
     label = f'<{tag} name="c" toName="o"><Label value="a"/></{tag}>'
     studio.fields["label_config"] = f'<View><{on} name="o" value="$x"/>{label}</View>'
     connect(studio, 1, ours)
@@ -163,40 +142,39 @@ def test_tasks_are_ordered_by_predictions_only_where_some_can_come(tag, on, samp
 
 
 def test_another_backend_before_ours_is_named_after_ours_is_connected(ours):
-    studio = FakeStudio(rows=[row(id=1, url="http://other:1", title="theirs")])
-    with pytest.raises(OtherBackendFirst, match="theirs"):
+    studio = ConnectedStudio(row(id=1, url="http://other:1", title="theirs"))
+    with pytest.raises(LabelloopError, match="theirs"):
         connect(studio, 1, ours)
     assert studio.fields["model_version"] == VERSION
 
 
 def test_another_backend_after_ours_is_left_alone(ours):
-    studio = FakeStudio(rows=[row(id=1), row(id=2, url="http://other:1", title="theirs")])
+    studio = ConnectedStudio(row(id=1), row(id=2, url="http://other:1", title="theirs"))
     assert len(connect(studio, 1, ours)) == 3
-    assert len(studio.rows) == 2
+    assert len(studio.backends) == 2
 
 
 def test_host_without_a_dot_gets_the_fix_for_webhooks(ours):
-    studio = FakeStudio(hook_refuses=refusal(400, '{"url":["Enter a valid URL."]}'))
     with pytest.raises(ConnectionRefused, match="dotted alias"):
-        connect(studio, 1, ours)
+        connect(ConnectedStudio(), 1, ours.replace(ml_url="http://ml:9090"))
 
 
 def test_webhook_gets_our_headers_and_keeps_others(ours):
     settings = ours.replace(basic_auth_user="u", basic_auth_password=_secret("p"), webhook_secret=_secret("s"))
-    hook = {"id": 1, "url": f"{URL}/webhook", "headers": {"X-Own": "1"}, "is_active": True, "send_payload": True}
-    studio = FakeStudio(hooks=[hook])
+    studio = ConnectedStudio()
+    studio.add_webhook(1, f"{URL}/webhook", headers={"X-Own": "1"})
     changes = connect(studio, 1, settings)
-    headers = studio.hooks[0]["headers"]
+    headers = studio.webhooks_by_id[1]["headers"]
     assert headers == {"X-Own": "1", "Authorization": "Basic dTpw", "X-Labelloop-Secret": "s"}
     assert not any("dTpw" in change.what for change in changes)  # names of headers, never their values
     assert [change.done for change in connect(studio, 1, settings)] == [False, False, False]
 
 
 def test_a_changed_key_reaches_connection_and_hook(ours):
-    studio = FakeStudio(rows=[row(auth_method="BASIC_AUTH")])
+    studio = ConnectedStudio(row(auth_method="BASIC_AUTH"))
     for password in ("p", "q"):
         settings = ours.replace(basic_auth_user="u", basic_auth_password=_secret(password))
-        studio.written.clear()
+        studio.calls.clear()
         connect(studio, 1, settings)
         assert "update_ml_backend" in studio.written
         assert [change.done for change in connect(studio, 1, settings)] == [False, False, False]

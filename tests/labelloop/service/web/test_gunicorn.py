@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from labelloop.service.errors import PortInUse, SettingsError
+from labelloop.service.errors import LabelloopError, SettingsError
 from labelloop.service.web.gunicorn import load_factory, run_gunicorn
 
 SERVICE = """
@@ -183,7 +183,7 @@ def test_a_taken_port_is_said_plainly(settings):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        with pytest.raises(PortInUse) as error:
+        with pytest.raises(LabelloopError) as error:
             run_gunicorn("any:thing", bind=f"127.0.0.1:{port}", settings=settings)
     assert str(error.value).startswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use.")
     assert f":{port}" in error.value.fix
