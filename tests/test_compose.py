@@ -21,8 +21,8 @@ from labelloop.service.settings import Settings, env_name
 from labelloop.stack.accounts import Account
 from labelloop.stack.label_studio import _PIP as PIP_OPTIONS
 from labelloop.stack.label_studio import VERSION as LABEL_STUDIO_VERSION
-from labelloop.stack.label_studio import LabelStudio, server_env
-from labelloop.stack.label_studio_server import label_studio_part
+from labelloop.stack.label_studio import LabelStudioInstallation, server_env
+from labelloop.stack.label_studio_server import label_studio_service
 from labelloop.stack.ports import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -298,9 +298,9 @@ def test_every_service_that_stays_has_a_health_check_and_what_must_wait_waits(se
 
 
 def test_health_checks_ask_addresses_that_the_apps_have(services):
-    from labelloop.service.web.app import create_web
+    from labelloop.service.web.app import create_web_app
 
-    app = create_web("any", Settings())
+    app = create_web_app("any", Settings())
     paths = {rule.rule for rule in app.url_map.iter_rules()}
     for name in ("ml-backend", "qc"):
         (path,) = re.findall(r"127\.0\.0\.1:\d+(/\w+)", text(services[name]["healthcheck"]))
@@ -398,8 +398,12 @@ def test_label_studio_is_the_release_and_the_steps_of_make_up(tmp_path):
     (pip,) = [line for line in commands(stage["RUN"]) if "pip install" in line]
     wanted = f"-m pip {PIP_OPTIONS} label-studio==${{LABEL_STUDIO_VERSION}}"
     assert pip == f"/opt/label-studio/venv/bin/python {wanted}"
-    part = label_studio_part(
-        LabelStudio(tmp_path), data=tmp_path, port=free_port(), log=tmp_path / "log", admin=Account("a@b.c", "secret")
+    part = label_studio_service(
+        LabelStudioInstallation(tmp_path),
+        data=tmp_path,
+        port=free_port(),
+        log=tmp_path / "log",
+        admin=Account("a@b.c", "secret"),
     )
     ours = {str(tmp_path): "/data", "127.0.0.1": "0.0.0.0", part.url.rpartition(":")[2]: "8080"}
     started = [*json.loads(stage["ENTRYPOINT"][0]), *json.loads(stage["CMD"][0])]
