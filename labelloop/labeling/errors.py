@@ -1,5 +1,7 @@
 """Errors of reading Label Studio's data, each with its location and reason."""
 
+from dataclasses import KW_ONLY, dataclass
+
 
 class LabelingError(ValueError):
     """Base class of the errors of `labelloop.labeling`: Label Studio's data is invalid."""
@@ -32,32 +34,28 @@ class TruncatedFile(MalformedTask):
         file_size: Size of the file in bytes.
     """
 
-    def __init__(self, begins: int, ends: int) -> None:
+    def __init__(self, item_start: int, file_size: int) -> None:
         within = (
-            f"in the middle of the item that begins at byte {begins}"
-            if begins < ends
+            f"in the middle of the item that begins at byte {item_start}"
+            if item_start < file_size
             else "without its closing bracket"
         )
-        super().__init__(None, "", f"it is cut short: it ends at byte {ends}, {within}")
-        self.item_start = begins
-        self.file_size = ends
+        super().__init__(None, "", f"it is cut short: it ends at byte {file_size}, {within}")
+        self.item_start = item_start
+        self.file_size = file_size
 
 
+@dataclass(eq=False, repr=False)
 class MalformedConfig(LabelingError):
-    """A label config is not XML that Label Studio accepts.
+    """A label config is not XML that Label Studio accepts; the reason says what is wrong with it."""
 
-    Attributes:
-        reason: What is wrong with it.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    reason: str
 
     def __str__(self) -> str:
         return f"label config: {self.reason}"
 
 
+@dataclass(eq=False, repr=False)
 class MalformedValue(LabelingError):
     """A field of a result's value is not a valid shape or answer.
 
@@ -66,47 +64,38 @@ class MalformedValue(LabelingError):
         reason: What is wrong with it.
     """
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(field, reason)
-        self.field = field
-        self.reason = reason
+    field: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}"
 
 
+@dataclass(eq=False, repr=False)
 class MaskTooLarge(LabelingError):
-    """A mask has more pixels than fit into memory or can be counted.
+    """A mask has more pixels (width times height) than fit into memory or can be counted."""
 
-    Attributes:
-        width: Width in pixels.
-        height: Height in pixels.
-    """
-
-    def __init__(self, width: int, height: int) -> None:
-        super().__init__(width, height)
-        self.width = width
-        self.height = height
+    width: int
+    height: int
 
     def __str__(self) -> str:
         return f"a mask of {self.width} x {self.height} pixels is too large for memory"
 
 
+@dataclass(eq=False, repr=False)
 class TooLargeToJudge(LabelingError):
     """A task has too many regions, or overlapping regions, to be compared in bounded time and memory.
 
-    Attributes:
-        reason: The number that is too large, with its limit.
+    The reason names the number that is too large, with its limit.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    reason: str
 
     def __str__(self) -> str:
         return f"too large to judge: {self.reason}"
 
 
+@dataclass(eq=False, repr=False)
 class RegionError(LabelingError):
     """One result of an annotation is malformed; its siblings are not.
 
@@ -119,23 +108,13 @@ class RegionError(LabelingError):
         source: The result's JSON as stored.
     """
 
-    def __init__(
-        self,
-        task: int | None,
-        annotation: int | None,
-        result: str,
-        field: str,
-        reason: str,
-        *,
-        source: object = None,
-    ) -> None:
-        super().__init__(task, annotation, result, field, reason)
-        self.task = task
-        self.annotation = annotation
-        self.result = result
-        self.field = field
-        self.reason = reason
-        self.source = source
+    task: int | None
+    annotation: int | None
+    result: str
+    field: str
+    reason: str
+    _: KW_ONLY
+    source: object = None
 
     def __str__(self) -> str:
         return (
