@@ -140,7 +140,7 @@ def connect(
 
     Raises:
         StudioError: Label Studio does not answer or has no such project; nothing was changed.
-        ProjectNotConnected: Some part could not be connected; the others are.
+        IncompleteConnection: Some part could not be connected; the others are.
     """
     if studio is None:
         with contextlib.closing(Studio.from_settings(settings)) as own:

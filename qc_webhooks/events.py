@@ -58,14 +58,14 @@ def read_event(body: Mapping[str, Any], *, task_of: AnnotationLookup) -> tuple[Q
     """
     action = body.get("action")
     if not isinstance(action, str) or not action:
-        raise NotAnEvent("it has no action")
+        raise NotAnEvent(reason="it has no action")
     read = ACTIONS.get(action)
     if read is None:
         return ()
     try:
         return tuple(read(action, body, task_of))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NotAnEvent(f"{action} with a malformed body ({type(error).__name__}: {error})") from None
+        raise NotAnEvent(reason=f"{action} with a malformed body ({type(error).__name__}: {error})") from None
 
 
 def annotation_event(project: int, task: int, annotation: int, updated_at: str, *, source: str) -> QcEvent:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from labelloop.labeling.errors import LabelingError, MalformedConfig
 from labelloop.labeling.studio.config import LabelConfig
-from qc_webhooks.errors import ConsensusUnwritable, ExportUnreadable, OutputUnwritable
+from qc_webhooks.errors import ExportUnreadable, QualityControlError
 from qc_webhooks.policy import Policy, parse_policy
 from qc_webhooks.report.report import Export, Progress, ReportSummary, write_consensus, write_report
 from qc_webhooks.statistics import Estimate
@@ -65,7 +65,11 @@ def consensus(
         try:
             summary = write_consensus(Export(source, config, progress), file)
         except LabelingError as error:
-            raise ConsensusUnwritable(str(error)) from error
+            raise QualityControlError(
+                f"The consensus cannot be written: {error}.",
+                fix="Give the label config that the export is of.",
+                code="consensus_unwritable",
+            ) from error
         check_readable(source, summary.tasks, summary.unreadable)
     if str(out) != "-":
         print(f"{summary.tasks} tasks, one annotation each: {out}")
@@ -80,7 +84,7 @@ def check_readable(source: Path, read: int, unreadable: Sequence[object]) -> Non
         ExportUnreadable: None of the file's tasks could be read.
     """
     if unreadable and not read:
-        raise ExportUnreadable(source, f"none of its {len(unreadable)} tasks can be read: {unreadable[0]}")
+        raise ExportUnreadable(path=source, reason=f"none of its {len(unreadable)} tasks can be read: {unreadable[0]}")
 
 
 def summary_text(summary: ReportSummary) -> str:
@@ -163,9 +167,9 @@ def read_config(path: Path) -> LabelConfig:
     try:
         return LabelConfig.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ExportUnreadable(path, error.strerror or str(error)) from error
+        raise ExportUnreadable(path=path, reason=error.strerror or str(error)) from error
     except (MalformedConfig, UnicodeDecodeError) as error:
-        raise ExportUnreadable(path, str(error)) from error
+        raise ExportUnreadable(path=path, reason=str(error)) from error
 
 
 @contextmanager
@@ -180,7 +184,11 @@ def _output(path: Path) -> Iterator[IO[bytes]]:
             yield file
         part.replace(path)
     except OSError as error:
-        raise OutputUnwritable(path, error.strerror or str(error)) from error
+        raise QualityControlError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            fix='Name a file in an existing folder; "-" prints it.',
+            code="unwritable_file",
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.system import restrict_to_owner
 from labelloop.service.web.gunicorn import require_authentication, run_gunicorn
-from qc_webhooks.errors import ProjectNotConnected
+from qc_webhooks.errors import QualityControlError
 from qc_webhooks.events import recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import ReviewStore, browser_path
@@ -158,11 +158,16 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
     """Read the status of a project from the database.
 
     Raises:
-        NotConnected: The project is not connected.
+        QualityControlError: The project is not connected.
     """
     connected = ProjectStore(engine).get(project)
     if connected is None:
-        raise ProjectNotConnected(project)
+        raise QualityControlError(
+            f"Project {project} is not connected to quality control.",
+            fix=f"Run: labelloop connect {project}",
+            code="not_connected",
+            status=404,
+        )
     with begin_read(engine) as connection:
         of_project = TASKS.c.project == project
         outcomes = connection.execute(

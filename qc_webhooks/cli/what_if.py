@@ -33,20 +33,6 @@ _NEED_AN_EXPORT = ("review", "review_share", "rules", "least_model_score", "leas
 _WITHOUT_EFFECT = frozenset({"adjudicate", "set_maximum_annotations", "least_gain", *_NEED_AN_EXPORT})
 
 
-class NoRecord(QualityControlError):
-    """The project has no stored agreements to replay."""
-
-    code = "no_record"
-    status = 404
-
-
-class NotReplayable(QualityControlError):
-    """A changed setting needs data that the stored agreements lack."""
-
-    code = "not_replayable"
-    status = 422
-
-
 def what_if(
     project: int | None = None,
     *,
@@ -94,9 +80,11 @@ def what_if(
         after = parse_policy(policy, base=before)
         replay = SummaryStore(open_database(settings)).replay(project or 0)
         if replay is None:
-            raise NoRecord(
+            raise QualityControlError(
                 f"Project {project} has nothing to replay yet.",
                 fix="Connect it and run `labelloop worker`; it is ready within a minute of the first verdict.",
+                code="no_record",
+                status=404,
             )
         results = [replay_record(replay, policy_values, compared_with=before) for policy_values in (before, after)]
         notes = _not_replayable((before, after))
@@ -115,15 +103,17 @@ def replay_record(replay: Replay, policy: Policy, *, compared_with: Policy) -> R
     """Replay a project under a policy.
 
     Raises:
-        NotReplayable: A setting that needs an export differs from the other policy.
+        QualityControlError: A setting that needs an export differs from the other policy.
     """
     names = [item.name for item in fields(Policy)]
     differing = {name for name in names if getattr(policy, name) != getattr(compared_with, name)}
     beyond = sorted(differing - REPLAYABLE_SETTINGS - _WITHOUT_EFFECT)
     if beyond:
-        raise NotReplayable(
+        raise QualityControlError(
             f"A project cannot be replayed with another {', '.join(beyond)}.",
             fix="Export the project as JSON and pass it with --from: an export is judged again.",
+            code="not_replayable",
+            status=422,
         )
     return replay.run(
         agreement=policy.agreement,

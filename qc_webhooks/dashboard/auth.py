@@ -36,24 +36,6 @@ _UNTIL_KEY, _KNOWN_BROWSER_COOKIE = "until", "labelloop_known_browser"
 log = structlog.get_logger(__name__)
 
 
-class TooManyGuesses(LabelloopError):
-    """Too many wrong passwords, for the account or from a known browser.
-
-    Attributes:
-        wait_s: Seconds until the next guess is accepted.
-    """
-
-    code = "too_many_guesses"
-    status = 429
-
-    def __init__(self, wait_s: float) -> None:
-        self.wait_s = wait_s
-        self.retry_after_s = max(1, ceil(wait_s))
-        super().__init__(
-            "Too many wrong passwords were tried.", fix=f"Wait {self.retry_after_s} seconds and try again."
-        )
-
-
 class AccessControl:
     """Log-in with one password.
 
@@ -82,7 +64,7 @@ class AccessControl:
         """Begin a session if the password is right.
 
         Raises:
-            TooManyGuesses: The account's back-off, or this browser's own, has not passed.
+            LabelloopError: The account's back-off, or this browser's own, has not passed.
         """
         if not self.check_password(http_request, password):
             return False
@@ -95,12 +77,19 @@ class AccessControl:
         """Check the password and count wrong ones.
 
         Raises:
-            TooManyGuesses: The account's back-off, or this browser's own, has not passed.
+            LabelloopError: The account's back-off, or this browser's own, has not passed.
         """
         who = self._guesser(http_request)
         if (wait_s := self._wait_s(who)) > 0:
             log.warning("dashboard_guesses_refused", client=http_request.remote_addr)
-            raise TooManyGuesses(wait_s)
+            retry_after_s = max(1, ceil(wait_s))
+            raise LabelloopError(
+                "Too many wrong passwords were tried.",
+                fix=f"Wait {retry_after_s} seconds and try again.",
+                code="too_many_guesses",
+                status=429,
+                retry_after_s=retry_after_s,
+            )
         if self.is_enabled and check_password_hash(self._hash, password):
             self._forgive(who)
             return True

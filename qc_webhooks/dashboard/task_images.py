@@ -17,13 +17,6 @@ _CACHE_BYTES = 512 * MIB
 _QUALITY = 85
 
 
-class ImageNotFound(LabelloopError):
-    """The task is not judged, or has no such image."""
-
-    code = "photo_unknown"
-    status = 404
-
-
 class TaskImages:
     """Scaled images. Thread-safe.
 
@@ -47,12 +40,15 @@ class TaskImages:
             width: Maximum width in pixels; one of WIDTHS.
 
         Raises:
-            ImageNotFound: The task is not judged, or has no such image.
-            LabelloopError: The image cannot be read.
+            LabelloopError: The task is not judged, it has no such image, or the image cannot be read.
         """
         facts = self._facts.load(project, task)
         if facts is None or not 0 <= index < len(facts.image_urls) or width not in WIDTHS:
-            raise ImageNotFound(f"Task {task} of project {project} has no image {index} of width {width}.")
+            raise LabelloopError(
+                f"Task {task} of project {project} has no image {index} of width {width}.",
+                code="photo_unknown",
+                status=404,
+            )
         address = facts.image_urls[index]
 
         def scale(into: BinaryIO) -> None:

@@ -91,7 +91,7 @@ class TaskWriter:
         write = self._begin(project, task, [action], {"ground_truth": annotation})
         answer = self._studio.update_annotation(annotation, ground_truth=True)
         if not answer.get("ground_truth"):
-            raise WriteLost(project, task.id or 0, write.after, {"ground_truth": None})
+            raise WriteLost(project=project, task=task.id or 0, expected=write.after, actual={"ground_truth": None})
         self._decisions.finish_write(write, done=True)
 
     def _update(self, project: int, task: Task, actions: Sequence[Action]) -> None:
@@ -104,7 +104,7 @@ class TaskWriter:
         )
         written = current_fields(read_task({**answer, "data": answer.get("data") or {}}), after)
         if written != after:
-            raise WriteLost(project, task.id or 0, after, written)
+            raise WriteLost(project=project, task=task.id or 0, expected=after, actual=written)
         self._decisions.finish_write(write, done=True)
 
     def _overlay(self, project: int, task: Task, action: Action, wanted: Sequence[Overlay]) -> None:

@@ -13,7 +13,7 @@ from labelloop.service.studio import Studio
 from qc_webhooks.artifacts.overlays import accepted_annotation, overlay_key, overlays_of
 from qc_webhooks.artifacts.review_copy import imported_annotation
 from qc_webhooks.decision.context import KEYS
-from qc_webhooks.errors import TaskBusy
+from qc_webhooks.errors import QualityControlError
 from qc_webhooks.events import recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import remove_prediction
@@ -70,7 +70,7 @@ class Undo:
 
         Raises:
             StudioError: Label Studio cannot be reached, or refuses; the remaining writes stay.
-            TaskBusy: A worker did not release a task.
+            QualityControlError: A worker did not release a task.
         """
         writes: dict[int, list[WriteLogEntry]] = {}
         for write in self._decisions.finished_writes(project, task=task, last=last):
@@ -111,7 +111,7 @@ def locked_task(inbox: Inbox, project: int, task: int) -> Iterator[None]:
     """Lock a task against the workers; its events wait.
 
     Raises:
-        TaskBusy: A worker did not release it in time.
+        QualityControlError: A worker did not release it in time.
     """
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
@@ -121,7 +121,12 @@ def locked_task(inbox: Inbox, project: int, task: int) -> Iterator[None]:
         if claim is not None:
             break
         if time.monotonic() > deadline:
-            raise TaskBusy(project, task)
+            raise QualityControlError(
+                f"Task {task} of project {project} is still being processed by a worker.",
+                fix="See `labelloop inbox counts`, and try again.",
+                code="task_busy",
+                status=409,
+            )
         time.sleep(0.5)
     try:
         yield

@@ -64,11 +64,13 @@ class Export:
                 size = self.path.stat().st_size
                 yield from self._read(file, size)
         except OSError as error:
-            raise ExportUnreadable(self.path, error.strerror or str(error)) from error
+            raise ExportUnreadable(path=self.path, reason=error.strerror or str(error)) from error
 
     def _read(self, file: BinaryIO, size: int) -> Iterator[Task | MalformedTask]:
         if other := sniff_file_type(file.read(HEAD_BYTES)):
-            raise ExportUnreadable(self.path, f"it is {other.what}, not Label Studio's tasks", other.fix)
+            raise ExportUnreadable(
+                path=self.path, reason=f"it is {other.what}, not Label Studio's tasks", fix=other.fix
+            )
         file.seek(0)
         count = 0
         try:
@@ -79,7 +81,7 @@ class Export:
                     self.progress(file.tell(), size)
                 yield _read_task(raw)
         except MalformedTask as error:
-            raise ExportUnreadable(self.path, f"{error.reason} (after {count} tasks)") from error
+            raise ExportUnreadable(path=self.path, reason=f"{error.reason} (after {count} tasks)") from error
 
 
 def _read_task(raw: bytes) -> Task | MalformedTask:

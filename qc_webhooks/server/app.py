@@ -21,7 +21,7 @@ from labelloop.service.web.metrics import InboxCollector
 from labelloop.service.web.request_body import json_body
 from labelloop.service.web.webhook_secret import WebhookSecrets
 from qc_webhooks.dashboard import DashboardPaths, add_dashboard
-from qc_webhooks.errors import WrongSecret
+from qc_webhooks.errors import QualityControlError
 from qc_webhooks.events import ACTIONS, read_event
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.tables import ACTIONS as ACTIONS_TABLE
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         try:
             secrets.check(request)
         except Forbidden as error:
-            raise WrongSecret(error.message, fix=error.fix) from None
+            raise QualityControlError(error.message, fix=error.fix, code="wrong_secret", status=401) from None
         body = json_body(request)
         hints = read_event(body, task_of=decisions.locate_annotations)
         # Unknown actions share one label value, so that a client cannot create metrics without bound.

@@ -11,7 +11,7 @@ from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.artifacts.review_copy import NOTE, with_note
-from qc_webhooks.errors import NoteRefused
+from qc_webhooks.errors import QualityControlError
 from qc_webhooks.pipeline.review_project import ReviewStore, ensure_review_project
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.schedulers.overlap import count_low_overlap, describe_low_overlap
@@ -77,13 +77,17 @@ def show_note(studio: Studio, project_id: int) -> ConnectionChange:
     Raises:
         StudioNotFound: No such project.
         StudioRefused: Label Studio does not accept the changed interface.
-        NoteRefused: The interface has no place for the note.
+        QualityControlError: The interface has no place for the note.
     """
     interface = str(studio.project(project_id)["label_config"])
     try:
         wanted = with_note(interface)
     except LabelingError as error:
-        raise NoteRefused(project_id, str(error)) from error
+        raise QualityControlError(
+            f"The note cannot be shown in project {project_id}: {error}.",
+            fix='Add <Header value="$qc_note"/> to the labeling interface where the note should be shown.',
+            code="note_refused",
+        ) from error
     if wanted != interface:
         studio.update_project(project_id, label_config=wanted)
     return ConnectionChange(_NOTE, done=wanted != interface)

@@ -35,14 +35,14 @@ def ensure_webhook(studio: Studio, project: int, settings: Settings) -> Connecti
     """Create or repair the webhook of a project.
 
     Raises:
-        HostRefused: Label Studio does not accept the address.
+        WebhookHostRefused: Label Studio does not accept the address.
     """
     url, headers = webhook_url(settings), webhook_headers(settings)
     what = f"webhook to {url}"
     if is_single_label(url):
         raise WebhookHostRefused(
-            url,
-            "its host has no dot",
+            url=url,
+            reason="its host has no dot",
             fix="Give the service a dotted name (in a compose file: a network alias such as qc.internal), "
             f"put it in LABELLOOP_QC_URL and connect again. {_poller_hint(settings)}",
         )
@@ -94,7 +94,7 @@ def _write_webhook(url: str, settings: Settings, write: Callable[[], object]) ->
             reason, fix = error.detail, "Put another address in LABELLOOP_QC_URL and connect again. "
         else:
             raise
-        raise WebhookHostRefused(url, reason, fix=fix + _poller_hint(settings)) from error
+        raise WebhookHostRefused(url=url, reason=reason, fix=fix + _poller_hint(settings)) from error
 
 
 def _poller_hint(settings: Settings) -> str:

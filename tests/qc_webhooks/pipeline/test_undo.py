@@ -5,7 +5,7 @@ import pytest
 from labelloop.service.jobs.inbox import Inbox
 from qc_webhooks.artifacts.overlays import CONSENSUS
 from qc_webhooks.decision.context import KEYS
-from qc_webhooks.errors import TaskBusy
+from qc_webhooks.errors import QualityControlError
 from qc_webhooks.events import TASK, recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.undo import Undo, describe
@@ -167,7 +167,7 @@ def test_a_task_in_a_workers_hands_is_waited_for(inbox, undo, disputed, monkeypa
     inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
     assert inbox.claim(TASK, hint.subject, "worker")
     monkeypatch.setattr("qc_webhooks.pipeline.undo.LOCK_TIMEOUT_S", 0.0)
-    with pytest.raises(TaskBusy):
+    with pytest.raises(QualityControlError, match="still being processed"):
         undo()
 
 

@@ -7,7 +7,7 @@ import pytest
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.cli.qc import project_status, recheck_project
-from qc_webhooks.errors import NoteRefused, ProjectNotConnected, WebhookHostRefused
+from qc_webhooks.errors import QualityControlError, WebhookHostRefused
 from qc_webhooks.events import SUBSCRIBED_ACTIONS
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.connect import connect, show_note
@@ -108,7 +108,7 @@ def test_note_is_added_only_on_request(admin, fields, settings, engine):
 
 def test_an_interface_without_room_for_the_note_is_refused(admin, fields):
     fields["label_config"] = "<Image/>"
-    with pytest.raises(NoteRefused, match="no <View>"):
+    with pytest.raises(QualityControlError, match="no <View>"):
         show_note(admin, 7)
 
 
@@ -224,7 +224,7 @@ def test_changes_to_a_tab_stay_except_its_filter(admin):
 
 
 def test_status_counts_verdicts_and_asks_to_connect_first(studio, box, check, settings, engine):
-    with pytest.raises(ProjectNotConnected, match="labelloop connect 7"):
+    with pytest.raises(QualityControlError, match="labelloop connect 7"):
         project_status(PROJECT, settings, engine)
     ProjectStore(engine).add(PROJECT)
     task = studio.add_task()
