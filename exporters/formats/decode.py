@@ -9,6 +9,7 @@ import shapely
 from exporters.model.manifest import DatasetManifest
 from exporters.model.records import Box, Image
 from labelloop.labeling.geometry.shapes import Point
+from labelloop.service.datasets.coco_records import ring_points
 from labelloop.service.datasets.shapes import decode_rle
 from labelloop.service.datasets.voc_xml import parse_annotation
 from labelloop.service.datasets.yolo_rows import pixel_points, split_rows
@@ -148,7 +149,7 @@ def best_format(manifest: DatasetManifest) -> str:
 
 def _segmentation_rings(segmentation: Any) -> list[Ring]:
     if isinstance(segmentation, list):
-        return [list(zip(ring[::2], ring[1::2], strict=True)) for ring in segmentation]
+        return [ring_points(ring) for ring in segmentation]
     if not isinstance(segmentation, dict):
         return []
     height, width = segmentation["size"]

@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
+import msgspec
+
 from exporters.formats.coco import duplicate_key
 from exporters.validate.file_checks import check_class_names, check_image_file
 from exporters.validate.issues import IssueReport
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets import DatasetSource, ImageFiles
-from labelloop.service.datasets.coco import candidate_files, may_be_coco
+from labelloop.service.datasets.coco_files import candidate_files, may_be_coco, split_folder
+from labelloop.service.datasets.coco_records import CocoAnnotation, CocoCategory, CocoImage, is_ring, keypoint_triples
 from labelloop.service.datasets.errors import MalformedData
-from labelloop.service.datasets.shapes import decode_rle
+from labelloop.service.datasets.shapes import decode_rle, is_number
 from labelloop.service.datasets.text import decode_json
 
 # Pixels beyond the image edge that count as rounding.
@@ -34,13 +37,18 @@ def check_coco_files(source: DatasetSource, prefix: str, report: IssueReport) ->
             check_coco_json(data, prefix + name, listed, report, images=_ImageLookup(source.images, name))
 
 
+class _Annotation(CocoAnnotation):
+    """An annotation with the fields that an import derives from the geometry."""
+
+    area: Any = None
+    num_keypoints: Any = None
+
+
 class _ImageLookup:
     """Finds the image files of one COCO file, which may be in the folder of its split."""
 
     def __init__(self, files: ImageFiles, coco_file: str) -> None:
-        path = PurePosixPath(coco_file)
-        split = path.stem.rpartition("_")[2]
-        self._split = split if split_of(split) else path.parent.name
+        self._split = split_folder(coco_file)
         self.files = files
 
     def find(self, file: str) -> str | None:
@@ -76,9 +84,10 @@ def check_coco_json(data: bytes, name: str, listed: FileIndex, report: IssueRepo
     categories = _check_categories(lists[2] or [], name, report)
     ids: set[int] = set()
     first_rows: dict[bytes, str] = {}
-    for index, annotation in enumerate(lists[1] or []):
+    for index, entry in enumerate(lists[1] or []):
         report.checked["annotations"] += 1
-        annotation_id = annotation.get("id")
+        annotation = msgspec.convert(entry, _Annotation)
+        annotation_id = annotation.id
         duplicate_id = _is_integer(annotation_id) and annotation_id in ids
         has_id = _is_integer(annotation_id) and not duplicate_id
         where = f"annotation id {annotation_id}" if has_id else f"annotations[{index}]"
@@ -89,7 +98,7 @@ def check_coco_json(data: bytes, name: str, listed: FileIndex, report: IssueRepo
             ids.add(annotation_id)
         for kind, detail in _annotation_issues(annotation, sizes, categories):
             report.add(kind, name, where, detail)
-        first = first_rows.setdefault(_digest(duplicate_key(annotation)), where)
+        first = first_rows.setdefault(_digest(duplicate_key(entry)), where)
         if first != where:
             report.add("coco-twice", name, where, f"it duplicates {first}")
 
@@ -103,9 +112,10 @@ def _check_images(
 ) -> dict[Any, tuple[float, float] | None]:
     """Check the images; returns (width, height) by image id, None if invalid."""
     sizes: dict[Any, tuple[float, float] | None] = {}
-    for index, image in enumerate(images):
+    for index, entry in enumerate(images):
         report.checked["images"] += 1
-        image_id, file = image.get("id"), image.get("file_name")
+        image = msgspec.convert(entry, CocoImage)
+        image_id, file = image.id, image.file_name
         where = f"image id {image_id}" if _is_integer(image_id) else f"images[{index}]"
         if not _is_integer(image_id):
             report.add("coco-image-id", name, where, f"id is {image_id!r}")
@@ -119,8 +129,8 @@ def _check_images(
             listed[file] = name
             if file.startswith("/") or ".." in file.replace("\\", "/").split("/"):
                 report.add("coco-image-name", name, where, f"{file!r} is outside the images folder")
-        width, height = image.get("width"), image.get("height")
-        size = (width, height) if _is_number(width) and _is_number(height) and width > 0 and height > 0 else None
+        width, height = image.width, image.height
+        size = (width, height) if is_number(width) and is_number(height) and width > 0 and height > 0 else None
         if lookup.files.names and isinstance(file, str) and file:
             image_file = lookup.find(file)
             if image_file is not None:
@@ -138,8 +148,9 @@ def _check_categories(categories: list[dict[str, Any]], name: str, report: Issue
     """Check the categories; returns the number of keypoints by category id."""
     keypoint_counts: dict[Any, int] = {}
     names: set[str] = set()
-    for index, category in enumerate(categories):
-        category_id, label = category.get("id"), category.get("name")
+    for index, entry in enumerate(categories):
+        category = msgspec.convert(entry, CocoCategory)
+        category_id, label = category.id, category.name
         where = f"categories[{index}]"
         if not _is_integer(category_id):
             report.add("coco-category-twice", name, where, f"id is {category_id!r}")
@@ -150,49 +161,49 @@ def _check_categories(categories: list[dict[str, Any]], name: str, report: Issue
             report.add("coco-category-twice", name, where, f"name {label!r} is another category's, or not text")
         else:
             names.add(label)
-        keypoints = category.get("keypoints")
+        keypoints = category.keypoints
         keypoint_counts.setdefault(category_id, len(keypoints) if isinstance(keypoints, list) else 0)
     check_class_names(sorted(names), name, "categories", report)
     return keypoint_counts
 
 
 def _annotation_issues(
-    annotation: Mapping[str, Any], sizes: Mapping[Any, tuple[float, float] | None], categories: Mapping[Any, int]
+    annotation: _Annotation, sizes: Mapping[Any, tuple[float, float] | None], categories: Mapping[Any, int]
 ) -> Iterator[tuple[str, str]]:
     """The issues of an annotation, except for its id: (kind, detail)."""
-    image, category = annotation.get("image_id"), annotation.get("category_id")
+    image, category = annotation.image_id, annotation.category_id
     size = sizes.get(image) if _is_integer(image) else None
     if not _is_integer(image) or image not in sizes:
         yield "coco-orphan", f"image_id is {image!r}"
     if not _is_integer(category) or category not in categories:
         yield "coco-category", f"category_id is {category!r}"
-    yield from _box_issues(annotation.get("bbox"), size)
-    missing = [key for key in ("area", "iscrowd") if not _is_number(annotation.get(key))]
-    if missing or annotation["area"] <= 0:
+    yield from _box_issues(annotation.bbox, size)
+    missing = [key for key in ("area", "iscrowd") if not is_number(getattr(annotation, key))]
+    if missing or annotation.area <= 0:
         yield "coco-field", f"{' and '.join(missing) or 'area'} is missing or not positive"
-    elif (
-        _is_box(box := annotation.get("bbox")) and min(box[2:]) > 0 and annotation["area"] > 1.01 * box[2] * box[3] + 1
-    ):
-        yield "coco-field", f"area is {annotation['area']}, larger than its box"
-    if (error := _segmentation_error(annotation.get("segmentation"), size)) is not None:
+    elif _is_box(box := annotation.bbox) and min(box[2:]) > 0 and annotation.area > 1.01 * box[2] * box[3] + 1:
+        yield "coco-field", f"area is {annotation.area}, larger than its box"
+    if (error := _segmentation_error(annotation.segmentation, size)) is not None:
         yield "coco-outline", error
     names = categories.get(category, 0) if _is_integer(category) else 0
-    points = annotation.get("keypoints", [] if names else None)
+    points = annotation.keypoints
+    if points is msgspec.UNSET:
+        points = [] if names else None
     if points is None:
         return
     if not (
-        isinstance(points, list) and all(map(_is_number, points)) and len(points) == 3 * (names or len(points) // 3)
+        isinstance(points, list) and all(map(is_number, points)) and len(points) == 3 * (names or len(points) // 3)
     ):
         count = len(points) if isinstance(points, list) else points
         yield "coco-keypoints", f"{count!r} numbers for {names} keypoints"
-    elif annotation.get("num_keypoints") != sum(visibility > 0 for visibility in points[2::3]):
-        yield "coco-keypoints", f"num_keypoints is {annotation.get('num_keypoints')!r}"
+    elif annotation.num_keypoints != sum(visibility > 0 for _, _, visibility in keypoint_triples(points)):
+        yield "coco-keypoints", f"num_keypoints is {annotation.num_keypoints!r}"
     else:
         yield from _keypoint_issues(points, size)
 
 
 def _keypoint_issues(points: list[float], size: tuple[float, float] | None) -> Iterator[tuple[str, str]]:
-    for x, y, visibility in zip(points[::3], points[1::3], points[2::3], strict=True):
+    for x, y, visibility in keypoint_triples(points):
         if visibility not in {0, 1, 2}:
             yield "coco-keypoints", f"visibility {visibility!r} is not 0, 1 or 2"
         elif visibility and size and not (-1 <= x <= size[0] + 1 and -1 <= y <= size[1] + 1):
@@ -212,7 +223,7 @@ def _box_issues(box: object, size: tuple[float, float] | None) -> Iterator[tuple
 
 
 def _is_box(box: object) -> TypeGuard[list[float]]:
-    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+    return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
 
 
 def _segmentation_error(segmentation: object, size: tuple[float, float] | None) -> str | None:
@@ -233,17 +244,13 @@ def _segmentation_error(segmentation: object, size: tuple[float, float] | None) 
     if not isinstance(segmentation, list):
         return f"{segmentation!r:.40} is not a segmentation"
     for ring in segmentation:
-        if not isinstance(ring, list) or not all(_is_number(value) for value in ring):
+        if not isinstance(ring, list) or not all(is_number(value) for value in ring):
             return "a polygon that is not a list of numbers"
-        if len(ring) < 6 or len(ring) % 2:
+        if not is_ring(ring):
             return f"a polygon of {len(ring)} numbers"
         if size and not all(-1 <= n <= edge + 1 for start, edge in enumerate(size) for n in ring[start::2]):
             return f"points outside its image of {size[0]} x {size[1]}"
     return None
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return type(value) in (int, float)
 
 
 def _is_integer(value: object) -> TypeGuard[int]:

@@ -1,12 +1,11 @@
-"""Read COCO: instances and person_keypoints files, lists of results, and folders with one file per split.
+"""Read COCO: instances and person_keypoints files, and folders with one file per split.
 
-Formats: https://cocodataset.org/#format-data, https://cocodataset.org/#format-results.
+Format: https://cocodataset.org/#format-data.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
@@ -14,20 +13,28 @@ import msgspec
 from labelloop.labeling.geometry.shapes import Geometry, Polygon
 from labelloop.labeling.splits import split_of
 from labelloop.labeling.studio.region_attributes import NO_OBJECT_ATTRIBUTES, ObjectAttributes
-from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_non_data_set
+from labelloop.service.datasets.coco_files import may_be_coco, split_folder
+from labelloop.service.datasets.coco_records import (
+    CocoAnnotation,
+    CocoCategory,
+    CocoImage,
+    is_ring,
+    keypoint_triples,
+    ring_points,
+)
 from labelloop.service.datasets.errors import DatasetError, MalformedData, unreadable_error
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles
 from labelloop.service.datasets.model import Category, DataSet, DatasetImage, DatasetProblem, Keypoint, LabelledObject
 from labelloop.service.datasets.shapes import (
     decode_rle,
     image_size_or_zero,
+    is_number,
     parse_number,
     rectangle,
     rectangle_or_polygon,
     rings_to_mask,
 )
 from labelloop.service.datasets.text import decode_json
-from labelloop.service.datasets.yolo_config import NOTES_FILE
 
 IDS_NOT_KEPT = "ids of annotations: not kept, an export numbers them by their tasks"
 
@@ -40,30 +47,6 @@ class _CocoFile(msgspec.Struct):
     licenses: Any = None
 
 
-class _Annotation(msgspec.Struct):
-    """An annotation with untyped fields, so that an invalid value skips only its annotation."""
-
-    id: Any = None
-    image_id: Any = None
-    category_id: Any = None
-    bbox: Any = None
-    segmentation: Any = None
-    keypoints: Any = None
-    iscrowd: Any = 0
-    score: Any = None
-    remarks: Any = NO_OBJECT_ATTRIBUTES
-
-
-class _Image(msgspec.Struct):
-    id: Any = None
-    file_name: Any = ""
-    width: Any = 0
-    height: Any = 0
-    coco_url: Any = ""
-    flickr_url: Any = ""
-    task_id: Any = None
-
-
 class _Category(msgspec.Struct, frozen=True):
     name: str
     keypoints: tuple[str, ...]
@@ -71,7 +54,7 @@ class _Category(msgspec.Struct, frozen=True):
     skeleton: tuple[tuple[str, str], ...] = ()
 
 
-_decode_annotation = msgspec.json.Decoder(_Annotation).decode
+_decode_annotation = msgspec.json.Decoder(CocoAnnotation).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _EXPORT_DESCRIPTION = "exported by labelloop"
 _EXPORT_FIELDS = frozenset({"region_id", "annotation_id", "annotator", "annotators", "attributes", "meta"})
@@ -117,7 +100,7 @@ def read_coco(data: bytes, location: str) -> DataSet:
         yield from (*category_problems, *image_problems, *orphans)
         for image_id, image in images.items():
             raws, image_metadata = annotations_by_image[image_id], metadata.get(image_id, {})
-            for item in _read_image(image, [_with_remarks(raw) for raw in raws], categories):
+            for item in _read_image(image, raws, categories):
                 if isinstance(item, DatasetProblem):
                     yield item
                 elif raws:
@@ -144,73 +127,13 @@ def read_coco(data: bytes, location: str) -> DataSet:
     )
 
 
-def read_results(data: bytes, location: str) -> DataSet:
-    """Read a list of detections as ``COCO.loadRes`` takes it; ``image_id`` is the task id.
-
-    `labelloop export` uses task ids as the image ids of a COCO data set, so the results of a model trained on it refer
-    to tasks. Labels are ``#category_id``; `exporters.importing.class_ids` maps them to class names.
-
-    Raises:
-        DatasetError: The file is not a list of COCO results.
-    """
-    try:
-        rows = decode_json(data, list[msgspec.Raw])
-    except MalformedData as error:
-        raise unreadable_error(data, location, default=f"it is not a list of COCO results ({error})") from None
-    if (other := sniff_non_data_set(data[:HEAD_BYTES])) is not None:
-        raise DatasetError(location, f"it is {other.what}", fix=other.fix)
-    if rows and not any(bytes(raw).lstrip().startswith(b"{") for raw in rows):
-        raise DatasetError(location, "it is a list without objects", fix="COCO results are a list of objects.")
-    problems: list[DatasetProblem] = []
-    results_by_image: dict[int, list[tuple[int, msgspec.Raw]]] = {}
-    for index, raw in enumerate(rows):
-        try:
-            result = _decode_annotation(raw)
-        except (msgspec.DecodeError, RecursionError):
-            problems.append(DatasetProblem(f"result {index}", "not an object"))
-            continue
-        if type(result.image_id) is not int or result.image_id < 1:
-            problems.append(DatasetProblem(f"result {index}", f"image_id {result.image_id!r:.40} is not a task id"))
-            continue
-        results_by_image.setdefault(result.image_id, []).append((index, raw))
-
-    def read() -> Iterator[DatasetImage | DatasetProblem]:
-        yield from problems
-        for task, results in results_by_image.items():
-            objects = []
-            for index, raw in results:
-                result = _decode_annotation(raw)
-                try:
-                    objects.append(_result(result))
-                except MalformedData as error:
-                    yield DatasetProblem(f"result {index} (image {task})", str(error))
-            yield DatasetImage(
-                name=f"task {task}", objects=tuple(objects), task=task, unread=len(results) - len(objects)
-            )
-
-    return DataSet("coco-results", read)
-
-
-def _result(result: _Annotation) -> LabelledObject:
-    if type(result.category_id) is not int:
-        raise MalformedData(f"category_id is {result.category_id!r:.40}")
-    score = parse_number(result.score, "score")
-    if result.segmentation:
-        size = result.segmentation.get("size") if isinstance(result.segmentation, dict) else None
-        if not (isinstance(size, list) and len(size) == 2 and all(type(edge) is int and edge > 0 for edge in size)):
-            raise MalformedData("its segmentation is not an RLE with a size")
-        shape: Geometry = decode_rle(result.segmentation, size[1], size[0])
-    else:
-        shape = _box(result.bbox)
-    return LabelledObject(shape, f"#{result.category_id}", score)
-
-
 def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[DatasetProblem]]:
     """The categories by id, sorted by id; and the problems of invalid ones."""
     categories: dict[Any, _Category] = {}
     problems = []
     for entry in listed:
-        category_id, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+        category = msgspec.convert(entry, CocoCategory) if isinstance(entry, dict) else CocoCategory()
+        category_id, name = category.id, category.name
         if type(category_id) is not int or not isinstance(name, str) or not name.strip():
             problems.append(DatasetProblem("a category", f"id or name is missing: {entry!r:.60}"))
         elif category_id in categories:
@@ -220,16 +143,15 @@ def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[Datas
                 )
             )
         else:
-            keypoints = entry.get("keypoints")
+            keypoints = category.keypoints
             keypoint_names = (
                 keypoints
                 if isinstance(keypoints, list) and all(isinstance(keypoint, str) for keypoint in keypoints)
                 else []
             )
-            supercategory = entry.get("supercategory")
-            supercategory = supercategory if isinstance(supercategory, str) else ""
+            supercategory = category.supercategory if isinstance(category.supercategory, str) else ""
             categories[category_id] = _Category(
-                name.strip(), tuple(keypoint_names), supercategory, _edges(entry.get("skeleton"), keypoint_names)
+                name.strip(), tuple(keypoint_names), supercategory, _edges(category.skeleton, keypoint_names)
             )
     return dict(sorted(categories.items())), problems
 
@@ -245,14 +167,14 @@ def _edges(skeleton: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((names[first - 1], names[second - 1]) for first, second in valid)
 
 
-def _with_remarks(raw: msgspec.Raw) -> _Annotation:
-    """Decode an annotation with its attributes and non-standard fields."""
+def _remarks(raw: msgspec.Raw) -> ObjectAttributes:
+    """The attributes and non-standard fields of an annotation."""
     fields = {name: value for name, value in _decode_fields(raw).items() if name not in _KNOWN_FIELDS}
     if not fields:
-        return _decode_annotation(raw)
+        return NO_OBJECT_ATTRIBUTES
     decoded = {name: msgspec.json.decode(value) for name, value in fields.items()}
     attributes, meta = decoded.get("attributes"), decoded.get("meta")
-    remarks = ObjectAttributes(
+    return ObjectAttributes(
         attributes=attributes if isinstance(attributes, dict) else {},
         fields={
             name: value
@@ -261,13 +183,11 @@ def _with_remarks(raw: msgspec.Raw) -> _Annotation:
         },
         meta=meta if isinstance(meta, dict) else {},
     )
-    return msgspec.structs.replace(_decode_annotation(raw), remarks=remarks)
 
 
-_KNOWN_FIELDS = (frozenset(_Annotation.__struct_fields__) | _DERIVED_FIELDS | _EXPORT_FIELDS) - {
+_KNOWN_FIELDS = (frozenset(CocoAnnotation.__struct_fields__) | _DERIVED_FIELDS | _EXPORT_FIELDS) - {
     "attributes",
     "meta",
-    "remarks",
 }
 
 
@@ -322,13 +242,13 @@ def _valid_id(value: Any) -> int | str:
     return value  # type: ignore[no-any-return]
 
 
-def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[DatasetProblem]]:
-    images: dict[Any, _Image] = {}
+def _images(listed: Sequence[Any]) -> tuple[dict[Any, CocoImage], list[DatasetProblem]]:
+    images: dict[Any, CocoImage] = {}
     problems = []
     names: set[str] = set()
     for entry in listed:
         try:
-            image = msgspec.convert(entry, _Image)
+            image = msgspec.convert(entry, CocoImage)
         except msgspec.ValidationError:
             problems.append(DatasetProblem("an image", f"not an object: {entry!r:.60}"))
             continue
@@ -344,23 +264,28 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[DatasetProbl
 
 
 def _read_image(
-    image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category]
+    image: CocoImage, raws: Sequence[msgspec.Raw], categories: Mapping[Any, _Category]
 ) -> Iterator[DatasetImage | DatasetProblem]:
     width, height = image_size_or_zero(image.width, image.height)
     objects = []
-    for annotation in annotations:
+    for raw in raws:
+        annotation = _decode_annotation(raw)
         try:
-            objects.append(_labelled_object(annotation, categories, width, height))
+            objects.append(_labelled_object(annotation, _remarks(raw), categories, width, height))
         except MalformedData as error:
             yield DatasetProblem(f"{image.file_name}, annotation {annotation.id!r:.40}", str(error))
     image_url = next((url for url in (image.coco_url, image.flickr_url) if isinstance(url, str) and "://" in url), "")
     task = image.task_id if type(image.task_id) is int else None
-    unread = len(annotations) - len(objects)
+    unread = len(raws) - len(objects)
     yield DatasetImage(image.file_name, width, height, tuple(objects), url=image_url, task=task, unread=unread)
 
 
 def _labelled_object(
-    annotation: _Annotation, categories: Mapping[Any, _Category], width: int, height: int
+    annotation: CocoAnnotation,
+    remarks: ObjectAttributes,
+    categories: Mapping[Any, _Category],
+    width: int,
+    height: int,
 ) -> LabelledObject:
     try:
         category = categories[annotation.category_id]
@@ -369,15 +294,13 @@ def _labelled_object(
     shape = _shape(annotation, width, height)
     score = None if annotation.score is None else parse_number(annotation.score, "score")
     keypoints = _keypoints(annotation.keypoints, category.keypoints) if category.keypoints else ()
-    return LabelledObject(
-        shape, category.name, score, keypoints, crowd=annotation.iscrowd == 1, remarks=annotation.remarks
-    )
+    return LabelledObject(shape, category.name, score, keypoints, crowd=annotation.iscrowd == 1, remarks=remarks)
 
 
-def _shape(annotation: _Annotation, width: int, height: int) -> Geometry:
+def _shape(annotation: CocoAnnotation, width: int, height: int) -> Geometry:
     segmentation = annotation.segmentation
     if not segmentation:
-        return _box(annotation.bbox)
+        return coco_box(annotation.bbox)
     if not width or not height:
         raise MalformedData("it has a segmentation, but its image has no width and height")
     if isinstance(segmentation, dict):
@@ -385,69 +308,36 @@ def _shape(annotation: _Annotation, width: int, height: int) -> Geometry:
     if not isinstance(segmentation, list) or not all(isinstance(ring, list) for ring in segmentation):
         raise MalformedData("its segmentation is neither a list of polygons nor an RLE")
     rings = [[parse_number(value, "a coordinate") for value in ring] for ring in segmentation if ring]
-    if any(len(ring) < 6 or len(ring) % 2 for ring in rings):
+    if not all(map(is_ring, rings)):
         raise MalformedData("a polygon of its segmentation has fewer than three points or an odd number of coordinates")
     if len(rings) == 1:
-        return rectangle_or_polygon(list(zip(rings[0][::2], rings[0][1::2], strict=True)))
+        return rectangle_or_polygon(ring_points(rings[0]))
     try:
         return rings_to_mask(rings, width, height)
     except MalformedData:  # the mask is empty: keep the largest polygon
-        polygons = [list(zip(ring[::2], ring[1::2], strict=True)) for ring in rings]
+        polygons = [ring_points(ring) for ring in rings]
         return rectangle_or_polygon(max(polygons, key=lambda ring: abs(Polygon(tuple(ring)).area)))
 
 
-def _box(bbox: Any) -> Geometry:
+def coco_box(bbox: Any) -> Geometry:
+    """The rectangle of a ``bbox``. Raises `MalformedData` if it is not [x, y, width, height] with an area."""
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise MalformedData(f"its bbox is {bbox!r:.60}, not [x, y, width, height]")
     return rectangle(*(parse_number(value, "bbox") for value in bbox))
 
 
 def _keypoints(values: Any, names: Sequence[str]) -> tuple[Keypoint, ...]:
-    if values is None:
+    if values is None or values is msgspec.UNSET:
         return ()
     if not isinstance(values, list) or len(values) != 3 * len(names):
         raise MalformedData(f"its keypoints are not {len(names)} times x, y, visibility")
     keypoints = []
-    for name, x, y, visibility in zip(names, values[::3], values[1::3], values[2::3], strict=True):
-        if type(visibility) not in {int, float} or visibility not in {0, 1, 2}:
+    for name, (x, y, visibility) in zip(names, keypoint_triples(values), strict=True):
+        if not is_number(visibility) or visibility not in {0, 1, 2}:
             raise MalformedData(f"key point {name!r} has visibility {visibility!r:.20}, not 0, 1 or 2")
         if visibility:
             keypoints.append(Keypoint(name, parse_number(x, name), parse_number(y, name), hidden=visibility == 1))
     return tuple(keypoints)
-
-
-# COCO's prefixes of object files; other files of the folder (captions, panoptic) describe the same images differently.
-_FILE_PREFIXES = ("instances", "person_keypoints")
-# Maximum number of JSON files that are read to detect the format.
-_MAX_SNIFFED_FILES = 50
-
-
-def coco_files(files: DatasetFiles) -> list[str]:
-    """The JSON files in a folder and its direct subfolders if any of them looks like COCO, else an empty list."""
-    candidates = candidate_files(files)
-    is_coco = any(may_be_coco(files.read(name)) for name in candidates[:_MAX_SNIFFED_FILES])
-    return candidates if is_coco else []
-
-
-def may_be_coco(data: bytes) -> bool:
-    """Whether the data is a JSON object with images, or cannot be decoded (truncated, zeros, compressed)."""
-    if data.lstrip().startswith(b"["):
-        return False
-    try:
-        fields = decode_json(data, dict[str, msgspec.Raw])
-    except MalformedData:
-        return True
-    return bytes(fields.get("images", b"")).strip() not in {b"", b"[]", b"null"}
-
-
-def candidate_files(files: DatasetFiles) -> list[str]:
-    """The JSON files in a folder and its direct subfolders; only those with a COCO prefix if there are any."""
-    excluded = {NOTES_FILE} if "classes.txt" in files.names else set()
-    names = [name for name in files.names if name.endswith(".json") and name.count("/") < 2 and name not in excluded]
-    for prefix in _FILE_PREFIXES:
-        if matching := [name for name in names if PurePosixPath(name).name.startswith(prefix)]:
-            return matching
-    return names
 
 
 def read_coco_files(files: DatasetFiles, images: ImageFiles, names: Sequence[str]) -> DataSet:
@@ -477,9 +367,7 @@ def read_coco_files(files: DatasetFiles, images: ImageFiles, names: Sequence[str
 
     def read() -> Iterator[DatasetImage | DatasetProblem]:
         for name, dataset in datasets.items():
-            path = PurePosixPath(name)
-            split = path.stem.rpartition("_")[2]
-            split = split if split_of(split) else path.parent.name  # Roboflow: train/_annotations.coco.json
+            split = split_folder(name)
             for item in dataset.images():
                 if isinstance(item, DatasetProblem):
                     where = f"{name}: {item.item}" if len(datasets) > 1 else item.item

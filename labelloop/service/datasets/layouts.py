@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from labelloop.service.datasets.coco import coco_files
+from labelloop.service.datasets.coco_files import coco_files
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles
 from labelloop.service.datasets.image_folders import SPLITS

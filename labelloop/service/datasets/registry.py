@@ -7,7 +7,9 @@ from pathlib import Path
 import msgspec
 
 from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_non_data_set
-from labelloop.service.datasets.coco import candidate_files, read_coco_files, read_results
+from labelloop.service.datasets.coco import read_coco_files
+from labelloop.service.datasets.coco_files import candidate_files
+from labelloop.service.datasets.coco_results import read_results
 from labelloop.service.datasets.errors import DatasetError, unreadable_error
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_files
 from labelloop.service.datasets.image_folders import SPLITS, read_image_folders, read_unlabelled
