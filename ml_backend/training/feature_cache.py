@@ -26,7 +26,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
-        """Create nothing yet; the first features create the folder.
+        """Remove files of earlier releases; the first features create the folder.
 
         Args:
             folder: The cache's folder. Several processes may share it.
@@ -34,6 +34,8 @@ class FeatureCache:
         """
         self._folder = folder
         self._files = DiskCache(folder, max_bytes)
+        for outdated in folder.glob("*.npz*"):  # files of earlier releases, which are not read any more
+            outdated.unlink(missing_ok=True)
 
     def get(self, key: str, compute: Callable[[], CandidateFeatures]) -> CandidateFeatures:
         """Read the features of a key from disk, or compute and store them.

@@ -70,3 +70,9 @@ def test_error_of_the_computation_is_raised_once(tmp_path):
     with pytest.raises(AssertionError):
         cache.get("a", never)
     assert list(tmp_path.glob("??/*")) == []
+
+
+def test_files_of_earlier_releases_are_removed(tmp_path):
+    (tmp_path / "base-0123456789ab.npz").write_bytes(b"old")
+    FeatureCache(tmp_path, max_bytes=1 << 20)
+    assert list(tmp_path.iterdir()) == []
