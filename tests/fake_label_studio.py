@@ -50,8 +50,8 @@ class FakeLabelStudio(LabelStudioInMemory, Studio):
         refuse: Name of a call -> the error that each such call raises.
     """
 
-    def __init__(self, *, url: str = "http://label-studio", user: int = 1, served_version: str = "base-1") -> None:
-        super().__init__(user=user, served_version=served_version)  # not Studio's: there is no HTTP client to create
+    def __init__(self, *, url: str = "http://label-studio", **options: Any) -> None:
+        super().__init__(**options)  # not Studio's: there is no HTTP client to create
         self.url = url
         self.calls: list[Call] = []
         self.refuse: dict[str, BaseException] = {}

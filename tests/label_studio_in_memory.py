@@ -31,6 +31,10 @@ BACKEND_DEFAULTS = {
     "state": "CO", "auth_method": "NONE", "is_interactive": False, "model_version": "", "basic_auth_pass_is_set": False,
     "extra_params": None,
 }  # fmt: skip
+ACTIONS = {
+    "PROJECT_UPDATED", "TASKS_CREATED", "TASKS_DELETED", "ANNOTATION_CREATED", "ANNOTATIONS_CREATED",
+    "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "LABEL_LINK_CREATED", "LABEL_LINK_UPDATED", "LABEL_LINK_DELETED",
+}  # fmt: skip
 # The detail that the client makes of an error page.
 WEB_PAGE = "(a web page: 404 | Label Studio)"
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -60,8 +64,8 @@ class LabelStudioInMemory:
         ids: The next id of an annotation, a prediction, a snapshot and an upload.
     """
 
-    def __init__(self, *, user: int = 1, served_version: str = "base-1") -> None:
-        self.user, self.served_version = user, served_version
+    def __init__(self, *, user: int = 1, served_version: str = "base-1", release: str = "1.23.2") -> None:
+        self.user, self.served_version, self.release = user, served_version, release
         self.users_by_id: dict[int, Json] = {1: dict(ADMIN)}
         self.projects_by_id: dict[int, Json] = {}
         self.tasks_by_id: dict[int, Json] = {}
@@ -191,7 +195,7 @@ class LabelStudioInMemory:
         return 200, self.users_by_id[self.user]
 
     def _version(self, _query: Query, _body: Any) -> Answer:
-        return 200, {"release": "1.23.2"}
+        return 200, {"release": self.release}
 
     def _users(self, _query: Query, _body: Any) -> Answer:
         return 200, list(self.users_by_id.values())
@@ -267,7 +271,7 @@ class LabelStudioInMemory:
             joined, items = all if filters["conjunction"] == "and" else any, filters["items"]
             tasks = [task for task in tasks if not items or joined(_passes(task, item) for item in items)]
         for key in wanted.get("ordering", ())[:1]:  # Label Studio reads only the first
-            tasks.sort(key=lambda task: _column(task, key.removeprefix("-")) or "", reverse=key.startswith("-"))
+            tasks.sort(key=lambda task: _sort_key(task, key.removeprefix("-")), reverse=key.startswith("-"))
         page = [_with_counts(task) for task in tasks[(number - 1) * size : number * size]]
         if number > 1 and not page:
             return 404, "Invalid page."
@@ -490,6 +494,8 @@ class LabelStudioInMemory:
     def _add_webhook(self, _query: Query, body: Json) -> Answer:
         if _has_single_label(body["url"]):
             return 400, "Validation error: {'url': ['Enter a valid URL.']}"
+        if unknown := set(body.get("actions", ())) - ACTIONS:
+            return 400, f"Validation error: {{'actions': {{'0': ['\"{min(unknown)}\" is not a valid choice.']}}}}"
         number = max(self.webhooks_by_id, default=0) + 1
         defaults = {"id": number, "send_payload": True, "send_for_all_actions": True, "headers": {}, "is_active": True}
         self.webhooks_by_id[number] = defaults | {"actions": []} | body
@@ -653,6 +659,12 @@ def _column(task: Json, column: str) -> Any:
     if name.startswith("data."):
         return task["data"].get(name.removeprefix("data."))
     return task[name] if name in task else _counts(task)[name]
+
+
+def _sort_key(task: Json, column: str) -> tuple[bool, Any]:
+    """Tasks without the value come first."""
+    value = _column(task, column)
+    return value is not None, value
 
 
 def _passes(task: Json, item: Json) -> bool:
