@@ -10,20 +10,19 @@ from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioNotFound
-
-
-class Projects:
-    """The one call that connecting itself makes."""
-
-    def project(self, project):
-        if project != 1:
-            raise StudioNotFound("GET api/projects/2/", 404, "Not found.", fix="Look at the number in the address.")
-        return {"id": 1}
+from tests.fake_label_studio import FakeLabelStudio
 
 
 @pytest.fixture
 def settings(tmp_path):
     return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def studio():
+    studio = FakeLabelStudio()
+    studio.put_project(1)
+    return studio
 
 
 def step(*changes):
@@ -48,21 +47,19 @@ def test_every_part_is_connected():
     assert list(STEPS) == ["addresses", "ml-backend", "learning", "qc"]
 
 
-def test_every_change_is_reported_and_returned_in_order(settings):
+def test_every_change_is_reported_and_returned_in_order(settings, studio):
     reported = []
     steps = {"ml-backend": step(BACKEND, HOOK), "qc": step(TAB)}
     assert (
-        connect(1, settings, studio=Projects(), steps=steps, on_change=reported.append)
-        == [BACKEND, HOOK, TAB]
-        == reported
+        connect(1, settings, studio=studio, steps=steps, on_change=reported.append) == [BACKEND, HOOK, TAB] == reported
     )
 
 
-def test_failing_step_does_not_stop_the_others(settings):
+def test_failing_step_does_not_stop_the_others(settings, studio):
     reported = []
     steps = {"ml-backend": failing("It does not answer.", "Start it."), "qc": step(TAB)}
     with pytest.raises(IncompleteConnection) as caught:
-        connect(1, settings, studio=Projects(), steps=steps, on_change=reported.append)
+        connect(1, settings, studio=studio, steps=steps, on_change=reported.append)
     assert reported == [TAB]
     error = caught.value
     assert error.changes == (TAB,)
@@ -72,28 +69,28 @@ def test_failing_step_does_not_stop_the_others(settings):
     assert "labelloop connect 1" in error.fix
 
 
-def test_shared_fix_of_two_failures_is_reported_once(settings):
+def test_shared_fix_of_two_failures_is_reported_once(settings, studio):
     fix = "Open the network."
     steps = {"ml-backend": failing("Banned.", fix), "qc": failing("Banned too.", fix)}
     with pytest.raises(IncompleteConnection) as caught:
-        connect(1, settings, studio=Projects(), steps=steps)
+        connect(1, settings, studio=studio, steps=steps)
     assert caught.value.fix.count(fix) == 1
     assert len(caught.value.failures) == 2
 
 
-def test_missing_project_changes_nothing(settings):
+def test_missing_project_changes_nothing(settings, studio):
     ran = []
     with pytest.raises(StudioNotFound):
-        connect(2, settings, studio=Projects(), steps={"qc": lambda *_: ran.append(1)})
+        connect(2, settings, studio=studio, steps={"qc": lambda *_: ran.append(1)})
     assert ran == []
 
 
-def test_bug_in_a_step_is_raised(settings):
+def test_bug_in_a_step_is_raised(settings, studio):
     def crash(*_):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        connect(1, settings, studio=Projects(), steps={"qc": crash})
+        connect(1, settings, studio=studio, steps={"qc": crash})
 
 
 def test_printed_line_starts_with_the_state(capsys):

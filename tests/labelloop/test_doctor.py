@@ -26,13 +26,13 @@ from labelloop.service.errors import DatabaseError
 from labelloop.service.jobs.inbox import Backoff, Inbox
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
-from labelloop.service.studio import StudioRefused
 from labelloop.service.web.app import create_web_app
 from labelloop.service.web.webhook_secret import WebhookSecrets
 from ml_backend.checksums import write_checksum
 from ml_backend.inference.detector import embedded_model
 from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.registry import Registry
+from tests.fake_label_studio import FakeLabelStudio
 
 
 @pytest.fixture
@@ -558,39 +558,26 @@ def test_the_secret_of_quality_control(settings, serve, service, ours, level):
 # --- what a Label Studio of the tested release cannot show (tests/system/test_doctor.py has the rest) ----------------
 
 
-class OtherStudio:
-    """A Label Studio of another release, or one without any protection."""
-
-    def __init__(self, release="1.22.0", backends=()):
-        self.release, self.backends = release, backends
-
-    def version(self):
-        return self.release
-
-    def request(self, method, path, *, json, retry):
-        raise StudioRefused(f"{method} {path}", 400, "Validation error {'actions': ['not a valid choice']}")
-
-    def project(self, _project):
-        return {"id": 1, "title": "x", "model_version": "base-1"}
-
-    def ml_backends(self, _project):
-        return list(self.backends)
-
-    def webhooks(self, _project):
-        return []
+def studio_with(*backends, release="1.22.0", **fields):
+    """A Label Studio of another release, or one without any protection, with project 1 and these ML backends."""
+    studio = FakeLabelStudio(release=release)
+    studio.put_project(1, **{"title": "x", "model_version": "base-1"} | fields)
+    for backend in backends:
+        studio.put_backend(1, **backend)
+    return studio
 
 
 @pytest.mark.parametrize(
     ("release", "level"), [("1.23.2", "ok"), ("1.23", "ok"), ("1.230.0", "warning"), ("2.0", "warning")]
 )
 def test_untested_release_of_label_studio_is_a_warning(settings, release, level):
-    finding = label_studio.version(DoctorContext(settings(), studio=OtherStudio(release)))
+    finding = label_studio.version(DoctorContext(settings(), studio=studio_with(release=release)))
     assert finding.level == level
     assert release in finding.what
 
 
 def test_an_open_metadata_address_is_a_warning(settings):
-    finding = label_studio.metadata_address(DoctorContext(settings(), studio=OtherStudio()))
+    finding = label_studio.metadata_address(DoctorContext(settings(), studio=studio_with()))
     assert finding.level == "warning"
     assert "USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16" in finding.fix
 
@@ -599,7 +586,7 @@ def test_backend_that_is_not_the_projects_first_is_a_warning(settings):
     row = {"state": "CO", "title": "base-1", "model_version": "base-1"}
     own = {**row, "id": 9, "url": "http://localhost:9090"}
     other = {**row, "id": 2, "url": "http://gpu.lan:9090"}
-    alone, second = (DoctorContext(settings(), 1, studio=OtherStudio(backends=rows)) for rows in ([own], [own, other]))
+    alone, second = (DoctorContext(settings(), 1, studio=studio_with(*rows)) for rows in ([own], [own, other]))
     assert project.backend(alone).level == "ok"
     finding = project.backend(second)
     assert finding.level == "warning"
@@ -617,19 +604,17 @@ def test_backend_that_is_not_the_projects_first_is_a_warning(settings):
 )
 def test_newly_learned_version_is_only_a_warning(settings, title, answered, level):
     row = {"state": "CO", "title": title, "model_version": answered, "id": 1, "url": "http://localhost:9090"}
-    finding = project.model_version(DoctorContext(settings(), 1, studio=OtherStudio(backends=[row])))
+    finding = project.model_version(DoctorContext(settings(), 1, studio=studio_with(row)))
     assert finding.level == level
 
 
-class PoliciedStudio(OtherStudio):
+@pytest.fixture
+def policied():
     """A project with one control and no ground truth."""
-
-    def project(self, _project):
-        boxes = (
-            '<RectangleLabels name="boxes" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>'
-        )
-        config = f'<View><Image name="image" value="$image"/>{boxes}</View>'
-        return {"id": 7, "title": "x", "label_config": config, "ground_truth_number": 0}
+    boxes = '<RectangleLabels name="boxes" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>'
+    studio = FakeLabelStudio()
+    studio.put_project(7, title="x", label_config=f'<View><Image name="image" value="$image"/>{boxes}</View>')
+    return studio
 
 
 @pytest.mark.parametrize(
@@ -648,12 +633,12 @@ class PoliciedStudio(OtherStudio):
         ("ground_truth_share = 0.1", "warning", "the project has none"),
     ],
 )
-def test_policy_with_unknown_names_is_reported(settings, written, level, message):
+def test_policy_with_unknown_names_is_reported(settings, policied, written, level, message):
     configured = settings()
     file = configured.home / "qc" / "7" / "policy.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(written)
-    finding = policies.qc_policy(DoctorContext(configured, 7, studio=PoliciedStudio()))
+    finding = policies.qc_policy(DoctorContext(configured, 7, studio=policied))
     assert (finding.level, message in finding.what) == (level, True), finding.what
 
 
@@ -667,13 +652,13 @@ def test_policy_with_unknown_names_is_reported(settings, written, level, message
         ("format = 'yolo'\nat = 'noon'", "problem", "at must be a time of day"),
     ],
 )
-def test_invalid_export_policy_is_reported(settings, written, level, message):
+def test_invalid_export_policy_is_reported(settings, policied, written, level, message):
     configured = settings()
     file = configured.home / "exporters" / "7" / "export.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     if written is not None:
         file.write_text(f"[export]\n{written}")
-    finding = policies.export_policy(DoctorContext(configured, 7, studio=PoliciedStudio()))
+    finding = policies.export_policy(DoctorContext(configured, 7, studio=policied))
     assert (finding.level, message in finding.what) == (level, True), finding.what
     assert level == "ok" or finding.fix
 

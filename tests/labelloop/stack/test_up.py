@@ -6,7 +6,6 @@ import pytest
 from rich.console import Console
 
 from labelloop.service.settings import settings_file
-from labelloop.service.studio import StudioNotFound
 from labelloop.stack.demo_project import DemoSource
 from labelloop.stack.environment import read_env
 from labelloop.stack.layout import StackLayout
@@ -14,22 +13,9 @@ from labelloop.stack.progress import Steps
 from labelloop.stack.state import DemoProject, StackState, read_state, write_state
 from labelloop.stack.up import DASHBOARD, HOOK, TOKEN, Ready, _Run
 from labelloop.stack.welcome import welcome
+from tests.fake_label_studio import FakeLabelStudio
 
 SOURCE = DemoSource("demo", "Photos", list)
-
-
-class Projects:
-    def __init__(self, *ids):
-        self.ids = set(ids)
-
-    def project(self, project):
-        if project not in self.ids:
-            raise StudioNotFound(f"project {project}", 404, "Not found.")
-        return {"id": project}
-
-    def request(self, method, path):
-        assert method == "DELETE"
-        self.ids.remove(int(path.rstrip("/").rpartition("/")[2]))
 
 
 @pytest.fixture
@@ -49,9 +35,11 @@ def run(tmp_path):
 )
 def test_the_project_of_an_earlier_run(run, tmp_path, stored, existing, expected, remaining):
     write_state(tmp_path, StackState(projects={"demo": stored} if stored else {}))
-    studio = Projects(*existing)
+    studio = FakeLabelStudio()
+    for project in existing:
+        studio.put_project(project)
     assert run._existing(studio, SOURCE) == expected
-    assert studio.ids == remaining
+    assert studio.projects_by_id.keys() == remaining
 
 
 def test_secrets_are_kept_and_the_token_is_dropped_with_its_server(run, tmp_path):

@@ -2,55 +2,37 @@
 
 import pytest
 
-from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.task import read_task
 from labelloop.service.media import NotAnImage
-from labelloop.service.studio.errors import PredictionsDropped
 from ml_backend.bulk.prelabel import CHUNK, prelabel, prune
 from ml_backend.inference.detector import load_detector
 from ml_backend.predict.control_support import NotServed
 from ml_backend.predict.protocol import ProjectOptions
+from tests.fake_label_studio import FakeLabelStudio
 
 
-class FakeStudio:
-    """A project's tasks and predictions; `gone` are tasks that are deleted right before an import."""
+class PrelabelStudio(FakeLabelStudio):
+    """Project 1 with an image per task; `deleted` are tasks that are deleted right before an import."""
 
-    def __init__(self, config, tasks, gone=()):
-        self.config, self.data, self.deleted = config, dict(tasks), set(gone)
-        self.predictions, self.requests = [], 0
+    def __init__(self, config, urls, deleted=()):
+        super().__init__()
+        self.put_project(1, label_config=config)
+        self.deleted = set(deleted)
+        for task, url in urls.items():
+            self.put_task(1, {"image": url}, id=task)
 
-    def label_config(self, project):
-        return LabelConfig.parse(self.config)
+    def before_call(self, call):
+        if call.name == "import_predictions":
+            for task in self.deleted:
+                self.tasks_by_id.pop(task, None)
 
-    def tasks(self, project, *, only_ids=None):
-        for task, url in list(self.data.items()):
-            if only_ids is None or task in only_ids:
-                result = [item for item in self.predictions if item["task"] == task]
-                yield read_task({"id": task, "data": {"image": url}, "annotations": [], "predictions": result})
+    @property
+    def imports(self):
+        """The number of imports of predictions so far."""
+        return len(self.calls_of("import_predictions"))
 
-    def import_predictions(self, project, rows):
-        self.requests += 1
-        for task in self.deleted:
-            self.data.pop(task, None)
-        if any(row["task"] not in self.data for row in rows):
-            raise PredictionsDropped(project=project, sent=len(rows), created=0)
-        for row in rows:
-            self.add_prediction(row["task"], row["result"], row["score"], row["model_version"])
-        return len(rows)
-
-    def add_prediction(self, task, result, score, model_version):
-        row = {"task": task, "result": result, "score": score, "model_version": model_version}
-        self.predictions.append({"id": len(self.predictions) + 1000, **row})
-
-    def delete_prediction(self, prediction):
-        self.predictions = [item for item in self.predictions if item["id"] != prediction]
-
-    def model_versions(self, project):
-        versions = [item["model_version"] for item in self.predictions]
-        return {version: versions.count(version) for version in versions}
-
-    def delete_model_version(self, project, version):
-        self.predictions = [item for item in self.predictions if item["model_version"] != version]
+    @property
+    def predictions(self):
+        return [prediction for task in self.tasks_by_id.values() for prediction in task["predictions"]]
 
 
 @pytest.fixture
@@ -71,28 +53,28 @@ def run(detector, album, astronaut):
 
 
 def test_second_run_has_nothing_to_do(run, boxes_config, detector):
-    studio, text = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good")), []
+    studio, text = PrelabelStudio(boxes_config, dict.fromkeys(range(1, 61), "good")), []
     report = run(studio, progress=lambda *counts: text.append(counts))
     assert (report.tasks, report.imported, report.already_done, report.failures) == (60, 60, 0, ())
     assert report.boxes == 120
-    assert studio.requests == 3
+    assert studio.imports == 3
     assert text == [(0, 60), (25, 60), (50, 60), (60, 60)]
     assert studio.model_versions(1) == {detector.version: 60}
     again = run(studio)
     assert (again.imported, again.already_done) == (0, 60)
-    assert studio.requests == 3
+    assert studio.imports == 3
 
 
 def test_project_without_servable_controls_is_refused(run):
     xml = '<View><Text name="t" value="$text"/><Labels name="ner" toName="t"><Label value="a"/></Labels></View>'
-    studio = FakeStudio(xml, {1: "good"})
+    studio = PrelabelStudio(xml, {1: "good"})
     with pytest.raises(NotServed, match=r"ner \(Labels on Text\) is not pre-labelled"):
         run(studio)
     assert studio.predictions == []
 
 
 def test_a_task_without_an_address_is_named(run, boxes_config):
-    studio = FakeStudio(boxes_config, {1: "good", 2: None})
+    studio = PrelabelStudio(boxes_config, {1: "good", 2: None})
     report = run(studio)
     assert report.imported == 1
     [failure] = report.failures
@@ -100,8 +82,8 @@ def test_a_task_without_an_address_is_named(run, boxes_config):
 
 
 def test_stopped_run_is_resumable(run, boxes_config, detector):
-    studio = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good"))
-    first = run(studio, stop=lambda: studio.requests == 1)
+    studio = PrelabelStudio(boxes_config, dict.fromkeys(range(1, 61), "good"))
+    first = run(studio, stop=lambda: studio.imports == 1)
     assert first.stopped
     assert first.imported == CHUNK
     second = run(studio)
@@ -110,17 +92,17 @@ def test_stopped_run_is_resumable(run, boxes_config, detector):
 
 
 def test_failed_image_is_listed_and_retried_by_the_next_run(run, boxes_config):
-    studio = FakeStudio(boxes_config, {1: "good", 2: "failure", 3: "good"})
+    studio = PrelabelStudio(boxes_config, {1: "good", 2: "failure", 3: "good"})
     report = run(studio)
     assert report.imported == 2
     assert [(item.task, item.url) for item in report.failures] == [(2, "failure")]
     assert "truncated" in report.failures[0].reason
-    studio.data[2] = "good"
+    studio.tasks_by_id[2]["data"]["image"] = "good"
     assert run(studio).imported == 1
 
 
 def test_all_replaces_what_is_there(run, boxes_config, detector):
-    studio = FakeStudio(boxes_config, {1: "good", 2: "good"})
+    studio = PrelabelStudio(boxes_config, {1: "good", 2: "good"})
     run(studio)
     before = {item["id"] for item in studio.predictions}
     assert run(studio, every=True).imported == 2
@@ -129,14 +111,14 @@ def test_all_replaces_what_is_there(run, boxes_config, detector):
 
 
 def test_a_task_that_is_deleted_meanwhile_costs_the_others_nothing(run, boxes_config):
-    studio = FakeStudio(boxes_config, {1: "good", 2: "good", 3: "good"}, gone={2})
+    studio = PrelabelStudio(boxes_config, {1: "good", 2: "good", 3: "good"}, deleted={2})
     report = run(studio)
     assert (report.imported, report.deleted) == (2, 1)
     assert sorted(item["task"] for item in studio.predictions) == [1, 3]
 
 
 def test_only_our_older_versions_are_pruned(boxes_config):
-    studio = FakeStudio(boxes_config, {1: "good"})
+    studio = PrelabelStudio(boxes_config, {1: "good"})
     for version in ("now-1", "old-1", "other-model"):
         studio.add_prediction(1, [], 0.5, version)
     assert prune(studio, 1, keep="now-1", ours=frozenset({"now-1", "old-1"})) == {"old-1": 1}

@@ -12,7 +12,7 @@ from ml_backend.bulk.prelabel import CHUNK, prelabel
 from ml_backend.bulk.ray_cluster import CHUNKS_PER_WORKER, LOCAL_CLUSTER, ClusterFailed, PrelabelCluster
 from ml_backend.predict.protocol import ProjectOptions
 from ml_backend.serving.activation import open_served_model
-from tests.ml_backend.bulk.test_prelabel import FakeStudio
+from tests.ml_backend.bulk.test_prelabel import PrelabelStudio
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_cluster_equals_one_process_although_a_worker_dies(settings, boxes_confi
         "detector": detector, "photos": Media(settings, None), "score_threshold": settings.score_threshold,
         "options": ProjectOptions(),
     }  # fmt: skip
-    alone, spread = FakeStudio(boxes_config, urls), FakeStudio(boxes_config, urls)
+    alone, spread = PrelabelStudio(boxes_config, urls), PrelabelStudio(boxes_config, urls)
     plain = prelabel(alone, 1, **common)
     started, finished = 0, 0
     with PrelabelCluster(LOCAL_CLUSTER, workers=2, **options_of(settings, boxes_config, detector.version)) as cluster:

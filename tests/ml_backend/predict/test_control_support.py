@@ -13,6 +13,7 @@ from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.predict.control_support import ModelOutputs, controls_of, learnable, reasons
 from ml_backend.predict.controls import CONTROLS
 from ml_backend.predict.label_mapping import BOXES, find_targets
+from tests.fake_label_studio import FakeLabelStudio
 
 ROOT = Path(__file__).parents[3]
 IMAGE = '<Image name="i" value="$image"/>'
@@ -124,22 +125,15 @@ def test_every_tag_of_the_table_is_in_the_reference():
     assert [kind.tag for kind in CONTROLS.values() if f"`{kind.tag}`" not in page] == []
 
 
-class OneProject:
-    def __init__(self, xml):
-        self._config = LabelConfig.parse(f"<View>{xml}</View>")
-
-    def label_config(self, project):
-        return self._config
-
-
-class Unreadable:
-    def label_config(self, project):
-        return LabelConfig.parse("<View")
+def studio_with(label_config):
+    studio = FakeLabelStudio()
+    studio.put_project(7, label_config=label_config)
+    return studio
 
 
 def test_connect_says_that_a_label_config_cannot_be_read(tmp_path):
     settings = Settings(home=tmp_path)
-    [change] = connect_to_learning(Unreadable(), 7, settings, open_database(settings))
+    [change] = connect_to_learning(studio_with("<View"), 7, settings, open_database(settings))
     assert change.note
     assert "cannot be read" in change.what
 
@@ -156,10 +150,11 @@ PROMISES = {
 def test_connect_promises_learning_only_where_it_comes(xml, message, learns, tmp_path):
     settings = Settings(home=tmp_path)
     engine = open_database(settings)
-    first, *notes = connect_to_learning(OneProject(xml), 7, settings, engine)
+    studio = studio_with(f"<View>{xml}</View>")
+    first, *notes = connect_to_learning(studio, 7, settings, engine)
     assert message in first.what
     assert first.note == (not learns)
-    assert learnable(OneProject(xml).label_config(7)) == learns
+    assert learnable(studio.label_config(7)) == learns
     assert all(first.note for first in notes)
     assert bool(notes) == (not learns)
     assert TrainingDataStore(engine).project(7) is not None
