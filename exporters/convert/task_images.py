@@ -1,6 +1,6 @@
 """Find the images of a task in its data, and their sizes."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -61,7 +61,7 @@ def guess_image_key(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def find_image(images: list[TaskImage], region: Region) -> TaskImage | None:
+def find_image(images: Sequence[TaskImage], region: Region) -> TaskImage | None:
     """Return the image that a region is drawn on; with several images its object tag decides.
 
     In a task with one image, a region whose object tag was renamed still belongs to that image.
@@ -102,7 +102,6 @@ class ImageSizes:
         self._headers = headers
         # Whether headers are read.
         self.reads_headers = headers is not None
-        self.headers_read = 0
 
     def from_task(self, task: Task, image: TaskImage, *, alone: bool) -> tuple[int, int] | None:
         """Return the size stated in an annotation, prediction or the data of the task; ``alone``: it has one image."""
@@ -130,11 +129,9 @@ class ImageSizes:
         from labelloop.service.media import MediaError  # imports an HTTP client, which most exports never need
 
         try:
-            size = self._headers.size(image.url, task_id=task_id)
+            return self._headers.size(image.url, task_id=task_id)
         except MediaError as error:
             return f"{error.reason}. {error.fix}".rstrip()
-        self.headers_read += 1
-        return size
 
 
 def _urls(value: object) -> Iterable[str]:

@@ -1,8 +1,8 @@
 """Account for every task, annotation, image and region of the input: kept, or dropped with a reason; the sums match."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -110,42 +110,6 @@ AccountLine = tuple[tuple[str, ...], int]
 TaskAccount = tuple[AccountLine, ...]
 
 _KINDS: tuple[Kind, ...] = ("task", "annotation", "image", "region")
-
-
-class Ledger:
-    """Counters for the current task; ``close_task()`` returns them and starts the next task."""
-
-    def __init__(self) -> None:
-        self.input: Counter[Kind] = Counter()
-        self.kept: Counter[Kind] = Counter()
-        self.dropped: dict[Kind, Counter[str]] = {kind: Counter() for kind in _KINDS}
-        self.repaired: Counter[str] = Counter()
-        self.notes: Counter[str] = Counter()
-        self.other_results: Counter[str] = Counter()
-        self.chosen_by: Counter[str] = Counter()
-        self.failed: Counter[str] = Counter()
-
-    def drop(self, kind: Kind, reason: str, *, times: int = 1, failed: bool = False) -> None:
-        """Count ``times`` items as dropped for ``reason``; ``failed``: they are invalid input."""
-        self.dropped[kind][reason] += times
-        if failed:
-            self.failed["regions" if kind == "region" else "others"] += times
-
-    def close_task(self) -> Counter[tuple[str, ...]]:
-        """Return the counts since the last call and reset the counters."""
-        counts: Counter[tuple[str, ...]] = Counter()
-        for section, counter in self._sections():
-            if counter:
-                for name, number in counter.items():
-                    counts[(*section, name)] += number
-                counter.clear()
-        return counts
-
-    def _sections(self) -> Iterator[tuple[tuple[str, ...], Counter[Any]]]:
-        for section in ("input", "kept", "repaired", "notes", "other_results", "chosen_by", "failed"):
-            yield (section,), getattr(self, section)
-        for kind in _KINDS:
-            yield ("dropped", kind), self.dropped[kind]
 
 
 def task_account(counts: Mapping[tuple[str, ...], int]) -> TaskAccount:

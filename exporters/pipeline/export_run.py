@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from exporters.convert.options import ConversionOptions
-from exporters.convert.task_assembler import TaskAssembler
 from exporters.convert.task_images import ImageSizeReader, ImageSizes
+from exporters.convert.task_registry import TaskRegistry
 from exporters.dataset.gc import epoch, is_complete
 from exporters.dataset.published_files import publish_plain_files
 from exporters.dataset.shards import ObjectUploader, read_table
@@ -25,11 +25,12 @@ from exporters.dataset.versions import VersionClaim, commit_version, publish_ver
 from exporters.errors import ClassMapChanged, DatasetDamaged, ObjectsCollected
 from exporters.formats import FORMATS
 from exporters.formats.base import Format, FormatContext
-from exporters.model.accounting import Accounts, ExportReport, Ledger, TaskAccount, WriteStats, build_accounts
+from exporters.model.accounting import Accounts, ExportReport, TaskAccount, WriteStats, build_accounts
 from exporters.model.class_map import Categories, ClassMap, ClassMapSync, StoredClassMap, config_labels, load_classes
 from exporters.model.keypoints import Skeleton
 from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
-from exporters.pipeline.converter import Converter, TaskOutcomeKey
+from exporters.pipeline.converter import TaskConverter, TaskOutcomeKey
+from exporters.pipeline.fast_converter import make_converter
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentWriter
 from exporters.pipeline.incremental import PreviousVersionIndex, SourceOrderChanged
 from exporters.pipeline.publish_checks import EMPTY, refusal_reason
@@ -126,14 +127,14 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             self.store.scratch() as scratch,
             ObjectUploader(self.store, parent.shards() if parent and not self.afresh else ()) as objects,
         ):
-            ledger = Ledger()
-            assembler = TaskAssembler(self.rules, classes=classes, sizes=ImageSizes(self.headers), ledger=ledger)
+            registry = TaskRegistry(reads_data=self.rules.split.reads_data)
             copier = self._copier(parent if previous else None, objects, scratch) if self.photos else None
             builder = GenerationBuilder(scratch, objects)
             with closing(copier) if copier else nullcontext():
-                converter = Converter(assembler, self.rules, classes, ledger, copier)
+                sizes = ImageSizes(self.headers)
+                converter = make_converter(self.rules, classes, registry=registry, sizes=sizes, copier=copier)
                 state = _AttemptState(context, formats, classes, numbering, objects, scratch)
-                self._convert(converter, assembler, builder, previous, state)
+                self._convert(converter, registry, builder, previous, state)
             generation = builder.finish(previous.removed() if previous else ())
             total = builder.accounts.total()
             accounts = build_accounts(total, self.formats)
@@ -185,18 +186,19 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def _convert(
         self,
-        converter: Converter,
-        assembler: TaskAssembler,
+        converter: TaskConverter,
+        registry: TaskRegistry,
         builder: GenerationBuilder,
         previous: PreviousVersionIndex | None,
         state: "_AttemptState",
     ) -> None:
         context, classes, objects = state.context, state.classes, state.objects
-        done = 0
+        done = all_images = 0
 
-        def report_progress(tasks: int) -> None:
-            nonlocal done
-            if converter.images or objects.written:  # an empty version writes nothing to the store
+        def report_progress(tasks: int, images: int) -> None:
+            nonlocal done, all_images
+            all_images += images
+            if all_images or objects.written:  # an empty version writes nothing to the store
                 state.numbering.sync()
             for _ in range(tasks if self.progress else 0):
                 done += 1
@@ -205,7 +207,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         patterns: dict[TaskOutcomeKey, TaskAccount] = {}
         conversion = ConversionScheduler(
             converter=converter,
-            assembler=assembler,
+            registry=registry,
             writer=lambda: SegmentWriter(
                 state.formats, state.scratch, objects, first=builder.converted, account_cache=patterns
             ),

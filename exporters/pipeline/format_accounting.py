@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from exporters.columnar.block import Block
+from exporters.convert.tally import Counted
 from exporters.formats.base import ATTRIBUTES, FLAGS, IMAGE_FIELDS, NOTES, EncodedBlock, Format
 from exporters.model.accounting import Loss, TaskAccount, TaskAccountTable, task_account
 from exporters.model.records import Object
-from exporters.pipeline.converter import ConvertedTask, Counted, TaskOutcomeKey
+from exporters.pipeline.converter import ConvertedTask, TaskOutcomeKey
 from labelloop.labeling.studio.region_attributes import CROWD
 
 
@@ -23,6 +24,7 @@ class FormatAccountant:
         self._formats: list[Format] = []
         self._columnar = dict(zip(block.columnar, range(len(block.columnar)), strict=True))
         self._notes: dict[int, list[tuple[str, ...]]] = {}  # image index -> account lines of formats
+        self._losses: dict[int, list[Loss]] = {}  # task index -> what formats leave out
         self._refused: dict[tuple[int, str], dict[int, str]] = {}  # (image index, format) -> object id -> reason
 
     def add(self, fmt: Format, encoded: EncodedBlock) -> None:
@@ -45,7 +47,7 @@ class FormatAccountant:
                 continue
             recorded.add((index, rejected.number))
             notes.append(("format", fmt.name, "dropped", reason))
-            self._rows[self._block.tasks[index]].losses.append(
+            self._losses.setdefault(self._block.tasks[index], []).append(
                 Loss(
                     "region",
                     reason,
@@ -57,6 +59,10 @@ class FormatAccountant:
             )
         for index, change, times in encoded.converted:
             self._notes.setdefault(index, []).extend([("format", fmt.name, "converted", change)] * times)
+
+    def losses(self, task: int) -> Sequence[Loss]:
+        """Return what is left out of a task: of the data set, then of each format."""
+        return (*self._rows[task].losses, *self._losses.get(task, ()))
 
     def account_numbers(
         self,

@@ -11,13 +11,12 @@ from typing import Self
 
 import msgspec
 
-from exporters.columnar.block import Block
 from exporters.dataset.shards import ObjectUploader, TableWriter, line_heads
 from exporters.dataset.task_index import PageFile, PageWriter
 from exporters.formats.base import Format
 from exporters.model.accounting import TaskAccount, TaskAccountTable
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
-from exporters.pipeline.converter import ConvertedTask, TaskOutcomeKey
+from exporters.pipeline.converter import ConvertedBlock, TaskOutcomeKey
 from exporters.pipeline.format_accounting import FormatAccountant
 
 _encode = msgspec.json.Encoder().encode
@@ -63,8 +62,9 @@ class SegmentWriter:
             for name in (IMAGES, DROPPED, PHOTOS, *(fmt.name for fmt in formats))
         }
 
-    def add(self, block: Block, rows: Sequence[ConvertedTask]) -> None:
+    def add(self, converted: ConvertedBlock) -> None:
         """Write the records of a block and the rows of its tasks."""
+        block, rows = converted.block, converted.rows
         first = self._first + len(self._rows)
         heads = line_heads([first + task for task in block.tasks], [image.split for image in block.images])
         self._tables[IMAGES].add(heads, _encode_lines(block.images).split(b"\n")[:-1])
@@ -73,13 +73,13 @@ class SegmentWriter:
             encoded = fmt.encode(block)
             self._tables[fmt.name].add(heads, encoded.records)
             accountant.add(fmt, encoded)
-        for seq, row in enumerate(rows, start=first):
+        for task, row in enumerate(rows):
+            seq = first + task
             if row.photos:
                 splits = [split for split, _ in row.photos]
                 photos = [_encode(photo) for _, photo in row.photos]
                 self._tables[PHOTOS].add(line_heads([seq] * len(photos), splits), photos)
-            if row.losses:
-                losses = [_encode(loss) for loss in row.losses]
+            if losses := [_encode(loss) for loss in accountant.losses(task)]:
                 self._tables[DROPPED].add(line_heads([seq] * len(losses), [""] * len(losses)), losses)
         numbers = accountant.account_numbers(self._accounts, self._numbers, self._account_cache)
         self._accounts.add(numbers)

@@ -1,16 +1,16 @@
 """Copy images into the data set, each content once: server-side on S3, or read here and named by content."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
 import msgspec
 
-from exporters.convert.loss_recorder import MOVED, moved_image_loss
+from exporters.convert.tally import NOTHING, Tally, moved_image
 from exporters.dataset.shards import ObjectUploader
-from exporters.model.accounting import Ledger, Loss
+from exporters.model.accounting import Loss
 from exporters.model.file_names import hash_key
 from exporters.model.manifest import ImageCopy
 from exporters.model.records import Item
@@ -30,6 +30,20 @@ class FetchedImage(msgspec.Struct, frozen=True):
     size: int = 0
     path: Path | None = None
     entry: ObjectInfo | None = None
+
+
+class CopyOutcome(msgspec.Struct, frozen=True):
+    """The outcome of an image that is to be copied.
+
+    Attributes:
+        copy: The copy; None if the image is not available.
+        split: Its split, which is that of the first image with the same bytes.
+        tally: What is noted about it.
+    """
+
+    copy: ImageCopy | None
+    split: str
+    tally: Tally = NOTHING
 
 
 class ImageCopier:
@@ -66,40 +80,40 @@ class ImageCopier:
         """Start fetching the images of the next tasks: (address, task id)."""
         self._pending = {image: self._threads.submit(self._fetch, *image) for image in dict.fromkeys(images)}
 
-    def copy(self, item: Item, ledger: Ledger, record_loss: Callable[[Loss], None]) -> tuple[ImageCopy | None, str]:
-        """Copy an image. Return the copy and its split, which is that of the first image with the same bytes.
-
-        Returns None, with a note and a loss, if the image is not available.
-        """
+    def copy(self, item: Item) -> CopyOutcome:
+        """Copy an image of a task."""
         image = item.image
-        copy = self._copy(item, ledger, record_loss)
-        if copy is None or image.split not in SPLITS:
-            return copy, image.split
+        try:
+            fetched = self._fetched(item.source, image.task)
+        except (MediaError, OSError) as error:
+            reason = f"{error.reason}. {error.fix}".rstrip() if isinstance(error, MediaError) else str(error)
+            loss = Loss("photo", "could not be copied", task=image.task, detail=f"{image.url}: {reason}")
+            lines = ((("notes", NOT_COPIED), 1), (("failed", "others"), 1))
+            return CopyOutcome(None, image.split, Tally(lines, (loss,)))
+        copy = self._store_copy(image.file_name, fetched)
+        if image.split not in SPLITS:
+            return CopyOutcome(copy, image.split)
         key = hash_key(copy.content_key)
         split = self._splits.split(key)
         if not split:
             self._splits.add(with_split(key, image.split))
         elif split != image.split:
-            ledger.notes[MOVED] += 1
-            record_loss(moved_image_loss(image.task, image.url, split, image.split, "whose photo has the same bytes"))
-        return copy, split or image.split
+            moved = moved_image(image.task, image.url, split, image.split, "whose photo has the same bytes")
+            return CopyOutcome(copy, split, moved)
+        return CopyOutcome(copy, image.split)
 
-    def _copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> ImageCopy | None:
-        image = item.image
-        pending = self._pending.pop((item.source, image.task), None)
-        try:
-            fetched = pending.result() if pending else self._fetch(item.source, image.task)
-        except (MediaError, OSError) as error:
-            ledger.notes[NOT_COPIED] += 1
-            ledger.failed["others"] += 1
-            reason = f"{error.reason}. {error.fix}".rstrip() if isinstance(error, MediaError) else str(error)
-            lose(Loss("photo", "could not be copied", task=image.task, detail=f"{image.url}: {reason}"))
-            return None
+    def _store_copy(self, name: str, fetched: FetchedImage) -> ImageCopy:
+        """Upload a fetched image, unless the server copied it."""
         if fetched.entry is not None:
-            return ImageCopy(image.file_name, "", fetched.entry.size, fetched.entry.key, fetched.entry.tag.strip('"'))
+            return ImageCopy(name, "", fetched.entry.size, fetched.entry.key, fetched.entry.tag.strip('"'))
         assert fetched.path is not None
         self._objects.put_file(fetched.path, fetched.sha256)
-        return ImageCopy(image.file_name, fetched.sha256, fetched.size)
+        return ImageCopy(name, fetched.sha256, fetched.size)
+
+    def _fetched(self, url: str, task: int) -> FetchedImage:
+        """Return an image that is being fetched already, or fetch it now."""
+        pending = self._pending.pop((url, task), None)
+        return pending.result() if pending else self._fetch(url, task)
 
     def close(self) -> None:
         """Stop the threads; pending images are abandoned."""

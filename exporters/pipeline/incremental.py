@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from exporters.convert.task_assembler import TaskAssembler
+from exporters.convert.task_registry import TaskRegistry
 from exporters.dataset.shards import read_index
 from exporters.dataset.task_index import ByDigest, TaskIndex
-from exporters.model.accounting import TaskAccount
+from exporters.model.accounting import TaskAccount, TaskAccountTable
 from exporters.model.manifest import DatasetManifest, Generation
 from labelloop.service.store import Store
 
@@ -55,9 +55,9 @@ class PreviousVersionIndex:
         insertion = int(np.searchsorted(self._keys, key))
         return int(self._order[insertion]) if insertion < len(self._keys) and self._keys[insertion] == key else -1
 
-    def keep(self, position: int, assembler: TaskAssembler) -> TaskAccount | None:
+    def keep(self, position: int, registry: TaskRegistry) -> TaskAccount | None:
         """Reuse a task with its id and names. Return its account; None if another task uses one of them now."""
-        if self._seen[position] or not assembler.try_reserve(
+        if self._seen[position] or not registry.try_reserve(
             int(self._index.keys[position]), self._index.names(position)
         ):
             return None
@@ -82,3 +82,18 @@ class PreviousVersionIndex:
             raise SourceOrderChanged
         self._last = position
         self._seen[position] = True
+
+
+class UnchangedTasks:
+    """The tasks that are unchanged since the published version."""
+
+    def __init__(self, previous: PreviousVersionIndex, registry: TaskRegistry, accounts: TaskAccountTable) -> None:
+        self._previous, self._registry, self._accounts = previous, registry, accounts
+        self.find, self.mark_converted = previous.find_unchanged, previous.mark_converted
+
+    def keep(self, position: int) -> bool:
+        """Reuse the task at a position of that version. Return False if another task uses its id or names now."""
+        account = self._previous.keep(position, self._registry)
+        if account is not None:
+            self._accounts.add([self._accounts.number(account)])
+        return account is not None

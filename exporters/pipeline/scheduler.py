@@ -17,17 +17,17 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from exporters.convert.options import ConversionOptions
-from exporters.convert.task_assembler import TaskAssembler, UsedKeys
 from exporters.convert.task_images import ImageSizeReader, ImageSizes, LazyImageSizeReader
+from exporters.convert.task_registry import TaskRegistry, UsedKeys
 from exporters.dataset.shards import ObjectUploader
 from exporters.dataset.task_index import NO_DIGEST
 from exporters.formats import FORMATS
 from exporters.formats.base import FormatContext
-from exporters.model.accounting import Ledger, TaskAccountTable
 from exporters.model.class_map import ClassMap
-from exporters.pipeline.converter import Converter
+from exporters.pipeline.converter import SourceBlock, TaskConverter
+from exporters.pipeline.fast_converter import make_converter
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentResult, SegmentWriter
-from exporters.pipeline.incremental import PreviousVersionIndex
+from exporters.pipeline.incremental import PreviousVersionIndex, UnchangedTasks
 from labelloop.labeling.errors import MalformedTask
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
@@ -127,28 +127,28 @@ class ConversionScheduler:
 
     Args:
         converter: converts tasks in this process.
-        assembler: the assembler of the converter.
+        registry: the ids and names in use.
         writer: starts a segment.
         builder: collects the segments.
         previous: the tasks that need no conversion.
-        report_progress: called with the number of tasks done.
+        report_progress: called with the number of tasks done, and of images converted in this process.
     """
 
     def __init__(
         self,
         *,
-        converter: Converter,
-        assembler: TaskAssembler,
+        converter: TaskConverter,
+        registry: TaskRegistry,
         writer: Callable[[], SegmentWriter],
         builder: GenerationBuilder,
         previous: PreviousVersionIndex | None,
-        report_progress: Callable[[int], None],
+        report_progress: Callable[[int, int], None],
     ) -> None:
         self._converter = converter
-        self._assembler = assembler
+        self._registry = registry
         self._writer = writer
         self._builder = builder
-        self._unchanged = UnchangedTasks(previous, assembler, builder.accounts) if previous else None
+        self._unchanged = UnchangedTasks(previous, registry, builder.accounts) if previous else None
         self._report_progress = report_progress
 
     def convert_serial(self, blocks: Iterable[Block], *, until: int | None = None) -> None:
@@ -160,8 +160,8 @@ class ConversionScheduler:
         for segment in [blocks] if self._unchanged else _segments(iter(blocks)):
             with self._writer() as writer:
                 for block in segment:
-                    convert_block(block, self._converter, writer, self._unchanged)
-                    self._report_progress(len(block))
+                    images = convert_block(block, self._converter, writer, self._unchanged)
+                    self._report_progress(len(block), images)
                     done += _size(block)
                 self._builder.add(writer.finish())
             if until is not None and done >= until:
@@ -187,71 +187,46 @@ class ConversionScheduler:
     def _take(self, pending: PendingUnit, pool: Pool, classes: tuple[str, ...], objects: ObjectUploader) -> None:
         unit, spooled, submitted = pending
         converted = pool.result(submitted)
-        if converted.classes == classes and self._assembler.try_skip_tasks(unit.tasks, converted.used_keys):
+        if converted.classes == classes and self._registry.try_skip_tasks(unit.tasks, converted.used_keys):
             self._builder.add(converted.segment)
             objects.count_remote(converted.written, converted.written_bytes)
-            self._report_progress(unit.tasks)
+            self._report_progress(unit.tasks, 0)
         else:  # a class, id or name depends on earlier tasks
             self.convert_serial(spooled)
         spooled.path.unlink()
 
 
-class UnchangedTasks:
-    """The tasks that are unchanged since the published version."""
-
-    def __init__(self, previous: PreviousVersionIndex, assembler: TaskAssembler, accounts: TaskAccountTable) -> None:
-        self._previous, self._assembler, self._accounts = previous, assembler, accounts
-        self.find, self.mark_converted = previous.find_unchanged, previous.mark_converted
-
-    def keep(self, position: int) -> bool:
-        """Reuse the task at a position of that version. Return False if another task uses its id or names now."""
-        account = self._previous.keep(position, self._assembler)
-        if account is not None:
-            self._accounts.add([self._accounts.number(account)])
-        return account is not None
-
-
 def convert_block(
-    block: Block, converter: Converter, writer: SegmentWriter, unchanged: UnchangedTasks | None = None
-) -> None:
-    """Convert and write the tasks of a block, except unchanged ones."""
+    block: Block, converter: TaskConverter, writer: SegmentWriter, unchanged: UnchangedTasks | None = None
+) -> int:
+    """Convert and write the tasks of a block, except unchanged ones. Return the number of images."""
     # Not cryptographic: a forged collision would only hide its author's own change.
     digests = [xxh3_128_digest(entry) if type(entry) is bytes else NO_DIGEST for entry in block]
-    texts = [entry if type(entry) is bytes else None for entry in block]
-    if unchanged is None:
-        converter.prefetch_block(texts)
-        for number, (entry, digest) in enumerate(zip(block, digests, strict=True)):
-            converter.add(number, entry, digest)
-    else:
-        places = unchanged.find(digests)
-        converter.prefetch_block([text if position < 0 else None for text, position in zip(texts, places, strict=True)])
-        for number, (entry, digest, position) in enumerate(zip(block, digests, places, strict=True)):
-            if position < 0 or not unchanged.keep(position):
-                unchanged.mark_converted(converter.add(number, entry, digest))
-    writer.add(*converter.flush())
+    previous = unchanged.find(digests) if unchanged else ()
+    converted = converter.convert(SourceBlock(block, digests, previous), unchanged)
+    writer.add(converted)
+    return len(converted.block)
 
 
 def convert_unit(config: WorkerConfig, unit: WorkUnit) -> ConvertedUnit:
     """Convert a unit in another process, into the store."""
     store = open_store(config.store, config.settings)
-    classes, ledger = ClassMap(config.classes, config.rules.renamed), Ledger()
+    classes = ClassMap(config.classes, config.rules.renamed)
+    registry = TaskRegistry(reads_data=config.rules.split.reads_data, before=unit.first)
     with (
         gc_relaxed(),
         store.scratch() as folder,
         ObjectUploader(store) as objects,
         _headers(config) as headers,
     ):
-        assembler = TaskAssembler(
-            config.rules, classes=classes, sizes=ImageSizes(headers), ledger=ledger, before=unit.first
-        )
-        converter = Converter(assembler, config.rules, classes, ledger)
+        converter = make_converter(config.rules, classes, registry=registry, sizes=ImageSizes(headers))
         formats = [FORMATS[name](config.context) for name in config.formats]
         with SegmentWriter(formats, folder, objects, first=unit.first) as writer:
             for block in unit.blocks:
                 convert_block(block, converter, writer)
             segment = writer.finish()
         objects.flush()
-        return ConvertedUnit(segment, assembler.used_keys, classes.names, objects.written, objects.written_bytes)
+        return ConvertedUnit(segment, registry.used_keys, classes.names, objects.written, objects.written_bytes)
 
 
 def blocks_of(entries: Iterable[Entry]) -> Iterator[Block]:

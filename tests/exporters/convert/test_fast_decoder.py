@@ -9,11 +9,12 @@ import pytest
 import shapely
 
 from exporters.columnar.columns import clip_batch, percent_to_pixels
-from exporters.convert.fast_decoder import FastBatch, FastTaskDecoder
+from exporters.convert.fast_decoder import FastTaskDecoder
+from exporters.convert.task_assembler import TaskAssembler
 from exporters.formats import FORMATS
 from exporters.model.clipping import ShapeRejected, ring_areas
 from exporters.model.clipping import clip_to_image as fit_one
-from exporters.pipeline import converter as convert
+from exporters.pipeline.converter import GeneralConverter
 from labelloop.labeling.geometry.shapes import Polygon, Rectangle
 
 CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
@@ -90,6 +91,11 @@ def mixture(build, seed):
     return tasks
 
 
+def general_converter(rules, classes, *, registry, sizes, copier=None):
+    """Convert every task by the general path."""
+    return GeneralConverter(TaskAssembler(rules, classes=classes, sizes=sizes, registry=registry), copier)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("config", [CONFIG.format(more=""), None], ids=["config", "no config"])
 def test_both_ways_give_the_same_bytes(run, build, monkeypatch, seed, config):
@@ -103,7 +109,7 @@ def test_both_ways_give_the_same_bytes(run, build, monkeypatch, seed, config):
         usual = run(tasks, to="usual", **options)
     assert sum(draft is not None for draft in drafts[0].tasks) > 10
     with monkeypatch.context() as patch:
-        patch.setattr(convert.FastTaskDecoder, "decode", lambda self, texts: FastBatch([None] * len(texts)))
+        patch.setattr("exporters.pipeline.export_run.make_converter", general_converter)
         exact = run(tasks, to="exact", **options)
     assert usual.report.accounts == exact.report.accounts
     assert usual.report.classes == exact.report.classes

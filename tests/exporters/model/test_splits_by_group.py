@@ -5,8 +5,8 @@ from collections import defaultdict
 
 import pytest
 
-from exporters.convert.loss_recorder import MOVED
-from exporters.convert.task_assembler import NO_GROUP
+from exporters.convert.image_placer import NO_GROUP
+from exporters.convert.tally import MOVED
 from exporters.model.accounting import ExportReport
 from exporters.model.splits import SplitPolicy
 from exporters.validate.version import verify
