@@ -90,7 +90,7 @@ def read_voc(files: DatasetFiles, images: ImageFiles) -> DataSet:
         labels.update(obj.name for obj in objects)
         object_tags = (child.tag for obj in objects for child in obj.element)
         unread_object_tags.update(tag for tag in object_tags if tag not in _OBJECT_TAGS)
-        zero_based |= any(edge in {"0", "0.0"} for obj in objects for edge in obj.edges[:2])
+        zero_based |= any(obj.edge(edge) in {"0", "0.0"} for obj in objects for edge in EDGES[:2])
     if other_roots and "" not in other_roots and not labels:
         what = "XML of CVAT" if other_roots == {"annotations"} else f"XML of another kind (<{min(other_roots)}>)"
         raise DatasetError(

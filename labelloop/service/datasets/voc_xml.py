@@ -42,8 +42,12 @@ class VocObject:
     @property
     def edges(self) -> tuple[str, str, str, str]:
         """The texts of xmin, ymin, xmax and ymax: pixels from 1, maxima inclusive."""
-        x_min, y_min, x_max, y_max = (element_text(self.element, f"bndbox/{edge}") for edge in EDGES)
+        x_min, y_min, x_max, y_max = map(self.edge, EDGES)
         return x_min, y_min, x_max, y_max
+
+    def edge(self, edge: str) -> str:
+        """The text of an edge of its box, one of `EDGES`."""
+        return element_text(self.element, f"bndbox/{edge}")
 
 
 @dataclass(frozen=True, slots=True)
