@@ -195,7 +195,7 @@ def export(
 
 
 def _cluster(address: str, workers: int, config: "WorkerConfig") -> "Pool":
-    from exporters.pipeline.ray_pool import RayCluster
+    from exporters.pipeline.pools import RayCluster
 
     return RayCluster(address, config, workers)
 

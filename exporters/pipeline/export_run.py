@@ -246,7 +246,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
     def _pool(self, config: WorkerConfig) -> Pool:
         if self.pool:
             return self.pool(config)
-        from exporters.pipeline.process_pool import ProcessPool, default_workers
+        from exporters.pipeline.pools import ProcessPool, default_workers
 
         return ProcessPool(config, self.workers or default_workers())
 

@@ -12,7 +12,7 @@ import pytest
 from exporters.dataset.versions import read_version
 from exporters.errors import ExportError
 from exporters.pipeline import scheduler as conversion
-from exporters.pipeline.process_pool import ProcessPool
+from exporters.pipeline.pools import ProcessPool
 from exporters.pipeline.scheduler import convert_unit
 from labelloop.service.store import open_store
 
@@ -74,7 +74,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 )
 def test_a_pool_gives_the_same_data_set_to_the_byte(run, build, config, monkeypatch, seed, options):
     tasks = many(build, seed=seed)
-    monkeypatch.setattr("exporters.pipeline.process_pool.ProcessPool", lambda order, workers: InTurn(order))
+    monkeypatch.setattr("exporters.pipeline.pools.ProcessPool", lambda order, workers: InTurn(order))
     options = {"formats": FORMATS, "label_config": config("car", "bus"), **options}
     alone = run(tasks, to="alone", workers=1, **options)
     pooled = run(tasks, to="pooled", workers=3, **options)
@@ -117,7 +117,7 @@ def test_a_worker_that_is_killed_costs_no_version(run, build, config, monkeypatc
                     os.kill(process.pid, signal.SIGKILL)
             return super().result(submitted)
 
-    monkeypatch.setattr("exporters.pipeline.process_pool.ProcessPool", Killing)
+    monkeypatch.setattr("exporters.pipeline.pools.ProcessPool", Killing)
     with pytest.raises(ExportError, match="ended in the middle") as error:
         run(tasks, workers=2, afresh=True, formats=FORMATS, label_config=config("car"))
     assert "--workers 1" in error.value.fix
@@ -126,7 +126,7 @@ def test_a_worker_that_is_killed_costs_no_version(run, build, config, monkeypatc
 
 
 def test_small_exports_start_no_process(run, build, config, monkeypatch):
-    monkeypatch.setattr("exporters.pipeline.process_pool.ProcessPool", lambda *_: pytest.fail("a pool was started"))
+    monkeypatch.setattr("exporters.pipeline.pools.ProcessPool", lambda *_: pytest.fail("a pool was started"))
     run(many(build), formats=FORMATS, label_config=config("car"))
 
 
