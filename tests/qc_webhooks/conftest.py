@@ -84,6 +84,14 @@ class QcStudio(FakeLabelStudio):
         return next(item for item in self.tasks_by_id[task]["predictions"] if item["model_version"] == version)
 
 
+def studio_of_people(title, *users):
+    """A Label Studio whose users have these fields, in the order of their ids from 1 on."""
+    studio = QcStudio()
+    studio.fields["title"] = title
+    studio.users_by_id = {number: {"id": number} | user for number, user in enumerate(users, start=1)}
+    return studio
+
+
 @pytest.fixture
 def studio():
     """A Label Studio in memory."""

@@ -15,19 +15,12 @@ from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import TASKS
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.task_facts import AnnotationFacts, AnnotatorPair, ObjectFacts, RegionFacts, TaskFacts
+from tests.qc_webhooks.conftest import studio_of_people
 from tests.system.browser_fixtures import chromium_page, screenshot
 
 pytestmark = pytest.mark.system
 PASSWORD = "correct-horse-9"
 LAPTOP = 1366, 768
-
-
-class Names:
-    def project(self, _):
-        return {"title": "Streets"}
-
-    def users(self):
-        return [{"id": 1, "first_name": "Anna"}, {"id": 2, "first_name": "Ben"}]
 
 
 def ring(x, y):
@@ -85,7 +78,7 @@ def dashboard(tmp_path_factory):
                 project=7, task=task, born="", fingerprint="", outcome=facts.outcome, agreement=score, annotators=2,
                 review=disputed, keys=None, decided_at=float(task),
             ))  # fmt: skip
-    SummaryScheduler(engine, Names()).run()
+    SummaryScheduler(engine, studio_of_people("Streets", {"first_name": "Anna"}, {"first_name": "Ben"})).run()
     server = make_server("127.0.0.1", 0, create_app(settings), threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -23,7 +23,7 @@ from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
-from tests.qc_webhooks.conftest import PROJECT, QcStudio
+from tests.qc_webhooks.conftest import PROJECT, QcStudio, studio_of_people
 
 PASSWORD = "correct-horse-9"
 EVIL = "<script>alert(1)</script>"
@@ -74,12 +74,9 @@ def inside(client):
     return client
 
 
-class Names:
-    def project(self, _):
-        return {"title": f"Cars {EVIL}"}
-
-    def users(self):
-        return [{"id": 1, "first_name": "Anna"}, {"id": 2, "first_name": EVIL}, {"id": 3, "first_name": "=1+1"}]
+def named_studio():
+    """A Label Studio whose names are scripts and formulas."""
+    return studio_of_people(f"Cars {EVIL}", *({"first_name": name} for name in ("Anna", EVIL, "=1+1")))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +95,7 @@ def judged(tmp_path_factory, migrated):
         if number % 8 == 1:
             studio.annotate(task, 3, [box(30), choice("bad")], lead_time=22.0)
         checker.check(PROJECT, task)
-    SummaryScheduler(engine, Names()).run()
+    SummaryScheduler(engine, named_studio()).run()
     engine.dispose()
     return home / "labelloop.sqlite3"
 
@@ -388,7 +385,7 @@ def test_tasks_not_judged_are_listed_and_wait_for_a_reviewer(inside, closed, eng
         for who in (1, 2):
             studio.annotate(task, who, [box(10) | {"value": {"x": "left"}}])
         checker.check(PROJECT, task)
-    SummaryScheduler(engine, Names()).run()
+    SummaryScheduler(engine, named_studio()).run()
     assert tasks_of(inside.get(f"{BASE}/disputes")) == []
     assert "3 more tasks are not judged" in inside.get(f"{BASE}/disputes").text
     page = inside.get(f"{BASE}/disputes?state=not_judged")

@@ -11,7 +11,7 @@ from qc_webhooks.schedulers.project_summary import SummaryScheduler, SummaryStor
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.task_facts import FactsExtent, FactStore
 from qc_webhooks.verdict.task_facts import AnnotationFacts, AnnotatorPair, ObjectFacts, RegionFacts, TaskFacts
-from tests.qc_webhooks.conftest import PROJECT
+from tests.qc_webhooks.conftest import PROJECT, studio_of_people
 
 DAY = 86_400.0
 MONDAY = 1_767_571_200.0  # 2026-01-05
@@ -156,19 +156,12 @@ def test_a_board_of_nothing_is_a_board():
     assert replay.run(agreement=0.7, annotators=2, max_annotators=3).tasks == 0
 
 
-class Names:
-    def project(self, _):
-        return {"title": "Street"}
-
-    def users(self):
-        return [{"id": 1, "first_name": "Anna", "last_name": "Berg"}, {"id": 2, "username": "ben"}]
-
-
 def test_summary_updates_only_when_facts_change(engine):
     store, boards = FactStore(engine), SummaryStore(engine)
     ProjectStore(engine).add(PROJECT)
     now = [time.time()]
-    keeper = SummaryScheduler(engine, Names(), clock=lambda: now[0])
+    studio = studio_of_people("Street", {"first_name": "Anna", "last_name": "Berg"}, {"username": "ben"})
+    keeper = SummaryScheduler(engine, studio, clock=lambda: now[0])
     keeper.run()
     assert boards.load(PROJECT) is None
     store.save(PROJECT, task(1, [0.9], at=MONDAY), None)
