@@ -21,6 +21,7 @@ import structlog
 
 from labelloop.service.settings import Settings
 from tests.bare_s3 import BareS3
+from tests.fake_label_studio import FakeLabelStudio
 
 # What a property says does not hang on how fast the machine is, and the same examples are tried everywhere.
 # `pytest --hypothesis-profile explore` looks further.
@@ -47,6 +48,12 @@ def _own_environment(monkeypatch):
 def settings(tmp_path) -> Settings:
     """Default settings with the home folder inside `tmp_path`."""
     return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def fake_label_studio() -> FakeLabelStudio:
+    """A `Studio` over an empty Label Studio in memory."""
+    return FakeLabelStudio()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioNotFound
-from tests.fake_label_studio import FakeLabelStudio
 
 
 @pytest.fixture
@@ -19,10 +18,9 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def studio():
-    studio = FakeLabelStudio()
-    studio.put_project(1)
-    return studio
+def studio(fake_label_studio):
+    fake_label_studio.put_project(1)
+    return fake_label_studio
 
 
 def step(*changes):

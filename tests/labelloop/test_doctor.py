@@ -609,12 +609,13 @@ def test_newly_learned_version_is_only_a_warning(settings, title, answered, leve
 
 
 @pytest.fixture
-def policied():
+def policied(fake_label_studio):
     """A project with one control and no ground truth."""
     boxes = '<RectangleLabels name="boxes" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>'
-    studio = FakeLabelStudio()
-    studio.put_project(7, title="x", label_config=f'<View><Image name="image" value="$image"/>{boxes}</View>')
-    return studio
+    fake_label_studio.put_project(
+        7, title="x", label_config=f'<View><Image name="image" value="$image"/>{boxes}</View>'
+    )
+    return fake_label_studio
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from labelloop.stack.progress import Steps
 from labelloop.stack.state import DemoProject, StackState, read_state, write_state
 from labelloop.stack.up import DASHBOARD, HOOK, TOKEN, Ready, _Run
 from labelloop.stack.welcome import welcome
-from tests.fake_label_studio import FakeLabelStudio
 
 SOURCE = DemoSource("demo", "Photos", list)
 
@@ -33,13 +32,12 @@ def run(tmp_path):
     ],
     ids=["first run", "finished", "interrupted", "deleted in Label Studio"],
 )
-def test_the_project_of_an_earlier_run(run, tmp_path, stored, existing, expected, remaining):
+def test_the_project_of_an_earlier_run(run, fake_label_studio, tmp_path, stored, existing, expected, remaining):
     write_state(tmp_path, StackState(projects={"demo": stored} if stored else {}))
-    studio = FakeLabelStudio()
     for project in existing:
-        studio.put_project(project)
-    assert run._existing(studio, SOURCE) == expected
-    assert studio.projects_by_id.keys() == remaining
+        fake_label_studio.put_project(project)
+    assert run._existing(fake_label_studio, SOURCE) == expected
+    assert fake_label_studio.projects_by_id.keys() == remaining
 
 
 def test_secrets_are_kept_and_the_token_is_dropped_with_its_server(run, tmp_path):

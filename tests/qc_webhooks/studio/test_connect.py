@@ -13,18 +13,16 @@ from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.connect import connect, show_note
 from qc_webhooks.studio.data_manager_tabs import TABS, ensure_tabs, tab_data
 from qc_webhooks.studio.webhook import is_single_label
-from tests.fake_label_studio import FakeLabelStudio
 
 PROJECT = 7
 URL = "http://qc.internal:9091/webhook"
 
 
 @pytest.fixture
-def admin():
+def admin(fake_label_studio):
     """A project that is not connected yet."""
-    studio = FakeLabelStudio()
-    studio.put_project(PROJECT, label_config="<View><Image/></View>")
-    return studio
+    fake_label_studio.put_project(PROJECT, label_config="<View><Image/></View>")
+    return fake_label_studio
 
 
 @pytest.fixture
