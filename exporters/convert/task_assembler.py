@@ -120,13 +120,13 @@ class TaskAssembler:
         if not selection.chosen:
             return TaskContent(Tally.join(refused, losses.whole_task(selection.reason)))
         split = DISPUTED_SPLIT if held_for and self._rules.disputed == "apart" else ""
-        content = self._fuse(task, number, selection, split, losses)
+        content = self._convert_selected(task, number, selection, split, losses)
         return TaskContent(Tally.join(refused, content.tally), content.items, content.names, content.reusable)
 
-    def _fuse(
+    def _convert_selected(
         self, task: Task, number: int, selection: AnnotationSelection, split: str, losses: TaskLosses
     ) -> TaskContent:
-        """Fuse the selected annotations if the policy asks for it, and place the images of a task."""
+        """Convert the selected annotations of a task, fused if the policy asks for it."""
         images = task_images(task, self._rules.config)
         readings = [(annotation, self._placer.read(task, annotation, images)) for annotation in selection.chosen]
         consensus: ConsensusResult | None = None
