@@ -328,7 +328,7 @@ def _crossings(points: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArra
     x, y = points[:, :1], points[:, 1:]
     x0, y0, x1, y1 = ring[:-1, 0], ring[:-1, 1], ring[1:, 0], ring[1:, 1]
     over = (y0 > y) != (y1 > y)
-    with np.errstate(divide="ignore", invalid="ignore"):  # horizontal edges, which no ray crosses
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # horizontal edges: no ray crosses
         right = x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
     crossed: NDArray[np.int64] = (over & right).sum(axis=1)
     return crossed

@@ -172,7 +172,7 @@ def _remarks(raw: msgspec.Raw) -> ObjectAttributes:
     fields = {name: value for name, value in _decode_fields(raw).items() if name not in _KNOWN_FIELDS}
     if not fields:
         return NO_OBJECT_ATTRIBUTES
-    decoded = {name: msgspec.json.decode(value) for name, value in fields.items()}
+    decoded = {name: _decode_field(name, value) for name, value in fields.items()}
     attributes, meta = decoded.get("attributes"), decoded.get("meta")
     return ObjectAttributes(
         attributes=attributes if isinstance(attributes, dict) else {},
@@ -183,6 +183,13 @@ def _remarks(raw: msgspec.Raw) -> ObjectAttributes:
         },
         meta=meta if isinstance(meta, dict) else {},
     )
+
+
+def _decode_field(name: str, value: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError as error:  # such as a number beyond double precision
+        raise MalformedData(f"its field {name!r:.40} cannot be read: {error}") from None
 
 
 _KNOWN_FIELDS = (frozenset(CocoAnnotation.__struct_fields__) | _DERIVED_FIELDS | _EXPORT_FIELDS) - {

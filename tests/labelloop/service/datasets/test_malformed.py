@@ -98,6 +98,19 @@ def test_any_field_of_coco(coco, text):
     check(coco, {"a.jpg", "b.png", "ünï côde.jpg"})
 
 
+def test_number_beyond_double_precision_costs_its_annotation(tmp_path):
+    annotations = [{"id": n, "image_id": 1, "category_id": 1, "bbox": [n, 1, 2, 2], "x": n} for n in (1, 2)]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 10, "height": 10}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "c"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content).replace('"x": 1}', '"x": 1e400}'))
+    problem, image = read_dataset(open_source(str(tmp_path / "a.json"), Settings()), "auto").images()
+    assert "'x' cannot be read" in problem.reason
+    assert len(image.objects) == image.unread == 1
+
+
 RESULTS = [
     {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5},
     {"image_id": 2, "category_id": 3, "segmentation": {"size": [2, 2], "counts": [1, 2, 1]}, "score": 0.4},
