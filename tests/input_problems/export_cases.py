@@ -239,7 +239,10 @@ CASES = (
         "tasks that have only predictions",
         "refused",
         lambda folder: command(folder, array(predicted(200))),
-        ("no image is in it. Dropped tasks: 200 (only predictions, no annotation)", "Create Annotations From Predictions"),
+        (
+            "no image is in it. Dropped tasks: 200 (only predictions, no annotation)",
+            "Create Annotations From Predictions",
+        ),
         1,
         nothing_left,
     ),

@@ -42,7 +42,11 @@ CASES = (
                 "it is cut short: it ends at byte",
             ),
             ("JSON Lines cut within a line", _LINES[: len(_LINES) // 3], "it is cut short: it ends at byte"),
-            ("one page of the API's answer", json.dumps({"tasks": tasks(2), "total": 9}).encode(), "it contains 2 of 9"),
+            (
+                "one page of the API's answer",
+                json.dumps({"tasks": tasks(2), "total": 9}).encode(),
+                "it contains 2 of 9",
+            ),
         )
     ),
     *(
