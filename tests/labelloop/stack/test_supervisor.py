@@ -20,7 +20,8 @@ for name in ('MIN_UPTIME_S', 'RESTART_WINDOW_S'):
     setattr(supervision, name, float(os.environ.get(name, getattr(supervision, name))))
 def part(name, code):
     marker = os.environ.get('FAILURE_MARKER', '')
-    return ServiceSpec(name, name, [sys.executable, "-c", code], dict(os.environ), home / f"{name}.log", failure_marker=marker)
+    command = [sys.executable, "-c", code]
+    return ServiceSpec(name, name, command, dict(os.environ), home / f"{name}.log", failure_marker=marker)
 SLOW = (
     "import signal,time,sys; signal.signal(15, lambda *_: (time.sleep(1), sys.exit(0)));"
     "print('up', flush=True); time.sleep(600)"
