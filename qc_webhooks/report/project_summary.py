@@ -47,7 +47,7 @@ class Day(msgspec.Struct, frozen=True, gc=False):
     disputed: Estimate
 
 
-class LabelRow(msgspec.Struct, frozen=True, gc=False):
+class LabelAgreement(msgspec.Struct, frozen=True, gc=False):
     """Agreement on one label.
 
     Attributes:
@@ -130,7 +130,7 @@ class ProjectSummary(msgspec.Struct, frozen=True, gc=False):
     used: int
     people: tuple[AnnotatorProfile, ...]
     splits: tuple[DisagreementPattern, ...]
-    labels: tuple[LabelRow, ...]
+    labels: tuple[LabelAgreement, ...]
     confusions: tuple[Confusion, ...]
     statistics: dict[str, dict[str, dict[str, Estimate]]]
 
@@ -294,7 +294,7 @@ def _votes(tasks: Sequence[TaskFacts]) -> Iterator[tuple[int, str, dict[int, str
             )
 
 
-def _labels(tasks: Sequence[TaskFacts]) -> Iterator[LabelRow]:
+def _labels(tasks: Sequence[TaskFacts]) -> Iterator[LabelAgreement]:
     objects: Counter[tuple[str, str]] = Counter()
     both: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     either: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
@@ -320,7 +320,7 @@ def _labels(tasks: Sequence[TaskFacts]) -> Iterator[LabelRow]:
         confused = tuple(
             (name, round(pairs_with_label / pairs, 4)) for name, pairs_with_label in instead[key].most_common(2)
         )
-        yield LabelRow(*key, count, _agreement(both[key], either[key], weights), confused)
+        yield LabelAgreement(*key, count, _agreement(both[key], either[key], weights), confused)
 
 
 def _agreement(both: Counter[int], either: Counter[int], weights: Integers) -> Estimate:

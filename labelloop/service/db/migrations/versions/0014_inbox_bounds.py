@@ -10,7 +10,7 @@ down_revision: str | None = "0012_learn_config"
 branch_labels: tuple[str, ...] | None = None
 depends_on: str | None = None
 
-# Claimed by nobody: left behind where a takeover found more events than one claim takes.
+# Unclaimed: left where a takeover found more events than one claim takes.
 _ORPHANS = """
 UPDATE inbox_events SET state = 'pending', claim = NULL WHERE state = 'claimed'
 AND NOT EXISTS (SELECT 1 FROM inbox_claims WHERE inbox_claims.token = inbox_events.claim)
