@@ -25,6 +25,8 @@ FORMATS = (
     "coco,voc,voc-masks,yolo-detect,yolo-segment,yolo-obb,yolo-pose,yolo-classify,"
     "ndjson-detect,ndjson-segment,ndjson-obb,ndjson-pose,webdataset"
 )
+# Cases of the test matrix: "mixed" has every kind of shape.
+CASES = ("mixed", "noted", "names")
 # Keys of JSON files that hold the time of the run, or an address of the run's folder.
 VOLATILE = ("created_at", "source", "seconds", "manifest_sha256", "path", "url")
 
@@ -102,6 +104,8 @@ def write_inputs(folder: Path) -> None:
 
     build = Build()
     for case, images in cases(build).items():
+        if case not in CASES:
+            continue
         tasks = []
         for number, (name, results) in enumerate(images.items(), start=1):
             path = folder / "images" / case / name
@@ -113,7 +117,7 @@ def write_inputs(folder: Path) -> None:
         labels = (*LABELS, *ODD_LABELS) if case == "names" else LABELS
         (folder / f"{case}.json").write_text(json.dumps(tasks))
         (folder / f"{case}.xml").write_text(config(labels))
-    for shape, size in (("dense-boxes", 150), ("dense-outlines", 60)):
+    for shape, size in (("dense-boxes", 60), ("dense-outlines", 30)):
         tasks = [dense_task(size, people, outlines="outlines" in shape) | {"id": people} for people in (1, 2, 3)]
         (folder / f"{shape}.json").write_text(json.dumps(tasks))
         (folder / f"{shape}.xml").write_text(CONFIG)
@@ -150,6 +154,7 @@ def outputs(root: Path, inputs: Path, out: Path) -> dict[str, str]:
         }.items():
             labelloop(root, inputs, out, "qc", *options)
             checksums[f"{part} {name}"] = checksum_of(out / f"{part}.json")
+        print(out.name, name, flush=True)
     learned = out / "learned"
     learned.mkdir()
     python(root, inputs, out, "-c", LEARN, str(learned))

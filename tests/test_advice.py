@@ -21,6 +21,8 @@ PLACES = {
 }  # fmt: skip
 # A command ends where a sentence goes on.
 _MARKED = re.compile(r"`(labelloop(?: [^`]*)?)`")
+# A field of a message's template.
+_FIELD = re.compile(r"\{(\w+)[^{}]*\}")
 _AFTER_COLON = re.compile(r"(?:: |then |with )(labelloop [a-z][^.,;()`\n]*?)(?= keeps|[.,;()`\n]|$)")
 
 
@@ -32,7 +34,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.JoinedStr):
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else value_of(part) for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
-            yield node.value
+            yield _FIELD.sub(lambda field: "--port" if field[1] == "option" else "7", node.value)
 
 
 def value_of(part: ast.expr) -> str:
