@@ -203,16 +203,16 @@ class _Ranking:
         self._task_sync.refresh()
         self._reset_deleted_predictions()
         pool = self._pool()
-        prelabelled, unranked = self._rank_pool(pool, stop)
+        prelabelled, unreached = self._rank_pool(pool, stop)
         if prelabelled or not stop():
             self._announce()
         if stop():
             return RankingResult(self._version, prelabelled, stopped=True)
-        rest = [*unranked, *self._rest(set(pool), max(self._policy.prelabels - len(pool), 0))]
+        rest = [*unreached, *self._rest(set(pool), max(self._policy.prelabels - len(pool), 0))]
         for batch in _batches(rest):
             if stop():
                 return RankingResult(self._version, prelabelled, stopped=True)
-            predictions = self._predict(self._fetch_open(batch), stop)
+            predictions, _ = self._predict(self._fetch_open(batch), stop)
             prelabelled += self._import(
                 {
                     number: (prediction, rest_score(prediction.uncertainty))
@@ -265,7 +265,7 @@ class _Ranking:
         """
         open_tasks = self._fetch_open(batch)
         scores = {number: place_score(position + index) for index, number in enumerate(open_tasks)}
-        predictions = self._predict(
+        predictions, _ = self._predict(
             [number for number in open_tasks if number not in self._prediction_ids], stop, least=1
         )
         moved = [number for number in open_tasks if number in self._prediction_ids]
@@ -321,21 +321,20 @@ class _Ranking:
         )
         return rest[:count]
 
-    def _rank_pool(self, pool: Sequence[int], stop: Stop) -> tuple[int, list[int]]:
+    def _rank_pool(self, pool: Sequence[int], stop: Stop) -> tuple[int, Sequence[int]]:
         """Predict the pool for `POOL_S` at most and import it in the order of acquisition.
 
         If interrupted after at least half of the pool, that part is ranked. Otherwise an annotator who submits faster
         than a pool is predicted would never get a ranked task.
 
         Returns:
-            The number of predictions, and the tasks of the pool without one.
+            The number of predictions, and the tasks of the pool that were not reached.
         """
         features = self._features(pool)
         self._embed([number for number in pool if features[number].vector is None], stop)
-        predictions = self._predict(pool, stop, until=time.monotonic() + POOL_S)
-        unranked = [number for number in pool if number not in predictions]
+        predictions, unreached = self._predict(pool, stop, until=time.monotonic() + POOL_S)
         if 2 * len(predictions) < len(pool) and stop():
-            return 0, unranked
+            return 0, unreached
         able, vectors = self._context.image_vectors.vectors(self._project, self._embedder.backbone, predictions)
         head: list[int] = []
         if able:
@@ -348,7 +347,7 @@ class _Ranking:
         others = [others[index] for index in rank([predictions[number].uncertainty for number in others])]
         order = self._with_held_out([*head, *others])
         scored = {number: (predictions[number], place_score(position)) for position, number in enumerate(order)}
-        return self._import(scored, save_uncertainty=True), unranked
+        return self._import(scored, save_uncertainty=True), unreached
 
     def _with_held_out(self, order: Sequence[int]) -> list[int]:
         held = partial(is_held_out, self._project, share=self._policy.held_out)
@@ -427,7 +426,7 @@ class _Ranking:
 
     def _predict(
         self, numbers: Sequence[int], stop: Stop, *, least: int = 0, until: float = math.inf
-    ) -> dict[int, _ScoredPrediction]:
+    ) -> tuple[dict[int, _ScoredPrediction], Sequence[int]]:
         """Predict tasks with the served version; if interrupted, only the first of them.
 
         Args:
@@ -435,16 +434,19 @@ class _Ranking:
             stop: Called between batches; True interrupts.
             least: Tasks that are predicted before the first interruption.
             until: Monotonic time from which no further batch begins, once half of the tasks is predicted.
+
+        Returns:
+            Predictions by task, without tasks whose images cannot be loaded; and the tasks that were not reached.
         """
         predictions: dict[int, _ScoredPrediction] = {}
         for index, batch in enumerate(chunks(numbers, BATCH_PER_CORE * available_cores())):
             done = index * BATCH_PER_CORE * available_cores()
             if (2 * done >= len(numbers) and time.monotonic() >= until) or (done >= least and stop()):
-                break
+                return predictions, numbers[done:]
             # One task at a time: a batch of four takes 100 MB more and is not faster.
             for prediction in parallel_map(self._predict_one, batch):
                 predictions |= prediction
-        return predictions
+        return predictions, ()
 
     def _predict_one(self, number: int) -> dict[int, _ScoredPrediction]:
         parts: list[tuple[Detections, Floats]] = []

@@ -6,6 +6,7 @@ from ml_backend.learning.annotations import is_held_out
 from ml_backend.learning.poller import LearningPoller
 from ml_backend.learning.task_order import HEAD, place_score, rest_score, with_held_out
 from ml_backend.learning.task_queue import rank_open_tasks
+from ml_backend.predict.predictor import Predictor
 from tests.ml_backend.learning.conftest import PROJECT
 
 
@@ -80,6 +81,26 @@ def test_newer_event_interrupts_the_ranking(context, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     learn(tasks=[studio.label(seed) for seed in (1, 2)])
     assert rank_open_tasks(context, PROJECT, stop=lambda: True).stopped
+
+
+def test_pool_beyond_its_time_follows_and_no_image_is_tried_twice(context, learn, studio, policy, monkeypatch):
+    policy("debounce_s = 0\nheld_out = 0\n")
+    monkeypatch.setattr("ml_backend.learning.task_queue.POOL_S", 0.0)
+    monkeypatch.setattr("ml_backend.learning.task_queue.available_cores", lambda: 1)
+    gone = studio.add_task({"image": "/data/local-files/?d=gone.png"})
+    waiting = [studio.add_image(seed) for seed in range(20, 31)]
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    attempts, predict = [], Predictor.predict
+
+    def counted(self, tasks, **options):
+        attempts.extend(task["id"] for task in tasks)
+        return predict(self, tasks, **options)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    assert rank_open_tasks(context, PROJECT, stop=never).prelabelled == 11
+    assert sorted(attempts) == sorted([gone, *waiting])
+    assert len(studio.calls_of("import_predictions")) == 2, "half of the pool is ranked first, the other half follows"
+    assert sorted(studio.queue(run.version)) == waiting
 
 
 def test_no_pre_labels_where_the_policy_wants_none(context, studio, policy):
