@@ -91,14 +91,10 @@ def measured(command: list[str], *, root: Path | None = None) -> str:
 @contextmanager
 def old_code() -> Iterator[Path | None]:
     """The repository as it was at ``BEFORE``; None where it is not to be had."""
-    repository = Path(__file__).parents[1]
+    from bench.house import checkout  # here, because programs of the commit before run this file too
+
     with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(["git", "archive", BEFORE], cwd=repository, capture_output=True, check=False)
-        if archive.returncode:
-            yield None
-            return
-        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-        yield Path(folder)
+        yield checkout(BEFORE, Path(folder) / BEFORE)
 
 
 def dense_task(count: int, people: int, *, outlines: bool = False) -> dict[str, Any]:

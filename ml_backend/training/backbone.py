@@ -16,6 +16,7 @@ import structlog
 from ml_backend.checksums import ModelDamaged, sidecar_of, verify_file, write_checksum
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.fit import Fit
+from ml_backend.detection.onnx_graph import Arrays
 from ml_backend.detection.preprocess import InputSpec, Prepared
 from ml_backend.inference.detector import Detector, load_detector
 from ml_backend.training.feature_export import EMBEDDINGS, LEVELS, export_features
@@ -90,11 +91,21 @@ class FrozenBackbone:
             ModelBroken: The session failed.
         """
         outputs = self.detector.engine.run([image.tensor for image in images], OUTPUTS)
-        arrays = [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
-        return [
-            CandidateFeatures(*(array[index] for array in arrays), image.fit)  # type: ignore[call-arg]
-            for index, image in enumerate(images)
-        ]
+        return split_candidates(outputs, [image.fit for image in images])
+
+
+def split_candidates(outputs: Arrays, fits: Sequence[Fit]) -> list[CandidateFeatures]:
+    """Split the outputs of a backbone's run by image.
+
+    Args:
+        outputs: Arrays of `OUTPUTS`, with the batch axis first.
+        fits: Position of each image in the input.
+    """
+    arrays = [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
+    return [
+        CandidateFeatures(boxes, objectness, scores, embeddings, fit)
+        for boxes, objectness, scores, embeddings, fit in zip(*arrays, fits, strict=True)
+    ]
 
 
 def _is_intact(exported: Path) -> bool:

@@ -19,7 +19,7 @@ from ml_backend.detection.logits import PROB_EPS, expit
 from ml_backend.detection.onnx_graph import Arrays
 from ml_backend.inference.detector import Detector
 from ml_backend.layouts import best_class
-from ml_backend.training.backbone import OUTPUTS, CandidateFeatures, FrozenBackbone
+from ml_backend.training.backbone import OUTPUTS, CandidateFeatures, FrozenBackbone, split_candidates
 
 Doubles = npt.NDArray[np.float64]
 
@@ -164,11 +164,7 @@ def head_detector(backbone: FrozenBackbone, head: LinearHead, *, version: str) -
     """
 
     def decode(outputs: Arrays, floor: float) -> list[Detections]:
-        arrays = [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
-        images = (
-            CandidateFeatures(boxes, objectness, scores, embeddings, _NO_FIT)
-            for boxes, objectness, scores, embeddings in zip(*arrays, strict=True)
-        )
+        images = split_candidates(outputs, [_NO_FIT] * len(outputs[OUTPUTS[0]]))
         return [best_class(*head.score_candidates(image), floor) for image in images]
 
     reader = replace(

@@ -1,7 +1,6 @@
 """The Label Studio client (`Studio`): projects, users, tabs, uploads and predictions; mixins add the other calls."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -10,7 +9,7 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.settings import Settings
 from labelloop.service.studio.errors import PredictionsDropped
 from labelloop.service.studio.snapshots import SnapshotsApi
-from labelloop.service.studio.tasks import TasksApi, mime_type
+from labelloop.service.studio.tasks import TasksApi
 from labelloop.service.studio.webhooks import WebhooksApi
 
 _PAGE_SIZE = 100
@@ -106,19 +105,7 @@ class Studio(TasksApi, WebhooksApi, SnapshotsApi):
         """
         if not paths:
             return []
-        with ExitStack() as stack:
-            files = [
-                (f"file{n}", (path.name, stack.enter_context(path.open("rb")), mime_type(path)))
-                for n, path in enumerate(paths)
-            ]
-            answer = self.request(
-                "POST",
-                f"api/projects/{project}/import",
-                params={"commit_to_project": False},
-                files=files,
-                timeout_s=_LONG_TIMEOUT_S,
-            )
-        ids = list(answer["file_upload_ids"])
+        ids = list(self._send_files(project, paths, commit_to_project=False)["file_upload_ids"])
         rows = self.request("GET", f"api/projects/{project}/file-uploads", params={"ids": str(ids)})
         stored = {row["id"]: row["file"] for row in rows}
         prefix = urlsplit(self.url).path.rstrip("/")

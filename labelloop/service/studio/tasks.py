@@ -197,20 +197,20 @@ class TasksApi(StudioClient):
         ids: list[int] = []
         remaining = iter(paths)
         while batch := list(islice(remaining, _FILES_PER_REQUEST)):
-            with ExitStack() as stack:
-                files = [
-                    (f"file{n}", (path.name, stack.enter_context(path.open("rb")), mime_type(path)))
-                    for n, path in enumerate(batch)
-                ]
-                answer = self.request(
-                    "POST",
-                    f"api/projects/{project}/import",
-                    params={"return_task_ids": True},
-                    files=files,
-                    timeout_s=_LONG_TIMEOUT_S,
-                )
-            ids.extend(answer["task_ids"])
+            ids.extend(self._send_files(project, batch, return_task_ids=True)["task_ids"])
         return ids
+
+    def _send_files(self, project: int, paths: Sequence[Path], **params: bool) -> dict[str, Any]:
+        """Send files in one request; returns Label Studio's answer."""
+        with ExitStack() as stack:
+            files = [
+                (f"file{n}", (path.name, stack.enter_context(path.open("rb")), mime_type(path)))
+                for n, path in enumerate(paths)
+            ]
+            answer = self.request(
+                "POST", f"api/projects/{project}/import", params=params, files=files, timeout_s=_LONG_TIMEOUT_S
+            )
+        return dict(answer)
 
     def add_annotation(
         self,
