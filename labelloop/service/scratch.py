@@ -1,6 +1,7 @@
 """Temporary folders that are removed at the end, or by the next process if their own was killed."""
 
 import fcntl
+import os
 import shutil
 import tempfile
 import time
@@ -57,11 +58,12 @@ def is_in_use(folder: Path, *, unlocked: bool = False) -> bool:
 
 
 def disk_usage(path: Path) -> int:
-    """The size in bytes of a file, or of all files below a folder."""
+    """The size in bytes of a file, or of all files below a folder; what another process removes meanwhile counts as 0."""
+    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     total = 0
-    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+    for file in files if path.is_dir() else (path,):
         with suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
+            total += file.stat().st_size
     return total
 
 
