@@ -25,10 +25,10 @@ from labelloop.labeling.geometry.shapes import Rectangle
 from labelloop.service.media import load_image
 from ml_backend.checksums import write_checksum
 from ml_backend.inference.detector import embedded_model
-from ml_backend.smart.crop import MIRRORED_SIDES, BoxCrop
-from ml_backend.smart.evidence_maps import EVIDENCE_MAPS, SIDE, box_coordinates, evidence_maps, location_prior
-from ml_backend.smart.outline_network import NETWORK_SIDE, OutlineSegmenter, embedded_outline
-from ml_backend.smart.prompts import Prompt
+from ml_backend.segmentation.crop import MIRRORED_SIDES, BoxCrop
+from ml_backend.segmentation.evidence_maps import EVIDENCE_MAPS, SIDE, box_coordinates, evidence_maps, location_prior
+from ml_backend.segmentation.outline_network import NETWORK_SIDE, OutlineSegmenter, embedded_outline
+from ml_backend.segmentation.prompt import Prompt
 
 TAPS = {
     "/n/bb/_blocks.0/_project_conv/Conv_output_0": 16,

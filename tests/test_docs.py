@@ -18,8 +18,8 @@ from labelloop.service.settings import Settings, describe_settings
 from ml_backend.catalogue.entries import CATALOGUE
 from ml_backend.layouts import LAYOUTS
 from ml_backend.predict.shapes import SHAPES
+from ml_backend.segmentation.segmenters import SEGMENTERS
 from ml_backend.server.app import create_app as create_ml
-from ml_backend.smart.segmenters import SEGMENTERS
 from ml_backend.training.onnx_decoders import DECODERS
 from ml_backend.training.roi_features import POSTPROCESSED
 from ml_backend.training.solvers import TRAINERS

@@ -13,10 +13,10 @@ from labelloop.service.store import StoreError, open_store
 from labelloop.service.system import restrict_to_owner
 from labelloop.service.web.gunicorn import require_authentication, run_gunicorn
 from ml_backend.inference.detector import embedded_model
+from ml_backend.segmentation.check import check_segmenter
 from ml_backend.server.concurrency_limit import threads_for
 from ml_backend.serving.active_versions import read_pointer
 from ml_backend.serving.smoke_test import check_model
-from ml_backend.smart.check import check_segmenter
 
 
 def serve(

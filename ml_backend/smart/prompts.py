@@ -13,24 +13,10 @@ from labelloop.labeling.region import Region
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.task import ModelPrediction
+from ml_backend.segmentation.prompt import Prompt
 
 # IoU from which a later box redraws the same object.
 SAME_BOX = 0.5
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The prompt of one object, in pixels of the image.
-
-    Attributes:
-        box: A loose box, upright or rotated; None with clicks alone.
-        positives: (x, y) of clicks on the object.
-        negatives: (x, y) of clicks on the background.
-    """
-
-    box: Rectangle | None = None
-    positives: tuple[Point, ...] = ()
-    negatives: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -25,14 +25,15 @@ from labelloop.service.media import MediaError
 from labelloop.service.memory_budget import MemoryBudget
 from labelloop.service.settings import Settings
 from ml_backend.predict.protocol import TaskPrediction
+from ml_backend.segmentation.prompt import Prompt
 from ml_backend.smart.controls import answering_controls
 from ml_backend.smart.embedding_cache import SingleFlightLRU
-from ml_backend.smart.prompts import Prompt, SmartRequest, read_prompts, results_on_last_image
+from ml_backend.smart.prompts import SmartRequest, read_prompts, results_on_last_image
 
 if TYPE_CHECKING:
     from ml_backend.predict.predictor import ImageSource
-    from ml_backend.smart.crop_mask import InstanceMask
-    from ml_backend.smart.segmenters import Segmenter
+    from ml_backend.segmentation.crop_mask import InstanceMask
+    from ml_backend.segmentation.segmenters import Segmenter
 
 log = structlog.get_logger(__name__)
 
@@ -159,7 +160,7 @@ class SmartTools:
     def _loaded_segmenter(self) -> Segmenter:
         with self._lock:
             if self._segmenter is None:
-                from ml_backend.smart.segmenters import SEGMENTERS  # loads OpenCV on first use
+                from ml_backend.segmentation.segmenters import SEGMENTERS  # loads OpenCV on first use
 
                 self._segmenter = SEGMENTERS[self._name](self._settings or Settings())
             return self._segmenter
@@ -167,23 +168,11 @@ class SmartTools:
     def _segment(self, image: _EmbeddedImage, prompt: Prompt) -> InstanceMask | None:
         across, down = image.columns / image.width, image.rows / image.height
         try:
-            mask = self._loaded_segmenter().segment(image.embedding, _scaled(prompt, across, down))
+            mask = self._loaded_segmenter().segment(image.embedding, prompt.scaled(across, down))
         except Exception:  # an error would leave the prompt as a region
             log.exception("smart_tool_failed")
             return None
         return mask.scaled(1 / across, 1 / down) if mask is not None else None
-
-
-def _scaled(prompt: Prompt, across: float, down: float) -> Prompt:
-    box = prompt.box
-    if box is not None:  # both scales differ only by rounding, so a rotated box stays one
-        box = Rectangle(box.x * across, box.y * down, box.width * across, box.height * down, box.rotation)
-    return replace(
-        prompt,
-        box=box,
-        positives=tuple((x * across, y * down) for x, y in prompt.positives),
-        negatives=tuple((x * across, y * down) for x, y in prompt.negatives),
-    )
 
 
 def _stated_size(results: Sequence[dict[str, Any]]) -> tuple[int, int] | None:

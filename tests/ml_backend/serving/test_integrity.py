@@ -13,12 +13,12 @@ from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelError
 from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.inference.session_cache import OnnxSessionCache
+from ml_backend.segmentation.outline_network import OutlineSegmenter, embedded_outline
 from ml_backend.serving import model_server as serving_module
 from ml_backend.serving.activation import open_version
 from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
-from ml_backend.smart.outline_network import OutlineSegmenter, embedded_outline
 from ml_backend.training.backbone import open_backbone
 
 SCORES = ((0.1, 0.9, 0.0), (1.0, 0.2, 0.1), (0.0, 0.1, 0.5))

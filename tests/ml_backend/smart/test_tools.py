@@ -19,11 +19,11 @@ from labelloop.labeling.studio.reading import read_regions
 from labelloop.labeling.studio.task import ModelPrediction
 from labelloop.service.media import DecodedImage, MediaMissing, load_image
 from labelloop.service.memory_budget import MemoryBudget
+from ml_backend.segmentation.crop import BoxCrop
+from ml_backend.segmentation.crop_mask import InstanceMask
+from ml_backend.segmentation.outline_network import OutlineSegmenter
 from ml_backend.smart import SmartTools, serves_smart_tools
-from ml_backend.smart.crop import BoxCrop
-from ml_backend.smart.crop_mask import InstanceMask
 from ml_backend.smart.embedding_cache import SingleFlightLRU
-from ml_backend.smart.outline_network import OutlineSegmenter
 
 W, H = 400, 300
 LABELS = '<Label value="Car"/><Label value="Bg"/>'

@@ -34,7 +34,13 @@ def check_segmenter(settings: Settings, *, timeout_s: float = 300.0) -> str:
     encoder, decoder = settings.smart_encoder, settings.smart_decoder
     if encoder is None or decoder is None:
         return "the network included in labelloop"
-    command = [sys.executable, "-m", "ml_backend.smart.check", str(encoder.expanduser()), str(decoder.expanduser())]
+    command = [
+        sys.executable,
+        "-m",
+        "ml_backend.segmentation.check",
+        str(encoder.expanduser()),
+        str(decoder.expanduser()),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         answer = msgspec.json.decode(done.stdout.splitlines()[-1] if done.stdout else b"", type=_Answer)
@@ -48,7 +54,7 @@ def check_segmenter(settings: Settings, *, timeout_s: float = 300.0) -> str:
 
 
 def _main(encoder: str, decoder: str) -> None:
-    from ml_backend.smart.sam import SamSegmenter
+    from ml_backend.segmentation.sam import SamSegmenter
 
     try:
         SamSegmenter(Path(encoder), Path(decoder), threads=1)

@@ -26,8 +26,8 @@ from ml_backend.detection.onnx_graph import Arrays, Graph, Tensor, as_float32, r
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.run_limit import RunLimit
 from ml_backend.inference.session import open_session
-from ml_backend.smart.crop_mask import InstanceMask
-from ml_backend.smart.prompts import Prompt
+from ml_backend.segmentation.crop_mask import InstanceMask
+from ml_backend.segmentation.prompt import Prompt
 
 # Longer side in pixels of the encoder's input, where its shape is open.
 SIDE = 1024

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.detection.logits import expit
-from ml_backend.smart.crop import CONTEXT
+from ml_backend.segmentation.crop import CONTEXT
 
 Floats = npt.NDArray[np.float32]
 _NONE: Any = None  # OpenCV's stubs do not know where it takes None

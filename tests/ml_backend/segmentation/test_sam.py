@@ -9,10 +9,10 @@ from labelloop.labeling.geometry.shapes import Ellipse, Mask, Rectangle
 from labelloop.service.errors import SettingsError
 from labelloop.service.settings import Settings
 from ml_backend.errors import ModelBroken, ModelError, ModelMissing
+from ml_backend.segmentation.check import check_segmenter
+from ml_backend.segmentation.prompt import Prompt
+from ml_backend.segmentation.sam import SamSegmenter
 from ml_backend.smart import SmartTools
-from ml_backend.smart.check import check_segmenter
-from ml_backend.smart.prompts import Prompt
-from ml_backend.smart.sam import SamSegmenter
 from tests.ml_backend.sam_cases import EXPORTS, write_export
 from tests.ml_backend.smart.test_tools import ask, box, click, shape
 

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from labelloop.service.errors import SettingsError
 from labelloop.service.settings import Settings
-from ml_backend.smart.crop_mask import InstanceMask
-from ml_backend.smart.outline_network import OutlineSegmenter
-from ml_backend.smart.prompts import Prompt
-from ml_backend.smart.sam import SamSegmenter
+from ml_backend.segmentation.crop_mask import InstanceMask
+from ml_backend.segmentation.outline_network import OutlineSegmenter
+from ml_backend.segmentation.prompt import Prompt
+from ml_backend.segmentation.sam import SamSegmenter
 
 
 class Segmenter(Protocol):

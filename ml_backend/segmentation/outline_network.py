@@ -17,10 +17,10 @@ import numpy.typing as npt
 from labelloop.labeling.geometry.shapes import Point, Rectangle
 from ml_backend.detection.logits import expit
 from ml_backend.inference.session import open_session
-from ml_backend.smart.crop import MIRRORED_SIDES, BoxCrop
-from ml_backend.smart.crop_mask import InstanceMask
-from ml_backend.smart.evidence_maps import SIDE, cielab, evidence_maps, inside_box, location_prior
-from ml_backend.smart.prompts import Prompt
+from ml_backend.segmentation.crop import MIRRORED_SIDES, BoxCrop
+from ml_backend.segmentation.crop_mask import InstanceMask
+from ml_backend.segmentation.evidence_maps import SIDE, cielab, evidence_maps, inside_box, location_prior
+from ml_backend.segmentation.prompt import Prompt
 
 Floats = npt.NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""Segmentation from prompts: turn an image with a box or clicks into an object's mask."""
