@@ -2,7 +2,7 @@
 
 When the two differ, Label Studio requests predictions again whenever a task is opened. The string is therefore a hash
 of exactly the bytes that decide predictions: it is equal in every worker and after restarts, known before the model is
-loaded, and changes with the model file, its name sidecars, a forced layout and the version's thresholds.
+loaded, and changes with the model file, its name sidecars, a forced layout, the version's thresholds and its heads.
 """
 
 import hashlib
@@ -19,13 +19,20 @@ from ml_backend.errors import ModelMissing
 REVISION = 1
 
 
-def model_version(path: Path, *, layout: str = "", thresholds: Mapping[str, float] | None = None) -> str:
+def model_version(
+    path: Path,
+    *,
+    layout: str = "",
+    thresholds: Mapping[str, float] | None = None,
+    heads: Mapping[str, bytes] | None = None,
+) -> str:
     """Compute `<file name>-<12 hex digits>`, e.g. ``base-1f2e3d4c5b6a``.
 
     Args:
         path: The ONNX file; its external weights (`<file>.data`) count too.
         layout: The forced layout; empty where it is recognised.
         thresholds: Minimum score of pre-labels by class, where the version has its own.
+        heads: Content of the file of each head, by kind, where the version has some.
 
     Raises:
         ModelMissing: The file does not exist or cannot be read.
@@ -33,6 +40,8 @@ def model_version(path: Path, *, layout: str = "", thresholds: Mapping[str, floa
     digest = hashlib.sha256(f"labelloop {REVISION} {layout}\n".encode())
     if thresholds:
         digest.update(json.dumps(dict(sorted(thresholds.items()))).encode())
+    for name, content in sorted((heads or {}).items()):
+        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
     weights = path.with_name(f"{path.name}.data")
     try:
         for file in (path, *([weights] if weights.is_file() else []), *sidecars(path)):

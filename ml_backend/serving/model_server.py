@@ -21,6 +21,8 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from ml_backend.errors import ModelBroken, ModelError, ModelMissing
+from ml_backend.heads import load_heads
+from ml_backend.heads.base import Head
 from ml_backend.inference.detector import Detector, embedded_model, load_detector
 from ml_backend.inference.version_id import model_version
 from ml_backend.serving.active_versions import ALL_PROJECTS, DEFAULT_MODEL, Pointer
@@ -57,11 +59,13 @@ class LoadedModel:
         version: Returned by `/setup` and stored with every prediction.
         detector: The model.
         thresholds: Lowest score by class, if the version has its own.
+        heads: Its heads by kind, in the order in which they are applied; see `ml_backend.heads`.
     """
 
     version: str
     detector: Detector
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    heads: Mapping[str, Head] = field(default_factory=dict)
 
 
 class NotServedVersion(ModelError):
@@ -409,7 +413,8 @@ class ModelServer:
             path = self._cache.fetch(registry, manifest)
             session_folder = self._cache.session_folder(manifest.checksum)
             detector = self._opened(path, manifest.layout, version=version, session_folder=session_folder)
-            served = LoadedModel(version, detector, dict(manifest.thresholds))
+            heads = load_heads(path.parent, manifest.heads)
+            served = LoadedModel(version, detector, dict(manifest.thresholds), heads)
         self._loaded_by_version[served.version] = served
         return served
 
@@ -450,6 +455,7 @@ class ModelServer:
             why=detector.why,
             classes=len(detector.names.names),
             names_from=detector.names.source,
+            heads=list(served.heads),
         )
 
 

@@ -1,6 +1,7 @@
 """Model versions on the object store. A version exists once its manifest is written.
 
     models/versions/<version>/<model>.onnx, its weights and names
+    models/versions/<version>/<kind>.head.npz  one per head, see `ml_backend.heads`
     models/versions/<version>/manifest.json    written last, once
     models/versions/<version>/refused.json     why a server could not load it, if one failed
 
@@ -19,6 +20,8 @@ import msgspec
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import ObjectExists, ObjectNotFound, Store
 from ml_backend.errors import ModelError, ModelMissing
+from ml_backend.heads import head_file, serialized
+from ml_backend.heads.base import Head
 from ml_backend.inference.version_id import model_version
 from ml_backend.serving.smoke_test import ModelSummary, check_model
 
@@ -49,6 +52,7 @@ class VersionManifest(msgspec.Struct, frozen=True, kw_only=True):
         project: The project it was trained for; empty: any.
         note: Its origin, as text.
         created_at: ISO 8601, UTC.
+        heads: Name among `files` of each head, by kind; see `ml_backend.heads`.
     """
 
     version: str
@@ -63,6 +67,7 @@ class VersionManifest(msgspec.Struct, frozen=True, kw_only=True):
     project: str = ""
     note: str = ""
     created_at: str = ""
+    heads: Mapping[str, str] = {}
 
 
 class Registry:
@@ -84,6 +89,7 @@ class Registry:
         project: str = "",
         note: str = "",
         summary: ModelSummary | None = None,
+        heads: Mapping[str, Head] | None = None,
     ) -> VersionManifest:
         """Add a model to the store as a version, after loading and running it once. Idempotent.
 
@@ -97,6 +103,7 @@ class Registry:
             project: The project it was trained for.
             note: Its origin, as text.
             summary: Result of `check_model` if the caller has one; None: the model is loaded once in another process.
+            heads: Learned heads by kind, see `ml_backend.heads`.
 
         Raises:
             ModelError: It cannot be served.
@@ -104,9 +111,13 @@ class Registry:
         """
         summary = summary or check_model(model, layout=layout, names=names)
         thresholds = dict(sorted((thresholds or {}).items()))
+        contents = serialized(heads or {})
         with scratch_folder() as folder:
             copies = _collect_files(model, folder, summary.names if summary.source != "metadata" else ())
-            version = model_version(copies[0], layout=layout, thresholds=thresholds)
+            version = model_version(copies[0], layout=layout, thresholds=thresholds, heads=contents)
+            for name, content in contents.items():
+                copies.append(folder / head_file(name))
+                copies[-1].write_bytes(content)
             files = {file.name: FileChecksum(_sha256(file), file.stat().st_size) for file in copies}
             manifest = VersionManifest(
                 version=version,
@@ -121,6 +132,7 @@ class Registry:
                 project=project,
                 note=note,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                heads={name: head_file(name) for name in contents},
             )
             existing = self.find(version)
             if existing is not None:
@@ -146,7 +158,7 @@ class Registry:
         if (
             manifest.version != version
             or checksum_of(manifest.files) != manifest.checksum
-            or manifest.model not in manifest.files
+            or not {manifest.model, *manifest.heads.values()} <= set(manifest.files)
         ):
             raise ModelError(
                 f"The manifest of the model version {version} is inconsistent: it was modified.",

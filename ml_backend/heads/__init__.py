@@ -1,0 +1,62 @@
+"""Heads: the learned parts of a version beside its boxes, each fitted, judged, stored and served on its own.
+
+`HEADS` lists the kinds in the order in which the predictor applies them: heads that move points and angles, then masks,
+then labels of objects, then labels of images. A version on the store has one file per head, `<name>.head.npz`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from ml_backend.heads.base import Head, HeadKind
+
+log = structlog.get_logger(__name__)
+
+# Ending of the file of a head in a version.
+SUFFIX = ".head.npz"
+
+# Kinds in the order in which they are applied.
+KINDS: tuple[HeadKind, ...] = ()
+
+HEADS: Mapping[str, HeadKind] = {kind.name: kind for kind in KINDS}
+
+
+def head_file(name: str) -> str:
+    """Name of the file of a head in a version."""
+    return f"{name}{SUFFIX}"
+
+
+def serialized(heads: Mapping[str, Head]) -> dict[str, bytes]:
+    """Return the file content of each head by kind, sorted by kind; each is read back once, so that it loads later.
+
+    Raises:
+        ValueError: A head cannot be read back.
+    """
+    contents = {name: head.to_bytes() for name, head in sorted(heads.items())}
+    for name, content in contents.items():
+        if name in HEADS:
+            HEADS[name].from_bytes(content)
+    return contents
+
+
+def load_heads(folder: Path, files: Mapping[str, str]) -> dict[str, Head]:
+    """Load the heads of a version, in the order in which they are applied.
+
+    A head of a kind or format that this release does not know is left out with a warning: the boxes are served.
+
+    Args:
+        folder: The local copy of the version.
+        files: File name by kind, as in the version's manifest.
+    """
+    heads: dict[str, Head] = {}
+    for name, kind in HEADS.items():
+        if name not in files:
+            continue
+        try:
+            heads[name] = kind.from_bytes((folder / files[name]).read_bytes())
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("head_not_loaded", head=name, reason=str(error) or type(error).__name__)
+    for name in sorted(set(files) - set(HEADS)):
+        log.warning("head_not_loaded", head=name, reason="this release does not know its kind")
+    return heads
