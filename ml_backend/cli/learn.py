@@ -28,7 +28,7 @@ from labelloop.service.signals import exit_status_of
 from labelloop.service.studio import Studio, StudioError
 from ml_backend.errors import TestListUnusable
 from ml_backend.inference.detector import embedded_model
-from ml_backend.learning.annotations import count_with_boxes
+from ml_backend.learning.annotations import count_labelled
 from ml_backend.learning.events import LEARN, train_now_event
 from ml_backend.learning.service import LearningState, learning_state
 from ml_backend.learning.store.annotations import STATES, NotConnectedToLearning, TrainingDataStore
@@ -121,7 +121,7 @@ def _require_trainable(
         raise NoFit(project, "its learn.toml turns learning off", fix="Set `learn = true` there.")
     if notes is not None and not any(control.learns for control in notes):
         raise NotServed(project, "learned from", notes)
-    labelled = count_with_boxes(training_data.training_tasks(project, "teaches"))
+    labelled = count_labelled(training_data.training_tasks(project, "teaches"))
     if labelled < policy.first:
         raise TooFew(project, too_few_labelled(labelled, policy.first), fix=_LABEL_FIX)
 

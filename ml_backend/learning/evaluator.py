@@ -151,7 +151,10 @@ class Evaluator:
             backbone: Computes features for the base and for heads trained on it; None: every version is opened.
             base: The base's version.
         """
-        cache_key = version, f"{hash(tuple(images))} {config!r}"
+        content = tuple(
+            (task, image.url, image.width, image.height, image.boxes, image.labels) for task, image in images
+        )
+        cache_key = version, f"{hash(content)} {config!r}"
         with self._lock:
             if cache_key in self._results:
                 self._results.move_to_end(cache_key)

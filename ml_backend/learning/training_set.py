@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from labelloop.labeling.studio.config import LabelConfig
-from ml_backend.learning.annotations import LabelledImage, count_with_boxes
+from ml_backend.learning.annotations import LabelledImage, count_labelled
 from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.events import TrainingRequest
 from ml_backend.policy import LearningPolicy
@@ -63,8 +63,8 @@ class RunInput:
 
     @property
     def labelled(self) -> int:
-        """Number of training tasks with a box."""
-        return count_with_boxes(self.training)
+        """Number of training tasks with a box, a point or an answer."""
+        return count_labelled(self.training)
 
 
 def sample_images(images: Sequence[tuple[int, LabelledImage]]) -> list[tuple[int, LabelledImage]]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 import sqlalchemy as sa
 
-from ml_backend.learning.annotations import count_with_boxes, is_held_out
+from ml_backend.learning.annotations import count_labelled, is_held_out
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_by_class, merged_by_class
 from ml_backend.learning.store.annotations import AnnotatedTask, TrainingDataStore
 from ml_backend.learning.store.label_errors import LabelErrorNote, LabelErrorStore
@@ -174,7 +174,7 @@ def make_report(
         if unlearned
         else _next_steps(
             policy,
-            counts | {"teaches": count_with_boxes(training_data.training_tasks(project, "teaches"))},
+            counts | {"teaches": count_labelled(training_data.training_tasks(project, "teaches"))},
             runs,
             box_counts,
             open_now,
@@ -266,7 +266,7 @@ def _next_steps(
     lines = []
     teaches, held = counts.get("teaches", 0), counts.get("held_out", 0)
     if teaches < policy.first:
-        lines.append(f"Training starts with {policy.first} labelled tasks with boxes; {teaches} so far.")
+        lines.append(f"Training starts with {policy.first} labelled tasks; {teaches} so far.")
     else:
         lines.append("Training runs again after the next submitted, changed or deleted annotation.")
     if runs and runs[-1].judged_by != "held-out":

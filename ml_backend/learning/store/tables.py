@@ -34,7 +34,7 @@ TASKS = sa.Table(
     sa.Column("state", sa.Text),  # teaches | held_out | left_out | gone
     sa.Column("reason", sa.Text),  # teaches, held_out: whose annotation counts; left_out: why
     sa.Column("annotations", sa.Text),  # JSON: ids of all its annotations
-    sa.Column("photos", sa.Text),  # JSON: [{url, width, height, boxes: [[x0, y0, x1, y1]], labels, complete}], pixels
+    sa.Column("photos", sa.Text),  # JSON: [`annotations.LabelledImage`]: boxes, masks, points and answers of each image
     sa.Column("boxes", sa.Integer),
     sa.Column(
         "shown", sa.Text

@@ -1,10 +1,24 @@
 """Whose annotation of a task counts, what it teaches, and what teaches nothing."""
 
+import msgspec
+import numpy as np
 import pytest
 
+from labelloop.labeling.geometry.shapes import Mask
+from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
-from ml_backend.learning.annotations import config_hash_of, is_held_out, task_checksum, training_data_of
+from labelloop.labeling.studio.writing import to_results
+from ml_backend.learning import annotations as annotations_module
+from ml_backend.learning.annotations import (
+    LabelledImage,
+    config_hash_of,
+    count_labelled,
+    is_held_out,
+    task_checksum,
+    training_data_of,
+)
+from ml_backend.training.mask_codec import decode_mask
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
 
 BOXES = {name: box_json("Disc", box) for name, box in (("a", (10, 10, 60, 60)), ("b", (200, 200, 300, 300)))}
@@ -176,3 +190,150 @@ def test_what_only_looks_different_is_no_other_label_config():
     others = [CONFIG.replace('"Square"', '"Block"'), CONFIG.replace("$image", "$photo"),
               CONFIG.replace('"Square"/>', '"Square" predicted_values="Block"/>')]  # fmt: skip
     assert len({config_hash(CONFIG), *map(config_hash, others)}) == 4
+
+
+EVERYTHING = """<View>
+  <Image name="image" value="$image"/>
+  <RectangleLabels name="box" toName="image"><Label value="Car"/></RectangleLabels>
+  <PolygonLabels name="polygon" toName="image"><Label value="Car"/><Label value="Tree"/></PolygonLabels>
+  <BrushLabels name="brush" toName="image"><Label value="Road"/></BrushLabels>
+  <KeyPointLabels name="point" toName="image"><Label value="Nose"/></KeyPointLabels>
+  <Choices name="weather" toName="image"><Choice value="Sun"/><Choice value="Rain" alias="wet"/></Choices>
+  <Taxonomy name="place" toName="image"><Choice value="Town"><Choice value="Square"/></Choice></Taxonomy>
+  <Rating name="quality" toName="image"/>
+  <Choices name="occluded" toName="image" perRegion="true"><Choice value="Yes"/><Choice value="No"/></Choices>
+  <Rating name="sharp" toName="image" perRegion="true"/>
+</View>"""
+SIZE = {"original_width": 200, "original_height": 100, "image_rotation": 0, "to_name": "image"}
+
+
+def stock(kind, control, value, region="", **more):
+    """A result as stock Label Studio 1.23.2 stores it."""
+    size = SIZE if kind not in {"choices", "taxonomy", "rating"} or region else {"to_name": "image"}
+    return {"id": region or f"{control}-1", "type": kind, "from_name": control, "value": value, "origin": "manual",
+            **size, **more}  # fmt: skip
+
+
+def brush(pixels):
+    region = Region(Mask.from_array(pixels), ("Road",), "m", "brush", "image", "brushlabels", None, 0, 200, 100)
+    [result] = to_results(region, config=LabelConfig.parse(EVERYTHING))
+    return result
+
+
+TURNED = {"x": 50.0, "y": 20.0, "width": 20.0, "height": 20.0, "rotation": 30, "rectanglelabels": ["Car"]}
+ANSWERS = [
+    stock("choices", "weather", {"choices": ["wet"]}),
+    stock("taxonomy", "place", {"taxonomy": [["Town", "Square"]]}),
+    stock("rating", "quality", {"rating": 4}),
+]
+
+
+def drawn(*results, config=EVERYTHING):
+    [photo] = taught(annotation(1, 1, list(results)), config=config).photos
+    return photo
+
+
+def test_answers_about_the_image_are_read_by_control():
+    photo = drawn(*ANSWERS)
+    assert photo.choices == {"weather": ("wet",), "place": ("Town/Square",), "quality": ("4",)}
+    assert photo.boxes == ()
+    assert photo.is_labelled
+    assert count_labelled([(1, "", (photo,)), (2, "", (drawn(),))]) == 1
+
+
+def test_choices_that_the_config_dropped_are_left_out():
+    photo = drawn(*ANSWERS, config=EVERYTHING.replace('<Choice value="Rain" alias="wet"/>', ""))
+    assert "weather" not in photo.choices
+
+
+def test_turned_boxes_keep_their_angle():
+    photo = drawn(stock("rectanglelabels", "box", TURNED, "r"))
+    centre_x, centre_y, width, height, angle = photo.rotated[0]
+    assert (width, height, angle) == (40, 20, 30)
+    x_min, y_min, x_max, y_max = photo.boxes[0]
+    assert (centre_x, centre_y) == pytest.approx(((x_min + x_max) / 2, (y_min + y_max) / 2), abs=0.02)
+    assert drawn(stock("rectanglelabels", "box", {**TURNED, "rotation": 0}, "r")).rotated == ()
+
+
+def test_polygons_and_brushes_keep_their_mask():
+    pixels = np.zeros((100, 200), bool)
+    pixels[20:60, 30:50] = True
+    pixels[20:40, 30:40] = False
+    outline = {"points": [[5, 10], [15, 10], [15, 30]], "closed": True, "polygonlabels": ["Tree"]}
+    photo = drawn(brush(pixels), stock("polygonlabels", "polygon", outline, "p"))
+    assert photo.labels == ("Road", "Tree")
+    assert (decode_mask(photo.masks[0], 40, 20) == pixels[20:60, 30:50]).all()
+    assert decode_mask(photo.masks[1], 20, 20).mean() == pytest.approx(0.5, abs=0.06)
+    assert drawn(stock("rectanglelabels", "box", TURNED, "r")).masks == ()
+
+
+def test_masks_of_an_image_are_bounded(monkeypatch):
+    monkeypatch.setattr(annotations_module, "MAX_MASK_TEXT", 100)
+    noise = np.random.default_rng(0).random((100, 200)) > 0.5
+    small = np.zeros((100, 200), bool)
+    small[:4, :4] = True
+    assert drawn(brush(noise)).masks == ()
+    assert drawn(brush(small)).masks != ()
+
+
+def test_points_belong_to_their_parent_or_the_smallest_box_around_them():
+    box = {**TURNED, "rotation": 0}
+    inner = {"x": 55.0, "y": 25.0, "width": 5.0, "height": 5.0, "rotation": 0, "rectanglelabels": ["Car"]}
+    point = {"x": 56, "y": 26, "width": 0.5, "keypointlabels": ["Nose"]}
+    photo = drawn(
+        stock("rectanglelabels", "box", box, "r"), stock("rectanglelabels", "box", inner, "i"),
+        stock("keypointlabels", "point", point, "k", parentID="r"), stock("keypointlabels", "point", point, "l"),
+        stock("keypointlabels", "point", {**point, "x": 1}, "m"),
+    )  # fmt: skip
+    assert photo.keypoints == (("Nose", 112, 26, 0), ("Nose", 112, 26, 1), ("Nose", 2, 26, -1))
+    assert len(photo.boxes) == 2
+    alone = drawn(stock("keypointlabels", "point", point, "k"))
+    assert (alone.boxes, alone.is_labelled, alone.width) == ((), True, 200)
+
+
+def test_answers_about_a_region_are_read_with_its_box():
+    box = {**TURNED, "rotation": 0}
+    value = {key: value for key, value in box.items() if key != "rectanglelabels"}
+    photo = drawn(
+        stock("rectanglelabels", "box", box, "r"), stock("rectanglelabels", "box", {**box, "x": 1}, "s"),
+        stock("choices", "occluded", {**value, "choices": ["Yes"]}, "r"),
+        stock("rating", "sharp", {**value, "rating": 2}, "r"),
+    )  # fmt: skip
+    assert photo.region_choices == ({"occluded": ("Yes",), "sharp": ("2",)}, {})
+    assert photo.choices == {}
+
+
+def test_answers_of_several_annotators_count_where_they_agree():
+    other = [ANSWERS[0], ANSWERS[1], stock("rating", "quality", {"rating": 5})]
+    result = taught(annotation(1, 1, ANSWERS), annotation(2, 2, other), config=EVERYTHING)
+    assert result.photos[0].choices == {"weather": ("wet",), "place": ("Town/Square",)}
+    assert result.reason == "consensus of 2, without answers on which they disagree (quality)"
+
+
+def test_answers_about_several_images_at_once_belong_to_none():
+    config = EVERYTHING.replace('value="$image"', 'valueList="$images"')
+    per_item = config.replace('name="weather"', 'name="weather" perItem="true"')
+    about_second = {**ANSWERS[0], "item_index": 1}
+    task = {"data": {"images": ["a.jpg", "b.jpg"]}}
+    photos = taught(annotation(1, 1, [*ANSWERS, about_second]), config=per_item, **task).photos
+    assert [photo.choices for photo in photos] == [{}, {"weather": ("wet",)}]
+
+
+def test_rows_of_earlier_releases_are_read():
+    row = b'[{"url":"a.jpg","width":9,"height":9,"boxes":[[1,2,3,4]],"labels":["Car"],"complete":true,"scores":[]}]'
+    [photo] = msgspec.json.decode(row, type=tuple[LabelledImage, ...])
+    assert photo == LabelledImage("a.jpg", 9, 9, ((1, 2, 3, 4),), ("Car",))
+    full = msgspec.structs.replace(
+        photo, masks=("4 4 0",), rotated=((1, 2, 3, 4, 5),), keypoints=(("Nose", 1, 2, -1),), choices={"a": ("b",)},
+        region_choices=({"c": ("d",)},),
+    )  # fmt: skip
+    assert msgspec.json.decode(msgspec.json.encode((full,)), type=tuple[LabelledImage, ...]) == (full,)
+
+
+def test_config_hash_covers_answers():
+    hashes = {
+        config_hash_of(LabelConfig.parse(text))
+        for text in (EVERYTHING, EVERYTHING.replace('perRegion="true"', "", 1),
+                     EVERYTHING.replace('value="Square"', 'value="Park"'))
+    }  # fmt: skip
+    assert len(hashes) == 3

@@ -142,7 +142,7 @@ def test_a_project_that_learned_nothing_yet_has_a_page_too(engine):
     page = learning_page(report)
     assert "Shown after the first evaluated training run." in page
     assert "Shown after the first training run." in page
-    assert "Training starts with 2 labelled tasks with boxes; 0 so far." in page
+    assert "Training starts with 2 labelled tasks; 0 so far." in page
 
 
 def test_unconnected_project_gets_the_connect_command(settings):
