@@ -6,9 +6,11 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -134,36 +136,86 @@ def _result(id_: str, edges: Any, rng: np.random.Generator, *, outlines: bool) -
 
 
 def check(source: Path) -> None:
-    """What the worker does with a task: judge, route, overlays, facts and drawing."""
+    """What the worker does with a task: judge, route, overlays, facts and drawing.
+
+    Label Studio is another process: its copies of the task are no memory of the worker.
+    """
     from labelloop.service.settings import Settings
 
     try:
-        from labelloop.labeling.studio.config import LabelConfig
         from labelloop.service.db.engine import open_database
+        from labelloop.service.studio import Studio
         from qc_webhooks.pipeline.checker import Checker
         from qc_webhooks.store.decisions import DecisionStore
-        from tests.qc_webhooks.conftest import PROJECT, QcStudio
     except ModuleNotFoundError:  # the modules of BEFORE
-        old = {
-            name: importlib.import_module(name)
-            for name in ("labelloop.labeling.config", "labelloop.service.db", "qc_webhooks.check", "qc_webhooks.memory")
-        }
-        LabelConfig = old["labelloop.labeling.config"].LabelConfig  # noqa: N806
-        open_database = old["labelloop.service.db"].open_database
-        Checker, DecisionStore = old["qc_webhooks.check"].Checker, old["qc_webhooks.memory"].MemoryStore  # noqa: N806
-        tests = importlib.import_module("tests.qc_webhooks.conftest")
-        PROJECT, QcStudio = tests.PROJECT, tests.MemoryStudio  # noqa: N806
+        return check_before(source)
 
+    server = subprocess.Popen(
+        [sys.executable, "-m", "bench.bounds", "label studio", str(source)], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        url = server.stdout.readline().strip()
+        settings = Settings(home=Path(folder), label_studio_url=url, label_studio_api_key="0" * 40)
+        engine = open_database(settings)
+        studio = Studio.from_settings(settings)
+        try:
+            print(Checker(studio, DecisionStore(engine), settings.home).check(1, 1).verdict.outcome)
+        finally:
+            engine.dispose()
+            os.kill(server.pid, signal.SIGKILL)  # not waited for: its memory would count as that of the worker
+
+
+def serve_task(source: Path) -> None:
+    """A Label Studio in memory with one project of the file's task, over HTTP; prints its URL."""
+    from urllib.parse import parse_qsl, urlsplit
+
+    from tests.label_studio_in_memory import LabelStudioInMemory
+    from tests.web_server import Asked, WebServer
+
+    studio = LabelStudioInMemory()
+    project = studio.put_project(label_config=CONFIG, model_version="base-1")
+    (task,) = json.loads(source.read_text())
+    number = studio.put_task(project, task["data"], overlap=len(task["annotations"]))
+    for each in task["annotations"]:
+        studio.annotate(number, each["completed_by"], each["result"])
+    del task
+
+    def answer(asked: Asked) -> tuple[int, Any]:
+        parts = urlsplit(asked.path)
+        return studio.answer(
+            asked.method, parts.path, dict(parse_qsl(parts.query)), json.loads(asked.body) if asked.body else None
+        )
+
+    server = WebServer(answer)
+    print(server.url, flush=True)
+    threading.Event().wait(MOST_S)
+
+
+def check_before(source: Path) -> None:
+    """The same with the modules of BEFORE; its Label Studio is in the worker's process."""
+    from labelloop.service.settings import Settings
+
+    old = {
+        name: importlib.import_module(name)
+        for name in (
+            "labelloop.labeling.config", "labelloop.service.db", "qc_webhooks.check", "qc_webhooks.memory",
+            "tests.qc_webhooks.conftest",
+        )
+    }  # fmt: skip
+    label_config, tests = old["labelloop.labeling.config"].LabelConfig, old["tests.qc_webhooks.conftest"]
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder))
-        engine = open_database(settings)
-        studio = QcStudio()
-        studio.label_config = lambda _project: LabelConfig.parse(CONFIG)
+        engine = old["labelloop.service.db"].open_database(settings)
+        studio = tests.MemoryStudio()
+        studio.label_config = lambda _project: label_config.parse(CONFIG)
         (task,) = json.loads(source.read_text())
         id_ = studio.add_task(overlap=len(task["annotations"]))
         for each in task["annotations"]:
             studio.annotate(id_, each["completed_by"], each["result"])
-        print(Checker(studio, DecisionStore(engine), settings.home).check(PROJECT, id_).verdict.outcome)
+        memory = old["qc_webhooks.memory"].MemoryStore(engine)
+        checker = old["qc_webhooks.check"].Checker(studio, memory, settings.home)
+        print(checker.check(tests.PROJECT, id_).verdict.outcome)
         engine.dispose()
 
 
@@ -203,4 +255,4 @@ PROGRAMS: Mapping[str, Callable[[Path], None]] = {
 SECTIONS: Mapping[str, Callable[[], str]] = {"Dense tasks": dense_tasks, "Pixels sent to `/predict`": sent_pixels}
 
 if __name__ == "__main__":
-    PROGRAMS[sys.argv[1]](Path(sys.argv[2]))
+    {**PROGRAMS, "label studio": serve_task}[sys.argv[1]](Path(sys.argv[2]))

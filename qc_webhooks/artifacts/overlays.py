@@ -72,8 +72,12 @@ def accepted_annotation(task: Task) -> int | None:
 
 def digest(result: Sequence[Mapping[str, Any]]) -> str:
     """A short hash of results; equal before and after Label Studio stored them."""
-    text = json.dumps(_plain(list(result)), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    sha256 = hashlib.sha256(b"[")  # as one JSON array, but never in memory as a whole
+    for index, entry in enumerate(result):
+        text = json.dumps(_plain(entry), sort_keys=True, separators=(",", ":"))
+        sha256.update(f"{',' if index else ''}{text}".encode())
+    sha256.update(b"]")
+    return sha256.hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from labelloop.service.studio.http import StudioClient
 _LONG_TIMEOUT_S = 300.0  # Label Studio builds an import or a page of masks completely before it responds
 _FILES_PER_REQUEST = 20
 _STAMP_FIELDS = "id,updated_at,total_annotations,cancelled_annotations"
+_CONTENT_FIELDS = {"annotations", "predictions", "drafts"}
 _SAMPLE_PAGE_SIZE = 4  # tasks per page of a sample
 _RESOLVED_URL = re.compile(r"/(?:tasks|projects)/\d+/(?:resolve|presign)/\?fileuri=")
 
@@ -153,6 +154,9 @@ class TasksApi(StudioClient):
     ) -> dict[str, Any]:
         """Update the given fields of a task. Label Studio sends no webhook and calls no backend.
 
+        The response has the whole task. Its annotations, predictions and drafts are not decoded: those of a dense task
+        take 100 MB.
+
         Args:
             task: The task's id.
             data: Replaces the complete data of the task. URLs must be as stored.
@@ -160,6 +164,9 @@ class TasksApi(StudioClient):
             is_labeled: Whether the task counts as done.
             meta: Replaces the complete meta of the task.
             resolved: Whether URLs resolved for a browser are intended, as in a copy of another project's task.
+
+        Returns:
+            The other fields of the task.
 
         Raises:
             StudioError: `data` has a URL that was resolved for a browser; it would overwrite the stored URL.
@@ -171,7 +178,12 @@ class TasksApi(StudioClient):
             )
         fields = {"data": data, "overlap": overlap, "is_labeled": is_labeled, "meta": meta}
         changes = {name: value for name, value in fields.items() if value is not None}
-        return dict(self.request("PATCH", f"api/tasks/{task}/", json=changes))
+        body = self.content("PATCH", f"api/tasks/{task}/", json=changes)
+        try:
+            answer = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        except msgspec.DecodeError:
+            raise self._not_json("PATCH", f"api/tasks/{task}/") from None
+        return {name: msgspec.json.decode(raw) for name, raw in answer.items() if name not in _CONTENT_FIELDS}
 
     def import_tasks(self, project: int, tasks: Sequence[dict[str, Any]]) -> list[int]:
         """Import tasks; their annotations become ground truth unless they have `"ground_truth": false`.
