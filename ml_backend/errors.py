@@ -45,6 +45,25 @@ class UnknownLayout(ModelError):
     )
 
 
+class LayoutFileError(ModelError):
+    """A model's `MODEL.layout.toml` cannot be used."""
+
+    code = "layout_file"
+    path: Path
+    key: str
+    reason: str
+
+    def __init__(self, path: Path, key: str, reason: str) -> None:
+        super().__init__(
+            f"The layout file {path}{f': `{key}`' if key else ''} {reason}.",
+            fix="Correct this key (docs/reference/layout-file.md lists all), or let "
+            "`labelloop models inspect MODEL --suggest --image PHOTO` propose a file.",
+            path=path,
+            key=key,
+            reason=reason,
+        )
+
+
 class NamesMissing(ModelError):
     """The model's class names are unknown, or their number does not match its outputs."""
 

@@ -60,11 +60,12 @@ def find_names(
     *,
     background: Background = "none",
     names_file: Path | None = None,
+    declared: tuple[tuple[str, ...], str] = ((), ""),
 ) -> ClassNames:
     """Find the names of a model's classes.
 
-    Precedence: the user's file, the model's own sidecar, the metadata, a shared sidecar such as `names.txt`. A sidecar
-    thus renames classes without a change of the model.
+    Precedence: the user's file, the model's own sidecar, the layout file, the metadata, a shared sidecar such as
+    `names.txt`. A sidecar thus renames classes without a change of the model.
 
     Args:
         path: The model file.
@@ -72,6 +73,7 @@ def find_names(
         classes: Number of classes in the outputs; None: unknown.
         background: Which class number may be the background.
         names_file: The user's file.
+        declared: Names that the model's layout file has, and the name of that file.
 
     Raises:
         NamesMissing: No names are found, or their number differs.
@@ -80,6 +82,8 @@ def find_names(
     own = (names_file,) if names_file is not None else tuple(file for file in _own_sidecars(path) if file.is_file())
     for file in own:
         return _matched(path, _read(path, file), file.name, classes, background)
+    if declared[0]:
+        return _matched(path, declared[0], declared[1], classes, background)
     if "names" in metadata:
         try:
             names = parse_names(metadata["names"])

@@ -11,14 +11,19 @@ from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, fuse_candidates
 from ml_backend.detection.class_names import ClassNames, find_names, keypoint_names
 from ml_backend.detection.detections import Detections, non_max_suppression
 from ml_backend.detection.fit import Fit
-from ml_backend.detection.onnx_graph import Arrays
+from ml_backend.detection.onnx_graph import IMAGE_FEATURES, Arrays, Graph
 from ml_backend.detection.preprocess import InputSpec, Prepared, prepare
-from ml_backend.errors import ModelBroken, NamesMissing, UnknownLayout
+from ml_backend.errors import LayoutFileError, ModelBroken, NamesMissing, UnknownLayout
 from ml_backend.inference.session import Engine
 from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
 from ml_backend.layouts import LAYOUTS, OutputReader, plain_spec
+from ml_backend.layouts.declared import Mismatch, declared_reader, input_spec, with_input
+from ml_backend.layouts.layout_file import LayoutFile, layout_file_of, read_layout_file
 from ml_backend.layouts.plausibility import Misfit, check_boxes, check_scores
+
+# Layout of models that a layout file describes.
+DECLARED = "layout-file"
 
 # Number of numbered classes where the outputs do not tell the count.
 MAX_NUMBERED_CLASSES = 1000
@@ -37,11 +42,12 @@ class Detector:
         version: Returned by `/setup` and stored with every prediction.
         path: The file.
         names: Class names in the model's order.
-        layout: Key of `LAYOUTS`.
+        layout: Key of `LAYOUTS`, or `DECLARED`.
         why: Why the layout was chosen, in words.
         reader: Decodes the outputs.
         engine: The session.
         units_checked: Whether the trial run had boxes, so that their unit is verified.
+        layout_file: The layout file beside the model that was read; None without one.
     """
 
     version: str
@@ -52,6 +58,7 @@ class Detector:
     reader: OutputReader
     engine: Engine
     units_checked: bool = True
+    layout_file: Path | None = None
 
     @property
     def spec(self) -> InputSpec:
@@ -66,7 +73,15 @@ class Detector:
     @property
     def keypoint_names(self) -> tuple[str, ...]:
         """Names of the keypoints of each detection; empty without keypoints."""
+        if len(self.reader.keypoint_names) == self.reader.keypoints:
+            return self.reader.keypoint_names
         return keypoint_names(self.engine.graph.metadata, self.reader.keypoints)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Outputs that a run computes: those that are decoded, and frozen features of candidates and of the image."""
+        features = (self.reader.embeddings, IMAGE_FEATURES if self.engine.graph.image_features else "")
+        return tuple(dict.fromkeys((*self.reader.outputs, *(name for name in features if name))))
 
     @property
     def batch(self) -> int:
@@ -83,13 +98,21 @@ class Detector:
         Raises:
             ModelBroken: The session failed on these images.
         """
-        outputs = self.engine.run([image.tensor for image in images], self.reader.outputs)
+        outputs = self.engine.run([image.tensor for image in images], self.outputs)
         decoded = self.reader.decode(outputs, self.candidate_floor(floor))
         if not self.units_checked:
             self.check_units(decoded)
-        return [
+        detected = [
             self.postprocess(self.map_classes(candidates), image.fit, floor=floor).to_image(image.fit)
             for image, candidates in zip(images, decoded, strict=True)
+        ]
+        embeddings, image_features = outputs.get(self.reader.embeddings), outputs.get(IMAGE_FEATURES)
+        return [
+            detections.with_features(
+                None if embeddings is None else embeddings[index],
+                None if image_features is None else image_features[index],
+            )
+            for index, detections in enumerate(detected)
         ]
 
     def check_units(self, detections: Sequence[Detections]) -> None:
@@ -146,7 +169,7 @@ def load_detector(
 
     Args:
         path: The ONNX file.
-        layout: Key of `LAYOUTS` to force; empty: recognised.
+        layout: Key of `LAYOUTS` to force; empty: that of the layout file beside the model, else recognised.
         threads: Threads per run; 0: one per core.
         names: File of the class names; None: from the model or its sidecars.
         allow_numbered: Use numbers as names where none are found; else that is an error.
@@ -157,24 +180,71 @@ def load_detector(
         ModelMissing: The file does not exist.
         ModelBroken: It cannot be opened or run.
         UnknownLayout: Its outputs match no layout, or not the forced one.
+        LayoutFileError: The layout file beside the model cannot be used.
         NamesMissing: No class names are found.
     """
     version = version or model_version(path, layout=layout)
-    opened = (
-        _open_cached(path, layout, threads, OnnxSessionCache(cache_folder))
-        if cache_folder
-        else _open(path, layout, threads)
-    )
+    request = _Request.of(path, layout)
+    opened = _open_cached(request, threads, OnnxSessionCache(cache_folder)) if cache_folder else _open(request, threads)
     return Detector(
         version=version,
         path=path,
-        names=_named(path, opened.engine, opened.reader, names, numbered=allow_numbered),
+        names=_named(request, opened, names, numbered=allow_numbered),
         layout=opened.layout,
         why=opened.why,
         reader=opened.reader,
         engine=opened.engine,
         units_checked=bool(layout) or _fits(opened),
+        layout_file=request.file_path,
     )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to open: the model, and how its layout is known.
+
+    Attributes:
+        path: The ONNX file.
+        layout: Key of `LAYOUTS` that the caller forces; empty: none.
+        file: The model's layout file; None without one, or where the caller forces a layout.
+        file_path: Its path.
+    """
+
+    path: Path
+    layout: str
+    file: LayoutFile | None = None
+    file_path: Path | None = None
+
+    @classmethod
+    def of(cls, path: Path, layout: str) -> "_Request":
+        """Read the layout file beside the model, unless a layout is forced."""
+        file_path = None if layout else layout_file_of(path)
+        return cls(path, layout, read_layout_file(file_path) if file_path else None, file_path)
+
+    def refused(self, key: str, reason: str) -> LayoutFileError:
+        """The error of a layout file that does not fit the graph."""
+        assert self.file_path is not None
+        return LayoutFileError(self.file_path, key, reason)
+
+    def spec(self, graph: Graph) -> InputSpec:
+        """Input format of the trial run."""
+        if self.file is not None and self.file.input is not None and not self.file.layout:
+            return input_spec(self.file.input, graph)
+        return plain_spec(self._shown(graph))
+
+    def reader(self, name: str, graph: Graph, outputs: Arrays) -> OutputReader:
+        """Bind a layout to the graph."""
+        if name == DECLARED and self.file is not None:
+            return declared_reader(self.file, graph, outputs)
+        reader = LAYOUTS[name].read(self._shown(graph), outputs)
+        suppression = self.file.suppression if self.file is not None else None
+        if suppression is None:
+            return reader
+        return replace(reader, suppress_iou=None if suppression.done else suppression.iou)
+
+    def _shown(self, graph: Graph) -> Graph:
+        given = self.file.input if self.file is not None else None
+        return with_input(graph, given) if given is not None else graph
 
 
 @dataclass(frozen=True)
@@ -201,65 +271,89 @@ def _fits(opened: _Opened) -> bool:
     return "classes" in opened.reader.provides or check_boxes(detections, opened.reader.spec)
 
 
-def _open_cached(path: Path, layout: str, threads: int, cache: OnnxSessionCache) -> _Opened:
+def _open_cached(request: _Request, threads: int, cache: OnnxSessionCache) -> _Opened:
     """Like `_open`, but reuse the optimised graph and the trial run from the cache."""
     try:
-        opened = _open_from_cache(path, threads, cache.load())
+        opened = _open_from_cache(request, threads, cache.load())
         if opened is not None:
             return opened
         with cache.locked() as graph_path:
-            opened = _open_from_cache(path, threads, cache.load())
+            opened = _open_from_cache(request, threads, cache.load())
             if opened is None:
-                opened = _open(path, layout, threads, save_optimized=graph_path)
+                opened = _open(request, threads, save_optimized=graph_path)
                 cache.store(graph_path, layout=opened.layout, why=opened.why, trial_outputs=opened.trial_outputs)
             return opened
     except OSError:  # the cache is not writable
-        return _open(path, layout, threads)
+        return _open(request, threads)
 
 
-def _open_from_cache(path: Path, threads: int, cached: CachedSession | None) -> _Opened | None:
-    if cached is None or cached.layout not in LAYOUTS:
+def _open_from_cache(request: _Request, threads: int, cached: CachedSession | None) -> _Opened | None:
+    if cached is None or cached.layout not in {*LAYOUTS, DECLARED}:
+        return None
+    if (cached.layout == DECLARED) != (request.file is not None and not request.file.layout):
         return None
     try:
-        engine = Engine(path, threads=threads, optimized=cached.graph)
-        reader = LAYOUTS[cached.layout].read(engine.graph, cached.trial_outputs)
+        engine = Engine(request.path, threads=threads, optimized=cached.graph)
+        reader = request.reader(cached.layout, engine.graph, cached.trial_outputs)
     except (ModelBroken, ValueError, IndexError, KeyError):  # the cached file is damaged: open it from scratch
         return None
     return _Opened(engine, reader, cached.layout, cached.why, cached.trial_outputs)
 
 
-def _open(path: Path, layout: str, threads: int, *, save_optimized: Path | None = None) -> _Opened:
+def _open(request: _Request, threads: int, *, save_optimized: Path | None = None) -> _Opened:
+    path = request.path
     engine = Engine(path, threads=threads, save_optimized=save_optimized)
     try:
-        trial = plain_spec(engine.graph)
+        trial = request.spec(engine.graph)
+    except Mismatch as error:
+        raise request.refused(error.key, error.reason) from error
     except ValueError as error:
         raise ModelBroken(path=path, reason=str(error)) from error
     trial_outputs = engine.run([prepare(np.full((256, 256, 3), 114, np.uint8), trial).tensor])
-    name, why = _recognised(path, engine, trial_outputs, layout)
+    name, why = _recognised(request, engine, trial_outputs)
     try:
-        reader = LAYOUTS[name].read(engine.graph, trial_outputs)
+        reader = request.reader(name, engine.graph, trial_outputs)
         reader.decode(trial_outputs, 0.5)
         opened = _Opened(engine, reader, name, why, trial_outputs)
         _fits(opened)
+    except Mismatch as error:
+        if request.file is None:
+            raise ModelBroken(path=path, reason=str(error)) from error
+        raise request.refused(error.key, error.reason) from error
     except Misfit as error:
-        if not layout:
+        if request.file is not None:
+            key = "layout" if request.file.layout else ("scores" if "score" in str(error) else "boxes")
+            raise request.refused(key, f"does not fit the graph: {error}") from error
+        if not request.layout:
             raise _unknown(
-                path, engine, trial_outputs, layout, reason=f"it looks like {name} ({why}), but {error}"
+                path, engine, trial_outputs, "", reason=f"it looks like {name} ({why}), but {error}"
             ) from error
         return replace(opened, why=f"{why}, although {error}")
     except (ValueError, IndexError, KeyError) as error:
-        if layout:
-            raise _unknown(path, engine, trial_outputs, layout, reason=str(error)) from error
+        if request.file is not None:
+            raise request.refused("layout", f"does not fit the graph: {error}") from error
+        if request.layout:
+            raise _unknown(path, engine, trial_outputs, request.layout, reason=str(error)) from error
         raise ModelBroken(path=path, reason=str(error)) from error
     return opened
 
 
-def _named(path: Path, engine: Engine, reader: OutputReader, names_file: Path | None, *, numbered: bool) -> ClassNames:
+def _named(request: _Request, opened: _Opened, names_file: Path | None, *, numbered: bool) -> ClassNames:
+    reader, path = opened.reader, request.path
+    classes = request.file.classes if request.file is not None else None
+    declared = (classes.names, request.file_path.name) if classes and request.file_path else ((), "")
     try:
         return find_names(
-            path, engine.graph.metadata, reader.classes, background=reader.background, names_file=names_file
+            path,
+            opened.engine.graph.metadata,
+            reader.classes,
+            background=reader.background,
+            names_file=names_file,
+            declared=declared,
         )
     except NamesMissing as error:
+        if error.named is None and reader.names:
+            return ClassNames(reader.names, f"the layout {opened.layout}")
         if not numbered or error.named is not None:
             raise
         return ClassNames(
@@ -267,11 +361,18 @@ def _named(path: Path, engine: Engine, reader: OutputReader, names_file: Path | 
         )
 
 
-def _recognised(path: Path, engine: Engine, trial_outputs: Arrays, forced: str) -> tuple[str, str]:
-    if forced:
-        if forced not in LAYOUTS:
-            raise _unknown(path, engine, trial_outputs, forced)
-        return forced, "asked for"
+def _recognised(request: _Request, engine: Engine, trial_outputs: Arrays) -> tuple[str, str]:
+    path = request.path
+    if request.file is not None and request.file_path is not None:
+        if not request.file.layout:
+            return DECLARED, f"{request.file_path.name} declares its outputs"
+        if request.file.layout not in LAYOUTS:
+            raise request.refused("layout", f"is {request.file.layout!r}; known layouts: {', '.join(LAYOUTS)}")
+        return request.file.layout, f"{request.file_path.name} names it"
+    if request.layout:
+        if request.layout not in LAYOUTS:
+            raise _unknown(path, engine, trial_outputs, request.layout)
+        return request.layout, "asked for"
     rejected = []
     for name, layout in LAYOUTS.items():
         try:
@@ -281,7 +382,7 @@ def _recognised(path: Path, engine: Engine, trial_outputs: Arrays, forced: str) 
             continue
         if why:
             return name, why
-    raise _unknown(path, engine, trial_outputs, forced, reason="; ".join(rejected))
+    raise _unknown(path, engine, trial_outputs, "", reason="; ".join(rejected))
 
 
 def _unknown(path: Path, engine: Engine, trial_outputs: Arrays, forced: str, reason: str = "") -> UnknownLayout:

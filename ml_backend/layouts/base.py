@@ -44,6 +44,10 @@ class OutputReader:
         calibrations: Of trained models: one per class for `fuse_candidates`; None: plain suppression.
         single_image: Whether a run takes one image, whatever batch the graph declares.
         keypoints: Keypoints per detection.
+        embeddings: Output with frozen features of the candidates (b, n, d), whose indices are `Detections.rows`; empty:
+            there is none.
+        keypoint_names: Their names, where the layout tells them; empty: see `class_names.keypoint_names`.
+        names: Class names of the family or the layout file, for files that have none.
     """
 
     spec: InputSpec
@@ -56,6 +60,9 @@ class OutputReader:
     calibrations: tuple[PlattCalibration | None, ...] | None = None
     single_image: bool = False
     keypoints: int = 0
+    embeddings: str = ""
+    keypoint_names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,8 @@ def standard_pixels(graph: Graph) -> dict[str, Any]:
 _PLACEMENTS: Mapping[str, str] = {
     "top-left": "top-left", "centre": "centre", "center": "centre", "stretch": "stretch", "crop": "crop",
 }  # fmt: skip
-_RANGES = {"0..255": 1.0, "0..1": 1 / 255}
+# Range -> factor on pixel values, and what is subtracted then.
+_RANGES = {"0..255": (1.0, 0.0), "0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, 1.0)}
 
 
 def apply_input_metadata(graph: Graph, spec: InputSpec) -> InputSpec:
@@ -187,12 +195,14 @@ def apply_input_metadata(graph: Graph, spec: InputSpec) -> InputSpec:
             placement, _, pad = str(words["letterbox"]).partition(", pad ")
             changed["placement"] = _PLACEMENTS[placement.strip()]
             changed["pad"] = int(pad or 114)
-        if "range" in words:
-            changed["scale"] = _RANGES[words["range"]]
         for key in ("mean", "std"):
             if key in words:
                 red, green, blue = (float(value) for value in words[key])
                 changed[key] = (red, green, blue)
+        if "range" in words:
+            changed["scale"], shift = _RANGES[words["range"]]
+            red, green, blue = (value + shift for value in changed.get("mean", spec.mean))
+            changed["mean"] = (red, green, blue)
         return replace(spec, **changed)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"its metadata `input` cannot be read ({error!r})") from None
@@ -242,7 +252,7 @@ def grid(height: int, width: int, strides: tuple[int, ...]) -> tuple[Floats, Flo
 
 
 def best_class(boxes: Floats, scores: Floats, floor: float) -> Detections:
-    """Assign each box its best class, and keep those with a score of at least `floor`.
+    """Assign each box its best class, and keep those with a score of at least `floor`; `rows` are indices of boxes.
 
     Args:
         boxes: (n, 4) float32 x_min, y_min, x_max, y_max.
@@ -254,7 +264,7 @@ def best_class(boxes: Floats, scores: Floats, floor: float) -> Detections:
     classes = scores.argmax(axis=1)
     best = scores[np.arange(len(scores)), classes]
     keep = best >= floor
-    return Detections(boxes[keep], best[keep], classes[keep].astype(np.int64))
+    return Detections(boxes[keep], best[keep], classes[keep].astype(np.int64), rows=np.flatnonzero(keep))
 
 
 def cxcywh_to_xyxy(boxes: Floats) -> Floats:

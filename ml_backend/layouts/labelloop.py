@@ -4,6 +4,7 @@ The embedded model and every trained model have it.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from ml_backend.layouts.base import Layout, OutputReader, best_class, plain_spec
 CALIBRATIONS_KEY = "labelloop.lines"
 
 _OUTPUTS = ("boxes", "objectness", "scores")
+
+# Output with frozen features of the candidates, (b, n, d).
+EMBEDDINGS = "embeddings"
 
 
 def _fits(outputs: Arrays) -> bool:
@@ -35,7 +39,12 @@ def _read(graph: Graph, outputs: Arrays) -> OutputReader:
     if not _fits(outputs):
         raise ValueError("it has no outputs boxes (b, n, 4), objectness (b, n) and scores (b, n, classes)")
     classes = int(outputs["scores"].shape[2])
-    return OutputReader(plain_spec(graph), classes, decode, _OUTPUTS, calibrations=_calibrations(graph, classes))
+    embeddings = outputs.get(EMBEDDINGS)
+    has_embeddings = embeddings is not None and embeddings.shape[:2] == outputs["boxes"].shape[:2]
+    return OutputReader(
+        plain_spec(graph), classes, decode, _OUTPUTS, calibrations=_calibrations(graph, classes),
+        embeddings=EMBEDDINGS if has_embeddings else "",
+    )  # fmt: skip
 
 
 def _calibrations(graph: Graph, classes: int) -> tuple[PlattCalibration | None, ...] | None:
@@ -69,7 +78,8 @@ def decode(outputs: Arrays, floor: float) -> list[Detections]:
     for box, box_objectness, score in zip(boxes, objectness, scores, strict=True):
         # Class scores are at most 1: the other boxes cannot reach the floor.
         likely = np.flatnonzero(box_objectness >= floor)
-        detections.append(best_class(box[likely], box_objectness[likely, None] * score[likely], floor))
+        best = best_class(box[likely], box_objectness[likely, None] * score[likely], floor)
+        detections.append(best if best.rows is None else replace(best, rows=likely[best.rows]))
     return detections
 
 

@@ -23,6 +23,7 @@ from ml_backend.errors import ModelError, ModelMissing
 from ml_backend.heads import head_file, serialized
 from ml_backend.heads.base import Head
 from ml_backend.inference.version_id import model_version
+from ml_backend.layouts.layout_file import layout_file_of
 from ml_backend.serving.smoke_test import ModelSummary, check_model
 
 FOLDER = "models/versions"
@@ -94,7 +95,7 @@ class Registry:
         """Add a model to the store as a version, after loading and running it once. Idempotent.
 
         Args:
-            model: The ONNX file; external weights (`<file>.data`) are added too.
+            model: The ONNX file; external weights (`<file>.data`) and its layout file are added too.
             names: File of its class names; None: from the model's metadata or the file next to it.
             layout: Forced layout; empty: detected.
             thresholds: Lowest score of a pre-label by class.
@@ -113,7 +114,9 @@ class Registry:
         thresholds = dict(sorted((thresholds or {}).items()))
         contents = serialized(heads or {})
         with scratch_folder() as folder:
-            copies = _collect_files(model, folder, summary.names if summary.source != "metadata" else ())
+            copies = _collect_files(
+                model, folder, summary.names if summary.source != "metadata" else (), declared=not layout
+            )
             version = model_version(copies[0], layout=layout, thresholds=thresholds, heads=contents)
             for name, content in contents.items():
                 copies.append(folder / head_file(name))
@@ -222,8 +225,11 @@ def checksum_of(files: Mapping[str, FileChecksum]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _collect_files(model: Path, folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """Link the model and its weights into `folder`, model first; class names are written to a file if given."""
+def _collect_files(model: Path, folder: Path, names: tuple[str, ...], *, declared: bool) -> list[Path]:
+    """Link the model and its weights into `folder`, model first; class names are written to a file if given.
+
+    With `declared`, the model's layout file goes too.
+    """
     copies = []
     for file in (model, model.with_name(f"{model.name}.data")):
         if not file.is_file():
@@ -232,6 +238,10 @@ def _collect_files(model: Path, folder: Path, names: tuple[str, ...]) -> list[Pa
             continue
         copies.append(folder / file.name)
         copies[-1].symlink_to(file.resolve())
+    layout_file = layout_file_of(model) if declared else None
+    if layout_file is not None:
+        copies.append(folder / f"{model.name}.layout.toml")
+        copies[-1].symlink_to(layout_file.resolve())
     if names:
         copies.append(folder / f"{model.name}.names")
         copies[-1].write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
