@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ml_backend.detection.fit import Fit
-from ml_backend.detection.masks import Segment
+from ml_backend.detection.masks import ObjectMask
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -30,7 +31,10 @@ class Detections:
         rotated: (n, 5) float32 rotated boxes: centre x, centre y, width, height in pixels, angle in radians, clockwise
             on the screen; None for upright boxes.
         keypoints: (n, k, 3) float32: x, y in pixels, and the point's confidence; None without keypoints.
-        segments: One mask per box; None without masks.
+        segments: One mask per box, None for a box without one; None without masks.
+        rows: (n,) int64 index of each among the network's candidates, until `with_features`; None: unknown.
+        embeddings: (n, d) float32 frozen features of each; None where the model gives none.
+        image_features: (g,) float32 frozen features of the whole image; None where the model gives none.
     """
 
     boxes: Floats
@@ -38,7 +42,10 @@ class Detections:
     classes: Ints
     rotated: Floats | None = None
     keypoints: Floats | None = None
-    segments: tuple[Segment, ...] | None = None
+    segments: tuple[ObjectMask | None, ...] | None = None
+    rows: Ints | None = None
+    embeddings: Floats | None = None
+    image_features: Floats | None = None
 
     def __len__(self) -> int:
         """Number of boxes."""
@@ -54,6 +61,24 @@ class Detections:
             None if self.rotated is None else self.rotated[keep],
             None if self.keypoints is None else self.keypoints[keep],
             None if self.segments is None else tuple(self.segments[index] for index in indices.tolist()),
+            None if self.rows is None else self.rows[keep],
+            None if self.embeddings is None else self.embeddings[keep],
+            self.image_features,
+        )
+
+    def with_features(self, embeddings: npt.NDArray[Any] | None, image_features: npt.NDArray[Any] | None) -> Detections:
+        """Add frozen features: of the boxes whose candidates are known, and of the image.
+
+        Args:
+            embeddings: (candidates, d) of all candidates of the network; None without.
+            image_features: (g,) of the image; None without.
+        """
+        known = embeddings is not None and self.rows is not None
+        return replace(
+            self,
+            rows=None,
+            embeddings=np.asarray(embeddings[self.rows], np.float32) if known else None,  # type: ignore[index]
+            image_features=None if image_features is None else np.asarray(image_features, np.float32),
         )
 
     def to_image(self, fit: Fit) -> Detections:
@@ -66,9 +91,12 @@ class Detections:
             rotated = fit.rotated_boxes(rotated)
             boxes = fit.clip(bounds_of(rotated))
         keypoints = None if self.keypoints is None else fit.keypoints(self.keypoints)
-        segments = None if self.segments is None else tuple(replace(segment, fit=fit) for segment in self.segments)
+        segments = None
+        if self.segments is not None:
+            segments = tuple(segment and segment.on_image(fit) for segment in self.segments)
         inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return Detections(boxes, self.scores, self.classes, rotated, keypoints, segments)[inside]
+        moved = replace(self, boxes=boxes, rotated=rotated, keypoints=keypoints, segments=segments)
+        return moved if inside.all() else moved[inside]
 
     @classmethod
     def empty(cls) -> Detections:
@@ -77,12 +105,16 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Detections]) -> Detections:
-        """Concatenate the detections of several views of one image by one model, in pixels of the image."""
+        """Concatenate the detections of several views of one image by one model, in pixels of the image.
+
+        The features of the image are those of the first view.
+        """
         if not parts:
             return cls.empty()
         rotated = [part.rotated for part in parts if part.rotated is not None]
         keypoints = [part.keypoints for part in parts if part.keypoints is not None]
         segments = [part.segments for part in parts if part.segments is not None]
+        embeddings = [part.embeddings for part in parts if part.embeddings is not None]
         return cls(
             np.concatenate([part.boxes for part in parts]),
             np.concatenate([part.scores for part in parts]),
@@ -90,6 +122,9 @@ class Detections:
             np.concatenate(rotated) if len(rotated) == len(parts) else None,
             np.concatenate(keypoints) if len(keypoints) == len(parts) else None,
             tuple(segment for part in segments for segment in part) if len(segments) == len(parts) else None,
+            None,
+            np.concatenate(embeddings) if len(embeddings) == len(parts) else None,
+            parts[0].image_features,
         )
 
 

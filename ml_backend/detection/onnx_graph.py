@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+# Output with frozen features of the whole image (b, g), which labelloop adds to graphs; no layout reads it.
+IMAGE_FEATURES = "labelloop.image_features"
 
 # Outputs of one run: name -> array.
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -43,11 +48,19 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """Inputs, outputs and metadata of an ONNX file."""
+    """Inputs, outputs and metadata of an ONNX file.
+
+    Attributes:
+        inputs: In the order of the file.
+        outputs: In the order of the file, without `IMAGE_FEATURES`.
+        metadata: The file's own.
+        image_features: Whether there is an output `IMAGE_FEATURES`.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    image_features: bool = False
 
     @property
     def image(self) -> Tensor | None:
@@ -103,12 +116,14 @@ class Graph:
         return "; ".join(f"{name} {list(array.shape)} {array.dtype}" for name, array in outputs.items())
 
 
-def read_graph(session: Any) -> Graph:
-    """Read the graph of an `onnxruntime.InferenceSession`."""
+def read_graph(session: Any, path: Path | None = None) -> Graph:
+    """Read the graph of an `onnxruntime.InferenceSession`; `path` is its file."""
+    outputs = tuple(_tensor(node) for node in session.get_outputs())
     return Graph(
         inputs=tuple(_tensor(node) for node in session.get_inputs()),
-        outputs=tuple(_tensor(node) for node in session.get_outputs()),
+        outputs=tuple(tensor for tensor in outputs if tensor.name != IMAGE_FEATURES),
         metadata=dict(session.get_modelmeta().custom_metadata_map),
+        image_features=any(tensor.name == IMAGE_FEATURES for tensor in outputs),
     )
 
 

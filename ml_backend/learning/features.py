@@ -92,4 +92,6 @@ def _half_precision(features: CandidateFeatures) -> CandidateFeatures:
 
 
 def _size(features: CandidateFeatures) -> int:
-    return features.boxes.nbytes + features.objectness.nbytes + features.scores.nbytes + features.embeddings.nbytes
+    of_image = 0 if features.image_features is None else features.image_features.nbytes
+    arrays = (features.boxes, features.objectness, features.scores, features.embeddings)
+    return sum(array.nbytes for array in arrays) + of_image

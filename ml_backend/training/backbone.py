@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,18 @@ import structlog
 from ml_backend.checksums import ModelDamaged, sidecar_of, verify_file, write_checksum
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.fit import Fit
-from ml_backend.detection.onnx_graph import Arrays
+from ml_backend.detection.onnx_graph import IMAGE_FEATURES, Arrays
 from ml_backend.detection.preprocess import InputSpec, Prepared
+from ml_backend.errors import NotLearnable
 from ml_backend.inference.detector import Detector, load_detector
-from ml_backend.training.feature_export import EMBEDDINGS, LEVELS, export_features
+from ml_backend.inference.session import Engine
+from ml_backend.layouts.labelloop import EMBEDDINGS
+from ml_backend.training.feature_export import LEVELS, export_features, export_image_features, not_learnable_reason
 
 log = structlog.get_logger(__name__)
+
+# Ending of an exported graph; changes when a release exports another graph from the same file.
+SUFFIX = ".features2.onnx"
 
 OUTPUTS = ("boxes", "objectness", "scores", EMBEDDINGS)
 
@@ -36,6 +42,7 @@ class CandidateFeatures:
         scores: (n, backbone classes) float32 in [0, 1].
         embeddings: (n, d) float32.
         fit: Position of the image in the network's input.
+        image_features: (g,) float32 frozen features of the whole image; None where the graph gives none.
     """
 
     boxes: Floats
@@ -43,6 +50,7 @@ class CandidateFeatures:
     scores: Floats
     embeddings: Floats
     fit: Fit
+    image_features: Floats | None = None
 
     def __len__(self) -> int:
         """Number of candidates."""
@@ -50,24 +58,30 @@ class CandidateFeatures:
 
     def __getitem__(self, keep: npt.NDArray[Any]) -> CandidateFeatures:
         """Select candidates by index or mask."""
-        return CandidateFeatures(
-            self.boxes[keep], self.objectness[keep], self.scores[keep], self.embeddings[keep], self.fit
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            objectness=self.objectness[keep],
+            scores=self.scores[keep],
+            embeddings=self.embeddings[keep],
         )
 
 
 @dataclass(frozen=True)
 class FrozenBackbone:
-    """A detector that returns its candidate features.
+    """A model that returns its features.
 
     Attributes:
-        detector: Runs the graph of `export_features`; its layout is `labelloop`.
+        detector: Runs the graph of `export_features`, whose layout is `labelloop`, or of `export_image_features`.
         version: Version of the model that it was made from.
-        levels: Number of candidates per level, in their order.
+        levels: Number of candidates per level, in their order; empty where only image features are given.
+        no_boxes: Why boxes cannot be trained on it; empty where they can.
     """
 
     detector: Detector
     version: str
     levels: tuple[int, ...]
+    no_boxes: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,21 +104,39 @@ class FrozenBackbone:
         Raises:
             ModelBroken: The session failed.
         """
-        outputs = self.detector.engine.run([image.tensor for image in images], OUTPUTS)
+        names = (*(OUTPUTS if self.levels else ()), *self.image_outputs)
+        outputs = self.detector.engine.run([image.tensor for image in images], names)
         return split_candidates(outputs, [image.fit for image in images])
+
+    @property
+    def image_outputs(self) -> tuple[str, ...]:
+        """The output with image features; empty without."""
+        return (IMAGE_FEATURES,) if self.detector.engine.graph.image_features else ()
 
 
 def split_candidates(outputs: Arrays, fits: Sequence[Fit]) -> list[CandidateFeatures]:
     """Split the outputs of a backbone's run by image.
 
     Args:
-        outputs: Arrays of `OUTPUTS`, with the batch axis first.
+        outputs: Arrays of `OUTPUTS`, if any, and of image features, if any, with the batch axis first.
         fits: Position of each image in the input.
     """
-    arrays = [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
+    widths = {"boxes": (4,), "objectness": (), "scores": (0,), EMBEDDINGS: (0,)}
+    arrays = [
+        np.asarray(outputs[name] if name in outputs else np.zeros((len(fits), 0, *widths[name])), np.float32)
+        for name in OUTPUTS
+    ]
+    of_image = outputs.get(IMAGE_FEATURES)
     return [
-        CandidateFeatures(boxes, objectness, scores, embeddings, fit)
-        for boxes, objectness, scores, embeddings, fit in zip(*arrays, fits, strict=True)
+        CandidateFeatures(
+            boxes,
+            objectness,
+            scores,
+            embeddings,
+            fit,
+            None if of_image is None else np.asarray(of_image[index], np.float32),
+        )
+        for index, (boxes, objectness, scores, embeddings, fit) in enumerate(zip(*arrays, fits, strict=True))
     ]
 
 
@@ -124,24 +156,45 @@ def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 
     """Open a model as a backbone; export its feature graph on the first call.
 
     Args:
-        path: An ONNX detector.
+        path: An ONNX model.
         folder: Where the feature graph is stored, named by the model's version.
         layout: Forced layout; empty: recognised.
         threads: Threads per run; 0: one per core.
 
     Raises:
-        NotLearnable: It has no features to fit a head on.
+        NotLearnable: It has no features, neither of boxes nor of images.
         ModelError: It cannot be loaded.
     """
     detector = load_detector(path, layout=layout, threads=threads)
-    exported = folder / f"{detector.version}.features.onnx"
+    exported = folder / f"{detector.version}{SUFFIX}"
     if not _is_intact(exported):
         folder.mkdir(parents=True, exist_ok=True)
         partial = exported.with_suffix(".partial")
-        onnx.save(export_features(detector), partial)
+        onnx.save(_exported(detector), partial)
         sidecar_of(exported).unlink(missing_ok=True)
         partial.replace(exported)
         write_checksum(exported)
+    if not _has_levels(exported):
+        reason = not_learnable_reason(detector) or "it has no features of its boxes"
+        of_images = replace(detector, path=exported, engine=Engine(exported, threads=threads))
+        return FrozenBackbone(of_images, detector.version, (), reason)
     feature_detector = load_detector(exported, threads=threads)
     levels = json.loads(feature_detector.engine.graph.metadata[LEVELS])
     return FrozenBackbone(feature_detector, detector.version, tuple(int(size) for size in levels))
+
+
+def _has_levels(exported: Path) -> bool:
+    """Whether an exported graph gives features of boxes."""
+    model = onnx.load(exported, load_external_data=False)
+    return any(entry.key == LEVELS for entry in model.metadata_props)
+
+
+def _exported(detector: Detector) -> onnx.ModelProto:
+    """The graph with features of boxes, else with features of images alone."""
+    try:
+        return export_features(detector)
+    except NotLearnable as error:
+        try:
+            return export_image_features(detector)
+        except NotLearnable:
+            raise error from None

@@ -10,12 +10,16 @@ import numpy as np
 import structlog
 
 from labelloop.service.media.disk_cache import DiskCache
+from ml_backend.detection.detections import Floats
 from ml_backend.detection.fit import Fit
 from ml_backend.training.backbone import CandidateFeatures
 
 log = structlog.get_logger(__name__)
 
 _ARRAYS = ("boxes", "objectness", "scores", "embeddings")
+
+# Largest number of half precision.
+_MAX_HALF = 65504.0
 
 
 class FeatureCache:
@@ -65,9 +69,16 @@ class FeatureCache:
 
 
 def _rounded(features: CandidateFeatures) -> CandidateFeatures:
-    """The features with the values that are read back: scores and embeddings rounded to half precision."""
+    """The features with the values that are read back: rounded to half precision, except boxes and objectness."""
     scores, embeddings = features.scores.astype(np.float16), features.embeddings.astype(np.float16)
-    return replace(features, scores=scores.astype(np.float32), embeddings=embeddings.astype(np.float32))
+    of_image = None if features.image_features is None else _half(features.image_features)
+    return replace(
+        features, scores=scores.astype(np.float32), embeddings=embeddings.astype(np.float32), image_features=of_image
+    )
+
+
+def _half(values: Floats) -> Floats:
+    return np.asarray(np.clip(values, -_MAX_HALF, _MAX_HALF).astype(np.float16), np.float32)
 
 
 def _save(features: CandidateFeatures, file: BinaryIO) -> None:
@@ -79,6 +90,9 @@ def _save(features: CandidateFeatures, file: BinaryIO) -> None:
         objectness=features.objectness,
         scores=features.scores.astype(np.float16),
         embeddings=features.embeddings.astype(np.float16),
+        image=np.zeros(0, np.float16)
+        if features.image_features is None
+        else features.image_features.astype(np.float16),
     )
 
 
@@ -87,8 +101,9 @@ def _load(file: BinaryIO) -> CandidateFeatures | None:
     try:
         with np.load(file) as archive:
             arrays = [np.asarray(archive[name], np.float32) for name in _ARRAYS]
+            of_image = np.asarray(archive["image"], np.float32)
             scale_x, scale_y, left, top, width, height = archive["fit"].tolist()
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     fit = Fit(scale_x, scale_y, int(left), int(top), int(width), int(height))
-    return CandidateFeatures(arrays[0], arrays[1], arrays[2], arrays[3], fit)
+    return CandidateFeatures(arrays[0], arrays[1], arrays[2], arrays[3], fit, of_image if len(of_image) else None)

@@ -5,6 +5,9 @@ d): for each candidate box, the input vector of the detector's own last layer. T
 the outputs through element-wise and reshaping operations to the first convolution or linear layer (Wang et al. 2020,
 https://arxiv.org/abs/2003.06957, refit nothing else). Where classes and boxes have separate towers, the features of
 both are concatenated, with those of their common stem.
+
+A further output holds features of the whole image, see `image_features`. Graphs without candidates that can be trained,
+such as classifiers, get that output alone, beside their own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +21,8 @@ from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelBroken, NotLearnable
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.run_limit import RunLimit
+from ml_backend.layouts.labelloop import EMBEDDINGS
+from ml_backend.training.image_features import FeatureTensor, add_image_features, candidate_names, select_maps
 from ml_backend.training.onnx_builder import GraphBuilder
 from ml_backend.training.onnx_decoders import DECODERS
 from ml_backend.training.roi_features import (
@@ -28,7 +33,6 @@ from ml_backend.training.roi_features import (
     select_feature_maps,
 )
 
-EMBEDDINGS = "embeddings"
 # Metadata key of an exported graph: number of candidates per level, in their order, as a JSON list.
 LEVELS = "labelloop.levels"
 
@@ -120,7 +124,7 @@ def nearest_common_tensor(graph: onnx.GraphProto, first: str, second: str) -> st
 
 
 def export_features(detector: Detector) -> onnx.ModelProto:
-    """Build the graph with the outputs `boxes`, `objectness`, `scores` and `embeddings`.
+    """Build the graph with the outputs `boxes`, `objectness`, `scores`, `embeddings` and, if any, image features.
 
     Where no layer can be refitted, or the layout outputs final boxes, `embeddings` are RoI features.
 
@@ -132,14 +136,12 @@ def export_features(detector: Detector) -> onnx.ModelProto:
         ModelBroken: The file cannot be read.
     """
     path, layout = detector.path, detector.layout
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's errors have no base class of their own
-        raise ModelBroken(path=path, reason=f"it cannot be read ({type(error).__name__})") from error
+    model = _load(detector)
     if reason := not_learnable_reason(detector):
         raise NotLearnable(path=path, reason=reason)
+    tensors = _image_tensors(detector, model)
     if layout in POSTPROCESSED:
-        return _with_roi_features(detector, model)
+        return _with_roi_features(detector, model, tensors)
     nodes = GraphBuilder(model, prefix="features")
     outputs = [output.name for output in model.graph.output]
     layers = last_layers(model.graph, outputs if EMBEDDINGS in outputs else detector.reader.outputs)
@@ -148,13 +150,77 @@ def export_features(detector: Detector) -> onnx.ModelProto:
     except NotLearnable:
         if EMBEDDINGS in outputs:
             raise
-        return _with_roi_features(detector, model)
+        return _with_roi_features(detector, model, tensors)
     nodes.set_metadata(**{LEVELS: [level.candidates for level in columns[0] for _ in range(boxes_per_cell)]})
     if EMBEDDINGS not in outputs:
         DECODERS[layout](nodes, detector)
         nodes.concat([_flat(nodes, levels, boxes_per_cell) for levels in columns], axis=2, name=EMBEDDINGS)
         nodes.output(EMBEDDINGS, ("batch", "candidates", sum(levels[0].width for levels in columns)))
+    if tensors:
+        add_image_features(nodes, tensors)
     return nodes.build()
+
+
+def export_image_features(detector: Detector) -> onnx.ModelProto:
+    """Build the graph with its own outputs and image features: for models whose boxes cannot be trained.
+
+    Args:
+        detector: Of any layout.
+
+    Raises:
+        NotLearnable: The graph has no feature map to pool.
+        ModelBroken: The file cannot be read.
+    """
+    model = _load(detector)
+    tensors = _image_tensors(detector, model)
+    if not tensors:
+        raise NotLearnable(path=detector.path, reason="it has no feature map that describes a whole image")
+    nodes = GraphBuilder(model, prefix="features")
+    add_image_features(nodes, tensors)
+    return nodes.build()
+
+
+def _load(detector: Detector) -> onnx.ModelProto:
+    try:
+        return onnx.load(detector.path)
+    except Exception as error:  # protobuf's errors have no base class of their own
+        raise ModelBroken(path=detector.path, reason=f"it cannot be read ({type(error).__name__})") from error
+
+
+def _image_tensors(detector: Detector, model: onnx.ModelProto) -> list[FeatureTensor]:
+    """Tensors whose pooled values describe the image; none where the graph has none."""
+    if detector.provides == {"classes"}:
+        layers = last_layers(model.graph, detector.reader.outputs)
+        inputs = [layer.input[0] for layer in layers[:1]]
+        shapes = _shapes(detector, model, inputs) if inputs else {}
+        return [(name, shape) for name, shape in shapes.items() if len(shape) in {2, 4}]
+    names = candidate_names(model.graph)
+    return select_maps(_inferred_shapes(detector, model, names) if names else {}, detector.spec)
+
+
+def _inferred_shapes(detector: Detector, model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of feature maps for an image of the detector's size: inferred, or from a trial run where that fails."""
+    spec = detector.spec
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    del sized.graph.value_info[:]  # exporters write wrong ones
+    for tensor in sized.graph.input:
+        dimensions = tensor.type.tensor_type.shape.dim
+        if len(dimensions) == 4:
+            rows, columns = (1, 2) if spec.layout == "NHWC" else (2, 3)
+            dimensions[0].dim_value, dimensions[rows].dim_value, dimensions[columns].dim_value = (
+                1,
+                spec.height,
+                spec.width,
+            )
+    try:
+        inferred = onnx.shape_inference.infer_shapes(sized)
+    except Exception:  # noqa: BLE001 - onnx raises errors that derive from Exception alone
+        return _shapes(detector, model, names)
+    known = {value.name: value.type.tensor_type.shape.dim for value in inferred.graph.value_info}
+    shapes = {name: tuple(side.dim_value for side in known[name]) for name in names if name in known}
+    complete = {name: shape for name, shape in shapes.items() if all(shape)}
+    return complete if len(complete) == len(names) else _shapes(detector, model, names)
 
 
 def not_learnable_reason(detector: Detector) -> str:
@@ -169,7 +235,7 @@ def not_learnable_reason(detector: Detector) -> str:
     return ""
 
 
-def _with_roi_features(detector: Detector, model: onnx.ModelProto) -> onnx.ModelProto:
+def _with_roi_features(detector: Detector, model: onnx.ModelProto, tensors: Sequence[FeatureTensor]) -> onnx.ModelProto:
     """Build the graph with RoI features; it takes one image per run."""
     outputs, graph = detector.reader.outputs, detector.engine.graph
     fixed = graph.image.shape[0] if graph.image and graph.batched else None
@@ -191,6 +257,8 @@ def _with_roi_features(detector: Detector, model: onnx.ModelProto) -> onnx.Model
     nodes.set_metadata(**{LEVELS: list(levels)})
     width = add_pooled_features(nodes, maps, detector.spec, count=sum(levels), name=EMBEDDINGS)
     nodes.output(EMBEDDINGS, ("batch", "candidates", width))
+    if tensors:
+        add_image_features(nodes, tensors)
     return nodes.build()
 
 

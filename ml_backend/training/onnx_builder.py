@@ -83,6 +83,10 @@ class GraphBuilder:
         """Cast to np.float32 or np.float64."""
         return self.add("Cast", tensor, to=_TYPES[to], name=name)
 
+    def to_float32(self, tensor: str) -> str:
+        """Cast to float32."""
+        return self.cast(tensor, np.float32)
+
     def columns(self, tensor: str, start: int, stop: int, *, name: str = "") -> str:
         """Slice `tensor[..., start:stop]` of three axes."""
         bounds = (self.constant(np.array([value], np.int64)) for value in (start, stop, 2))

@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 
 from ml_backend.detection.logits import PROB_EPS
-from ml_backend.layouts.labelloop import CALIBRATIONS_KEY
+from ml_backend.layouts.labelloop import CALIBRATIONS_KEY, EMBEDDINGS
 from ml_backend.training.backbone import FrozenBackbone
-from ml_backend.training.feature_export import EMBEDDINGS
 from ml_backend.training.linear_head import MAX_BOX_DELTA, MAX_LOGIT, MIN_SIDE, MIN_SPREAD, Doubles, LinearHead
 from ml_backend.training.onnx_builder import GraphBuilder
 
@@ -33,7 +32,7 @@ def write_learned(path: Path, backbone: FrozenBackbone, head: LinearHead) -> Non
 
 
 def learned_model(backbone: FrozenBackbone, head: LinearHead) -> onnx.ModelProto:
-    """Build the backbone's graph with the head in place of its last layer; `embeddings` stays an output."""
+    """Build the backbone's graph with the head in place of its last layer; features stay outputs."""
     nodes = GraphBuilder(onnx.load(backbone.detector.path), prefix="head")
     for name in ("boxes", "objectness", "scores"):
         nodes.rename_output(name, f"backbone.{name}")
