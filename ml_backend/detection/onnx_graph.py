@@ -47,6 +47,28 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Nodes:
+    """Nodes and weights of a graph by name, without values.
+
+    Attributes:
+        producers: Tensor -> operator that computes it, and the operator's inputs.
+        weights: Names of the initializers.
+    """
+
+    producers: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    weights: frozenset[str] = frozenset()
+
+    def path_to(self, output: str, most: int = 16) -> tuple[str, ...]:
+        """Operators that lead to an output, last first, along the first computed input of each."""
+        found: list[str] = []
+        while output in self.producers and len(found) < most:
+            operator, inputs = self.producers[output]
+            found.append(operator)
+            output = next((name for name in inputs if name in self.producers), "")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class Graph:
     """Inputs, outputs and metadata of an ONNX file.
 
@@ -55,12 +77,29 @@ class Graph:
         outputs: In the order of the file, without `IMAGE_FEATURES`.
         metadata: The file's own.
         image_features: Whether there is an output `IMAGE_FEATURES`.
+        path: The file, for `nodes`; None: unknown.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     image_features: bool = False
+    path: Path | None = None
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """Nodes of the graph, parsed on first use; empty where the file cannot be parsed."""
+        if self.path is None:
+            return Nodes()
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        try:
+            graph = onnx.load(self.path, load_external_data=False).graph
+        except (OSError, DecodeError):
+            return Nodes()
+        producers = {name: (node.op_type, tuple(node.input)) for node in graph.node for name in node.output}
+        return Nodes(producers, frozenset(weight.name for weight in graph.initializer))
 
     @property
     def image(self) -> Tensor | None:
@@ -124,6 +163,7 @@ def read_graph(session: Any, path: Path | None = None) -> Graph:
         outputs=tuple(tensor for tensor in outputs if tensor.name != IMAGE_FEATURES),
         metadata=dict(session.get_modelmeta().custom_metadata_map),
         image_features=any(tensor.name == IMAGE_FEATURES for tensor in outputs),
+        path=path,
     )
 
 

@@ -47,7 +47,7 @@ class Engine:
         self._limit = RunLimit()
         self._path = path
         self._slots = threading.Semaphore(CONCURRENT_RUNS if self._session.get_providers() == CPU_ONLY else 1)
-        self.graph: Graph = read_graph(self._session)
+        self.graph: Graph = read_graph(self._session, path)
         if self.graph.image is None:
             inputs = ", ".join(str(tensor) for tensor in self.graph.inputs)
             raise ModelBroken(path=path, reason=f"it does not have exactly one image input. Its inputs: {inputs}")

@@ -44,51 +44,59 @@ class AnchorGrid:
         cells: (n, 2) float32 column and row of the cell.
         strides: (n, 1) float32 pixels.
         sizes: (n, 2) float32 width and height in pixels; zeros where the layout has none.
-        offset: Place of the anchor point in its cell, in cells.
+        offsets: (n, 2) float32 place of the anchor point in its cell, in cells.
         counts: Cells and anchors of a cell, per level.
     """
 
     cells: Floats
     strides: Floats
     sizes: Floats
-    offset: float
+    offsets: Floats
     counts: tuple[tuple[int, int], ...]
 
     @property
     def points(self) -> Floats:
         """Anchor points (n, 2) in pixels of the input."""
-        return np.asarray((self.cells + self.offset) * self.strides, np.float32)
+        return np.asarray((self.cells + self.offsets) * self.strides, np.float32)
 
     def __getitem__(self, keep: npt.NDArray[Any]) -> AnchorGrid:
         """Select rows."""
-        return AnchorGrid(self.cells[keep], self.strides[keep], self.sizes[keep], self.offset, self.counts)
+        return AnchorGrid(self.cells[keep], self.strides[keep], self.sizes[keep], self.offsets[keep], self.counts)
 
 
 def anchor_grid(anchors: Anchors, height: int, width: int) -> AnchorGrid:
     """Lay the anchors over an input, level by level, cell by cell in row-major order, the anchors of a cell last."""
     cells, strides, sizes, counts = [], [], [], []
     for level, stride in enumerate(anchors.strides):
-        own = _sizes_of_level(anchors, level)
+        own = _anchors_of_level(anchors, level)
         rows, columns = -(-height // stride), -(-width // stride)
         y, x = np.mgrid[:rows, :columns]
-        cells.append(np.repeat(np.stack([x, y], axis=-1).reshape(-1, 2), len(own), axis=0))
+        grid = np.stack([x, y], axis=-1).reshape(-1, 2)
+        by_cell = anchors.order == "cells"
+        cells.append(np.repeat(grid, len(own), axis=0) if by_cell else np.tile(grid, (len(own), 1)))
         strides.append(np.full((rows * columns * len(own), 1), stride))
-        sizes.append(np.tile(own, (rows * columns, 1)))
+        sizes.append(np.tile(own, (rows * columns, 1)) if by_cell else np.repeat(own, rows * columns, axis=0))
         counts.append((rows * columns, len(own)))
+    places = np.concatenate(sizes).astype(np.float32)
     return AnchorGrid(
         np.concatenate(cells).astype(np.float32),
         np.concatenate(strides).astype(np.float32),
-        np.concatenate(sizes).astype(np.float32),
-        anchors.offset,
+        places[:, :2],
+        places[:, 2:],
         tuple(counts),
     )
 
 
-def _sizes_of_level(anchors: Anchors, level: int) -> npt.NDArray[np.float32]:
-    if anchors.sizes:
-        pairs = [size if isinstance(size, tuple) else (size, size) for size in anchors.sizes[level]]
-        return np.array(pairs, np.float32).reshape(-1, 2)
-    return np.zeros((anchors.per_cell[level] if anchors.per_cell else 1, 2), np.float32)
+def _anchors_of_level(anchors: Anchors, level: int) -> npt.NDArray[np.float32]:
+    """Width, height, and place in the cell of each anchor: (k, 4)."""
+    place = (anchors.offset, anchors.offset)
+    if not anchors.sizes:
+        return np.array([[0, 0, *place]] * (anchors.per_cell[level] if anchors.per_cell else 1), np.float32)
+    rows = []
+    for size in anchors.sizes[level]:
+        sides = size if isinstance(size, tuple) else (size, size)
+        rows.append(sides if len(sides) == 4 else (*sides, *place))
+    return np.array(rows, np.float32).reshape(-1, 4)
 
 
 def input_spec(table: Input, graph: Graph) -> InputSpec:
@@ -428,13 +436,16 @@ class _Declared:
         return tuple(Segment(as_float32(masks[row]), None, table.threshold, frame, size) for row, frame in rows)
 
 
-def declared_reader(file: LayoutFile, graph: Graph, outputs: Arrays) -> OutputReader:
+def declared_reader(
+    file: LayoutFile, graph: Graph, outputs: Arrays, spec: InputSpec | None = None
+) -> OutputReader:  # fmt: skip
     """Bind a declaration to a graph.
 
     Args:
         file: The declaration, without `layout`.
         graph: The graph.
         outputs: Those of the trial run, of the declared input size.
+        spec: Input format instead of the declared one.
 
     Raises:
         Mismatch: It does not fit the graph; the error names the key.
@@ -442,7 +453,7 @@ def declared_reader(file: LayoutFile, graph: Graph, outputs: Arrays) -> OutputRe
     assert file.boxes is not None
     assert file.scores is not None
     assert file.input is not None
-    spec = input_spec(file.input, graph)
+    spec = spec or input_spec(file.input, graph)
     grid = anchor_grid(file.anchors, spec.height, spec.width) if file.anchors else None
     counts = grid.counts if grid else ()
     boxes, scores = _rows(file, "boxes", counts, outputs), _rows(file, "scores", counts, outputs)

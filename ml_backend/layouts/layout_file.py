@@ -75,15 +75,18 @@ class Anchors(_Table, frozen=True, kw_only=True):
 
     Attributes:
         strides: Pixels between cells, level by level in the order of the rows.
-        sizes: Per level, each anchor of a cell: its side, or [width, height], in pixels.
+        sizes: Per level, each anchor of a cell in pixels: its side, [width, height], or [width, height, x, y] with its
+            own place in the cell instead of `offset`.
         per_cell: Anchors of each cell, per level; empty: from `sizes`, else 1.
         offset: Place of the anchor point in its cell, in cells: 0.5 is the centre.
+        order: "cells": the anchors of a cell follow one another; "anchors": all cells of a level's first anchor first.
     """
 
     strides: tuple[int, ...]
-    sizes: tuple[tuple[float | tuple[float, float], ...], ...] = ()
+    sizes: tuple[tuple[float | tuple[float, ...], ...], ...] = ()
     per_cell: tuple[int, ...] = ()
     offset: float = 0.5
+    order: Literal["cells", "anchors"] = "cells"
 
 
 class _Source(_Table, frozen=True, kw_only=True):
@@ -412,6 +415,11 @@ def _anchor_problems(file: LayoutFile, boxes: Boxes) -> Iterator[tuple[str, str]
         count = len(getattr(anchors, name))
         if count and count != len(anchors.strides):
             yield f"anchors.{name}", f"has {count} levels, and `strides` has {len(anchors.strides)}"
+    for size in (size for level in anchors.sizes for size in level):
+        sides = size if isinstance(size, tuple) else (size, size)
+        if len(sides) not in {2, 4} or any(side <= 0 for side in sides[:2]):
+            yield "anchors.sizes", f"has {list(sides)}; an anchor is a side, [width, height] or [width, height, x, y]"
+            break
     if any(count < 1 for count in anchors.per_cell):
         yield "anchors.per_cell", f"is {list(anchors.per_cell)}; it must be 1 or more a level"
     if anchors.sizes and anchors.per_cell and tuple(map(len, anchors.sizes)) != anchors.per_cell:
