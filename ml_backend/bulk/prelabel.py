@@ -14,6 +14,7 @@ from ml_backend.predict.control_support import ModelOutputs, NotServed, controls
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import ImageSource, Predictor
 from ml_backend.predict.protocol import FailedPrediction, ProjectOptions, TaskPrediction
+from ml_backend.segmentation.box_segmenter import BoxSegmenter
 
 # Tasks predicted and then imported with one request; a killed process repeats at most one chunk.
 CHUNK = 25
@@ -114,6 +115,7 @@ def prelabel(
     progress: Progress = lambda _done, _total: None,
     stop: Callable[[], bool] = lambda: False,
     predict_chunks: ChunkPredictor | None = None,
+    segmenter: BoxSegmenter | None = None,
 ) -> PrelabelReport:
     """Predict every task of a project that has no prediction of this version yet.
 
@@ -129,6 +131,7 @@ def prelabel(
         every: Also replace existing predictions of this version.
         progress: Called after each chunk.
         stop: Called before each chunk; True ends the run.
+        segmenter: Segments boxes for polygons and masks; None: the one included in labelloop.
         predict_chunks: Predicts the chunks instead of this process; see `ml_backend.bulk.ray_cluster`.
 
     Raises:
@@ -138,12 +141,18 @@ def prelabel(
     """
     config = studio.label_config(project)
     targets = find_targets(
-        config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+        config,
+        detector.names.names,
+        provides=detector.provides,
+        keypoint_names=detector.keypoint_names,
+        controls=options.controls,
     )
     if not any(target.labels or target.keypoint_labels for target in targets):
-        raise NotServed(project, "pre-labelled", controls_of(config, ModelOutputs.of(detector)))
+        raise NotServed(
+            project, "pre-labelled", controls_of(config, ModelOutputs.of(detector), options=options.controls)
+        )
     recorder = FailureRecorder(photos)
-    predictor = Predictor(recorder, score_threshold=score_threshold, budget_s=BUDGET_S)
+    predictor = Predictor(recorder, score_threshold=score_threshold, budget_s=BUDGET_S, segmenter=segmenter)
     tasks, old = _tasks(studio, project, detector.version)
     wanted = [task for task in tasks if every or task["id"] not in old]
     already_done, imported, boxes, deleted, done = len(tasks) - len(wanted), 0, 0, 0, 0

@@ -16,6 +16,7 @@ from ml_backend.bulk.prelabel import BUDGET_S, Chunk, ChunkResult, FailureRecord
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import Predictor
 from ml_backend.predict.protocol import ProjectOptions, read_config
+from ml_backend.segmentation.box_segmenter import BoxSegmenter
 from ml_backend.serving.activation import open_version
 
 __all__ = ["CHUNKS_PER_WORKER", "LOCAL_CLUSTER", "ClusterFailed", "PrelabelCluster", "PrelabelWorker"]
@@ -49,10 +50,17 @@ class PrelabelWorker:
         self._detector = open_version(settings, version)[0]
         names = self._detector.names.names
         gives, points = self._detector.provides, self._detector.keypoint_names
-        self._targets = find_targets(read_config(xml), names, provides=gives, keypoint_names=points)
+        self._targets = find_targets(
+            read_config(xml), names, provides=gives, keypoint_names=points, controls=options.controls
+        )
         studio = Studio.from_settings(settings) if settings.label_studio_api_key else None
         self._recorder = FailureRecorder(Media(settings, studio))
-        self._predictor = Predictor(self._recorder, score_threshold=settings.score_threshold, budget_s=BUDGET_S)
+        self._predictor = Predictor(
+            self._recorder,
+            score_threshold=settings.score_threshold,
+            budget_s=BUDGET_S,
+            segmenter=BoxSegmenter(settings),
+        )
         self._options = options
 
     def predict(self, chunk: Chunk) -> ChunkResult:

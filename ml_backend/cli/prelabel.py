@@ -20,6 +20,7 @@ from ml_backend.bulk.ray_cluster import PrelabelCluster
 from ml_backend.malloc import return_freed_memory
 from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.protocol import ProjectOptions, read_options, with_thresholds
+from ml_backend.segmentation.box_segmenter import BoxSegmenter
 from ml_backend.serving import activation
 from ml_backend.serving.registry import Registry
 from ml_backend.studio.connect import is_same_url
@@ -54,11 +55,12 @@ def prelabel_project(
         studio.project(project)
         detector, thresholds = activation.open_served_model(settings, project)
         print(f"Pre-labelling project {project} with {detector.version}", flush=True)
-        for control in controls_of(studio.label_config(project), ModelOutputs.of(detector)):
+        options = with_thresholds(_options(studio, project, settings), thresholds)
+        config, outputs = studio.label_config(project), ModelOutputs.of(detector)
+        for control in controls_of(config, outputs, options=options.controls):
             if not control.prelabels:
                 print(f"  {control.sentence}", flush=True)
         started = time.monotonic()
-        options = with_thresholds(_options(studio, project, settings), thresholds)
         with ExitStack() as stack:
             cluster = None
             if ray:
@@ -80,6 +82,7 @@ def prelabel_project(
                 progress=progress,
                 stop=stop,
                 predict_chunks=cluster.predict_chunks if cluster else None,
+                segmenter=BoxSegmenter(settings),
             )
         _print_report(report, project, time.monotonic() - started)
         if report.stopped:

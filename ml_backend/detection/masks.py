@@ -1,6 +1,7 @@
 """Instance masks of detections, rendered on demand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +9,29 @@ from PIL import Image
 
 from ml_backend.detection.fit import Fit
 
-# Longer side in pixels at which an outline is traced; models output masks of 160 pixels per side or less.
-MAX_OUTLINE_SIDE = 512
+# Longer side in pixels at which an outline is traced: finer steps come from the raster, not the object.
+OUTLINE_SIDE = 256
+
+
+class ObjectMask(Protocol):
+    """The mask of one detection on its image."""
+
+    def crop(
+        self, side: int | None = None, *, enlarge: bool = False
+    ) -> tuple[npt.NDArray[np.bool_], tuple[float, float, float, float]]:
+        """Render the mask.
+
+        Args:
+            side: Maximum longer side in pixels; None: the image's resolution.
+            enlarge: Whether smaller masks are enlarged to `side`.
+
+        Returns:
+            The pixels (h, w) bool, and the region of the image that they cover: x_min, y_min, x_max, y_max in whole
+            pixels.
+        """
+
+    def on_image(self, fit: Fit) -> "ObjectMask":
+        """The same mask with the position of the image in the network's input; itself where it is on the image."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +57,14 @@ class Segment:
     size: tuple[int, int]
     fit: Fit | None = None
 
-    def crop(self, max_side: int | None = None) -> tuple[npt.NDArray[np.bool_], tuple[float, float, float, float]]:
+    def crop(
+        self, side: int | None = None, *, enlarge: bool = False
+    ) -> tuple[npt.NDArray[np.bool_], tuple[float, float, float, float]]:
         """Render the part of the mask inside the detection's box.
 
         Args:
-            max_side: Maximum longer side in pixels; None: the image's resolution.
+            side: Maximum longer side in pixels; None: the image's resolution.
+            enlarge: Whether smaller masks are enlarged to `side`.
 
         Returns:
             The pixels (h, w) bool, and the region of the image that they cover: x_min, y_min, x_max, y_max in whole
@@ -56,8 +81,9 @@ class Segment:
         right, bottom = min(fit.width, int(np.ceil(high[0]))), min(fit.height, int(np.ceil(high[1])))
         if right <= left or bottom <= top:
             return np.zeros((0, 0), np.bool_), (0.0, 0.0, 0.0, 0.0)
-        shrink = min(1.0, max_side / max(right - left, bottom - top)) if max_side else 1.0
-        width, height = max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink))
+        scale = side / max(right - left, bottom - top) if side else 1.0
+        scale = scale if enlarge else min(1.0, scale)
+        width, height = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
         plane = self.planes if self.weights is None else np.tensordot(self.weights, self.planes, 1)
         rows, columns = plane.shape
         across, down = columns / self.size[1], rows / self.size[0]
@@ -72,6 +98,10 @@ class Segment:
         drawn = image.resize((width, height), Image.Resampling.BILINEAR, box=part)
         return np.asarray(drawn) > self.threshold, (left, top, right, bottom)
 
+    def on_image(self, fit: Fit) -> "Segment":
+        """The same mask with the position of the image in the input."""
+        return replace(self, fit=fit)
+
     def mask(self) -> npt.NDArray[np.bool_]:
         """Render the mask on the whole image: (height, width) bool."""
         pixels, (left, top, right, bottom) = self.crop()
@@ -80,24 +110,3 @@ class Segment:
         if pixels.size:
             whole[int(top) : int(bottom), int(left) : int(right)] = pixels
         return whole
-
-    def outline(self) -> tuple[tuple[float, float], ...]:
-        """Trace the largest part's outer ring, simplified, in pixels of the image; empty without pixels."""
-        import shapely
-
-        from labelloop.labeling.geometry.raster import trace
-
-        pixels, (left, top, right, bottom) = self.crop(MAX_OUTLINE_SIDE)
-        parts = (
-            [part for part in shapely.get_parts(trace(pixels)) if part.geom_type == "Polygon"] if pixels.any() else []
-        )
-        if not parts:
-            return ()
-        largest = max(parts, key=lambda part: shapely.Polygon(part.exterior).area)
-        # Removes the raster's staircase (half a pixel), and keeps detail above about 1 % of the size.
-        tolerance = max(0.75, 0.005 * max(pixels.shape))
-        ring = shapely.Polygon(largest.exterior).simplify(tolerance).exterior
-        points = shapely.get_coordinates(ring)[:-1]
-        scale = np.array([(right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]])
-        vertices = points * scale + [left, top]
-        return tuple((float(x), float(y)) for x, y in vertices) if len(vertices) >= 3 else ()

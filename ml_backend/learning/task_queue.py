@@ -42,6 +42,7 @@ from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import DetectionObserver, Predictor
 from ml_backend.predict.protocol import ProjectOptions, TaskPrediction, read_options, with_thresholds
+from ml_backend.segmentation.box_segmenter import BoxSegmenter
 from ml_backend.studio.connect import is_same_url
 from ml_backend.training.acquisition import (
     DUPLICATE_WINDOW,
@@ -155,10 +156,15 @@ class _Ranking:
         self._tried: set[int] = set()
         self._detector = self._open_detector()
         names = self._detector.names.names
-        self._targets = find_targets(
-            config, names, provides=self._detector.provides, keypoint_names=self._detector.keypoint_names
-        )
         self._options = self._project_options()
+        self._targets = find_targets(
+            config,
+            names,
+            provides=self._detector.provides,
+            keypoint_names=self._detector.keypoint_names,
+            controls=self._options.controls,
+        )
+        self._segmenter = BoxSegmenter(context.settings)
 
     @property
     def is_served(self) -> bool:
@@ -456,7 +462,7 @@ class _Ranking:
 
         predictor = Predictor(
             self._context.media, score_threshold=self._context.settings.score_threshold, budget_s=BUDGET_S,
-            observer=DetectionObserver(FLOOR, collect),
+            observer=DetectionObserver(FLOOR, collect), segmenter=self._segmenter,
         )  # fmt: skip
         task = {"id": number, "data": self._tasks[number].data}
         [entry] = predictor.predict([task], detector=self._detector, targets=self._targets, options=self._options)

@@ -5,7 +5,7 @@ Used by connect, `/setup`, `/predict`, pre-labelling, the dashboard, `labelloop 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ from labelloop.service.errors import LabelloopError
 from ml_backend.inference.detector import Detector
 from ml_backend.predict.controls import CHOICES, IMAGE, PARTNER, kind_of
 from ml_backend.predict.label_mapping import Target, find_targets, is_about_one_image, is_readable, partner_shapes
-from ml_backend.predict.shapes import SHAPES
+from ml_backend.predict.protocol import OFF
+from ml_backend.predict.shapes import SEGMENTED, SHAPES, SOURCES
 
 # Labels or classes listed in a sentence.
 MOST_NAMED = 6
@@ -32,6 +33,7 @@ class ControlSupport(msgspec.Struct, frozen=True):
         prelabels: Whether the model fills the control; None: unknown, because no model was given.
         learns: Whether models are trained from it.
         reason: Why `prelabels` or `learns` is False.
+        how: What the control is filled from, in words of `SOURCES`; empty where it is not, or no model was given.
     """
 
     control: str
@@ -40,12 +42,17 @@ class ControlSupport(msgspec.Struct, frozen=True):
     prelabels: bool | None
     learns: bool
     reason: str = ""
+    how: str = ""
 
     @property
     def sentence(self) -> str:
         """The support in words, for messages and pages."""
         where = f"{self.control} ({self.tag} on {self.object or 'nothing'})"
-        states = {True: "pre-labelled", False: "not pre-labelled", None: "pre-labelled where the model fits"}
+        states = {
+            True: f"pre-labelled {self.how}".rstrip(),
+            False: "not pre-labelled",
+            None: "pre-labelled where the model fits",
+        }
         learned = "learned from" if self.learns else "not learned from"
         joined = "and" if self.prelabels in {None, self.learns} else "but"
         return f"{where} is {states[self.prelabels]} {joined} {learned}{f': {self.reason}' if self.reason else ''}."
@@ -94,22 +101,30 @@ class ModelOutputs:
         return cls(detector.names.names, detector.provides, detector.keypoint_names, not_learnable_reason(detector))
 
 
-def controls_of(config: LabelConfig, model: ModelOutputs | None = None) -> tuple[ControlSupport, ...]:
+def controls_of(
+    config: LabelConfig, model: ModelOutputs | None = None, *, options: Mapping[str, str] | None = None
+) -> tuple[ControlSupport, ...]:
     """Return the support of every control of a label config, in the order of the config.
 
     Args:
         config: The project's label config.
         model: Outputs of the model served to the project; None: unknown.
+        options: How controls are served, by name: `ProjectOptions.controls`.
     """
-    targets = (
-        find_targets(config, model.names, provides=model.provides, keypoint_names=model.keypoint_names) if model else ()
-    )
+    options = options or {}
+    targets: tuple[Target, ...] = ()
+    if model is not None:
+        targets = find_targets(
+            config, model.names, provides=model.provides, keypoint_names=model.keypoint_names, controls=options
+        )
     supports: list[ControlSupport] = []
     for control in config.controls.values():
         if _is_partner(config, control):
             continue  # reported with its Labels
         images = (config.objects.get(name) for name in control.to_names or ("",))
-        supports += [_support(config, control, image, model, targets) for image in images]
+        supports += [
+            _support(config, control, image, model=model, targets=targets, options=options) for image in images
+        ]
     return tuple(supports)
 
 
@@ -134,8 +149,10 @@ def _support(
     config: LabelConfig,
     control: Control,
     image: ObjectTag | None,
+    *,
     model: ModelOutputs | None,
     targets: Sequence[Target],
+    options: Mapping[str, str],
 ) -> ControlSupport:
     tag, object_tag = kind_of(control.tag).tag, image.tag if image else ""
     unreadable = _unreadable(config, control, image)
@@ -144,16 +161,28 @@ def _support(
     drawn = _drawn_by(config, control, image)
     learns = any(kind_of(name).learns for name in drawn)
     own_targets = [target for target in targets if target.control.name == control.name and target.to_name == image.name]
-    if model is None:
-        filled, why = None, ""
-    else:
-        filled = any(target.labels or target.keypoint_labels for target in own_targets)
+    how, why = "", ""
+    filled: bool | None = None
+    if options.get(control.name) == OFF:
+        filled, why = False, "it is switched off in the extra params"
+    elif model is not None:
+        filling = [target for target in own_targets if target.labels or target.keypoint_labels]
+        filled = bool(filling)
+        how = " and ".join(dict.fromkeys(_how(target) for target in filling))
         why = "" if filled else _not_filled(control, drawn, model, has_target=bool(own_targets))
     if not learns:
         why = f"{why}; " * bool(why) + kind_of(drawn[0]).reason
     elif model is not None and model.unlearnable:
         learns, why = False, f"{why}; " * bool(why) + f"the model cannot be learned on: {model.unlearnable}"
-    return ControlSupport(control.name, tag, object_tag, prelabels=filled, learns=learns, reason=why)
+    return ControlSupport(control.name, tag, object_tag, prelabels=filled, learns=learns, reason=why, how=how)
+
+
+def _how(target: Target) -> str:
+    """What a control is filled from, in words."""
+    if target.draws == CHOICES:
+        return SOURCES["classes"]
+    how = SOURCES["keypoints" if target.keypoint_labels else target.source]
+    return f"as the smallest rotated box {how}" if target.rotated else how
 
 
 def _unreadable(config: LabelConfig, control: Control, image: ObjectTag | None) -> str:
@@ -185,14 +214,15 @@ def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, 
     """Why this model does not fill a control that another model could fill."""
     needs: set[str] = set()
     for draws in (kind_of(tag).draws for tag in drawn):
-        needs |= {"classes"} if draws == CHOICES else SHAPES[draws].native | SHAPES[draws].derived
+        sources = {"classes"} if draws == CHOICES else SHAPES[draws].sources
+        needs |= {"boxes" if source == SEGMENTED else source for source in sources}
     if not needs & model.provides:
         gives, wanted = _outputs(model.provides, "and"), _outputs(needs, "or")
         return f"the model gives {gives}, and it needs {wanted}"
     if not control.labels:
         return "its labels come from each task, so no class is known to mean them"
     if not has_target:
-        return "another control of the image shows the same labels as boxes"
+        return "another control of the image shows the same labels"
     return (
         f"none of its labels ({_listed([label.stored for label in control.labels])}) is a class of the model "
         f"({_listed(model.names)}); where only the name differs, write predicted_values into the label"

@@ -114,9 +114,13 @@ def draw_detections(sight: ImageDetections) -> Image.Image:
 def _with_masks(sight: ImageDetections) -> RgbImage:
     pixels = sight.image.copy()
     for class_, segment in zip(sight.detections.classes.tolist(), sight.detections.segments or (), strict=False):
-        inside = segment.mask()
+        if segment is None:
+            continue
+        inside, bounds = segment.crop()
+        left, top, right, bottom = (int(side) for side in bounds)
+        part = pixels[top:bottom, left:right]
         color = Image.new("RGB", (1, 1), COLORS[class_ % len(COLORS)]).getpixel((0, 0))
-        pixels[inside] = (pixels[inside] * 0.5 + np.array(color) * 0.5).astype(np.uint8)
+        part[inside] = (part[inside] * 0.5 + np.array(color) * 0.5).astype(np.uint8)
     return pixels
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
 from ml_backend.predict.controls import CHOICES, PARTNER, kind_of
-from ml_backend.predict.shapes import SHAPES
+from ml_backend.predict.protocol import BOX, OFF, ROTATED
+from ml_backend.predict.shapes import SEGMENTED, SHAPES
 
 # What a plain detector outputs.
 BOXES = frozenset({"boxes"})
+
+_NO_OPTIONS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Target:
         labels: Label by class index, for the classes that have one.
         draws: Key of `SHAPES`, or `CHOICES`.
         keypoint_labels: Label by keypoint index; only for keypoints.
+        source: Model output that the shape is drawn from, or `SEGMENTED`; see `ShapeRenderer`.
+        rotated: Whether a rectangle is drawn as the smallest rotated box of the mask.
     """
 
     control: Control
@@ -35,6 +40,13 @@ class Target:
     labels: Mapping[int, str]
     draws: str = "Rectangle"
     keypoint_labels: Mapping[int, str] = field(default_factory=dict)
+    source: str = "boxes"
+    rotated: bool = False
+
+    @property
+    def is_segmented(self) -> bool:
+        """Whether it needs a mask from the segmenter."""
+        return self.source == SEGMENTED
 
     def threshold(self, default: float) -> float:
         """The control's own `model_score_threshold`, else the default. Lower scores are not shown."""
@@ -96,7 +108,12 @@ class MappingReport:
 
 
 def find_targets(
-    config: LabelConfig, names: Sequence[str], *, provides: AbstractSet[str] = BOXES, keypoint_names: Sequence[str] = ()
+    config: LabelConfig,
+    names: Sequence[str],
+    *,
+    provides: AbstractSet[str] = BOXES,
+    keypoint_names: Sequence[str] = (),
+    controls: Mapping[str, str] = _NO_OPTIONS,
 ) -> tuple[Target, ...]:
     """Return every control of a label config that a model can fill.
 
@@ -105,24 +122,29 @@ def find_targets(
         names: The model's class names, in its order.
         provides: Output kinds of the model, see `ml_backend.layouts.OutputReader.provides`.
         keypoint_names: Names of its keypoints.
+        controls: How controls are served, by name: `ProjectOptions.controls`.
     """
     images = {image.name: image for image in config.images if is_readable(image)}
     targets = []
     for control in config.controls.values():
-        for to_name in control.to_names:
+        served_as = controls.get(control.name, "")
+        for to_name in control.to_names if served_as != OFF else ():
             if to_name in images:
-                target = _target(
-                    config, control, images[to_name], names, provides=provides, keypoint_names=keypoint_names
-                )
-                targets += [target] if target else []
-    return _without_duplicate_labels(targets, provides)
+                target = _target(config, control, images[to_name], names, provides=provides, served_as=served_as)
+                targets += [_with_keypoint_labels(target, keypoint_names)] if target else []
+    return _without_duplicate_labels(targets)
 
 
 def mapping_report(
-    config: LabelConfig, names: Sequence[str], *, provides: AbstractSet[str] = BOXES, keypoint_names: Sequence[str] = ()
+    config: LabelConfig,
+    names: Sequence[str],
+    *,
+    provides: AbstractSet[str] = BOXES,
+    keypoint_names: Sequence[str] = (),
+    controls: Mapping[str, str] = _NO_OPTIONS,
 ) -> MappingReport:
     """Report matched and unmatched classes and labels; arguments as in `find_targets`."""
-    targets = find_targets(config, names, provides=provides, keypoint_names=keypoint_names)
+    targets = find_targets(config, names, provides=provides, keypoint_names=keypoint_names, controls=controls)
     if not targets:
         tags = ", ".join(_tags(provides))
         what = "the class of an image" if "classes" in provides else "boxes"
@@ -148,11 +170,16 @@ def unknown_thresholds(targets: Sequence[Target], names: Sequence[str], by_name:
     return [name for name in by_name if name.strip().casefold() not in known_names]
 
 
+def with_segmenter(provides: AbstractSet[str]) -> AbstractSet[str]:
+    """The outputs of a model with those that the segmenter adds: masks from boxes, where it has no masks."""
+    return provides | {SEGMENTED} if "boxes" in provides and "masks" not in provides else provides
+
+
 def _tags(provides: AbstractSet[str]) -> list[str]:
     """The tags that a model can fill, as spelled in a label config."""
     if "classes" in provides:
         return [CHOICES]
-    drawn = [name for name in SHAPES if provides & _sources_of(name)]
+    drawn = [name for name in SHAPES if with_segmenter(provides) & SHAPES[name].sources]
     return [f"{name}Labels" for name in drawn] + [f"Labels with {name}" for name in drawn[:1]]
 
 
@@ -163,20 +190,28 @@ def _target(
     names: Sequence[str],
     *,
     provides: AbstractSet[str],
-    keypoint_names: Sequence[str],
+    served_as: str,
 ) -> Target | None:
     """The target of one control and image; None where the model cannot fill it. Tags are case-insensitive."""
     labels = {index: label for index, name in enumerate(names) if (label := control.label_for(name)) is not None}
     target = Target(control, None, image.name, image.value, image.is_list, labels)
-    draws, shape = kind_of(control.tag).draws, None
+    draws = kind_of(control.tag).draws
     if draws == CHOICES:
         return replace(target, draws=CHOICES) if "classes" in provides and is_about_one_image(control, image) else None
-    if draws == PARTNER:
-        drawn = (partner for partner in partner_shapes(config, image).items() if provides & _sources_of(partner[0]))
-        draws, shape = next(drawn, ("", None))
-    if draws not in SHAPES or not provides & _sources_of(draws):
+    partners = partner_shapes(config, image).items() if draws == PARTNER else ((draws, None),)
+    outputs = provides & {"boxes", "turned"} if served_as == BOX else with_segmenter(provides)
+    drawn = [
+        replace(target, shape=shape, draws=tag, source=source)
+        for tag, shape in partners
+        if tag in SHAPES and (source := SHAPES[tag].source(outputs))
+    ]
+    if not drawn:
         return None
-    return _with_keypoint_labels(replace(target, shape=shape, draws=draws), keypoint_names)
+    best = min(drawn, key=_rank)
+    if served_as == ROTATED and best.draws == "Rectangle":
+        source = next(source for source in ("turned", "masks", SEGMENTED) if source in outputs)
+        return replace(best, source=source, rotated=True)
+    return best
 
 
 def is_readable(image: ObjectTag) -> bool:
@@ -199,11 +234,6 @@ def partner_shapes(config: LabelConfig, image: ObjectTag) -> dict[str, Control]:
     return partners
 
 
-def _sources_of(draws: str) -> AbstractSet[str]:
-    """Model outputs that a shape can be drawn from."""
-    return SHAPES[draws].native | SHAPES[draws].derived
-
-
 def _with_keypoint_labels(target: Target, keypoint_names: Sequence[str]) -> Target:
     """Add keypoint labels: matched by name, ignoring underscores, or by the number in a label's `model_index`."""
     if target.draws != "KeyPoint" or not keypoint_names:
@@ -221,22 +251,31 @@ def _with_keypoint_labels(target: Target, keypoint_names: Sequence[str]) -> Targ
     return replace(target, keypoint_labels=point_labels)
 
 
-def _without_duplicate_labels(targets: Sequence[Target], provides: AbstractSet[str]) -> tuple[Target, ...]:
+def _rank(target: Target) -> int:
+    """Order of preference among the controls that can show a class: 0 without loss, 2 a mere point."""
+    if target.draws in {CHOICES, "Rectangle"} or target.keypoint_labels:
+        return 0
+    if target.source in SHAPES[target.draws].native:
+        return 0
+    return 2 if target.draws == "KeyPoint" else 1
+
+
+def _without_duplicate_labels(targets: Sequence[Target]) -> tuple[Target, ...]:
     """Drop classes of derived shapes that another control of the image already shows.
 
-    Label configs of smart tools repeat their labels in KeyPointLabels, which serve as click prompts.
+    Label configs of smart tools repeat their labels in KeyPointLabels, which serve as click prompts. Among controls of
+    the same rank, the first one of the label config shows the class.
     """
-
-    def derived(target: Target) -> bool:
-        if target.draws == "KeyPoint" and target.keypoint_labels:
-            return False
-        return target.draws != CHOICES and not provides & SHAPES[target.draws].native
-
-    unique = []
-    for target in targets:
-        if derived(target):
-            others = [other for other in targets if other.to_name == target.to_name and not derived(other)]
-            taken_classes = {index for other in others for index in other.labels}
+    unique: list[Target] = []
+    for number, target in enumerate(targets):
+        rank = _rank(target)
+        if rank and target.draws != CHOICES:
+            taken_classes = {
+                index
+                for place, other in enumerate(targets)
+                if other.to_name == target.to_name and (_rank(other), place) < (rank, number) and other.draws != CHOICES
+                for index in other.labels
+            }
             remaining = {index: label for index, label in target.labels.items() if index not in taken_classes}
             if not remaining and target.labels:
                 continue

@@ -3,9 +3,10 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol, TypeVar
@@ -15,10 +16,10 @@ import structlog
 
 from labelloop.service.errors import Busy
 from labelloop.service.media import DecodedImage, MediaError
-from labelloop.service.memory_budget import Abandoned, never_abandoned
+from labelloop.service.memory_budget import Abandoned, MemoryBudget, never_abandoned
 from ml_backend.detection.detections import Detections
-from ml_backend.detection.fit import Fit
-from ml_backend.detection.preprocess import Prepared, prepare
+from ml_backend.detection.masks import ObjectMask
+from ml_backend.detection.preprocess import Prepared, RgbImage, prepare
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 from ml_backend.predict.label_mapping import Target
@@ -27,10 +28,16 @@ from ml_backend.predict.results import (
     ImageResult,
     TargetThresholds,
     score_floor,
+    segmented_rows,
     target_thresholds,
     to_label_studio_results,
 )
+from ml_backend.predict.shapes import rectangle_of
 from ml_backend.predict.task_score import NEUTRAL, task_score
+from ml_backend.segmentation.box_segmenter import SEGMENT_SIDE, BoxSegmenter
+
+# Memory per image pixel while a mask is written, and the budget where images do not come from `Media`.
+MASK_BYTES, DRAWING_BYTES = 3, 512 << 20
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +104,15 @@ class _ImageDetections:
     detections: Detections
     width: int
     height: int
+    box_masks: Mapping[int, ObjectMask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A prepared image, and its pixels where boxes on it are to be segmented."""
+
+    prepared: Prepared
+    pixels: RgbImage | None
 
 
 @dataclass
@@ -124,6 +140,23 @@ class _Job:
     def is_over(self) -> bool:
         return self.ended.is_set() or self.abandoned()
 
+    @property
+    def is_segmented(self) -> bool:
+        """Whether some target needs masks from boxes."""
+        return any(target.target.is_segmented for request in self.requests for target in request.targets)
+
+
+class _Late:
+    """Whether the time of a job ran out; remembers that it was seen."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self.seen = False
+
+    def is_over(self) -> bool:
+        self.seen = self.seen or time.monotonic() >= self._job.deadline
+        return self.seen or self._job.is_over()
+
 
 class Predictor:
     """Predicts tasks with one detector and a shared image source."""
@@ -136,6 +169,7 @@ class Predictor:
         on_skipped: SkippedCallback = lambda _: None,
         budget_s: float = BUDGET_S,
         observer: DetectionObserver | None = None,
+        segmenter: BoxSegmenter | None = None,
     ) -> None:
         """Keep the settings that all requests share.
 
@@ -145,12 +179,16 @@ class Predictor:
             on_skipped: Called with the error code of each image that cannot be used.
             budget_s: Seconds after which a request is answered with the results so far.
             observer: Receives the raw detections of each image, weak ones too.
+            segmenter: Segments boxes for polygons and masks; None: the one included in labelloop.
         """
         self._images = images
         self._threshold = score_threshold
         self._skipped = on_skipped
         self._budget_s = budget_s
         self._observer = observer
+        self._segmenter = segmenter or BoxSegmenter()
+        # Masks share the memory budget of image decoding.
+        self._memory: MemoryBudget = getattr(images, "budget", None) or MemoryBudget(DRAWING_BYTES)
         self._spare: deque[npt.NDArray[Any]] = deque(maxlen=PREPARE_THREADS)  # input tensors for reuse
 
     def predict(
@@ -210,9 +248,9 @@ class Predictor:
             if self._observer is not None:
                 self._observer.on_detections(request.task_index, image.detections, (image.width, image.height))
             key = f"{detector.version} {entry.task_id} {request.item}"
-            results, candidates = to_label_studio_results(
-                ImageResult(image.detections, image.width, image.height, key, request.item), request.targets
-            )
+            result = ImageResult(image.detections, image.width, image.height, key, request.item, image.box_masks)
+            with self._drawing_lease(image, job):
+                results, candidates = to_label_studio_results(result, request.targets)
             entry.results += results
             entry.candidates += candidates
         return [_response_of(entry, detector.version) for entry in entries]
@@ -223,28 +261,68 @@ class Predictor:
         # A centre crop needs more pixels than the input size on the longer side.
         side = max(spec.width, spec.height) * (2 if spec.placement == "crop" else 1)
 
-        def make(photo: DecodedImage) -> Prepared:
-            return prepare(photo.pixels, spec, size=(photo.width, photo.height), into=self._take_spare())
+        side = max(side, SEGMENT_SIDE) if job.is_segmented else side
+
+        def make(photo: DecodedImage) -> _Decoded:
+            prepared = prepare(photo.pixels, spec, size=(photo.width, photo.height), into=self._take_spare())
+            return _Decoded(prepared, photo.pixels if job.is_segmented else None)
+
+        def finish(request: ImageRequest, decoded: _Decoded, detections: Detections) -> _ImageDetections:
+            fit = decoded.prepared.fit
+            return self._with_masks(job, request, decoded.pixels, detections, (fit.width, fit.height))
 
         if detector.batch == 1:  # run in the thread that prepared the image; the engine limits its own concurrency
 
-            def detect(ready: Prepared) -> tuple[Fit, Detections]:
-                detections = detector.detect([ready], floor=floor)[0]
-                self._spare.append(ready.tensor)
-                return ready.fit, detections
+            def detect(request: ImageRequest, ready: _Decoded) -> _ImageDetections:
+                detections = detector.detect([ready.prepared], floor=floor)[0]
+                self._spare.append(ready.prepared.tensor)
+                return finish(request, ready, detections)
 
-            for request, (fit, detections) in self._prefetch(job, batch=1, max_side=side, make=make, then=detect):
-                yield _ImageDetections(request, detections, fit.width, fit.height)
+            for _, image in self._prefetch(job, batch=1, max_side=side, make=make, then=detect):
+                yield image
             return
-        batch: list[tuple[ImageRequest, Prepared]] = []
-        coming = self._prefetch(job, batch=detector.batch, max_side=side, make=make, then=_identity)
-        for prepared_request in chain(coming, [None]):
-            batch += [prepared_request] if prepared_request else []
-            if batch and (prepared_request is None or len(batch) == detector.batch):
-                batch_detections = detector.detect([prepared for _, prepared in batch], floor=floor)
-                for (request, prepared), detections in zip(batch, batch_detections, strict=True):
-                    yield _ImageDetections(request, detections, prepared.fit.width, prepared.fit.height)
+        batch: list[tuple[ImageRequest, _Decoded]] = []
+        coming = self._prefetch(job, batch=detector.batch, max_side=side, make=make, then=lambda _, ready: ready)
+        for decoded_request in chain(coming, [None]):
+            batch += [decoded_request] if decoded_request else []
+            if batch and (decoded_request is None or len(batch) == detector.batch):
+                batch_detections = detector.detect([decoded.prepared for _, decoded in batch], floor=floor)
+                for (request, decoded), detections in zip(batch, batch_detections, strict=True):
+                    yield finish(request, decoded, detections)
                 batch = []
+
+    def _with_masks(
+        self,
+        job: _Job,
+        request: ImageRequest,
+        pixels: RgbImage | None,
+        detections: Detections,
+        size: tuple[int, int],
+    ) -> _ImageDetections:
+        """Segment the boxes that some target draws from a mask."""
+        rows = segmented_rows(detections, request.targets) if pixels is not None else []
+        if pixels is None or not rows:
+            return _ImageDetections(request, detections, *size)
+        boxes = [rectangle_of(detections, row) for row in rows]
+        late = _Late(job)
+        segmented = self._segmenter.masks(pixels, boxes, size=size, is_over=late.is_over)
+        entry = job.entries[request.task_index]
+        if late.seen:
+            entry.timed_out = True
+        if segmented.missing:
+            log.warning(
+                "box_masks_left_out", task=entry.task_id, item=request.item, objects=segmented.missing,
+                of=len(rows), reason=segmented.reason or "they lie outside the image",
+            )  # fmt: skip
+        masks = {row: mask for row, mask in zip(rows, segmented.masks, strict=True) if mask is not None}
+        return _ImageDetections(request, detections, *size, masks)
+
+    def _drawing_lease(self, image: _ImageDetections, job: _Job) -> AbstractContextManager[Any]:
+        """Hold the memory that writing the masks of an image takes."""
+        if not any(target.target.draws in {"Brush", "BitMask"} for target in image.request.targets):
+            return nullcontext()
+        weight = min(MASK_BYTES * image.width * image.height, self._memory.limit)
+        return self._memory.lease(weight, abandoned=job.is_over)
 
     def _take_spare(self) -> npt.NDArray[Any] | None:
         try:
@@ -260,12 +338,13 @@ class Predictor:
         One thread decodes, runs and releases each image, so no decoded image waits for another.
         """
 
-        def detect(photo: DecodedImage) -> tuple[tuple[int, int], Detections]:
+        def detect(request: ImageRequest, photo: DecodedImage) -> _ImageDetections:
             size = photo.width, photo.height
-            return size, detect_sliced(detector, photo.pixels, slices, floor=floor, size=size)
+            detections = detect_sliced(detector, photo.pixels, slices, floor=floor, size=size)
+            return self._with_masks(job, request, photo.pixels if job.is_segmented else None, detections, size)
 
-        for request, (size, detections) in self._prefetch(job, batch=0, max_side=None, make=_identity, then=detect):
-            yield _ImageDetections(request, detections, *size)
+        for _, image in self._prefetch(job, batch=0, max_side=None, make=_identity, then=detect):
+            yield image
 
     def _prefetch(
         self,
@@ -274,7 +353,7 @@ class Predictor:
         batch: int,
         max_side: int | None,
         make: Callable[[DecodedImage], PreparedImage],
-        then: Callable[[PreparedImage], Done],
+        then: Callable[[ImageRequest, PreparedImage], Done],
     ) -> Iterator[tuple[ImageRequest, Done]]:
         """Prepare images ahead, in order; an error in `make` skips that image, an error in `then` is raised.
 
@@ -318,7 +397,7 @@ class Predictor:
         job: _Job,
         max_side: int | None,
         make: Callable[[DecodedImage], PreparedImage],
-        then: Callable[[PreparedImage], Done],
+        then: Callable[[ImageRequest, PreparedImage], Done],
     ) -> Done | None:
         entry = job.entries[request.task_index]
         task_id = entry.task_id
@@ -341,7 +420,7 @@ class Predictor:
             entry.error = type(error).__name__
             self._skip(request, task_id, "unexpected", entry.error)
             return None
-        return then(prepared)
+        return then(request, prepared)
 
     def _skip(self, request: ImageRequest, task_id: int | None, code: str, reason: str) -> None:
         self._skipped(code)

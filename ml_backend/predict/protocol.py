@@ -51,6 +51,11 @@ class PredictRequest(msgspec.Struct, frozen=True):
         return bool((self.params or {}).get("context"))
 
 
+# How a control can be served other than by the table CONTROLS: not at all; from boxes without the segmenter;
+# rectangles as the smallest rotated box of the object.
+OFF, BOX, ROTATED = "off", "box", "rotated"
+
+
 class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """Prediction options from a project's "extra params".
 
@@ -59,6 +64,7 @@ class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
         score_thresholds: Minimum score by model class or by label; takes precedence over every other threshold.
         slice: Side of the tiles that larger images are cut into, pixels; 0: no slicing.
         slice_overlap: Share of a tile that overlaps its neighbour, in [0, 0.9].
+        controls: How controls are served, by name: `OFF`, `BOX` or `ROTATED`; all others by the table CONTROLS.
         model_thresholds: Minimum score by class where neither project nor control sets one; comes with a model version.
     """
 
@@ -66,6 +72,7 @@ class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     score_thresholds: dict[str, float] = {}
     slice: int = 0
     slice_overlap: float = 0.2
+    controls: dict[str, str] = {}
     model_thresholds: Mapping[str, float] = {}
 
 
@@ -132,7 +139,57 @@ def read_options(extra_params: Any) -> ProjectOptions:
             raise BadRequest(f"slice in the extra params is {options['slice']}, less than {MIN_SLICE}.", fix=_OPTIONS)
     if value.get("slice_overlap") is not None:
         options["slice_overlap"] = _number(value, "slice_overlap", 0, 0.9)
+    if value.get("controls") is not None:
+        options["controls"] = _controls(value["controls"])
     return ProjectOptions(**options)
+
+
+def _controls(value: Any) -> dict[str, str]:
+    """How controls are served, by name, without those that are served by the table."""
+    if not isinstance(value, dict):
+        raise BadRequest(f"controls in the extra params is {value!r}.", fix=_CONTROLS)
+    controls: dict[str, str] = {}
+    for name, served_as in value.items():
+        if not isinstance(served_as, bool | str) or served_as not in {True, False, BOX, ROTATED}:
+            raise BadRequest(f"controls.{name} in the extra params is {served_as!r}.", fix=_CONTROLS)
+        if served_as is not True:
+            controls[name] = served_as or OFF
+    return controls
+
+
+def check_controls(config: LabelConfig, options: ProjectOptions) -> None:
+    """Check the controls that the options name against the label config.
+
+    Raises:
+        BadRequest: A control does not exist, or cannot be served like that.
+    """
+    for name, served_as in options.controls.items():
+        control = config.control(name)
+        if control is None:
+            known = ", ".join(config.controls) or "none"
+            raise BadRequest(
+                f"controls in the extra params names {name!r}, and the label config has no such control: {known}.",
+                fix=_CONTROLS,
+            )
+        shapes = {control.type.removesuffix("labels")}
+        if control.type == "labels":
+            shapes = {partner.type for partner in config.controls.values() if {*partner.to_names} & {*control.to_names}}
+        if not shapes & _SERVED_AS.get(served_as, shapes):
+            takes = ", ".join(sorted(_SERVED_AS[served_as]))
+            raise BadRequest(
+                f"controls.{name} in the extra params is {served_as!r}, and only controls of {takes} take that.",
+                fix=_CONTROLS,
+            )
+
+
+# Shapes that a control must draw for an option.
+_SERVED_AS = {BOX: frozenset({"polygon", "ellipse"}), ROTATED: frozenset({"rectangle"})}
+
+_CONTROLS = (
+    'Write the name of a control and how it is pre-labelled, for example {"controls": {"brush": false}}: false for not '
+    'at all, "box" for a polygon or an ellipse of the box without the segmenter, "rotated" for the smallest rotated '
+    "rectangle of the object."
+)
 
 
 # Pixels a side: smaller tiles would cut an image into thousands.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.studio.writing import detection_result
 from ml_backend.detection.detections import Detections
+from ml_backend.detection.masks import ObjectMask
 from ml_backend.predict.controls import CHOICES
 from ml_backend.predict.label_mapping import Target
 from ml_backend.predict.protocol import ProjectOptions
-from ml_backend.predict.shapes import SHAPES, points_of
+from ml_backend.predict.shapes import SHAPES, points_of, rotated_box
 from ml_backend.predict.task_score import near_miss_floor
 
 
@@ -35,6 +36,7 @@ class ImageResult:
         height: Height of the image, pixels.
         key: Identifies version, task and item, so that repeated requests give the same region ids.
         item: Index of the image in a list; None where the task has one image.
+        box_masks: Masks that the segmenter made from boxes, by index of the detection.
     """
 
     detections: Detections
@@ -42,6 +44,15 @@ class ImageResult:
     height: int
     key: str
     item: int | None
+    box_masks: Mapping[int, ObjectMask] = field(default_factory=dict)
+
+    def detections_for(self, target: Target) -> Detections:
+        """The detections with the masks that the target is drawn from: of the model, of the segmenter, or none."""
+        if target.is_segmented:
+            return replace(self.detections, segments=tuple(map(self.box_masks.get, range(len(self.detections)))))
+        if target.source in {"boxes", "turned"}:
+            return replace(self.detections, segments=None)
+        return self.detections
 
 
 def target_thresholds(
@@ -85,10 +96,23 @@ def to_label_studio_results(
     return results, candidates
 
 
+def segmented_rows(detections: Detections, targets: Sequence[TargetThresholds]) -> list[int]:
+    """Indices of the detections that some target draws from a mask of the segmenter, best first."""
+    segmented = [target for target in targets if target.target.is_segmented]
+    return [
+        index
+        for index, (score, class_) in enumerate(
+            zip(detections.scores.tolist(), detections.classes.tolist(), strict=True)
+        )
+        if any(class_ in target.by_class and score >= target.by_class[class_] for target in segmented)
+    ]
+
+
 def _regions(
     image: ImageResult, thresholds: TargetThresholds
 ) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
     target, results, candidates = thresholds.target, [], []
+    detections = image.detections_for(target)
     for index, (score, class_) in enumerate(
         zip(image.detections.scores.tolist(), image.detections.classes.tolist(), strict=True)
     ):
@@ -98,21 +122,24 @@ def _regions(
         candidates.append((score, threshold))
         if score < threshold:
             continue
-        for name, label, geometry in _drawn(image, target, index, class_):
+        for name, label, geometry in _drawn(image, detections, target, index, class_):
             results += _results(image, target, label, geometry, score=score, region=_region_id(image, target, name))
     return results, candidates
 
 
-def _drawn(image: ImageResult, target: Target, index: int, class_: int) -> list[tuple[str, str, Geometry]]:
+def _drawn(
+    image: ImageResult, detections: Detections, target: Target, index: int, class_: int
+) -> list[tuple[str, str, Geometry]]:
     """(name within the image, label, geometry) of each region that one detection becomes."""
     if target.keypoint_labels:
-        points = points_of(image.detections, index, image.width)
+        points = points_of(detections, index, image.width)
         return [
             (f"{index}.{n}", target.keypoint_labels[n], point)
             for n, point in points.items()
             if n in target.keypoint_labels
         ]
-    geometry = SHAPES[target.draws].draw(image.detections, index, image.width, image.height)
+    draw = rotated_box if target.rotated else SHAPES[target.draws].draw
+    geometry = draw(detections, index, image.width, image.height)
     return [(str(index), target.labels[class_], geometry)] if geometry is not None else []
 
 

@@ -1,4 +1,4 @@
-"""Instance masks of smart tools, and their conversion to boxes, polygons, ellipses and brush masks."""
+"""Instance masks of the segmenters, and their conversion to boxes, polygons, ellipses and brush masks."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,16 +7,13 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import shapely
 
-from labelloop.labeling.geometry.raster import trace
+from labelloop.labeling.geometry.mask_shapes import moment_ellipse, outline_polygon
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
+from ml_backend.detection.masks import OUTLINE_SIDE
 
 # Image pixels that are processed at once.
 BAND_PIXELS = 1_000_000
-
-# Longer side in pixels at which an outline is traced: finer steps come from the raster, not the object.
-MAX_OUTLINE_SIDE = 384
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +37,21 @@ class InstanceMask:
         x_max, y_max = max(x_min + 1, round(right * across)), max(y_min + 1, round(bottom * down))
         return InstanceMask(self.level, (x_min, y_min, x_max, y_max), self.score)
 
-    def pixels(self, max_side: int | None = None) -> npt.NDArray[np.bool_]:
+    def pixels(self, side: int | None = None, *, enlarge: bool = False) -> npt.NDArray[np.bool_]:
         """Render the mask within `bounds`.
 
         Args:
-            max_side: Maximum longer side in pixels; None: the image's resolution.
+            side: Maximum longer side in pixels; None: the image's resolution.
+            enlarge: Whether smaller masks are enlarged to `side`.
 
         Returns:
             (rows, columns) bool.
         """
         left, top, right, bottom = self.bounds
         width, height = right - left, bottom - top
-        shrink = min(1.0, max_side / max(width, height)) if max_side else 1.0
-        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        scale = side / max(width, height) if side else 1.0
+        scale = scale if enlarge else min(1.0, scale)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
         mask: npt.NDArray[np.bool_] = cv2.resize(self.level, size, interpolation=cv2.INTER_LINEAR) > 0
         return mask
 
@@ -87,11 +86,11 @@ class InstanceMask:
     def box(self, rotation: float = 0.0) -> Rectangle:
         """The tightest box, rotated clockwise by `rotation` degrees; of zero size without pixels."""
         left, top, right, bottom = self.bounds
-        bands = [(0, self.pixels(MAX_OUTLINE_SIDE))] if rotation else self._bands()
+        bands = [(0, self.pixels(OUTLINE_SIDE))] if rotation else self._bands()
         rows, columns = _row_ends(bands)
         if not rows.size:
             return Rectangle(left, top, 0.0, 0.0, rotation)
-        shrink = min(1.0, MAX_OUTLINE_SIDE / max(right - left, bottom - top)) if rotation else 1.0
+        shrink = min(1.0, OUTLINE_SIDE / max(right - left, bottom - top)) if rotation else 1.0
         size = max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink))
         scale = np.array([(right - left) / size[0], (bottom - top) / size[1]])
         corners = np.concatenate([np.column_stack((columns + x, rows + y)) for x in (0, 1) for y in (0, 1)])
@@ -104,38 +103,24 @@ class InstanceMask:
         across, down = (high - low).tolist()
         return Rectangle(round(float(x), 2), round(float(y), 2), round(across, 2), round(down, 2), rotation)
 
+    def crop(
+        self, side: int | None = None, *, enlarge: bool = False
+    ) -> tuple[npt.NDArray[np.bool_], tuple[float, float, float, float]]:
+        """Render the mask within `bounds`; see `ml_backend.detection.masks.ObjectMask`."""
+        return self.pixels(side, enlarge=enlarge), self.bounds
+
+    def on_image(self, fit: Any) -> "InstanceMask":
+        """The mask itself: it is on the image."""
+        del fit
+        return self
+
     def polygon(self) -> Polygon | None:
-        """The simplified outer ring of the largest part; None without pixels."""
-        left, top, right, bottom = self.bounds
-        pixels = self.pixels(MAX_OUTLINE_SIDE)
-        parts = [geometry for geometry in shapely.get_parts(trace(pixels)) if geometry.geom_type == "Polygon"]
-        if not parts:
-            return None
-        largest = max(parts, key=lambda part: shapely.Polygon(part.exterior).area)
-        # Removes the raster's staircase (half a pixel), and keeps detail above about half a percent of the size.
-        rows, columns = np.nonzero(pixels)
-        extent = max(np.ptp(rows), np.ptp(columns)) + 1
-        ring = shapely.Polygon(largest.exterior).simplify(max(0.75, 0.006 * extent)).exterior
-        points = shapely.get_coordinates(ring)[:-1]
-        scale = np.array([(right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]])
-        vertices = (points * scale + [left, top]).round(2).tolist()
-        return Polygon(tuple((x, y) for x, y in vertices)) if len(vertices) >= 3 else None
+        """The outer ring of the largest part with few vertices; None without pixels."""
+        return outline_polygon(*self.crop(OUTLINE_SIDE, enlarge=True))
 
     def ellipse(self) -> Ellipse | None:
         """The ellipse with the pixels' second moments; None with fewer than five pixels."""
-        left, top, right, bottom = self.bounds
-        pixels = self.pixels(MAX_OUTLINE_SIDE)
-        rows, columns = np.nonzero(pixels)
-        if rows.size < 5:
-            return None
-        scale = np.array([(right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]])
-        points = (np.column_stack((columns, rows)) + 0.5) * scale + [left, top]
-        centre = points.mean(0)
-        # The variance of a filled ellipse along an axis is a quarter of the squared radius.
-        values, vectors = np.linalg.eigh(np.cov((points - centre).T))
-        radii = 2 * np.sqrt(np.maximum(values, 0.25))
-        angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))) % 180
-        return Ellipse(float(centre[0]), float(centre[1]), float(radii[1]), float(radii[0]), angle)
+        return moment_ellipse(*self.crop(OUTLINE_SIDE))
 
 
 def _row_ends(bands: Iterable[tuple[int, npt.NDArray[np.bool_]]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -100,6 +100,30 @@ class OutlineSegmenter:
         level, score = _threshold(view, _guided_upsample(logits[best], view.render(image, FILTER_SIDE)), prompt)
         return InstanceMask(view.to_image(level), view.bounds, score) if (level > 0).any() else None
 
+    def segment_boxes(self, embedding: Any, boxes: Sequence[Rectangle]) -> list[InstanceMask | None]:
+        """Segment the object in each box, in one run of the network without flip augmentation."""
+        image: npt.NDArray[np.uint8] = embedding
+        height, width = image.shape[:2]
+        views = [BoxCrop(box, width, height) for box in boxes]
+        inside = [index for index, view in enumerate(views) if _overlaps_image(view)]
+        masks: list[InstanceMask | None] = [None] * len(views)
+        if not inside:
+            return masks
+        crops = [views[index].render(image, NETWORK_SIDE) for index in inside]
+        prior = location_prior()
+        feeds = {
+            "view": np.stack([crop.transpose(2, 0, 1) for crop in crops]).astype(np.float32),
+            "clues": np.stack([evidence_maps(crop, prior) for crop in crops]),
+            "sides": np.stack([views[index].sides for index in inside]),
+        }
+        batch_logits = np.clip(self._session.run(["odds"], feeds)[0], -MAX_LOGIT, MAX_LOGIT)
+        for index, logits in zip(inside, batch_logits, strict=True):
+            view, prompt = views[index], Prompt(boxes[index])
+            level, score = _threshold(view, _guided_upsample(logits, view.render(image, FILTER_SIDE)), prompt)
+            if (level > 0).any():
+                masks[index] = InstanceMask(view.to_image(level), view.bounds, score)
+        return masks
+
     def _logits(self, views: Sequence[BoxCrop], crops: Sequence[npt.NDArray[np.uint8]], prompt: Prompt) -> Floats:
         """Predict logits (n, SIDE, SIDE) float32 that a pixel belongs to the object."""
         in_box, prior = inside_box(), location_prior()

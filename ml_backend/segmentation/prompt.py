@@ -21,12 +21,17 @@ class Prompt:
 
     def scaled(self, across: float, down: float) -> "Prompt":
         """Scale to an image of `across` times the width and `down` times the height."""
-        box = self.box
-        if box is not None:  # both scales differ only by rounding, so a rotated box stays one
-            box = Rectangle(box.x * across, box.y * down, box.width * across, box.height * down, box.rotation)
         return replace(
             self,
-            box=box,
+            box=None if self.box is None else scaled_box(self.box, across, down),
             positives=tuple((x * across, y * down) for x, y in self.positives),
             negatives=tuple((x * across, y * down) for x, y in self.negatives),
         )
+
+
+def scaled_box(box: Rectangle, across: float, down: float) -> Rectangle:
+    """The box on an image of `across` times the width and `down` times the height.
+
+    Both scales differ by rounding only, so that a rotated box stays one.
+    """
+    return Rectangle(box.x * across, box.y * down, box.width * across, box.height * down, box.rotation)

@@ -12,7 +12,7 @@ Kirillov et al. 2023, https://arxiv.org/abs/2304.02643: a box is two points with
 negative click 0; (0, 0) with label -1 means "no box".
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from labelloop.labeling.geometry.shapes import Rectangle
 from ml_backend.detection.onnx_graph import Arrays, Graph, Tensor, as_float32, read_graph
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.run_limit import RunLimit
@@ -117,6 +118,10 @@ class SamSegmenter:
         arrays = dict(zip((tensor.name for tensor in self._decoder_graph.outputs), outputs, strict=True))
         mask, score = _best(arrays)
         return _instance_mask(_mask_on_image(mask, image_embedding), score)
+
+    def segment_boxes(self, embedding: Any, boxes: Sequence[Rectangle]) -> list[InstanceMask | None]:
+        """Segment each box; the decoders take one prompt a run."""
+        return [self.segment(embedding, Prompt(box)) for box in boxes]
 
     def _run(self, session: Any, path: Path, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         try:

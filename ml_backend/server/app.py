@@ -30,11 +30,13 @@ from ml_backend.predict.protocol import (
     ProjectOptions,
     SetupRequest,
     TaskPrediction,
+    check_controls,
     read_config,
     read_message,
     read_options,
     with_thresholds,
 )
+from ml_backend.segmentation.box_segmenter import BoxSegmenter
 from ml_backend.server.concurrency_limit import ConcurrencyLimiter
 from ml_backend.server.pages import MAX_ID_DIGITS, Pages
 from ml_backend.server.project_options import ProjectOptionsStore
@@ -88,10 +90,14 @@ class _Endpoints:
         self._tasks = metrics.counter("ml_tasks", "Tasks that a prediction was asked for.", ("kind",))
         self._regions = metrics.counter("ml_regions", "Results predicted.")
         self._skipped = metrics.counter("ml_photos_skipped", "Photos that could not be used, by reason.", ("reason",))
+        segmenter = BoxSegmenter(settings)  # one for pre-labels and smart tools
         self._predictor = Predictor(
-            photos, score_threshold=settings.score_threshold, on_skipped=lambda code: self._skipped.labels(code).inc()
+            photos,
+            score_threshold=settings.score_threshold,
+            on_skipped=lambda code: self._skipped.labels(code).inc(),
+            segmenter=segmenter,
         )
-        self._smart = SmartTools(photos, settings=settings)
+        self._smart = SmartTools(photos, segmenter=segmenter)
         self._secrets = WebhookSecrets(settings)
         self._learning = LearningService(settings)
         self._pages = Pages(settings, self._learning, serving, self._projects)
@@ -132,13 +138,15 @@ class _Endpoints:
         setup = read_message(json_body(request), SetupRequest)
         options = read_options(setup.extra_params)
         config = read_config(setup.schema)
+        check_controls(config, options)
         version = self._serving.version(setup.project)
         self._projects.save(setup.project, options)
         self._projects.save_config(setup.project, setup.schema)
         self._report(setup, config, options)
         self._learning.open_in_background()  # opening takes a while; nothing in this response needs it
         detector = self._serving.loaded(setup.project)
-        supported = controls_of(config, ModelOutputs.of(detector) if detector else None)
+        outputs = ModelOutputs.of(detector) if detector else None
+        supported = controls_of(config, outputs, options=options.controls)
         unserved = [reason for reason in [self._serving.unserved(setup.project)] if reason]
         return _json({"model_version": version, "controls": supported, "notes": [*unserved, *reasons(supported)]})
 
@@ -156,11 +164,11 @@ class _Endpoints:
             entries = self._predictor.predict(
                 predict_request.tasks,
                 detector=detector,
-                targets=self._find_targets(predict_request.label_config, detector),
+                targets=self._find_targets(predict_request.label_config, detector, options),
                 options=with_thresholds(options, served.thresholds),
                 waited_s=waited_s,
                 abandoned=client_disconnected(request),
-                no_target_reason=lambda: self._unserved(predict_request.label_config, detector),
+                no_target_reason=lambda: self._unserved(predict_request.label_config, detector, options),
             )
         self._tasks.labels("batch").inc(len(predict_request.tasks))
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, TaskPrediction)))
@@ -208,7 +216,9 @@ class _Endpoints:
         """Check a label config against the served model."""
         validation = read_message(json_body(request), _ValidateRequest)
         config, detector = read_config(validation.config), self._serving.detector(project=validation.project)
-        report, supported = _report_of(config, detector), controls_of(config, ModelOutputs.of(detector))
+        options = self._projects.options(validation.project)
+        report = _report_of(config, detector, options)
+        supported = controls_of(config, ModelOutputs.of(detector), options=options.controls)
         mapping = {"matched": dict(report.matched), "problems": [*report.lines(), *reasons(supported)]}
         return _json({"status": "ok", **mapping, "controls": supported})
 
@@ -240,30 +250,43 @@ class _Endpoints:
         self._projects.save(duplication.project_dst, self._projects.options(duplication.project_src))
         return _json({"status": "ok"})
 
-    def _unserved(self, xml: str | None, detector: Detector) -> str:
+    def _unserved(self, xml: str | None, detector: Detector, options: ProjectOptions) -> str:
         """Why no control of a project takes the model's output."""
-        return " ".join(reasons(controls_of(read_config(xml), ModelOutputs.of(detector)))) or NO_CONTROL
+        supported = controls_of(read_config(xml), ModelOutputs.of(detector), options=options.controls)
+        return " ".join(reasons(supported)) or NO_CONTROL
 
-    def _find_targets(self, xml: str | None, detector: Detector) -> tuple[Target, ...]:
-        targets: tuple[Target, ...] = self._targets.get((detector.version, xml))
+    def _find_targets(self, xml: str | None, detector: Detector, options: ProjectOptions) -> tuple[Target, ...]:
+        key = detector.version, xml, tuple(sorted(options.controls.items()))
+        targets: tuple[Target, ...] = self._targets.get(key)
         if targets is None:
             names = detector.names.names
             targets = find_targets(
-                read_config(xml), names, provides=detector.provides, keypoint_names=detector.keypoint_names
+                read_config(xml),
+                names,
+                provides=detector.provides,
+                keypoint_names=detector.keypoint_names,
+                controls=options.controls,
             )
-            self._targets.put((detector.version, xml), targets)
+            self._targets.put(key, targets)
         return targets
 
     def _report(self, setup: SetupRequest, config: LabelConfig, options: ProjectOptions) -> None:
         detector = self._serving.loaded(setup.project)
         if detector is None:
             return
-        key = (detector.version, setup.project, setup.schema, *sorted(options.score_thresholds))
+        key = (
+            detector.version,
+            setup.project,
+            setup.schema,
+            *sorted(options.score_thresholds),
+            *sorted(options.controls.items()),
+        )
         if self._reported.get(key):
             return
         self._reported.put(key, value=True)
-        lines = [*_report_of(config, detector).lines(), *reasons(controls_of(config, ModelOutputs.of(detector)))]
-        targets = self._find_targets(setup.schema, detector)
+        supported = controls_of(config, ModelOutputs.of(detector), options=options.controls)
+        lines = [*_report_of(config, detector, options).lines(), *reasons(supported)]
+        targets = self._find_targets(setup.schema, detector, options)
         if unknown := unknown_thresholds(targets, detector.names.names, options.score_thresholds):
             lines.append(f"score_thresholds contains names that are neither a class nor a label: {', '.join(unknown)}.")
         for line in lines:
@@ -301,9 +324,13 @@ class _LruCache:
                 self._values.popitem(last=False)
 
 
-def _report_of(config: LabelConfig, detector: Detector) -> MappingReport:
+def _report_of(config: LabelConfig, detector: Detector, options: ProjectOptions) -> MappingReport:
     return mapping_report(
-        config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+        config,
+        detector.names.names,
+        provides=detector.provides,
+        keypoint_names=detector.keypoint_names,
+        controls=options.controls,
     )
 
 

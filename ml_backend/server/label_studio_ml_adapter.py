@@ -26,6 +26,7 @@ from ml_backend.malloc import return_freed_memory
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import Predictor
 from ml_backend.predict.protocol import read_config, read_options, with_thresholds
+from ml_backend.segmentation.box_segmenter import BoxSegmenter
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.smart import SmartTools
 
@@ -48,8 +49,9 @@ def shared_state() -> SharedState:
     photos = Media(settings, Studio.from_settings(settings) if settings.label_studio_api_key else None)
     serving = ModelServer.from_settings(settings)
     serving.start()
-    predictor = Predictor(photos, score_threshold=settings.score_threshold)
-    return SharedState(serving, predictor, SmartTools(photos, settings=settings), LearningService(settings))
+    segmenter = BoxSegmenter(settings)
+    predictor = Predictor(photos, score_threshold=settings.score_threshold, segmenter=segmenter)
+    return SharedState(serving, predictor, SmartTools(photos, segmenter=segmenter), LearningService(settings))
 
 
 class LabelloopModel(LabelStudioMLBase):  # type: ignore[misc]  # upstream has no types
@@ -80,14 +82,18 @@ class LabelloopModel(LabelStudioMLBase):  # type: ignore[misc]  # upstream has n
         if context:
             return [msgspec.to_builtins(shared.smart.answer(task, config, context)) for task in tasks]
         served = shared.serving.served(self.project_id)
-        detector = served.detector
+        detector, options = served.detector, read_options(self.get("extra_params"))
         entries = shared.predictor.predict(
             tasks,
             detector=detector,
             targets=find_targets(
-                config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+                config,
+                detector.names.names,
+                provides=detector.provides,
+                keypoint_names=detector.keypoint_names,
+                controls=options.controls,
             ),
-            options=with_thresholds(read_options(self.get("extra_params")), served.thresholds),
+            options=with_thresholds(options, served.thresholds),
         )
         return [msgspec.to_builtins(entry) for entry in entries]
 

@@ -52,7 +52,9 @@ class Pages:
         unserved = [reason for reason in [self._serving.unserved(project)] if reason]
         if config is None:
             return unserved
-        return [*unserved, *reasons(controls_of(config, ModelOutputs.of(detector) if detector else None))]
+        outputs = ModelOutputs.of(detector) if detector else None
+        options = self._projects.options(project).controls
+        return [*unserved, *reasons(controls_of(config, outputs, options=options))]
 
     def _active(self, project: int | None = None) -> str:
         try:

@@ -7,7 +7,6 @@ itself at least.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from labelloop.service.media import MediaError
 from labelloop.service.memory_budget import MemoryBudget
 from labelloop.service.settings import Settings
 from ml_backend.predict.protocol import TaskPrediction
+from ml_backend.segmentation.box_segmenter import BoxSegmenter
 from ml_backend.segmentation.prompt import Prompt
 from ml_backend.smart.controls import answering_controls
 from ml_backend.smart.embedding_cache import SingleFlightLRU
@@ -33,7 +33,6 @@ from ml_backend.smart.prompts import SmartRequest, read_prompts, results_on_last
 if TYPE_CHECKING:
     from ml_backend.predict.predictor import ImageSource
     from ml_backend.segmentation.crop_mask import InstanceMask
-    from ml_backend.segmentation.segmenters import Segmenter
 
 log = structlog.get_logger(__name__)
 
@@ -71,19 +70,20 @@ DRAWING_BYTES = 512 << 20
 class SmartTools:
     """Answers prompts. One per worker; thread-safe."""
 
-    def __init__(self, photos: ImageSource, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self, photos: ImageSource, *, settings: Settings | None = None, segmenter: BoxSegmenter | None = None
+    ) -> None:
         """Import and load nothing before the first prompt.
 
         Args:
             photos: Source of the images.
             settings: Name the segmenter's files; None: the included network.
+            segmenter: Loads the segmenter, for one that is shared with pre-labels; None: by the settings.
         """
         self._photos = photos
-        self._settings = settings
-        self._name = "sam" if settings is not None and settings.smart_encoder is not None else "outline"
+        self._shared = segmenter or BoxSegmenter(settings)
+        self._name = self._shared.name
         self._embeddings: SingleFlightLRU[_EmbeddedImage] = SingleFlightLRU(CACHED_IMAGES)
-        self._segmenter: Segmenter | None = None
-        self._lock = threading.Lock()
         # Masks share the memory budget of image decoding.
         self._memory: MemoryBudget = getattr(photos, "budget", None) or MemoryBudget(DRAWING_BYTES)
 
@@ -152,23 +152,15 @@ class SmartTools:
             rows, columns = decoded.pixels.shape[:2]
             # A copy: cached embeddings must not hold the memory budget of decoding.
             return _EmbeddedImage(
-                self._loaded_segmenter().embed(decoded.pixels.copy()), decoded.width, decoded.height, columns, rows
+                self._shared.open().embed(decoded.pixels.copy()), decoded.width, decoded.height, columns, rows
             )
 
         return self._embeddings.get(url, embed)
 
-    def _loaded_segmenter(self) -> Segmenter:
-        with self._lock:
-            if self._segmenter is None:
-                from ml_backend.segmentation.segmenters import SEGMENTERS  # loads OpenCV on first use
-
-                self._segmenter = SEGMENTERS[self._name](self._settings or Settings())
-            return self._segmenter
-
     def _segment(self, image: _EmbeddedImage, prompt: Prompt) -> InstanceMask | None:
         across, down = image.columns / image.width, image.rows / image.height
         try:
-            mask = self._loaded_segmenter().segment(image.embedding, prompt.scaled(across, down))
+            mask = self._shared.open().segment(image.embedding, prompt.scaled(across, down))
         except Exception:  # an error would leave the prompt as a region
             log.exception("smart_tool_failed")
             return None

@@ -31,15 +31,17 @@ def labelled(tag, *, on="i", more=""):
     return f'<{tag} name="c" toName="{on}" {more}><Label value="cat"/><Choice value="cat"/></{tag}>'
 
 
+SEGMENTER = "pre-labelled from boxes by the segmenter"
+
 CASES = {
     # label config: what is said of the control c, with a detector
     "boxes": (IMAGE + labelled("RectangleLabels"), True, True, ""),
     "ellipses": (IMAGE + labelled("EllipseLabels"), True, True, ""),
     "labels with a rectangle": (IMAGE + labelled("Labels") + '<Rectangle name="r" toName="i"/>', True, True, ""),
-    "labels with a brush": (IMAGE + labelled("Labels") + '<Brush name="b" toName="i"/>', False, False, "needs masks"),
+    "labels with a brush": (IMAGE + labelled("Labels") + '<Brush name="b" toName="i"/>', True, False, SEGMENTER),
     "labels with nothing": (IMAGE + labelled("Labels"), False, False, "no Rectangle"),
-    "polygons": (IMAGE + labelled("PolygonLabels"), False, False, "needs masks or turned boxes"),
-    "a brush": (IMAGE + labelled("BrushLabels"), False, False, "needs masks"),
+    "polygons": (IMAGE + labelled("PolygonLabels"), True, False, SEGMENTER),
+    "a brush": (IMAGE + labelled("BrushLabels"), True, False, SEGMENTER),
     "points": (IMAGE + labelled("KeyPointLabels"), True, False, "learning takes boxes"),
     "choices": (IMAGE + labelled("Choices"), False, False, "needs the class of a whole image"),
     "choices of regions": (IMAGE + labelled("Choices", more='perRegion="true"'), False, False, "about a region"),

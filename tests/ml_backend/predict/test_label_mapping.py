@@ -51,7 +51,6 @@ def test_a_perfect_fit_says_nothing():
 NO_TARGETS = {
     "no control": config(""),
     "choices only": config('<Choices name="c" toName="image"><Choice value="cat"/></Choices>'),
-    "polygons only": config('<PolygonLabels name="p" toName="image"><Label value="cat"/></PolygonLabels>'),
     "labels without a shape": config('<Labels name="l" toName="image"><Label value="cat"/></Labels>'),
     "text": LabelConfig.parse(
         '<View><Text name="t" value="$text"/><Labels name="l" toName="t"><Label value="cat"/></Labels></View>'

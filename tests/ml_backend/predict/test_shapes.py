@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import shapely
 
+from labelloop.labeling.geometry.mask_shapes import outline_polygon
 from labelloop.labeling.geometry.shapes import Mask
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.reading import read_annotation
@@ -13,7 +14,7 @@ from labelloop.labeling.studio.task import read_task
 from ml_backend.inference.detector import load_detector
 from ml_backend.predict.label_mapping import find_targets, mapping_report
 from ml_backend.predict.predictor import Predictor
-from ml_backend.predict.protocol import ProjectOptions
+from ml_backend.predict.protocol import BOX, ProjectOptions
 
 HEIGHT, WIDTH = 64, 96
 LABELS = '<Label value="A"/><Label value="B"/>'
@@ -57,11 +58,15 @@ def models(make_onnx):
 def regions_of(models, album):
     """regions_of(task, controls, **options) -> (regions read back by `labeling`, raw results, score)."""
 
-    def make(task, controls, **options):
+    def make(task, drawn, **options):
         detector = models(task)
-        config = LabelConfig.parse(f'<View><Image name="image" value="$image"/>{controls}</View>')
+        config = LabelConfig.parse(f'<View><Image name="image" value="$image"/>{drawn}</View>')
         targets = find_targets(
-            config, detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+            config,
+            detector.names.names,
+            provides=detector.provides,
+            keypoint_names=detector.keypoint_names,
+            controls=options.get("controls", {}),
         )
         photo = np.zeros((HEIGHT * 2, WIDTH * 2, 3), np.uint8)
         [entry] = Predictor(album(x=photo), score_threshold=0.3).predict(
@@ -166,7 +171,7 @@ def test_keypoints_may_be_named_by_their_number(regions_of):
 
 
 def test_boxes_become_ellipses_or_points_without_another_control(regions_of):
-    [ellipse, _] = regions_of("detect", control("EllipseLabels"))[0].regions
+    [ellipse, _] = regions_of("detect", control("EllipseLabels"), controls={"c": BOX})[0].regions
     assert (ellipse.geometry.cx, ellipse.geometry.ry) == pytest.approx((60, 10), abs=0.01)
     [point, _] = regions_of("detect", control("KeyPointLabels"))[0].regions
     assert (point.geometry.x, point.geometry.y) == pytest.approx((60, 40), abs=0.01)
@@ -197,8 +202,8 @@ def test_a_classifier_picks_several_where_several_may_be(regions_of):
 
 
 UNFILLED = {
-    "polygons of a plain detector": ("detect", control("PolygonLabels")),
-    "masks of a plain detector": ("detect", control("BrushLabels")),
+    "polygons of a classifier": ("classify", control("PolygonLabels")),
+    "masks of a classifier": ("classify", control("BrushLabels")),
     "boxes of a classifier": ("classify", control("RectangleLabels")),
     "choices of a detector": ("detect", control("Choices", CHOICES)),
     "choices about a region": ("classify", control("Choices", CHOICES, 'perRegion="true"')),
@@ -254,6 +259,6 @@ def test_masks_are_placed_correctly_on_padded_images(models):
     expected[25:100, 0:100] = True
     expected[62:100, 50:100] = False
     assert overlap(result.segments[0].mask(), expected) > 0.85
-    outline = shapely.Polygon(result.segments[0].outline())
+    outline = outline_polygon(*result.segments[0].crop()).polygon()
     truth = shapely.Polygon([(0, 25), (100, 25), (100, 62.5), (50, 62.5), (50, 100), (0, 100)])
     assert outline.intersection(truth).area / outline.union(truth).area > 0.85
