@@ -128,11 +128,11 @@ class TaskVectorStore:
         return self._numbers(query.order_by(TASK_VECTORS.c.chance, TASK_VECTORS.c.task).limit(limit))
 
     def without_vectors(self, project: int, version: str, *, limit: int) -> list[int]:
-        """Return open tasks without a vector, by id; tasks whose images could not be loaded come last."""
+        """Return open tasks without a vector, in random order; tasks whose images could not be loaded come last."""
         query = sa.select(TASK_VECTORS.c.task).where(
             *_open(project), TASK_VECTORS.c.prelabel != version, TASK_VECTORS.c.chance.is_(None)
         )
-        return self._numbers(query.order_by(TASK_VECTORS.c.turn // RETRY_OFFSET, TASK_VECTORS.c.task).limit(limit))
+        return self._numbers(query.order_by(TASK_VECTORS.c.turn, TASK_VECTORS.c.task).limit(limit))
 
     def next_to_embed(self, project: int, *, tries: int = MAX_TRIES, limit: int) -> list[int]:
         """Return the next open tasks to embed, in random order."""

@@ -261,3 +261,24 @@ def test_tables_of_an_earlier_version_open_without_loss(settings):
     fresh = [number for number in vectors if number not in {2, 3}]
     order = [fresh[index] for index in random_order(np.stack([vectors[number] for number in fresh]))]
     assert store.random_sample(PROJECT, VERSION, limit=3000) == order
+
+
+def test_choosing_a_pool_sorts_no_whole_project(settings):
+    """SQLite's plan of each query that chooses tasks: in the order of an index, without a sort of all open tasks."""
+    engine = open_database(settings)
+    statements = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *event: statements.append(event[2:4]))
+    store = TaskVectorStore(engine)
+    store.without_vectors(PROJECT, VERSION, limit=10)
+    store.next_to_embed(PROJECT, limit=10)
+    store.random_sample(PROJECT, VERSION, limit=10)
+    store.prelabelled(PROJECT, VERSION, limit=10)
+    for empty in (False, True):
+        store.by_uncertainty(PROJECT, VERSION, empty=empty, fresh=True, limit=10)
+    queries = [(text, values) for text, values in statements if text.lstrip().startswith("SELECT")]
+    assert len(queries) == 6
+    with engine.connect() as connection:
+        for text, values in queries:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
+            assert "B-TREE FOR ORDER BY" not in str(plan), f"{text}: {plan}"
+    engine.dispose()
