@@ -22,7 +22,7 @@ from ml_backend.errors import ModelBroken, NotLearnable
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.run_limit import RunLimit
 from ml_backend.layouts.labelloop import EMBEDDINGS
-from ml_backend.training.image_features import FeatureTensor, add_image_features, candidate_names, select_maps
+from ml_backend.training.image_features import FeatureTensor, add_image_features, backbone_maps, select_maps
 from ml_backend.training.onnx_builder import GraphBuilder
 from ml_backend.training.onnx_decoders import DECODERS
 from ml_backend.training.roi_features import (
@@ -194,11 +194,11 @@ def _image_tensors(detector: Detector, model: onnx.ModelProto) -> list[FeatureTe
         inputs = [layer.input[0] for layer in layers[:1]]
         shapes = _shapes(detector, model, inputs) if inputs else {}
         return [(name, shape) for name, shape in shapes.items() if len(shape) in {2, 4}]
-    names = candidate_names(model.graph)
-    return select_maps(_inferred_shapes(detector, model, names) if names else {}, detector.spec)
+    found = backbone_maps(model.graph)
+    return select_maps(found, _inferred_shapes(detector, model, found.names) if found.names else {}, detector.spec)
 
 
-def _inferred_shapes(detector: Detector, model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+def _inferred_shapes(detector: Detector, model: onnx.ModelProto, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Shapes of feature maps for an image of the detector's size: inferred, or from a trial run where that fails."""
     spec = detector.spec
     sized = onnx.ModelProto()
@@ -317,7 +317,7 @@ def _stem(graph: onnx.GraphProto, level: list[str], shapes: Mapping[str, tuple[i
     return Feature(fork, shapes[fork])
 
 
-def _shapes(detector: Detector, model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+def _shapes(detector: Detector, model: onnx.ModelProto, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Shapes from a trial run; exporters often leave them out or write wrong ones."""
     import onnxruntime
 

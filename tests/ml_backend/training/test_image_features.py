@@ -11,7 +11,7 @@ from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.training.backbone import CandidateFeatures, open_backbone
 from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.feature_export import export_image_features
-from ml_backend.training.image_features import select_maps
+from ml_backend.training.image_features import BackboneMaps, backbone_maps, select_maps
 from ml_backend.training.linear_head import LinearHead, head_detector
 from ml_backend.training.onnx_export import write_learned
 from ml_backend.training.region_features import region_embeddings, region_rows
@@ -114,13 +114,24 @@ def test_a_graph_without_feature_maps_has_no_features(labelloop_model):
         export_image_features(load_detector(labelloop_model()))
 
 
-def test_the_deepest_map_and_one_of_half_its_stride_are_pooled(backbone):
-    shapes = {
-        "early": (1, 900, 104, 104), "middle": (1, 90, 26, 26), "deep": (1, 300, 13, 13), "last": (1, 300, 13, 13),
-        "dot": (1, 999, 1, 1),
+def test_the_maps_before_the_neck_are_pooled(backbone):
+    sizes = {
+        "early": (900, 104), "skip": (50, 26), "middle": (90, 26), "wide": (400, 13), "last": (300, 13), "dot": (999, 1),
     }  # fmt: skip
-    assert [name for name, _ in select_maps(shapes, backbone.spec)] == ["last", "middle"]
-    assert select_maps({"early": shapes["early"]}, backbone.spec) == []
+    shapes = {name: (1, channels, side, side) for name, (channels, side) in sizes.items()}
+    for skips, neck, names in (
+        ((), True, ["last", "middle"]), ((), False, ["wide", "middle"]), (("skip",), True, ["last", "skip"]),
+    ):  # fmt: skip
+        found = BackboneMaps(tuple(shapes), frozenset(skips), neck)
+        assert [name for name, _ in select_maps(found, shapes, backbone.spec)] == names
+        assert select_maps(found, {"early": shapes["early"]}, backbone.spec) == []
+
+
+def test_the_included_model_pools_the_last_blocks_of_two_strides():
+    found = backbone_maps(onnx.load(embedded_model()).graph)
+    assert found.neck
+    assert "_blocks.15/_project_conv" in found.names[-1]
+    assert any("_blocks.10/Add" in name for name in found.skips)
 
 
 def test_image_features_are_kept_on_disk(tmp_path, backbone, image):
