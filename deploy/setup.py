@@ -53,10 +53,10 @@ def ensure_project(studio: Studio, settings: Settings, steps: Steps) -> tuple[in
             return None, False  # deleted by a user: it is not created again
     if studio.projects():
         return None, False
-    source = demo.packaged_source(settings.home / "photos", None)
+    source = demo.packaged_sources(settings.home / "photos", None)[0]
     images = source.files()
     with steps.step(f"creating the project {source.title!r} with {len(images)} images") as step:
-        project = demo.create_project(studio, source.title)
+        project = demo.create_project(studio, source)
         demo.upload_images(studio, project, images, step)
     marker.write_text(str(project))
     return project, True

@@ -1,6 +1,6 @@
-"""The demo project: a label config, uploaded images as tasks, and pre-labels for all of them."""
+"""The demo projects: a label config each, uploaded images as tasks, and pre-labels for all of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,28 @@ from labelloop.stack.demo_images import packaged_images, user_images
 from labelloop.stack.errors import StackError
 from labelloop.stack.progress import Step
 
-# The Header shows the note of quality control. A Text tag would make `qc_note` mandatory in every task.
-LABEL_CONFIG = """\
-<View>
-  <Header value="$qc_note"/>
-  <Image name="image" value="$image" zoom="true"/>
-  <RectangleLabels name="objects" toName="image" model_score_threshold="0.25">
+
+@dataclass(frozen=True)
+class DemoInterface:
+    """What annotators do in a demo project.
+
+    Attributes:
+        name: Key in `INTERFACES`.
+        title: What is drawn or answered, for the project's title.
+        label_config: The label config. The Header shows the note of quality control; a Text tag would make `qc_note`
+            mandatory in every task.
+        instruction: For annotators.
+        is_prelabelled: Whether the embedded model fills it before it has learned from the project.
+    """
+
+    name: str
+    title: str
+    label_config: str
+    instruction: str
+    is_prelabelled: bool = True
+
+
+_LABELS = """\
     <Label value="Person" background="#d9480f"/>
     <Label value="Cat" background="#1971c2"/>
     <Label value="Dog" background="#2f9e44"/>
@@ -25,50 +41,107 @@ LABEL_CONFIG = """\
     <Label value="Chair" background="#f08c00"/>
     <Label value="Table" background="#0c8599" predicted_values="diningtable,dining table"/>
     <Label value="Plant" background="#66a80f" predicted_values="pottedplant,potted plant"/>
-  </RectangleLabels>
-</View>
 """
-INSTRUCTION = (
-    "Draw a box around every person, animal and thing that has a label. The model's boxes are only"
-    " proposals: move, relabel or delete what is wrong, add what is missing, then press Submit."
-)
+_VIEW = """\
+<View>
+  <Header value="$qc_note"/>
+  <Image name="image" value="$image" zoom="true"/>
+{control}</View>
+"""
+
+
+def _drawn(tag: str) -> str:
+    control = f'  <{tag} name="objects" toName="image" model_score_threshold="0.25">\n{_LABELS}  </{tag}>\n'
+    return _VIEW.format(control=control)
+
+
+_SUBJECTS = """\
+  <Choices name="subject" toName="image" choice="single" required="true">
+    <Choice value="Person"/>
+    <Choice value="Cat"/>
+    <Choice value="Motorbike"/>
+    <Choice value="Flower"/>
+  </Choices>
+"""
+_CORRECT = "move, relabel or delete what is wrong, add what is missing, then press Submit."
+
+# Demo projects by name. To add one: add its interface.
+INTERFACES: Mapping[str, DemoInterface] = {
+    interface.name: interface
+    for interface in (
+        DemoInterface(
+            "boxes",
+            "Photos",
+            _drawn("RectangleLabels"),
+            "Draw a box around every person, animal and thing that has a label. The model's boxes are only"
+            f" proposals: {_CORRECT}",
+        ),
+        DemoInterface(
+            "outlines",
+            "Photos: outlines",
+            _drawn("PolygonLabels"),
+            "Draw the outline of every person, animal and thing that has a label. The model's outlines are only"
+            f" proposals: {_CORRECT}",
+        ),
+        DemoInterface(
+            "subjects",
+            "Photos: image labels",
+            _VIEW.format(control=_SUBJECTS),
+            "Choose what the photo mainly shows. After a few submits the model proposes an answer: change it where"
+            " it is wrong, then press Submit.",
+            is_prelabelled=False,
+        ),
+    )
+}
+BOXES = INTERFACES["boxes"]
+LABEL_CONFIG = BOXES.label_config
 UPLOAD_FILES = 20
 
 
 @dataclass(frozen=True)
 class DemoSource:
-    """The source of the images of a project.
+    """A demo project: its images, and what annotators do with them.
 
     Attributes:
         key: Key of the project in the state file.
         title: The project's title.
         files: Returns the files; may raise StackError.
+        interface: What annotators do.
     """
 
     key: str
     title: str
     files: Callable[[], list[Path]]
+    interface: DemoInterface = BOXES
 
 
-def packaged_source(folder: Path, label_studio: Path | None) -> DemoSource:
-    """Sample images from installed packages, written to `folder`."""
-    return DemoSource("demo", "Photos", lambda: packaged_images(folder, label_studio=label_studio))
+def packaged_sources(folder: Path, label_studio: Path | None) -> list[DemoSource]:
+    """One project of each interface, with sample images from installed packages, written to `folder`; boxes first."""
+    return [
+        DemoSource(
+            "demo" if interface == BOXES else f"demo-{interface.name}",
+            interface.title,
+            lambda: packaged_images(folder, label_studio=label_studio),
+            interface,
+        )
+        for interface in INTERFACES.values()
+    ]
 
 
 def user_source(images: Path) -> DemoSource:
-    """A folder of the user."""
+    """A folder of the user, for boxes."""
     folder = images.expanduser().absolute()
     return DemoSource(str(folder), f"Photos: {folder.name}"[:50], lambda: user_images(folder))
 
 
-def create_project(studio: Studio, title: str) -> int:
+def create_project(studio: Studio, source: DemoSource) -> int:
     """Create the project with two annotators per task, so that agreement can be measured."""
     project = studio.create_project(
-        title=title,
-        label_config=LABEL_CONFIG,
+        title=source.title,
+        label_config=source.interface.label_config,
         maximum_annotations=2,
         show_instruction=False,
-        expert_instruction=INSTRUCTION,
+        expert_instruction=source.interface.instruction,
         enable_empty_annotation=True,
     )
     return int(project["id"])

@@ -33,19 +33,21 @@ RUN_BYTES = 300_000_000
 
 @dataclass(frozen=True)
 class Ready:
-    """The running stack and its project, as `welcome` prints them.
+    """The running stack and its projects, as `welcome` prints them.
 
     Attributes:
         plan: Folders, ports and addresses.
         project: The project's id in Label Studio.
         title: Its title.
         tasks: Its number of tasks (images).
+        others: (id, title) of further projects.
     """
 
     plan: StackLayout
     project: int
     title: str
     tasks: int
+    others: tuple[tuple[int, str], ...] = ()
 
 
 def up(
@@ -130,27 +132,38 @@ class _Run:
                 wait_until_healthy(child, step)
 
     def fill(self, images: Path | None) -> Ready:
-        """Create the project unless it exists, connect it and pre-label it."""
-        plan, steps = self._plan, self._steps
-        packaged = demo.packaged_source(plan.home / "photos", plan.label_studio.package)
-        source = demo.user_source(images) if images else packaged
+        """Create each project unless it exists, connect it and pre-label it."""
+        plan = self._plan
+        packaged = demo.packaged_sources(plan.home / "photos", plan.label_studio.package)
+        sources = [demo.user_source(images)] if images else packaged
         settings = self._settings()
         studio = Studio.from_settings(settings)
+        projects = [self._fill_project(studio, source, settings) for source in sources]
+        if self._moved:
+            for other in {row.project for row in ProjectStore(open_database(settings)).all()} - {
+                project.id for project in projects
+            }:
+                self._connect(studio, other, str(other), settings)
+        first, *others = zip(sources, projects, strict=True)
+        return Ready(
+            plan, first[1].id, first[0].title, first[1].photos,
+            others=tuple((project.id, source.title) for source, project in others),
+        )  # fmt: skip
+
+    def _fill_project(self, studio: Studio, source: demo.DemoSource, settings: Settings) -> DemoProject:
         project = self._existing(studio, source)
         if not project.complete:
-            images_to_upload = source.files()
-            with steps.step(f"creating the project {source.title!r} with {len(images_to_upload)} images") as step:
-                project = DemoProject(demo.create_project(studio, source.title), photos=len(images_to_upload))
+            images = source.files()
+            with self._steps.step(f"creating the project {source.title!r} with {len(images)} images") as step:
+                project = DemoProject(demo.create_project(studio, source), photos=len(images))
                 self._save(source, project)
-                demo.upload_images(studio, project.id, images_to_upload, step)
+                demo.upload_images(studio, project.id, images, step)
         self._connect(studio, project.id, source.title, settings)
-        if self._moved:
-            for other in {row.project for row in ProjectStore(open_database(settings)).all()} - {project.id}:
-                self._connect(studio, other, str(other), settings)
         if not project.complete:
-            self._prelabel(studio, project.id)
+            if source.interface.is_prelabelled:
+                self._prelabel(studio, project.id)
             self._save(source, msgspec.structs.replace(project, complete=True))
-        return Ready(plan, project.id, source.title, project.photos)
+        return project
 
     def _connect(self, studio: Studio, project: int, title: str, settings: Settings) -> None:
         """Connect a project; a failure is a warning with its fix, since everything else works without it."""

@@ -9,7 +9,7 @@ from labelloop.stack.layout import URLS
 from labelloop.stack.up import DASHBOARD, KEY, KEY_USER, Ready
 
 _TEXT = """
-[bold]The loop is up.[/] Project [bold]{title}[/], {tasks} images, pre-labelled: [bold]{studio}/projects/{project}/data[/]
+[bold]The loop is up.[/] Project [bold]{title}[/], {tasks} images, pre-labelled: [bold]{studio}/projects/{project}/data[/]{others}
 
   Label Studio     {studio}
 {people}
@@ -49,6 +49,10 @@ def welcome(ready: Ready, *, command: str = "labelloop", console: Console | None
         title=escape(ready.title),
         tasks=ready.tasks,
         project=ready.project,
+        others="".join(
+            f"\n                Project [bold]{escape(title)}[/]: {urls[URLS['port']]}/projects/{project}/data"
+            for project, title in ready.others
+        ),
         studio=urls[URLS["port"]],
         ml=urls[URLS["ml_port"]],
         qc=urls[URLS["qc_port"]],

@@ -3,9 +3,9 @@
 import pytest
 
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.stack.demo_project import LABEL_CONFIG
+from labelloop.stack.demo_project import INTERFACES, packaged_sources
 
-CONFIG = LabelConfig.parse(LABEL_CONFIG)
+CONFIG = LabelConfig.parse(INTERFACES["boxes"].label_config)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,15 @@ def test_detector_class_names_match_the_labels(name, label):
     assert CONFIG.controls["objects"].label_for(name) == label
 
 
-def test_tasks_without_the_note_are_valid():
-    assert '<Header value="$qc_note"/>' in LABEL_CONFIG
-    assert "<Text" not in LABEL_CONFIG
-    assert tuple(CONFIG.image_keys) == ("image",)
+@pytest.mark.parametrize("interface", INTERFACES.values(), ids=INTERFACES)
+def test_tasks_without_the_note_are_valid(interface):
+    assert '<Header value="$qc_note"/>' in interface.label_config
+    assert "<Text" not in interface.label_config
+    assert tuple(LabelConfig.parse(interface.label_config).image_keys) == ("image",)
+
+
+def test_every_interface_is_a_project_boxes_first(tmp_path):
+    sources = packaged_sources(tmp_path, None)
+    assert [source.interface.name for source in sources] == ["boxes", "outlines", "subjects"]
+    assert sources[0].key == "demo"  # the project of earlier versions
+    assert len({source.key for source in sources}) == len({source.title for source in sources}) == len(sources)

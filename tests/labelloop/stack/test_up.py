@@ -60,5 +60,7 @@ def test_secrets_are_kept_and_the_token_is_dropped_with_its_server(run, tmp_path
 def test_the_welcome_text_has_the_dashboard_address_and_password(run, tmp_path):
     run._write_settings()
     out = io.StringIO()
-    welcome(Ready(StackLayout.for_home(tmp_path), 7, "Photos", 25), console=Console(file=out, width=200))
+    ready = Ready(StackLayout.for_home(tmp_path), 7, "Photos", 25, others=((8, "Outlines"),))
+    welcome(ready, console=Console(file=out, width=200))
+    assert "Outlines: http://localhost:8080/projects/8/data" in out.getvalue()
     assert f"http://localhost:9091/dashboard/    password {read_env(tmp_path)[DASHBOARD]}" in out.getvalue()
