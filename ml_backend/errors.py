@@ -39,9 +39,9 @@ class UnknownLayout(ModelError):
     code = "model_layout_unknown"
     message = "The model {path} {problem}. Its outputs: {outputs}."
     fix = (
-        "Known layouts: {layouts}. Export the model to one of them, or name the layout yourself: "
-        "--layout NAME on the command line, LABELLOOP_MODEL_LAYOUT for what is served; "
-        "`labelloop models inspect MODEL --layout NAME --image PHOTO` tries one."
+        "`labelloop models inspect MODEL --suggest --image PHOTO` proposes a layout file from the graph and an image. "
+        "Or name a known layout: --layout NAME on the command line, LABELLOOP_MODEL_LAYOUT for what is served. "
+        "Known layouts: {layouts}."
     )
 
 

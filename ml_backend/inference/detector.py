@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, fuse_candidates
 from ml_backend.detection.class_names import ClassNames, find_names, keypoint_names
@@ -309,10 +311,14 @@ def _open(request: _Request, threads: int, *, save_optimized: Path | None = None
         raise request.refused(error.key, error.reason) from error
     except ValueError as error:
         raise ModelBroken(path=path, reason=str(error)) from error
-    trial_outputs = engine.run([prepare(np.full((256, 256, 3), 114, np.uint8), trial).tensor])
+    trial_outputs = engine.run([_grey(trial)])
     name, why = _recognised(request, engine, trial_outputs)
     try:
         reader = request.reader(name, engine.graph, trial_outputs)
+        if (reader.spec.height, reader.spec.width) == (trial.height, trial.width) and reader.spec != trial:
+            # Now the grey image as this layout shows it: other ranges of pixels give values of no meaning.
+            trial_outputs = engine.run([_grey(reader.spec)])
+            reader = request.reader(name, engine.graph, trial_outputs)
         reader.decode(trial_outputs, 0.5)
         opened = _Opened(engine, reader, name, why, trial_outputs)
         _fits(opened)
@@ -336,6 +342,11 @@ def _open(request: _Request, threads: int, *, save_optimized: Path | None = None
             raise _unknown(path, engine, trial_outputs, request.layout, reason=str(error)) from error
         raise ModelBroken(path=path, reason=str(error)) from error
     return opened
+
+
+def _grey(spec: InputSpec) -> npt.NDArray[Any]:
+    """A grey image as the network's input."""
+    return prepare(np.full((256, 256, 3), 114, np.uint8), spec).tensor
 
 
 def _named(request: _Request, opened: _Opened, names_file: Path | None, *, numbered: bool) -> ClassNames:

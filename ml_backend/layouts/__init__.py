@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from ml_backend.layouts.anchors import YOLOV5_HEADS
 from ml_backend.layouts.base import Layout, OutputReader, best_class, image_size, plain_spec
 from ml_backend.layouts.classify import CLASSIFY
+from ml_backend.layouts.dbnet import DBNET
 from ml_backend.layouts.detr import DETR_SIGMOID, DETR_SOFTMAX, RF_DETR
 from ml_backend.layouts.end2end import END2END, RTDETR_ULTRALYTICS
+from ml_backend.layouts.faces import BLAZEFACE, PALM, RETINAFACE, SCRFD, ULTRAFACE, YOLOV5_FACE, YUNET
 from ml_backend.layouts.fastestdet import FASTESTDET
 from ml_backend.layouts.gfl import NANODET, NANODET_SINGLE, PICODET
 from ml_backend.layouts.labelloop import LABELLOOP
+from ml_backend.layouts.mmdeploy import MMDEPLOY
 from ml_backend.layouts.nms import TENSORRT_NMS, YOLOV7_END2END
 from ml_backend.layouts.postprocessed import PADDLE, RT_DETR, SSD, TF_OD, TORCHVISION
+from ml_backend.layouts.raw_heads import YOLO_FASTESTV2, YOLOV8_HEADS
+from ml_backend.layouts.semantic import SEMANTIC
 from ml_backend.layouts.ultralytics import YOLOV5, YOLOV8
 from ml_backend.layouts.yolox import YOLOX, YOLOX_DECODED, yolox_grid
 
@@ -32,7 +37,10 @@ LAYOUTS: Mapping[str, Layout] = {
     "yolov8-obb": YOLOV8["obb"],
     "rt-detr-ultralytics": RTDETR_ULTRALYTICS,
     "yolov5": YOLOV5,
+    "yolov5-face": YOLOV5_FACE,
     "yolov5-heads": YOLOV5_HEADS,
+    "yolov8-heads": YOLOV8_HEADS,
+    "yolo-fastestv2": YOLO_FASTESTV2,
     "yolov7-end2end": YOLOV7_END2END,
     "tensorrt-nms": TENSORRT_NMS,
     "nanodet": NANODET,
@@ -41,6 +49,14 @@ LAYOUTS: Mapping[str, Layout] = {
     "yolox": YOLOX,
     "yolox-decoded": YOLOX_DECODED,
     "fastestdet": FASTESTDET,
+    "ultraface": ULTRAFACE,
+    "retinaface": RETINAFACE,
+    "scrfd": SCRFD,
+    "yunet": YUNET,
+    "blazeface": BLAZEFACE,
+    "mediapipe-palm": PALM,
+    "dbnet": DBNET,
+    "mmdeploy": MMDEPLOY,
     "rf-detr": RF_DETR,
     "detr-softmax": DETR_SOFTMAX,
     "detr-sigmoid": DETR_SIGMOID,
@@ -49,4 +65,5 @@ LAYOUTS: Mapping[str, Layout] = {
     "paddle": PADDLE,
     "ssd": SSD,
     "torchvision": TORCHVISION,
+    "semantic": SEMANTIC,
 }

@@ -259,7 +259,7 @@ def decode_boxes(boxes: Boxes, raw: Floats, grid: AnchorGrid | None, spec: Input
         (n, 4) float32.
     """
     if boxes.order == "yx":
-        raw = raw.reshape(len(raw), 2, 2, -1)[:, :, ::-1].reshape(len(raw), -1)
+        raw = raw.reshape(len(raw), 2, 2, raw.shape[1] // 4)[:, :, ::-1].reshape(raw.shape)
     scale = input_sides(spec) if boxes.unit == "normalised" else np.ones(4, np.float32)
     if boxes.format == "corners":
         return np.asarray(raw * scale, np.float32)
@@ -330,7 +330,7 @@ _POINTS: dict[str, _PointDecoder] = {
 
 def decode_points(table: Keypoints, raw: Floats, grid: AnchorGrid | None, spec: InputSpec, variance: float) -> Floats:
     """Decode keypoints of rows: (n, k x values) -> (n, k, 3) float32 x, y in pixels of the input and confidence."""
-    points = raw.reshape(len(raw), -1, table.values)
+    points = raw.reshape(len(raw), raw.shape[1] // table.values, table.values)
     place, rest = points[..., :2], points[..., 2:]
     if table.format == "normalised":
         place = place * input_sides(spec)[:2]

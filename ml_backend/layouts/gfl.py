@@ -37,6 +37,9 @@ BINS = 8
 # Minimum number of bins: outputs with one value per side are plain distances, as in FCOS.
 MIN_BINS = 2
 
+# Maximum number of bins per side: 16 of most heads, doubled.
+MAX_BINS = 33
+
 _NANODET: Any = {"color": "BGR", "pad": 0, "mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395)}
 # Number of levels -> their strides.
 STRIDES: Mapping[int, tuple[int, ...]] = {3: (8, 16, 32), 4: (8, 16, 32, 64)}
@@ -54,16 +57,20 @@ class _Levels:
 def _levels(graph: Graph, outputs: Arrays) -> _Levels | None:
     """Pair the outputs, in any order: a level's outputs share its number of rows, all distances share their width."""
     strides = STRIDES.get(len(outputs) // 2)
-    if strides is None or len(outputs) != 2 * len(strides) or any(array.ndim != 3 for array in outputs.values()):
-        return None
+    if (
+        strides is None
+        or len(outputs) != 2 * len(strides)
+        or {array.ndim for array in outputs.values()} not in ({2}, {3})
+    ):
+        return None  # fmt: skip
     rows = [high * wide for high, wide in level_sizes(*image_size(graph), strides)]
     pairs = []
     for count in rows:
-        pair = [(name, array) for name, array in outputs.items() if array.shape[1] == count]
+        pair = [(name, array) for name, array in outputs.items() if array.shape[-2] == count]
         if len(pair) != 2:
             return None
         pairs.append(pair)
-    widths = {array.shape[2] for array in outputs.values()}
+    widths = {array.shape[-1] for array in outputs.values()}
     if len(widths) != 2 and widths != {4 * BINS}:
         return None
     names = class_count(graph)
@@ -75,8 +82,8 @@ def _levels(graph: Graph, outputs: Arrays) -> _Levels | None:
     elif distance is None or distance < MIN_BINS * 4:
         return None
     else:
-        pairs = [sorted(pair, key=lambda output: output[1].shape[2] == distance) for pair in pairs]
-    classes = {pair[0][1].shape[2] for pair in pairs}
+        pairs = [sorted(pair, key=lambda output: output[1].shape[-1] == distance) for pair in pairs]
+    classes = {pair[0][1].shape[-1] for pair in pairs}
     if len(classes) != 1:
         return None
     return _Levels(tuple(pair[0][0] for pair in pairs), tuple(pair[1][0] for pair in pairs), classes.pop())
@@ -139,35 +146,57 @@ def _reader(options: Any):  # type: ignore[no-untyped-def]  # noqa: ANN202
         is_logit = not all(in_unit_range(outputs[name]) for name in levels.scores)
 
         def decode(arrays: Arrays, floor: float) -> list[Detections]:
-            scores = np.concatenate([arrays[name] for name in levels.scores], axis=1)
-            distances = np.concatenate([arrays[name] for name in levels.distances], axis=1)
+            scores, distances = (
+                np.concatenate([arrays[name] for name in names], axis=-2) for names in (levels.scores, levels.distances)
+            )
+            if scores.ndim == 2:  # a graph of one image, without a batch axis
+                scores, distances = scores[None], distances[None]
             return _decode(scores, distances, spec, strides, floor=floor, corner=0.5, is_logit=is_logit)
 
-        return OutputReader(spec, levels.classes, decode, (*levels.scores, *levels.distances))
+        names = (*levels.scores, *levels.distances)
+        return OutputReader(spec, levels.classes, decode, names, single_image=outputs[names[0]].ndim == 2)
 
     return read
 
 
-def _recognise_single(graph: Graph, outputs: Arrays) -> str | None:
+def _split_single(graph: Graph, outputs: Arrays) -> tuple[int, int] | None:
+    """(classes, bins) of a single output [batch, anchors, classes + 4 x bins]; None where it is none.
+
+    Class scores are probabilities and bins are logits, so the first column outside of 0..1 is the first bin.
+    """
     array = single_output(outputs, 3)
-    if array is None or array.shape[2] <= 4 * BINS:
+    if array is None or array.shape[2] <= 4 * MIN_BINS:
         return None
-    classes = array.shape[2] - 4 * BINS
-    size, names = image_size(graph), class_count(graph)
-    if grid_strides(*size, array.shape[1]) not in set(STRIDES.values()) or names not in {None, classes}:
+    names = class_count(graph)
+    columns = as_float32(array).reshape(-1, array.shape[2])
+    outside = np.flatnonzero((columns.min(axis=0) < -1e-3) | (columns.max(axis=0) > 1 + 1e-3))
+    classes = int(outside[0]) if len(outside) else -1
+    if classes < 1 or (array.shape[2] - classes) % 4 or names not in {None, classes}:
         return None
-    # YOLOX has the same shape with more classes; there, all values from the fifth on are probabilities.
-    if not in_unit_range(array[..., :classes]) or in_unit_range(array[..., classes:]):
+    bins = (array.shape[2] - classes) // 4
+    return (classes, bins) if MIN_BINS <= bins <= MAX_BINS else None
+
+
+def _recognise_single(graph: Graph, outputs: Arrays) -> str | None:
+    split, array = _split_single(graph, outputs), single_output(outputs, 3)
+    if split is None or array is None:
         return None
-    return f"one output of {classes} class scores and 4 x {BINS} distance values for {array.shape[1]} anchors"
+    if grid_strides(*image_size(graph), array.shape[1]) not in set(STRIDES.values()):
+        return None
+    classes, bins = split
+    # YOLOX has the same shape; there, the values from the fifth on are probabilities. Bins are logits, all of them.
+    if in_unit_range(array[..., classes:]) or in_unit_range(array[..., -4:]):
+        return None
+    return f"one output of {classes} class scores and 4 x {bins} distance values for {array.shape[1]} anchors"
 
 
 def _read_single(graph: Graph, outputs: Arrays) -> OutputReader:
     array = single_output(outputs, 3)
     strides = grid_strides(*image_size(graph), array.shape[1]) if array is not None else None
-    if array is None or strides is None or array.shape[2] <= 4 * BINS:
-        raise ValueError(f"it has no single output [batch, anchors, classes + {4 * BINS}]")
-    name, classes = next(iter(outputs)), array.shape[2] - 4 * BINS
+    classes, _ = _split_single(graph, outputs) or ((array.shape[2] - 4 * BINS if array is not None else 0), BINS)
+    if array is None or strides is None or classes < 1:
+        raise ValueError(f"it has no single output [batch, anchors, classes + 4 x bins], such as classes + {4 * BINS}")
+    name = next(iter(outputs))
     spec = plain_spec(graph, **_NANODET)
     is_logit = not in_unit_range(array[..., :classes])
     corner = 0.0 if len(strides) == 4 else 0.5

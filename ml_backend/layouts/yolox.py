@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.detection.detections import Detections, Floats
+from ml_backend.detection.logits import expit
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
 from ml_backend.detection.preprocess import InputSpec
 from ml_backend.layouts.base import (
@@ -22,6 +23,7 @@ from ml_backend.layouts.base import (
     plain_spec,
     single_output,
 )
+from ml_backend.layouts.plausibility import Misfit
 
 STRIDES = (8, 16, 32)
 # Maximum distance in cells between a centre and its cell; trained heads stay within about two.
@@ -61,8 +63,11 @@ def _form(graph: Graph, outputs: Arrays) -> tuple[str, str] | None:
     if grid_output is None or graph.metadata.get("task", "detect") != "detect":
         return None
     array, strides = grid_output
-    if np.all(array[..., 4] == 1) or not in_unit_range(array[..., 4:]):
-        return None  # YOLOv6 has no objectness; NanoDet's rows end in distances
+    if not in_unit_range(array[..., 4:]):
+        _refuse_logits(array, strides, image_size(graph))
+        return None
+    if np.all(array[..., 4] == 1):
+        return None  # YOLOv6 has no objectness
     raw, pixels = offsets(array, *grid(*image_size(graph), strides))
     where = f"one grid of {array.shape[1]} anchors at strides {', '.join(map(str, strides))}"
     if raw <= min(_NEAR, pixels):
@@ -70,6 +75,17 @@ def _form(graph: Graph, outputs: Arrays) -> tuple[str, str] | None:
     if pixels <= _NEAR:
         return "decoded", f"{where}, centres in pixels, near their own cells"
     return None
+
+
+def _refuse_logits(array: npt.NDArray[np.float32], strides: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Raise Misfit for a raw grid without its sigmoid: such exports differ in what they do to pixels."""
+    raw, _ = offsets(array, *grid(*size, strides))
+    likely = expit(array[..., 4])  # NanoDet's rows, of the same shape, have no column that is small everywhere
+    if raw <= _NEAR and float(likely.mean()) < 0.1 and float(expit(array[..., 5:]).mean()) < 0.5:
+        raise Misfit(
+            "its objectness and scores are logits, and exports without the sigmoid differ in range and normalisation "
+            "of pixels: a layout file has to say which"
+        )
 
 
 def _recogniser(form: str):  # type: ignore[no-untyped-def]  # noqa: ANN202

@@ -28,11 +28,13 @@ def build_onnx(
     metadata: Mapping[str, object] | None = None,
     dtype: int = TensorProto.FLOAT,
     extra_inputs: Mapping[str, tuple[int, Sequence[int | str]]] | None = None,
+    text_head: bool = False,
 ) -> Path:
     """A graph whose outputs are these arrays (1, ...), repeated for every photo of the batch, whatever it shows.
 
     The input is summed up and multiplied by zero, so that the graph cannot be run without a photo of the right size.
-    `extra_inputs` are inputs besides the image: name -> type and shape; they are summed up in the same way.
+    `extra_inputs` are inputs besides the image: name -> type and shape; they are summed up in the same way. With
+    `text_head` outputs pass two transposed convolutions, which keep them, and a sigmoid.
     """
     nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)]
     constants = [numpy_helper.from_array(np.zeros(1, np.float32), "zero")]
@@ -56,7 +58,15 @@ def build_onnx(
         constants.append(numpy_helper.from_array(np.array([-1] + [1] * (value.ndim - 1)), f"{name}.rank"))
         nodes.append(helper.make_node("Reshape", [nothing, f"{name}.rank"], [f"{name}.shaped"]))
         nodes.append(helper.make_node("Cast", [f"{name}.shaped"], [f"{name}.nothing_"], to=kind))
-        nodes.append(helper.make_node("Add", [f"{name}.value", f"{name}.nothing_"], [name]))
+        nodes.append(
+            helper.make_node("Add", [f"{name}.value", f"{name}.nothing_"], [f"{name}.in" if text_head else name])
+        )
+        if text_head:
+            kernel = np.ones((1, 1, 1, 1), value.dtype if whole else np.float32)
+            constants.append(numpy_helper.from_array(kernel, f"{name}.kernel"))
+            nodes.append(helper.make_node("ConvTranspose", [f"{name}.in", f"{name}.kernel"], [f"{name}.up"]))
+            nodes.append(helper.make_node("ConvTranspose", [f"{name}.up", f"{name}.kernel"], [f"{name}.upper"]))
+            nodes.append(helper.make_node("Sigmoid", [f"{name}.upper"], [name]))
         first = shape[0] if value.ndim and value.shape[0] == 1 and len(shape) == 4 else f"{name}.n"
         infos.append(helper.make_tensor_value_info(name, kind, [first, *value.shape[1:]]))
     graph = helper.make_graph(nodes, "tiny", inputs, infos, constants)
