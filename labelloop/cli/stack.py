@@ -38,7 +38,7 @@ def up(
         ml_port: Port of the ML backend. Default: that of the last run, else 9090.
         qc_port: Port of quality control. Default: that of the last run, else 9091.
         label_studio: Folder in which stock Label Studio is (or will be) installed, to share it between home folders.
-            Default: `label-studio` in the home folder.
+            Default: that of the last run, else `label-studio` in the home folder.
         reset: Start again: delete the accounts, projects and annotations of earlier runs. Exported data sets stay.
     """
     from labelloop.stack.layout import StackLayout

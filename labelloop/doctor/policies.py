@@ -68,6 +68,9 @@ def labels(context: DoctorContext) -> Finding:
         context.label_config(), detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
     )
     if not report.matched:
+        supported = controls_of(context.label_config())
+        if supported and all(support.prelabels is False for support in supported):  # the check `controls` says why
+            return ok("no model fills a control of the project; quality control and exports serve it")
         classes = f" The model's classes: {_listed(report.classes_without_label)}."
         return problem(" ".join(report.lines()[:1]) + classes, _NO_TARGET if report.no_target else _RENAME)
     coverage = (

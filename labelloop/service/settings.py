@@ -166,6 +166,9 @@ class Settings:
     job_memory_bytes: int = _option(
         2048 * MIB, "Memory limit of an isolated job (one during which two workers were lost), bytes.", gt=0
     )
+    job_isolated_s: float = _option(
+        3600.0, "Time limit of an isolated job, seconds; then it is ended and becomes a dead letter.", gt=0
+    )
     job_age_limit_s: float = _option(1800.0, "Age of an unfinished event from which /ready returns 503, seconds.", gt=0)
     min_free_bytes: int = _option(
         50 * MIB, "Minimum free space on the disk of the home folder; services do not start with less, bytes.", ge=0

@@ -4,15 +4,18 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from labelloop.service.errors import LabelloopError
 from labelloop.stack.environment import read_env
 from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio import LabelStudioInstallation
 from labelloop.stack.ports import require_free
 from labelloop.stack.process import ServiceSpec
+from labelloop.stack.state import read_state
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORTS = {"port": 8080, "ml_port": 9090, "qc_port": 9091}
@@ -48,13 +51,13 @@ class StackLayout:
         qc_port: int | None = None,
         label_studio: Path | None = None,
     ) -> "StackLayout":
-        """The layout of a home folder; a port that is not given is that of the last run, else the default."""
+        """The layout of a home folder; what is not given is as in the last run, else the default."""
         last, requested = read_env(home), {"port": port, "ml_port": ml_port, "qc_port": qc_port}
         ports = {
             name: number or urlsplit(last.get(URLS[name], "")).port or DEFAULT_PORTS[name]
             for name, number in requested.items()
         }
-        folder = (label_studio or home / "label-studio").expanduser().absolute()
+        folder = (label_studio or _last_label_studio(home)).expanduser().absolute()
         return cls(home, **ports, label_studio=LabelStudioInstallation(folder))
 
     @property
@@ -132,3 +135,11 @@ class StackLayout:
             filter(None, [inherited.get("NO_PROXY", inherited.get("no_proxy", "")), "localhost,127.0.0.1"])
         )
         return inherited | {"LABELLOOP_HOME": str(self.home), "PYTHONUNBUFFERED": "1", "NO_PROXY": no_proxy}
+
+
+def _last_label_studio(home: Path) -> Path:
+    """Where the last run had Label Studio installed, if that folder still exists; else a folder in the home folder."""
+    with suppress(LabelloopError):  # `up` reports a state file that cannot be read
+        if (last := read_state(home).label_studio) and Path(last).is_dir():
+            return Path(last)
+    return home / "label-studio"

@@ -32,10 +32,17 @@ FORMAT = 1
 
 
 class StackState(msgspec.Struct, frozen=True):
-    """E-mail addresses of the created accounts, and the created projects by the source of their images."""
+    """What earlier runs of `labelloop up` created and were told.
+
+    Attributes:
+        people: E-mail addresses of the created accounts.
+        projects: The created projects by the source of their images.
+        label_studio: Folder of Label Studio's installation outside the home folder (`--label-studio`); empty: inside.
+    """
 
     people: tuple[str, ...] = ()
     projects: dict[str, DemoProject] = {}
+    label_studio: str = ""
     format: int = FORMAT
 
 

@@ -198,8 +198,11 @@ class _Run:
         values[KEY_USER] = values.get(KEY_USER) or "labelloop"
         if fresh or TOKEN not in values:
             values[TOKEN] = ""
-        if fresh:
-            write_state(home, StackState())
+        folder = self._plan.label_studio.folder
+        elsewhere = "" if folder == home / "label-studio" else str(folder)
+        state = StackState() if fresh else read_state(home)
+        if fresh or state.label_studio != elsewhere:
+            write_state(home, msgspec.structs.replace(state, label_studio=elsewhere))
         write_env(home, with_secrets(values, (HOOK, DASHBOARD, KEY, *(user.secret for user in USERS))))
 
     def _settings(self) -> Settings:

@@ -63,6 +63,9 @@ class _EmbeddedImage:
 # Memory per image pixel while a mask is rendered: 300 MB for 100 megapixels.
 MASK_BYTES = 3
 
+# Note of a shape that comes back as it was drawn.
+BUSY_NOTE = "The smart tool was busy: this is the shape as drawn. Draw it again in a moment, or finish it by hand."
+
 # Memory for masks where images do not come from `Media`.
 DRAWING_BYTES = 512 << 20
 
@@ -87,30 +90,36 @@ class SmartTools:
         # Masks share the memory budget of image decoding.
         self._memory: MemoryBudget = getattr(photos, "budget", None) or MemoryBudget(DRAWING_BYTES)
 
-    def answer(self, task: dict[str, Any], config: LabelConfig, context: Any) -> TaskPrediction:
+    def answer(self, task: dict[str, Any], config: LabelConfig, context: Any, *, busy: str = "") -> TaskPrediction:
         """Suggest shapes for one request; never raises.
+
+        Where the backend is busy, a box comes back as it was drawn, with a note that says so: an error would leave a
+        prompt without its labels' shapes, and an empty answer would lose it.
 
         Args:
             task: As Label Studio sends it.
             config: The project's label config.
             context: `params.context` of the request.
+            busy: Why no image is read and no network runs; empty: they are.
         """
         results = results_on_last_image(context)
         if not results:
             return self._prediction([])
+        image = None
         try:
-            image = self._embedded(task, config, Result(results[-1]))
+            image = None if busy else self._embedded(task, config, Result(results[-1]))
+        except Busy as error:
+            busy = error.message
         except MediaError as error:
             log.warning("smart_photo_skipped", task=task.get("id"), code=error.code, reason=str(error))
-            image = None
         except LabelloopError as error:  # a segmenter's file is missing or broken: the message is complete
             log.error(  # noqa: TRY400
                 "smart_tool_failed", segmenter=self._name, code=error.code, reason=str(error)
             )
-            image = None
         except Exception:
             log.exception("smart_photo_failed", task=task.get("id"))
-            image = None
+        if busy:
+            log.warning("smart_tool_busy", task=task.get("id"), reason=busy)
         size = (image.width, image.height) if image else _stated_size(results)
         request = read_prompts(results, width=size[0], height=size[1]) if size else None
         if request is None:
@@ -119,7 +128,7 @@ class SmartTools:
         for prompt in request.prompts[-MAX_PROMPTS:]:
             mask = self._segment(image, prompt) if image else None
             results += self._draw(request, prompt, mask, config)
-        return self._prediction(results)
+        return self._prediction([_with_note(result, BUSY_NOTE) for result in results] if busy else results)
 
     def _draw(
         self, request: SmartRequest, prompt: Prompt, mask: InstanceMask | None, config: LabelConfig
@@ -131,7 +140,7 @@ class SmartTools:
                 return _results(request, prompt, mask, config)
         except Busy as error:
             log.warning("smart_mask_left_out", reason=error.message)
-            return _results(request, prompt, None, config)
+            return [_with_note(result, BUSY_NOTE) for result in _results(request, prompt, None, config)]
 
     def _prediction(self, results: list[dict[str, Any]]) -> TaskPrediction:
         scores = [float(result["score"]) for result in results if "score" in result]
@@ -205,6 +214,11 @@ def _region(prompt: Region, geometry: Geometry, kind: str, control: Control | No
         prompt.width,
         prompt.height,
     )
+
+
+def _with_note(result: dict[str, Any], note: str) -> dict[str, Any]:
+    """The result with a note, which Label Studio shows in the region's details."""
+    return {**result, "meta": {**(result.get("meta") or {}), "text": [note]}}
 
 
 def _shape(kind: str, prompt: Prompt, mask: InstanceMask | None, last: Region) -> Geometry | None:

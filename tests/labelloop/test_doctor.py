@@ -397,7 +397,8 @@ def test_labels_and_classes_without_a_match_are_reported(context):
         (config_of(*names), "ok", "classes have a label"),
         (config_of(names[0], "Flux capacitor"), "warning", "Flux capacitor"),
         (config_of("Flux capacitor"), "problem", "No class of the model"),
-        (config_of(names[0], control="PolygonLabels"), "problem", "no control for boxes"),
+        (config_of(names[0], control="PolygonLabels"), "ok", "1 of 20 classes have a label"),
+        (LabelConfig.parse("<View/>"), "problem", "The label config has no image"),
     ]
     for config, level, message in cases:
         checked = context()
@@ -407,9 +408,22 @@ def test_labels_and_classes_without_a_match_are_reported(context):
         assert message in finding.what
 
 
+@pytest.mark.parametrize("tags", [
+    '<Text name="text" value="$text"/><Labels name="c" toName="text"><Label value="Name"/></Labels>',
+    '<Image name="image" value="$image"/><TextArea name="c" toName="image"/>',
+])  # fmt: skip
+def test_a_project_that_only_quality_control_serves_is_healthy(tags, context):
+    checked = context()
+    checked.fetch_once("config", lambda: LabelConfig.parse(f"<View>{tags}</View>"))
+    finding = policies.labels(checked)
+    assert finding.level == "ok"
+    assert "quality control" in finding.what
+    assert policies.controls(checked).level == "warning"
+
+
 def test_sampling_is_ok_where_the_model_gives_no_pre_labels(context):
     checked = context()
-    checked.fetch_once("config", lambda: config_of(checked.detector().names.names[0], control="PolygonLabels"))
+    checked.fetch_once("config", lambda: config_of("Flux capacitor", control="VectorLabels"))
     fields = {"id": 1, "sampling": "Uncertainty sampling", "model_version": "v1", "task_number": 3}
     checked.fetch_once("project", lambda: fields)
     finding = project.sampling(checked)
@@ -435,11 +449,7 @@ def test_unsupported_controls_are_a_warning_with_the_reason(context):
     text = LabelConfig.parse('<View><Text name="t" value="$t"/><Rating name="stars" toName="t"/></View>')
     cases = [
         (config_of(names), "ok", "c: pre-labelled and learned from"),
-        (
-            config_of(names, control="PolygonLabels"),
-            "warning",
-            "c (PolygonLabels on Image) is not pre-labelled and not",
-        ),
+        (config_of(names, control="VectorLabels"), "warning", "c (VectorLabels on Image) is not pre-labelled and not"),
         (text, "warning", "stars (Rating on Text) is not pre-labelled and not learned from"),
         (LabelConfig({}, {}), "warning", "no control"),
     ]

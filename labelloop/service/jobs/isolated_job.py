@@ -28,7 +28,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: `done`; `retry` (failed, a retry may help); `dead` (failed, a retry would not help); `killed` (out of
-            memory, or ended by a signal).
+            memory, out of time, or ended by a signal).
         reason: Why it failed; empty if done.
     """
 
@@ -49,10 +49,11 @@ class IsolatedJobRunner:
     Args:
         command: Command line of the child, which calls `run_child`; the file descriptor number is appended.
         memory_bytes: Memory limit of the child, in bytes.
+        time_s: Time limit of the child, in seconds; a child that hangs would keep all later isolated jobs waiting.
     """
 
-    def __init__(self, command: Sequence[str], memory_bytes: int) -> None:
-        self._command, self._memory_bytes = tuple(command), memory_bytes
+    def __init__(self, command: Sequence[str], memory_bytes: int, time_s: float) -> None:
+        self._command, self._memory_bytes, self._time_s = tuple(command), memory_bytes, time_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = False
@@ -78,7 +79,7 @@ class IsolatedJobRunner:
                 with contextlib.suppress(BrokenPipeError):  # the child has already exited; see its exit status
                     child.stdin.write(msgspec.json.encode(request) + b"\n")
                     child.stdin.flush()  # stays open: the child exits when it closes
-                code = child.wait()
+                code = self._wait(child)
             os.set_blocking(read_end, False)
             with contextlib.suppress(BlockingIOError, msgspec.DecodeError):
                 return msgspec.json.decode(os.read(read_end, _MAX_OUTCOME_BYTES), type=Outcome)
@@ -87,9 +88,21 @@ class IsolatedJobRunner:
             os.close(read_end)
             if write_end >= 0:
                 os.close(write_end)
+        if code is None:
+            return Outcome("killed", f"did not end within {self._time_s:.0f} s (LABELLOOP_JOB_ISOLATED_S)")
         if code < 0:
             return Outcome("killed", f"was ended by signal {-code} ({_signal_name(-code)})")
         return Outcome("retry", f"its process ended with exit status {code}")
+
+    def _wait(self, child: subprocess.Popen[bytes]) -> int | None:
+        """Wait for the child to end; None if it was killed because it ran out of time."""
+        try:
+            return child.wait(self._time_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # it leads a session of its own: its children end too
+            child.wait()
+            return None
 
     def stop(self) -> None:
         """Kill the child, if one runs, and refuse new jobs."""

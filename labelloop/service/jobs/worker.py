@@ -102,7 +102,9 @@ class Worker:
         self._lease_renewer = LeaseRenewer(settings.job_lease_s / 3)
         self._claims: dict[str, Claim] = {}
         command = jobs.isolated_command
-        self._isolated_runner = IsolatedJobRunner(command, settings.job_memory_bytes) if command else None
+        self._isolated_runner = (
+            IsolatedJobRunner(command, settings.job_memory_bytes, settings.job_isolated_s) if command else None
+        )
         self._isolated_slot = threading.Semaphore()
         self._isolated_claims: queue.SimpleQueue[Claim | None] = queue.SimpleQueue()
         self._stopping = threading.Event()

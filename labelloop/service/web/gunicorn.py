@@ -19,6 +19,9 @@ from labelloop.service.web.metrics import MULTIPROCESS_FOLDER_ENV, mark_process_
 
 # Time for running requests to finish when the service stops.
 GRACEFUL_TIMEOUT_S = 5
+
+# Folder of a service's metrics: this, the number of its process, and a random part.
+METRICS_PREFIX = "labelloop-metrics-"
 log = structlog.get_logger(__name__)
 
 
@@ -39,8 +42,9 @@ def run_gunicorn(
         SettingsError: `bind` is not "host:port", or there is no such factory.
     """
     _require_free_port(bind)
-    folder = Path(tempfile.mkdtemp(prefix="labelloop-metrics-"))
+    remove_metrics_of_killed()
     before, master = os.environ.get(MULTIPROCESS_FOLDER_ENV), os.getpid()
+    folder = Path(tempfile.mkdtemp(prefix=f"{METRICS_PREFIX}{master}-"))
     share_metrics(folder)
     options = {
         "bind": bind,
@@ -66,6 +70,24 @@ def run_gunicorn(
             shutil.rmtree(folder, ignore_errors=True)
         if before is None:
             os.environ.pop(MULTIPROCESS_FOLDER_ENV, None)
+
+
+def remove_metrics_of_killed() -> None:
+    """Remove the metrics folders of services that were killed: no process has the number in their names."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*-*"):
+        number = folder.name.removeprefix(METRICS_PREFIX).partition("-")[0]
+        if number.isdecimal() and not _is_running(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def require_authentication(host: str, *, authenticated: bool, service: str, settings_names: str) -> None:

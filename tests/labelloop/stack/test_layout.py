@@ -2,6 +2,7 @@
 
 from labelloop.stack.environment import write_env
 from labelloop.stack.layout import StackLayout
+from labelloop.stack.state import StackState, write_state
 
 
 def test_reset_keeps_the_installation_the_exports_and_the_logs(tmp_path):
@@ -30,3 +31,13 @@ def test_services_prefer_the_settings_of_the_home_folder(tmp_path, monkeypatch):
 def test_secrets_are_not_in_the_repr_of_a_part(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELLOOP_WEBHOOK_SECRET", "s3cret")
     assert all("s3cret" not in repr(part) for part in StackLayout.for_home(tmp_path).services())
+
+
+def test_installation_of_the_last_run_is_used_again(tmp_path):
+    elsewhere, home = tmp_path / "shared", tmp_path / "home"
+    home.mkdir()
+    write_state(home, StackState(label_studio=str(elsewhere)))
+    assert StackLayout.for_home(home).label_studio.folder == home / "label-studio"  # it is gone
+    elsewhere.mkdir()
+    assert StackLayout.for_home(home).label_studio.folder == elsewhere
+    assert StackLayout.for_home(home, label_studio=home / "other").label_studio.folder == home / "other"

@@ -57,6 +57,18 @@ def test_secrets_are_kept_and_the_token_is_dropped_with_its_server(run, tmp_path
     assert read_state(tmp_path) == StackState()
 
 
+def test_a_run_remembers_where_label_studio_is_installed(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    home = tmp_path / "home"
+    home.mkdir()
+    for given in (shared, None):
+        plan = StackLayout.for_home(home, label_studio=given)
+        _Run(plan, Steps(Console(file=io.StringIO())), None)._write_settings()
+        assert plan.label_studio.folder == shared
+        assert read_state(home).label_studio == str(shared)
+
+
 def test_the_welcome_text_has_the_dashboard_address_and_password(run, tmp_path):
     run._write_settings()
     out = io.StringIO()

@@ -17,6 +17,7 @@ from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.reading import read_regions
 from labelloop.labeling.studio.task import ModelPrediction
+from labelloop.service.errors import Busy
 from labelloop.service.media import DecodedImage, MediaMissing, load_image
 from labelloop.service.memory_budget import MemoryBudget
 from ml_backend.segmentation.crop import BoxCrop
@@ -398,3 +399,19 @@ def test_masks_share_the_decoding_budget(monkeypatch):
         tools._draw(request, None, mask, None)  # 900 bytes are not free: the box alone
     assert drawn == [mask, None]
     assert leased[:1] == [900]
+
+
+@pytest.mark.parametrize("where", ["while the image waits for memory", "before it"])
+def test_a_busy_backend_returns_the_box_as_drawn(where, album):
+    class Full:
+        def photo(self, url, **_):
+            raise Busy(reason="3 jobs already wait for memory.")
+
+    tools = SmartTools(Full() if where.startswith("while") else album({"disc.png": scene()[0]}))
+    config = LabelConfig.parse(CONFIG.format(POLYGON))
+    task, context = {"id": 3, "data": {"image": "disc.png"}}, {"result": [box(120, 80, 160, 120)]}
+    answer = tools.answer(task, config, context, busy="" if where.startswith("while") else "too many prompts")
+    drawn, outline = answer.result
+    assert shape(drawn) == Rectangle(120, 80, 160, 120)
+    assert Polygon(shape(outline).points).bounds == pytest.approx(shape(drawn).bounds)
+    assert all("was busy" in result["meta"]["text"][0] for result in answer.result)

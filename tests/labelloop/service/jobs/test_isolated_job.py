@@ -65,15 +65,28 @@ def claim_of(code: str) -> Claim:
     ],
 )
 def test_outcome_of_an_isolated_job(code, kind, reason):
-    outcome = IsolatedJobRunner(COMMAND, 1024 * MIB).run(claim_of(code))
+    outcome = IsolatedJobRunner(COMMAND, 1024 * MIB, 60.0).run(claim_of(code))
     assert (outcome.kind, outcome.reason) == (kind, reason)
+
+
+def test_a_job_that_hangs_is_ended_with_its_children(tmp_path, wait_until):
+    pid = tmp_path / "pid"
+    code = f"p = __import__('subprocess').Popen(['sleep', '600']); open({str(pid)!r}, 'w').write(str(p.pid)); p.wait()"
+    outcome = IsolatedJobRunner(COMMAND, 1024 * MIB, 3.0).run(claim_of(code))
+    assert (outcome.kind, outcome.reason) == ("killed", "did not end within 3 s (LABELLOOP_JOB_ISOLATED_S)")
+
+    def gone():
+        stat = Path(f"/proc/{pid.read_text()}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+    wait_until(gone)
 
 
 PARENT = f"""
 import sys
 from labelloop.service.jobs.isolated_job import IsolatedJobRunner
 from labelloop.service.jobs.inbox import Claim
-IsolatedJobRunner((sys.executable, "-c", {CHILD!r}), 2**30).run(Claim("t", sys.argv[1], "token", (), 2))
+IsolatedJobRunner((sys.executable, "-c", {CHILD!r}), 2**30, 600.0).run(Claim("t", sys.argv[1], "token", (), 2))
 """
 
 

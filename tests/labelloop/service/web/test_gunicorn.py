@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from labelloop.service.errors import LabelloopError, SettingsError
-from labelloop.service.web.gunicorn import load_factory, run_gunicorn
+from labelloop.service.web.gunicorn import METRICS_PREFIX, load_factory, remove_metrics_of_killed, run_gunicorn
 
 SERVICE = """
 import os, sys, time
@@ -326,3 +326,17 @@ def test_a_client_that_closes_in_the_middle_is_dropped(service):
         with socket.create_connection((address.host, address.port)) as client:
             client.sendall(HEAD)
     assert service.get("/pid").status_code == 200
+
+
+def test_metrics_of_killed_services_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, mine, foreign = (
+        tmp_path / name for name in (f"{METRICS_PREFIX}{ended.pid}-a", f"{METRICS_PREFIX}{os.getpid()}-b", "other-c")
+    )
+    for folder in (left, mine, foreign):
+        folder.mkdir()
+        (folder / "counter_1.db").touch()
+    remove_metrics_of_killed()
+    assert [folder.exists() for folder in (left, mine, foreign)] == [False, True, True]
