@@ -10,6 +10,7 @@ import structlog
 from flask import Flask, Response, request
 
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.errors import Busy
 from labelloop.service.logging import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
@@ -156,8 +157,7 @@ class _Endpoints:
         if predict_request.interactive:
             self._tasks.labels("interactive").inc(len(predict_request.tasks))
             config, context = read_config(predict_request.label_config), (predict_request.params or {})["context"]
-            with self._smart_limiter.acquire():
-                return _json({"results": [self._smart.answer(task, config, context) for task in predict_request.tasks]})
+            return _json({"results": [self._answer_prompt(task, config, context) for task in predict_request.tasks]})
         with self._limiter.acquire() as waited_s:
             served = self._serving.served(predict_request.project)
             detector, options = served.detector, self._projects.options(predict_request.project)
@@ -173,6 +173,14 @@ class _Endpoints:
         self._tasks.labels("batch").inc(len(predict_request.tasks))
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, TaskPrediction)))
         return _json({"results": entries})
+
+    def _answer_prompt(self, task: dict[str, Any], config: LabelConfig, context: Any) -> TaskPrediction:
+        """The smart tools' answer; if too many prompts wait, the shape as drawn, with a note."""
+        try:
+            with self._smart_limiter.acquire():
+                return self._smart.answer(task, config, context)
+        except Busy as error:
+            return self._smart.answer(task, config, context, busy=error.message)
 
     def webhook(self) -> Response:
         """Store the project's events, "Start training" too, for the training worker; responds at once."""
