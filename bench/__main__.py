@@ -15,6 +15,7 @@ BENCHES: Mapping[str, str] = {
     "brush": "bench.brush",
     "cluster": "bench.cluster",
     "dashboard": "bench.dashboard",
+    "demo": "bench.demo",
     "drain": "bench.drain",
     "edits": "bench.edits",
     "export": "bench.export",
