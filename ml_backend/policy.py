@@ -75,7 +75,7 @@ def policy_files(home: Path, project: int) -> tuple[Path, Path]:
 def too_few_labelled(labelled: int, first: int) -> str:
     """Return the message for a project with fewer than `first` labelled tasks."""
     tasks = "1 task" if labelled == 1 else f"{labelled} tasks"
-    return f"Nothing to learn from yet: {tasks} with boxes, {first} needed (`first` in learn.toml)."
+    return f"Nothing to learn from yet: {tasks} with annotations, {first} needed (`first` in learn.toml)."
 
 
 def read_learning_policy(home: Path, project: int) -> LearningPolicy:

@@ -146,8 +146,9 @@ def prelabel(
         provides=detector.provides,
         keypoint_names=detector.keypoint_names,
         controls=options.controls,
+        answers=detector.answers,
     )
-    if not any(target.labels or target.keypoint_labels for target in targets):
+    if not any(target.is_filled for target in targets):
         raise NotServed(
             project, "pre-labelled", controls_of(config, ModelOutputs.of(detector), options=options.controls)
         )

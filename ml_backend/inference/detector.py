@@ -1,7 +1,7 @@
 """Load an ONNX detector of any supported layout, and run it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Detector:
         engine: The session.
         units_checked: Whether the trial run had boxes, so that their unit is verified.
         layout_file: The layout file beside the model that was read; None without one.
+        heads: Heads of its version by kind, in the order in which they are applied; see `ml_backend.heads`.
     """
 
     version: str
@@ -61,6 +62,12 @@ class Detector:
     engine: Engine
     units_checked: bool = True
     layout_file: Path | None = None
+    heads: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> frozenset[str]:
+        """Names of the controls that its heads answer."""
+        return frozenset(name for head in self.heads.values() for name in getattr(head, "controls", ()))
 
     @property
     def spec(self) -> InputSpec:

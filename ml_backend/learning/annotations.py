@@ -203,9 +203,11 @@ def training_data_of(
     if not photos:
         return msgspec.structs.replace(base, reason="it has no image that the label config shows")
     state: State = "held_out" if is_held_out(project, task.id, held_out) else "teaches"
-    prelabel = next(
-        (prediction for prediction in task.predictions if prediction.id == chosen.parent_prediction is not None), None
-    )
+    predictions = {prediction.id: prediction for prediction in task.predictions if prediction.id is not None}
+    # Of several annotators, the newest who started from a pre-label.
+    newest_first = sorted(latest, key=lambda annotation: annotation is not chosen)
+    started_from = (predictions.get(annotation.parent_prediction or 0) for annotation in newest_first)
+    prelabel = next((prediction for prediction in started_from if prediction is not None), None)
     prelabels = None
     if prelabel is not None:
         shown = msgspec.structs.replace(reader.read(prelabel), complete=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.service.system import available_cores
+from ml_backend.heads import load_heads
+from ml_backend.heads.base import Head
 from ml_backend.inference.detector import Detector, embedded_model, load_detector
 from ml_backend.serving import activation
 from ml_backend.serving.active_versions import DEFAULT_MODEL, read_pointer
@@ -53,6 +55,7 @@ class BaseModels:
         # Leave one core to training, which runs at the same time as pre-labelling.
         self._threads = settings.inference_threads or max(available_cores() - 1, 1)
         self._open: dict[str, FrozenBackbone] = {}
+        self._heads: dict[str, dict[str, Head]] = {}
         self._lock = threading.Lock()
 
     def served(self, project: int) -> ServedModel:
@@ -87,7 +90,18 @@ class BaseModels:
         else:
             manifest = self.registry.manifest(version)
             path, layout = self._cache.fetch(self.registry, manifest), manifest.layout
-        return replace(load_detector(path, layout=layout, threads=self._threads), version=version)
+        detector = load_detector(path, layout=layout, threads=self._threads)
+        return replace(detector, version=version, heads=self.heads(version))
+
+    def file(self, version: str) -> tuple[Path, VersionManifest]:
+        """Return the local ONNX file of a version on the store, and its manifest.
+
+        Raises:
+            ModelError: There is no such version.
+            StoreError: The store cannot be read.
+        """
+        manifest = self.registry.manifest(version)
+        return self._cache.fetch(self.registry, manifest), manifest
 
     def thresholds(self, version: str) -> dict[str, float]:
         """Return the thresholds per class of a version; empty for the default model.
@@ -98,6 +112,28 @@ class BaseModels:
         if version == activation.default_version(self._settings):
             return {}
         return dict(self.registry.manifest(version).thresholds)
+
+    def heads(self, version: str) -> dict[str, Head]:
+        """Return the heads of a version by kind; none for the default model.
+
+        Raises:
+            ModelError: There is no such version.
+            StoreError: The store cannot be read.
+        """
+        if version == activation.default_version(self._settings):
+            return {}
+        with self._lock:
+            if version in self._heads:
+                return self._heads[version]
+        manifest = self.registry.manifest(version)
+        heads: dict[str, Head] = {}
+        if manifest.heads:
+            heads = load_heads(self._cache.fetch(self.registry, manifest).parent, manifest.heads)
+        with self._lock:
+            while len(self._heads) >= MAX_BACKBONES:
+                self._heads.pop(next(iter(self._heads)))
+            self._heads[version] = heads
+        return heads
 
     def backbone(self, served: ServedModel) -> FrozenBackbone:
         """Open the base model for training.

@@ -133,6 +133,14 @@ class Evaluator:
             )
             self._results.update({(to, key): result for key, result in _pop_version(self._results, version).items()})
 
+    def share(self, version: str, *, to: str) -> None:
+        """Use the head and the results of a version for another one with the same boxes."""
+        with self._lock:
+            if version in self._heads:
+                self._heads[to] = self._heads[version]
+                while len(self._heads) > MAX_HEADS:
+                    self._heads.popitem(last=False)
+
     def evaluate(
         self,
         version: str,

@@ -18,6 +18,9 @@ from ml_backend.training.feature_cache import FeatureCache
 # Bytes of features in memory, about 150 images with the embedded model; saves reading them from disk for each run.
 MEMORY_BYTES = 512 * 2**20
 
+# Images whose features as a whole stay in memory: about 4 kB each with the embedded model.
+MAX_IMAGES = 5000
+
 
 class FeatureProvider:
     """Features by image URL, cached in memory and on disk. Thread-safe."""
@@ -34,6 +37,7 @@ class FeatureProvider:
         self._cache = cache
         self._memory_bytes = memory_bytes
         self._memory: dict[str, CandidateFeatures] = {}
+        self._of_images: dict[str, tuple[Floats | None, int, int]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -60,6 +64,28 @@ class FeatureProvider:
                 self._memory[key] = features
                 self._bytes += _size(features)
         return features
+
+    def image_features(self, backbone: FrozenBackbone, url: str, *, task: int | None) -> tuple[Floats | None, int, int]:
+        """Return the backbone's features of a whole image, and its width and height in pixels.
+
+        They are small, so those of thousands of images stay in memory.
+
+        Raises:
+            MediaError: The image cannot be loaded or decoded.
+            ModelBroken: Inference failed.
+        """
+        key = f"{backbone.version}-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
+        with self._lock:
+            if key in self._of_images:
+                return self._of_images[key]
+        found = self._cache.image_features(
+            key, lambda: backbone.extract_features([self.prepared_image(backbone, url, task=task)])[0]
+        )
+        with self._lock:
+            while len(self._of_images) >= MAX_IMAGES:
+                self._of_images.pop(next(iter(self._of_images)))
+            self._of_images[key] = found
+        return found
 
     def prepared_image(self, backbone: FrozenBackbone, url: str, *, task: int | None) -> Prepared:
         """Return the image as prepared for the backbone."""

@@ -1,20 +1,27 @@
 """Publish learned versions: store the candidate, announce it to Label Studio, remove old versions."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import onnx
 import structlog
 
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store, StoreError
-from ml_backend.learning.base_models import LEARNER, ServedModel, is_learned
+from ml_backend.inference.detector import load_detector
+from ml_backend.layouts.layout_file import layout_file_of
+from ml_backend.learning.base_models import LEARNER, BaseModels, ServedModel, is_learned
 from ml_backend.learning.context import LearningContext
 from ml_backend.serving import activation
 from ml_backend.serving.active_versions import read_pointer, remove_from_history
 from ml_backend.serving.registry import Registry, VersionManifest
 from ml_backend.serving.smoke_test import ModelSummary
 from ml_backend.training.backbone import FrozenBackbone
+from ml_backend.training.feature_export import export_image_features
 from ml_backend.training.linear_head import LinearHead
 from ml_backend.training.onnx_export import write_learned
 
@@ -28,28 +35,46 @@ ANNOUNCE_AFTER_S = 60.0
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class VersionParts:
+    """What a candidate is made of.
+
+    Attributes:
+        head: Its last layer; None: it keeps the boxes of the served version.
+        heads: Its heads by kind, see `ml_backend.heads`.
+        thresholds: Lowest score of a pre-label by class.
+        drawn: Whether the project draws anything, so that features of boxes are needed.
+    """
+
+    head: LinearHead | None
+    heads: Mapping[str, Any]
+    thresholds: Mapping[str, float]
+    drawn: bool = True
+
+
 def store_candidate(
-    registry: Registry,
+    base_models: BaseModels,
     backbone: FrozenBackbone,
-    head: LinearHead,
+    parts: VersionParts,
     *,
     served: ServedModel,
     project: int,
     tasks: int,
     metrics: Mapping[str, Any],
-    thresholds: Mapping[str, float],
 ) -> VersionManifest:
-    """Export a head as ONNX and add it to the store, without activating it.
+    """Add a candidate to the store, without activating it.
+
+    Its ONNX model has the learned last layer; without one it is the file of the served version, or the base with the
+    outputs of its features.
 
     Args:
-        registry: Registry of the store.
-        backbone: The backbone that the head was trained on.
-        head: The last layer.
+        base_models: The models, with the registry of the store.
+        backbone: The backbone that it was trained on.
+        parts: What it is made of.
         served: The served version and its base.
         project: The project that it was trained for.
         tasks: Number of labelled tasks that it was trained on; part of its name.
         metrics: Metrics of the candidate.
-        thresholds: Lowest score of a pre-label by class.
 
     Raises:
         StoreError: The store cannot be written.
@@ -57,12 +82,47 @@ def store_candidate(
     version_metrics = {"learner": LEARNER, "base_pointer": served.pointer, "tasks": tasks, **metrics}
     with scratch_folder() as folder:
         file = folder / f"learned-{tasks}.onnx"
-        write_learned(file, backbone, head)
-        summary = ModelSummary("", "labelloop", "it was learned here", head.names, "metadata")
-        return registry.add(
-            file, thresholds=thresholds, metrics=version_metrics, parent=served.version, project=str(project),
-            note=f"learned from {tasks} labelled tasks", summary=summary,
+        layout = ""
+        if parts.head is not None:
+            write_learned(file, backbone, parts.head)
+            summary = ModelSummary("", "labelloop", "it was learned here", parts.head.names, "metadata")
+        elif served.learned:
+            source, manifest = base_models.file(served.version)
+            layout, summary = manifest.layout, _copy_model(source, file, manifest.classes, manifest.layout)
+        elif parts.drawn and backbone.levels:
+            summary = _copy_model(backbone.detector.path, file, backbone.names, "labelloop")
+        else:
+            layout, summary = served.layout, _write_with_image_features(file, backbone, served)
+        return base_models.registry.add(
+            file, layout=layout, thresholds=parts.thresholds, metrics=version_metrics, parent=served.version,
+            project=str(project), note=f"learned from {tasks} labelled tasks", summary=summary, heads=parts.heads,
         )  # fmt: skip
+
+
+def _copy_model(source: Path, file: Path, names: Sequence[str], layout: str) -> ModelSummary:
+    """Copy a model with its external weights, names and layout file."""
+    shutil.copyfile(source, file)
+    for ending in (".data", ".layout.toml"):
+        sidecar = source.with_name(f"{source.name}{ending}")
+        if sidecar.is_file():
+            shutil.copyfile(sidecar, file.with_name(f"{file.name}{ending}"))
+    has_names = source.with_name(f"{source.name}.names").is_file()
+    return ModelSummary("", layout, "it was learned here", tuple(names), "the version" if has_names else "metadata")
+
+
+def _write_with_image_features(file: Path, backbone: FrozenBackbone, served: ServedModel) -> ModelSummary:
+    """Write the base with the output of its image features alone; its boxes and classes are untouched."""
+    if backbone.levels:
+        detector = load_detector(served.path, layout=served.layout, threads=1)
+        onnx.save(export_image_features(detector), file)
+    else:
+        detector = backbone.detector
+        shutil.copyfile(detector.path, file)
+    layout_file = layout_file_of(served.path)
+    if layout_file is not None:
+        shutil.copyfile(layout_file, file.with_name(f"{file.name}.layout.toml"))
+    source = "metadata" if detector.names.source == "metadata" else "the base"
+    return ModelSummary("", detector.layout, "it was learned here", detector.names.names, source)
 
 
 def announce_version(context: LearningContext, project: int, version: str) -> None:

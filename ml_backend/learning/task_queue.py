@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from labelloop.service.studio.errors import PredictionsDropped
 from labelloop.service.studio.task_cache import chunks
 from labelloop.service.system import available_cores
 from ml_backend.detection.detections import Detections, Floats
+from ml_backend.heads.base import Answer, ImagePrediction
 from ml_backend.inference.detector import Detector
 from ml_backend.learning.annotations import LabelledImage, addresses, is_held_out
 from ml_backend.learning.base_models import ServedModel
@@ -50,6 +51,7 @@ from ml_backend.training.acquisition import (
     POOL,
     LabelCounts,
     UnlabelledImage,
+    answer_uncertainty,
     next_images,
     object_weights,
     rank,
@@ -162,6 +164,7 @@ class _Ranking:
             names,
             provides=self._detector.provides,
             keypoint_names=self._detector.keypoint_names,
+            answers=self._detector.answers,
             controls=self._options.controls,
         )
         self._segmenter = BoxSegmenter(context.settings)
@@ -180,7 +183,8 @@ class _Ranking:
         head = self._context.evaluator.head(self._version)
         if head is None:
             return self._context.base_models.detector(self._version)
-        return head_detector(self._context.base_models.backbone(self._served), head, version=self._version)
+        detector = head_detector(self._context.base_models.backbone(self._served), head, version=self._version)
+        return replace(detector, heads=self._context.base_models.heads(self._version))
 
     def cold(self, stop: Stop) -> RankingResult:
         """Before the first learned version: rank a random sample of the tasks without near-duplicates.
@@ -456,13 +460,15 @@ class _Ranking:
 
     def _predict_one(self, number: int) -> dict[int, _ScoredPrediction]:
         parts: list[tuple[Detections, Floats]] = []
+        answers: list[Answer] = []
 
         def collect(_index: int, image_detections: Detections, size: tuple[int, int]) -> None:
             parts.append((image_detections, object_weights(image_detections.boxes, width=size[0], height=size[1])))
 
         predictor = Predictor(
             self._context.media, score_threshold=self._context.settings.score_threshold, budget_s=BUDGET_S,
-            observer=DetectionObserver(FLOOR, collect), segmenter=self._segmenter,
+            observer=DetectionObserver(FLOOR, collect, lambda _index, prediction: answers.extend(_answers(prediction))),
+            segmenter=self._segmenter,
         )  # fmt: skip
         task = {"id": number, "data": self._tasks[number].data}
         [entry] = predictor.predict([task], detector=self._detector, targets=self._targets, options=self._options)
@@ -473,11 +479,11 @@ class _Ranking:
         detections = Detections.concatenate([part for part, _ in parts])
         shares = np.concatenate([share for _, share in parts])
         mask = (detections.scores >= FLOOR) & np.isin(detections.classes, served_classes)
-        return {
-            number: _ScoredPrediction(
-                entry, uncertainty(detections[mask], shares[mask], names=names, labelled=self._label_counts)
-            )
-        }
+        of_boxes = uncertainty(detections[mask], shares[mask], names=names, labelled=self._label_counts)
+        of_answers = answer_uncertainty([answer.uncertainty for answer in answers])
+        if of_answers is None or (of_boxes is None and served_classes):
+            return {number: _ScoredPrediction(entry, of_boxes)}
+        return {number: _ScoredPrediction(entry, (of_boxes or 0.0) + of_answers)}
 
     def _import(self, scored: Mapping[int, tuple[_ScoredPrediction, float]], *, save_uncertainty: bool = False) -> int:
         """Import predictions with scores, except for tasks deleted or predicted meanwhile; returns how many."""
@@ -506,6 +512,12 @@ class _Ranking:
         ours = (row for row in rows if is_same_url(row["url"], self._context.settings.ml_url))
         extra_params: Any = next((row.get("extra_params") for row in ours), None)
         return with_thresholds(read_options(extra_params), self._context.base_models.thresholds(self._version))
+
+
+def _answers(prediction: ImagePrediction) -> list[Answer]:
+    """Every answer of the heads on an image: about it, and about its objects."""
+    about_objects = [answer for answers in prediction.region_choices for answer in answers.values()]
+    return [*prediction.choices.values(), *about_objects]
 
 
 def _batches(numbers: Sequence[int]) -> list[Sequence[int]]:

@@ -1,4 +1,4 @@
-"""Training runs: debounce, sync, train, evaluate, gate, publish, re-rank.
+"""Training runs: debounce, sync, train boxes and heads, evaluate, gate, publish, re-rank.
 
 `Learner.learn` runs the steps for the pending events of one project. The events only say that something changed; the
 training data is read from Label Studio.
@@ -7,9 +7,10 @@ training data is read from Label Studio.
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import msgspec
 import structlog
 
 from labelloop.service.errors import LabelloopError
@@ -17,14 +18,22 @@ from labelloop.service.jobs.inbox import Event
 from labelloop.service.media import MediaError
 from labelloop.service.studio import StudioNotFound
 from ml_backend.errors import ModelError
+from ml_backend.heads import HEADS
 from ml_backend.learning.annotations import config_hash_of
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict
 from ml_backend.learning.evaluation.candidate import CANDIDATE, CandidateEvaluator, CandidateResults
 from ml_backend.learning.evaluator import known_classes
 from ml_backend.learning.events import LEARN, TrainingRequest, label_error_event, queue_event, train_now_event
+from ml_backend.learning.head_training import HeadOutcome, HeadTrainer
 from ml_backend.learning.label_errors import QUIET_S
-from ml_backend.learning.publish import ANNOUNCE_AFTER_S, announce_version, remove_old_versions, store_candidate
+from ml_backend.learning.publish import (
+    ANNOUNCE_AFTER_S,
+    VersionParts,
+    announce_version,
+    remove_old_versions,
+    store_candidate,
+)
 from ml_backend.learning.store.annotations import fingerprint
 from ml_backend.learning.store.runs import RunMetrics, TrainingRun, VerdictName
 from ml_backend.learning.store.tasks import image_key_of
@@ -66,6 +75,7 @@ class Learner:
         """Open nothing yet."""
         self._context = context
         self._evaluator = CandidateEvaluator(context)
+        self._heads = HeadTrainer(context)
 
     def learn(self, project: int, events: Sequence[Event]) -> TrainingRun | None:
         """Run the steps for events of a project: debounce, sync, train, evaluate, gate, publish, re-rank.
@@ -114,25 +124,39 @@ class Learner:
         self._check_served_model(inputs)
         backbone = self._context.base_models.backbone(inputs.served)
         learned, failures = self._train(inputs, backbone)
-        if learned is None:
-            reason = f"there is no image to train on{_failure_summary(failures)}"
+        outcome = _Outcome()
+        if learned is not None:
+            with inputs.stopwatch.phase("judge"):
+                results = self._evaluate(inputs, backbone, learned)
+                verdict = self._gate(inputs, backbone, learned, results)
+                outcome = _Outcome(learned, verdict, self._thresholds(inputs, backbone, learned))
+        with inputs.stopwatch.phase("heads"):
+            heads = self._heads.fit(inputs, backbone, names=self._names(inputs, backbone, outcome))
+            outcome = replace(outcome, heads=heads)
+        if learned is None and not heads.results and not heads.changed:
+            why = "" if backbone.levels or not inputs.classes else f"boxes cannot be trained: {backbone.no_boxes}"
+            reason = f"{why or 'there is no image to train on'}{_failure_summary(failures)}"
             return self._record(inputs, "failed", reason=reason)
-        with inputs.stopwatch.phase("judge"):
-            results = self._evaluate(inputs, backbone, learned)
-            verdict = self._gate(inputs, backbone, learned, results)
-            thresholds = self._thresholds(inputs, backbone, learned)
-        version = self._publish(inputs, backbone, learned, verdict, thresholds)
-        if not version:
+        version = self._publish(inputs, backbone, outcome)
+        if version is None:
             self._context.enqueue(train_now_event(inputs.project, source="activation"))
             reason = "another version was activated meanwhile"
-            return self._record(inputs, "refused", verdict=verdict, reason=reason)
+            return self._record(inputs, "refused", outcome=outcome, reason=reason)
         run = self._record(
-            inputs, "published" if verdict.passed else "refused", learned=learned, verdict=verdict, version=version,
-            reason=verdict.reason + _failure_summary(failures), thresholds=thresholds,
+            inputs, "published" if outcome.passed else "refused", outcome=outcome, version=version,
+            reason=outcome.reason + _failure_summary(failures),
         )  # fmt: skip
-        if verdict.passed:
+        if outcome.passed:
             self._rerank(inputs, "published")
         return run
+
+    def _names(self, inputs: RunInput, backbone: FrozenBackbone, outcome: "_Outcome") -> tuple[str, ...]:
+        """Return the class names of the version that heads are fitted for."""
+        if outcome.learned is not None and outcome.boxes_passed:
+            return outcome.learned.head.names
+        if inputs.served.learned:
+            return self._context.base_models.registry.manifest(inputs.served.version).classes
+        return backbone.names
 
     def _debounce(self, project: int, request: TrainingRequest, quiet_s: float) -> TrainingRequest:
         """Debounce (step 1): wait until no event came for `quiet_s` seconds, so that a burst of submits is one run.
@@ -217,10 +241,11 @@ class Learner:
         """Train (step 3): fit a candidate head on the labelled images, selected by cross-validation.
 
         Returns:
-            (the candidate, None without any box; the images that could not be loaded, as text).
+            (the candidate, None without any box or where boxes cannot be trained; the images that could not be loaded,
+            as text).
         """
         examples, failures = self._examples(inputs, backbone)
-        if not any(example.labels for example in examples):
+        if not backbone.levels or not any(example.labels for example in examples):
             return None, failures
         with inputs.stopwatch.phase("fit"):
             classes = known_classes(inputs.config, backbone.names, inputs.classes)
@@ -236,43 +261,53 @@ class Learner:
         """Gate (step 5): decide whether the candidate may replace the served version."""
         return self._evaluator.gate(inputs, backbone, learned, results)
 
-    def _publish(
-        self,
-        inputs: RunInput,
-        backbone: FrozenBackbone,
-        learned: FitResult,
-        verdict: AcceptanceVerdict,
-        thresholds: Mapping[str, float],
-    ) -> str:
-        """Publish (step 6): store the candidate; if it passed the gate, activate it and announce it to Label Studio.
+    def _publish(self, inputs: RunInput, backbone: FrozenBackbone, outcome: "_Outcome") -> str | None:
+        """Publish (step 6): store what passed as a version, activate it and announce it to Label Studio.
+
+        Boxes and heads that did not pass stay those of the served version. Refused boxes are stored for inspection.
 
         Returns:
-            The version; empty if another version was activated meanwhile, because the verdict does not apply then.
+            The version, empty if nothing is stored; None if another version was activated meanwhile, because the
+            verdict does not apply then.
         """
+        learned = outcome.learned
+        if not outcome.passed and learned is None:
+            return ""
         with inputs.stopwatch.phase("publish"):
             metrics: dict[str, Any] = {
-                "verdict": "published" if verdict.passed else "refused",
-                "reason": verdict.reason,
-                "judged_by": verdict.judged_by,
+                "verdict": "published" if outcome.passed else "refused",
+                "reason": outcome.reason,
+                "judged_by": outcome.judged_by,
             }
-            if verdict.ap50 is not None:
-                metrics["ap50"] = round(verdict.ap50, 4)
+            if outcome.verdict is not None and outcome.verdict.ap50 is not None and not outcome.boxes_kept:
+                metrics["ap50"] = round(outcome.verdict.ap50, 4)
+            if outcome.heads.results:
+                metrics["heads"] = msgspec.to_builtins(outcome.heads.metrics)
             manifest = store_candidate(
-                self._context.base_models.registry,
+                self._context.base_models,
                 backbone,
-                learned.head,
+                VersionParts(
+                    head=None if learned is None or outcome.boxes_kept else learned.head,
+                    heads=outcome.heads.next,
+                    thresholds=self._context.base_models.thresholds(inputs.served.version)
+                    if learned is None or outcome.boxes_kept
+                    else outcome.thresholds,
+                    drawn=any(photo.labels for _, _, photos in inputs.training for photo in photos),
+                ),
                 served=inputs.served,
                 project=inputs.project,
                 tasks=len(inputs.training),
                 metrics=metrics,
-                thresholds=thresholds,
             )
-            if not verdict.passed:
+            if not outcome.passed:
                 return manifest.version
             if self._context.base_models.served(inputs.project).version != inputs.served.version:
-                return ""
+                return None
             set_active(self._context.base_models.registry.store, manifest.version, str(inputs.project))
-            self._context.evaluator.rename(CANDIDATE, manifest.version)
+            if outcome.boxes_passed:
+                self._context.evaluator.rename(CANDIDATE, manifest.version)
+            else:
+                self._context.evaluator.share(inputs.served.version, to=manifest.version)
             published = {task: checksum for task, checksum, _ in inputs.training}
             self._context.training_data.mark_published(inputs.project, published)
         with inputs.stopwatch.phase("follow"):
@@ -388,12 +423,12 @@ class Learner:
         name: VerdictName,
         *,
         reason: str,
-        learned: FitResult | None = None,
-        verdict: AcceptanceVerdict | None = None,
+        outcome: "_Outcome | None" = None,
         version: str = "",
-        thresholds: Mapping[str, float] | None = None,
     ) -> TrainingRun:
         """Store the run and the fingerprint of its training data, log it, and enqueue the label review."""
+        outcome = outcome or _Outcome()
+        verdict = outcome.verdict
         run = TrainingRun(
             project=inputs.project,
             asked_at=inputs.request.asked_at,
@@ -408,12 +443,12 @@ class Learner:
             parent=inputs.served.version,
             version=version,
             verdict=name,
-            judged_by=verdict.judged_by if verdict else "",
+            judged_by=outcome.judged_by,
             reason=reason,
-            ap50=verdict.ap50 if verdict else None,
-            parent_ap50=verdict.parent_ap50 if verdict else None,
+            ap50=verdict.ap50 if verdict and not outcome.boxes_kept else None,
+            parent_ap50=verdict.parent_ap50 if verdict and not outcome.boxes_kept else None,
             tolerance=inputs.policy.tolerance,
-            metrics=_metrics(learned, verdict, thresholds or {}),
+            metrics=_metrics(outcome),
             seconds=dict(inputs.stopwatch.seconds),
         )
         self._context.runs.add(run)
@@ -427,8 +462,48 @@ class Learner:
         return fingerprint(
             [(task, checksum) for task, checksum, _ in inputs.training],
             inputs.served.base,
-            repr(sorted(inputs.config.controls)),
+            repr((sorted(inputs.config.controls), sorted(HEADS))),
         )
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a training run learned: boxes with their verdict and thresholds, and heads with theirs."""
+
+    learned: FitResult | None = None
+    verdict: AcceptanceVerdict | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    heads: HeadOutcome = field(default_factory=HeadOutcome)
+
+    @property
+    def boxes_passed(self) -> bool:
+        """Whether the learned boxes may be served."""
+        return self.verdict is not None and self.verdict.passed
+
+    @property
+    def passed(self) -> bool:
+        """Whether anything of the candidate may be served."""
+        return self.boxes_passed or self.heads.changed
+
+    @property
+    def boxes_kept(self) -> bool:
+        """Whether a version is published that has the boxes of its parent."""
+        return self.passed and not self.boxes_passed
+
+    @property
+    def judged_by(self) -> str:
+        """The data that decided on the boxes, else on the heads."""
+        if self.verdict is not None:
+            return self.verdict.judged_by
+        return next((result.judged_by for result in self.heads.results.values()), "")
+
+    @property
+    def reason(self) -> str:
+        """The reasons of all verdicts, in words."""
+        boxes = [] if self.verdict is None else [self.verdict.reason]
+        if self.verdict is not None and self.boxes_kept:
+            boxes = [f"the boxes stay those of the served version: {self.verdict.reason}"]
+        return "; ".join([*boxes, *self.heads.reasons])
 
 
 def _failure_summary(failures: Sequence[str]) -> str:
@@ -440,9 +515,8 @@ def _failure_summary(failures: Sequence[str]) -> str:
     return f"; {count} could not be loaded ({'; '.join(failures[:MAX_NAMED])}{more})"
 
 
-def _metrics(
-    learned: FitResult | None, verdict: AcceptanceVerdict | None, thresholds: Mapping[str, float]
-) -> RunMetrics:
+def _metrics(outcome: _Outcome) -> RunMetrics:
+    learned, verdict = outcome.learned, outcome.verdict
     scores: Mapping[Any, float] = learned.scores if learned else {}
     return RunMetrics(
         by_class={name: round(score, 4) for name, score in (verdict.by_class if verdict else {}).items()},
@@ -451,7 +525,9 @@ def _metrics(
         boxes=verdict.boxes if verdict else 0,
         cross_validation={_choice_name(choice): round(float(score), 4) for choice, score in scores.items()},
         choice=_choice_name(learned.choice) if learned else "",
-        thresholds=dict(thresholds),
+        thresholds=dict(outcome.thresholds),
+        heads=outcome.heads.metrics,
+        boxes_kept=outcome.boxes_kept,
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
 from labelloop.service.errors import LabelloopError
 from ml_backend.inference.detector import Detector
-from ml_backend.predict.controls import CHOICES, IMAGE, PARTNER, kind_of
+from ml_backend.predict.controls import ANSWERS, CHOICES, IMAGE, PARTNER, kind_of
 from ml_backend.predict.label_mapping import Target, find_targets, is_about_one_image, is_readable, partner_shapes
 from ml_backend.predict.protocol import OFF
 from ml_backend.predict.shapes import SEGMENTED, SHAPES, SOURCES
@@ -84,21 +84,26 @@ class ModelOutputs:
         provides: Output kinds, see `ml_backend.layouts.OutputReader.provides`.
         keypoint_names: Keypoint names.
         unlearnable: Why the model cannot be fine-tuned; empty where it can.
+        answers: Names of the controls that the heads of the version answer.
     """
 
     names: tuple[str, ...]
     provides: AbstractSet[str]
     keypoint_names: tuple[str, ...] = ()
     unlearnable: str = ""
+    answers: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, detector: Detector) -> ModelOutputs:
-        """Read the outputs of an opened detector."""
+        """Read the outputs of an opened detector, with its heads."""
         from ml_backend.training.feature_export import (
             not_learnable_reason,  # imported here: it loads onnx, which a start without a model does not need
         )
 
-        return cls(detector.names.names, detector.provides, detector.keypoint_names, not_learnable_reason(detector))
+        return cls(
+            detector.names.names, detector.provides, detector.keypoint_names, not_learnable_reason(detector),
+            detector.answers,
+        )  # fmt: skip
 
 
 def controls_of(
@@ -169,10 +174,12 @@ def _support(
         filling = [target for target in own_targets if target.labels or target.keypoint_labels]
         filled = bool(filling)
         how = " and ".join(dict.fromkeys(_how(target) for target in filling))
+        if control.name in model.answers:
+            filled, how = True, "from answers learned in this project"
         why = "" if filled else _not_filled(control, drawn, model, has_target=bool(own_targets))
     if not learns:
         why = f"{why}; " * bool(why) + kind_of(drawn[0]).reason
-    elif model is not None and model.unlearnable:
+    elif model is not None and model.unlearnable and kind_of(control.tag).draws not in {CHOICES, ANSWERS}:
         learns, why = False, f"{why}; " * bool(why) + f"the model cannot be learned on: {model.unlearnable}"
     return ControlSupport(control.name, tag, object_tag, prelabels=filled, learns=learns, reason=why, how=how)
 
@@ -198,8 +205,8 @@ def _unreadable(config: LabelConfig, control: Control, image: ObjectTag | None) 
         return kind.reason
     if kind.draws == PARTNER and not partner_shapes(config, image):
         return "the image has no Rectangle, Ellipse, Polygon, Brush or KeyPoint for its labels"
-    if kind.draws == CHOICES and not is_about_one_image(control, image):
-        return "it asks about a region" if control.per_region else "it asks about several images at once"
+    if kind.draws in {CHOICES, ANSWERS} and not control.per_region and not is_about_one_image(control, image):
+        return "it asks about several images at once"
     return ""
 
 
@@ -212,6 +219,8 @@ def _drawn_by(config: LabelConfig, control: Control, image: ObjectTag) -> tuple[
 
 def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, has_target: bool) -> str:
     """Why this model does not fill a control that another model could fill."""
+    if kind_of(control.tag).draws in {CHOICES, ANSWERS} and (control.per_region or "classes" not in model.provides):
+        return "no answer is learned yet"
     needs: set[str] = set()
     for draws in (kind_of(tag).draws for tag in drawn):
         sources = {"classes"} if draws == CHOICES else SHAPES[draws].sources
@@ -229,7 +238,7 @@ def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, 
     )
 
 
-_IN_WORDS = {"classes": "the class of a whole image", "turned": "turned boxes"}
+_IN_WORDS = {"classes": "the class of a whole image", "turned": "turned boxes", "semantic": "classes of pixels"}
 
 
 def _outputs(kinds: AbstractSet[str], joint: str) -> str:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 # The only object tag that is supported.
 IMAGE = "Image"
 
-# `draws` of a control that a classifier fills.
+# `draws` of a control that a classifier fills, or learned answers.
 CHOICES = "Choices"
+
+# `draws` of a control that only learned answers fill, see `ml_backend.heads`.
+ANSWERS = "answers"
 
 # `draws` of `Labels`: the shape control of the same object draws them.
 PARTNER = "partner"
@@ -45,12 +48,12 @@ CONTROLS: Mapping[str, ControlKind] = {
     for kind in (
         ControlKind("RectangleLabels", "Rectangle", learns=True),
         ControlKind("EllipseLabels", "Ellipse", learns=True),
-        ControlKind("PolygonLabels", "Polygon"),
-        ControlKind("BrushLabels", "Brush"),
-        ControlKind("BitmaskLabels", "BitMask"),
-        ControlKind("KeyPointLabels", "KeyPoint"),
+        ControlKind("PolygonLabels", "Polygon", learns=True),
+        ControlKind("BrushLabels", "Brush", learns=True),
+        ControlKind("BitmaskLabels", "BitMask", learns=True),
+        ControlKind("KeyPointLabels", "KeyPoint", learns=True),
         ControlKind("Labels", PARTNER, learns=True),
-        ControlKind("Choices", CHOICES),
+        ControlKind("Choices", CHOICES, learns=True),
         ControlKind("VectorLabels", reason="no model draws vectors"),
         ControlKind("Rectangle", reason=_BARE),
         ControlKind("Ellipse", reason=_BARE),
@@ -60,8 +63,8 @@ CONTROLS: Mapping[str, ControlKind] = {
         ControlKind("KeyPoint", reason=_BARE),
         ControlKind("Vector", reason=_BARE),
         ControlKind("MagicWand", reason=_BARE),
-        ControlKind("Taxonomy", reason="no model fills taxonomies"),
-        ControlKind("Rating", reason="no model gives ratings"),
+        ControlKind("Taxonomy", ANSWERS, learns=True),
+        ControlKind("Rating", ANSWERS, learns=True),
         ControlKind("Number", reason="no model gives numbers"),
         ControlKind("DateTime", reason=_FREE),
         ControlKind("TextArea", reason=_FREE),

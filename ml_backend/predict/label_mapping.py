@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
-from ml_backend.predict.controls import CHOICES, PARTNER, kind_of
+from ml_backend.predict.controls import ANSWERS, CHOICES, PARTNER, kind_of
 from ml_backend.predict.protocol import BOX, OFF, ROTATED
 from ml_backend.predict.shapes import SEGMENTED, SHAPES
 
@@ -47,6 +47,11 @@ class Target:
     def is_segmented(self) -> bool:
         """Whether it needs a mask from the segmenter."""
         return self.source == SEGMENTED
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether the model, or a head of its version, has something for it."""
+        return bool(self.labels or self.keypoint_labels or self.draws == ANSWERS)
 
     def threshold(self, default: float) -> float:
         """The control's own `model_score_threshold`, else the default. Lower scores are not shown."""
@@ -114,6 +119,7 @@ def find_targets(
     provides: AbstractSet[str] = BOXES,
     keypoint_names: Sequence[str] = (),
     controls: Mapping[str, str] = _NO_OPTIONS,
+    answers: AbstractSet[str] = frozenset(),
 ) -> tuple[Target, ...]:
     """Return every control of a label config that a model can fill.
 
@@ -123,13 +129,17 @@ def find_targets(
         provides: Output kinds of the model, see `ml_backend.layouts.OutputReader.provides`.
         keypoint_names: Names of its keypoints.
         controls: How controls are served, by name: `ProjectOptions.controls`.
+        answers: Names of the controls that the version's heads answer, see `Detector.answers`.
     """
     images = {image.name: image for image in config.images if is_readable(image)}
     targets = []
     for control in config.controls.values():
         served_as = controls.get(control.name, "")
         for to_name in control.to_names if served_as != OFF else ():
-            if to_name in images:
+            if to_name in images and control.name in answers:
+                image = images[to_name]
+                targets.append(Target(control, None, image.name, image.value, image.is_list, {}, draws=ANSWERS))
+            elif to_name in images:
                 target = _target(config, control, images[to_name], names, provides=provides, served_as=served_as)
                 targets += [_with_keypoint_labels(target, keypoint_names)] if target else []
     return _without_duplicate_labels(targets)
@@ -253,7 +263,7 @@ def _with_keypoint_labels(target: Target, keypoint_names: Sequence[str]) -> Targ
 
 def _rank(target: Target) -> int:
     """Order of preference among the controls that can show a class: 0 without loss, 2 a mere point."""
-    if target.draws in {CHOICES, "Rectangle"} or target.keypoint_labels:
+    if target.draws in {ANSWERS, CHOICES, "Rectangle"} or target.keypoint_labels:
         return 0
     if target.source in SHAPES[target.draws].native:
         return 0
@@ -269,7 +279,7 @@ def _without_duplicate_labels(targets: Sequence[Target]) -> tuple[Target, ...]:
     unique: list[Target] = []
     for number, target in enumerate(targets):
         rank = _rank(target)
-        if rank and target.draws != CHOICES:
+        if rank and target.draws not in {CHOICES, ANSWERS}:
             taken_classes = {
                 index
                 for place, other in enumerate(targets)

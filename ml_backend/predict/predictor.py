@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +21,8 @@ from labelloop.service.memory_budget import Abandoned, MemoryBudget, never_aband
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.masks import ObjectMask
 from ml_backend.detection.preprocess import Prepared, RgbImage, prepare
+from ml_backend.heads import HEADS
+from ml_backend.heads.base import Head, ImagePrediction
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 from ml_backend.predict.label_mapping import Target
@@ -32,9 +35,12 @@ from ml_backend.predict.results import (
     target_thresholds,
     to_label_studio_results,
 )
-from ml_backend.predict.shapes import rectangle_of
+from ml_backend.predict.shapes import SEMANTIC, rectangle_of
 from ml_backend.predict.task_score import NEUTRAL, task_score
 from ml_backend.segmentation.box_segmenter import SEGMENT_SIDE, BoxSegmenter
+
+# Heads that are applied after the masks of boxes.
+AFTER_MASKS = ("region_labels", "image_labels")
 
 # Memory per image pixel while a mask is written, and the budget where images do not come from `Media`.
 MASK_BYTES, DRAWING_BYTES = 3, 512 << 20
@@ -80,10 +86,12 @@ class DetectionObserver:
         floor: Minimum score of the detections passed to it.
         on_detections: Called with the index of the task in the request, the detections of one image, and its size as
             (width, height).
+        on_prediction: Called likewise with what the version's heads predicted on the image.
     """
 
     floor: float
     on_detections: Callable[[int, Detections, tuple[int, int]], None]
+    on_prediction: Callable[[int, ImagePrediction], None] = lambda _index, _prediction: None
 
 
 @dataclass(frozen=True)
@@ -105,11 +113,12 @@ class _ImageDetections:
     width: int
     height: int
     box_masks: Mapping[int, ObjectMask] = field(default_factory=dict)
+    prediction: ImagePrediction | None = None
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A prepared image, and its pixels where boxes on it are to be segmented."""
+    """A prepared image, and its pixels where boxes on it are to be segmented, or a head needs them."""
 
     prepared: Prepared
     pixels: RgbImage | None
@@ -135,15 +144,22 @@ class _Job:
     entries: Sequence[_TaskResults]
     deadline: float
     abandoned: Callable[[], bool]
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
     ended: threading.Event = field(default_factory=threading.Event)
 
     def is_over(self) -> bool:
         return self.ended.is_set() or self.abandoned()
 
-    @property
+    @cached_property
     def is_segmented(self) -> bool:
         """Whether some target needs masks from boxes."""
         return any(target.target.is_segmented for request in self.requests for target in request.targets)
+
+    @cached_property
+    def keeps_pixels(self) -> bool:
+        """Whether the decoded image is needed after the detector ran."""
+        return self.is_segmented or any(HEADS[name].needs_pixels for name in self.heads)
 
 
 class _Late:
@@ -222,7 +238,7 @@ class Predictor:
             Busy: Other requests hold the memory for decoded images.
             Abandoned: The client disconnected.
         """
-        if self._observer is None and not any(target.labels or target.keypoint_labels for target in targets):
+        if self._observer is None and not any(target.is_filled for target in targets):
             reason = no_target_reason()
             return [FailedPrediction(NEUTRAL, detector.version, reason) for _ in tasks]
         wanted_targets = target_thresholds(targets, detector.names.names, options, self._threshold)
@@ -236,7 +252,8 @@ class Predictor:
         requests = [
             request for index, task in enumerate(tasks) for request in image_requests(index, task, wanted_targets)
         ]
-        job = _Job(requests, entries, deadline, abandoned)
+        heads = {name: detector.heads[name] for name in HEADS if name in detector.heads}
+        job = _Job(requests, entries, deadline, abandoned, heads, detector.names.names)
         if options.slice:
             slices = Slices(options.slice, options.slice_overlap)
             detected = self._detect_sliced(job, detector, floor=floor, slices=slices)
@@ -247,8 +264,12 @@ class Predictor:
             entry.images_predicted += 1
             if self._observer is not None:
                 self._observer.on_detections(request.task_index, image.detections, (image.width, image.height))
+                if image.prediction is not None:
+                    self._observer.on_prediction(request.task_index, image.prediction)
             key = f"{detector.version} {entry.task_id} {request.item}"
-            result = ImageResult(image.detections, image.width, image.height, key, request.item, image.box_masks)
+            result = ImageResult(
+                image.detections, image.width, image.height, key, request.item, image.box_masks, image.prediction
+            )
             with self._drawing_lease(image, job):
                 results, candidates = to_label_studio_results(result, request.targets)
             entry.results += results
@@ -261,15 +282,15 @@ class Predictor:
         # A centre crop needs more pixels than the input size on the longer side.
         side = max(spec.width, spec.height) * (2 if spec.placement == "crop" else 1)
 
-        side = max(side, SEGMENT_SIDE) if job.is_segmented else side
+        side = max(side, SEGMENT_SIDE) if job.keeps_pixels else side
 
         def make(photo: DecodedImage) -> _Decoded:
             prepared = prepare(photo.pixels, spec, size=(photo.width, photo.height), into=self._take_spare())
-            return _Decoded(prepared, photo.pixels if job.is_segmented else None)
+            return _Decoded(prepared, photo.pixels if job.keeps_pixels else None)
 
         def finish(request: ImageRequest, decoded: _Decoded, detections: Detections) -> _ImageDetections:
             fit = decoded.prepared.fit
-            return self._with_masks(job, request, decoded.pixels, detections, (fit.width, fit.height))
+            return self._with_heads(job, request, decoded.pixels, detections, (fit.width, fit.height))
 
         if detector.batch == 1:  # run in the thread that prepared the image; the engine limits its own concurrency
 
@@ -290,6 +311,28 @@ class Predictor:
                 for (request, decoded), detections in zip(batch, batch_detections, strict=True):
                     yield finish(request, decoded, detections)
                 batch = []
+
+    def _with_heads(
+        self,
+        job: _Job,
+        request: ImageRequest,
+        pixels: RgbImage | None,
+        detections: Detections,
+        size: tuple[int, int],
+    ) -> _ImageDetections:
+        """Apply the version's heads: those that move points and angles, masks of boxes, then those that answer."""
+        if not job.heads:
+            return self._with_masks(job, request, pixels, detections, size)
+        prediction = ImagePrediction(detections, job.names, *size, pixels=lambda: _required(pixels))
+        order = list(job.heads)
+        after = [name for name in order if name in AFTER_MASKS]
+        for name in order:
+            if name not in AFTER_MASKS:
+                prediction = HEADS[name].apply(job.heads[name], prediction)
+        image = self._with_masks(job, request, pixels, prediction.detections, size)
+        for name in after:
+            prediction = HEADS[name].apply(job.heads[name], prediction)
+        return replace(image, detections=prediction.detections, prediction=prediction)
 
     def _with_masks(
         self,
@@ -319,7 +362,8 @@ class Predictor:
 
     def _drawing_lease(self, image: _ImageDetections, job: _Job) -> AbstractContextManager[Any]:
         """Hold the memory that writing the masks of an image takes."""
-        if not any(target.target.draws in {"Brush", "BitMask"} for target in image.request.targets):
+        targets = [target.target for target in image.request.targets]
+        if not any(target.draws in {"Brush", "BitMask"} or target.source == SEMANTIC for target in targets):
             return nullcontext()
         weight = min(MASK_BYTES * image.width * image.height, self._memory.limit)
         return self._memory.lease(weight, abandoned=job.is_over)
@@ -341,7 +385,7 @@ class Predictor:
         def detect(request: ImageRequest, photo: DecodedImage) -> _ImageDetections:
             size = photo.width, photo.height
             detections = detect_sliced(detector, photo.pixels, slices, floor=floor, size=size)
-            return self._with_masks(job, request, photo.pixels if job.is_segmented else None, detections, size)
+            return self._with_heads(job, request, photo.pixels if job.keeps_pixels else None, detections, size)
 
         for _, image in self._prefetch(job, batch=0, max_side=None, make=_identity, then=detect):
             yield image
@@ -426,6 +470,12 @@ class Predictor:
         self._skipped(code)
         keys = [target.target.data_key for target in request.targets]
         log.warning("photo_skipped", task=task_id, data_key=keys[0], item=request.item, code=code, reason=reason)
+
+
+def _required(pixels: RgbImage | None) -> RgbImage:
+    if pixels is None:
+        raise ValueError("a head needs pixels, and its kind does not say so (`HeadKind.needs_pixels`)")
+    return pixels
 
 
 def _identity(value: PreparedImage) -> PreparedImage:

@@ -11,10 +11,12 @@ from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.studio.writing import detection_result
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.masks import ObjectMask
-from ml_backend.predict.controls import CHOICES
+from ml_backend.heads.base import ImagePrediction
+from ml_backend.predict.answers import image_answer, region_answer
+from ml_backend.predict.controls import ANSWERS, CHOICES
 from ml_backend.predict.label_mapping import Target
 from ml_backend.predict.protocol import ProjectOptions
-from ml_backend.predict.shapes import SHAPES, points_of, rotated_box
+from ml_backend.predict.shapes import SEMANTIC, SHAPES, part_polygons, points_of, rotated_box
 from ml_backend.predict.task_score import near_miss_floor
 
 
@@ -37,6 +39,7 @@ class ImageResult:
         key: Identifies version, task and item, so that repeated requests give the same region ids.
         item: Index of the image in a list; None where the task has one image.
         box_masks: Masks that the segmenter made from boxes, by index of the detection.
+        prediction: What the version's heads predicted; None without heads.
     """
 
     detections: Detections
@@ -45,6 +48,7 @@ class ImageResult:
     key: str
     item: int | None
     box_masks: Mapping[int, ObjectMask] = field(default_factory=dict)
+    prediction: ImagePrediction | None = None
 
     def detections_for(self, target: Target) -> Detections:
         """The detections with the masks that the target is drawn from: of the model, of the segmenter, or none."""
@@ -89,10 +93,46 @@ def to_label_studio_results(
     results: list[dict[str, Any]] = []
     candidates: list[tuple[float, float]] = []
     for target in targets:
+        if target.target.draws == ANSWERS:
+            continue
         write = _choices if target.target.draws == CHOICES else _regions
         target_results, target_candidates = write(image, target)
         results += target_results
         candidates += target_candidates
+    answers, answer_candidates = _answers(image, targets, results)
+    return [*results, *answers], [*candidates, *answer_candidates]
+
+
+def _answers(
+    image: ImageResult, targets: Sequence[TargetThresholds], drawn: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
+    """Write the learned answers about the image and about each drawn region."""
+    results: list[dict[str, Any]] = []
+    candidates: list[tuple[float, float]] = []
+    prediction = image.prediction
+    asked = [target.target for target in targets if target.target.draws == ANSWERS]
+    if prediction is None or not asked:
+        return results, candidates
+    regions: dict[str, Mapping[str, Any]] = {}
+    for result in drawn:
+        regions.setdefault(str(result["id"]), result)
+    drawing = [target.target for target in targets if target.target.draws not in {ANSWERS, CHOICES}]
+    for target in asked:
+        control = target.control
+        if not control.per_region:
+            answer = prediction.choices.get(control.name)
+            if answer is not None:
+                candidates.append((answer.score, answer.threshold))
+                if answer.values:
+                    name = _region_id(image, target, "answer")
+                    results.append(image_answer(control, target.to_name, answer, name=name, item=image.item))
+            continue
+        for index, answers in enumerate(prediction.region_choices):
+            answer = answers.get(control.name)
+            if answer is None or not answer.values:
+                continue
+            ids = (_region_id(image, other, str(index)) for other in drawing if other.to_name == target.to_name)
+            results += [region_answer(control, regions[name], answer) for name in ids if name in regions]
     return results, candidates
 
 
@@ -138,6 +178,9 @@ def _drawn(
             for n, point in points.items()
             if n in target.keypoint_labels
         ]
+    if target.source == SEMANTIC and target.draws == "Polygon":
+        outlines = enumerate(part_polygons(detections, index))
+        return [(f"{index}.{n}", target.labels[class_], outline) for n, outline in outlines]
     draw = rotated_box if target.rotated else SHAPES[target.draws].draw
     geometry = draw(detections, index, image.width, image.height)
     return [(str(index), target.labels[class_], geometry)] if geometry is not None else []

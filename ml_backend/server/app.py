@@ -274,6 +274,7 @@ class _Endpoints:
                 provides=detector.provides,
                 keypoint_names=detector.keypoint_names,
                 controls=options.controls,
+                answers=detector.answers,
             )
             self._targets.put(key, targets)
         return targets

@@ -92,6 +92,7 @@ class LabelloopModel(LabelStudioMLBase):  # type: ignore[misc]  # upstream has n
                 provides=detector.provides,
                 keypoint_names=detector.keypoint_names,
                 controls=options.controls,
+                answers=detector.answers,
             ),
             options=with_thresholds(options, served.thresholds),
         )

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
@@ -10,6 +10,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import Store, StoreError, open_store
 from labelloop.service.studio import Studio, StudioError
 from ml_backend.errors import ModelError
+from ml_backend.heads import load_heads
 from ml_backend.inference.detector import Detector, embedded_model, load_detector
 from ml_backend.inference.session_cache import OnnxSessionCache
 from ml_backend.inference.version_id import model_version
@@ -138,7 +139,7 @@ def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, 
     detector = load_detector(
         path, layout=manifest.layout, threads=threads, version=version, cache_folder=session_folder
     )
-    return detector, dict(manifest.thresholds)
+    return replace(detector, heads=load_heads(path.parent, manifest.heads)), dict(manifest.thresholds)
 
 
 def default_version(settings: Settings) -> str:

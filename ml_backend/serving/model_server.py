@@ -11,7 +11,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -414,7 +414,7 @@ class ModelServer:
             session_folder = self._cache.session_folder(manifest.checksum)
             detector = self._opened(path, manifest.layout, version=version, session_folder=session_folder)
             heads = load_heads(path.parent, manifest.heads)
-            served = LoadedModel(version, detector, dict(manifest.thresholds), heads)
+            served = LoadedModel(version, replace(detector, heads=heads), dict(manifest.thresholds), heads)
         self._loaded_by_version[served.version] = served
         return served
 

@@ -116,7 +116,10 @@ def object_weights(boxes: Floats, *, width: int, height: int) -> Floats:
 
 
 def image_vector(candidates: CandidateFeatures) -> Floats:
-    """Objectness-weighted mean embedding of the candidates: (d,) float32 of length 1."""
+    """Objectness-weighted mean embedding of the candidates, or the image's features without any: (d,), of length 1."""
+    if not len(candidates) and candidates.image_features is not None:
+        whole = candidates.image_features.astype(np.float32)
+        return np.asarray(whole / (np.linalg.norm(whole) + 1e-12), np.float32)
     weights = candidates.objectness + 1e-6
     mean = weights @ candidates.embeddings / weights.sum()
     return np.asarray(mean / (np.linalg.norm(mean) + 1e-12), np.float32)
@@ -154,6 +157,15 @@ def uncertainty(detections: Detections, shares: Floats, *, names: Sequence[str],
         expected = float(detections.scores[of_class] @ shares[of_class])
         total += dispersion[name] * float(np.log1p(expected / (1 + labelled.objects.get(name, 0.0))))
     return total
+
+
+def answer_uncertainty(uncertainties: Sequence[float]) -> float | None:
+    """Value of labelling an image for its answers: the mean of 1 - margin of each; None without answers.
+
+    Args:
+        uncertainties: 1 - margin of each predicted answer, in [0, 1].
+    """
+    return float(np.mean(uncertainties)) if len(uncertainties) else None
 
 
 def random_order(vectors: Floats, *, seed: int = 0) -> list[int]:

@@ -67,6 +67,31 @@ class FeatureCache:
             log.warning("sight_not_kept", folder=str(self._folder), reason=error.strerror or str(error))
         return _rounded(compute()) if computed is None else computed
 
+    def image_features(self, key: str, compute: Callable[[], CandidateFeatures]) -> tuple[Floats | None, int, int]:
+        """Like `get`, but read the features of the whole image alone.
+
+        Returns:
+            (features (g,) float32, None without; width and height of the image in pixels).
+        """
+        computed: CandidateFeatures | None = None
+
+        def write(file: BinaryIO) -> None:
+            nonlocal computed
+            computed = _rounded(compute())
+            _save(computed, file)
+
+        try:
+            with self._files.open(key, write) as file, np.load(file) as archive:
+                of_image = np.asarray(archive["image"], np.float32)
+                width, height = archive["fit"].tolist()[4:6]
+            return (of_image if len(of_image) else None), int(width), int(height)
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            self._files.remove(key)
+        except OSError as error:
+            log.warning("sight_not_kept", folder=str(self._folder), reason=error.strerror or str(error))
+        features = _rounded(compute()) if computed is None else computed
+        return features.image_features, features.fit.width, features.fit.height
+
 
 def _rounded(features: CandidateFeatures) -> CandidateFeatures:
     """The features with the values that are read back: rounded to half precision, except boxes and objectness."""

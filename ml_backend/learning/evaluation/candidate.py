@@ -171,6 +171,8 @@ class CandidateEvaluator:
         if not inputs.served.learned or self._context.training_data.count_withdrawn(inputs.project):
             return None
         run = self._context.runs.of_version(inputs.project, inputs.served.version)
+        while run is not None and run.metrics.boxes_kept:
+            run = self._context.runs.of_version(inputs.project, run.parent)
         return run.ap50 if run is not None and run.judged_by == "cross-validation" else None
 
     def _served_knows(self, inputs: RunInput, backbone: FrozenBackbone) -> list[str]:

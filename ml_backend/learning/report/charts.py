@@ -1,11 +1,12 @@
-"""Charts of the learning report: the learning curve, and edits per task over time."""
+"""Charts of the learning report: the learning curves, and edits per task over time."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from labelloop.service.charts import Bar, Chart, ChartLine, DataPoint, LinearScale, Tick, nice_step, polyline
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits
 from ml_backend.learning.report.report import TaskEdits
-from ml_backend.learning.store.runs import TrainingRun
+from ml_backend.learning.store.runs import TITLES, TrainingRun
 
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 12, 40
 # Space between the vertical axis and the first mark.
@@ -20,35 +21,86 @@ COLUMNS = 40
 ABOVE = ("accepted", "moved", "relabelled", "added")
 
 
+@dataclass(frozen=True)
+class HeadCurve:
+    """The learning curve of one kind of head: its title, its metric, and the chart."""
+
+    title: str
+    metric: str
+    chart: Chart
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """One evaluated candidate: its place on the curve, and how it is drawn."""
+
+    labels: int
+    value: float
+    judged_by: str
+    published: bool
+    kind: str
+    text: str
+
+
 def learning_curve(runs: Sequence[TrainingRun], *, width: float = 680.0, height: float = 300.0) -> Chart | None:
     """Return the chart of AP50 by labelled tasks; None without evaluated runs.
 
     Held-out and cross-validated AP50 are separate lines: they are measured on different images.
     """
     evaluated = [
-        (run, run.ap50, labels)
+        _Evaluation(
+            labels, run.ap50, run.judged_by, run.verdict == "published", _kind(run), _point_text(run, run.ap50, labels)
+        )
         for run, labels in zip(runs, _labels(runs), strict=True)
         if run.ap50 is not None and run.judged_by in EVALUATIONS
     ]
+    return _curve(evaluated, "AP50", width, height)
+
+
+def head_curves(runs: Sequence[TrainingRun], *, width: float = 680.0, height: float = 220.0) -> list[HeadCurve]:
+    """Return the chart of each kind of head that was evaluated: its metric by labelled tasks."""
+    kinds = dict.fromkeys(name for run in runs for name in run.metrics.heads)
+    curves = []
+    for kind in kinds:
+        evaluated, metric = [], ""
+        for run, labels in zip(runs, _labels(runs), strict=True):
+            result = run.metrics.heads.get(kind)
+            if result is None or result.value is None:
+                continue
+            metric = result.metric
+            passed = result.passed and run.verdict == "published"
+            before = "" if result.parent is None else f" (before: {result.parent:.3f})"
+            text = (
+                f"{run.version or run.base}, {labels} labelled tasks: {metric} {result.value:.3f}{before} by "
+                f"{result.judged_by}, {'published' if passed else 'not published'}"
+            )
+            drawn_as = result.judged_by if passed else "refused"
+            evaluated.append(_Evaluation(labels, result.value, result.judged_by, passed, drawn_as, text))
+        chart = _curve(evaluated, metric, width, height)
+        if chart is not None:
+            curves.append(HeadCurve(TITLES.get(kind, kind).capitalize(), metric, chart))
+    return curves
+
+
+def _curve(evaluated: Sequence[_Evaluation], metric: str, width: float, height: float) -> Chart | None:
     if not evaluated:
         return None
     right, bottom = width - RIGHT, height - BOTTOM
-    most = max(labels for _, _, labels in evaluated)
-    x, y = LinearScale(0, max(most, 1), LEFT + _INSET, right - _INSET), LinearScale(0, 1, bottom, TOP)
-    spots = tuple(
-        DataPoint(x(labels), y(value), _point_text(run, value, labels), _kind(run)) for run, value, labels in evaluated
-    )
+    most = max(point.labels for point in evaluated)
+    lowest = min(0.0, *(point.value for point in evaluated))
+    x, y = LinearScale(0, max(most, 1), LEFT + _INSET, right - _INSET), LinearScale(lowest, 1, bottom, TOP)
+    spots = tuple(DataPoint(x(point.labels), y(point.value), point.text, point.kind) for point in evaluated)
     lines = []
     for evaluation in EVALUATIONS:
         points = [
-            (x(labels), y(value))
-            for run, value, labels in evaluated
-            if run.judged_by == evaluation and run.verdict == "published"
+            (x(point.labels), y(point.value))
+            for point in evaluated
+            if point.judged_by == evaluation and point.published
         ]
         if len(points) > 1:
             lines.append(ChartLine(evaluation, polyline(points)))
-    _, value, labels = evaluated[-1]
-    text = f"AP50 by labelled tasks: {evaluated[0][1]:.2f} at first, {value:.2f} at {labels} tasks."
+    first, last = evaluated[0], evaluated[-1]
+    text = f"{metric} by labelled tasks: {first.value:.2f} at first, {last.value:.2f} at {last.labels} tasks."
     return Chart(
         width, height, LEFT, right, TOP, bottom, x.ticks(range(0, most + 1, nice_step(most / 6)), str),
         y.ticks([fifth / 5 for fifth in range(6)], "{:.1f}".format), tuple(lines), spots, text=text,

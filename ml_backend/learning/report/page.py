@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from labelloop.service.charts import decimal, percent
-from ml_backend.learning.report.charts import ABOVE, edits_over_time, learning_curve
+from ml_backend.learning.report.charts import ABOVE, edits_over_time, head_curves, learning_curve
 from ml_backend.learning.report.report import LearningReport
 from ml_backend.learning.store.annotations import STATES
 
@@ -35,6 +35,7 @@ def learning_page(report: LearningReport, *, label_studio: str = "", notes: Sequ
         report=report,
         notes=notes,
         curve=learning_curve(report.runs),
+        curves=head_curves(report.runs),
         edits=edits_over_time(report.tasks),
         versions=list(reversed(report.runs))[:VERSIONS],
         states=STATES,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -81,13 +81,18 @@ def edits_by_class(
     same: float = SAME_IOU,
     moved: float = MOVED_IOU,
 ) -> dict[str, PrelabelEdits]:
-    """Count the edits by class; a relabelled box counts for its submitted class."""
+    """Count the edits by class; a relabelled box counts for its submitted class.
+
+    Answers about the image count too: a value is one box, and an answer of one value that was changed is relabelled.
+    """
     before, after = {image.url: image for image in prelabels}, {image.url: image for image in drawn}
     by_class: dict[str, PrelabelEdits] = {}
     for url in sorted(before.keys() | after.keys()):
         for label, edits in _of_photo(
             before.get(url, LabelledImage(url)), after.get(url, LabelledImage(url)), same, moved
         ):
+            by_class[label] = by_class.get(label, PrelabelEdits()) + edits
+        for label, edits in _of_answers(before.get(url, LabelledImage(url)), after.get(url, LabelledImage(url))):
             by_class[label] = by_class.get(label, PrelabelEdits()) + edits
     return by_class
 
@@ -99,6 +104,19 @@ def merged_by_class(parts: Iterable[Mapping[str, PrelabelEdits]]) -> dict[str, P
         for label, edits in part.items():
             by_class[label] = by_class.get(label, PrelabelEdits()) + edits
     return by_class
+
+
+def _of_answers(prelabels: LabelledImage, drawn: LabelledImage) -> Iterator[tuple[str, PrelabelEdits]]:
+    for control in dict.fromkeys((*prelabels.choices, *drawn.choices)):
+        shown, given = prelabels.choices.get(control, ()), drawn.choices.get(control, ())
+        yield from ((value, PrelabelEdits(accepted=1)) for value in given if value in shown)
+        added = [value for value in given if value not in shown]
+        deleted = [value for value in shown if value not in given]
+        if len(added) == len(deleted) == 1:
+            yield added[0], PrelabelEdits(relabelled=1)
+            continue
+        yield from ((value, PrelabelEdits(added=1)) for value in added)
+        yield from ((value, PrelabelEdits(deleted=1)) for value in deleted)
 
 
 def _of_photo(

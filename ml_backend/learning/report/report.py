@@ -92,9 +92,9 @@ class LearningReport(msgspec.Struct, frozen=True, kw_only=True):
         served: The served version.
         counts: Number of tasks by state; see the table `learn_tasks`.
         runs: Training runs, oldest first.
-        tasks: Edits of the tasks with one annotator, in order of annotation; sampled if a maximum was given.
-        drawn: Number of tasks with one annotator.
-        several: Number of tasks with several annotators, whose edits are not counted.
+        tasks: Edits of the annotated tasks, in order of annotation; sampled if a maximum was given.
+        drawn: Number of annotated tasks.
+        several: Number of them with several annotators: what these agree on is compared with the pre-label.
         first: Edits of the first pre-labelled tasks, and the number of these tasks.
         lately: Edits of the last pre-labelled tasks, and the number of these tasks.
         classes: Quality by class, most labelled first.
@@ -147,8 +147,7 @@ def make_report(
     training_data = TrainingDataStore(engine)
     runs = list(reversed(RunStore(engine).last(project, MAX_RUNS)))
     annotated = training_data.annotated_tasks(project)
-    single = [task for task in annotated if task.annotator is not None]
-    tasks = [_task_edits(single[index], index + 1) for index in sampled_positions(len(single), most)]
+    tasks = [_task_edits(annotated[index], index + 1) for index in sampled_positions(len(annotated), most)]
     prelabelled = [task for task in tasks if task.prelabelled]
     span = min(RECENT, (len(prelabelled) + 1) // 2)
     lately = prelabelled[len(prelabelled) - span :]
@@ -163,8 +162,8 @@ def make_report(
         counts=counts,
         runs=runs,
         tasks=tasks,
-        drawn=len(single),
-        several=len(annotated) - len(single),
+        drawn=len(annotated),
+        several=sum(task.annotator is None for task in annotated),
         first=(_sum(prelabelled[:span]), span),
         lately=(_sum(lately), span),
         classes=_classes(runs, served, box_counts, lately),

@@ -166,6 +166,12 @@ class TrainingDataStore:
                 gone = {"state": "gone", "seen": "", "annotations": "[]", "photos": "[]", "boxes": 0}
                 connection.execute(sa.update(TASKS).where(where).values(**gone, reason="", read_at=time.time()))
 
+    def drawn_at(self, project: int) -> dict[int, str]:
+        """Return when the annotation that counts was drawn, Label Studio's text, of every labelled task."""
+        with begin_read(self.engine) as connection:
+            rows = connection.execute(sa.select(TASKS.c.task, TASKS.c.drawn_at).where(TASKS.c.project == project))
+            return {int(row.task): str(row.drawn_at or "") for row in rows}
+
     def training_tasks(
         self, project: int, *states: str, only: Iterable[int] | None = None
     ) -> list[tuple[int, str, tuple[LabelledImage, ...]]]:

@@ -17,10 +17,41 @@ PHASES: Mapping[str, str] = {
     "read": "Reading Label Studio",
     "photos": "Computing image features",
     "fit": "Training, with cross-validation",
+    "heads": "Learning answers, masks and points",
     "judge": "Evaluating the candidate",
     "publish": "Publishing the version",
     "follow": "Updating Label Studio",
 }
+
+
+# Kinds of heads in words.
+TITLES: Mapping[str, str] = {
+    "keypoints": "key points",
+    "angles": "angles",
+    "masks": "masks",
+    "region_labels": "answers about objects",
+    "image_labels": "answers about images",
+}
+
+
+class HeadMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Result of one kind of head, see `ml_backend.heads`.
+
+    Attributes:
+        metric: Name of the metric.
+        value: Of the candidate; None: not measured.
+        parent: Of what was served before; None: not measured.
+        passed: Whether the candidate is served.
+        reason: The reason, in words.
+        judged_by: The data that decided.
+    """
+
+    metric: str
+    value: float | None = None
+    parent: float | None = None
+    passed: bool = False
+    reason: str = ""
+    judged_by: str = ""
 
 
 class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -34,6 +65,8 @@ class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
         cross_validation: Cross-validated AP50 of each hyperparameter choice, by name.
         choice: The selected hyperparameters.
         thresholds: Lowest score of a pre-label by class, if the version has its own.
+        heads: Results beside boxes, by kind of head.
+        boxes_kept: Whether the version has the boxes of its parent, because only heads passed.
     """
 
     by_class: dict[str, float] = {}
@@ -43,6 +76,8 @@ class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     cross_validation: dict[str, float] = {}
     choice: str = ""
     thresholds: dict[str, float] = {}
+    heads: dict[str, HeadMetrics] = {}
+    boxes_kept: bool = False
 
 
 class TrainingRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -379,7 +379,7 @@ def test_poller_finds_a_deletion_without_a_webhook(context, learn, studio):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(QUIET, "0 tasks with boxes, 2 needed"), ("learn = false\n", "its learn.toml turns learning off")],
+    [(QUIET, "0 tasks with annotations, 2 needed"), ("learn = false\n", "its learn.toml turns learning off")],
 )
 def test_impossible_training_request_is_refused_with_the_reason(context, settings, policy, monkeypatch, text, said):
     monkeypatch.setattr(commands, "Settings", lambda: settings)
@@ -404,7 +404,7 @@ def test_requested_run_without_labels_is_recorded_as_failed(context, learn, stud
     policy(QUIET)
     run = learn(now=True)
     assert (run.verdict, run.version) == ("failed", "")
-    assert "0 tasks with boxes, 2 needed" in run.reason
+    assert "0 tasks with annotations, 2 needed" in run.reason
     assert learn(tasks=[]) is None
 
 

@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from ml_backend.cli.learn_report import learn_report
-from ml_backend.learning.report.charts import edits_over_time, learning_curve
+from ml_backend.learning.annotations import LabelledImage, TaskTrainingData
+from ml_backend.learning.report.charts import edits_over_time, head_curves, learning_curve
 from ml_backend.learning.report.page import learning_page
-from ml_backend.learning.report.prelabel_edits import PrelabelEdits
+from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_by_class
 from ml_backend.learning.report.report import (
     RECENT,
     ClassQuality,
@@ -21,7 +22,7 @@ from ml_backend.learning.report.report import (
 )
 from ml_backend.learning.store.annotations import NotConnectedToLearning, TrainingDataStore
 from ml_backend.learning.store.label_errors import LabelErrorNote, LabelErrorStore
-from ml_backend.learning.store.runs import RunMetrics, TrainingRun
+from ml_backend.learning.store.runs import HeadMetrics, RunMetrics, TrainingRun
 from ml_backend.learning.task_order import place_score
 from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.policy import LearningPolicy
@@ -226,3 +227,46 @@ def test_held_out_task_is_marked_at_every_rank(engine, learned, context):
     assert all("held out for evaluation" in item.why for item in all_held.next)
     none_held = make_report(PROJECT, policy=LearningPolicy(held_out=0.0), **facts)
     assert not any("held out for evaluation" in item.why for item in none_held.next)
+
+
+def test_each_kind_of_head_has_a_curve():
+    def metrics(value, *, passed):
+        result = HeadMetrics("accuracy", value, 0.5, passed, "better", "cross-validation")
+        return RunMetrics(heads={"image_labels": result, "masks": HeadMetrics("mask IoU")})
+
+    runs = [run_of(tasks, metrics=metrics(value, passed=value < 0.9), ap50=None)
+            for tasks, value in ((4, 0.6), (8, 0.8), (9, 0.95))]  # fmt: skip
+    [curve] = head_curves(runs)
+    assert (curve.title, curve.metric) == ("Answers about images", "accuracy")
+    assert [spot.kind for spot in curve.chart.spots] == ["cross-validation", "cross-validation", "refused"]
+    assert (
+        "8 labelled tasks: accuracy 0.800 (before: 0.500) by cross-validation, published" in curve.chart.spots[1].text
+    )
+    assert [line.name for line in curve.chart.lines] == ["cross-validation"]
+    page = learning_page(report_of(runs, [edited(1)]))
+    assert "Answers about images" in page
+    assert "No boxes were evaluated." in page
+
+
+def test_edits_are_counted_where_several_people_annotate(engine):
+    store = TrainingDataStore(engine)
+    store.connect(PROJECT)
+    photo = LabelledImage("a.jpg", 9, 9, ((0, 0, 5, 5),), ("Disc",))
+    store.save(PROJECT, [TaskTrainingData(task=1, checksum="c", state="teaches", reason="consensus of 2",
+                                          photos=(photo,), prelabels=(photo,), prelabel_version="m-1")])  # fmt: skip
+    report = make_report(PROJECT, engine=engine, policy=LearningPolicy(), served="m-1", clock=lambda: 0.0)
+    assert (report.drawn, report.several, report.lately) == (1, 1, (PrelabelEdits(accepted=1), 1))
+    assert "Of 1 tasks with several annotators, what they agree on is compared" in learning_page(report)
+
+
+def test_answers_count_as_edits():
+    def image(**choices):
+        return (LabelledImage("a.jpg", choices=choices),)
+
+    shown = image(weather=("sun",), tags=("a", "b"), place=("town",))
+    drawn = image(weather=("rain",), tags=("a", "c", "d"), mood=("good",))
+    assert edits_by_class(shown, drawn) == {
+        "rain": PrelabelEdits(relabelled=1), "a": PrelabelEdits(accepted=1), "b": PrelabelEdits(deleted=1),
+        "c": PrelabelEdits(added=1), "d": PrelabelEdits(added=1), "town": PrelabelEdits(deleted=1),
+        "good": PrelabelEdits(added=1),
+    }  # fmt: skip

@@ -1,0 +1,160 @@
+"""Projects without rectangles learn too: answers, polygons and points; each part is judged and served on its own."""
+
+import pytest
+
+from labelloop.labeling.studio.config import LabelConfig
+from ml_backend.heads import HEADS
+from ml_backend.heads.base import HeadKind, HeadResult
+from ml_backend.learning import head_training
+from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict
+from ml_backend.learning.evaluation.candidate import CandidateEvaluator
+from ml_backend.learning.task_queue import rank_open_tasks
+from ml_backend.predict.label_mapping import find_targets
+from ml_backend.predict.predictor import Predictor
+from ml_backend.serving.activation import served_version
+from tests.drawn import SIDE
+from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
+
+CHOICES = """<View><Image name="image" value="$image"/><Choices name="kind" toName="image">
+<Choice value="both"/><Choice value="alone"/></Choices></View>"""
+POLYGONS = """<View><Image name="image" value="$image"/><PolygonLabels name="label" toName="image">
+<Label value="Disc"/><Label value="Square"/></PolygonLabels></View>"""
+MIXED = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
+<Label value="Disc"/><Label value="Square"/></RectangleLabels><Choices name="kind" toName="image">
+<Choice value="both"/><Choice value="alone"/></Choices></View>"""
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(policy):
+    policy("debounce_s = 0\nheld_out = 0\n")
+
+
+@pytest.fixture
+def configured(studio):
+    """configured(xml): the project has this label config."""
+    return lambda xml: studio.put_project(PROJECT, label_config=xml)
+
+
+def answer(seed):
+    value = "both" if len(draw_discs(seed)[1]) > 1 else "alone"
+    return {"id": f"a{seed}", "from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": [value]}}
+
+
+def polygon(label, box):
+    x0, y0, x1, y1 = (100 * side / SIDE for side in box)
+    points = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+    result = box_json(label, box)
+    return {**result, "type": "polygonlabels", "value": {"points": points, "closed": True, "polygonlabels": [label]}}
+
+
+def annotate(studio, seed, kind):
+    task = studio.add_image(seed)
+    drawn = draw_discs(seed)[1]
+    results = {
+        "answers": [answer(seed)],
+        "polygons": [polygon(*item) for item in drawn],
+        "mixed": [*(box_json(*item) for item in drawn), answer(seed)],
+    }[kind]
+    studio.annotate(task, 1, results)
+    return task
+
+
+def predict(context, studio, xml, seeds):
+    served = context.base_models.served(PROJECT)
+    detector = context.base_models.detector(served.version)
+    targets = find_targets(
+        LabelConfig.parse(xml), detector.names.names, provides=detector.provides, answers=detector.answers
+    )
+    tasks = [{"id": task, "data": studio.tasks_by_id[task]["data"]} for task in map(studio.add_image, seeds)]
+    entries = Predictor(context.media, score_threshold=0.3).predict(tasks, detector=detector, targets=targets)
+    return [entry.result for entry in entries]
+
+
+def test_a_project_of_answers_learns_and_is_served(context, studio, learn, configured, settings):
+    configured(CHOICES)
+    run = learn(tasks=[annotate(studio, seed, "answers") for seed in range(12)])
+    assert (run.verdict, run.boxes, run.ap50) == ("published", 0, None), run.reason
+    metrics = run.metrics.heads["image_labels"]
+    assert metrics.passed
+    assert metrics.value is not None
+    assert run.version == served_version(settings, project=PROJECT) != run.parent
+    results = predict(context, studio, CHOICES, range(20, 30))
+    values = [result[0]["value"]["choices"] for result in results if result]
+    assert values
+    assert all(result[0]["from_name"] == "kind" for result in results if result)
+    # The next run starts from it, and an unchanged project starts none.
+    assert learn(sweep=True) is None
+    second = learn(tasks=[annotate(studio, seed, "answers") for seed in (40, 41)])
+    assert (second.parent, second.base) == (run.version, run.base)
+
+
+def test_a_project_of_polygons_learns_boxes_and_is_served_polygons(context, studio, learn, configured):
+    configured(POLYGONS)
+    run = learn(tasks=[annotate(studio, seed, "polygons") for seed in range(6)])
+    assert run.verdict == "published"
+    assert run.boxes
+    assert run.ap50
+    [result] = predict(context, studio, POLYGONS, [21])
+    assert result
+    assert {region["type"] for region in result} == {"polygonlabels"}
+
+
+def test_refused_boxes_do_not_hold_back_what_passed(context, studio, learn, configured, monkeypatch):
+    configured(MIXED)
+    first = learn(tasks=[annotate(studio, seed, "mixed") for seed in range(6)])
+    assert first.verdict == "published"
+    refused = AcceptanceVerdict(False, "cross-validation", "worse", 0.1, 0.9)
+    monkeypatch.setattr(CandidateEvaluator, "gate", lambda *_: refused)
+
+    def fit(inputs):
+        result = HEADS["image_labels"].fit(inputs)
+        return HeadResult(result.head or inputs.parent, "accuracy", 0.9, 0.8, passed=True, reason="better")
+
+    kind = HeadKind("image_labels", HEADS["image_labels"].from_bytes, fit, HEADS["image_labels"].apply)
+    monkeypatch.setattr(head_training, "HEADS", {"image_labels": kind})
+    second = learn(tasks=[annotate(studio, seed, "mixed") for seed in range(6, 12)])
+    assert second.verdict == "published"
+    assert second.metrics.heads["image_labels"].passed
+    assert second.metrics.boxes_kept
+    assert second.ap50 is None
+    assert "the boxes stay those of the served version: worse" in second.reason
+    before, after = (context.base_models.file(run.version)[1] for run in (first, second))
+    assert before.files[before.model].sha256 == after.files[after.model].sha256
+    assert before.thresholds == after.thresholds
+
+
+def test_an_error_in_one_kind_leaves_the_others(context, studio, learn, configured, monkeypatch):
+    def broken(_inputs):
+        raise ZeroDivisionError("no such thing")
+
+    configured(MIXED)
+    kind = HeadKind("masks", HEADS["masks"].from_bytes, broken, HEADS["masks"].apply)
+    monkeypatch.setattr(head_training, "HEADS", {**HEADS, "masks": kind})
+    run = learn(tasks=[annotate(studio, seed, "mixed") for seed in range(4)])
+    assert run.verdict == "published"
+    assert run.metrics.heads["masks"].reason == "ZeroDivisionError: no such thing"
+    assert not run.metrics.heads["masks"].passed
+
+
+def test_a_version_without_its_head_after_its_annotations_are_gone(context, studio, learn, configured):
+    configured(MIXED)
+    tasks = [annotate(studio, seed, "mixed") for seed in range(10)]
+    run = learn(tasks=tasks)
+    if "image_labels" not in context.base_models.heads(run.version):
+        pytest.skip("too few images for answers")
+    for task in tasks:
+        annotation = studio.tasks_by_id[task]["annotations"][0]
+        annotation["result"] = [item for item in annotation["result"] if item["type"] != "choices"]
+        annotation["updated_at"] = "2026-02-02T00:00:00.000000Z"
+    second = learn(sweep=True)
+    assert second.verdict == "published"
+    assert "image_labels" not in context.base_models.heads(second.version)
+
+
+def test_open_tasks_of_a_project_of_answers_are_ranked(context, studio, learn, configured):
+    configured(CHOICES)
+    run = learn(tasks=[annotate(studio, seed, "answers") for seed in range(12)])
+    waiting = [studio.add_image(seed) for seed in range(50, 60)]
+    done = rank_open_tasks(context, PROJECT, stop=lambda: False)
+    assert (done.version, done.prelabelled) == (run.version, len(waiting))
+    assert sorted(studio.queue(run.version)) == waiting
