@@ -323,6 +323,8 @@ class _Reader:
             control = self._config.controls.get(result.from_name)
             if control is None or control.per_region or result.type not in ANSWER_TYPES:
                 continue
+            if len(control.to_names) > 1:  # it compares or sums up several images
+                continue
             items = [item for name, item in self._urls if name == result.to_name]
             if (result.item_index is None and len(items) > 1) or (result.item_index or 0) not in items:
                 continue
