@@ -1,0 +1,138 @@
+"""Find wrong labels of whole images by confident learning. Pure functions.
+
+Probabilities come from models that were not fitted on the example (out of fold). A class that the model finds with low
+probabilities throughout needs less evidence: its threshold is the mean probability over the examples labelled with it
+(Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, section 3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Doubles = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+# Probabilities are clipped to at least this.
+MIN_PROBABILITY = 1e-6
+
+
+@dataclass(frozen=True)
+class WrongLabel:
+    """A label that is probably wrong.
+
+    Attributes:
+        example: Its index.
+        given: Index of the given class; None where a class is missing (several per example).
+        suggested: Index of the class that fits better; None where the given one only has to go (several per example).
+        confidence: Probability that the given label is wrong, in [0, 1].
+    """
+
+    example: int
+    given: int | None
+    suggested: int | None
+    confidence: float
+
+
+def class_thresholds(probabilities: Doubles, given: Indices) -> Doubles:
+    """Mean probability of each class over the examples labelled with it, (k,); 1 for classes without an example.
+
+    Args:
+        probabilities: (n, k) out-of-fold.
+        given: (n,) given class of each example.
+    """
+    counts = np.bincount(given, minlength=probabilities.shape[1])
+    own = probabilities[np.arange(len(given)), given]
+    sums = np.bincount(given, weights=own, minlength=probabilities.shape[1])
+    return np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
+
+
+def wrongness(probabilities: Doubles, given: Indices) -> Doubles:
+    """Score how likely each given label is wrong, (n,) in [0, 1].
+
+    The probabilities are divided by their class thresholds and renormalised, so that a class which the model gives
+    little probability throughout is not called wrong throughout. The score is the rescaled probability of the best
+    other class against that of the given one.
+
+    Args:
+        probabilities: (n, k) out-of-fold, rows sum to 1.
+        given: (n,) given class of each example.
+    """
+    if not len(given):
+        return np.zeros(0)
+    rescaled = np.maximum(probabilities, MIN_PROBABILITY) / np.maximum(class_thresholds(probabilities, given), 0.05)
+    rescaled /= rescaled.sum(axis=1, keepdims=True)
+    rows = np.arange(len(given))
+    own = rescaled[rows, given]
+    others = rescaled.copy()
+    others[rows, given] = 0.0
+    best = others.max(axis=1)
+    return np.asarray(best / (best + own))
+
+
+def confident_joint(probabilities: Doubles, given: Indices) -> npt.NDArray[np.int64]:
+    """Count examples by given class (row) and confidently predicted class (column), (k, k).
+
+    An example counts for the class of highest probability among those that reach their threshold; without one, nowhere.
+    """
+    classes = probabilities.shape[1]
+    joint = np.zeros((classes, classes), np.int64)
+    reached = probabilities >= class_thresholds(probabilities, given)
+    confident = np.where(reached, probabilities, -1.0)
+    for row, column, any_reached in zip(given, confident.argmax(axis=1), reached.any(axis=1), strict=True):
+        if any_reached:
+            joint[row, column] += 1
+    return joint
+
+
+def find_wrong_labels(probabilities: Doubles, given: Indices, *, least: float = 0.5) -> list[WrongLabel]:
+    """List the labels that are probably wrong, most confident first (one class per example).
+
+    Args:
+        probabilities: (n, k) out-of-fold, rows sum to 1.
+        given: (n,) given class of each example.
+        least: Lowest confidence.
+    """
+    scores = wrongness(probabilities, given)
+    without_given = probabilities.copy()
+    without_given[np.arange(len(given)), given] = -1.0
+    suggested = without_given.argmax(axis=1)
+    order = np.argsort(-scores, kind="stable").tolist()
+    return [
+        WrongLabel(index, int(given[index]), int(suggested[index]), float(scores[index]))
+        for index in order
+        if scores[index] >= least
+    ]
+
+
+def tag_wrongness(probabilities: Doubles, given: npt.NDArray[np.bool_]) -> Doubles:
+    """Score how likely each decision about a tag is wrong, (n, k) in [0, 1]: several tags per example.
+
+    Each tag is a problem of two classes, set and not set.
+
+    Args:
+        probabilities: (n, k) out-of-fold, of each tag.
+        given: (n, k) whether each tag is set.
+    """
+    scores = np.zeros(probabilities.shape)
+    for tag in range(probabilities.shape[1]):
+        both = np.stack([1 - probabilities[:, tag], probabilities[:, tag]], axis=1)
+        scores[:, tag] = wrongness(both, given[:, tag].astype(np.int64))
+    return scores
+
+
+def find_wrong_tags(probabilities: Doubles, given: npt.NDArray[np.bool_], *, least: float = 0.5) -> list[WrongLabel]:
+    """List the tags that are probably set or missing wrongly, most confident first; arguments as `tag_wrongness`."""
+    scores = tag_wrongness(probabilities, given)
+    found = [
+        WrongLabel(
+            int(example),
+            int(tag) if given[example, tag] else None,
+            None if given[example, tag] else int(tag),
+            float(scores[example, tag]),
+        )
+        for example, tag in np.argwhere(scores >= least)
+    ]
+    return sorted(found, key=lambda issue: -issue.confidence)
