@@ -23,7 +23,8 @@ from labelloop.labeling.geometry.brush_codec import encode_rle
 from labelloop.labeling.studio.config import Control, LabelConfig
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.settings import Settings
-from ml_backend.predict.control_support import ModelOutputs, controls_of
+from ml_backend.learning.annotations import training_data_of
+from ml_backend.predict.control_support import ControlSupport, ModelOutputs, controls_of
 from ml_backend.smart.controls import OUTLINES, PROMPTS, serves_smart_tools
 from qc_webhooks.agreement import compare, read_answers
 from qc_webhooks.policy import Policy
@@ -275,6 +276,15 @@ def task_of(template: Template, control: Control, variants: Sequence[int]) -> di
 # --- what is done with them ------------------------------------------------------------------------------------------
 
 
+def learning(template: Template, control: Control, support: ControlSupport) -> Cell:
+    """Whether versions are trained on the control, by the table, and whether training data is read from an answer."""
+    if not support.learns:
+        return Cell(False, support.reason)
+    data = training_data_of(read_task(task_of(template, control, (0,))), template.config, project=1, held_out=0.0)
+    is_read = data is not None and any(image.is_labelled for image in data.photos)
+    return Cell(is_read, "" if is_read else "no training data is read from its answers")
+
+
 def agreement(template: Template, control: Control) -> Cell:
     """Whether quality control tells equal answers from different ones."""
     policy = Policy(annotators=2)
@@ -343,8 +353,10 @@ def template_cells(template: Template) -> dict[str, dict[str, Cell]]:
     """Column -> control -> cell."""
     config = template.config
     classes = tuple(label.stored for control in config.controls.values() for label in control.labels)
-    # The embedded model, once it knows the project's labels.
-    supports = controls_of(config, ModelOutputs(classes, frozenset({"boxes"})))
+    # The embedded model, once it knows the project's labels and answers.
+    learned = {support.control for support in controls_of(config) if support.learns}
+    answers = frozenset(name for name in learned if config.controls[name].tag in ANSWERS)
+    supports = controls_of(config, ModelOutputs(classes, frozenset({"boxes"}), answers=answers))
     is_ordered = any(support.learns or support.prelabels for support in supports)
     columns: dict[str, dict[str, Cell]] = {name: {} for name in COLUMNS}
     for support in reversed(supports):  # of several images the first
@@ -352,7 +364,7 @@ def template_cells(template: Template) -> dict[str, dict[str, Cell]]:
         with tempfile.TemporaryDirectory() as folder:
             cells = (
                 Cell(bool(support.prelabels), support.reason),
-                Cell(support.learns, support.reason),
+                learning(template, control, support),
                 Cell(is_ordered, "nothing is pre-labelled or learned, so Label Studio's own order stays"),
                 smart_tool(template, control),
                 agreement(template, control),
