@@ -230,8 +230,12 @@ def is_readable(image: ObjectTag) -> bool:
 
 
 def is_about_one_image(control: Control, image: ObjectTag) -> bool:
-    """Whether choices describe one image; in a task with several images, only with `perItem`."""
-    return not control.per_region and (not image.is_list or control.attributes.get("perItem", "").lower() == "true")
+    """Whether choices describe one image: not several objects; in a task with several images, only with `perItem`."""
+    return (
+        not control.per_region
+        and len(control.to_names) == 1
+        and (not image.is_list or control.attributes.get("perItem", "").lower() == "true")
+    )
 
 
 def partner_shapes(config: LabelConfig, image: ObjectTag) -> dict[str, Control]:
