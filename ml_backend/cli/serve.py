@@ -110,8 +110,14 @@ def models_inspect(
     out: Path | None = None,
     threshold: float = 0.3,
     slice_side: Annotated[int, Parameter(name="--slice")] = 0,
+    suggest: Annotated[bool, Parameter(negative="")] = False,
+    write: Annotated[bool, Parameter(negative="")] = False,
+    choose: int = 1,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Print the detected layout of a model file and why, and its detections on an image.
+
+    With --suggest, propose a layout file for a graph that no known layout matches, from its detections on the image.
 
     Args:
         model: ONNX file; default the embedded model.
@@ -122,16 +128,24 @@ def models_inspect(
         out: File of the drawn copy; default NAME-drawn.png in this folder.
         threshold: Lowest score of a detection.
         slice_side: Side in pixels of the slices of a larger image; 0: no slicing.
+        suggest: Propose layout files, most plausible first, and draw the best ones side by side.
+        write: Write the chosen proposal as NAME.layout.toml next to the model.
+        choose: Rank of the proposal to write.
+        size: Height and width of the input in pixels for --suggest, if the graph leaves them open; default 640 x 640.
 
     Raises:
         ModelError: The model cannot be served.
         MediaError: The image cannot be read.
     """
     from labelloop.service.media import load_image
+    from ml_backend.cli.suggest import print_suggestions
     from ml_backend.inference.detector import load_detector
     from ml_backend.inference.slicing import Slices
     from ml_backend.predict.inspect import describe, detect_on_image, detection_lines, draw_detections
 
+    if suggest or write:
+        print_suggestions(model, image, out=out, size=size, rank=choose if write else 0)
+        return
     detector = load_detector((model or embedded_model()).expanduser(), layout=layout, names=names, allow_numbered=True)
     for line in describe(detector):
         print(line)

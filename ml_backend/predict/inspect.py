@@ -50,6 +50,9 @@ def describe(detector: Detector) -> Iterator[str]:
     graph, reader, names = detector.engine.graph, detector.reader, detector.names
     yield f"Model:    {detector.path} ({detector.version})"
     yield f"Layout:   {detector.layout}, because: {detector.why}"
+    if detector.layout_file is not None:
+        text = detector.layout_file.read_text(encoding="utf-8")
+        yield from (f"          | {line}" for line in text.splitlines() if line and not line.startswith("#"))
     for index, tensor in enumerate(graph.inputs):
         yield f"{'Input:' if index == 0 else '':<10}{tensor}"
     yield f"Shown as: {_input_text(reader.spec)}"
@@ -131,7 +134,9 @@ def _input_text(spec: InputSpec) -> str:
         "stretch": "stretched to both sides",
         "crop": "its middle, filling the input",
     }[spec.placement]
-    values = "0..255" if spec.scale == 1 else "0..1"
-    if (spec.mean, spec.std) != ((0.0,) * 3, (1.0,) * 3):
-        values += f" less {spec.mean}, over {spec.std}"
+    values, mean = "0..255" if spec.scale == 1 else "0..1", spec.mean
+    if spec.scale == 1 / 127.5:  # 0..2, from which 1 is subtracted
+        values, mean = "-1..1", (mean[0] - 1, mean[1] - 1, mean[2] - 1)
+    if (mean, spec.std) != ((0.0,) * 3, (1.0,) * 3):
+        values += f" less {mean}, over {spec.std}"
     return f"{spec.width} x {spec.height} pixels {spec.color} {values}, {spec.layout}; {placement}"
