@@ -16,6 +16,7 @@ from labelloop.labeling.studio.values import GEOMETRIES
 from labelloop.service.datasets import READERS
 from labelloop.service.settings import Settings, describe_settings
 from ml_backend.catalogue.entries import CATALOGUE
+from ml_backend.heads import HEADS
 from ml_backend.layouts import LAYOUTS
 from ml_backend.predict.shapes import SHAPES
 from ml_backend.segmentation.segmenters import SEGMENTERS
@@ -50,6 +51,7 @@ TABLES = {
     "ROUTES": ROUTES,
     "RULES": RULES,
     "STATISTICS": STATISTICS,
+    "HEADS": HEADS,
     "SHAPES": SHAPES,
     "CHECKS": CHECKS,
 }

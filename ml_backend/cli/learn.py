@@ -26,7 +26,7 @@ from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.signals import exit_status_of
 from labelloop.service.studio import Studio, StudioError
-from ml_backend.errors import TestListUnusable
+from ml_backend.errors import NotLearnable, TestListUnusable
 from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.annotations import count_labelled
 from ml_backend.learning.events import LEARN, train_now_event
@@ -300,6 +300,8 @@ def learn_simulate(
     path = embedded_model() if model == "default" else Path(model).expanduser().absolute()
     folder = settings.home / "learn"
     backbone = open_backbone(path, folder=folder, threads=settings.inference_threads)
+    if not backbone.levels:
+        raise NotLearnable(path=path, reason=backbone.no_boxes)
     features = FeatureSource(backbone, FeatureCache(folder / "sights", max_bytes=CACHE_BYTES))
     console = Console(stderr=True, highlight=False)
     runs: list[SimulationRun] = []

@@ -166,6 +166,8 @@ def _remarks(
     """Return the remarks on each reviewed task, newest tasks only; None if stopped."""
     config = context.studio.label_config(project)
     backbone = context.base_models.backbone(context.base_models.served(project))
+    if not backbone.levels:
+        return {}
     newest = [
         (annotated.task, *indexed)
         for annotated in reversed(tasks)

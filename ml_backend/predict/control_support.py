@@ -67,8 +67,8 @@ class NotServed(LabelloopError):
     def __init__(self, project: int, what: str, supported: Sequence[ControlSupport]) -> None:
         super().__init__(
             f"Nothing in project {project} is {what}. {' '.join(reasons(supported)) or NO_CONTROL}",
-            fix="Give the labeling interface an Image with RectangleLabels (docs/reference/controls.md lists what is "
-            "served), or label without.",
+            fix="Give the labeling interface an Image with a control that is served (docs/reference/controls.md lists "
+            "them), or label without.",
         )
 
 
