@@ -1,5 +1,6 @@
 """A dispute that waits for a reviewer: what overlays it gets and when, what accepting one does, and that it heals."""
 
+import hashlib
 import json
 
 import pytest
@@ -281,3 +282,13 @@ def test_a_digest_outlives_storage():
     stored = [{"a": True, "b": [1, None, "é"], "value": {"y": 0.1, "x": 10}}]
     assert digest(result) == digest(stored)
     assert digest(result) != digest([{**result[0], "a": False}])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_digest_is_that_of_the_whole_json(count):
+    results = [
+        {"id": f"r{number}", "value": {"x": 10.0, "points": [[1.5, number]], "ü": "é"}} for number in range(count)
+    ]
+    plain = [{**result, "value": {**result["value"], "x": 10}} for result in results]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    assert digest(results) == digest(plain) == hashlib.sha256(text.encode()).hexdigest()[:16]

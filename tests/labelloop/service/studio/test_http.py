@@ -264,3 +264,16 @@ def test_data_resolved_for_a_browser_is_not_written_back(server):
     assert server.asked == []
     studio.update_task(5, data={"image": "s3://b/a.png"}, overlap=3, is_labeled=False)
     assert len(server.asked) == 1
+
+
+def test_the_content_of_an_updated_task_is_not_decoded(server):
+    """Of a dense task it takes hundreds of MB, and no caller reads it."""
+    content = {"annotations": [{"id": 1, "result": []}], "predictions": [], "drafts": []}
+    server.answer = lambda *_: (200, {"id": 5, "data": {"a": 1}, "overlap": 3, **content})
+    assert Studio(server.url, LEGACY).update_task(5, overlap=3) == {"id": 5, "data": {"a": 1}, "overlap": 3}
+
+
+def test_an_updated_task_that_is_no_json_is_reported(server):
+    server.answer = lambda *_: (200, "a proxy's page")
+    with pytest.raises(StudioUnreachable, match="PATCH /api/tasks/5/ is not Label Studio's JSON"):
+        Studio(server.url, LEGACY).update_task(5, overlap=3)
