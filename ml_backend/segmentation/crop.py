@@ -18,9 +18,6 @@ PAD_GREY = 114
 # Longer side in pixels of a level mapped to the image: it is smooth, and enlarged later.
 MAX_LEVEL_SIDE = 160
 
-# Permutation of `BoxCrop.sides` under horizontal mirroring.
-MIRRORED_SIDES = [0, 1, 2, 5, 4, 3, 6]
-
 Floats = npt.NDArray[np.float32]
 
 
@@ -41,17 +38,18 @@ class BoxCrop:
     @property
     def bounds(self) -> tuple[int, int, int, int]:
         """Covered region of the image: x_min, y_min, x_max, y_max, whole pixels; empty for a crop outside of it."""
-        corners = self._crop_to_image() @ np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], float)
+        corners = self.to_image_matrix() @ np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], float)
         (left, top), (right, bottom) = np.floor(corners[:2].min(1)), np.ceil(corners[:2].max(1))
         return max(0, int(left)), max(0, int(top)), min(self.width, int(right)), min(self.height, int(bottom))
 
-    @property
-    def sides(self) -> Floats:
-        """Box features (7,) float32: log2 of width, height and aspect ratio; which sides touch the image's edge."""
-        left, top, right, bottom = self.box.bounds
-        wide, high = max(self.box.width, 1.0), max(self.box.height, 1.0)
-        edges = (left <= 1, top <= 1, right >= self.width - 1, bottom >= self.height - 1)
-        return np.array([np.log2(wide), np.log2(high), np.log2(wide / high), *edges], np.float32)
+    def to_image_matrix(self) -> npt.NDArray[np.float64]:
+        """Affine matrix (3, 3) float64 from crop coordinates to image pixels."""
+        angle = np.deg2rad(self.box.rotation)
+        across, down = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        centre = np.array([self.box.x, self.box.y]) + across * self.box.width / 2 + down * self.box.height / 2
+        across, down = across * max(self.box.width, 2.0) * CONTEXT, down * max(self.box.height, 2.0) * CONTEXT
+        corner = centre - (across + down) / 2
+        return np.array([[across[0], down[0], corner[0]], [across[1], down[1], corner[1]], [0, 0, 1]])
 
     def render(self, image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
         """Render the crop: (side, side, 3) uint8.
@@ -62,7 +60,7 @@ class BoxCrop:
         """
         left, top, right, bottom = self.bounds
         part = image[top:bottom, left:right]
-        frame = self._crop_to_image()
+        frame = self.to_image_matrix()
         steps = np.linalg.norm(frame[:2, :2], axis=0) / side  # image pixels per crop pixel
         if self.box.rotation:
             steps = np.full(2, steps.min())
@@ -88,7 +86,7 @@ class BoxCrop:
         shrink = min(1.0, MAX_LEVEL_SIDE / max(right - left, bottom - top))
         columns, rows = max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink))
         onto = _translation(left, top) @ np.diag([(right - left) / columns, (bottom - top) / rows, 1.0])
-        matrix = np.diag([level.shape[1], level.shape[0], 1.0]) @ np.linalg.inv(self._crop_to_image()) @ onto
+        matrix = np.diag([level.shape[1], level.shape[0], 1.0]) @ np.linalg.inv(self.to_image_matrix()) @ onto
         mapped: Any = cv2.warpAffine(
             level,
             _opencv_matrix(matrix)[:2],
@@ -101,17 +99,8 @@ class BoxCrop:
 
     def to_crop(self, x: float, y: float) -> tuple[float, float]:
         """Map a point of the image to crop coordinates: 0 to 1 from left to right and from top to bottom."""
-        across, down, _ = np.linalg.inv(self._crop_to_image()) @ [x, y, 1.0]
+        across, down, _ = np.linalg.inv(self.to_image_matrix()) @ [x, y, 1.0]
         return float(across), float(down)
-
-    def _crop_to_image(self) -> npt.NDArray[np.float64]:
-        """Affine matrix (3, 3) float64 from crop coordinates to image pixels."""
-        angle = np.deg2rad(self.box.rotation)
-        across, down = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-        centre = np.array([self.box.x, self.box.y]) + across * self.box.width / 2 + down * self.box.height / 2
-        across, down = across * max(self.box.width, 2.0) * CONTEXT, down * max(self.box.height, 2.0) * CONTEXT
-        corner = centre - (across + down) / 2
-        return np.array([[across[0], down[0], corner[0]], [across[1], down[1], corner[1]], [0, 0, 1]])
 
 
 def _translation(x: float, y: float) -> npt.NDArray[np.float64]:

@@ -1,10 +1,12 @@
 """Segment an object from a loose box or clicks, with the network included in labelloop.
 
-A small network (`ml_backend/models/outline.onnx`, model card in `docs/reference/outline-model.md`) takes the box's
-crop, its evidence maps and box features, and predicts logits per pixel. They are cut where the expected IoU is maximal.
-Clicks enter the location prior, and are enforced on the result.
+A small network (`ml_backend/models/outline.onnx`, model card in `docs/reference/outline-model.md`) takes the crop of a
+box and prompt maps, and predicts logits per pixel and how good they are. Clicks without a box are tried in frames of
+several sizes; the one that promises the best mask is kept, and its mask segmented again as a box. Clicks are enforced
+on the result.
 """
 
+import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,36 +19,45 @@ import numpy.typing as npt
 from labelloop.labeling.geometry.shapes import Point, Rectangle
 from ml_backend.detection.logits import expit
 from ml_backend.inference.session import open_session
-from ml_backend.segmentation.crop import MIRRORED_SIDES, BoxCrop
+from ml_backend.segmentation.crop import CONTEXT, BoxCrop
 from ml_backend.segmentation.crop_mask import InstanceMask
-from ml_backend.segmentation.evidence_maps import SIDE, cielab, evidence_maps, inside_box, location_prior
+from ml_backend.segmentation.pixel_head import CropBatch, PixelHead
 from ml_backend.segmentation.prompt import Prompt
+from ml_backend.segmentation.prompt_maps import prompt_maps
 
 Floats = npt.NDArray[np.float32]
 
-# Side in pixels of the network's crop.
-NETWORK_SIDE = 96
+# Side in pixels of the network's crop, and of the masks.
+NETWORK_SIDE = 112
 
 # The network's logits are clipped to +-MAX_LOGIT, so that clicks can override them.
-MAX_LOGIT = 5.0
+MAX_LOGIT = 6.0
 
-# Guided filter: crop side in pixels, window radius in pixels, and regularisation.
-FILTER_SIDE, REACH, FILTER_REGULARISATION = 160, 5, 0.002
+# Guided filter: window radius in pixels of the crop, and regularisation.
+REACH, FILTER_REGULARISATION = 5, 0.002
 
-# Standard deviation of a click's influence, in crop sides.
-CLICK_REACH = 0.12
+# Sides of the frames tried around clicks without a box, relative to the image's longer side.
+CLICK_FRAMES = (0.042, 0.085, 0.17, 0.34, 0.7, 1.4)
 
-# Logits that a positive and a negative click add at their position.
+# Exponent of the preference for smaller frames: what a wide frame shows well is often not what was clicked.
+SMALL_FRAME_EXPONENT = 0.05
+
+# Share of its sides by which the box of a clicked object is enlarged before it is segmented again.
+CLICKED_MARGIN = 0.08
+
+# Standard deviation of a click's influence, in crop sides, and the logits that clicks add at their position.
+CLICK_REACH = 0.04
 POSITIVE_CLICK_LOGIT, NEGATIVE_CLICK_LOGIT = 4.0, -6.0
 
-# Weight of the interpolation between positive and negative clicks: 0 halfway, full near either.
-CLICK_INTERPOLATION = 5.0
+# The network ignores a negative click where this share of the ring around it, radii in crop sides, stays in the mask.
+IGNORED_SHARE, RING = 0.9, (0.05, 0.1)
 
-# Box sizes tried for clicks without a box, relative to the image's longer side.
-CLICK_FRAMES = (0.04, 0.11, 0.32, 0.64)
+# Then its logits are at most IGNORED_LOGIT, and what is nearer to negative clicks than to positive ones loses up to
+# CLICK_INTERPOLATION.
+IGNORED_LOGIT, CLICK_INTERPOLATION = 2.5, 10.0
 
-# Exponent of the preference for smaller objects: large ones, cut out of a wide frame, have more strong edges.
-SMALL_OBJECT_EXPONENT = 0.3
+# Radius in pixels of the crop within which a click decides.
+CLICK_RADIUS = 2
 
 # Parts below this share of the largest part are removed.
 MIN_PART_SHARE = 0.15
@@ -58,7 +69,12 @@ def embedded_outline() -> Path:
 
 
 class OutlineSegmenter:
-    """The segmenter `outline`; stateless and deterministic."""
+    """The segmenter `outline`; stateless and deterministic.
+
+    Attributes:
+        name: "outline".
+        network: The first 16 digits of the file's SHA-256.
+    """
 
     name = "outline"
 
@@ -73,83 +89,91 @@ class OutlineSegmenter:
         """
         # Each request has a thread of its own; OpenCV's threads would only contend.
         cv2.setNumThreads(1)
-        self._session = open_session(path or embedded_outline(), threads=1)
+        path = path or embedded_outline()
+        self._session = open_session(path, threads=1)
+        self.network = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def embed(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return the image itself: crops depend on the box."""
         return image
 
-    def segment(self, embedding: Any, prompt: Prompt) -> InstanceMask | None:
+    def segment(self, embedding: Any, prompt: Prompt, head: PixelHead | None = None) -> InstanceMask | None:
         """Segment the object; None where the prompt lies outside the image, or nothing is found."""
         image: npt.NDArray[np.uint8] = embedding
-        height, width = image.shape[:2]
-        boxes = [prompt.box] if prompt.box is not None else _frames(image, prompt.positives)
-        views = [view for view in (BoxCrop(box, width, height) for box in boxes) if _overlaps_image(view)]
+        if prompt.box is not None:
+            return self._segment(image, [prompt.box], prompt, head)[0]
+        frames = _frames(image, prompt.positives)
+        views = [view for view in _views(image, frames) if _overlaps_image(view)]
         if not views:
             return None
-        crops = [view.render(image, NETWORK_SIDE) for view in views]
-        logits = self._logits(views, crops, prompt)
-        best = 0
-        if len(views) > 1:  # several frames were tried around clicks
-            outline_scores = [
-                _outline_score(crop, _threshold(view, crop_logits, prompt)[0]) * view.box.width**-SMALL_OBJECT_EXPONENT
-                for view, crop, crop_logits in zip(views, crops, logits, strict=True)
-            ]
-            best = int(np.argmax(outline_scores))
-        view = views[best]
-        level, score = _threshold(view, _guided_upsample(logits[best], view.render(image, FILTER_SIDE)), prompt)
-        return InstanceMask(view.to_image(level), view.bounds, score) if (level > 0).any() else None
+        batch, quality = self._run(image, views, prompt)
+        widths = np.array([view.box.width for view in views])
+        best = int(np.argmax(quality * widths**-SMALL_FRAME_EXPONENT))
+        found = _instance(batch, best, float(quality[best]), prompt)
+        box = found.box() if found is not None else None
+        if box is None or min(box.width, box.height) < 2:
+            return found
+        across, down = CLICKED_MARGIN * box.width, CLICKED_MARGIN * box.height
+        loose = Rectangle(box.x - across, box.y - down, box.width + 2 * across, box.height + 2 * down)
+        return self._segment(image, [loose], prompt, head)[0] or found
 
-    def segment_boxes(self, embedding: Any, boxes: Sequence[Rectangle]) -> list[InstanceMask | None]:
-        """Segment the object in each box, in one run of the network without flip augmentation."""
+    def segment_boxes(
+        self, embedding: Any, boxes: Sequence[Rectangle], head: PixelHead | None = None
+    ) -> list[InstanceMask | None]:
+        """Segment the object in each box, in one run of the network."""
         image: npt.NDArray[np.uint8] = embedding
-        height, width = image.shape[:2]
-        views = [BoxCrop(box, width, height) for box in boxes]
+        return self._segment(image, boxes, Prompt(), head)
+
+    def forward(self, image: npt.NDArray[np.uint8], boxes: Sequence[Rectangle]) -> CropBatch:
+        """What the network gives for each box, which must touch the image: logits and features."""
+        return self._run(image, _views(image, boxes), Prompt(), has_box=True, features=True)[0]
+
+    def _segment(
+        self, image: npt.NDArray[np.uint8], boxes: Sequence[Rectangle], prompt: Prompt, head: PixelHead | None
+    ) -> list[InstanceMask | None]:
+        """Segment the object in each box, with the same clicks."""
+        views = _views(image, boxes)
         inside = [index for index, view in enumerate(views) if _overlaps_image(view)]
         masks: list[InstanceMask | None] = [None] * len(views)
         if not inside:
             return masks
-        crops = [views[index].render(image, NETWORK_SIDE) for index in inside]
-        prior = location_prior()
-        feeds = {
-            "view": np.stack([crop.transpose(2, 0, 1) for crop in crops]).astype(np.float32),
-            "clues": np.stack([evidence_maps(crop, prior) for crop in crops]),
-            "sides": np.stack([views[index].sides for index in inside]),
-        }
-        batch_logits = np.clip(self._session.run(["odds"], feeds)[0], -MAX_LOGIT, MAX_LOGIT)
-        for index, logits in zip(inside, batch_logits, strict=True):
-            view, prompt = views[index], Prompt(boxes[index])
-            level, score = _threshold(view, _guided_upsample(logits, view.render(image, FILTER_SIDE)), prompt)
-            if (level > 0).any():
-                masks[index] = InstanceMask(view.to_image(level), view.bounds, score)
+        head = head if head is not None and head.network == self.network else None
+        selected = [views[index] for index in inside]
+        batch, quality = self._run(image, selected, prompt, has_box=True, features=head is not None)
+        if head is not None:
+            batch = CropBatch(batch.views, batch.crops, head.logits(batch), batch.features)
+        for row, index in enumerate(inside):
+            masks[index] = _instance(batch, row, float(quality[row]), prompt)
         return masks
 
-    def _logits(self, views: Sequence[BoxCrop], crops: Sequence[npt.NDArray[np.uint8]], prompt: Prompt) -> Floats:
-        """Predict logits (n, SIDE, SIDE) float32 that a pixel belongs to the object."""
-        in_box, prior = inside_box(), location_prior()
-        priors = [np.where(in_box, prior + _click_logits(view, prompt), prior) for view in views]
-        pixels = np.stack([crop.transpose(2, 0, 1) for crop in crops]).astype(np.float32)
-        evidence = np.stack(
-            [evidence_maps(crop, prior_logits) for crop, prior_logits in zip(crops, priors, strict=True)]
-        )
-        sides = np.stack([view.sides for view in views])
-        feeds = {
-            "view": np.concatenate([pixels, pixels[..., ::-1]]),
-            "clues": np.concatenate([evidence, evidence[..., ::-1]]),
-            "sides": np.concatenate([sides, sides[:, MIRRORED_SIDES]]),
-        }
-        logits, mirrored = np.split(self._session.run(["odds"], feeds)[0], 2)
-        mean = (logits + mirrored[..., ::-1]) / 2  # flip augmentation: both orientations in one batch
-        clamped: Floats = np.clip(mean, -MAX_LOGIT, MAX_LOGIT) + np.stack(
-            [_click_logits(view, prompt) for view in views]
-        )
-        return clamped
+    def _run(
+        self,
+        image: npt.NDArray[np.uint8],
+        views: Sequence[BoxCrop],
+        prompt: Prompt,
+        *,
+        has_box: bool = False,
+        features: bool = False,
+    ) -> tuple[CropBatch, Floats]:
+        """Run the network on crops: logits, features if asked for, and predicted IoU (n,)."""
+        crops = np.stack([view.render(image, NETWORK_SIDE) for view in views])
+        maps = [prompt_maps(view, prompt.positives, prompt.negatives, has_box=has_box) for view in views]
+        feeds = {"view": np.ascontiguousarray(crops.transpose(0, 3, 1, 2), np.float32), "prompt": np.stack(maps)}
+        wanted = ["odds", "quality", "features"] if features else ["odds", "quality"]
+        logits, quality, *more = self._session.run(wanted, feeds)
+        nothing = np.zeros((len(views), 0, *logits.shape[1:]), np.float32)
+        return CropBatch(views, crops, logits, more[0] if more else nothing), quality
+
+
+def _views(image: npt.NDArray[np.uint8], boxes: Sequence[Rectangle]) -> list[BoxCrop]:
+    height, width = image.shape[:2]
+    return [BoxCrop(box, width, height) for box in boxes]
 
 
 def _frames(image: npt.NDArray[np.uint8], points: tuple[Point, ...]) -> list[Rectangle]:
     """Square boxes around the clicks, extended by the clicks' spread."""
     xs, ys = zip(*points, strict=True)
-    halves = [share * max(image.shape[:2]) / 2 for share in CLICK_FRAMES]
+    halves = [share * max(image.shape[:2]) / CONTEXT / 2 for share in CLICK_FRAMES]
     return [
         Rectangle(min(xs) - half, min(ys) - half, max(xs) - min(xs) + 2 * half, max(ys) - min(ys) + 2 * half)
         for half in halves
@@ -161,20 +185,21 @@ def _overlaps_image(view: BoxCrop) -> bool:
     return min(right, view.width) - max(left, 0) >= 1 and min(bottom, view.height) - max(top, 0) >= 1
 
 
-def _threshold(view: BoxCrop, logits: Floats, prompt: Prompt) -> tuple[Floats, float]:
-    """Threshold logits: (level (side, side) float32, positive inside the object; score in [0, 1])."""
-    probabilities = expit(logits).astype(np.float32)
-    level = probabilities - _best_threshold(probabilities)
-    clicks = _clicks(view, prompt, len(logits))
-    for column, row, positive in clicks:
-        cv2.circle(level, (column, row), len(logits) // SIDE, 0.5 if positive else -0.5, -1)
-    level = _clean(level, clicks).astype(np.float32)
-    mask = level > 0
-    return level, float(probabilities[mask].mean()) if mask.any() else 0.0
+def _instance(batch: CropBatch, row: int, score: float, prompt: Prompt) -> InstanceMask | None:
+    """The mask of one crop; None where nothing is found."""
+    view, crop = batch.views[row], batch.crops[row]
+    clicks = _clicks(view, prompt, len(crop))
+    logits = _guided_upsample(np.clip(batch.logits[row], -MAX_LOGIT, MAX_LOGIT), crop)
+    logits = _with_clicks(logits, clicks)
+    level = expit(logits).astype(np.float32) - np.float32(0.5)
+    for column, line, positive in clicks:
+        cv2.circle(level, (column, line), CLICK_RADIUS, 0.5 if positive else -0.5, -1)
+    level = _clean(level, clicks)
+    return InstanceMask(view.to_image(level), view.bounds, score) if (level > 0).any() else None
 
 
-def _guided_upsample(logits: Floats, view: npt.NDArray[np.uint8]) -> Floats:
-    """Upsample logits to the resolution of `view`, with edges where its colours change.
+def _guided_upsample(logits: Floats, crop: npt.NDArray[np.uint8]) -> Floats:
+    """Upsample logits to the resolution of `crop`, with edges where its colours change.
 
     Guided filter (He, Sun, Tang 2010, https://doi.org/10.1007/978-3-642-15549-9_1): the mean over the CIELAB channels
     as guides.
@@ -183,9 +208,9 @@ def _guided_upsample(logits: Floats, view: npt.NDArray[np.uint8]) -> Floats:
     def mean(array: Any) -> Any:
         return cv2.boxFilter(array, -1, (2 * REACH + 1, 2 * REACH + 1))
 
-    large: Any = cv2.resize(logits, (len(view), len(view)), interpolation=cv2.INTER_LINEAR)
+    large: Any = cv2.resize(logits, (len(crop), len(crop)), interpolation=cv2.INTER_LINEAR)
     mean_logits, total = mean(large), np.zeros_like(large)
-    for guide in np.moveaxis(cv2.cvtColor(view.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) / 100, 2, 0):
+    for guide in np.moveaxis(cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) / 100, 2, 0):
         mean_guide = mean(guide)
         slope = (mean(guide * large) - mean_guide * mean_logits) / (
             mean(guide * guide) - mean_guide**2 + FILTER_REGULARISATION
@@ -205,35 +230,27 @@ def _clicks(view: BoxCrop, prompt: Prompt, side: int) -> list[tuple[int, int, bo
     return clicks
 
 
-def _click_logits(view: BoxCrop, prompt: Prompt) -> Floats:
-    """Logits (SIDE, SIDE) float32 that the clicks add: around each, and interpolated between both kinds."""
-    logits = np.zeros((SIDE, SIDE), np.float32)
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    nearest = {True: np.full((SIDE, SIDE), np.inf), False: np.full((SIDE, SIDE), np.inf)}
-    for column, row, positive in _clicks(view, prompt, SIDE):
-        distance = np.hypot(rows - row, columns - column)
+def _with_clicks(logits: Floats, clicks: Sequence[tuple[int, int, bool]]) -> Floats:
+    """Logits (side, side) float32 corrected by clicks: the network has seen them, but may hold on to its opinion."""
+    if not clicks:
+        return logits
+    places = np.arange(len(logits), dtype=np.float32)
+    added = np.zeros_like(logits)
+    nearest = {positive: np.full(logits.shape, np.inf, np.float32) for positive in (True, False)}
+    ignored = False
+    for column, row, positive in clicks:
+        distance = np.hypot((places - row)[:, None], places - column) / len(logits)
         nearest[positive] = np.minimum(nearest[positive], distance)
-        logits += (POSITIVE_CLICK_LOGIT if positive else NEGATIVE_CLICK_LOGIT) * np.exp(
-            -(distance**2) / (2 * (CLICK_REACH * SIDE) ** 2)
-        ).astype(np.float32)
+        strength = POSITIVE_CLICK_LOGIT if positive else NEGATIVE_CLICK_LOGIT
+        added += strength * np.exp(-(distance**2) / (2 * CLICK_REACH**2))
+        ring = logits[(distance > RING[0]) & (distance < RING[1])]
+        ignored = ignored or (not positive and bool((ring > 0).mean() > IGNORED_SHARE))
     hit, missed = nearest[True], nearest[False]
-    if np.isfinite(hit).all() and np.isfinite(missed).all():
-        logits += (CLICK_INTERPOLATION * (missed - hit) / (missed + hit + 1)).astype(np.float32)
-    return logits
-
-
-def _best_threshold(probabilities: Floats) -> float:
-    """The probability threshold that maximises the expected IoU.
-
-    With the pixels above a threshold as the mask, the expected intersection is the sum of their probabilities; the
-    union is their number plus the probabilities below.
-    """
-    descending = np.sort(probabilities.ravel())[::-1].astype(np.float64)
-    intersection = np.cumsum(descending)
-    iou = intersection / (np.arange(1, descending.size + 1) + intersection[-1] - intersection)
-    best = int(iou.argmax())
-    below = descending[best + 1] if best + 1 < descending.size else 0.0
-    return float((descending[best] + below) / 2)
+    if ignored and np.isfinite(hit).all():
+        logits = np.minimum(logits, IGNORED_LOGIT)
+        added += np.minimum(CLICK_INTERPOLATION * (missed - hit) / (missed + hit + 0.02), 0)
+    corrected: Floats = logits + added
+    return corrected
 
 
 def _clean(level: Floats, clicks: Sequence[tuple[int, int, bool]]) -> Floats:
@@ -252,17 +269,3 @@ def _clean(level: Floats, clicks: Sequence[tuple[int, int, bool]]) -> Floats:
     around |= {int(spaces[row, column]) for column, row, positive in clicks if not positive}
     closed = [space for space in range(1, holes) if space not in around]
     return np.where(np.isin(spaces, closed) & (level <= 0), np.float32(0.05), level)
-
-
-def _outline_score(view: npt.NDArray[np.uint8], level: Floats) -> float:
-    """Score how much a mask looks like a complete object: colour contrast across its edge, no cut at the frame."""
-    mask: Any = (level > 0).astype(np.uint8)
-    lab = cielab(view)
-    inner, outer = mask - cv2.erode(mask, np.ones((3, 3))), cv2.dilate(mask, np.ones((5, 5))) - mask
-    if not inner.any() or not outer.any():
-        return 0.0
-    local = [cv2.blur(lab * part[..., None], (7, 7)) / (cv2.blur(part.astype(np.float32), (7, 7))[..., None] + 1e-3)
-             for part in (mask, 1 - mask)]  # fmt: skip
-    contrast = np.linalg.norm(local[0] - local[1], axis=2)[inner > 0].mean()
-    frame_pixels = cv2.dilate((~inside_box()).astype(np.uint8), np.ones((3, 3))) & mask
-    return float(contrast * (1 - min(1.0, frame_pixels.sum() / inner.sum())))
