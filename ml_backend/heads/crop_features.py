@@ -53,11 +53,13 @@ class CropFrame:
         cx: Centre in pixels of the image.
         cy: Centre in pixels of the image.
         side: Side in pixels of the image.
+        rotation: Degrees clockwise by which the region is rotated about its centre.
     """
 
     cx: float
     cy: float
     side: float
+    rotation: float = 0.0
 
     @classmethod
     def around(cls, box: Sequence[float]) -> CropFrame:
@@ -68,15 +70,15 @@ class CropFrame:
 
     def to_crop(self, points: npt.ArrayLike) -> Matrix:
         """Map points (..., 2) of the image to crop coordinates, float64."""
-        return (np.asarray(points, np.float64) - (self.cx, self.cy)) / self.side + 0.5
+        return (np.asarray(points, np.float64) - (self.cx, self.cy)) @ self._axes / self.side + 0.5
 
     def to_image(self, points: npt.ArrayLike) -> Matrix:
         """Map points (..., 2) of the crop to pixels of the image, float64."""
-        return (np.asarray(points, np.float64) - 0.5) * self.side + (self.cx, self.cy)
+        return (np.asarray(points, np.float64) - 0.5) * self.side @ self._axes.T + (self.cx, self.cy)
 
     def scaled(self, factor: float) -> CropFrame:
         """The same region of the image resized by `factor`."""
-        return CropFrame(self.cx * factor, self.cy * factor, self.side * factor)
+        return CropFrame(self.cx * factor, self.cy * factor, self.side * factor, self.rotation)
 
     def render(self, pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
         """Render the region: (side, side, 3) uint8; grey beyond the image.
@@ -85,10 +87,10 @@ class CropFrame:
             pixels: (h, w, 3) uint8 RGB.
             side: Pixels.
         """
-        left, top = int(np.floor(self.cx - self.side / 2)), int(np.floor(self.cy - self.side / 2))
-        right, bottom = int(np.ceil(self.cx + self.side / 2)), int(np.ceil(self.cy + self.side / 2))
-        x_min, y_min = max(0, left), max(0, top)
-        x_max, y_max = min(pixels.shape[1], right), min(pixels.shape[0], bottom)
+        corners = self.to_image([(0, 0), (0, 1), (1, 0), (1, 1)])
+        low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
+        x_min, y_min = np.maximum(low, 0).tolist()
+        x_max, y_max = np.minimum(high, (pixels.shape[1], pixels.shape[0])).tolist()
         if x_max <= x_min or y_max <= y_min:
             return np.full((side, side, 3), PAD_GREY, np.uint8)
         part: Any = np.ascontiguousarray(pixels[y_min:y_max, x_min:x_max])
@@ -96,21 +98,23 @@ class CropFrame:
         if scale < 1 / 1.5:  # else bilinear sampling would skip pixels
             size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
             part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-        across, down = part.shape[1] / (x_max - x_min), part.shape[0] / (y_max - y_min)
+        shrink = np.array([part.shape[1] / (x_max - x_min), part.shape[0] / (y_max - y_min)])
         # From pixel centres of the crop to pixel centres of the part.
-        step = self.side / side
-        x0, y0 = self.cx - self.side / 2 - x_min, self.cy - self.side / 2 - y_min
-        matrix = np.array(
-            [
-                [step * across, 0, (x0 + step / 2) * across - 0.5],
-                [0, step * down, (y0 + step / 2) * down - 0.5],
-            ]
-        )
+        step = self._axes * (self.side / side)
+        start = self.to_image((0.5 / side, 0.5 / side)) - (x_min, y_min)
+        matrix = np.column_stack([step * shrink[:, None], start * shrink - 0.5])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         crop: Any = cv2.warpAffine(
             part, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=(PAD_GREY,) * 3
         )
         return crop  # type: ignore[no-any-return]
+
+    @property
+    def _axes(self) -> Matrix:
+        """(2, 2): its directions across and down as columns, in the image."""
+        angle = np.deg2rad(self.rotation)
+        cos, sin = np.cos(angle), np.sin(angle)
+        return np.array([[cos, -sin], [sin, cos]])
 
 
 class CropBackbone:

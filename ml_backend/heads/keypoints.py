@@ -75,11 +75,13 @@ class KeyPointsHead:
 
     Attributes:
         objects: One model per class of objects.
+        controls: Names of the controls of its labels.
         tasks: Tasks that it was fitted on, ascending.
         backbone: Checksum of the model whose first blocks give the features.
     """
 
     objects: tuple[ObjectPoints, ...]
+    controls: tuple[str, ...]
     tasks: tuple[int, ...]
     backbone: str
 
@@ -90,7 +92,9 @@ class KeyPointsHead:
 
     def to_bytes(self) -> bytes:
         """Serialize as .npz."""
-        meta: dict[str, Any] = {"format": FORMAT, "tasks": list(self.tasks), "backbone": self.backbone, "objects": []}
+        meta: dict[str, Any] = {
+            "format": FORMAT, "controls": self.controls, "tasks": self.tasks, "backbone": self.backbone, "objects": [],
+        }  # fmt: skip
         arrays: dict[str, npt.NDArray[Any]] = {}
         for number, one in enumerate(self.objects):
             model = one.model
@@ -114,7 +118,8 @@ class KeyPointsHead:
                 meta = json.loads(stored["meta"].tobytes())
                 number = int(meta["format"])
                 objects = _objects_from(meta, stored) if number == FORMAT else ()
-                head = cls(objects, tuple(int(task) for task in meta["tasks"]), str(meta["backbone"]))
+                controls = tuple(str(name) for name in meta["controls"])
+                head = cls(objects, controls, tuple(int(task) for task in meta["tasks"]), str(meta["backbone"]))
         except ValueError:
             raise
         except Exception as error:  # zipfile, json and numpy raise errors of many kinds
@@ -180,7 +185,13 @@ def fit_keypoints(inputs: FitInput) -> HeadResult | None:
         reason = "; ".join([*layout.reasons, few] if layout.labels or not layout.reasons else layout.reasons)
         return HeadResult(None, "PCK@.1", None, None, False, f"No key points were learned: {reason}.", "nothing")
     tasks = sorted({int(task) for _, _, objects in fitted for task in objects.tasks})
-    head = KeyPointsHead(tuple(one for one, _, _ in fitted), tuple(tasks), backbone_checksum())
+    known = {label for one, _, _ in fitted for label in one.model.labels}
+    controls = tuple(
+        control.name
+        for control in inputs.config.controls_of("KeyPointLabels")
+        if any(label.stored in known for label in control.labels)
+    )
+    head = KeyPointsHead(tuple(one for one, _, _ in fitted), controls, tuple(tasks), backbone_checksum())
     return _judged(inputs, head, fitted, layout.reasons)
 
 

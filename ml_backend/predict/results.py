@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.labeling.geometry.shapes import Geometry
+from labelloop.labeling.geometry.shapes import Geometry, KeyPoint
 from labelloop.labeling.studio.writing import detection_result
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.masks import ObjectMask
@@ -16,8 +16,11 @@ from ml_backend.predict.answers import image_answer, region_answer
 from ml_backend.predict.controls import ANSWERS, CHOICES
 from ml_backend.predict.label_mapping import Target
 from ml_backend.predict.protocol import ProjectOptions
-from ml_backend.predict.shapes import SEMANTIC, SHAPES, part_polygons, points_of, rotated_box
+from ml_backend.predict.shapes import POINT_WIDTH, SEMANTIC, SHAPES, part_polygons, points_of, rotated_box
 from ml_backend.predict.task_score import near_miss_floor
+
+# Confidence of a learned key point that counts as undecided in the task's score.
+POINT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def to_label_studio_results(
         results += target_results
         candidates += target_candidates
     answers, answer_candidates = _answers(image, targets, results)
-    return [*results, *answers], [*candidates, *answer_candidates]
+    points, point_candidates = _learned_points(image, targets, results)
+    return [*results, *points, *answers], [*candidates, *point_candidates, *answer_candidates]
 
 
 def _answers(
@@ -133,6 +137,33 @@ def _answers(
                 continue
             ids = (_region_id(image, other, str(index)) for other in drawing if other.to_name == target.to_name)
             results += [region_answer(control, regions[name], answer) for name in ids if name in regions]
+    return results, candidates
+
+
+def _learned_points(
+    image: ImageResult, targets: Sequence[TargetThresholds], drawn: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
+    """Write the learned key points; those of an object as children of its region, and only where that is drawn."""
+    results: list[dict[str, Any]] = []
+    candidates: list[tuple[float, float]] = []
+    prediction = image.prediction
+    asked = [target.target for target in targets if target.target.control.type == "keypointlabels"]
+    if prediction is None or not prediction.points:
+        return results, candidates
+    ids = {str(result["id"]) for result in drawn}
+    drawing = [target.target for target in targets if target.target.draws not in {ANSWERS, CHOICES}]
+    for target in (target for target in asked if target.draws == ANSWERS):
+        for label, x, y, confidence, index in prediction.points:
+            stored = target.control.label_for(label)
+            parents = [_region_id(image, other, str(index)) for other in drawing if other.to_name == target.to_name]
+            parent = next((name for name in parents if name in ids), "") if index >= 0 else ""
+            if stored is None or (index >= 0 and parents and not parent):
+                continue
+            point = KeyPoint(x, y, POINT_WIDTH * image.width)
+            name = _region_id(image, target, f"{index} {label}")
+            [result] = _results(image, target, stored, point, score=confidence, region=name)
+            results.append({**result, "parentID": parent} if parent else result)
+            candidates.append((confidence, POINT_THRESHOLD))
     return results, candidates
 
 
