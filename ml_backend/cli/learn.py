@@ -26,6 +26,7 @@ from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.signals import exit_status_of
 from labelloop.service.studio import Studio, StudioError
+from ml_backend.cli.simulate_labels import simulate_image_labels
 from ml_backend.errors import NotLearnable, TestListUnusable
 from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.annotations import count_labelled
@@ -242,6 +243,9 @@ def _run_line(run: TrainingRun) -> str:
 # Bytes of features on disk, about 2,000 images with the embedded model.
 CACHE_BYTES = 8 * 2**30
 
+# Endings of a table of labels of whole images.
+TABLES = frozenset({".csv", ".tsv"})
+
 # Most characters printed of a line.
 MAX_LINE = 80
 
@@ -252,8 +256,8 @@ MAX_LINES = 20
 def learn_simulate(
     *,
     images: Path,
-    annotations: Path,
-    test_list: Path,
+    annotations: Path | None = None,
+    test_list: Path | None = None,
     model: str = "default",
     labelled: str = "1,5,10,20",
     strategy: str = "random,active",
@@ -265,16 +269,19 @@ def learn_simulate(
 
     No server is needed. Images are labelled one after the other, in random order and in the order of active learning; a
     model is trained on them and evaluated on the test images. Prints the AP50 (pycocotools) of each strategy and number
-    of labelled images.
+    of labelled images; for labels of whole images, the accuracy, or the macro-F1 of several tags an image.
 
     Ctrl-C stops it and prints the results so far.
 
     Args:
         images: Folder of images.
         annotations: A folder of Pascal VOC XML, a folder of YOLO text files or a COCO JSON file, as read by
-            `labelloop import`. Polygons and masks count as their bounding boxes.
-        test_list: Text file with the names of the test images, one per line; the others may be labelled.
-        model: ONNX detector to train on, or `default` for the embedded model.
+            `labelloop import`. Polygons and masks count as their bounding boxes. For labels of whole images, a CSV file
+            (image,label or image,label1|label2, or a column of 0 and 1 for each label); without it, each subfolder of
+            the images is a class.
+        test_list: Text file with the names of the test images, one per line; the others may be labelled. Optional for
+            labels of whole images: the folders `test` or `val`, else 30 % of the images, are tested on.
+        model: ONNX model to train on, or `default` for the embedded model.
         labelled: Numbers of labelled images, separated by commas.
         strategy: `random`, `active`, or both with a comma.
         seeds: Repetitions, each with another random sample of the images.
@@ -295,10 +302,20 @@ def learn_simulate(
         raise SettingsError(f"--seeds {seeds} is below 1.", fix="Give --seeds 1 or more.")
     if json_ is not None:
         _require_writable(json_)
-    data = read_labelled(images, annotations, settings=settings)
-    wanted, unknown = data.listed(test_list)
     path = embedded_model() if model == "default" else Path(model).expanduser().absolute()
     folder = settings.home / "learn"
+    if annotations is None or annotations.suffix.lower() in TABLES:
+        cache = FeatureCache(folder / "whole", max_bytes=CACHE_BYTES)
+        simulate_image_labels(
+            open_backbone(path, folder=folder, threads=settings.inference_threads), cache, images=images,
+            table=annotations, test_list=test_list, sizes=sizes, strategies=strategies, seeds=seeds, report=json_,
+            settings=settings,
+        )  # fmt: skip
+        return
+    if test_list is None:
+        raise SettingsError("Boxes need a list of test images.", fix="Name them with --test-list FILE, one a line.")
+    data = read_labelled(images, annotations, settings=settings)
+    wanted, unknown = data.listed(test_list)
     backbone = open_backbone(path, folder=folder, threads=settings.inference_threads)
     if not backbone.levels:
         raise NotLearnable(path=path, reason=backbone.no_boxes)
