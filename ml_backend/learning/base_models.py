@@ -103,6 +103,19 @@ class BaseModels:
         manifest = self.registry.manifest(version)
         return self._cache.fetch(self.registry, manifest), manifest
 
+    def has_base(self, served: ServedModel) -> bool:
+        """Whether the served version was learned on the base that is trained on now: then its features are the same.
+
+        A version on the default model has another base once the settings name another file.
+
+        Raises:
+            ModelError: There is no such version.
+            StoreError: The store cannot be read.
+        """
+        if not served.learned:
+            return True
+        return bool(self.registry.manifest(served.version).metrics.get("base", served.base) == served.base)
+
     def thresholds(self, version: str) -> dict[str, float]:
         """Return the thresholds per class of a version; empty for the default model.
 

@@ -205,8 +205,7 @@ class Evaluator:
 
         def detect(task: int, url: str) -> _Prediction:
             spec = detector.spec
-            side = max(spec.width, spec.height) * (2 if spec.placement == "crop" else 1)
-            photo = self._photos.photo(url, task_id=task, max_side=side)
+            photo = self._photos.photo(url, task_id=task, max_side=spec.decode_side)
             [detections] = detector.detect([prepare(photo.pixels, spec, size=(photo.width, photo.height))], floor=FLOOR)
             return _Prediction(detections, photo.width, photo.height)
 

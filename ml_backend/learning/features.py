@@ -90,7 +90,7 @@ class FeatureProvider:
     def prepared_image(self, backbone: FrozenBackbone, url: str, *, task: int | None) -> Prepared:
         """Return the image as prepared for the backbone."""
         spec = backbone.spec
-        photo = self._photos.photo(url, task_id=task, max_side=max(spec.width, spec.height))
+        photo = self._photos.photo(url, task_id=task, max_side=spec.decode_side)
         return prepare(photo.pixels, spec, size=(photo.width, photo.height))
 
     def example(self, backbone: FrozenBackbone, image: LabelledImage, *, task: int) -> Example:

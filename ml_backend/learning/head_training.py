@@ -98,7 +98,9 @@ class HeadTrainer:
             backbone: Gives the features.
             names: Class names of the version.
         """
-        served = self._context.base_models.heads(inputs.served.version)
+        # Heads on the features of another base mean nothing on this one.
+        same_base = self._context.base_models.has_base(inputs.served)
+        served = self._context.base_models.heads(inputs.served.version) if same_base else {}
         training = [(task, photo) for task, _, photos in inputs.training for photo in photos if photo.is_labelled]
         if not HEADS or not (training or served):
             return HeadOutcome(served)

@@ -79,16 +79,20 @@ def store_candidate(
     Raises:
         StoreError: The store cannot be written.
     """
-    version_metrics = {"learner": LEARNER, "base_pointer": served.pointer, "tasks": tasks, **metrics}
+    version_metrics = {
+        "learner": LEARNER, "base_pointer": served.pointer, "base": served.base, "tasks": tasks, **metrics,
+    }  # fmt: skip
     with scratch_folder() as folder:
         file = folder / f"learned-{tasks}.onnx"
         layout = ""
         if parts.head is not None:
             write_learned(file, backbone, parts.head)
             summary = ModelSummary("", "labelloop", "it was learned here", parts.head.names, "metadata")
-        elif served.learned:
+        elif served.learned and base_models.has_base(served):
             source, manifest = base_models.file(served.version)
             layout, summary = manifest.layout, _copy_model(source, file, manifest.classes, manifest.layout)
+            if "base" not in manifest.metrics:  # of an earlier release, without features of images
+                onnx.save(export_image_features(load_detector(source, layout=manifest.layout, threads=1)), file)
         elif parts.drawn and backbone.levels:
             summary = _copy_model(backbone.detector.path, file, backbone.names, "labelloop")
         else:

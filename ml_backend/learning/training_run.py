@@ -354,11 +354,17 @@ class Learner:
             )
 
     def _examples(self, inputs: RunInput, backbone: FrozenBackbone) -> tuple[list[Example], list[str]]:
-        """Return the training images with their features, and the images that could not be loaded."""
+        """Return the training images with their features, and the images that could not be loaded.
+
+        Where no boxes can be trained, only images without a vector are loaded, and none is returned.
+        """
         images = sample_images([(task, photo) for task, _, photos in inputs.training for photo in photos])
         embedded = self._context.image_vectors.with_vectors(
             inputs.project, backbone.version, {task for task, _ in images}
         )
+        trains_boxes = bool(backbone.levels and inputs.classes)
+        if not trains_boxes:
+            images = [(task, image) for task, image in images if task not in embedded]
         vectors: dict[int, Any] = {}
         examples: list[Example] = []
         failures: list[str] = []
@@ -375,7 +381,7 @@ class Learner:
                 if task not in embedded and task not in vectors:
                     vectors[task] = image_key_of([image.url]), image_vector(examples[-1].candidates)
             self._context.image_vectors.save_vectors(inputs.project, backbone.version, vectors, annotated=True)
-        return examples, failures
+        return examples if trains_boxes else [], failures
 
     def _thresholds(self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult) -> dict[str, float]:
         """Return the score thresholds of the candidate; empty if the policy turns them off."""

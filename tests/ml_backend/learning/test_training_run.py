@@ -55,7 +55,7 @@ def test_submits_train_a_version_and_a_deletion_retrains_it(context, learn, stud
     assert run.classes == {"Disc": 4, "Square": 4}
     assert run.base == run.parent == base
     assert run.version == served_version(settings, project=PROJECT) != base
-    assert set(run.seconds) == {"wait", "read", "photos", "fit", "judge", "publish", "follow"}
+    assert set(run.seconds) == {"wait", "read", "photos", "fit", "judge", "heads", "publish", "follow"}
     assert {"Disc", "Square"} <= finds(context, run.version, 11, studio)
     assert context.runs.last(PROJECT) == [run_with_id := context.runs.of_version(PROJECT, run.version)]
     assert run_with_id.metrics.cross_validation
@@ -413,9 +413,9 @@ def test_project_without_a_trainable_control_is_not_trained(context, learn, stud
     for seed in range(3):
         studio.label(seed)
     studio.fields["label_config"] = (
-        '<View><Image name="image" value="$image"/><PolygonLabels name="p" toName="image"/></View>'
+        '<View><Image name="image" value="$image"/><TextArea name="p" toName="image"/></View>'
     )
     assert learn(sweep=True) is None
     run = learn(now=True)
     assert run.verdict == "failed"
-    assert "p (PolygonLabels on Image) is" in run.reason
+    assert "p (TextArea on Image) is" in run.reason
