@@ -44,6 +44,15 @@ class InputSpec:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     dtype: str = "float32"
 
+    @property
+    def decode_side(self) -> int:
+        """Longer side in pixels at which an image is decoded for this input.
+
+        A centre crop, and an image stretched to a square, need more pixels than the input on the longer side: twice as
+        many suffice up to an aspect ratio of 2.
+        """
+        return max(self.width, self.height) * (2 if self.placement in {"crop", "stretch"} else 1)
+
 
 @dataclass(frozen=True)
 class Prepared:

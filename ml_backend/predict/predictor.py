@@ -279,10 +279,7 @@ class Predictor:
     def _detect_whole(self, job: _Job, detector: Detector, floor: float) -> Iterator[_ImageDetections]:
         """Run whole images in the order of the requests, at most `detector.batch` per batch."""
         spec = detector.spec
-        # A centre crop needs more pixels than the input size on the longer side.
-        side = max(spec.width, spec.height) * (2 if spec.placement == "crop" else 1)
-
-        side = max(side, SEGMENT_SIDE) if job.keeps_pixels else side
+        side = max(spec.decode_side, SEGMENT_SIDE) if job.keeps_pixels else spec.decode_side
 
         def make(photo: DecodedImage) -> _Decoded:
             prepared = prepare(photo.pixels, spec, size=(photo.width, photo.height), into=self._take_spare())

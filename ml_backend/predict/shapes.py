@@ -10,6 +10,7 @@ from labelloop.labeling.geometry.raster import run_lengths
 from labelloop.labeling.geometry.shapes import Ellipse, Geometry, KeyPoint, Mask, Polygon, Rectangle
 from ml_backend.detection.detections import Detections, corners_of
 from ml_backend.detection.masks import OUTLINE_SIDE
+from ml_backend.layouts.semantic import SemanticMask
 
 # Diameter of a keypoint, as a share of the image's width.
 POINT_WIDTH = 0.0075
@@ -19,6 +20,9 @@ MIN_KEYPOINT_CONFIDENCE = 0.5
 
 # What the segmenter adds to the outputs of a model with boxes and without masks: a mask for each box.
 SEGMENTED = "segmented"
+
+# Output of a semantic model: one region per class; a polygon is drawn for each connected part.
+SEMANTIC = "semantic"
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,14 @@ def _mask(detections: Detections, index: int, width: int, height: int) -> Geomet
     return Mask(width, height, run_lengths(pixels, int(left), int(top), width, height))
 
 
+def part_polygons(detections: Detections, index: int) -> list[Polygon]:
+    """The outlines of the connected parts of a semantic region, the largest first."""
+    mask = detections.segments[index] if detections.segments is not None else None
+    parts = mask.parts() if isinstance(mask, SemanticMask) else ()
+    outlines = (outline_polygon(*part.crop(OUTLINE_SIDE, enlarge=True)) for part in parts)
+    return [outline for outline in outlines if outline is not None]
+
+
 def points_of(detections: Detections, index: int, width: int) -> Mapping[int, KeyPoint]:
     """The keypoints of one detection above `MIN_KEYPOINT_CONFIDENCE`, by keypoint index."""
     if detections.keypoints is None:
@@ -126,7 +138,7 @@ def points_of(detections: Detections, index: int, width: int) -> Mapping[int, Ke
     }
 
 
-_BOXES, _MASKS, _NOTHING = frozenset({"boxes"}), frozenset({"masks"}), frozenset[str]()
+_BOXES, _MASKS, _NOTHING = frozenset({"boxes"}), frozenset({"masks", SEMANTIC}), frozenset[str]()
 
 # Drawing by shape tag. `<shape>Labels` carries its own labels; a plain shape is the partner of `Labels`.
 SHAPES: Mapping[str, ShapeRenderer] = {
@@ -146,4 +158,5 @@ SOURCES: Mapping[str, str] = {
     "keypoints": "from keypoints",
     "classes": "from the class of the image",
     SEGMENTED: "from boxes by the segmenter",
+    SEMANTIC: "from the model's classes of pixels",
 }

@@ -93,7 +93,7 @@ class FeatureSource:
 
     def _see(self, content: bytes, name: str) -> CandidateFeatures:
         spec = self.backbone.spec
-        loaded = load_image(content, max_side=max(spec.width, spec.height), name=name)
+        loaded = load_image(content, max_side=spec.decode_side, name=name)
         return self.backbone.extract_features([prepare(loaded.pixels, spec, size=(loaded.width, loaded.height))])[0]
 
     def example(self, image: LocalImage) -> Example:
