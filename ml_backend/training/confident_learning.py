@@ -18,6 +18,10 @@ Indices = npt.NDArray[np.int64]
 # Probabilities are clipped to at least this.
 MIN_PROBABILITY = 1e-6
 
+# Class thresholds are at least this, since the mean of few examples is noise, and probabilities are divided by this
+# power of them: by all of it, rare classes would be called wrong too often.
+LEAST_THRESHOLD, THRESHOLD_POWER = 0.2, 0.25
+
 
 @dataclass(frozen=True)
 class WrongLabel:
@@ -52,9 +56,8 @@ def class_thresholds(probabilities: Doubles, given: Indices) -> Doubles:
 def wrongness(probabilities: Doubles, given: Indices) -> Doubles:
     """Score how likely each given label is wrong, (n,) in [0, 1].
 
-    The probabilities are divided by their class thresholds and renormalised, so that a class which the model gives
-    little probability throughout is not called wrong throughout. The score is the rescaled probability of the best
-    other class against that of the given one.
+    The probabilities are divided by a power of their class thresholds and renormalised, so that a class which the model gives
+    little probability throughout is not called wrong throughout. The score is 1 - that of the given class.
 
     Args:
         probabilities: (n, k) out-of-fold, rows sum to 1.
@@ -62,14 +65,10 @@ def wrongness(probabilities: Doubles, given: Indices) -> Doubles:
     """
     if not len(given):
         return np.zeros(0)
-    rescaled = np.maximum(probabilities, MIN_PROBABILITY) / np.maximum(class_thresholds(probabilities, given), 0.05)
+    thresholds = np.maximum(class_thresholds(probabilities, given), LEAST_THRESHOLD) ** THRESHOLD_POWER
+    rescaled = np.maximum(probabilities, MIN_PROBABILITY) / thresholds
     rescaled /= rescaled.sum(axis=1, keepdims=True)
-    rows = np.arange(len(given))
-    own = rescaled[rows, given]
-    others = rescaled.copy()
-    others[rows, given] = 0.0
-    best = others.max(axis=1)
-    return np.asarray(best / (best + own))
+    return np.asarray(1 - rescaled[np.arange(len(given)), given])
 
 
 def confident_joint(probabilities: Doubles, given: Indices) -> npt.NDArray[np.int64]:
