@@ -1,7 +1,9 @@
 """What every head has in common: its examples, its result, its entry in `HEADS`, and the predictions it changes."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +63,12 @@ class HeadExample:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     region_choices: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     predicted: Detections | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Checksum of the image's address and of everything drawn on it; see `ExampleCache`."""
+        drawn = (self.url, self.width, self.height, self.labels, self.masks, self.rotated, self.keypoints)
+        return hashlib.sha256(repr(drawn).encode() + self.boxes.tobytes()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, eq=False)
