@@ -84,7 +84,10 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
         console.print(f"Training of project {project} is requested; `labelloop worker` runs it.")
     else:
         _print_state(console, project, settings, policy, training_data, notes=notes or ())
-        console.print(_runs_table(runs.last(project, MAX_RUNS)))
+        shown = runs.last(project, MAX_RUNS)
+        console.print(_runs_table(shown))
+        for line in shown[0].metrics.head_lines() if shown else ():
+            console.print(line, markup=False, soft_wrap=True)
         page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
         console.print(f"Report with charts: {page}, or `labelloop learn report {project}`.", soft_wrap=True)
     if watch:

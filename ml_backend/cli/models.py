@@ -234,6 +234,7 @@ def _version_line(manifest: VersionManifest, pointer: Pointer, refused: str) -> 
     parts = [manifest.version, manifest.created_at[:16].replace("T", " "), f"{len(manifest.classes)} classes"]
     parts += [f"for project {manifest.project}"] if manifest.project else []
     parts += [f"from {manifest.parent}"] if manifest.parent else []
+    parts += [f"with {', '.join(manifest.heads)}"] if manifest.heads else []
     parts += [f"{name} {value:.3f}" for name, value in manifest.metrics.items() if isinstance(value, float)]
     return "  ".join(parts) + _in_brackets(where)
 

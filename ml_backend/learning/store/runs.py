@@ -79,6 +79,18 @@ class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     heads: dict[str, HeadMetrics] = {}
     boxes_kept: bool = False
 
+    def head_lines(self) -> list[str]:
+        """The result of each kind of head, in words."""
+        lines = []
+        for name, result in self.heads.items():
+            measured = "" if result.value is None else f"{result.metric} {result.value:.3f}"
+            before = "" if result.parent is None else f" (before: {result.parent:.3f})"
+            verdict = "published" if result.passed else f"not published: {result.reason}"
+            lines.append(
+                f"{TITLES.get(name, name).capitalize()}: {f'{measured}{before}, ' if measured else ''}{verdict}."
+            )
+        return lines
+
 
 class TrainingRun(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the table `learn_runs`; see there for the fields."""

@@ -243,6 +243,9 @@ def test_each_kind_of_head_has_a_curve():
         "8 labelled tasks: accuracy 0.800 (before: 0.500) by cross-validation, published" in curve.chart.spots[1].text
     )
     assert [line.name for line in curve.chart.lines] == ["cross-validation"]
+    assert runs[0].metrics.head_lines() == [
+        "Answers about images: accuracy 0.600 (before: 0.500), published.", "Masks: not published: .",
+    ]  # fmt: skip
     page = learning_page(report_of(runs, [edited(1)]))
     assert "Answers about images" in page
     assert "No boxes were evaluated." in page
