@@ -32,6 +32,9 @@ PENALTIES = (0.001, 0.01, 0.1)
 # Nats per unit of a heat map.
 SHARPNESS = 100.0
 
+# By this the sharpness is divided for the last step to a part of a cell, and for the spread.
+TEMPERATURE = 8.0
+
 # Standard deviations of the broad prior of the first pass, relative to the shape prior.
 BROAD = 3.0
 
@@ -230,7 +233,8 @@ def locate(maps: Floats, mean: Floats, covariance: Floats) -> Located:
         posterior = np.linalg.inv(precision + evidence)
         fused[index] = (posterior @ (pull + evidence @ position[index].ravel())).reshape(points, 2)
         around[index] = _blocks(posterior, points)
-    _, posterior_spread, mode = _peak(maps, fused, around + SEARCH_DEVIATION**2 * np.eye(2))
+    search = around + SEARCH_DEVIATION**2 * np.eye(2)
+    _, posterior_spread, mode = _peak(maps, fused, search, temperature=TEMPERATURE)
     grid = maps.shape[-1]
     cells = np.clip((mode * grid).astype(int), 0, grid - 1)
     rows, columns = np.ogrid[: len(maps), :points]
@@ -238,7 +242,9 @@ def locate(maps: Floats, mean: Floats, covariance: Floats) -> Located:
     return Located(mode, peaks, np.sqrt(np.trace(posterior_spread, axis1=2, axis2=3)))
 
 
-def _peak(maps: Floats, centre: Floats, covariance: Floats) -> tuple[Floats, Floats, Floats]:
+def _peak(
+    maps: Floats, centre: Floats, covariance: Floats, *, temperature: float = 1.0
+) -> tuple[Floats, Floats, Floats]:
     """Posterior mean (n, k, 2), covariance (n, k, 2, 2) and refined mode (n, k, 2) of heat maps with Gaussian priors.
 
     The prior's exponent is quadratic in x and y, so it is assembled from rows and columns.
@@ -255,6 +261,7 @@ def _peak(maps: Floats, centre: Floats, covariance: Floats) -> tuple[Floats, Flo
     flat = exponent.reshape(count, points, -1)
     best = flat.argmax(-1)
     flat -= np.take_along_axis(flat, best[..., None], -1)
+    flat /= temperature
     density = np.exp(flat, out=flat).reshape(exponent.shape)
     density /= density.sum((2, 3), keepdims=True)
     by_x, by_y = density.sum(2), density.sum(3)
