@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from ml_backend.heads import angles, image_labels, keypoints, masks, region_labels
 from ml_backend.heads.base import Head, HeadKind
 
 log = structlog.get_logger(__name__)
@@ -17,7 +18,7 @@ log = structlog.get_logger(__name__)
 SUFFIX = ".head.npz"
 
 # Kinds in the order in which they are applied.
-KINDS: tuple[HeadKind, ...] = ()
+KINDS: tuple[HeadKind, ...] = (keypoints.KIND, angles.KIND, masks.KIND, region_labels.KIND, image_labels.KIND)
 
 HEADS: Mapping[str, HeadKind] = {kind.name: kind for kind in KINDS}
 
