@@ -21,6 +21,7 @@ import numpy.typing as npt
 from labelloop.labeling.studio.config import Control, LabelConfig
 from ml_backend.detection.detections import Floats
 from ml_backend.heads.base import Answer, HeadResult
+from ml_backend.training.confident_learning import find_wrong_labels, find_wrong_tags
 from ml_backend.training.label_model import Doubles, FittedLabels, Kind, LabelModel, fit_label_model
 from ml_backend.training.thresholds import ScoredEdits, learned_thresholds
 
@@ -367,6 +368,61 @@ def learn_control(
         if behind:
             return ControlResult(parent, value, before, False, f"{name}: {behind}")
     return ControlResult(candidate, value, before, True, f"{name} {value:.2f}, most frequent answer {baseline:.2f}")
+
+
+@dataclass(frozen=True)
+class WrongAnswer:
+    """An answer that is probably wrong.
+
+    Attributes:
+        control: Name of the control.
+        example: Index of the example.
+        given: The given value that is wrong; empty: one is missing.
+        suggested: The value that fits better; empty: the given tag only has to go.
+        confidence: In [0, 1].
+    """
+
+    control: str
+    example: int
+    given: str
+    suggested: str
+    confidence: float
+
+
+def find_wrong_answers(question: Question, examples: AnsweredExamples, *, least: float) -> list[WrongAnswer]:
+    """List answers that models which were not fitted on the example contradict, most confident first.
+
+    Args:
+        question: The control.
+        examples: Answers with their features; too few, or all the same, give nothing.
+        least: Lowest confidence.
+    """
+    distinct = {value for answer in examples.answers for value in answer}
+    if len(examples) < MIN_ANSWERS or len(distinct) < (1 if question.kind == "multiple" else 2):
+        return []
+    rows = _sample(examples.answers)
+    sampled = _known(examples[rows], question)
+    if len(sampled) < len(rows):  # answers that the control no longer offers
+        rows = [row for row in rows if set(examples.answers[row]) & set(question.values)]
+    classes = _classes(question, sampled.answers)
+    truth = _truth(sampled.answers, classes)
+    fitted = fit_label_model(sampled.features, truth, classes=classes, kind=question.kind, groups=sampled.tasks)
+    if fitted.out_of_fold is None:
+        return []
+    if question.kind == "multiple":
+        found = find_wrong_tags(fitted.out_of_fold, truth, least=least)
+    else:
+        found = find_wrong_labels(fitted.out_of_fold, truth.argmax(axis=1), least=least)
+    return [
+        WrongAnswer(
+            question.name,
+            rows[issue.example],
+            "" if issue.given is None else classes[issue.given],
+            "" if issue.suggested is None else classes[issue.suggested],
+            issue.confidence,
+        )
+        for issue in found
+    ]
 
 
 def head_result(

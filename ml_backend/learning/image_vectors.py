@@ -15,6 +15,7 @@ from labelloop.service.media import MediaError
 from labelloop.service.studio import StudioNotFound
 from ml_backend.detection.detections import Floats
 from ml_backend.errors import NotLearnable
+from ml_backend.heads.answers import questions
 from ml_backend.learning.annotations import addresses
 from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
@@ -23,6 +24,7 @@ from ml_backend.learning.label_errors import run_at_low_priority
 from ml_backend.learning.store.tasks import image_key_of
 from ml_backend.malloc import trim_memory
 from ml_backend.policy import read_learning_policy
+from ml_backend.predict.controls import ANSWERS, CHOICES, kind_of
 from ml_backend.training.acquisition import image_vector
 from ml_backend.training.backbone import FrozenBackbone
 
@@ -38,12 +40,23 @@ BUSY_POLL_S = 0.5
 log = structlog.get_logger(__name__)
 
 
+def is_about_images(config: LabelConfig) -> bool:
+    """Whether a project asks about whole images only, and has nothing that is drawn."""
+    drawn = (kind_of(control.tag).draws not in {"", ANSWERS, CHOICES} for control in config.controls.values())
+    return bool(questions(config, per_region=False)) and not any(drawn)
+
+
 class ImageEmbedder:
-    """Embeds the images of one project."""
+    """Embeds the images of one project.
+
+    Where only whole images are labelled, a vector has the features that answers are learned from; else it is the mean
+    of the objects' features.
+    """
 
     def __init__(self, context: LearningContext, project: int, config: LabelConfig, served: ServedModel) -> None:
         """Open the base of the served version; if it cannot be trained, nothing is embedded."""
         self._context, self._project, self._config = context, project, config
+        self.about_images = is_about_images(config)
         self._backbone: FrozenBackbone | None = None
         try:
             self._backbone = context.base_models.backbone(served)
@@ -52,8 +65,10 @@ class ImageEmbedder:
 
     @property
     def backbone(self) -> str:
-        """Version of the backbone of the vectors; empty without one."""
-        return self._backbone.version if self._backbone is not None else ""
+        """Version of the backbone of the vectors, and what they are of; empty without one."""
+        if self._backbone is None:
+            return ""
+        return f"{self._backbone.version} images" if self.about_images else self._backbone.version
 
     def image_key(self, task: Task) -> str:
         """Return a checksum of the URLs of a task's images."""
@@ -69,7 +84,7 @@ class ImageEmbedder:
             for task in tasks
             if task.id is not None and (vector := vectors[task.id]) is not None
         }
-        self._context.image_vectors.save_vectors(self._project, self._backbone.version, keyed)
+        self._context.image_vectors.save_vectors(self._project, self.backbone, keyed)
         self._context.image_vectors.mark_failed(self._project, vectors.keys() - keyed.keys())
         return len(keyed)
 
@@ -82,7 +97,8 @@ class ImageEmbedder:
                 [features] = backbone.extract_features(
                     [self._context.features.prepared_image(backbone, url, task=task.id)]
                 )
-                vectors.append(image_vector(features))
+                of_image = features.image_features if self.about_images else None
+                vectors.append(image_vector(features) if of_image is None else of_image)
             except MediaError as error:
                 log.warning("photo_not_seen", project=self._project, task=task.id, reason=str(error))
         if not vectors:

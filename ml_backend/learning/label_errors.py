@@ -14,18 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import structlog
 
+from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.media import MediaError
 from labelloop.service.studio import StudioNotFound
 from ml_backend.errors import ModelError
-from ml_backend.learning.annotations import GROUND_TRUTH, task_checksum
+from ml_backend.heads.answers import Question, WrongAnswer, find_wrong_answers, questions
+from ml_backend.heads.base import HeadExample, Pixels
+from ml_backend.heads.image_labels import answered_images
+from ml_backend.learning.annotations import GROUND_TRUTH, LabelledImage, task_checksum
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluator import known_classes
 from ml_backend.learning.store.annotations import AnnotatedTask
 from ml_backend.learning.store.label_errors import LabelErrorNote
 from ml_backend.learning.training_set import MAX_IMAGES
 from ml_backend.policy import read_learning_policy
+from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
 from ml_backend.training.label_errors import LabelIssue, cross_validated_issues
 
@@ -43,6 +49,9 @@ NICENESS = 15
 # Labelled images that a review needs: heads trained on fewer disagree with most labels.
 MIN_IMAGES = 10
 
+# Images whose answers are reviewed at most, and the lowest confidence of a remark on one.
+MAX_ANSWERED, MIN_CONFIDENCE = 600, 0.02
+
 # Most remarks in a note; further ones are counted.
 MAX_REMARKS = 5
 
@@ -50,8 +59,8 @@ log = structlog.get_logger(__name__)
 
 Stop = Callable[[], bool]
 Done = TypeVar("Done")
-# (index of the image in its task, label issue).
-Remark = tuple[int, LabelIssue]
+# (index of the image in its task, label issue of a box or of an answer).
+Remark = tuple[int, LabelIssue | WrongAnswer]
 
 # Sentence of each kind of label issue; `place` is in pixels of the image.
 SENTENCES: Mapping[str, str] = {
@@ -59,6 +68,14 @@ SENTENCES: Mapping[str, str] = {
     "class": "{drawn} {place} looks like {label}",
     "spurious": "the model sees no {drawn} {place}",
     "loose": "{drawn} is loose: the model would draw it {place}",
+}
+
+
+# Sentence about an answer, by whether a given value is wrong and whether another one fits better.
+ANSWER_SENTENCES: Mapping[tuple[bool, bool], str] = {
+    (True, True): "{control} is perhaps {suggested}, not {given}",
+    (True, False): "{given} is perhaps wrong in {control}",
+    (False, True): "perhaps {suggested} is missing in {control}",
 }
 
 
@@ -151,11 +168,15 @@ def note_of(
     return LabelErrorNote(task, f"{note[0].upper()}{note[1:]}{more}.", round(sure[0][1].confidence, 2))
 
 
-def _sentence(photo: int, issue: LabelIssue, drawn: Sequence[Sequence[str]], *, several: bool) -> str:
+def _sentence(photo: int, issue: LabelIssue | WrongAnswer, drawn: Sequence[Sequence[str]], *, several: bool) -> str:
+    where = f" on photo {photo + 1}" if several else ""
+    if isinstance(issue, WrongAnswer):
+        form = ANSWER_SENTENCES[bool(issue.given), bool(issue.suggested)]
+        sentence = form.format(control=issue.control, given=issue.given, suggested=issue.suggested)
+        return f"{sentence}{where} [{100 * issue.confidence:.0f} %]"
     left, top, right, bottom = issue.box
     location = f"at {left:.0f}, {top:.0f} ({right - left:.0f} x {bottom - top:.0f} px)"
     drawn_label = drawn[photo][issue.drawn] if issue.drawn is not None else issue.label
-    where = f" on photo {photo + 1}" if several else ""
     sentence = SENTENCES[issue.kind].format(label=issue.label, drawn=drawn_label, place=location + where)
     return f"{sentence} [{100 * issue.confidence:.0f} %]"
 
@@ -166,14 +187,82 @@ def _remarks(
     """Return the remarks on each reviewed task, newest tasks only; None if stopped."""
     config = context.studio.label_config(project)
     backbone = context.base_models.backbone(context.base_models.served(project))
-    if not backbone.levels:
-        return {}
     newest = [
         (annotated.task, *indexed)
         for annotated in reversed(tasks)
         for indexed in enumerate(annotated.photos)
         if indexed[1].complete
     ]
+    remarks = _answer_remarks(context, project, backbone, config, newest, stop=stop)
+    of_boxes = {} if not backbone.levels else _box_remarks(context, project, backbone, config, newest, stop=stop)
+    if remarks is None or of_boxes is None:
+        return None
+    for task, found in of_boxes.items():
+        remarks.setdefault(task, []).extend(found)
+    return remarks
+
+
+def _answer_remarks(
+    context: LearningContext,
+    project: int,
+    backbone: FrozenBackbone,
+    config: LabelConfig,
+    images: Sequence[tuple[int, int, LabelledImage]],
+    *,
+    stop: Stop,
+) -> dict[int, list[Remark]] | None:
+    """Return the remarks on answers about images, given as (task, index in it, image); None if stopped."""
+    controls = questions(config, per_region=False)
+    answered = [entry for entry in images if entry[2].choices][:MAX_ANSWERED] if controls else []
+    if len(answered) < MIN_IMAGES:
+        return {}
+    examples: list[HeadExample] = []
+    places: list[tuple[int, int]] = []
+    nothing = np.zeros((0, 4), np.float32)
+    for task, number, image in reversed(answered):
+        if stop():
+            return None
+        try:
+            features, width, height = context.features.image_features(backbone, image.url, task=task)
+        except MediaError as error:
+            log.warning("photo_not_judged", project=project, task=task, reason=str(error))
+            continue
+        # Each example is a task of its own: its index leads back to its place.
+        examples.append(
+            HeadExample(
+                len(places), image.url, width, height, nothing, (), nothing, features, _no_pixels, choices=image.choices
+            )
+        )
+        places.append((task, number))
+    remarks: dict[int, list[Remark]] = {task: [] for task, _ in places}
+    for control in controls:
+        given = [example.choices[control.name] for example in examples if control.name in example.choices]
+        if stop():
+            return None
+        if len(given) < MIN_IMAGES:
+            continue
+        question = Question.of(control, given)
+        asked = answered_images(question, examples)
+        for issue in find_wrong_answers(question, asked, least=MIN_CONFIDENCE):
+            task, number = places[asked.tasks[issue.example]]
+            remarks[task].append((number, issue))
+    return remarks
+
+
+def _no_pixels() -> Pixels:
+    return np.zeros((0, 0, 3), np.uint8)
+
+
+def _box_remarks(
+    context: LearningContext,
+    project: int,
+    backbone: FrozenBackbone,
+    config: LabelConfig,
+    newest: Sequence[tuple[int, int, LabelledImage]],
+    *,
+    stop: Stop,
+) -> dict[int, list[Remark]] | None:
+    """Return the remarks on boxes of images, given as (task, index in it, image); None if stopped."""
     examples: list[Example] = []
     places: list[tuple[int, int]] = []
     for task, number, photo in newest[:MAX_IMAGES]:

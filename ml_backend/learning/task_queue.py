@@ -46,6 +46,7 @@ from ml_backend.predict.protocol import ProjectOptions, TaskPrediction, read_opt
 from ml_backend.segmentation.box_segmenter import BoxSegmenter
 from ml_backend.studio.connect import is_same_url
 from ml_backend.training.acquisition import (
+    COLD_START_IMAGES,
     DUPLICATE_WINDOW,
     FLOOR,
     POOL,
@@ -58,6 +59,7 @@ from ml_backend.training.acquisition import (
     sample_without_near_duplicates,
     uncertainty,
 )
+from ml_backend.training.label_acquisition import label_vectors, next_labels
 from ml_backend.training.linear_head import head_detector
 from ml_backend.training.parallel import parallel_map
 
@@ -348,16 +350,23 @@ class _Ranking:
         able, vectors = self._context.image_vectors.vectors(self._project, self._embedder.backbone, predictions)
         head: list[int] = []
         if able:
-            images = [
-                UnlabelledImage(vector, predictions[number].uncertainty)
-                for number, vector in zip(able, vectors, strict=True)
-            ]
-            head = [able[index] for index in next_images(images, self._reference_vectors(), HEAD)]
+            uncertainties = [predictions[number].uncertainty for number in able]
+            head = [able[index] for index in self._next(vectors, uncertainties)]
         others = [number for number in predictions if number not in set(head)]
         others = [others[index] for index in rank([predictions[number].uncertainty for number in others])]
         order = self._with_held_out([*head, *others])
         scored = {number: (predictions[number], place_score(position)) for position, number in enumerate(order)}
         return self._import(scored, save_uncertainty=True), unreached
+
+    def _next(self, vectors: Floats, uncertainties: Sequence[float | None]) -> list[int]:
+        """Choose the images of the head of the queue: indices into `vectors`, best first."""
+        references = self._reference_vectors()
+        if not self._embedder.about_images or len(references) < COLD_START_IMAGES:
+            images = [UnlabelledImage(*pair) for pair in zip(vectors, uncertainties, strict=True)]
+            return next_images(images, references, HEAD)
+        scaled = label_vectors(np.concatenate([vectors, references]))
+        doubts = [value or 0.0 for value in uncertainties]
+        return next_labels(doubts, scaled[: len(vectors)], scaled[len(vectors) :], HEAD)
 
     def _with_held_out(self, order: Sequence[int]) -> list[int]:
         held = partial(is_held_out, self._project, share=self._policy.held_out)

@@ -56,8 +56,8 @@ def class_thresholds(probabilities: Doubles, given: Indices) -> Doubles:
 def wrongness(probabilities: Doubles, given: Indices) -> Doubles:
     """Score how likely each given label is wrong, (n,) in [0, 1].
 
-    The probabilities are divided by a power of their class thresholds and renormalised, so that a class which the model gives
-    little probability throughout is not called wrong throughout. The score is 1 - that of the given class.
+    The probabilities are divided by a power of their class thresholds and renormalised, so that a class which the model
+    gives little probability throughout is not called wrong throughout. The score is 1 - that of the given class.
 
     Args:
         probabilities: (n, k) out-of-fold, rows sum to 1.

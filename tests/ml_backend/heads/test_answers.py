@@ -8,7 +8,7 @@ import pytest
 from labelloop.labeling.studio.config import LabelConfig
 from ml_backend.detection.detections import Detections
 from ml_backend.heads import image_labels, region_labels
-from ml_backend.heads.answers import AnswersHead, Question, thresholds_of
+from ml_backend.heads.answers import AnswersHead, Question, find_wrong_answers, thresholds_of
 from ml_backend.heads.base import FitInput, HeadExample, ImagePrediction
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -145,6 +145,15 @@ def test_hidden_control_is_not_filled_in():
     if "tags" in head.controls:
         answers = image_labels.apply_image_labels(head, prediction(CENTRES[1].astype(np.float32))).choices
         assert answers["tags"].values == ()
+
+
+def test_wrong_answer_is_found_with_what_fits_better():
+    examples = weather_images(30)
+    examples[4] = replace(examples[4], choices={"weather": ("snow",)})
+    question = Question.of(LabelConfig.parse(CONFIG).controls["weather"], [("sun",)])
+    asked = image_labels.answered_images(question, examples)
+    [issue] = find_wrong_answers(question, asked, least=0.8)
+    assert (asked.tasks[issue.example], issue.given, issue.suggested) == (4, "snow", "rain")
 
 
 def test_image_without_features_has_no_answers():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ml_backend.heads.answers import WrongAnswer
 from ml_backend.jobs import handlers
 from ml_backend.learning.events import LABEL_ERRORS, LEARN, label_error_event
 from ml_backend.learning.label_errors import KEYS, MAX_DELAY_S, QUIET_S, note_of, review_labels
@@ -53,6 +54,9 @@ def opinion(monkeypatch):
         ),
         ([(0, NOTHING)], 0.4, f"The model sees no Cat {AT} [40 %].", 0.4),
         ([(0, LOOSE)], 0.1, f"Cat is loose: the model would draw it {AT} [30 %].", 0.3),
+        ([(0, WrongAnswer("weather", 0, "sun", "rain", 0.8))], 0.5, "Weather is perhaps rain, not sun [80 %].", 0.8),
+        ([(0, WrongAnswer("tags", 0, "", "odd", 0.8))], 0.5, "Perhaps odd is missing in tags [80 %].", 0.8),
+        ([(0, WrongAnswer("tags", 0, "odd", "", 0.8))], 0.5, "Odd is perhaps wrong in tags [80 %].", 0.8),
         ([(0, NOTHING), (0, LOOSE)], 0.5, None, None),
         ([], 0.5, None, None),
     ],
