@@ -24,6 +24,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.coco_masks import PERSONS, MaskedImage, mirrors_folder, read_masks, sources
+from bench.drawn_masks import SOURCE as DRAWN
+from bench.drawn_masks import draw_masks
 from bench.smart import SAMPLE
 from labelloop.labeling.geometry.shapes import Rectangle
 from ml_backend.checksums import write_checksum
@@ -58,8 +60,11 @@ BOX_SHARE = 0.47
 # Objects below this many pixels are not trained on.
 MIN_AREA = 30
 
-# How often an object of `PERSONS` is drawn, against 1 for others.
-PERSON_WEIGHT = 0.45
+# Drawn images that are added to the photos.
+DRAWN_IMAGES = 500
+
+# How often an object of a source is chosen, against 1 for others.
+WEIGHTS = {PERSONS: 0.45, DRAWN: 0.2}
 
 # Steps between checkpoints.
 CHECKPOINT_STEPS = 100
@@ -67,7 +72,7 @@ CHECKPOINT_STEPS = 100
 PROVENANCE = (
     "Backbone: the beginning of labelloop's embedded detector (EfficientNet-Lite0), trained further. Masks: {objects} "
     "objects of {images} images of COCO 2017 (annotations CC BY 4.0; photos of Flickr under their own licences), "
-    "found in public repositories: {repositories}."
+    "found in public repositories: {repositories}; and drawn images."
 )
 LICENSE = "as the embedded detector's: provisional"
 
@@ -402,7 +407,7 @@ def fit(objects: list[MaskedObject], *, minutes: float, checkpoint: Path) -> dic
     cv2.setNumThreads(1)
     torch.manual_seed(0)
     chance = random.Random(0)
-    weights = [PERSON_WEIGHT if item.image.source == PERSONS else 1.0 for item in objects]
+    weights = [WEIGHTS.get(item.image.source, 1.0) for item in objects]
     net = network().to(memory_format=torch.channels_last)
     parts = [
         [value for name, value in net.named_parameters() if name.startswith("bb.") is kind] for kind in (True, False)
@@ -595,6 +600,7 @@ def assemble(state: dict[str, np.ndarray], metadata: dict[str, str]) -> onnx.Mod
 
 def metadata(objects: list[MaskedObject]) -> dict[str, str]:
     """What the file says of its origin."""
+    objects = [item for item in objects if item.image.source != DRAWN]
     images = {item.image.coco_id for item in objects}
     repositories = ", ".join(sorted({entry["repo"] for entry in sources()}))
     provenance = PROVENANCE.format(objects=len(objects), images=len(images), repositories=repositories)
@@ -611,7 +617,7 @@ def main(arguments: list[str] | None = None) -> None:
     left_out = {int(path.stem) for path in (SAMPLE / "images").glob("*.jpg")}
     if not left_out:
         raise SystemExit(f"No COCO sample at {SAMPLE}: its images would be trained on.")
-    objects = masked_objects(read_masks(options.mirrors, left_out))
+    objects = masked_objects(read_masks(options.mirrors, left_out) + draw_masks(DRAWN_IMAGES))
     print(f"{len(objects)} objects", flush=True)
     state = fit(objects, minutes=options.minutes, checkpoint=Path(f"{options.out}.checkpoint"))
     onnx.save(assemble(state, metadata(objects)), options.out)
