@@ -71,6 +71,8 @@ def labels(context: DoctorContext) -> Finding:
         supported = controls_of(context.label_config())
         if supported and all(support.prelabels is False for support in supported):  # the check `controls` says why
             return ok("no model fills a control of the project; quality control and exports serve it")
+        if report.no_target and (names := [support.control for support in supported if support.learns]):
+            return ok(f"no control takes what the model gives by itself; {_listed(names)}: filled once learned")
         classes = f" The model's classes: {_listed(report.classes_without_label)}."
         return problem(" ".join(report.lines()[:1]) + classes, _NO_TARGET if report.no_target else _RENAME)
     coverage = (

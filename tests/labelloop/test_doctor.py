@@ -421,6 +421,14 @@ def test_a_project_that_only_quality_control_serves_is_healthy(tags, context):
     assert policies.controls(checked).level == "warning"
 
 
+def test_a_project_of_image_labels_is_healthy_before_it_has_learned(context):
+    checked = context()
+    xml = '<Image name="image" value="$image"/><Choices name="kind" toName="image"><Choice value="A"/></Choices>'
+    checked.fetch_once("config", lambda: LabelConfig.parse(f"<View>{xml}</View>"))
+    finding = policies.labels(checked)
+    assert (finding.level, "kind: filled once learned" in finding.what) == ("ok", True)
+
+
 def test_sampling_is_ok_where_the_model_gives_no_pre_labels(context):
     checked = context()
     checked.fetch_once("config", lambda: config_of("Flux capacitor", control="VectorLabels"))
