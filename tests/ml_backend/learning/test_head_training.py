@@ -23,6 +23,12 @@ MIXED = """<View><Image name="image" value="$image"/><RectangleLabels name="labe
 <Label value="Disc"/><Label value="Square"/></RectangleLabels><Choices name="kind" toName="image">
 <Choice value="both"/><Choice value="alone"/></Choices></View>"""
 
+POINTS = """<View><Image name="image" value="$image"/><KeyPointLabels name="point" toName="image">
+<Label value="Middle"/></KeyPointLabels></View>"""
+REGIONS = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
+<Label value="Thing"/></RectangleLabels><Choices name="colour" toName="image" perRegion="true">
+<Choice value="red"/><Choice value="blue"/></Choices><Rating name="size" toName="image"/></View>"""
+
 
 @pytest.fixture(autouse=True)
 def _no_waiting(policy):
@@ -47,6 +53,21 @@ def polygon(label, box):
     return {**result, "type": "polygonlabels", "value": {"points": points, "closed": True, "polygonlabels": [label]}}
 
 
+def middle(label, box):
+    x0, y0, x1, y1 = (100 * side / SIDE for side in box)
+    result = box_json(label, box)
+    value = {"x": (x0 + x1) / 2, "y": (y0 + y1) / 2, "width": 0.5, "keypointlabels": ["Middle"]}
+    return {**result, "type": "keypointlabels", "from_name": "point", "value": value}
+
+
+def coloured(label, box):
+    """A thing with its colour, as stock Label Studio writes an answer about a region."""
+    thing = box_json("Thing", box)
+    shape = {key: value for key, value in thing["value"].items() if key != "rectanglelabels"}
+    value = {**shape, "choices": ["red" if label == "Disc" else "blue"]}
+    return [thing, {**thing, "type": "choices", "from_name": "colour", "value": value}]
+
+
 def annotate(studio, seed, kind):
     task = studio.add_image(seed)
     drawn = draw_discs(seed)[1]
@@ -54,6 +75,11 @@ def annotate(studio, seed, kind):
         "answers": [answer(seed)],
         "polygons": [polygon(*item) for item in drawn],
         "mixed": [*(box_json(*item) for item in drawn), answer(seed)],
+        "points": [middle(*drawn[0])],
+        "regions": [
+            *(part for item in drawn for part in coloured(*item)),
+            {"id": "s", "from_name": "size", "to_name": "image", "type": "rating", "value": {"rating": len(drawn)}},
+        ],
     }[kind]
     studio.annotate(task, 1, results)
     return task
@@ -97,6 +123,31 @@ def test_a_project_of_polygons_learns_boxes_and_is_served_polygons(context, stud
     [result] = predict(context, studio, POLYGONS, [21])
     assert result
     assert {region["type"] for region in result} == {"polygonlabels"}
+
+
+def test_a_project_of_key_points_alone_learns(context, studio, learn, configured):
+    configured(POINTS)
+    run = learn(tasks=[annotate(studio, seed, "points") for seed in range(14)])
+    assert run.verdict == "published", run.reason
+    assert run.metrics.heads["keypoints"].passed
+    results = predict(context, studio, POINTS, range(20, 24))
+    assert any(results)
+    assert {region["type"] for result in results for region in result} == {"keypointlabels"}
+
+
+def test_answers_about_regions_and_ratings_are_served_with_their_boxes(context, studio, learn, configured):
+    configured(REGIONS)
+    run = learn(tasks=[annotate(studio, seed, "regions") for seed in range(16)])
+    assert run.verdict == "published", run.reason
+    results = [result for seed_result in predict(context, studio, REGIONS, range(20, 26)) for result in seed_result]
+    boxes = {result["id"]: result for result in results if result["type"] == "rectanglelabels"}
+    answers = [result for result in results if result["type"] == "choices"]
+    assert boxes
+    assert answers
+    assert {result["id"] for result in answers} <= set(boxes)
+    assert {choice for result in answers for choice in result["value"]["choices"]} == {"red", "blue"}
+    assert all(result["value"]["x"] == boxes[result["id"]]["value"]["x"] for result in answers)
+    assert {result["value"]["rating"] for result in results if result["type"] == "rating"} <= {1, 2}
 
 
 def test_refused_boxes_do_not_hold_back_what_passed(context, studio, learn, configured, monkeypatch):
