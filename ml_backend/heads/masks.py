@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -22,6 +23,7 @@ from scipy.linalg import cho_factor, cho_solve
 from labelloop.labeling.geometry.shapes import Rectangle
 from ml_backend.detection.logits import expit
 from ml_backend.heads.base import FitInput, HeadExample, HeadKind, HeadResult, ImagePrediction
+from ml_backend.heads.example_cache import ExampleCache
 from ml_backend.heads.mask_features import (
     APPEARANCE,
     COLOUR,
@@ -45,13 +47,16 @@ Doubles = npt.NDArray[np.float64]
 FORMAT = 1
 
 # Objects fitted on at most, at most so many of one image, and images decoded at most, the newest first.
-MAX_OBJECTS, MAX_OBJECTS_PER_IMAGE, MAX_IMAGES = 300, 12, 80
+MAX_OBJECTS, MAX_OBJECTS_PER_IMAGE, MAX_IMAGES = 300, 8, 120
+
+# Bytes of samples kept in memory for the next run.
+CACHE_BYTES = 96 << 20
 
 # The boxes of one object: shares by which it is enlarged, least and most. The first is the one that judges.
 LOOSENESS = ((0.1, 0.2), (-0.04, 0.1), (0.0, 0.4))
 
 # Pixels sampled in each box; rows fitted on at most.
-SAMPLED_PIXELS, MAX_ROWS = 256, 60_000
+SAMPLED_PIXELS, MAX_ROWS = 192, 30_000
 
 # Objects with a shorter side in pixels below this are not learned from.
 MIN_SIDE = 6.0
@@ -69,7 +74,7 @@ BIAS_PENALTY, MAX_STEPS, MIN_RELATIVE_GAIN = 0.1, 10, 1e-3
 CUTS, CUT_COST = tuple(np.linspace(-1, 1, 21).round(1).tolist()), 0.005
 
 # Folds of the cross-validation by task, and fewest objects for it.
-FOLDS, MIN_OBJECTS = 4, 4
+FOLDS, MIN_OBJECTS = 3, 4
 
 # Mean IoU by which a recipe must beat the preceding one, and by which the best must beat the network as it ships.
 MARGIN, MIN_GAIN = 0.003, 0.003
@@ -227,6 +232,14 @@ class PixelSamples:
         return PixelSamples(self.features[objects], self.logits[objects], self.truth[objects], self.tasks[objects])
 
 
+def _size(samples: PixelSamples | None) -> int:
+    return samples.features.nbytes + samples.logits.nbytes + samples.truth.nbytes if samples is not None else 64
+
+
+# Samples by network and image: a submit samples its own image alone.
+_SAMPLES: ExampleCache[PixelSamples | None] = ExampleCache(CACHE_BYTES, size_of=_size)
+
+
 def fit_masks(given: FitInput) -> HeadResult | None:
     """Refit the included segmentation network's last layer on masks, and judge it.
 
@@ -302,18 +315,14 @@ def sample_pixels(segmenter: OutlineSegmenter, examples: Sequence[HeadExample]) 
         examples: Labelled images, oldest first; the newest are taken where there are too many.
     """
     parts: list[PixelSamples] = []
+    count = 0
     images = [example for example in examples if any(example.masks)][::-1][:MAX_IMAGES]
-    share = max(1, min(MAX_OBJECTS_PER_IMAGE, math.ceil(MAX_OBJECTS / max(1, len(images)))))
     for example in images:
-        usable = [
-            index
-            for index, (mask, box) in enumerate(zip(example.masks, example.boxes, strict=True))
-            if mask and min(box[2] - box[0], box[3] - box[1]) >= MIN_SIDE
-        ]
-        chosen = Random(_seed(example)).sample(usable, min(share, len(usable)))  # noqa: S311
-        if chosen and (part := _sample_image(segmenter, example, sorted(chosen))) is not None:
+        part = _SAMPLES.get(f"{segmenter.network} {example.key}", partial(_sample_image, segmenter, example))
+        if part is not None:
             parts.append(part)
-        if sum(map(len, parts)) >= MAX_OBJECTS:
+            count += len(part)
+        if count >= MAX_OBJECTS:
             break
     if not parts:
         return None
@@ -323,7 +332,21 @@ def sample_pixels(segmenter: OutlineSegmenter, examples: Sequence[HeadExample]) 
     )  # fmt: skip
 
 
-def _sample_image(segmenter: OutlineSegmenter, example: HeadExample, objects: Sequence[int]) -> PixelSamples | None:
+def _usable(example: HeadExample) -> list[int]:
+    """A sample of the objects of an image that have a mask."""
+    usable = [
+        index
+        for index, (mask, box) in enumerate(zip(example.masks, example.boxes, strict=True))
+        if mask and min(box[2] - box[0], box[3] - box[1]) >= MIN_SIDE
+    ]
+    return sorted(Random(_seed(example)).sample(usable, min(MAX_OBJECTS_PER_IMAGE, len(usable))))  # noqa: S311
+
+
+def _sample_image(segmenter: OutlineSegmenter, example: HeadExample) -> PixelSamples | None:
+    """Sample the pixels of an image's objects; None without a usable mask."""
+    objects = _usable(example)
+    if not objects:
+        return None
     image = example.pixels()
     scale = np.array([image.shape[1] / example.width, image.shape[0] / example.height] * 2)
     chance = Random(_seed(example))  # noqa: S311

@@ -23,6 +23,7 @@ from ml_backend.detection.masks import ObjectMask
 from ml_backend.detection.preprocess import Prepared, RgbImage, prepare
 from ml_backend.heads import HEADS
 from ml_backend.heads.base import Head, ImagePrediction
+from ml_backend.heads.masks import MasksHead
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 from ml_backend.predict.label_mapping import Target
@@ -345,7 +346,7 @@ class Predictor:
             return _ImageDetections(request, detections, *size)
         boxes = [rectangle_of(detections, row) for row in rows]
         late = _Late(job)
-        segmented = self._segmenter.masks(pixels, boxes, size=size, is_over=late.is_over)
+        segmented = self._segmenter.masks(pixels, boxes, size=size, is_over=late.is_over, head=_mask_head(job.heads))
         entry = job.entries[request.task_index]
         if late.seen:
             entry.timed_out = True
@@ -467,6 +468,11 @@ class Predictor:
         self._skipped(code)
         keys = [target.target.data_key for target in request.targets]
         log.warning("photo_skipped", task=task_id, data_key=keys[0], item=request.item, code=code, reason=reason)
+
+
+def _mask_head(heads: Mapping[str, Head]) -> MasksHead | None:
+    head = heads.get("masks")
+    return head if isinstance(head, MasksHead) else None
 
 
 def _required(pixels: RgbImage | None) -> RgbImage:

@@ -13,6 +13,7 @@ from labelloop.labeling.geometry.shapes import Rectangle
 from labelloop.service.errors import LabelloopError
 from labelloop.service.memory_budget import never_abandoned
 from labelloop.service.settings import Settings
+from ml_backend.segmentation.pixel_head import PixelHead
 from ml_backend.segmentation.prompt import scaled_box
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class BoxSegmenter:
         *,
         size: tuple[int, int],
         is_over: Callable[[], bool] = never_abandoned,
+        head: PixelHead | None = None,
     ) -> BoxMasks:
         """Segment the object in each box.
 
@@ -100,6 +102,7 @@ class BoxSegmenter:
             boxes: In pixels of the original image, upright or rotated, the most certain first.
             size: (width, height) of the original image.
             is_over: Polled between batches; True leaves out the boxes that remain.
+            head: The project's own last layer of the network; None: as it ships.
         """
         if not boxes:
             return BoxMasks(())
@@ -115,7 +118,7 @@ class BoxSegmenter:
                     break
                 batch = boxes[start : min(start + BATCH, MAX_OBJECTS)]
                 prompts = [scaled_box(_loose(box), across, down) for box in batch]
-                for box, mask in zip(batch, segmenter.segment_boxes(embedding, prompts), strict=True):
+                for box, mask in zip(batch, segmenter.segment_boxes(embedding, prompts, head), strict=True):
                     found.append(_checked(mask.scaled(1 / across, 1 / down) if mask else None, box, size))
         except LabelloopError as error:  # a segmenter's file is missing or broken: the message is complete
             log.error("box_masks_failed", segmenter=self.name, reason=error.message)  # noqa: TRY400

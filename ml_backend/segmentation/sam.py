@@ -28,6 +28,7 @@ from ml_backend.errors import ModelBroken
 from ml_backend.inference.run_limit import RunLimit
 from ml_backend.inference.session import open_session
 from ml_backend.segmentation.crop_mask import InstanceMask
+from ml_backend.segmentation.pixel_head import PixelHead
 from ml_backend.segmentation.prompt import Prompt
 
 # Longer side in pixels of the encoder's input, where its shape is open.
@@ -108,8 +109,9 @@ class SamSegmenter:
             encoder_image.frame,
         )
 
-    def segment(self, embedding: Any, prompt: Prompt) -> InstanceMask | None:
-        """Segment the object; None where the decoder finds none."""
+    def segment(self, embedding: Any, prompt: Prompt, head: PixelHead | None = None) -> InstanceMask | None:
+        """Segment the object; None where the decoder finds none. Heads are of the included network: it has none."""
+        del head
         image_embedding: _ImageEmbedding = embedding
         points, labels = _points(prompt)
         if not len(points):
@@ -119,8 +121,11 @@ class SamSegmenter:
         mask, score = _best(arrays)
         return _instance_mask(_mask_on_image(mask, image_embedding), score)
 
-    def segment_boxes(self, embedding: Any, boxes: Sequence[Rectangle]) -> list[InstanceMask | None]:
+    def segment_boxes(
+        self, embedding: Any, boxes: Sequence[Rectangle], head: PixelHead | None = None
+    ) -> list[InstanceMask | None]:
         """Segment each box; the decoders take one prompt a run."""
+        del head
         return [self.segment(embedding, Prompt(box)) for box in boxes]
 
     def _run(self, session: Any, path: Path, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:

@@ -11,6 +11,7 @@ from labelloop.service.errors import SettingsError
 from labelloop.service.settings import Settings
 from ml_backend.segmentation.crop_mask import InstanceMask
 from ml_backend.segmentation.outline_network import OutlineSegmenter
+from ml_backend.segmentation.pixel_head import PixelHead
 from ml_backend.segmentation.prompt import Prompt
 from ml_backend.segmentation.sam import SamSegmenter
 
@@ -27,20 +28,24 @@ class Segmenter(Protocol):
             image: (h, w, 3) uint8 RGB.
         """
 
-    def segment(self, embedding: Any, prompt: Prompt) -> InstanceMask | None:
+    def segment(self, embedding: Any, prompt: Prompt, head: PixelHead | None = None) -> InstanceMask | None:
         """Segment the object; None where the prompt does not touch the image.
 
         Args:
             embedding: Of the image; never changed.
             prompt: In pixels of the image passed to `embed`.
+            head: The project's own last layer; ignored where it belongs to another network.
         """
 
-    def segment_boxes(self, embedding: Any, boxes: Sequence[Rectangle]) -> list[InstanceMask | None]:
+    def segment_boxes(
+        self, embedding: Any, boxes: Sequence[Rectangle], head: PixelHead | None = None
+    ) -> list[InstanceMask | None]:
         """Segment the object in each box, in one batch where the network can; as `segment`, but quick.
 
         Args:
             embedding: Of the image; never changed.
             boxes: In pixels of the image passed to `embed`.
+            head: As for `segment`.
         """
 
 

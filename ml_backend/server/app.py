@@ -19,6 +19,8 @@ from labelloop.service.studio import Studio
 from labelloop.service.web.app import create_web_app, metrics_of
 from labelloop.service.web.request_body import client_disconnected, json_body
 from labelloop.service.web.webhook_secret import WebhookSecrets
+from ml_backend.errors import ModelError
+from ml_backend.heads.masks import MasksHead
 from ml_backend.inference.detector import Detector
 from ml_backend.learning.events import ACTIONS, project_of
 from ml_backend.learning.service import LearningService
@@ -157,7 +159,9 @@ class _Endpoints:
         if predict_request.interactive:
             self._tasks.labels("interactive").inc(len(predict_request.tasks))
             config, context = read_config(predict_request.label_config), (predict_request.params or {})["context"]
-            return _json({"results": [self._answer_prompt(task, config, context) for task in predict_request.tasks]})
+            head = self._mask_head(predict_request.project)
+            answers = [self._answer_prompt(task, config, context, head) for task in predict_request.tasks]
+            return _json({"results": answers})
         with self._limiter.acquire() as waited_s:
             served = self._serving.served(predict_request.project)
             detector, options = served.detector, self._projects.options(predict_request.project)
@@ -174,11 +178,21 @@ class _Endpoints:
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, TaskPrediction)))
         return _json({"results": entries})
 
-    def _answer_prompt(self, task: dict[str, Any], config: LabelConfig, context: Any) -> TaskPrediction:
+    def _mask_head(self, project: str | int | None) -> MasksHead | None:
+        """The last layer of the segmenter that a project learned; None where there is none, or it is being loaded."""
+        try:
+            head = self._serving.served(project, wait_s=0).heads.get("masks")
+        except ModelError:
+            return None
+        return head if isinstance(head, MasksHead) else None
+
+    def _answer_prompt(
+        self, task: dict[str, Any], config: LabelConfig, context: Any, head: MasksHead | None
+    ) -> TaskPrediction:
         """The smart tools' answer; if too many prompts wait, the shape as drawn, with a note."""
         try:
             with self._smart_limiter.acquire():
-                return self._smart.answer(task, config, context)
+                return self._smart.answer(task, config, context, head=head)
         except Busy as error:
             return self._smart.answer(task, config, context, busy=error.message)
 

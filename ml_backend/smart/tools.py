@@ -25,6 +25,7 @@ from labelloop.service.memory_budget import MemoryBudget
 from labelloop.service.settings import Settings
 from ml_backend.predict.protocol import TaskPrediction
 from ml_backend.segmentation.box_segmenter import BoxSegmenter
+from ml_backend.segmentation.pixel_head import PixelHead
 from ml_backend.segmentation.prompt import Prompt
 from ml_backend.smart.controls import answering_controls
 from ml_backend.smart.embedding_cache import SingleFlightLRU
@@ -90,7 +91,15 @@ class SmartTools:
         # Masks share the memory budget of image decoding.
         self._memory: MemoryBudget = getattr(photos, "budget", None) or MemoryBudget(DRAWING_BYTES)
 
-    def answer(self, task: dict[str, Any], config: LabelConfig, context: Any, *, busy: str = "") -> TaskPrediction:
+    def answer(
+        self,
+        task: dict[str, Any],
+        config: LabelConfig,
+        context: Any,
+        *,
+        busy: str = "",
+        head: PixelHead | None = None,
+    ) -> TaskPrediction:
         """Suggest shapes for one request; never raises.
 
         Where the backend is busy, a box comes back as it was drawn, with a note that says so: an error would leave a
@@ -101,6 +110,7 @@ class SmartTools:
             config: The project's label config.
             context: `params.context` of the request.
             busy: Why no image is read and no network runs; empty: they are.
+            head: The last layer of the segmenter that the project learned; None: as it ships.
         """
         results = results_on_last_image(context)
         if not results:
@@ -126,7 +136,7 @@ class SmartTools:
             return self._prediction([])
         results = []
         for prompt in request.prompts[-MAX_PROMPTS:]:
-            mask = self._segment(image, prompt) if image else None
+            mask = self._segment(image, prompt, head) if image else None
             results += self._draw(request, prompt, mask, config)
         return self._prediction([_with_note(result, BUSY_NOTE) for result in results] if busy else results)
 
@@ -166,10 +176,10 @@ class SmartTools:
 
         return self._embeddings.get(url, embed)
 
-    def _segment(self, image: _EmbeddedImage, prompt: Prompt) -> InstanceMask | None:
+    def _segment(self, image: _EmbeddedImage, prompt: Prompt, head: PixelHead | None) -> InstanceMask | None:
         across, down = image.columns / image.width, image.rows / image.height
         try:
-            mask = self._shared.open().segment(image.embedding, prompt.scaled(across, down))
+            mask = self._shared.open().segment(image.embedding, prompt.scaled(across, down), head)
         except Exception:  # an error would leave the prompt as a region
             log.exception("smart_tool_failed")
             return None
