@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from ml_backend.detection.detections import corners_of
 from ml_backend.heads.base import FitInput, HeadExample, HeadKind, HeadResult, ImagePrediction, Pixels
 from ml_backend.heads.crop_features import CHANNELS, CropFrame, crop_backbone
+from ml_backend.heads.example_cache import ExampleCache
 from ml_backend.heads.keypoints import backbone_checksum
 
 Floats = npt.NDArray[np.float64]
@@ -64,11 +66,18 @@ UPRIGHT = 0.5
 # Detections of an image that are rotated, the most certain first, and their minimum score.
 MAX_ROTATED, MIN_SCORE = 100, 0.1
 
+# Memory for features: 0.1 MB per object with its copies.
+CACHE_BYTES = 32 * 2**20
+
 # Held-out objects from which these decide; with fewer, cross-validation does.
 MIN_JUDGED = 20
 
 # Mean gain of IoU over upright boxes from which rotated ones are served.
 MIN_GAIN = 0.01
+
+
+# Features of labelled objects and their copies, so that a run computes those of new images alone.
+_CACHE: ExampleCache[npt.NDArray[np.float32]] = ExampleCache(CACHE_BYTES, size_of=lambda rows: rows.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,7 +395,6 @@ def drawn_rotations(rotated: Floats) -> Floats:
 
 def _objects_of(examples: Sequence[HeadExample], classes: Sequence[str], *, copies: int) -> _Objects:
     """Return the newest objects of some classes with their features."""
-    rng = np.random.default_rng(0)
     rotated: list[Floats] = []
     features, copied_features, copied, tasks = [], [], [], []
     for example in reversed(examples):
@@ -394,6 +402,7 @@ def _objects_of(examples: Sequence[HeadExample], classes: Sequence[str], *, copi
         if not len(boxes):
             continue
         frames, turned = [], []
+        rng = np.random.default_rng(int(example.key[:8], 16))  # the same copies in each run
         for box in boxes:
             frames.append(CropFrame.around(hulls(box[None])[0].tolist()))
             for copy in range(copies):
@@ -404,7 +413,8 @@ def _objects_of(examples: Sequence[HeadExample], classes: Sequence[str], *, copi
                 side = frame.side * float(np.exp(rng.normal(0, 0.06)))
                 frames.append(CropFrame(frame.cx + float(shift[0]), frame.cy + float(shift[1]), side, turn))
                 turned.append(other)
-        rows = crop_descriptions(frames, example.pixels(), example.width).reshape(len(boxes), copies + 1, -1)
+        key = f"{example.key} {len(frames)} {copies} {','.join(classes)}"
+        rows = _CACHE.get(key, partial(_described, frames, example)).reshape(len(boxes), copies + 1, -1)
         rotated += list(boxes)
         features.append(rows[:, 0])
         copied_features.append(rows[:, 1:])
@@ -423,6 +433,10 @@ def _objects_of(examples: Sequence[HeadExample], classes: Sequence[str], *, copi
         np.concatenate(copied),
         np.array(tasks, np.int64),
     )
+
+
+def _described(frames: Sequence[CropFrame], example: HeadExample) -> npt.NDArray[np.float32]:
+    return crop_descriptions(frames, example.pixels(), example.width)
 
 
 def drawn_boxes(example: HeadExample, classes: Sequence[str]) -> Floats:

@@ -11,7 +11,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from labelloop.labeling.studio.config import LabelConfig
 from ml_backend.checksums import file_checksum
 from ml_backend.heads.base import FitInput, HeadExample, HeadKind, HeadResult, ImagePrediction, Pixels
 from ml_backend.heads.crop_features import CHANNELS, CropFrame, crop_backbone
+from ml_backend.heads.example_cache import ExampleCache
 from ml_backend.heads.point_model import FittedPoints, Located, PointExamples, PointModel, correct_points, fit_points
 from ml_backend.inference.detector import embedded_model
 
@@ -48,8 +49,15 @@ MAX_LOCATED, MIN_SCORE = 50, 0.1
 # Labelled points on held-out images from which these decide; with fewer, cross-validation does.
 MIN_JUDGED = 20
 
+# Memory for features: 0.6 MB per object, 1.6 MB per whole image.
+CACHE_BYTES = 128 * 2**20
+
 # Size of an object on a whole image with one point, relative to the image's longer side.
 LONE_POINT_SIZE = 0.25
+
+
+# Features of labelled objects, so that a run computes those of new images alone.
+_CACHE: ExampleCache[npt.NDArray[np.float16]] = ExampleCache(CACHE_BYTES, size_of=lambda features: features.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +128,8 @@ class KeyPointsHead:
                 objects = _objects_from(meta, stored) if number == FORMAT else ()
                 controls = tuple(str(name) for name in meta["controls"])
                 head = cls(objects, controls, tuple(int(task) for task in meta["tasks"]), str(meta["backbone"]))
-        except ValueError:
-            raise
         except Exception as error:  # zipfile, json and numpy raise errors of many kinds
-            raise ValueError(f"key points cannot be read: {type(error).__name__}") from error
+            raise ValueError(f"key points cannot be read: {error or type(error).__name__}") from error
         if number != FORMAT:
             raise ValueError(f"key points of format {number}; this release reads {FORMAT}")
         if head.backbone != backbone_checksum():
@@ -302,7 +308,8 @@ def _objects_of(examples: Sequence[HeadExample], owner: str, labels: Sequence[st
             continue
         left -= len(found)
         frames = [CropFrame.around(box) for box, _, _ in found]
-        features.append(_features(frames, example.pixels(), example.width, side))
+        key = f"{example.key} {owner} {side} {','.join(labels)} {len(frames)}"
+        features.append(_CACHE.get(key, partial(_example_features, frames, example, side)))
         for frame, (_, drawn, size) in zip(frames, found, strict=True):
             points.append(frame.to_crop(drawn))
             sizes.append(size / frame.side)
@@ -352,6 +359,10 @@ def _points_of(
     return found
 
 
+def _example_features(frames: Sequence[CropFrame], example: HeadExample, side: int) -> npt.NDArray[np.float16]:
+    return _features(frames, example.pixels(), example.width, side)
+
+
 def _clipped(x: float, y: float, prediction: ImagePrediction) -> tuple[float, float]:
     return min(max(x, 0.0), float(prediction.width)), min(max(y, 0.0), float(prediction.height))
 
@@ -390,7 +401,7 @@ def _judged(
     held_out = _scores(head, parent, inputs.held_out)
     if held_out.labelled >= MIN_JUDGED:
         judged_by, count = "held-out", held_out.labelled
-        value, served = held_out.own, held_out.other if parent else None
+        value, served, mean_shape = held_out.own, held_out.other if parent else None, held_out.mean_shape
     else:
         judged_by = "cross-validation"
         count = sum(int(objects.examples.labelled.sum()) for _, _, objects in fitted)
@@ -415,16 +426,17 @@ def _judged(
 
 @dataclass(frozen=True)
 class _Scores:
-    """PCK@.1 of a head and of another on the same points, and how many these are."""
+    """PCK@.1 of a head, of another, and of the mean shape on the same points, and how many these are."""
 
     own: float
     other: float
+    mean_shape: float
     labelled: int
 
 
 def _scores(head: KeyPointsHead, other: KeyPointsHead | None, examples: Sequence[HeadExample]) -> _Scores:
     """Score both heads on the points that the first one knows."""
-    own = theirs = labelled = 0
+    own = theirs = mean = labelled = 0
     others = {one.owner: one for one in other.objects} if other else {}
     for one in head.objects:
         objects = _objects_of(examples, one.owner, one.model.labels, limit=MAX_OBJECTS)
@@ -432,10 +444,13 @@ def _scores(head: KeyPointsHead, other: KeyPointsHead | None, examples: Sequence
             continue
         labelled += int(objects.examples.labelled.sum())
         own += int(_correct(one.model, objects.examples, one.model.labels).sum())
+        still = replace(one.model, weights=np.zeros((0, 0), np.float32))
+        mean += int(_correct(still, objects.examples, one.model.labels).sum())
         rival = others.get(one.owner)
         if rival is not None:
             theirs += int(_correct(rival.model, objects.examples, one.model.labels).sum())
-    return _Scores(own / max(labelled, 1), theirs / max(labelled, 1), labelled)
+    count = max(labelled, 1)
+    return _Scores(own / count, theirs / count, mean / count, labelled)
 
 
 def _correct(model: PointModel, examples: PointExamples, labels: Sequence[str]) -> npt.NDArray[np.bool_]:
