@@ -80,9 +80,8 @@ def confident_joint(probabilities: Doubles, given: Indices) -> npt.NDArray[np.in
     joint = np.zeros((classes, classes), np.int64)
     reached = probabilities >= class_thresholds(probabilities, given)
     confident = np.where(reached, probabilities, -1.0)
-    for row, column, any_reached in zip(given, confident.argmax(axis=1), reached.any(axis=1), strict=True):
-        if any_reached:
-            joint[row, column] += 1
+    rows = np.flatnonzero(np.any(reached, axis=1))
+    np.add.at(joint, (given[rows], confident.argmax(axis=1)[rows]), 1)
     return joint
 
 

@@ -186,12 +186,13 @@ def _memberships(classes: Sequence[str]) -> Doubles:
     """Membership (k, m) of each class in the nodes on its path, rows of length 1; the identity without a tree."""
     paths = [name.split("/") for name in classes]
     nodes = sorted({"/".join(path[: depth + 1]) for path in paths for depth in range(len(path))})
-    matrix = np.zeros((len(classes), len(nodes)))
+    matrix: Doubles = np.zeros((len(classes), len(nodes)))
     for row, path in enumerate(paths):
         for depth in range(len(path)):
             matrix[row, nodes.index("/".join(path[: depth + 1]))] = 1.0
-    matrix = matrix[:, matrix.sum(axis=0) < len(classes)] if len(classes) > 1 else matrix
-    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9)
+    told_apart = np.asarray(matrix[:, matrix.sum(axis=0) < len(classes)], np.float64)
+    matrix = told_apart if told_apart.any(axis=1).all() else matrix
+    return np.asarray(matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9), np.float64)
 
 
 def _folds(truth: npt.NDArray[np.bool_], groups: Sequence[int] | None) -> Indices | None:

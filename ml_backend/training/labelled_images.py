@@ -130,6 +130,7 @@ def read_labelled_folder(images: Path, table: Path | None, *, settings: Settings
     if not files.names:
         raise DatasetUnreadable(path=images, reason="it contains no image")
     problems: list[DatasetProblem] = []
+    found: dict[str, tuple[tuple[str, ...], bool]] = {}
     if table is None:
         rows = [
             (name, (label,) if label else (), is_test) for name in files.names for label, is_test in [_class_of(name)]
@@ -138,7 +139,6 @@ def read_labelled_folder(images: Path, table: Path | None, *, settings: Settings
         found = {name: (labels, is_test) for name, labels, is_test in rows if labels}
         source = "one folder a class"
     else:
-        found = {}
         for name, labels in _read_table(table):
             image = files.find(name)
             if image is None:

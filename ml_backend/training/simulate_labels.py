@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from labelloop.service.media import MediaError, load_image
 from ml_backend.detection.detections import Floats
@@ -158,7 +159,7 @@ def simulate_labels(
                 yield LabelRun(strategy, size, seed, score, len(labelled), used, seconds)
 
 
-def label_score(model: LabelModel, features: Floats, truth: np.ndarray, classes: Sequence[str]) -> float:
+def label_score(model: LabelModel, features: Floats, truth: npt.NDArray[np.bool_], classes: Sequence[str]) -> float:
     """Accuracy of the best class, or macro-F1 of tags above 0.5 over the tags of the test images.
 
     Args:
@@ -178,7 +179,7 @@ def label_score(model: LabelModel, features: Floats, truth: np.ndarray, classes:
 
 
 def _fit(
-    features: Floats, truth: np.ndarray, classes: Sequence[str], labelled: Sequence[int], kind: Kind
+    features: Floats, truth: npt.NDArray[np.bool_], classes: Sequence[str], labelled: Sequence[int], kind: Kind
 ) -> tuple[LabelModel, int]:
     """Fit a model on the classes that occur; returns it and their number."""
     seen = np.flatnonzero(truth[labelled].any(axis=0))
