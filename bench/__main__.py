@@ -10,6 +10,7 @@ from pathlib import Path
 # Each module has `run() -> str`: what was measured, in Markdown, without a heading of the first level.
 # To add a bench: write the module, name it here.
 BENCHES: Mapping[str, str] = {
+    "answers": "bench.answers",
     "base": "bench.base",
     "bounds": "bench.bounds",
     "brush": "bench.brush",
@@ -19,9 +20,11 @@ BENCHES: Mapping[str, str] = {
     "drain": "bench.drain",
     "edits": "bench.edits",
     "export": "bench.export",
+    "keypoints": "bench.keypoints",
     "layouts": "bench.layouts",
     "layouts_found": "bench.layouts_found",
     "house": "bench.house",
+    "image_labels": "bench.image_labels",
     "learn": "bench.learn",
     "learning": "bench.learning",
     "learning_sizes": "bench.learning_sizes",
