@@ -2,14 +2,16 @@
 
 `HEADS` lists the kinds in the order in which the predictor applies them: heads that move points and angles, then masks,
 then labels of objects, then labels of images. A version on the store has one file per head, `<name>.head.npz`.
+
+A kind is the module of its name. It is imported when it is first used, so that a worker without heads stays small.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import structlog
 
-from ml_backend.heads import angles, image_labels, keypoints, masks, region_labels
 from ml_backend.heads.base import Head, HeadKind
 
 log = structlog.get_logger(__name__)
@@ -17,10 +19,30 @@ log = structlog.get_logger(__name__)
 # Ending of the file of a head in a version.
 SUFFIX = ".head.npz"
 
-# Kinds in the order in which they are applied.
-KINDS: tuple[HeadKind, ...] = (keypoints.KIND, angles.KIND, masks.KIND, region_labels.KIND, image_labels.KIND)
+# Names of the kinds, in the order in which they are applied.
+NAMES = ("keypoints", "angles", "masks", "region_labels", "image_labels")
 
-HEADS: Mapping[str, HeadKind] = {kind.name: kind for kind in KINDS}
+
+class _Kinds(Mapping[str, HeadKind]):
+    """`HeadKind` of each module, imported at the first access."""
+
+    def __getitem__(self, name: str) -> HeadKind:
+        if name not in NAMES:
+            raise KeyError(name)
+        kind: HeadKind = import_module(f"{__name__}.{name}").KIND
+        return kind
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in NAMES
+
+
+HEADS: Mapping[str, HeadKind] = _Kinds()
 
 
 def head_file(name: str) -> str:
@@ -51,11 +73,11 @@ def load_heads(folder: Path, files: Mapping[str, str]) -> dict[str, Head]:
         files: File name by kind, as in the version's manifest.
     """
     heads: dict[str, Head] = {}
-    for name, kind in HEADS.items():
+    for name in HEADS:
         if name not in files:
             continue
         try:
-            heads[name] = kind.from_bytes((folder / files[name]).read_bytes())
+            heads[name] = HEADS[name].from_bytes((folder / files[name]).read_bytes())
         except (OSError, ValueError, KeyError) as error:
             log.warning("head_not_loaded", head=name, reason=str(error) or type(error).__name__)
     for name in sorted(set(files) - set(HEADS)):

@@ -23,7 +23,6 @@ from ml_backend.detection.masks import ObjectMask
 from ml_backend.detection.preprocess import Prepared, RgbImage, prepare
 from ml_backend.heads import HEADS
 from ml_backend.heads.base import Head, ImagePrediction
-from ml_backend.heads.masks import MasksHead
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 from ml_backend.predict.label_mapping import Target
@@ -39,6 +38,7 @@ from ml_backend.predict.results import (
 from ml_backend.predict.shapes import SEMANTIC, rectangle_of
 from ml_backend.predict.task_score import NEUTRAL, task_score
 from ml_backend.segmentation.box_segmenter import SEGMENT_SIDE, BoxSegmenter
+from ml_backend.segmentation.pixel_head import PixelHead
 
 # Heads that are applied after the masks of boxes.
 AFTER_MASKS = ("region_labels", "image_labels")
@@ -470,9 +470,10 @@ class Predictor:
         log.warning("photo_skipped", task=task_id, data_key=keys[0], item=request.item, code=code, reason=reason)
 
 
-def _mask_head(heads: Mapping[str, Head]) -> MasksHead | None:
-    head = heads.get("masks")
-    return head if isinstance(head, MasksHead) else None
+def _mask_head(heads: Mapping[str, Head]) -> PixelHead | None:
+    learned: Any = heads.get("masks")
+    head: PixelHead | None = learned
+    return head
 
 
 def _required(pixels: RgbImage | None) -> RgbImage:

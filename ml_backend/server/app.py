@@ -20,7 +20,6 @@ from labelloop.service.web.app import create_web_app, metrics_of
 from labelloop.service.web.request_body import client_disconnected, json_body
 from labelloop.service.web.webhook_secret import WebhookSecrets
 from ml_backend.errors import ModelError
-from ml_backend.heads.masks import MasksHead
 from ml_backend.inference.detector import Detector
 from ml_backend.learning.events import ACTIONS, project_of
 from ml_backend.learning.service import LearningService
@@ -40,6 +39,7 @@ from ml_backend.predict.protocol import (
     with_thresholds,
 )
 from ml_backend.segmentation.box_segmenter import BoxSegmenter
+from ml_backend.segmentation.pixel_head import PixelHead
 from ml_backend.server.concurrency_limit import ConcurrencyLimiter
 from ml_backend.server.pages import MAX_ID_DIGITS, Pages
 from ml_backend.server.project_options import ProjectOptionsStore
@@ -178,16 +178,17 @@ class _Endpoints:
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, TaskPrediction)))
         return _json({"results": entries})
 
-    def _mask_head(self, project: str | int | None) -> MasksHead | None:
+    def _mask_head(self, project: str | int | None) -> PixelHead | None:
         """The last layer of the segmenter that a project learned; None where there is none, or it is being loaded."""
         try:
-            head = self._serving.served(project, wait_s=0).heads.get("masks")
+            learned: Any = self._serving.served(project, wait_s=0).heads.get("masks")
         except ModelError:
             return None
-        return head if isinstance(head, MasksHead) else None
+        head: PixelHead | None = learned
+        return head
 
     def _answer_prompt(
-        self, task: dict[str, Any], config: LabelConfig, context: Any, head: MasksHead | None
+        self, task: dict[str, Any], config: LabelConfig, context: Any, head: PixelHead | None
     ) -> TaskPrediction:
         """The smart tools' answer; if too many prompts wait, the shape as drawn, with a note."""
         try:

@@ -227,7 +227,7 @@ def test_a_slow_engine_fails_the_remaining_tasks_in_time(labelloop_model, album,
     one_at_a_time = threading.Semaphore()  # who came first is next, as in the engine
 
     class Slow:
-        version, names, spec, batch = detector.version, detector.names, detector.spec, 1
+        version, names, spec, batch, heads = detector.version, detector.names, detector.spec, 1, detector.heads
 
         def detect(self, photos, *, floor):
             with one_at_a_time:
