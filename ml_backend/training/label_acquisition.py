@@ -14,8 +14,8 @@ import numpy as np
 from ml_backend.detection.detections import Floats
 from ml_backend.training.label_model import Doubles, Kind
 
-# Added to the uncertainty and to the density (0 to 1), so that neither decides alone.
-UNCERTAINTY_FLOOR, DENSITY_FLOOR = 0.0, 0.3
+# Added to the density (0 to 1), so that it does not decide alone.
+DENSITY_FLOOR = 0.3
 
 # Nearest neighbours whose mean similarity is the density of an image.
 NEIGHBOURS = 20
@@ -65,7 +65,7 @@ def next_labels(uncertainties: Sequence[float] | Doubles, vectors: Floats, label
     The value is (uncertainty) x (density) x (distance to the nearest labelled or chosen image).
 
     Args:
-        uncertainties: (n,) of each image, see `uncertainty_of`.
+        uncertainties: (n,) of each image, see `uncertainty_of`; all 0 without a model.
         vectors: (n, d) of them, see `label_vectors`.
         labelled: (m, d) of the labelled images.
         count: Number of images.
@@ -75,7 +75,9 @@ def next_labels(uncertainties: Sequence[float] | Doubles, vectors: Floats, label
     """
     if not len(vectors):
         return []
-    value = (UNCERTAINTY_FLOOR + np.asarray(uncertainties, np.float64)) * (DENSITY_FLOOR + density(vectors))
+    doubts = np.asarray(uncertainties, np.float64)
+    doubts = doubts if doubts.any() else np.ones(len(vectors))  # without a model only the images themselves count
+    value = doubts * (DENSITY_FLOOR + density(vectors))
     nearest = (vectors @ labelled.T).max(axis=1) if len(labelled) else np.zeros(len(vectors), np.float32)
     free = np.ones(len(vectors), bool)
     chosen: list[int] = []

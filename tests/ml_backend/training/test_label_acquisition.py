@@ -43,6 +43,12 @@ def test_certain_images_come_after_uncertain_ones():
     assert set(next_labels(uncertain, vectors, np.zeros((0, 50), np.float32), 5)) == {0, 1, 2, 3, 4}
 
 
+def test_without_a_model_the_images_alone_decide():
+    vectors = label_vectors(np.random.default_rng(4).normal(0, 1, (20, 8)).astype(np.float32))
+    none = np.zeros((0, 8), np.float32)
+    assert next_labels(np.zeros(20), vectors, none, 5) == next_labels(np.ones(20), vectors, none, 5)
+
+
 def test_more_images_than_there_are_gives_all():
     vectors = np.eye(3, dtype=np.float32)
     assert sorted(next_labels(np.ones(3), vectors, np.zeros((0, 3), np.float32), 9)) == [0, 1, 2]
