@@ -88,7 +88,7 @@ def _curve(evaluated: Sequence[_Evaluation], metric: str, width: float, height: 
     right, bottom = width - RIGHT, height - BOTTOM
     most = max(point.labels for point in evaluated)
     lowest = min(0.0, *(point.value for point in evaluated))
-    x, y = LinearScale(0, max(most, 1), LEFT + _INSET, right - _INSET), LinearScale(lowest, 1, bottom, TOP)
+    x, y = LinearScale(0, max(most, 1), LEFT + _INSET, right - _INSET), LinearScale(lowest, 1.0, bottom, TOP)
     spots = tuple(DataPoint(x(point.labels), y(point.value), point.text, point.kind) for point in evaluated)
     lines = []
     for evaluation in EVALUATIONS:
