@@ -19,6 +19,11 @@ from ml_backend.predict.label_mapping import Target, find_targets, is_about_one_
 from ml_backend.predict.protocol import OFF
 from ml_backend.predict.shapes import SEGMENTED, SHAPES, SOURCES
 
+# `draws` of controls that are learned on features of their own, also beside a model that cannot be trained.
+LEARNED_APART = frozenset({CHOICES, ANSWERS, "KeyPoint"})
+
+KEY_POINTS = "KeyPointLabels"
+
 # Labels or classes listed in a sentence.
 MOST_NAMED = 6
 
@@ -175,11 +180,11 @@ def _support(
         filled = bool(filling)
         how = " and ".join(dict.fromkeys(_how(target) for target in filling))
         if control.name in model.answers:
-            filled, how = True, "from answers learned in this project"
+            filled, how = True, f"from {'points' if drawn == (KEY_POINTS,) else 'answers'} learned in this project"
         why = "" if filled else _not_filled(control, drawn, model, has_target=bool(own_targets))
     if not learns:
         why = f"{why}; " * bool(why) + kind_of(drawn[0]).reason
-    elif model is not None and model.unlearnable and kind_of(control.tag).draws not in {CHOICES, ANSWERS}:
+    elif model is not None and model.unlearnable and kind_of(control.tag).draws not in LEARNED_APART:
         learns, why = False, f"{why}; " * bool(why) + f"the model cannot be learned on: {model.unlearnable}"
     return ControlSupport(control.name, tag, object_tag, prelabels=filled, learns=learns, reason=why, how=how)
 
@@ -221,6 +226,11 @@ def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, 
     """Why this model does not fill a control that another model could fill."""
     if kind_of(control.tag).draws in {CHOICES, ANSWERS} and (control.per_region or "classes" not in model.provides):
         return "no answer is learned yet"
+    if kind_of(control.tag).draws == "KeyPoint" and not model.keypoint_names:
+        return (
+            "no point is learned yet: points of three objects or images teach them, and the learning page has the "
+            "figures of points that were refused"
+        )
     needs: set[str] = set()
     for draws in (kind_of(tag).draws for tag in drawn):
         sources = {"classes"} if draws == CHOICES else SHAPES[draws].sources
