@@ -4,6 +4,7 @@ Each map is [batch, 3, rows, columns, 5 + classes] or [batch, 3 x (5 + classes),
 the shapes: the metadata `anchors` has them (pixels, one list per level), else YOLOv5's COCO anchors are used.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,9 +95,26 @@ def _recognise(graph: Graph, outputs: Arrays) -> str | None:
     source = _anchors(graph, len(names))[1]
     if class_count(graph) != _width(outputs[names[0]]) - 5:
         _check_classes([outputs[name] for name in names])
-
+    if "anchors" not in graph.metadata:
+        source = f"{source}, because {_own_anchors(graph)}"
     width = _width(outputs[names[0]])
     return f"{len(names)} maps of {ANCHORS_PER_CELL} anchors per cell and {width} values each; {source}"
+
+
+def _own_anchors(graph: Graph) -> str:
+    """Why the anchors are YOLOv5's.
+
+    Raises:
+        Misfit: They may be others: YOLOv7's heads have the same shapes.
+    """
+    weights = graph.nodes.weights
+    if any(re.match(r"model\.\d+\.(ia|im)\.", name) for name in weights):
+        raise Misfit("its weights are named like YOLOv7's, whose anchors differ; metadata `anchors` would tell")
+    if any(re.match(r"model\.(24|33)\.m\.", name) for name in weights):
+        return "its weights are named like YOLOv5's"
+    if "names" in graph.metadata:
+        return "YOLOv5's exporter writes names"
+    raise Misfit("its anchors are not in the file, and nothing says that they are YOLOv5's")
 
 
 def _check_classes(maps: Sequence[npt.NDArray[Any]]) -> None:

@@ -37,14 +37,18 @@ def _map_of(graph: Graph, outputs: Arrays) -> npt.NDArray[np.float32] | None:
 
 def _recognise(graph: Graph, outputs: Arrays) -> str | None:
     array = _map_of(graph, outputs)
-    if array is None or array.shape[1] != 1 or not in_unit_range(array):
+    if array is None or not in_unit_range(array):
         return None
     # Masks of other networks look alike; DBNet's head ends in two transposed convolutions and a sigmoid.
     operators = graph.nodes.path_to(next(iter(outputs)), most=12)
     head = [name for name in operators if name not in {"Identity", "Cast", "Add", "BatchNormalization", "Relu"}]
+    if array.shape[1] == 3 and head[0] == "Concat":  # exports in training mode: threshold and binary map beside it
+        head = head[1:]
+    elif array.shape[1] == 3:
+        return None
     if head[:3] != ["Sigmoid", "ConvTranspose", "ConvTranspose"]:
         return None
-    return "one map of probabilities after two transposed convolutions and a sigmoid: DBNet's head of text"
+    return "a map of probabilities after two transposed convolutions and a sigmoid: DBNet's head of text"
 
 
 def _read(graph: Graph, outputs: Arrays) -> OutputReader:

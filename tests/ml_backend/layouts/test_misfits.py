@@ -95,7 +95,10 @@ def test_misfits_are_rejected_with_the_reason(outputs, reason, make_onnx):
 
 
 def test_heads_with_many_unlikely_classes_are_recognised(make_onnx):
-    file = make_onnx(heads(85, likely=-4), shape=("batch", 3, HEIGHT, WIDTH))
+    maps = heads(85, likely=-4)
+    with pytest.raises(UnknownLayout, match="its anchors are not in the file"):
+        load_detector(make_onnx(maps, shape=("batch", 3, HEIGHT, WIDTH)), allow_numbered=True)
+    file = make_onnx(maps, shape=("batch", 3, HEIGHT, WIDTH), metadata={"anchors": [[10, 13, 16, 30, 33, 23]] * 3})
     assert load_detector(file, allow_numbered=True).layout == "yolov5-heads"
 
 

@@ -51,6 +51,27 @@ def test_thresholds_names_and_a_forced_layout_make_another_version(registry, lab
     assert len(versions) == 5
 
 
+def test_layout_file_travels_with_the_version(registry, make_onnx, tmp_path):
+    import numpy as np
+
+    rows = np.concatenate([np.full((1, 30, 2), 20.0), np.full((1, 30, 2), 8.0), np.full((1, 30, 1), 0.4)], axis=2)
+    model = make_onnx({"rows": rows}, name="odd.onnx")
+    with pytest.raises(ModelError, match="no known layout"):
+        registry.add(model)
+    layout_file = model.with_name("odd.layout.toml")
+    layout_file.write_text(
+        '[input]\nrange = "0..255"\n[boxes]\noutput = "rows"\ncolumns = [0, 4]\nformat = "centre"\n'
+        '[scores]\noutput = "rows"\ncolumns = [4, 5]\n[classes]\nnames = ["thing"]\n'
+    )
+    added = registry.add(model)
+    assert "odd.onnx.layout.toml" in added.files
+    copy = ModelCache(tmp_path / "cache").fetch(registry, added)
+    served = load_detector(copy)
+    assert (served.version, served.layout, served.names.names) == (added.version, "layout-file", ("thing",))
+    layout_file.write_text(layout_file.read_text().replace("0..255", "0..1"))
+    assert registry.add(model).version != added.version
+
+
 def test_a_copy_carries_its_names_with_it(registry, make_onnx, tmp_path):
     import numpy as np
 
