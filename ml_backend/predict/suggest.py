@@ -314,7 +314,7 @@ def _grids(rows: int, height: int, width: int, *, maps: bool) -> list[Anchors]:
         Anchors(strides=(16, 32), per_cell=(2, 6)),
         YOLOV5_FACE_ANCHORS,
     ]
-    for strides in STRIDE_SETS:
+    for strides in (*STRIDE_SETS, (4,), (8,), (16,), (32,)):
         known += [Anchors(strides=strides, per_cell=(count,) * len(strides)) for count in (1, 2, 3)]
     known += [
         Anchors(strides=(8, 16, 32, 64)[: len(levels)], sizes=tuple(map(_pairs, levels)), order=order)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ml_backend.detection.preprocess import InputSpec, prepare
+from ml_backend.errors import NotLearnable
 from ml_backend.inference.detector import Detector
 from ml_backend.layouts import image_size, yolox_grid
 from ml_backend.layouts.base import grid, in_unit_range
@@ -55,6 +56,8 @@ def _nanodet(nodes: GraphBuilder, detector: Detector) -> None:
     half = len(outputs) // 2
     grey = prepare(np.full((256, 256, 3), 114, np.uint8), spec)
     trial_outputs = detector.engine.run([grey.tensor])
+    if trial_outputs[outputs[0]].ndim == 2:
+        raise NotLearnable(path=detector.path, reason="its outputs have no batch axis")
     scores = nodes.concat([nodes.cast(name, np.float32) for name in outputs[:half]], axis=1)
     if not all(in_unit_range(trial_outputs[name]) for name in outputs[:half]):
         scores = nodes.add("Sigmoid", scores)

@@ -13,16 +13,16 @@ from ml_backend.inference.detector import load_detector
 from ml_backend.layouts.layout_file import layout_file_of
 from ml_backend.predict.suggest import draw_candidates, suggest
 
-HEIGHT, WIDTH, STRIDE, SIDE = 96, 128, 8, 32
-# x_min, y_min of red squares of SIDE pixels, aligned so that a cell's middle is near their own.
-SQUARES = ((12, 20), (76, 44))
+HEIGHT, WIDTH, STRIDE, SIDE = 256, 320, 8, 32
+# x_min, y_min of red squares of SIDE pixels, whose middles are those of cells.
+SQUARES = ((44, 52), (204, 116))
 
 
 @pytest.fixture
 def graph(tmp_path):
-    """A graph (1, 3, 96, 128) in 0..1 RGB -> rows of four distances in strides and the logit of a red square's middle.
+    """A graph of 320 x 256 pixels in 0..1 RGB -> rows of four distances in strides, and the logit of a red square.
 
-    Redness is averaged over 5 x 5 cells: the logit is high only at the middle of a square.
+    The root of the redness of 5 x 5 cells is the square's side, and highest at its middle.
     """
     rows = (HEIGHT // STRIDE) * (WIDTH // STRIDE)
     weights = np.zeros((1, 3, STRIDE, STRIDE), np.float32)
@@ -30,18 +30,21 @@ def graph(tmp_path):
     constants = {
         "red": weights,
         "window": np.full((1, 1, 5, 5), 1 / 16, np.float32),
-        "gain": np.array(40.0, np.float32),
-        "shift": np.array(-34.0, np.float32),
+        "gain": np.array(8.0, np.float32),
+        "shift": np.array(-4.0, np.float32),
+        "half": np.array(SIDE / 2 / STRIDE, np.float32),
         "shape": np.array([1, rows, 1]),
-        "sides": np.full((1, rows, 4), SIDE / 2 / STRIDE, np.float32),
     }
     nodes = [
         helper.make_node("Conv", ["images", "red"], ["redness"], strides=[STRIDE, STRIDE]),
         helper.make_node("Conv", ["redness", "window"], ["mean"], pads=[2, 2, 2, 2]),
-        helper.make_node("Mul", ["mean", "gain"], ["high"]),
+        helper.make_node("Relu", ["mean"], ["positive"]),
+        helper.make_node("Sqrt", ["positive"], ["root"]),
+        helper.make_node("Reshape", ["root", "shape"], ["side"]),
+        helper.make_node("Mul", ["side", "gain"], ["high"]),
         helper.make_node("Add", ["high", "shift"], ["logit"]),
-        helper.make_node("Reshape", ["logit", "shape"], ["column"]),
-        helper.make_node("Concat", ["sides", "column"], ["rows"], axis=2),
+        helper.make_node("Mul", ["side", "half"], ["far"]),
+        helper.make_node("Concat", ["far", "far", "far", "far", "logit"], ["rows"], axis=2),
     ]
     model = helper.make_model(
         helper.make_graph(
@@ -64,7 +67,7 @@ def photo(tmp_path):
     pixels = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
     for x, y in SQUARES:
         pixels[y : y + SIDE, x : x + SIDE] = 255, 10, 10
-    pixels[60:92, 20:52] = 10, 10, 255
+    pixels[180:212, 100:132] = 10, 10, 255
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
