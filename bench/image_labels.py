@@ -41,7 +41,7 @@ from ml_backend.training.simulate_labels import label_score, simulate_labels
 
 SOURCES = Path(__file__).parent / "sources.toml"
 # Images of a class (of a set of several tags: images) that are read, in the order of a hash.
-PER_CLASS, TAGGED = 90, 900
+PER_CLASS, TAGGED = 150, 1200
 PER_CLASS_SIZES = (1, 5, 10, 20)
 SEEDS = int(os.environ.get("LABELLOOP_BENCH_SEEDS", "5"))
 # Labelled images of the curves of active learning.

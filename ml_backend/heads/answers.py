@@ -1,7 +1,7 @@
 """Learn answers of controls (Choices, Taxonomy, Rating) from frozen features: shared by heads of images and objects.
 
-Each control has a model of its own, judged on its own: a control whose new model is no better than the most frequent
-answer, or worse than the one that is served, keeps what it has.
+Each control has a model of its own, judged on its own: a control whose new model is no better than always the
+same answer, or worse than the one that is served, keeps what it has.
 """
 
 from __future__ import annotations
@@ -346,12 +346,12 @@ def learn_control(
     unseen = np.concatenate([fitted.out_of_fold, _of_held_out(fitted, held_out)])
     unseen_truth = np.concatenate([truth, _truth(held_out.answers, classes)])
     value = metric(unseen, unseen_truth, question.kind)
-    baseline = metric(_most_frequent(truth, len(unseen), question.kind), unseen_truth, question.kind)
+    baseline = metric(_constant(truth, len(unseen), question.kind), unseen_truth, question.kind)
     name = METRICS[question.kind]
     if value <= baseline:
         kept = parent if parent is not None and _beats_baseline(parent, examples, question.kind, classes) else None
         what = "" if kept is parent else ", and so is the served one, which is withdrawn"
-        reason = f"{name} {value:.2f} is not above {baseline:.2f} of the most frequent answer{what}"
+        reason = f"{name} {value:.2f} is not above {baseline:.2f} of always the same answer{what}"
         return ControlResult(kept, value, before, kept is not parent, reason)
     thresholds = thresholds_of(unseen, unseen_truth, classes, question.kind)
     candidate = ControlModel(question, fitted.model, thresholds, value, len(examples))
@@ -367,7 +367,7 @@ def learn_control(
         )
         if behind:
             return ControlResult(parent, value, before, False, f"{name}: {behind}")
-    return ControlResult(candidate, value, before, True, f"{name} {value:.2f}, most frequent answer {baseline:.2f}")
+    return ControlResult(candidate, value, before, True, f"{name} {value:.2f}, always the same answer {baseline:.2f}")
 
 
 @dataclass(frozen=True)
@@ -566,10 +566,10 @@ def _of_held_out(fitted: FittedLabels, held_out: AnsweredExamples) -> Doubles:
     return fitted.model.probabilities(held_out.features)
 
 
-def _most_frequent(truth: npt.NDArray[np.bool_], count: int, kind: Kind) -> Doubles:
-    """Probabilities (count, k) of a model that always answers the same."""
+def _constant(truth: npt.NDArray[np.bool_], count: int, kind: Kind) -> Doubles:
+    """Probabilities (count, k) of a model that always answers the same: the most frequent class, or every tag."""
     shares = truth.mean(axis=0)
-    constant = shares if kind == "multiple" else shares / shares.sum()
+    constant = np.where(shares > 0, 1.0, 0.0) if kind == "multiple" else shares / shares.sum()
     return np.tile(constant, (count, 1))
 
 
@@ -592,7 +592,7 @@ def _aligned(parent: ControlModel, features: Floats, classes: Sequence[str]) -> 
 def _beats_baseline(parent: ControlModel, examples: AnsweredExamples, kind: Kind, classes: Sequence[str]) -> bool:
     truth = _truth(examples.answers, classes)
     value = metric(_aligned(parent, examples.features, classes), truth, kind)
-    return value > metric(_most_frequent(truth, len(truth), kind), truth, kind)
+    return value > metric(_constant(truth, len(truth), kind), truth, kind)
 
 
 def _behind_parent(

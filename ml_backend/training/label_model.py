@@ -28,10 +28,10 @@ Indices = npt.NDArray[np.int64]
 Kind = Literal["single", "multiple", "ordinal"]
 
 # Inverse penalties (C of scikit-learn's LogisticRegression) to choose from, for examples of squared norm `NORM`.
-PENALTIES = (0.1, 0.5, 2.5, 12.5)
+PENALTIES = (1.0, 6.0, 36.0, 200.0)
 
 # The one without enough examples, and how strongly it is preferred, in log loss per decade squared.
-DEFAULT_PENALTY, PENALTY_PRIOR = 0.5, 1.0
+DEFAULT_PENALTY, PENALTY_PRIOR = 36.0, 1.0
 
 # Mean squared norm that the examples are scaled to.
 NORM = 9.0
@@ -55,7 +55,7 @@ BIAS_PENALTY = 1e-2
 MAX_ITERATIONS, MAX_PAIRS, MIN_RELATIVE_GAIN = 80, 10, 1e-5
 
 # Temperatures to choose from, and the strength of the preference for 1, in log loss per squared unit of its logarithm.
-SLOPES = np.exp(np.linspace(-1.5, 1.5, 31))
+SLOPES = np.exp(np.linspace(-3.0, 1.0, 33))
 SLOPE_PRIOR = 2.0
 
 # Log loss of a class that the fitted folds had no example of is not counted; probabilities are at least this.

@@ -90,7 +90,7 @@ def test_damaged_file_is_a_value_error(damage):
 def test_features_without_signal_are_refused():
     result = fit(weather_images(24, spread=60.0))
     assert not result.passed
-    assert "most frequent answer" in result.reason
+    assert "always the same answer" in result.reason
 
 
 def test_one_answer_for_all_images_is_nothing_to_learn():
