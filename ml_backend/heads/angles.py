@@ -132,11 +132,14 @@ class AnglesHead:
                 meta = json.loads(stored["meta"].tobytes())
                 number = int(meta["format"])
                 head = cls(
-                    tuple(str(name) for name in meta["classes"]),
-                    *(stored[name] for name in ("weights", "deviations", "prior", "drawn")),
-                    tuple(int(task) for task in meta["tasks"]),
-                    float(meta["iou"]),
-                    str(meta["backbone"]),
+                    classes=tuple(str(name) for name in meta["classes"]),
+                    weights=stored["weights"],
+                    deviations=stored["deviations"],
+                    prior=stored["prior"],
+                    drawn=stored["drawn"],
+                    tasks=tuple(int(task) for task in meta["tasks"]),
+                    iou=float(meta["iou"]),
+                    backbone=str(meta["backbone"]),
                 )
         except Exception as error:  # zipfile, json and numpy raise errors of many kinds
             raise ValueError(f"rotations cannot be read: {type(error).__name__}") from error
@@ -241,7 +244,7 @@ def rotated_iou(first: Floats, second: Floats) -> Floats:
     outlines = [shapely.polygons(corners_of(_radians(boxes))) for boxes in (first, second)]
     shared = shapely.area(shapely.intersection(*outlines))
     union = shapely.area(outlines[0]) + shapely.area(outlines[1]) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,7 +369,7 @@ def _gradients(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     bins = (angle / np.pi * BINS).round().astype(int) % BINS
     histogram = np.bincount(bins.ravel(), strength.ravel(), BINS) / strength.size
     means = [(strength * turn(k * angle)).mean() for k in (2, 4) for turn in (np.cos, np.sin)]
-    return np.concatenate([histogram, means]).astype(np.float32)
+    return np.asarray(np.concatenate([histogram, means]), np.float32)
 
 
 def rotation_prior(rotated: Floats) -> Floats:
@@ -384,19 +387,20 @@ def rotation_prior(rotated: Floats) -> Floats:
     for degrees in (0, 90):
         near = np.abs((angles[upright] - degrees + 90) % 180 - 90) < 45
         prior[int(np.searchsorted(ROTATIONS, degrees))] += share * (near.sum() + 0.5) / (upright.sum() + 1)
-    return np.log(np.maximum(prior, 1e-9))
+    return np.asarray(np.log(np.maximum(prior, 1e-9)), np.float64)
 
 
 def drawn_rotations(rotated: Floats) -> Floats:
     """(360,) smoothed count of each rotation in whole degrees."""
     away = np.abs((np.arange(360)[:, None] - rotated[None, :, 4] + 180) % 360 - 180)
-    return np.exp(-0.5 * (away / 15.0) ** 2).sum(1)
+    return np.asarray(np.exp(-0.5 * (away / 15.0) ** 2).sum(1), np.float64)
 
 
 def _objects_of(examples: Sequence[HeadExample], classes: Sequence[str], *, copies: int) -> _Objects:
     """Return the newest objects of some classes with their features."""
     rotated: list[Floats] = []
-    features, copied_features, copied, tasks = [], [], [], []
+    features, copied_features, copied = [], [], []
+    tasks: list[int] = []
     for example in reversed(examples):
         boxes = drawn_boxes(example, classes)[: MAX_OBJECTS - len(tasks)]
         if not len(boxes):
@@ -518,7 +522,7 @@ def _overlaps(head: AnglesHead, objects: _Objects) -> Floats:
 
 
 def _radians(rotated: Floats) -> npt.NDArray[np.float32]:
-    return np.concatenate([rotated[:, :4], np.deg2rad(rotated[:, 4:])], axis=1).astype(np.float32)
+    return np.asarray(np.concatenate([rotated[:, :4], np.deg2rad(rotated[:, 4:])], axis=1), np.float32)
 
 
 def _folds(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
