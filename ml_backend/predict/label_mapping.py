@@ -266,7 +266,10 @@ def _with_keypoint_labels(target: Target, keypoint_names: Sequence[str]) -> Targ
 
 
 def _rank(target: Target) -> int:
-    """Order of preference among the controls that can show a class: 0 without loss, 2 a mere point."""
+    """Order of preference among the controls that can show a class: 0 without loss, 2 a mere point, 3 a prompt."""
+    attributes = {name.lower(): value.lower() for name, value in target.control.attributes.items()}
+    if attributes.get("smartonly") == "true":
+        return 3  # it draws prompts of smart tools only
     if target.draws in {ANSWERS, CHOICES, "Rectangle"} or target.keypoint_labels:
         return 0
     if target.source in SHAPES[target.draws].native:

@@ -38,11 +38,11 @@ CASES = {
     "boxes": (IMAGE + labelled("RectangleLabels"), True, True, ""),
     "ellipses": (IMAGE + labelled("EllipseLabels"), True, True, ""),
     "labels with a rectangle": (IMAGE + labelled("Labels") + '<Rectangle name="r" toName="i"/>', True, True, ""),
-    "labels with a brush": (IMAGE + labelled("Labels") + '<Brush name="b" toName="i"/>', True, False, SEGMENTER),
+    "labels with a brush": (IMAGE + labelled("Labels") + '<Brush name="b" toName="i"/>', True, True, SEGMENTER),
     "labels with nothing": (IMAGE + labelled("Labels"), False, False, "no Rectangle"),
-    "polygons": (IMAGE + labelled("PolygonLabels"), True, False, SEGMENTER),
-    "a brush": (IMAGE + labelled("BrushLabels"), True, False, SEGMENTER),
-    "points": (IMAGE + labelled("KeyPointLabels"), True, False, "learning takes boxes"),
+    "polygons": (IMAGE + labelled("PolygonLabels"), True, True, SEGMENTER),
+    "a brush": (IMAGE + labelled("BrushLabels"), True, True, SEGMENTER),
+    "points": (IMAGE + labelled("KeyPointLabels"), True, True, ""),
     "choices": (IMAGE + labelled("Choices"), False, False, "needs the class of a whole image"),
     "choices of regions": (IMAGE + labelled("Choices", more='perRegion="true"'), False, False, "about a region"),
     "text": ('<Text name="i" value="$text"/>' + labelled("Labels"), False, False, "on Text"),
@@ -143,8 +143,7 @@ def test_connect_says_that_a_label_config_cannot_be_read(tmp_path):
 PROMISES = {
     "boxes": (CASES["boxes"][0].replace('value="cat"', 'value="car"'), "learns c from 2 labelled tasks on", True),
     "text": (CASES["text"][0], "does not learn: no control", False),
-    "polygons": (CASES["polygons"][0], "does not learn: no control", False),
-    "choices": (CASES["choices"][0], "does not learn: no control", False),
+    "polygons": (CASES["polygons"][0].replace('value="cat"', 'value="car"'), "learns c from 2 labelled tasks on", True),
 }
 
 

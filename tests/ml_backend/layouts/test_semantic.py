@@ -1,0 +1,100 @@
+"""Classes of pixels: every form is recognised, and decided at the image's resolution like a plain reference."""
+
+import cv2
+import numpy as np
+import pytest
+
+from ml_backend.detection.preprocess import prepare
+from ml_backend.errors import NamesMissing, UnknownLayout
+from ml_backend.inference.detector import load_detector
+from ml_backend.layouts import semantic
+
+HEIGHT, WIDTH = 64, 96
+NAMES = ["sky", "road", "car"]
+
+
+@pytest.fixture
+def regions_of(make_onnx):
+    """regions_of(outputs, names) -> {class: mask of an image of 120 x 200}."""
+
+    def make(outputs, names=NAMES, size=(120, 200)):
+        detector = load_detector(make_onnx(outputs, metadata={"names": names}, shape=("batch", 3, HEIGHT, WIDTH)))
+        assert (detector.layout, detector.provides) == ("semantic", {"semantic"})
+        image = prepare(np.zeros((*size, 3), np.uint8), detector.spec)
+        [detections] = detector.detect([image], floor=0.1)
+        masks = {}
+        for class_, segment in zip(detections.classes.tolist(), detections.segments, strict=True):
+            pixels, (left, top, right, bottom) = segment.crop()
+            masks[detector.names.names[class_]] = np.zeros(size, bool)
+            masks[detector.names.names[class_]][top:bottom, left:right] = pixels
+        return masks
+
+    return make
+
+
+def planes(seed=0, classes=3, side=4):
+    """Smooth logits (classes, HEIGHT / side, WIDTH / side)."""
+    noise = np.random.default_rng(seed).normal(0, 4, (classes, 5, 7)).astype(np.float32)
+    return np.stack([cv2.resize(plane, (WIDTH // side, HEIGHT // side)) for plane in noise])
+
+
+def enlarged(logits, size=(120, 200)):
+    return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in logits])
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 8])
+def test_logits_are_decided_at_the_resolution_of_the_image(side, regions_of):
+    logits = planes(side=side)
+    truth = enlarged(logits).argmax(axis=0)
+    masks = regions_of({"out": logits[None]})
+    for index, name in enumerate(NAMES):
+        assert (masks[name] != (truth == index)).mean() < 0.01
+
+
+def test_class_numbers_keep_their_places(regions_of):
+    numbers = planes(side=1).argmax(axis=0)
+    masks = regions_of({"map": numbers[None].astype(np.int64)[..., None].transpose(0, 3, 1, 2)}, size=(HEIGHT, WIDTH))
+    for index, name in enumerate(NAMES):
+        assert (masks[name] != (numbers == index)).sum() == 0
+
+
+def test_background_is_dropped_where_it_has_no_name(regions_of):
+    logits = planes(classes=4)
+    masks = regions_of({"logits": logits[None]})
+    truth = enlarged(logits).argmax(axis=0)
+    assert (masks["sky"] != (truth == 1)).mean() < 0.01
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "deep supervision"])
+def test_one_channel_is_one_class(kind, regions_of):
+    logits = planes(classes=1, side=1)
+    array = logits if kind == "logits" else 1 / (1 + np.exp(-logits))
+    outputs = {"d0": array[None], "d1": array[None] * 0} if kind == "deep supervision" else {"d0": array[None]}
+    truth = enlarged(array)[0] > (0 if kind == "logits" else 0.5)
+    assert (regions_of(outputs, ["road"])["road"] != truth).mean() < 0.01
+
+
+def test_heads_of_two_classes_are_a_class_each(regions_of):
+    heads = {"lanes": planes(1, 2, 1)[None], "drivable": planes(2, 2, 1)[None]}
+    masks = regions_of(heads, ["lane", "drivable area"])
+    for name, head in zip(masks, heads.values(), strict=True):
+        assert (masks[name] != (enlarged(head[0]).argmax(axis=0) == 1)).mean() < 0.02
+
+
+def test_an_image_above_the_limit_is_decided_smaller(regions_of, monkeypatch):
+    monkeypatch.setattr(semantic, "MAX_MAP_PIXELS", 3000)
+    logits = planes()
+    masks = regions_of({"out": logits[None]})
+    truth = enlarged(logits).argmax(axis=0)
+    assert all((masks[name] != (truth == index)).mean() < 0.05 for index, name in enumerate(NAMES))
+
+
+def test_maps_without_names_are_refused(make_onnx):
+    with pytest.raises(NamesMissing):
+        load_detector(make_onnx({"heat": planes()[None]}, shape=("batch", 3, HEIGHT, WIDTH)))
+
+
+def test_several_maps_of_many_classes_are_refused(make_onnx):
+    outputs = {"a": planes()[None], "b": planes(1)[None]}
+    with pytest.raises(UnknownLayout, match="2 maps of 3 classes"):
+        load_detector(make_onnx(outputs, metadata={"names": NAMES}, shape=("batch", 3, HEIGHT, WIDTH)))
