@@ -23,6 +23,7 @@ BENCHES: Mapping[str, str] = {
     "keypoints": "bench.keypoints",
     "layouts": "bench.layouts",
     "layouts_found": "bench.layouts_found",
+    "layouts_suggest": "bench.layouts_suggest",
     "house": "bench.house",
     "image_labels": "bench.image_labels",
     "learn": "bench.learn",
