@@ -41,25 +41,28 @@ class Learned:
         version: The version that Label Studio names; empty: none was learned.
         open_tasks: Tasks without an annotation.
         prelabelled: Of those, the ones with a pre-label of that version.
-        right: Of those, the ones whose pre-label has the subject of the image.
+        right: Of those, the ones whose pre-label has the subject of the image, and nothing else.
+        right_before: Of the open tasks, those of which the embedded model's pre-label was so.
     """
 
     version: str
     open_tasks: int
     prelabelled: int
     right: int
+    right_before: int = 0
 
 
 def run() -> str:
     """The figures, in Markdown."""
     rows = [
-        f"`labelloop up`, then {SUBMITS} submits by one annotator in each project of the demo, in the order in which",
-        "Label Studio serves the tasks. Boxes and outlines are the pre-labels of the image's subject, or one drawn",
-        "around the middle where there is none. Then the open tasks: how many have a pre-label of the learned version,",
-        "and how many of those show the image's subject.",
+        f"`labelloop up`, then {SUBMITS} submits by one annotator in each project of the demo, in the order in",
+        "which Label Studio serves the tasks. Boxes and outlines are the pre-labels of the image's",
+        "subject, or one drawn around the middle where there is none. Then the open tasks: how many have a",
+        "pre-label of the learned version, and of how many it shows the image's subject and nothing else;",
+        "beside it the same of the embedded model.",
         "",
-        "| project | version after ten submits | open tasks | pre-labelled by it | with the right subject |",
-        "|---|---|---|---|---|",
+        "| project | version after ten submits | open tasks | pre-labelled by it | right | right before |",
+        "|---|---|---|---|---|---|",
     ]
     with running_stack() as settings:
         projects = read_state(settings.home).projects
@@ -68,7 +71,7 @@ def run() -> str:
             learned = submit_ten(settings, projects[key].id, interface.name)
             rows.append(
                 f"| {interface.title} | {learned.version or 'none'} | {learned.open_tasks} | {learned.prelabelled} | "
-                f"{learned.right} |"
+                f"{learned.right} | {learned.right_before} |"
             )
             print(rows[-1], flush=True)
             if not learned.prelabelled:
@@ -105,8 +108,15 @@ def learned_so_far(studio: Studio, project: int) -> Learned:
         return Learned("", len(tasks), 0, 0)
     shown = [(task, chosen_labels(task, version)) for task in tasks]
     made = [(task, labels) for task, labels in shown if labels is not None]
-    right = sum(bool(labels & set(SUBJECTS[subject_of(task)])) for task, labels in made)
-    return Learned(version, len(tasks), len(made), right)
+    right = sum(is_right(task, labels) for task, labels in made)
+    return Learned(
+        version, len(tasks), len(made), right, sum(is_right(task, chosen_labels(task, "")) for task in tasks)
+    )
+
+
+def is_right(task: Task, labels: set[str] | None) -> bool:
+    """Whether a pre-label shows the subject of the image, and nothing else."""
+    return bool(labels) and labels <= set(SUBJECTS[subject_of(task)])
 
 
 def tasks_of(version: str) -> int:
@@ -115,9 +125,14 @@ def tasks_of(version: str) -> int:
 
 
 def chosen_labels(task: Task, version: str) -> set[str] | None:
-    """The labels and answers of a task's pre-label of this version; None without a region or an answer."""
+    """The labels and answers of a task's pre-label of this version; None without a region or an answer.
+
+    Without a version: of the version before all learned ones.
+    """
     for prediction in task.predictions:
-        if prediction.model_version == version and prediction.results:
+        name = prediction.model_version
+        wanted = name == version if version else not name.startswith("learned-")
+        if wanted and prediction.results:
             values = [value for result in prediction.results for value in result.value.values()]
             return {name for value in values if isinstance(value, list) for name in value if isinstance(name, str)}
     return None
