@@ -18,7 +18,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
 
 from labelloop.labeling.geometry.shapes import Rectangle
 from ml_backend.detection.logits import expit
@@ -573,6 +572,7 @@ def _newton(rows: Floats, truth: Doubles, offset: Doubles, weight: float, penalt
     Returns:
         (k,) float64.
     """
+    from scipy.linalg import cho_factor, cho_solve  # only training needs it
 
     def loss(w: Doubles, logits: Doubles) -> float:
         return float(weight * (np.logaddexp(0, logits) - truth * logits).sum() + 0.5 * penalty @ w**2)
