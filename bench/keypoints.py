@@ -1,8 +1,8 @@
 """Key points and rotated boxes learned from a few images of public data sets.
 
 Key points: PCK@.1 on images that nothing was fitted on, beside the mean shape and a ridge regression of the positions
-on pooled features of the crop. Rotated boxes: AP50 by rotated IoU (shapely) of labelloop's own learned detector, upright,
-with the rotation of the segmenter's mask, and with the learned rotation.
+on pooled features of the crop. Rotated boxes: AP50 by rotated IoU (shapely) of labelloop's own learned detector:
+upright, with the rotation of the segmenter's mask, and with the learned rotation.
 
 The data sets are those of `bench/sources.toml`, read out of git mirrors in the folder LABELLOOP_MIRRORS.
 """
@@ -44,7 +44,10 @@ from ml_backend.training.examples import Example
 from ml_backend.training.model_selection import select_and_fit
 
 SOURCES = Path(__file__).parent / "sources.toml"
-CONFIG = LabelConfig.parse('<View><Image name="image" value="$image"/></View>')
+CONFIG = LabelConfig.parse(
+    '<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">'
+    '<Label value="0"/></RectangleLabels></View>'
+)
 
 # Longer side of the images that heads see.
 MAX_SIDE = 1024

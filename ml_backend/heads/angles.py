@@ -267,7 +267,12 @@ class _Objects:
 
 
 def fit_angles(inputs: FitInput) -> HeadResult | None:
-    """Fit the rotation of the classes that are drawn rotated, and judge it by rotated IoU; None without any."""
+    """Fit the rotation of the classes that are drawn rotated, and judge it by rotated IoU; None without any.
+
+    Ellipses take their rotation from their masks, so a project without rectangles learns none here.
+    """
+    if not inputs.config.controls_of("RectangleLabels", "Labels"):
+        return None
     classes = rotated_classes(inputs.examples)
     if not classes:
         if not any(any(example.rotated) for example in inputs.examples):

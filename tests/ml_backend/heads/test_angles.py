@@ -143,6 +143,14 @@ def test_detections_of_the_class_are_rotated_and_others_stay_upright(learned):
     assert found[1].tolist() == [22.5, 17.5, 35, 25, 0]
 
 
+def test_a_project_without_rectangles_learns_no_rotation():
+    config = LabelConfig.parse(
+        '<View><Image name="image" value="$image"/><EllipseLabels name="label" toName="image">'
+        '<Label value="Bar"/></EllipseLabels></View>'
+    )
+    assert fit_angles(FitInput(config, [bar(seed) for seed in range(6)])) is None
+
+
 def test_upright_projects_learn_no_rotation():
     examples = [bar(seed, rotated=False) for seed in range(6)]
     assert rotated_classes(examples) == ()
