@@ -20,6 +20,7 @@ BENCHES: Mapping[str, str] = {
     "drain": "bench.drain",
     "edits": "bench.edits",
     "export": "bench.export",
+    "feature_cost": "bench.feature_cost",
     "keypoints": "bench.keypoints",
     "layouts": "bench.layouts",
     "layouts_found": "bench.layouts_found",
