@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ml_backend.detection.detections import Detections, cross_iou, non_max_suppression
+from ml_backend.detection.fit import Fit
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
 from ml_backend.detection.preprocess import RgbImage, prepare
 from ml_backend.errors import ModelBroken
@@ -42,6 +43,9 @@ from ml_backend.layouts.layout_file import (
 )
 from ml_backend.layouts.plausibility import Misfit
 from ml_backend.layouts.raw_heads import FASTESTV2_ANCHORS
+
+# Readings of the outputs that are tried with every preprocessing.
+KEPT = 60
 
 # Candidates whose detections on the mirrored and the shrunk image are compared, and candidates shown.
 COMPARED, SHOWN = 24, 4
@@ -128,6 +132,14 @@ class _Search:
     side: tuple[int, int] | None
     deadline: float
     seen: dict[tuple[str, str], Arrays] = field(default_factory=dict)
+    place: Fit | None = None
+
+    def fit(self, file: LayoutFile) -> Fit:
+        """Place of the image in the input, the same for every candidate."""
+        assert file.input is not None
+        if self.place is None:
+            self.place = prepare(self.image, input_spec(file.input, self.engine.graph)).fit
+        return self.place
 
     def outputs(self, pixels: Input, variant: str) -> Arrays | None:
         """Outputs on a variant of the image: "plain", "mirrored" or "shrunk"; None where the engine fails."""
@@ -159,21 +171,34 @@ def suggest(path: Path, image: RgbImage, *, size: tuple[int, int] | None = None)
     if first is None:
         raise ModelBroken(path=path, reason="it does not run on this image")
     structures = list(_unique(_structures(engine.graph, first, side)))
-    found: list[Candidate] = []
-    for pixels in _preprocessings(side):
+    preprocessings = list(_preprocessings(side))
+    found = _rated(search, structures, [pixels for pixels in preprocessings if _is_usual(pixels)])
+    # Only readings that are plausible with usual pixels are tried with all.
+    likely = list(_unique(msgspec.structs.replace(one.file, input=None) for one in found))[:KEPT]
+    found += _rated(search, likely, [pixels for pixels in preprocessings if not _is_usual(pixels)])
+    found.sort(key=lambda one: -one.plausibility)
+    compared = [_compare(search, candidate) for candidate in _diverse(found, COMPARED)]
+    compared.sort(key=lambda one: -one.plausibility)
+    return _distinct(compared)[: 2 * SHOWN]
+
+
+def _rated(search: _Search, structures: Sequence[LayoutFile], preprocessings: Sequence[Input]) -> list[Candidate]:
+    """Rate every reading with every preprocessing, best first."""
+    found = []
+    for pixels in preprocessings:
         outputs = search.outputs(pixels, "plain")
-        if outputs is None:
-            continue
-        for structure in structures:
+        for structure in structures if outputs is not None else ():
             if time.monotonic() > search.deadline:
                 break
             candidate = _evaluate(search, msgspec.structs.replace(structure, input=pixels), outputs)
             if candidate is not None:
                 found.append(candidate)
-    found.sort(key=lambda one: -one.plausibility)
-    compared = [_compare(search, candidate) for candidate in _diverse(found, COMPARED)]
-    compared.sort(key=lambda one: -one.plausibility)
-    return _distinct(compared)[: 2 * SHOWN]
+    return sorted(found, key=lambda one: -one.plausibility)
+
+
+def _is_usual(pixels: Input) -> bool:
+    plain = (pixels.mean, pixels.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return (plain and pixels.color == "RGB" and pixels.range != "-1..1") or pixels.mean[0] > 100
 
 
 def _input(side: tuple[int, int] | None, color: Literal["RGB", "BGR"], pixels: Mapping[str, Any]) -> Input:
@@ -551,9 +576,7 @@ def _evaluate(search: _Search, file: LayoutFile, outputs: Arrays) -> Candidate |
     if not sparse:
         return None
     found = found[np.argsort(-found.scores, kind="stable")[:EXAMINED]]
-    spec = input_spec(file.input, search.engine.graph) if file.input else None
-    assert spec is not None
-    fit = prepare(search.image, spec).fit
+    fit = search.fit(file)
     inside = _inside(found, fit.width * fit.scale_x, fit.height * fit.scale_y)
     cluster = _cluster(found) if dense else 1.0
     best = non_max_suppression(found, iou=0.5, max_boxes=BEST)
@@ -616,8 +639,7 @@ def _compare(search: _Search, candidate: Candidate) -> Candidate:
         if found is None or file.input is None:
             agreements[variant] = 0.0
             continue
-        spec = input_spec(file.input, search.engine.graph)
-        fit = prepare(search.image, spec).fit
+        fit = search.fit(file)
         found = found[np.argsort(-found.scores, kind="stable")[:EXAMINED]]
         found = non_max_suppression(found, iou=0.5, max_boxes=3 * BEST).to_image(fit)
         agreements[variant] = _agreement(candidate.detections, _mapped_back(found, variant, search.image))
