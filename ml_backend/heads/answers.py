@@ -1,7 +1,7 @@
 """Learn answers of controls (Choices, Taxonomy, Rating) from frozen features: shared by heads of images and objects.
 
-Each control has a model of its own, judged on its own: a control whose new model is no better than always the
-same answer, or worse than the one that is served, keeps what it has.
+Each control has a model of its own, judged on its own: a control whose new model is no better than always the same
+answer, or worse than the one that is served, keeps what it has.
 """
 
 from __future__ import annotations
@@ -179,14 +179,14 @@ class ControlModel:
         model: Its model.
         thresholds: Probability from which each value is filled in.
         value: Metric on examples that it was not fitted on.
-        examples: Number of examples that it was fitted on.
+        tasks: Tasks that it was fitted on.
     """
 
     question: Question
     model: LabelModel
     thresholds: Mapping[str, float]
     value: float
-    examples: int
+    tasks: frozenset[int]
 
     def answers(self, features: Floats) -> list[Answer]:
         """Predict the answer for each row of features (n, g)."""
@@ -202,17 +202,15 @@ class AnswersHead:
 
     Attributes:
         controls: Model by name of the control.
-        tasks: Tasks that they were fitted on.
         extra: What the kind stores beside, JSON.
     """
 
     controls: Mapping[str, ControlModel]
-    tasks: frozenset[int] = frozenset()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Serialize it as .npz."""
-        arrays: dict[str, npt.NDArray[Any]] = {"tasks": np.array(sorted(self.tasks), np.int64)}
+        arrays: dict[str, npt.NDArray[Any]] = {}
         described = []
         for index, served in enumerate(self.controls.values()):
             question, model = served.question, served.model
@@ -229,11 +227,10 @@ class AnswersHead:
                     "error": model.error,
                     "thresholds": dict(served.thresholds),
                     "value": served.value,
-                    "examples": served.examples,
                 }
             )
-            for name in ("mean", "scale", "weights", "bias"):
-                arrays[f"{index}.{name}"] = getattr(model, name)
+            arrays |= {f"{index}.{name}": getattr(model, name) for name in ("mean", "scale", "weights", "bias")}
+            arrays[f"{index}.tasks"] = np.array(sorted(served.tasks), np.int64)
         head = {"format": FORMAT, "controls": described, "extra": dict(self.extra)}
         arrays["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
         buffer = io.BytesIO()
@@ -252,16 +249,14 @@ class AnswersHead:
                 head = json.loads(arrays["head"].tobytes())
                 if head["format"] != FORMAT:
                     raise ValueError(f"its format is {head['format']}, and this release reads {FORMAT}")
+                names = ("mean", "scale", "weights", "bias", "tasks")
                 controls = [
-                    _restored(
-                        described, {name: arrays[f"{index}.{name}"] for name in ("mean", "scale", "weights", "bias")}
-                    )
+                    _restored(described, {name: arrays[f"{index}.{name}"] for name in names})
                     for index, described in enumerate(head["controls"])
                 ]
-                tasks = frozenset(arrays["tasks"].tolist())
         except (KeyError, OSError, EOFError, TypeError, zlib.error, zipfile.BadZipFile) as error:
             raise ValueError(f"it is damaged ({type(error).__name__})") from error
-        return cls({served.question.name: served for served in controls}, tasks, head["extra"])
+        return cls({served.question.name: served for served in controls}, head["extra"])
 
 
 def _restored(described: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> ControlModel:
@@ -274,9 +269,11 @@ def _restored(described: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any
         Condition(kind, control, tuple(values), tuple(labels)),
         described["required"],
     )
-    numbers = {name: array.astype(np.float32) for name, array in arrays.items()}
+    numbers = {name: array.astype(np.float32) for name, array in arrays.items() if name != "tasks"}
     model = LabelModel(described["kind"], tuple(described["classes"]), **numbers, error=float(described["error"]))
-    return ControlModel(question, model, described["thresholds"], described["value"], described["examples"])
+    return ControlModel(
+        question, model, described["thresholds"], described["value"], frozenset(arrays["tasks"].tolist())
+    )
 
 
 def questions(config: LabelConfig, *, per_region: bool) -> list[Control]:
@@ -314,7 +311,6 @@ def learn_control(
     held_out: AnsweredExamples,
     *,
     parent: ControlModel | None,
-    parent_tasks: frozenset[int],
     tolerance: float,
 ) -> ControlResult:
     """Fit a model of one control, and decide whether it may be served.
@@ -324,7 +320,6 @@ def learn_control(
         examples: Examples to fit on.
         held_out: Examples for the metric only.
         parent: The model that is served now; None: there is none.
-        parent_tasks: Tasks that it was fitted on.
         tolerance: Accepted drop of the metric.
     """
     examples, held_out = _known(examples, question), _known(held_out, question)
@@ -354,14 +349,14 @@ def learn_control(
         reason = f"{name} {value:.2f} is not above {baseline:.2f} of always the same answer{what}"
         return ControlResult(kept, value, before, kept is not parent, reason)
     thresholds = thresholds_of(unseen, unseen_truth, classes, question.kind)
-    candidate = ControlModel(question, fitted.model, thresholds, value, len(examples))
+    candidate = ControlModel(question, fitted.model, thresholds, value, frozenset(examples.tasks))
     if parent is not None:
         both = AnsweredExamples(
             np.concatenate([examples.features, held_out.features.reshape(-1, width)]),
             (*examples.answers, *held_out.answers),
             (*examples.tasks, *held_out.tasks),
         )
-        fresh = [row for row, task in enumerate(both.tasks) if task not in parent_tasks]
+        fresh = [row for row, task in enumerate(both.tasks) if task not in parent.tasks]
         behind = _behind_parent(
             parent, unseen[fresh], unseen_truth[fresh], examples=both[fresh], classes=classes, tolerance=tolerance
         )
@@ -426,9 +421,8 @@ def find_wrong_answers(question: Question, examples: AnsweredExamples, *, least:
 
 
 def head_result(
-    results: Mapping[str, ControlResult], *, parent: AnswersHead | None, tasks: Collection[int],
-    held_out: int, extra: Mapping[str, Any] = {},
-) -> HeadResult | None:  # fmt: skip
+    results: Mapping[str, ControlResult], *, parent: AnswersHead | None, held_out: int, extra: Mapping[str, Any] = {}
+) -> HeadResult | None:
     """Combine the results of the controls of a kind into one; None where the project has no such control."""
     if not results:
         return None
@@ -439,9 +433,8 @@ def head_result(
     values = [result.candidate for result in results.values() if result.candidate is not None]
     parents = [result.parent for result in results.values() if result.parent is not None]
     reason = "; ".join(f"{name}: {result.reason}" for name, result in results.items())
-    learned_from = frozenset(tasks) | (parent.tasks if parent is not None and not passed else frozenset())
     return HeadResult(
-        head=AnswersHead(served, learned_from, extra) if passed else None,
+        head=AnswersHead(served, extra) if passed else None,
         metric=METRICS[next(iter(kinds))] if len(kinds) == 1 else "mean over controls",
         value=float(np.mean(values)) if values else None,
         parent=float(np.mean(parents)) if parents else None,

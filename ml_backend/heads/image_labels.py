@@ -24,7 +24,6 @@ def fit_image_labels(inputs: FitInput) -> HeadResult | None:
     """Fit and judge a model for each control about the image; None where there is none or none was ever answered."""
     parent: AnswersHead | None = inputs.parent
     results = {}
-    used: set[int] = set()
     for control in questions(inputs.config, per_region=False):
         given = [example.choices[control.name] for example in inputs.examples if control.name in example.choices]
         if not given:
@@ -36,12 +35,10 @@ def fit_image_labels(inputs: FitInput) -> HeadResult | None:
             examples,
             answered_images(question, inputs.held_out),
             parent=parent.controls.get(control.name) if parent is not None else None,
-            parent_tasks=parent.tasks if parent is not None else frozenset(),
             tolerance=inputs.tolerance,
         )
-        used.update(examples.tasks)
     held_out = sum(bool(example.choices) for example in inputs.held_out)
-    return head_result(results, parent=parent, tasks=used, held_out=held_out)
+    return head_result(results, parent=parent, held_out=held_out)
 
 
 def answered_images(question: Question, examples: Sequence[HeadExample]) -> AnsweredExamples:

@@ -29,7 +29,6 @@ def fit_region_labels(inputs: FitInput) -> HeadResult | None:
         known = tuple(parent.extra.get("labels", ()))
         names = known if set(names) <= set(known) else names
     results = {}
-    used: set[int] = set()
     for control in questions(inputs.config, per_region=True):
         given = [
             answers[control.name]
@@ -46,12 +45,10 @@ def fit_region_labels(inputs: FitInput) -> HeadResult | None:
             examples,
             answered_regions(question, inputs.held_out, names),
             parent=parent.controls.get(control.name) if parent is not None else None,
-            parent_tasks=parent.tasks if parent is not None else frozenset(),
             tolerance=inputs.tolerance,
         )
-        used.update(examples.tasks)
     held_out = sum(any(example.region_choices) for example in inputs.held_out)
-    return head_result(results, parent=parent, tasks=used, held_out=held_out, extra={"labels": names})
+    return head_result(results, parent=parent, held_out=held_out, extra={"labels": names})
 
 
 def answered_regions(question: Question, examples: Sequence[HeadExample], labels: Sequence[str]) -> AnsweredExamples:
