@@ -16,7 +16,7 @@ from ml_backend.training.linear_head import LinearHead
 from ml_backend.training.onnx_export import write_learned
 from tests.drawn import draw_shapes
 
-ROUNDS, IMAGES, FLOOR = 15, 12, 0.15
+ROUNDS, IMAGES, FLOOR = 10, 10, 0.15
 
 
 def learned_detector(folder: Path) -> Detector:

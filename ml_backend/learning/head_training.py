@@ -6,7 +6,7 @@ version in place, and an error in one kind leaves the others untouched.
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -30,6 +30,9 @@ MAX_ANSWERED = 1000
 
 # Longer side in pixels of the images that heads decode.
 MAX_SIDE = 1024
+
+# Images that cannot be loaded any more after which a kind of head is given up.
+MAX_LOST = 50
 
 log = structlog.get_logger(__name__)
 
@@ -111,12 +114,12 @@ class HeadTrainer:
         held_out_examples = self._examples(inputs, backbone, _sample(held_out))
         results: dict[str, HeadResult] = {}
         with single_threaded_blas():
-            for name, kind in HEADS.items():
+            for name in HEADS:
                 fit_input = FitInput(
                     inputs.config, examples, held_out_examples, names, served.get(name), inputs.policy.tolerance
                 )
                 try:
-                    result = kind.fit(fit_input)
+                    result = self._not_refitted(name, examples) or _fit_without_lost_images(name, fit_input)
                 except Exception as error:  # an error in one kind must not stop the others
                     log.exception("head_not_fitted", project=inputs.project, head=name)
                     result = HeadResult(None, "", None, None, False, f"{type(error).__name__}: {error}", "nothing")
@@ -127,6 +130,17 @@ class HeadTrainer:
             frozenset(name for name in served if name in HEADS and name not in results) if withdrawn else frozenset()
         )
         return HeadOutcome(served, results, dropped, len(examples))
+
+    def _not_refitted(self, name: str, examples: Sequence[HeadExample]) -> HeadResult | None:
+        """The result for masks where a segmenter of the user's own draws them: it is not refitted."""
+        if (
+            name != "masks"
+            or self._context.settings.smart_encoder is None
+            or not any(any(item.masks) for item in examples)
+        ):
+            return None
+        reason = "the SAM-family export that LABELLOOP_SMART_ENCODER names is not refitted; the included network is"
+        return HeadResult(None, "mask IoU", None, None, False, reason, "nothing")
 
     def _examples(
         self, inputs: RunInput, backbone: FrozenBackbone, images: Sequence[tuple[int, LabelledImage]]
@@ -169,7 +183,33 @@ class HeadTrainer:
         )  # fmt: skip
 
     def _pixels(self, url: str, task: int) -> Pixels:
-        return self._context.media.photo(url, task_id=task, max_side=MAX_SIDE).pixels
+        try:
+            return self._context.media.photo(url, task_id=task, max_side=MAX_SIDE).pixels
+        except MediaError as error:
+            raise _ImageLost(url, str(error)) from error
+
+
+class _ImageLost(Exception):
+    """An image whose features are known cannot be loaded any more."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(reason)
+        self.url = url
+
+
+def _fit_without_lost_images(name: str, inputs: FitInput) -> HeadResult | None:
+    """Fit a kind; images that it needs and that cannot be loaded any more are left out."""
+    for _ in range(MAX_LOST):
+        try:
+            return HEADS[name].fit(inputs)
+        except _ImageLost as error:
+            log.warning("photo_not_learned_from", head=name, reason=str(error))
+            inputs = replace(
+                inputs,
+                examples=[example for example in inputs.examples if example.url != error.url],
+                held_out=[example for example in inputs.held_out if example.url != error.url],
+            )
+    return HEADS[name].fit(inputs)
 
 
 def _sample(images: Sequence[tuple[int, LabelledImage]]) -> list[tuple[int, LabelledImage]]:

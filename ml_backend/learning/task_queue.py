@@ -30,7 +30,7 @@ from labelloop.service.system import available_cores
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.heads.base import Answer, ImagePrediction
 from ml_backend.inference.detector import Detector
-from ml_backend.learning.annotations import LabelledImage, addresses, is_held_out
+from ml_backend.learning.annotations import ANSWER_TYPES, LabelledImage, addresses, is_held_out
 from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.image_vectors import ImageEmbedder
@@ -40,7 +40,7 @@ from ml_backend.learning.task_order import HEAD, POOL_FROM, place_score, rest_sc
 from ml_backend.learning.task_sync import TaskSync
 from ml_backend.policy import LearningPolicy, read_learning_policy
 from ml_backend.predict.control_support import ModelOutputs, controls_of
-from ml_backend.predict.label_mapping import find_targets
+from ml_backend.predict.label_mapping import Target, find_targets
 from ml_backend.predict.predictor import DetectionObserver, Predictor
 from ml_backend.predict.protocol import ProjectOptions, TaskPrediction, read_options, with_thresholds
 from ml_backend.segmentation.box_segmenter import BoxSegmenter
@@ -159,17 +159,24 @@ class _Ranking:
         self._prediction_ids: dict[int, int] = {}
         self._tried: set[int] = set()
         self._detector = self._open_detector()
-        names = self._detector.names.names
         self._options = self._project_options()
-        self._targets = find_targets(
-            config,
-            names,
+        self._targets = self._find_targets()
+        self._segmenter = BoxSegmenter(context.settings)
+
+    def _find_targets(self) -> tuple[Target, ...]:
+        """Return what the version fills, and controls whose answers it will learn: their images are ranked too."""
+        find = partial(
+            find_targets,
+            self._config,
+            self._detector.names.names,
             provides=self._detector.provides,
             keypoint_names=self._detector.keypoint_names,
-            answers=self._detector.answers,
             controls=self._options.controls,
         )
-        self._segmenter = BoxSegmenter(context.settings)
+        targets: tuple[Target, ...] = find(answers=self._detector.answers)
+        filled = {target.control.name for target in targets}
+        asked = {control.name for control in self._config.controls.values() if control.type in ANSWER_TYPES}
+        return find(answers=self._detector.answers | (asked - filled)) if asked - filled else targets
 
     @property
     def is_served(self) -> bool:

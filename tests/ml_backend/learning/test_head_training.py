@@ -1,19 +1,26 @@
 """Projects without rectangles learn too: answers, polygons and points; each part is judged and served on its own."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.media import MediaMissing
 from ml_backend.heads import HEADS
 from ml_backend.heads.base import HeadKind, HeadResult
 from ml_backend.learning import head_training
+from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict
 from ml_backend.learning.evaluation.candidate import CandidateEvaluator
 from ml_backend.learning.task_queue import rank_open_tasks
+from ml_backend.learning.training_run import Learner
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import Predictor
-from ml_backend.serving.activation import served_version
+from ml_backend.serving.activation import roll_back, served_version
 from tests.drawn import SIDE
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
+from tests.ml_backend.training.test_image_features import classifier
 
 CHOICES = """<View><Image name="image" value="$image"/><Choices name="kind" toName="image">
 <Choice value="both"/><Choice value="alone"/></Choices></View>"""
@@ -150,6 +157,56 @@ def test_answers_about_regions_and_ratings_are_served_with_their_boxes(context, 
     assert {result["value"]["rating"] for result in results if result["type"] == "rating"} <= {1, 2}
 
 
+@pytest.fixture
+def served_by(settings, studio, engine):
+    """served_by(model): the context and the runs of a project whose model is this file."""
+
+    def make(model):
+        context = LearningContext.of(settings.replace(model=model), studio, engine)
+        learner = Learner(context)
+
+        def learn(**payload):
+            event = SimpleNamespace(payload={"source": "test", **payload}, created_at=time.time(), id=1)
+            return learner.learn(PROJECT, [event])
+
+        return context, learn
+
+    return make
+
+
+def test_a_classifier_of_your_own_learns_answers_on_its_features(studio, configured, served_by, tmp_path):
+    configured(CHOICES)
+    context, learn = served_by(classifier(tmp_path / "flowers.onnx"))
+    run = learn(tasks=[annotate(studio, seed, "answers") for seed in range(15)])
+    assert run.verdict == "published", run.reason
+    before, after = (context.base_models.detector(version) for version in (run.base, run.version))
+    assert (after.layout, after.names.names) == ("classify", before.names.names)
+    results = predict(context, studio, CHOICES, range(20, 26))
+    assert any(results)
+    assert {result["from_name"] for found in results for result in found} == {"kind"}
+
+
+def test_boxes_of_a_model_that_cannot_be_trained_are_said(studio, configured, served_by, tmp_path):
+    configured(MIXED.split("<Choices", maxsplit=1)[0] + "</View>")
+    _, learn = served_by(classifier(tmp_path / "flowers.onnx"))
+    for seed in range(3):
+        annotate(studio, seed, "mixed")
+    run = learn(sweep=True, now=True)
+    assert run.verdict == "failed"
+    assert "boxes cannot be trained: training does not support the layout 'classify'" in run.reason
+
+
+def test_a_rollback_brings_the_heads_back(context, studio, learn, configured, settings):
+    configured(CHOICES)
+    first = learn(tasks=[annotate(studio, seed, "answers") for seed in range(10)])
+    second = learn(tasks=[annotate(studio, seed, "answers") for seed in range(10, 16)])
+    assert (first.verdict, second.verdict) == ("published", "published")
+    roll_back(settings=settings, project=PROJECT, studio=studio)
+    assert served_version(settings, project=PROJECT) == first.version
+    tasks = context.base_models.heads(first.version)["image_labels"].tasks
+    assert len(tasks) < len(context.base_models.heads(second.version)["image_labels"].tasks)
+
+
 def test_refused_boxes_do_not_hold_back_what_passed(context, studio, learn, configured, monkeypatch):
     configured(MIXED)
     first = learn(tasks=[annotate(studio, seed, "mixed") for seed in range(6)])
@@ -187,6 +244,31 @@ def test_an_error_in_one_kind_leaves_the_others(context, studio, learn, configur
     assert not run.metrics.heads["masks"].passed
 
 
+def test_an_image_that_is_gone_is_left_out_of_a_head(context, studio, learn, configured, monkeypatch):
+    lost = []
+
+    def fit(inputs):
+        for example in inputs.examples:
+            example.pixels()
+        lost.append(len(inputs.examples))
+        return HeadResult(None, "mask IoU", None, None, passed=False, reason="few", judged_by="nothing")
+
+    configured(MIXED)
+    kind = HeadKind("masks", HEADS["masks"].from_bytes, fit, HEADS["masks"].apply)
+    monkeypatch.setattr(head_training, "HEADS", {"masks": kind})
+    tasks = [annotate(studio, seed, "mixed") for seed in range(4)]
+    photo = context.media.photo
+
+    def gone(url, *, max_side=None, **more):
+        if url.endswith("=2.png") and max_side == head_training.MAX_SIDE:
+            raise MediaMissing(url, "it was deleted")
+        return photo(url, max_side=max_side, **more)
+
+    monkeypatch.setattr(context.media, "photo", gone)
+    assert learn(tasks=tasks).metrics.heads["masks"].reason == "few"
+    assert lost == [3]
+
+
 def test_a_version_without_its_head_after_its_annotations_are_gone(context, studio, learn, configured):
     configured(MIXED)
     tasks = [annotate(studio, seed, "mixed") for seed in range(10)]
@@ -200,6 +282,15 @@ def test_a_version_without_its_head_after_its_annotations_are_gone(context, stud
     second = learn(sweep=True)
     assert second.verdict == "published"
     assert "image_labels" not in context.base_models.heads(second.version)
+
+
+def test_the_first_tasks_of_a_project_of_answers_have_an_order(context, studio, learn, configured):
+    configured(CHOICES)
+    waiting = [studio.add_image(seed) for seed in range(5)]
+    assert learn(tasks=[]) is None
+    done = rank_open_tasks(context, PROJECT, stop=lambda: False)
+    assert done.prelabelled == len(waiting)
+    assert sorted(studio.queue(done.version)) == waiting
 
 
 def test_open_tasks_of_a_project_of_answers_are_ranked(context, studio, learn, configured):
