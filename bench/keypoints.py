@@ -54,7 +54,7 @@ MAX_SIDE = 1024
 
 SIZES, SEEDS = (5, 20, 50), 3
 MOST_IMAGES, TEST_IMAGES = 140, 60
-ROTATED_SIZES, ROTATED_SEEDS, ROTATED_TEST = (5, 20, 50), 2, 30
+ROTATED_SIZES, ROTATED_SEEDS, ROTATED_TEST, MOST_BOXES = (5, 20, 50), 2, 30, 30
 
 Read = Callable[[str], bytes]
 Listed = Sequence[tuple[str, np.ndarray, tuple[str, ...], tuple]]
@@ -170,10 +170,7 @@ def _rotated(source: dict, examples: list[HeadExample]) -> list[str]:
             fitted = select_and_fit([seen[example.task] for example in train], levels=backbone.levels)
             result = fit_angles(FitInput(CONFIG, train))
             head = result.head if result else None
-            detections = [
-                _best(fitted.head.detect(seen[one.task].candidates, floor=0.05).to_image(seen[one.task].candidates.fit))
-                for one in test
-            ]
+            detections = [_best(fitted.head.detect(seen[one.task].candidates, floor=0.05)) for one in test]
             names = fitted.head.names
             upright = [_flat(one) for one in detections]
             masks = [_masked(segmenter, one, found) for one, found in zip(test, detections, strict=True)]
@@ -189,7 +186,7 @@ def _rotated(source: dict, examples: list[HeadExample]) -> list[str]:
 
 
 def _best(detections: Detections) -> Detections:
-    return detections[np.arange(min(60, len(detections)))]
+    return detections[np.arange(min(MOST_BOXES, len(detections)))]
 
 
 def _flat(detections: Detections) -> np.ndarray:
@@ -471,9 +468,11 @@ def _coco(read: Read, files: list[str]) -> Listed:
 
 
 def _yolo_obb(read: Read, files: list[str]) -> Listed:
-    """labels/*.txt: class and four corners of each box, as shares of the image."""
+    """labels/*.txt: class and four corners of each box, as shares of the image; images by chance."""
     listed, known = [], set(files)
-    for label in files:
+    for label in _mixed(files):
+        if len(listed) == MOST_IMAGES:
+            break
         path = label.replace("/labels/", "/images/").rpartition(".")[0]
         path = next((f"{path}{ending}" for ending in (".jpg", ".png") if f"{path}{ending}" in known), "")
         if not label.endswith(".txt") or not path:
@@ -491,7 +490,7 @@ def _yolo_obb(read: Read, files: list[str]) -> Listed:
                 labels.append(values[0])
         if boxes:
             listed.append((path, np.array(boxes), tuple(labels), ()))
-    return _mixed(listed)
+    return listed
 
 
 def _size(data: bytes) -> tuple[int, int]:
