@@ -187,7 +187,9 @@ def _rated(search: _Search, structures: Sequence[LayoutFile], preprocessings: Se
     found = []
     for pixels in preprocessings:
         outputs = search.outputs(pixels, "plain")
-        for structure in structures if outputs is not None else ():
+        if outputs is None:
+            continue
+        for structure in structures:
             if time.monotonic() > search.deadline:
                 break
             candidate = _evaluate(search, msgspec.structs.replace(structure, input=pixels), outputs)
