@@ -104,6 +104,8 @@ def _served(http: httpx.Client, settings: Settings, runs: RunStore, project: int
     while time.monotonic() < end:
         at = time.monotonic()
         answer = http.post(f"{settings.ml_url}/setup", json={"project": f"{project}.1", "schema": CONFIG}).json()
+        if "model_version" not in answer:
+            raise RuntimeError(f"/setup answers {answer}")
         row = row + 1 if _tasks_of(str(answer["model_version"])) >= tasks else 0
         first = at if row == 1 else first
         if row == ANSWERS:

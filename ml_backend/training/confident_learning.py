@@ -108,17 +108,13 @@ def find_wrong_labels(probabilities: Doubles, given: Indices, *, least: float = 
 def tag_wrongness(probabilities: Doubles, given: npt.NDArray[np.bool_]) -> Doubles:
     """Score how likely each decision about a tag is wrong, (n, k) in [0, 1]: several tags per example.
 
-    Each tag is a problem of two classes, set and not set.
+    It is the probability of the opposite: rescaled by the thresholds of both decisions, rare tags rank no better.
 
     Args:
         probabilities: (n, k) out-of-fold, of each tag.
         given: (n, k) whether each tag is set.
     """
-    scores = np.zeros(probabilities.shape)
-    for tag in range(probabilities.shape[1]):
-        both = np.stack([1 - probabilities[:, tag], probabilities[:, tag]], axis=1)
-        scores[:, tag] = wrongness(both, given[:, tag].astype(np.int64))
-    return scores
+    return np.asarray(np.where(given, 1 - probabilities, probabilities), np.float64)
 
 
 def find_wrong_tags(probabilities: Doubles, given: npt.NDArray[np.bool_], *, least: float = 0.5) -> list[WrongLabel]:

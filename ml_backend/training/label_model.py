@@ -10,7 +10,7 @@ mean of the class, which is a prototype. The same folds give the out-of-fold pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -48,8 +48,8 @@ MIN_SPREAD = 0.1
 # Power of the standard deviation that features are divided by: 1 is best for textures, 0 for flowers.
 SPREAD_POWER = 0.75
 
-# Penalty of the intercepts.
-BIAS_PENALTY = 1e-2
+# Penalty of the intercepts, by kind: few images with tags must not teach that no tag is ever set.
+BIAS_PENALTIES: Mapping[Kind, float] = {"single": 0.01, "multiple": 4.0, "ordinal": 0.01}
 
 # Iterations of the solver, curvature pairs that it keeps, and the relative gain at which it stops.
 MAX_ITERATIONS, MAX_PAIRS, MIN_RELATIVE_GAIN = 80, 10, 1e-5
@@ -240,7 +240,7 @@ def _out_of_fold_logits(problem: _Problem, folds: Indices) -> dict[float, Double
     for fold in range(int(folds.max()) + 1):
         inside = folds != fold
         part = problem[inside]
-        absent = ~part.truth.any(axis=0) if problem.kind != "multiple" else np.zeros(part.truth.shape[1], bool)
+        absent = ~part.truth.any(axis=0)
         weights = None
         for penalty in PENALTIES:
             weights = _solve(part, penalty, start=weights)
@@ -254,7 +254,7 @@ def _solve(problem: _Problem, penalty: float, *, start: Doubles | None = None) -
     points, truth, paths = _with_bias(problem.points), problem.truth, problem.paths
     shape = points.shape[1], paths.shape[1]
     ridge = np.full((shape[0], 1), 1 / penalty)
-    ridge[-1] = BIAS_PENALTY
+    ridge[-1] = BIAS_PENALTIES[problem.kind]
 
     def loss(flat: Doubles) -> tuple[float, Doubles]:
         weights = flat.reshape(shape)
@@ -302,7 +302,7 @@ def _loss(probabilities: Doubles | None, truth: npt.NDArray[np.bool_], kind: Kin
     if kind != "multiple":
         own = probabilities[truth]
         return float(-np.log(np.maximum(own[own > 0], MIN_PROBABILITY)).sum())
-    right = np.where(truth, probabilities, 1 - probabilities)
+    right = np.where(truth, probabilities, 1 - probabilities)[(probabilities > 0) | ~truth]
     return float(-np.log(np.maximum(right, MIN_PROBABILITY)).sum())
 
 
