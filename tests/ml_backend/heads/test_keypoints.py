@@ -148,7 +148,7 @@ def test_the_served_head_is_compared_on_images_that_it_did_not_see(learned):
     assert third.parent > 0.5
     # Twelve useless images cannot replace what is served.
     noise = [
-        HeadExample(**{**vars_of(example), "pixels": lambda: np.full((200, 240, 3), 120, np.uint8)})
+        HeadExample(**{**vars_of(example), "url": "noise", "pixels": lambda: np.full((200, 240, 3), 120, np.uint8)})
         for example in examples[:12]
     ]
     worse = fit_keypoints(FitInput(CONFIG, noise, held_out=held_out, parent=learned.head))
