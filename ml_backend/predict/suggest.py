@@ -48,7 +48,7 @@ from ml_backend.layouts.raw_heads import FASTESTV2_ANCHORS
 KEPT = 60
 
 # Candidates whose detections on the mirrored and the shrunk image are compared, and candidates shown.
-COMPARED, SHOWN = 24, 4
+COMPARED, SHOWN = 36, 4
 
 # Longest search in seconds; what was found until then is ranked.
 LIMIT_S = 120.0
@@ -620,7 +620,7 @@ def _diverse(found: Sequence[Candidate], most: int) -> list[Candidate]:
     structures: dict[bytes, int] = {}
     for candidate in found:
         key = msgspec.json.encode(msgspec.structs.replace(candidate.file, input=None))
-        if structures.get(key, 0) >= 4:
+        if structures.get(key, 0) >= 9:  # one for each preprocessing
             continue
         structures[key] = structures.get(key, 0) + 1
         kept.append(candidate)
