@@ -208,6 +208,11 @@ class AnswersHead:
     controls: Mapping[str, ControlModel]
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def tasks(self) -> frozenset[int]:
+        """Tasks that any of its models was fitted on."""
+        return frozenset().union(*(served.tasks for served in self.controls.values()))
+
     def to_bytes(self) -> bytes:
         """Serialize it as .npz."""
         arrays: dict[str, npt.NDArray[Any]] = {}
