@@ -51,6 +51,7 @@ class Detector:
         units_checked: Whether the trial run had boxes, so that their unit is verified.
         layout_file: The layout file beside the model that was read; None without one.
         heads: Heads of its version by kind, in the order in which they are applied; see `ml_backend.heads`.
+        gives_features: Whether detections carry frozen features where the graph has them; not needed without heads.
     """
 
     version: str
@@ -63,6 +64,7 @@ class Detector:
     units_checked: bool = True
     layout_file: Path | None = None
     heads: Mapping[str, Any] = field(default_factory=dict)
+    gives_features: bool = True
 
     @property
     def answers(self) -> frozenset[str]:
@@ -89,6 +91,8 @@ class Detector:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Outputs that a run computes: those that are decoded, and frozen features of candidates and of the image."""
+        if not self.gives_features:
+            return self.reader.outputs
         features = (self.reader.embeddings, IMAGE_FEATURES if self.engine.graph.image_features else "")
         return tuple(dict.fromkeys((*self.reader.outputs, *(name for name in features if name))))
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -75,6 +74,8 @@ def text_boxes(plane: Floats, floor: float) -> Detections:
     Each connected region above `PIXEL_THRESHOLD` becomes its smallest turned box, whose score is the mean probability
     inside, grown by `UNCLIP` times area / perimeter on each side.
     """
+    import cv2
+
     binary = (plane > PIXEL_THRESHOLD).astype(np.uint8)
     contours, _ = cv2.findContours(binary, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     rows, scores = [], []
@@ -100,6 +101,8 @@ def text_boxes(plane: Floats, floor: float) -> Detections:
 
 def _score(plane: Floats, corners: npt.NDArray[Any]) -> float:
     """Mean probability inside four corners."""
+    import cv2
+
     height, width = plane.shape
     low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, [width - 1, height - 1])
     high = np.clip(np.ceil(corners.max(axis=0)).astype(int), 0, [width - 1, height - 1])

@@ -69,6 +69,11 @@ class HeadOutcome:
         """Whether the next version has other heads than the served one."""
         return bool(self.passed or self.dropped)
 
+    def refused(self, reason: str) -> "HeadOutcome":
+        """Return the outcome with every candidate refused for a reason."""
+        results = {name: replace(result, passed=False, reason=reason) for name, result in self.results.items()}
+        return replace(self, results=results, dropped=frozenset())
+
     @property
     def reasons(self) -> list[str]:
         """The reason of each verdict, in words."""

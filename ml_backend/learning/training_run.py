@@ -57,6 +57,9 @@ BURST, BURST_FACTOR = 3, 4
 # Most images that could not be loaded that a run names.
 MAX_NAMED = 3
 
+# Why heads are refused with the boxes: a version has one model.
+OTHER_BASE = "the served boxes were learned on another base model, and those of this one did not pass"
+
 log = structlog.get_logger(__name__)
 
 
@@ -132,6 +135,8 @@ class Learner:
                 outcome = _Outcome(learned, verdict, self._thresholds(inputs, backbone, learned))
         with inputs.stopwatch.phase("heads"):
             heads = self._heads.fit(inputs, backbone, names=self._names(inputs, backbone, outcome))
+            if outcome.verdict is not None and not outcome.boxes_passed:
+                heads = heads if self._context.base_models.has_base(inputs.served) else heads.refused(OTHER_BASE)
             outcome = replace(outcome, heads=heads)
         if learned is None and not heads.results and not heads.changed:
             why = "" if backbone.levels or not inputs.classes else f"boxes cannot be trained: {backbone.no_boxes}"

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -58,6 +57,8 @@ class BoxCrop:
             image: (height, width, 3) uint8 RGB.
             side: Pixels.
         """
+        import cv2
+
         left, top, right, bottom = self.bounds
         part = image[top:bottom, left:right]
         frame = self.to_image_matrix()
@@ -82,6 +83,8 @@ class BoxCrop:
 
     def to_image(self, level: Floats) -> Floats:
         """Map a level (h, w) float32 of the crop to the region `bounds` of the image; -1 outside the crop."""
+        import cv2
+
         left, top, right, bottom = self.bounds
         shrink = min(1.0, MAX_LEVEL_SIDE / max(right - left, bottom - top))
         columns, rows = max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink))

@@ -404,7 +404,7 @@ class ModelServer:
             self._require_unchanged(named)  # otherwise the version would not match the opened file
             with self._lock:
                 self._default_version = named
-            served = LoadedModel(detector.version, detector)
+            served = LoadedModel(detector.version, replace(detector, gives_features=False))
         elif self._watcher is None or self._cache is None:
             raise ModelBroken(path=self.path, reason="there is no store to fetch versions from")
         else:
@@ -414,7 +414,9 @@ class ModelServer:
             session_folder = self._cache.session_folder(manifest.checksum)
             detector = self._opened(path, manifest.layout, version=version, session_folder=session_folder)
             heads = load_heads(path.parent, manifest.heads)
-            served = LoadedModel(version, replace(detector, heads=heads), dict(manifest.thresholds), heads)
+            served = LoadedModel(
+                version, replace(detector, heads=heads, gives_features=bool(heads)), dict(manifest.thresholds), heads
+            )
         self._loaded_by_version[served.version] = served
         return served
 

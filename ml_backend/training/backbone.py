@@ -174,6 +174,9 @@ def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 
         sidecar_of(exported).unlink(missing_ok=True)
         partial.replace(exported)
         write_checksum(exported)
+        outdated = folder / f"{detector.version}.features.onnx"  # of an earlier release
+        for file in (outdated, sidecar_of(outdated)):
+            file.unlink(missing_ok=True)
     if not _has_levels(exported):
         reason = not_learnable_reason(detector) or "it has no features of its boxes"
         of_images = replace(detector, path=exported, engine=Engine(exported, threads=threads))

@@ -7,7 +7,6 @@ pixels, because a column of the store holds the masks of all boxes of a task.
 import math
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import shapely
@@ -71,6 +70,8 @@ def decode_mask(text: str, rows: int = 0, columns: int = 0) -> Bools:
     Raises:
         ValueError: The text is not of this form.
     """
+    import cv2
+
     if not text:
         return np.zeros((rows, columns), np.bool_)
     high, wide, counts = text.split(" ")
@@ -120,6 +121,8 @@ def _encode(mask: Bools) -> str:
 
 def _reduce(mask: Bools, side: int) -> Bools:
     """Reduce a mask to `side` pixels at most, by majority; its largest value where no pixel keeps one."""
+    import cv2
+
     size = _size(mask.shape[0], mask.shape[1], side)
     if size == mask.shape:
         return mask

@@ -231,6 +231,20 @@ def test_refused_boxes_do_not_hold_back_what_passed(context, studio, learn, conf
     assert before.thresholds == after.thresholds
 
 
+def test_heads_wait_for_boxes_where_the_base_model_changed(context, studio, learn, configured, monkeypatch):
+    configured(MIXED)
+    first = learn(tasks=[annotate(studio, seed, "mixed") for seed in range(5)])
+    refused = AcceptanceVerdict(False, "cross-validation", "worse", 0.1, 0.9)
+    monkeypatch.setattr(CandidateEvaluator, "gate", lambda *_: refused)
+    monkeypatch.setattr(type(context.base_models), "has_base", lambda *_: False)
+    passing = HeadResult(None, "accuracy", 0.9, 0.8, passed=True, reason="better")
+    kind = HeadKind("image_labels", HEADS["image_labels"].from_bytes, lambda _: passing, HEADS["image_labels"].apply)
+    monkeypatch.setattr(head_training, "HEADS", {"image_labels": kind})
+    second = learn(tasks=[annotate(studio, 5, "mixed")])
+    assert (first.verdict, second.verdict) == ("published", "refused")
+    assert "another base model" in second.metrics.heads["image_labels"].reason
+
+
 def test_an_error_in_one_kind_leaves_the_others(context, studio, learn, configured, monkeypatch):
     def broken(_inputs):
         raise ZeroDivisionError("no such thing")
