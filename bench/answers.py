@@ -54,7 +54,10 @@ def _measure(settings: Settings) -> str:
     kinds = dict(zip(numbers, (kind for kind, _ in files), strict=True))
     connect(project, settings, studio=studio, on_change=lambda _change: None)
     _until(lambda: sum(studio.model_versions(project).values()) >= len(files))
-    http = httpx.Client(timeout=30, trust_env=False, headers={"Connection": "close"})
+    user, password = settings.basic_auth_user, settings.basic_auth_password.get_secret_value()
+    http = httpx.Client(
+        timeout=30, trust_env=False, headers={"Connection": "close"}, auth=(user, password) if user else None
+    )
     taught, refused = 0, 0
     latencies: list[float] = []
     filled: list[bool] = []
