@@ -51,8 +51,8 @@ MAX_OBJECTS, MAX_OBJECTS_PER_IMAGE, MAX_IMAGES = 300, 8, 120
 # Bytes of samples kept in memory for the next run.
 CACHE_BYTES = 96 << 20
 
-# The boxes of one object: shares by which it is enlarged, least and most. The first is the one that judges.
-LOOSENESS = ((0.1, 0.2), (-0.04, 0.1), (0.0, 0.4))
+# The boxes of one object: shares by which it is enlarged, least and most; drawn loosely, by a detector, very loosely.
+LOOSENESS = ((0.1, 0.2), (-0.1, 0.1), (0.0, 0.4))
 
 # Pixels sampled in each box; rows fitted on at most.
 SAMPLED_PIXELS, MAX_ROWS = 192, 30_000
@@ -260,7 +260,7 @@ def fit_masks(given: FitInput) -> HeadResult | None:
 
 def _fit_and_judge(given: FitInput, segmenter: OutlineSegmenter, samples: PixelSamples) -> HeadResult:
     tasks, count = len(set(samples.tasks.tolist())), len(samples)
-    shipped = mask_ious(samples, samples.logits[:, 0])
+    shipped = mask_ious(samples, samples.logits)
     if count < MIN_OBJECTS:
         return _refused(
             f"{count} mask{'s' if count > 1 else ''} on {tasks} task{'s' if tasks > 1 else ''}: from {MIN_OBJECTS} on"
@@ -457,33 +457,33 @@ def cross_validate(samples: PixelSamples) -> dict[str, Doubles]:
         fitted, judged = samples.take(fold != number), samples.take(fold == number)
         mean, spread = _scale(fitted)
         table = _Table(fitted, mean, spread)
-        rows = _standardised(judged.features[:, 0], mean, spread)
+        rows = _standardised(judged.features, mean, spread)
         for name, recipes in CANDIDATES.items():
             weights, bias = table.fit(recipes)
-            logits = np.clip(judged.logits[:, 0], -MAX_LOGIT, MAX_LOGIT) + rows @ weights.astype(np.float32) + bias
+            logits = np.clip(judged.logits, -MAX_LOGIT, MAX_LOGIT) + rows @ weights.astype(np.float32) + bias
             ious[name][fold == number] = mask_ious(judged, logits)
     return ious
 
 
 def corrected_logits(head: MasksHead | None, samples: PixelSamples) -> Floats:
-    """Logits (m, p) float32 of the judged boxes of the samples; None: of the network as it ships."""
-    logits = np.clip(samples.logits[:, 0], -MAX_LOGIT, MAX_LOGIT)
+    """Logits (m, b, p) float32 of the samples; None: of the network as it ships."""
+    logits = np.clip(samples.logits, -MAX_LOGIT, MAX_LOGIT)
     if head is None or head.is_shipped:
         return logits
-    rows = _standardised(samples.features[:, 0], head.mean, head.spread)
+    rows = _standardised(samples.features, head.mean, head.spread)
     return np.asarray(logits + rows @ head.weights + np.float32(head.bias), np.float32)
 
 
-def mask_ious(samples: PixelSamples, logits: Floats, *, box: int = 0) -> Doubles:
-    """IoU (m,) of each object's mask on the sampled pixels of one of its boxes: the pixels with positive logits.
+def mask_ious(samples: PixelSamples, logits: Floats) -> Doubles:
+    """IoU (m,) of each object's mask, the pixels with positive logits, as the mean over its boxes.
 
     Args:
         samples: Of m objects.
-        logits: (m, p) of the same pixels.
-        box: Index into `LOOSENESS`.
+        logits: (m, b, p) of the same pixels.
     """
-    found, truth = logits > 0, samples.truth[:, box] >= 0.5
-    return np.asarray((found & truth).sum(axis=1) / np.maximum((found | truth).sum(axis=1), 1), np.float64)
+    found, truth = logits > 0, samples.truth >= 0.5
+    by_box = (found & truth).sum(axis=2) / np.maximum((found | truth).sum(axis=2), 1)
+    return np.asarray(by_box.mean(axis=1), np.float64)
 
 
 def _scale(samples: PixelSamples) -> tuple[Floats, Floats]:
