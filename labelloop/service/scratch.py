@@ -58,7 +58,7 @@ def is_in_use(folder: Path, *, unlocked: bool = False) -> bool:
 
 
 def disk_usage(path: Path) -> int:
-    """The size in bytes of a file, or of all files below a folder; what another process removes meanwhile counts as 0."""
+    """The size in bytes of a file or of all files below a folder; files removed meanwhile count as 0."""
     files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     total = 0
     for file in files if path.is_dir() else (path,):
