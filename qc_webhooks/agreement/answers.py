@@ -282,10 +282,15 @@ def _choices(reading: ParsedAnnotation) -> dict[str, tuple[str, ...]]:
     for result in reading.choice_results:
         if result.from_name in of_items:
             values = parse_answer(result.value, result.type)
-            suffix = "" if result.item_index is None else f" (image {result.item_index + 1})"
+            suffix = "" if result.item_index is None else item_suffix(result.item_index)
             earlier = choices.get(result.from_name, ())
             choices[result.from_name] = tuple(dict.fromkeys((*earlier, *(f"{value}{suffix}" for value in values))))
     return choices
+
+
+def item_suffix(item_index: int) -> str:
+    """What is added to an answer about one of several images, so that answers about different images differ."""
+    return f" (image {item_index + 1})"
 
 
 class _Gaps:

@@ -20,12 +20,15 @@ from labelloop.labeling.consensus.consensus import (
     with_provenance,
 )
 from labelloop.labeling.consensus.results import MergedRegions, attach_results, rank_annotations
+from labelloop.labeling.consensus.tags import SEPARATOR
 from labelloop.labeling.region import Region
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Annotation, Task
+from labelloop.labeling.studio.values import ANSWERS, parse_answer, select_answers
 from qc_webhooks.agreement import Answers, complete_answers
+from qc_webhooks.agreement.answers import item_suffix
 from qc_webhooks.agreement.compare import Comparison
 from qc_webhooks.verdict.dispute_card import annotator_view
 
@@ -218,16 +221,19 @@ class _Merge:
                     carried.append(result)
 
     def answer(self, control: str, answer: ConsensusChoice, *, with_probability: bool) -> list[dict[str, Any]]:
-        """The most likely answer, as submitted by the highest-ranked annotator who gave it."""
+        """The most likely answer, as submitted by the highest-ranked annotator who gave it.
+
+        An answer of several tags that nobody gave as a whole is put together from those of its annotators.
+        """
         by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
         same = [by_annotator[annotator] for annotator, value in answer.votes if value == answer.chosen]
         voted = {annotation for annotation, name in self._voted if name == control}
-        chosen = min(same, key=self._rank) if same else None
         for annotation in sorted(voted - set(same)):
             self._reject(control, annotation, self._voted[annotation, control], OUTVOTED_ANSWER)
-        if chosen is None:
-            return []
-        raws = [dict(result.raw) for result in self._voted[chosen, control]]
+        if same:
+            raws = [dict(result.raw) for result in self._voted[min(same, key=self._rank), control]]
+        else:
+            raws = _combined([self._voted[annotation, control] for annotation in sorted(voted, key=self._rank)], answer)
         meta = {"probability": round(answer.probability, 4), "annotators": len(answer.votes)}
         return [with_provenance(raw, meta) for raw in raws] if with_probability else raws
 
@@ -284,6 +290,28 @@ class _Merge:
             "results": len(results),
             "reason": reason,
         }
+
+
+def _combined(annotators: Sequence[Sequence[Result]], answer: ConsensusChoice) -> list[dict[str, Any]]:
+    """Results with the tags of an answer: for each image of the task, tags in the order of those who gave them."""
+    missing, combined = set(answer.chosen), dict[int | None, dict[str, Any]]()
+    for result in (result for results in annotators for result in results):
+        if result.type not in {"choices", "taxonomy"}:
+            continue
+        suffix = "" if result.item_index is None else item_suffix(result.item_index)
+        tags = {tag.removesuffix(suffix) for tag in missing if tag.endswith(suffix)}
+        value = select_answers(result.value, result.type, tags)
+        if not value[ANSWERS[result.type]]:
+            continue
+        missing -= {f"{tag}{suffix}" for tag in parse_answer(value, result.type)}
+        raw = combined.setdefault(result.item_index, {**result.raw, "value": {**value, ANSWERS[result.type]: []}})
+        raw["value"][ANSWERS[result.type]] += value[ANSWERS[result.type]]
+    branches = [tag.split(SEPARATOR) for tag in sorted(missing)]  # inner nodes that only other tasks' annotators gave
+    taxonomy = next((result for results in annotators for result in results if result.type == "taxonomy"), None)
+    if branches and taxonomy is not None:
+        raw = combined.setdefault(None, {**taxonomy.raw, "value": {**taxonomy.value, "taxonomy": []}})
+        raw["value"]["taxonomy"] += branches
+    return list(combined.values())
 
 
 def _key(result: Result) -> str:

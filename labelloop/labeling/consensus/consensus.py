@@ -10,9 +10,8 @@ from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_re
 from labelloop.labeling.consensus.crowd import (
     AnnotatorModel,
     AnnotatorView,
-    Answer,
+    ConfusionModel,
     Evidence,
-    Votes,
     annotated_boxes,
     choice_controls,
     choice_votes,
@@ -24,6 +23,7 @@ from labelloop.labeling.consensus.crowd import (
 )
 from labelloop.labeling.consensus.detection_model import ObjectEvidence
 from labelloop.labeling.consensus.merge import medoid, merge_shapes
+from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, has_several_tags, uniform_tags
 from labelloop.labeling.geometry.overlap import iou_matrix
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
@@ -128,7 +128,8 @@ def consensus(
 
     Regions are clustered, at most one of each annotator. A cluster is accepted if its probability (from the recall
     and the false regions of all annotators) is above ``min_probability``. Its shape is the fused shape of its members,
-    its labels the most likely ones under the annotators' confusion matrices.
+    its labels the most likely ones under the annotators' confusion matrices. Answers of several tags (multiple choice,
+    taxonomies) are decided tag by tag.
 
     Args:
         views: One view per annotator, in any order.
@@ -147,8 +148,9 @@ def consensus(
         tuple(region for region in regions if region.probability > min_probability),
         tuple(region for region in regions if region.probability <= min_probability),
         {
-            control: _consensus_choice(choice_votes(ordered, control), model, control)
+            control: ConsensusChoice(*_best_answer(votes, model.tags.get(control), model.choices.get(control)), votes)
             for control in choice_controls(ordered)
+            for votes in [choice_votes(ordered, control)]
         },
     )
 
@@ -202,7 +204,7 @@ def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: A
     probability = model.detection.probability(ObjectEvidence(annotators, marked_by))
     votes = region_votes(views, cluster)
     control = control_of(views, cluster)
-    labels, label_probability = _best_labels(votes, model, control)
+    labels, label_probability = _best_answer(votes, model.tags.get(control), model.labels.get(control))
     shapes = [region.geometry for region in regions]
     template = regions[medoid(shapes)]
     boxes = annotated_boxes(views, cluster)
@@ -222,15 +224,12 @@ def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: A
     return ConsensusRegion(region, probability, label_probability, sources, missed_by)
 
 
-def _consensus_choice(votes: Votes, model: AnnotatorModel, control: str) -> ConsensusChoice:
-    confusion = model.choices.get(control) or uniform_confusion({answer for _, answer in votes})
-    chosen, probability = _best(confusion.posterior(votes), votes)
-    return ConsensusChoice(chosen, probability, votes)
-
-
-def _best_labels(votes: Votes, model: AnnotatorModel, control: str) -> tuple[Answer, float]:
-    confusion = model.labels.get(control) or uniform_confusion({answer for _, answer in votes})
-    return _best(confusion.posterior(votes), votes)
+def _best_answer(votes: Votes, tags: TagModel | None, confusion: ConfusionModel | None) -> tuple[Answer, float]:
+    """The most likely answer: tag by tag where answers of the control have several tags, else among whole answers."""
+    answers = {answer for _, answer in votes}
+    if tags is not None or has_several_tags(answers):
+        return (tags or uniform_tags(votes)).best(votes)
+    return _best((confusion or uniform_confusion(answers)).posterior(votes), votes)
 
 
 def _best(posterior: Mapping[Answer, float], votes: Votes) -> tuple[Answer, float]:

@@ -12,14 +12,10 @@ from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, BoxBiasModel, 
 from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_regions
 from labelloop.labeling.consensus.dawid_skene import POOLING, class_posterior, dawid_skene
 from labelloop.labeling.consensus.detection_model import PRIOR, DetectionModel, ObjectEvidence, fit_detection_model
+from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, fit_tag_model, has_several_tags
 from labelloop.labeling.region import Region
 
 Floats = NDArray[np.float64]
-
-# The labels of a region, or the answer to a per-task control, in alphabetical order.
-Answer = tuple[str, ...]
-# (annotator, answer) pairs.
-Votes = tuple[tuple[int, Answer], ...]
 
 # Prior accuracy of the labels of an unknown annotator.
 _TYPICAL_ACCURACY = 0.8
@@ -139,6 +135,7 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
         detection: Recall and false regions.
         labels: Confusion of region labels, by control.
         choices: Confusion of answers, by per-task control.
+        tags: Rates for each tag, by control whose answers have several tags; such a control is in no other mapping.
         box_bias: Bias and variance of boxes.
     """
 
@@ -146,6 +143,7 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
     labels: Mapping[str, ConfusionModel] = {}
     choices: Mapping[str, ConfusionModel] = {}
     box_bias: BoxBiasModel = BoxBiasModel()
+    tags: Mapping[str, TagModel] = {}
 
 
 def collect_evidence(views: Sequence[AnnotatorView], *, min_iou: float = MIN_IOU, truth: int | None = None) -> Evidence:
@@ -190,17 +188,25 @@ def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
                 labels.setdefault(item.control, []).append(item)
         for item in task.answers():
             choices.setdefault(item.control, []).append(item)
+    tags = {control: items for control, items in {**labels, **choices}.items() if _are_tags(items)}
     return AnnotatorModel(
         fit_detection_model(objects, images, known_images),
-        {control: _fit_items(items) for control, items in labels.items()},
-        {control: _fit_items(items) for control, items in choices.items()},
+        {control: fit_confusion_model(*_votes_and_truths(items)) for control, items in labels.items()
+         if control not in tags},
+        {control: fit_confusion_model(*_votes_and_truths(items)) for control, items in choices.items()
+         if control not in tags},
         fit_box_bias(boxes),
-    )
+        {control: fit_tag_model(*_votes_and_truths(items)) for control, items in tags.items()},
+    )  # fmt: skip
 
 
-def _fit_items(items: Sequence[LabelledItem]) -> ConfusionModel:
+def _votes_and_truths(items: Sequence[LabelledItem]) -> tuple[list[Votes], list[Answer | None]]:
     answered = [item for item in items if item.votes]
-    return fit_confusion_model([item.votes for item in answered], [item.answer for item in answered])
+    return [item.votes for item in answered], [item.answer for item in answered]
+
+
+def _are_tags(items: Iterable[LabelledItem]) -> bool:
+    return has_several_tags(answer for item in items for _, answer in item.votes)
 
 
 def fit_confusion_model(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) -> ConfusionModel:

@@ -168,7 +168,7 @@ def test_careful_annotator_outweighs_two_careless_ones():
 
 def test_stored_models_keep_their_json_keys():
     model = json.loads(msgspec.json.encode(fit_annotator_model([])))
-    assert set(model) == {"presence", "labels", "choices", "hands"}
+    assert set(model) == {"presence", "labels", "choices", "hands", "tags"}
     assert set(model["presence"]) == {"logits", "false_regions", "density", "coincidence", "typical"}
     assert set(model["hands"]) == {"known", "typical"}
     evidence = json.loads(msgspec.json.encode(collect_evidence([])))
