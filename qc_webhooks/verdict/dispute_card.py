@@ -20,6 +20,7 @@ LOW_OVERLAP = 0.8
 
 # Kinds of METRICS that a consensus is computed for: regions, and choices about the whole task.
 REGIONS, CHOICES = ("regions", "keypoints"), ("choices", "taxonomy")
+AMOUNTS, TEXTS = ("rating", "number"), ("text",)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def annotator_view(answers: Answers) -> AnnotatorView:
     """Return the answers as an input of the consensus."""
     regions = [region for (_, kind), values in answers.controls.items() if kind in REGIONS for region in values]
     choices = {name: tuple(values) for (name, kind), values in answers.controls.items() if kind in CHOICES}
-    return AnnotatorView(answers.annotator, tuple(regions), choices, answers.annotation)
+    amounts = {name: values[0].value for (name, kind), values in answers.controls.items() if kind in AMOUNTS and values}
+    texts = {name: "\n".join(values) for (name, kind), values in answers.controls.items() if kind in TEXTS and values}
+    return AnnotatorView(answers.annotator, tuple(regions), choices, answers.annotation, amounts, texts)
 
 
 def conflicts_of(

@@ -12,6 +12,7 @@ from labelloop.labeling.consensus.crowd import (
     AnnotatorView,
     ConfusionModel,
     Evidence,
+    amounts_of,
     annotated_boxes,
     choice_controls,
     choice_votes,
@@ -19,11 +20,14 @@ from labelloop.labeling.consensus.crowd import (
     control_of,
     fit_annotator_model,
     region_votes,
+    texts_of,
     uniform_confusion,
 )
 from labelloop.labeling.consensus.detection_model import ObjectEvidence
 from labelloop.labeling.consensus.merge import medoid, merge_shapes
+from labelloop.labeling.consensus.scales import ScaleConsensus, ScaleModel
 from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, has_several_tags, uniform_tags
+from labelloop.labeling.consensus.texts import TextConsensus, merge_texts
 from labelloop.labeling.geometry.overlap import iou_matrix
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
@@ -108,12 +112,16 @@ class Consensus(msgspec.Struct, frozen=True, gc=False):
         regions: Objects whose probability is above the threshold.
         rejected: All other objects; no marked region is lost.
         choices: Answers of per-task controls, by control.
+        amounts: Ratings and numbers about the whole task, by control.
+        texts: Texts about the whole task, by control.
     """
 
     annotators: tuple[int, ...]
     regions: tuple[ConsensusRegion, ...] = ()
     rejected: tuple[ConsensusRegion, ...] = ()
     choices: Mapping[str, ConsensusChoice] = {}
+    amounts: Mapping[str, ScaleConsensus] = {}
+    texts: Mapping[str, TextConsensus] = {}
 
 
 def consensus(
@@ -152,6 +160,11 @@ def consensus(
             for control in choice_controls(ordered)
             for votes in [choice_votes(ordered, control)]
         },
+        {
+            control: (model.scales.get(control) or ScaleModel()).merge(answers)
+            for control, answers in amounts_of(ordered)
+        },
+        {control: merge_texts(texts, model.texts.get(control, {})) for control, texts in texts_of(ordered)},
     )
 
 

@@ -189,6 +189,48 @@ def accounted(task, logged):
     return len(task["annotations"][0]["result"]) + lines
 
 
+def merged_answers(offline, name, *values):
+    """The consensus of a task where each annotator gives the control another value, and its account."""
+    config, [result] = CONTROLS[name]
+    people = [renamed([result | {"value": value}], who) for who, value in enumerate(values, 1)]
+    ((task,), _) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])
+    return [item["value"] for item in task["annotations"][0]["result"]], task["meta"]["consensus"]
+
+
+def test_ratings_and_numbers_become_their_median(offline):
+    assert merged_answers(offline, "rating", {"rating": 5}, {"rating": 2}, {"rating": 4})[0] == [{"rating": 4}]
+    (value,), logged = merged_answers(offline, "number", {"number": 1}, {"number": 2.5}, {"number": 9})
+    assert value == {"number": 2.5}
+    low, high = logged["intervals"]["control"]
+    assert low < 2.5 < high
+    assert {line["reason"] for line in logged["rejected"]} == {"the weighted median of all answers is taken"}
+    assert logged["carried"] == []
+
+
+def test_text_nearest_to_all_is_taken(offline):
+    texts = [{"text": ["the cat sat"]}, {"text": ["the cat sits"]}, {"text": ["a dog"]}]
+    (value,), logged = merged_answers(offline, "text area", *texts)
+    assert value in texts[:2]
+    assert [line["annotator"] for line in logged["rejected"]] == [2 - texts.index(value), 3]
+    assert 0 < logged["texts"]["control"] < 1
+
+
+def test_tags_are_voted_on_one_by_one(offline):
+    choices = [{"choices": ["a", "b"]}, {"choices": ["b", "c"]}, {"choices": ["c", "d", "b"]}]
+    (value,), logged = merged_answers(offline, "choices", *choices)
+    assert sorted(value["choices"]) == ["b", "c"]
+    assert [line["annotator"] for line in logged["rejected"]] == [1, 3]
+    paths = [{"taxonomy": [["a", "b"]]}, {"taxonomy": [["a", "b"], ["c"]]}, {"taxonomy": [["c"]]}]
+    assert merged_answers(offline, "taxonomy", *paths)[0] == [{"taxonomy": [["a", "b"], ["c"]]}]
+
+
+def test_tags_that_nobody_gave_together_are_put_together(offline):
+    choices = [{"choices": ["a", "b"]}, {"choices": ["b", "c"]}, {"choices": ["a", "c"]}]
+    (value,), logged = merged_answers(offline, "choices", *choices)
+    assert sorted(value["choices"]) == ["a", "b", "c"]
+    assert len(logged["rejected"]) == 3
+
+
 def test_one_annotators_spans_are_carried_whole_and_the_others_listed(offline):
     config, results = CONTROLS["links between spans"]
     shifted = [
