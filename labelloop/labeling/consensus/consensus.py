@@ -1,7 +1,7 @@
 """Consensus of several annotations of a task: the most likely regions and answers, with probability and provenance."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -253,12 +253,35 @@ def _best(posterior: Mapping[Answer, float], votes: Votes) -> tuple[Answer, floa
 
 
 def _attributes(regions: Sequence[Region]) -> dict[str, tuple[Any, ...]]:
-    """The majority value of each attribute among those who gave one; ties go to the first."""
+    """Each attribute among those who gave one: texts the nearest to all, numbers the median, others the majority."""
+    types = {result.from_name: result.type for region in regions for result in region.result}
     merged: dict[str, tuple[Any, ...]] = {}
     for name in dict.fromkeys(name for region in regions for name in region.attributes):
         answers = [region.attributes[name] for region in regions if name in region.attributes]
-        merged[name] = max(answers, key=answers.count)
+        merged[name] = ATTRIBUTE_MERGES.get(types.get(name, ""), _majority)(answers)
     return merged
+
+
+def _majority(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The most frequent answer; ties go to the first."""
+    return max(answers, key=answers.count)
+
+
+def _median(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return sorted(answers)[(len(answers) - 1) // 2]
+
+
+def _nearest_text(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    chosen = merge_texts(tuple(enumerate("\n".join(map(str, lines)) for lines in answers)))
+    return answers[chosen.annotator]
+
+
+# Result type of a per-region answer -> merge; others take the majority.
+ATTRIBUTE_MERGES: Mapping[str, Callable[[Sequence[tuple[Any, ...]]], tuple[Any, ...]]] = {
+    "textarea": _nearest_text,
+    "rating": _median,
+    "number": _median,
+}
 
 
 def _rounded(number: float) -> float:

@@ -9,32 +9,11 @@ from hypothesis import strategies as st
 
 from labelloop.labeling.consensus.texts import fit_text_accuracy, merge_texts, similarities, text_similarity
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "seven",
-    "silver",
-    "birds",
-    "sing",
-    "about",
-    "old",
-    "rivers",
-    "and",
-    "distant",
-    "mountains",
-    "under",
-    "pale",
-    "morning",
-    "light",
-]
+TEXT = (
+    "the quick brown fox jumps over a lazy dog while seven silver birds sing about old rivers and distant mountains "
+    "under pale morning light"
+)
+WORDS = TEXT.split()
 
 
 def transcripts(rates, *, items=120, seed=0):
