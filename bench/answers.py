@@ -66,8 +66,8 @@ def _spans() -> str:
         _score("consensus, as shipped", truth, [_merged(task, model) for task in views]),
     ]
     return "\n".join(rows) + (
-        "\n\nPublished, on all 5,985 sentences of this crowd (Nguyen et al. 2017): majority .673, Dawid and Skene .648,\n"
-        "MACE .679, HMM-Crowd .748."
+        "\n\nPublished, on all 5,985 sentences of this crowd (Nguyen et al. 2017): majority .673,\n"
+        "Dawid and Skene .648, MACE .679, HMM-Crowd .748."
     )
 
 
@@ -161,7 +161,7 @@ def _tag_scores(draw: np.random.Generator, per_item: int, rates: Any, tags: int 
 
 def _scales() -> str:
     rows = [
-        "| simulated numbers, bias of .8, noise of .3 to 2 | error of the mean | median | consensus | intervals that hold |",
+        "| simulated numbers, bias of .8, noise of .3 to 2 | error of the mean | median | consensus | interval holds |",
         "|---|---|---|---|---|",
     ]
     for per_item in (2, 3, 5):

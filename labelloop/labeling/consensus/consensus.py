@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -242,7 +243,23 @@ def _best_answer(votes: Votes, tags: TagModel | None, confusion: ConfusionModel 
     answers = {answer for _, answer in votes}
     if tags is not None or has_several_tags(answers):
         return (tags or uniform_tags(votes)).best(votes)
-    return _best((confusion or uniform_confusion(answers)).posterior(votes), votes)
+    posterior = (confusion or uniform_confusion(answers)).posterior(votes)
+    if len(answers) > 1 and all(map(_is_date, answers)):
+        dates = sorted(answer for _, answer in votes)
+        middle = dates[(len(dates) - 1) // 2]
+        return middle, posterior.get(middle, 0.0)
+    return _best(posterior, votes)
+
+
+def _is_date(answer: Answer) -> bool:
+    """Whether an answer is a date or a time in ISO form, whose text order is the order of time."""
+    if len(answer) != 1 or not {"-", ":"} & set(answer[0]):
+        return False
+    try:
+        datetime.fromisoformat(answer[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _best(posterior: Mapping[Answer, float], votes: Votes) -> tuple[Answer, float]:

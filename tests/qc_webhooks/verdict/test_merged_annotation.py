@@ -207,6 +207,11 @@ def test_ratings_and_numbers_become_their_median(offline):
     assert logged["carried"] == []
 
 
+def test_dates_become_their_median(offline):
+    days = [{"datetime": "2026-01-09"}, {"datetime": "2025-12-31"}, {"datetime": "2026-03-01"}]
+    assert merged_answers(offline, "date", *days)[0] == [days[0]]
+
+
 def test_text_nearest_to_all_is_taken(offline):
     texts = [{"text": ["the cat sat"]}, {"text": ["the cat sits"]}, {"text": ["a dog"]}]
     (value,), logged = merged_answers(offline, "text area", *texts)
