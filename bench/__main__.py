@@ -10,11 +10,11 @@ from pathlib import Path
 # Each module has `run() -> str`: what was measured, in Markdown, without a heading of the first level.
 # To add a bench: write the module, name it here.
 BENCHES: Mapping[str, str] = {
-    "answers": "bench.answers",
     "base": "bench.base",
     "bounds": "bench.bounds",
     "brush": "bench.brush",
     "cluster": "bench.cluster",
+    "crowd_answers": "bench.crowd_answers",
     "dashboard": "bench.dashboard",
     "drain": "bench.drain",
     "edits": "bench.edits",
