@@ -15,6 +15,7 @@ BENCHES: Mapping[str, str] = {
     "bounds": "bench.bounds",
     "brush": "bench.brush",
     "cluster": "bench.cluster",
+    "crowd_answers": "bench.crowd_answers",
     "dashboard": "bench.dashboard",
     "demo": "bench.demo",
     "drain": "bench.drain",

@@ -92,7 +92,7 @@ def _print_problems(location: str, problems: IssueReport, *, json: Path | None) 
     print(f"{location}: {checked or 'nothing'} checked")
     for name, number in problems.counts.items():
         flaw = ISSUE_KINDS[name]
-        print(f"\n{number:,} x {name}: {flaw.title}\n  harm: {flaw.harm}\n  fix:  {flaw.fix}")
+        print(f"\n{number:,} x {name}: {flaw.title}\n  effect: {flaw.effect}\n  fix:  {flaw.fix}")
         examples = [problem for problem in problems.issues if problem.flaw == name]
         for problem in examples[:EXAMPLES]:
             print("  - " + ": ".join(filter(None, (problem.file, problem.where, problem.detail))))

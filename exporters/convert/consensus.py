@@ -157,6 +157,12 @@ def reliability(crowd: AnnotatorModel) -> dict[str, dict[str, Any]]:
         for annotator, index in sorted(labels.raters.items()):
             right = float((labels.marginals * labels.confusion[index].diagonal()).sum())
             by_annotator.setdefault(str(annotator), {})[f"{control} right"] = round(right, 4)
+    for control, tags in sorted(crowd.tags.items()):
+        for annotator, index in sorted(tags.raters.items()):
+            rated = by_annotator.setdefault(str(annotator), {})
+            share = tags.frequencies / tags.frequencies.sum()
+            rated[f"{control} true tags given"] = round(float((share * tags.sensitivity[index]).sum()), 4)
+            rated[f"{control} absent tags given"] = round(float(tags.false_rate[index].mean()), 4)
     return by_annotator
 
 

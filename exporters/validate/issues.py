@@ -15,12 +15,12 @@ class IssueKind:
 
     Attributes:
         title: What is wrong.
-        harm: The effect on training or evaluation.
+        effect: The effect on training or evaluation.
         fix: How to fix it.
     """
 
     title: str
-    harm: str
+    effect: str
     fix: str
 
 

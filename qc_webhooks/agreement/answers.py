@@ -34,6 +34,7 @@ class Span:
         to_name: Name of the object.
         scope: Channel, paragraph or page element; spans of different ones never overlap.
         answers: Per-region answers: control -> (result type, values). Not part of equality.
+        results: Its results as submitted; empty where one result has several spans. Not part of equality.
     """
 
     start: float
@@ -43,6 +44,7 @@ class Span:
     to_name: str = ""
     scope: str = ""
     answers: dict[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict, compare=False)
+    results: list[Result] = field(default_factory=list, compare=False)
 
     @property
     def attributes(self) -> Mapping[str, tuple[Any, ...]]:
@@ -223,6 +225,8 @@ def _read(
             gaps.add_result(task, result, problem)
             continue
         controls.setdefault((result.from_name, kind), []).extend(values)
+        if kind == "spans" and len(values) == 1:
+            values[0].results.append(result)
         if kind == "spans" and result.id:
             spans.setdefault(result.id, []).extend(values)
     for result in region_answers:
@@ -262,6 +266,7 @@ def _add_region_answer(
         controls.setdefault((result.from_name, "spans"), []).extend(spans[result.id])
     for span in spans[result.id]:
         span.answers[result.from_name] = (result.type, values)
+        span.results.append(result)
 
 
 class _NotComparableError(Exception):
@@ -282,10 +287,15 @@ def _choices(reading: ParsedAnnotation) -> dict[str, tuple[str, ...]]:
     for result in reading.choice_results:
         if result.from_name in of_items:
             values = parse_answer(result.value, result.type)
-            suffix = "" if result.item_index is None else f" (image {result.item_index + 1})"
+            suffix = "" if result.item_index is None else item_suffix(result.item_index)
             earlier = choices.get(result.from_name, ())
             choices[result.from_name] = tuple(dict.fromkeys((*earlier, *(f"{value}{suffix}" for value in values))))
     return choices
+
+
+def item_suffix(item_index: int) -> str:
+    """What is added to an answer about one of several images, so that answers about different images differ."""
+    return f" (image {item_index + 1})"
 
 
 class _Gaps:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labelloop.labeling.consensus.texts import text_similarity
 from labelloop.labeling.geometry.oks import oks_pairs
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import Amount, Span
@@ -14,7 +15,6 @@ from qc_webhooks.agreement.similarity import (
     jaccard,
     path_similarity,
     span_similarities,
-    text_similarity,
 )
 
 

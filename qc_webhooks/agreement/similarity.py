@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
 
+from labelloop.labeling.consensus.texts import text_similarity
 from labelloop.labeling.geometry.overlap import Pairs, collect_pairs, intersecting_boxes
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import Amount, Span
@@ -47,11 +47,6 @@ def amount_similarity(a: Amount, b: Amount) -> float:
         return 1.0
     span = a.span or b.span or max(abs(a.value), abs(b.value))
     return max(0.0, 1 - abs(a.value - b.value) / span)
-
-
-def text_similarity(a: str, b: str) -> float:
-    """1 minus the Levenshtein distance, relative to the longer text; runs of white space count as one."""
-    return float(Levenshtein.normalized_similarity(" ".join(a.split()), " ".join(b.split())))
 
 
 def jaccard(a: Sequence[Any], b: Sequence[Any]) -> float:

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence
-from labelloop.labeling.consensus.crowd import Answer, ConfusionModel, LabelledItem
+from labelloop.labeling.consensus.crowd import ConfusionModel, LabelledItem
 from labelloop.labeling.consensus.detection_model import DetectionModel, ObjectEvidence
+from labelloop.labeling.consensus.tags import Answer, TagModel, expand
 from qc_webhooks.statistics.bootstrap import LEVEL, MIN_UNITS, Estimate
 
 Floats = NDArray[np.float64]
@@ -30,6 +31,9 @@ Floats = NDArray[np.float64]
 _MIN_OTHERS = 2
 
 _GRID = 400
+
+# In the confusion of tags: the answer of an annotator who did not give a true tag, and the truth of an absent tag.
+NOT_GIVEN, NOT_TRUE = "(not given)", "(not true)"
 _EPSILON = 1e-12
 
 
@@ -98,9 +102,9 @@ def rate_annotators(tasks: Sequence[Evidence], model: AnnotatorModel) -> tuple[R
     counts = Counter(who for task in tasks for who in task.rated_annotators)
     regions = _rate_regions(tasks, model.detection)
     labels = _rate_controls(
-        (item for task in tasks for item in task.objects() if item.is_real is not False), model.labels
+        (item for task in tasks for item in task.objects() if item.is_real is not False), model.labels, model.tags
     )
-    choices = _rate_controls((item for task in tasks for item in task.answers()), model.choices)
+    choices = _rate_controls((item for task in tasks for item in task.answers()), model.choices, model.tags)
     return tuple(
         Reliability(who, counts[who], regions.get(who), labels.get(who, {}), choices.get(who, {}))
         for who in sorted(counts)
@@ -144,7 +148,7 @@ def _posterior(rates: Floats, logs: Floats, n: int) -> Estimate:
 
 
 def _rate_controls(
-    items: Iterable[LabelledItem], models: Mapping[str, ConfusionModel]
+    items: Iterable[LabelledItem], models: Mapping[str, ConfusionModel], tags: Mapping[str, TagModel]
 ) -> dict[int, dict[str, LabelReliability]]:
     by_control: dict[str, list[LabelledItem]] = defaultdict(list)
     for item in items:
@@ -152,9 +156,64 @@ def _rate_controls(
             by_control[item.control].append(item)
     rated_by_annotator: dict[int, dict[str, LabelReliability]] = defaultdict(dict)
     for control, control_items in by_control.items():
-        for who, rated in _rate_labels(control_items, models[control]).items():
+        rated_labels = (
+            _rate_tags(control_items, tags[control])
+            if control in tags
+            else _rate_labels(control_items, models[control])
+        )
+        for who, rated in rated_labels.items():
             rated_by_annotator[who][control] = rated
     return rated_by_annotator
+
+
+def _rate_tags(items: Sequence[LabelledItem], model: TagModel) -> dict[int, LabelReliability]:
+    """Accuracy on one control of several tags by annotator id: the share of right decisions on single tags.
+
+    Decisions are counted on the tags that somebody gave on the item: all others are right and say nothing. The
+    confusion counts, for each tag, whether it was given and whether it is true.
+    """
+    right: dict[int, list[float]] = defaultdict(list)
+    table: dict[int, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(float)))
+    for _, votes, truth, _ in items:
+        if truth is None and len(votes) < 2:
+            continue  # no other vote to measure by
+        given = {tag for _, answer in votes for tag in answer} | set(truth or ())
+        known = None if truth is None else expand(truth)
+        for index, (who, answer) in enumerate(votes):
+            present = (
+                model.probabilities(votes, skip=index) if known is None else {tag: float(tag in known) for tag in given}
+            )
+            for tag in sorted(given):
+                probability = present.get(tag, 0.0)
+                right[who].append(probability if tag in answer else 1 - probability)
+                chosen = tag if tag in answer else NOT_GIVEN
+                table[who][tag][chosen] += probability
+                if tag in answer:
+                    table[who][NOT_TRUE][tag] += 1 - probability
+    return {
+        who: LabelReliability(
+            rate_interval(np.array(rights), 1 - np.array(rights)),
+            {
+                truth: counted
+                for truth, row in sorted(table[who].items())
+                if (counted := {name: round(float(count), 2) for name, count in sorted(row.items()) if count >= 0.005})
+            },
+            _tag_bias(table[who], len(rights)),
+        )
+        for who, rights in right.items()
+    }
+
+
+def _tag_bias(table: Mapping[str, Mapping[str, float]], decisions: int) -> dict[str, float]:
+    """Tag -> times given minus times true, in percent of the decisions."""
+    extra = table.get(NOT_TRUE, {})
+    tags = sorted(set(table) - {NOT_TRUE} | set(extra))
+    return {
+        tag: round(
+            100 * (table.get(NOT_TRUE, {}).get(tag, 0.0) - table.get(tag, {}).get(NOT_GIVEN, 0.0)) / decisions, 2
+        )
+        for tag in tags
+    }
 
 
 def _rate_labels(items: Sequence[LabelledItem], labels: ConfusionModel) -> dict[int, LabelReliability]:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence
-from labelloop.labeling.consensus.crowd import ConfusionModel, Votes, uniform_confusion
+from labelloop.labeling.consensus.crowd import ConfusionModel, uniform_confusion
 from labelloop.labeling.consensus.detection_model import DIFFICULTY, DetectionModel, ObjectEvidence
+from labelloop.labeling.consensus.tags import TagModel, Votes, has_several_tags, uniform_tags
 
 Floats = NDArray[np.float64]
 
@@ -63,11 +64,11 @@ def expected_gain(task: Evidence, crowd: AnnotatorModel | None, *, max_annotator
             ObjectEvidence(task.annotators, tuple(annotator for annotator, _ in votes))
         )
         present = 1 - float(states[-1])
-        labels, wrong = _label_gains(votes, model.labels.get(control), ahead)
+        labels, wrong = _answer_gains(votes, model.tags.get(control), model.labels.get(control), ahead)
         gains += _presence_gains(states, model.detection, ahead) + present * labels
         errors += min(present, 1 - present) + present * wrong
     for control, votes in task.choices:
-        labels, wrong = _label_gains(votes, model.choices.get(control), ahead)
+        labels, wrong = _answer_gains(votes, model.tags.get(control), model.choices.get(control), ahead)
         gains += labels
         errors += wrong
     controls = frozenset(control for control, _ in (*task.clusters, *task.choices))
@@ -84,6 +85,32 @@ def _presence_gains(states: Floats, presence: DetectionModel, ahead: int) -> Flo
         joint = states[:, None] * _likelihoods(answers, count)
         gains.append(float(np.maximum(joint[:-1].sum(axis=0), joint[-1]).sum()) - now)
     return np.array(gains or [0.0])
+
+
+def _answer_gains(
+    votes: Votes, tags: TagModel | None, confusion: ConfusionModel | None, ahead: int
+) -> tuple[Floats, float]:
+    """Gains of 1, 2, ... further annotators for one answer, and its expected number of errors now.
+
+    An answer of several tags is a binary question for each tag that somebody gave; its errors are wrong tags.
+    """
+    if tags is None and not has_several_tags(answer for _, answer in votes):
+        return _label_gains(votes, confusion, ahead)
+    model = tags if tags is not None and tags.knows(votes) else uniform_tags(votes)
+    given = {tag for _, answer in votes for tag in answer}
+    gains, errors = np.zeros(max(ahead, 1)), 0.0
+    for tag, present in model.probabilities(votes).items():
+        if tag not in given:
+            continue
+        column = model.tags.index(tag)
+        rates = (model.sensitivity[-1, column], model.false_rate[-1, column])
+        answers = tuple((round(float(1 - rate), 6), round(float(rate), 6)) for rate in rates)
+        right = max(present, 1 - present)
+        errors += 1 - right
+        for count in range(1, ahead + 1):
+            joint = np.array([[present], [1 - present]]) * _likelihoods(answers, count)
+            gains[count - 1] += max(float(joint.max(axis=0).sum()) - right, 0.0)
+    return gains, errors
 
 
 def _label_gains(votes: Votes, labels: ConfusionModel | None, ahead: int) -> tuple[Floats, float]:

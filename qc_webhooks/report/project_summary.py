@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import combinations
 
 import msgspec
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, fit_annotator_model
-from labelloop.labeling.consensus.crowd import Answer
+from labelloop.labeling.consensus.crowd import ConfusionModel
+from labelloop.labeling.consensus.tags import Answer, TagModel
 from qc_webhooks.annotators import AnnotatorProfile, DisagreementPattern, find_disagreement_patterns, profile_annotators
 from qc_webhooks.report.project_statistics import ProjectStatistics
 from qc_webhooks.report.replay import Replay
@@ -204,10 +206,16 @@ def _covers_answers(model: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:
             for control, votes in items:
                 answers_by_control[control].update(answer for _, answer in votes)
     return all(
-        control in models and answers <= set(models[control].classes)
+        _knows_answers(models.get(control), model.tags.get(control), answers)
         for answers_by_control, models in ((regions, model.labels), (questions, model.choices))
         for control, answers in answers_by_control.items()
     )
+
+
+def _knows_answers(confusion: ConfusionModel | None, tags: TagModel | None, answers: AbstractSet[Answer]) -> bool:
+    if tags is not None:
+        return {tag for answer in answers for tag in answer} <= set(tags.tags)
+    return confusion is not None and answers <= set(confusion.classes)
 
 
 class _Timeline:

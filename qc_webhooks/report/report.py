@@ -231,6 +231,7 @@ def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> d
     }
     details: dict[str, Any] = {"annotators": sorted(item.annotator for item in answers)}
     details |= {"rejected": list(merged.rejected), "carried": list(merged.carried), "choices": dict(merged.choices)}
+    details |= {"intervals": dict(merged.intervals), "texts": dict(merged.texts)}
     return {
         "id": task.id,
         "data": task.data,

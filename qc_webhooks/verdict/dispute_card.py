@@ -1,5 +1,7 @@
 """Dispute card of a task: its conflicts, measured against the best available reference."""
 
+import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -7,9 +9,10 @@ from typing import Any
 
 from labelloop.labeling.consensus.consensus import AnnotatorView, Consensus
 from labelloop.labeling.errors import TooLargeToJudge
-from labelloop.labeling.geometry.shapes import KeyPoint
+from labelloop.labeling.geometry.shapes import Interval, KeyPoint
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement import METRICS, Answers, Conflict, Tolerance, complete_answers
+from qc_webhooks.agreement.answers import Span
 from qc_webhooks.agreement.compare import find_conflicts
 from qc_webhooks.agreement.conflicts import not_named_conflict
 from qc_webhooks.verdict.note import describe
@@ -20,6 +23,7 @@ LOW_OVERLAP = 0.8
 
 # Kinds of METRICS that a consensus is computed for: regions, and choices about the whole task.
 REGIONS, CHOICES = ("regions", "keypoints"), ("choices", "taxonomy")
+SPANS, AMOUNTS, TEXTS = "spans", ("rating", "number"), ("text",)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,34 @@ class AttributedConflict:
 def annotator_view(answers: Answers) -> AnnotatorView:
     """Return the answers as an input of the consensus."""
     regions = [region for (_, kind), values in answers.controls.items() if kind in REGIONS for region in values]
+    for (name, kind), values in answers.controls.items():
+        if kind == SPANS and are_mergeable(values):
+            regions += [_span_region(name, span) for span in values]
     choices = {name: tuple(values) for (name, kind), values in answers.controls.items() if kind in CHOICES}
-    return AnnotatorView(answers.annotator, tuple(regions), choices, answers.annotation)
+    amounts = {
+        name: values[0].value
+        for (name, kind), values in answers.controls.items()
+        if kind in AMOUNTS and len(values) == 1 and math.isfinite(values[0].value)
+    }
+    texts = {name: "\n".join(values) for (name, kind), values in answers.controls.items() if kind in TEXTS and values}
+    return AnnotatorView(answers.annotator, tuple(regions), choices, answers.annotation, amounts, texts)
+
+
+def are_mergeable(spans: Sequence[Span]) -> bool:
+    """Whether a consensus merges the spans of a control: each has results of its own, unlike ranges of a timeline."""
+    return all(span.results for span in spans)
+
+
+def _span_region(control: str, span: Span) -> Region:
+    """A span as a region, so that the consensus of regions merges it; only spans of one scope can match."""
+    return Region(
+        Interval(min(span.start, span.end), max(span.start, span.end)), span.labels, span.id, control, span.to_name,
+        span.results[0].type, None, _scope_index(span.scope), 0, 0, span.attributes, tuple(span.results),
+    )  # fmt: skip
+
+
+def _scope_index(scope: str) -> int:
+    return zlib.crc32(scope.encode()) if scope else 0
 
 
 def conflicts_of(
@@ -100,13 +130,29 @@ def _find(a: Answers, b: Answers, tolerance: Tolerance) -> tuple[Conflict, ...]:
 
 
 def _as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tolerance) -> Answers:
-    regions: dict[tuple[str, str], list[Region]] = {}
+    regions: dict[tuple[str, str], list[Any]] = {}
+    spans = [
+        span
+        for submission in ordered
+        for (_, kind), values in submission.controls.items()
+        if kind == SPANS
+        for span in values
+    ]
+    scopes = {_scope_index(span.scope): span.scope for span in spans}
+    types = {result.from_name: result.type for span in spans for result in span.results}
     for agreed in consensus.regions:
-        kind = "keypoints" if isinstance(agreed.region.geometry, KeyPoint) else "regions"
-        regions.setdefault((agreed.region.control, kind), []).append(agreed.region)
+        region, shape = agreed.region, agreed.region.geometry
+        if isinstance(shape, Interval):
+            scope = scopes.get(region.item_index, "")
+            answers = {name: (types.get(name, ""), values) for name, values in region.attributes.items()}
+            span = Span(shape.start, shape.end, region.labels, region.id, region.to_name, scope, answers)
+            regions.setdefault((region.control, SPANS), []).append(span)
+            continue
+        kind = "keypoints" if isinstance(shape, KeyPoint) else "regions"
+        regions.setdefault((region.control, kind), []).append(region)
     kinds = {name: kind for submission in ordered for name, kind in submission.controls if kind in CHOICES}
     choices = {(name, kinds[name]): list(answer.chosen) for name, answer in consensus.choices.items()}
-    others = _middle_answers(ordered, tolerance)
+    others = {key: values for key, values in _middle_answers(ordered, tolerance).items() if key not in regions}
     return replace(
         ordered[0],
         annotator=0,

@@ -20,21 +20,28 @@ from labelloop.labeling.consensus.consensus import (
     with_provenance,
 )
 from labelloop.labeling.consensus.results import MergedRegions, attach_results, rank_annotations
+from labelloop.labeling.consensus.scales import ScaleConsensus
+from labelloop.labeling.consensus.tags import SEPARATOR
+from labelloop.labeling.consensus.texts import TextConsensus
 from labelloop.labeling.region import Region
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Annotation, Task
+from labelloop.labeling.studio.values import ANSWERS, parse_answer, select_answers
 from qc_webhooks.agreement import Answers, complete_answers
+from qc_webhooks.agreement.answers import item_suffix
 from qc_webhooks.agreement.compare import Comparison
 from qc_webhooks.verdict.dispute_card import annotator_view
 
 OUTVOTED = "more likely not there"
 OUTVOTED_ANSWER = "another answer is more likely"
 OTHERS_ANSWER = "another annotator's answer is carried"
+OTHER_AMOUNT = "the weighted median of all answers is taken"
+OTHER_TEXT = "another annotator's text is nearer to all"
 LOOSE_RELATION = "a region at its end is not in the consensus"
 # Result types of answers about the whole task that are decided by vote.
-_VOTED = frozenset({"choices", "taxonomy", "datetime", "pairwise"})
+_VOTED = frozenset({"choices", "taxonomy", "datetime", "pairwise", "rating", "number", "textarea"})
 
 Line = dict[str, Any]
 
@@ -49,6 +56,8 @@ class Merged:
         rejected: What was left out: regions that are probably absent and answers of the others, each with a reason.
         agreed: The consensus of the merged results; None if a whole annotation was taken.
         choices: Control -> probability of its answer.
+        intervals: Control of a rating or number -> 95 % interval of its true value.
+        texts: Control of a text -> weighted mean similarity of the chosen text with the others.
     """
 
     results: tuple[dict[str, Any], ...]
@@ -56,6 +65,8 @@ class Merged:
     rejected: tuple[Line, ...] = ()
     agreed: Consensus | None = None
     choices: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    texts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,11 +134,23 @@ def merge(
     ]
     for control, answer in agreed_consensus.choices.items():
         results += work.answer(control, answer, with_probability=style.with_probability)
+    for control, amount in agreed_consensus.amounts.items():
+        results += work.amount(control, amount, with_probability=style.with_probability)
+    for control, text in agreed_consensus.texts.items():
+        results += work.text(control, text)
     results += work.carry()
     rejected = [{**provenance_json(region), "reason": OUTVOTED} for region in agreed_consensus.rejected]
     unread = [_unread(answer, annotations[answer.annotation]) for answer in answers if not answer.is_complete]
     choices = {name: round(choice.probability, 4) for name, choice in agreed_consensus.choices.items()}
-    return Merged(tuple(results), tuple(work.carried), (*rejected, *work.rejected, *unread), agreed_consensus, choices)
+    return Merged(
+        tuple(results),
+        tuple(work.carried),
+        (*rejected, *work.rejected, *unread),
+        agreed_consensus,
+        choices,
+        {name: (round(item.low, 4), round(item.high, 4)) for name, item in agreed_consensus.amounts.items()},
+        {name: round(item.similarity, 4) for name, item in agreed_consensus.texts.items()},
+    )
 
 
 def whole_annotation(annotation: Annotation, who: int, reason: str) -> Merged:
@@ -204,6 +227,7 @@ class _Merge:
         drawn = {
             id(result) for answer in answers for region in annotator_view(answer).regions for result in region.result
         }
+        merged_controls = {*agreed_consensus.choices, *agreed_consensus.amounts, *agreed_consensus.texts}
         self._to_carry: dict[int, list[Result]] = {}
         self._voted: dict[tuple[int, str], list[Result]] = defaultdict(list)
         for answer in answers:
@@ -212,24 +236,60 @@ class _Merge:
             self._to_carry[answer.annotation] = carried = []
             for result in remaining:
                 is_voted = result.type in _VOTED and ids[result.id] < 2
-                if is_voted and result.from_name in agreed_consensus.choices:
+                if is_voted and result.from_name in merged_controls:
                     self._voted[answer.annotation, result.from_name].append(result)
                 else:
                     carried.append(result)
 
     def answer(self, control: str, answer: ConsensusChoice, *, with_probability: bool) -> list[dict[str, Any]]:
-        """The most likely answer, as submitted by the highest-ranked annotator who gave it."""
+        """The most likely answer, as submitted by the highest-ranked annotator who gave it.
+
+        An answer of several tags that nobody gave as a whole is put together from those of its annotators.
+        """
         by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
         same = [by_annotator[annotator] for annotator, value in answer.votes if value == answer.chosen]
         voted = {annotation for annotation, name in self._voted if name == control}
-        chosen = min(same, key=self._rank) if same else None
         for annotation in sorted(voted - set(same)):
             self._reject(control, annotation, self._voted[annotation, control], OUTVOTED_ANSWER)
-        if chosen is None:
-            return []
-        raws = [dict(result.raw) for result in self._voted[chosen, control]]
+        if same:
+            raws = [dict(result.raw) for result in self._voted[min(same, key=self._rank), control]]
+        else:
+            raws = _combined([self._voted[annotation, control] for annotation in sorted(voted, key=self._rank)], answer)
         meta = {"probability": round(answer.probability, 4), "annotators": len(answer.votes)}
         return [with_provenance(raw, meta) for raw in raws] if with_probability else raws
+
+    def amount(self, control: str, amount: ScaleConsensus, *, with_probability: bool) -> list[dict[str, Any]]:
+        """The weighted median of a rating or number, in the result of the annotator who is nearest to it."""
+        by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
+        answered = [
+            (abs(value - amount.value), by_annotator[annotator])
+            for annotator, value in amount.answers
+            if self._voted.get((by_annotator[annotator], control))
+        ]
+        if not answered:
+            return []
+        nearest = min(answered, key=lambda pair: (pair[0], self._rank(pair[1])))[1]
+        for distance, annotation in answered:
+            if distance:
+                self._reject(control, annotation, self._voted[annotation, control], OTHER_AMOUNT)
+        result = self._voted[nearest, control][0]
+        value = int(amount.value) if amount.value.is_integer() else round(amount.value, 6)
+        raw = {**result.raw, "value": {**result.value, ANSWERS[result.type]: value}}
+        meta = {
+            "low": round(amount.low, 4),
+            "high": round(amount.high, 4),
+            "annotators": len(amount.answers),
+        }
+        return [with_provenance(raw, meta)] if with_probability else [raw]
+
+    def text(self, control: str, text: TextConsensus) -> list[dict[str, Any]]:
+        """The chosen text as its annotator submitted it."""
+        by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
+        for annotator, written in text.texts:
+            annotation = by_annotator[annotator]
+            if written != text.chosen and self._voted.get((annotation, control)):
+                self._reject(control, annotation, self._voted[annotation, control], OTHER_TEXT)
+        return [dict(result.raw) for result in self._voted.get((by_annotator[text.annotator], control), ())]
 
     def carry(self) -> list[dict[str, Any]]:
         """Results without a merge, by control; controls whose results share regions come from one annotator."""
@@ -284,6 +344,28 @@ class _Merge:
             "results": len(results),
             "reason": reason,
         }
+
+
+def _combined(annotators: Sequence[Sequence[Result]], answer: ConsensusChoice) -> list[dict[str, Any]]:
+    """Results with the tags of an answer: for each image of the task, tags in the order of those who gave them."""
+    missing, combined = set(answer.chosen), dict[int | None, dict[str, Any]]()
+    for result in (result for results in annotators for result in results):
+        if result.type not in {"choices", "taxonomy"}:
+            continue
+        suffix = "" if result.item_index is None else item_suffix(result.item_index)
+        tags = {tag.removesuffix(suffix) for tag in missing if tag.endswith(suffix)}
+        value = select_answers(result.value, result.type, tags)
+        if not value[ANSWERS[result.type]]:
+            continue
+        missing -= {f"{tag}{suffix}" for tag in parse_answer(value, result.type)}
+        raw = combined.setdefault(result.item_index, {**result.raw, "value": {**value, ANSWERS[result.type]: []}})
+        raw["value"][ANSWERS[result.type]] += value[ANSWERS[result.type]]
+    branches = [tag.split(SEPARATOR) for tag in sorted(missing)]  # inner nodes that only other tasks' annotators gave
+    taxonomy = next((result for results in annotators for result in results if result.type == "taxonomy"), None)
+    if branches and taxonomy is not None:
+        raw = combined.setdefault(None, {**taxonomy.raw, "value": {**taxonomy.value, "taxonomy": []}})
+        raw["value"]["taxonomy"] += branches
+    return list(combined.values())
 
 
 def _key(result: Result) -> str:

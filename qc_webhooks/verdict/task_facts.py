@@ -10,7 +10,17 @@ import msgspec
 from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, Edges
 from labelloop.labeling.consensus.clustering import Cluster, cluster_regions
 from labelloop.labeling.consensus.consensus import AnnotatorView, Evidence
-from labelloop.labeling.consensus.crowd import Votes, annotated_boxes, choice_controls, choice_votes, control_of
+from labelloop.labeling.consensus.crowd import (
+    amounts_of,
+    annotated_boxes,
+    choice_controls,
+    choice_votes,
+    control_of,
+    texts_of,
+)
+from labelloop.labeling.consensus.scales import Amounts
+from labelloop.labeling.consensus.tags import Votes
+from labelloop.labeling.consensus.texts import Similarities, similarities
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.region import Region
@@ -142,6 +152,8 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
         agreement: Mean agreement over the pairs; None if nothing was compared.
         outcome: Outcome of the verdict.
         review: Whether it waits for a reviewer.
+        amounts: Ratings and numbers about the whole task, by control.
+        texts: Similarity of each pair of texts about the whole task, by control.
     """
 
     task: int
@@ -154,6 +166,8 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     agreement: float | None = None
     outcome: str = "waiting"
     review: bool = False
+    amounts: tuple[tuple[str, Amounts], ...] = ()
+    texts: tuple[tuple[str, Similarities], ...] = ()
 
     @property
     def last_annotated_at(self) -> float:
@@ -176,6 +190,8 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
             tuple((question.control, question.votes) for question in self.questions),
             tuple(boxes for object_ in self.objects if (boxes := object_.boxes)),
             next((turn.annotator for turn in self.annotations if turn.ground_truth and turn.is_complete), None),
+            self.amounts,
+            self.texts,
         )
 
 
@@ -234,6 +250,8 @@ def facts_of(
         image_urls_of(task, config),
         verdict.agreement,
         verdict.outcome,
+        amounts=amounts_of(views),
+        texts=tuple((control, similarities(texts)) for control, texts in texts_of(views)),
     )
 
 

@@ -1,7 +1,8 @@
 """Consensus of several annotations of a task: the most likely regions and answers, with probability and provenance."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -10,9 +11,9 @@ from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_re
 from labelloop.labeling.consensus.crowd import (
     AnnotatorModel,
     AnnotatorView,
-    Answer,
+    ConfusionModel,
     Evidence,
-    Votes,
+    amounts_of,
     annotated_boxes,
     choice_controls,
     choice_votes,
@@ -20,10 +21,14 @@ from labelloop.labeling.consensus.crowd import (
     control_of,
     fit_annotator_model,
     region_votes,
+    texts_of,
     uniform_confusion,
 )
 from labelloop.labeling.consensus.detection_model import ObjectEvidence
 from labelloop.labeling.consensus.merge import medoid, merge_shapes
+from labelloop.labeling.consensus.scales import ScaleConsensus, ScaleModel
+from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, has_several_tags, uniform_tags
+from labelloop.labeling.consensus.texts import TextConsensus, merge_texts
 from labelloop.labeling.geometry.overlap import iou_matrix
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
@@ -108,12 +113,16 @@ class Consensus(msgspec.Struct, frozen=True, gc=False):
         regions: Objects whose probability is above the threshold.
         rejected: All other objects; no marked region is lost.
         choices: Answers of per-task controls, by control.
+        amounts: Ratings and numbers about the whole task, by control.
+        texts: Texts about the whole task, by control.
     """
 
     annotators: tuple[int, ...]
     regions: tuple[ConsensusRegion, ...] = ()
     rejected: tuple[ConsensusRegion, ...] = ()
     choices: Mapping[str, ConsensusChoice] = {}
+    amounts: Mapping[str, ScaleConsensus] = {}
+    texts: Mapping[str, TextConsensus] = {}
 
 
 def consensus(
@@ -128,7 +137,8 @@ def consensus(
 
     Regions are clustered, at most one of each annotator. A cluster is accepted if its probability (from the recall
     and the false regions of all annotators) is above ``min_probability``. Its shape is the fused shape of its members,
-    its labels the most likely ones under the annotators' confusion matrices.
+    its labels the most likely ones under the annotators' confusion matrices. Answers of several tags (multiple choice,
+    taxonomies) are decided tag by tag.
 
     Args:
         views: One view per annotator, in any order.
@@ -147,9 +157,15 @@ def consensus(
         tuple(region for region in regions if region.probability > min_probability),
         tuple(region for region in regions if region.probability <= min_probability),
         {
-            control: _consensus_choice(choice_votes(ordered, control), model, control)
+            control: ConsensusChoice(*_best_answer(votes, model.tags.get(control), model.choices.get(control)), votes)
             for control in choice_controls(ordered)
+            for votes in [choice_votes(ordered, control)]
         },
+        {
+            control: (model.scales.get(control) or ScaleModel()).merge(answers)
+            for control, answers in amounts_of(ordered)
+        },
+        {control: merge_texts(texts, model.texts.get(control, {})) for control, texts in texts_of(ordered)},
     )
 
 
@@ -202,7 +218,7 @@ def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: A
     probability = model.detection.probability(ObjectEvidence(annotators, marked_by))
     votes = region_votes(views, cluster)
     control = control_of(views, cluster)
-    labels, label_probability = _best_labels(votes, model, control)
+    labels, label_probability = _best_answer(votes, model.tags.get(control), model.labels.get(control))
     shapes = [region.geometry for region in regions]
     template = regions[medoid(shapes)]
     boxes = annotated_boxes(views, cluster)
@@ -222,15 +238,28 @@ def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: A
     return ConsensusRegion(region, probability, label_probability, sources, missed_by)
 
 
-def _consensus_choice(votes: Votes, model: AnnotatorModel, control: str) -> ConsensusChoice:
-    confusion = model.choices.get(control) or uniform_confusion({answer for _, answer in votes})
-    chosen, probability = _best(confusion.posterior(votes), votes)
-    return ConsensusChoice(chosen, probability, votes)
+def _best_answer(votes: Votes, tags: TagModel | None, confusion: ConfusionModel | None) -> tuple[Answer, float]:
+    """The most likely answer: tag by tag where answers of the control have several tags, else among whole answers."""
+    answers = {answer for _, answer in votes}
+    if tags is not None or has_several_tags(answers):
+        return (tags or uniform_tags(votes)).best(votes)
+    posterior = (confusion or uniform_confusion(answers)).posterior(votes)
+    if len(answers) > 1 and all(map(_is_date, answers)):
+        dates = sorted(answer for _, answer in votes)
+        middle = dates[(len(dates) - 1) // 2]
+        return middle, posterior.get(middle, 0.0)
+    return _best(posterior, votes)
 
 
-def _best_labels(votes: Votes, model: AnnotatorModel, control: str) -> tuple[Answer, float]:
-    confusion = model.labels.get(control) or uniform_confusion({answer for _, answer in votes})
-    return _best(confusion.posterior(votes), votes)
+def _is_date(answer: Answer) -> bool:
+    """Whether an answer is a date or a time in ISO form, whose text order is the order of time."""
+    if len(answer) != 1 or not {"-", ":"} & set(answer[0]):
+        return False
+    try:
+        datetime.fromisoformat(answer[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _best(posterior: Mapping[Answer, float], votes: Votes) -> tuple[Answer, float]:
@@ -241,12 +270,35 @@ def _best(posterior: Mapping[Answer, float], votes: Votes) -> tuple[Answer, floa
 
 
 def _attributes(regions: Sequence[Region]) -> dict[str, tuple[Any, ...]]:
-    """The majority value of each attribute among those who gave one; ties go to the first."""
+    """Each attribute among those who gave one: texts the nearest to all, numbers the median, others the majority."""
+    types = {result.from_name: result.type for region in regions for result in region.result}
     merged: dict[str, tuple[Any, ...]] = {}
     for name in dict.fromkeys(name for region in regions for name in region.attributes):
         answers = [region.attributes[name] for region in regions if name in region.attributes]
-        merged[name] = max(answers, key=answers.count)
+        merged[name] = ATTRIBUTE_MERGES.get(types.get(name, ""), _majority)(answers)
     return merged
+
+
+def _majority(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The most frequent answer; ties go to the first."""
+    return max(answers, key=answers.count)
+
+
+def _median(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return sorted(answers)[(len(answers) - 1) // 2]
+
+
+def _nearest_text(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    chosen = merge_texts(tuple(enumerate("\n".join(map(str, lines)) for lines in answers)))
+    return answers[chosen.annotator]
+
+
+# Result type of a per-region answer -> merge; others take the majority.
+ATTRIBUTE_MERGES: Mapping[str, Callable[[Sequence[tuple[Any, ...]]], tuple[Any, ...]]] = {
+    "textarea": _nearest_text,
+    "rating": _median,
+    "number": _median,
+}
 
 
 def _rounded(number: float) -> float:

@@ -12,14 +12,12 @@ from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, BoxBiasModel, 
 from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_regions
 from labelloop.labeling.consensus.dawid_skene import POOLING, class_posterior, dawid_skene
 from labelloop.labeling.consensus.detection_model import PRIOR, DetectionModel, ObjectEvidence, fit_detection_model
+from labelloop.labeling.consensus.scales import Amounts, ScaleModel, fit_scale_model
+from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, fit_tag_model, has_several_tags
+from labelloop.labeling.consensus.texts import Similarities, Texts, fit_text_accuracy, similarities
 from labelloop.labeling.region import Region
 
 Floats = NDArray[np.float64]
-
-# The labels of a region, or the answer to a per-task control, in alphabetical order.
-Answer = tuple[str, ...]
-# (annotator, answer) pairs.
-Votes = tuple[tuple[int, Answer], ...]
 
 # Prior accuracy of the labels of an unknown annotator.
 _TYPICAL_ACCURACY = 0.8
@@ -33,12 +31,16 @@ class AnnotatorView(msgspec.Struct, frozen=True, gc=False):
         regions: All regions, in pixels.
         choices: Answers to per-task controls, by control.
         annotation: The annotation's id, for provenance.
+        amounts: Ratings and numbers about the whole task, by control.
+        texts: Texts about the whole task, by control; lines are separated by line breaks.
     """
 
     annotator: int
     regions: tuple[Region, ...] = ()
     choices: Mapping[str, tuple[str, ...]] = {}
     annotation: int | None = None
+    amounts: Mapping[str, float] = {}
+    texts: Mapping[str, str] = {}
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "looked"}):
@@ -52,6 +54,8 @@ class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "loo
         choices: The control and the votes of each per-task question.
         boxes: The boxes of each cluster of several upright boxes, by annotator.
         truth: The annotator whose annotation is the ground truth; None: there is none.
+        amounts: The control and the answers of each rating and number about the whole task.
+        texts: The control of each text about the whole task, and the similarity of each pair of annotators.
     """
 
     annotators: tuple[int, ...]
@@ -59,6 +63,8 @@ class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "loo
     choices: tuple[tuple[str, Votes], ...]
     boxes: tuple[AnnotatedBoxes, ...] = ()
     truth: int | None = None
+    amounts: tuple[tuple[str, Amounts], ...] = ()
+    texts: tuple[tuple[str, Similarities], ...] = ()
 
     @property
     def rated_annotators(self) -> tuple[int, ...]:
@@ -139,6 +145,9 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
         detection: Recall and false regions.
         labels: Confusion of region labels, by control.
         choices: Confusion of answers, by per-task control.
+        tags: Rates for each tag, by control whose answers have several tags; such a control is in no other mapping.
+        scales: Biases and deviations, by control of ratings or numbers.
+        texts: Accuracy of each annotator's texts, by control.
         box_bias: Bias and variance of boxes.
     """
 
@@ -146,6 +155,9 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
     labels: Mapping[str, ConfusionModel] = {}
     choices: Mapping[str, ConfusionModel] = {}
     box_bias: BoxBiasModel = BoxBiasModel()
+    tags: Mapping[str, TagModel] = {}
+    scales: Mapping[str, ScaleModel] = {}
+    texts: Mapping[str, Mapping[int, float]] = {}
 
 
 def collect_evidence(views: Sequence[AnnotatorView], *, min_iou: float = MIN_IOU, truth: int | None = None) -> Evidence:
@@ -163,6 +175,8 @@ def collect_evidence(views: Sequence[AnnotatorView], *, min_iou: float = MIN_IOU
         tuple((control, choice_votes(views, control)) for control in choice_controls(views)),
         tuple(boxes for cluster in clusters if (boxes := annotated_boxes(views, cluster))),
         truth,
+        amounts_of(views),
+        tuple((control, similarities(texts)) for control, texts in texts_of(views)),
     )
 
 
@@ -177,8 +191,16 @@ def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
     labels: dict[str, list[LabelledItem]] = {}
     choices: dict[str, list[LabelledItem]] = {}
     boxes: list[AnnotatedBoxes] = []
+    amounts: dict[str, list[tuple[Amounts, float | None]]] = {}
+    texts: dict[str, list[Similarities]] = {}
     for task in tasks:
         boxes += task.boxes
+        for control, values in task.amounts:
+            truth = next((value for annotator, value in values if annotator == task.truth), None)
+            rated = tuple(pair for pair in values if pair[0] != task.truth)
+            amounts.setdefault(control, []).append((rated, truth))
+        for control, alike in task.texts:
+            texts.setdefault(control, []).append(alike)
         annotators = task.rated_annotators
         if not annotators:
             continue
@@ -190,17 +212,30 @@ def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
                 labels.setdefault(item.control, []).append(item)
         for item in task.answers():
             choices.setdefault(item.control, []).append(item)
+    tags = {control: items for control, items in {**labels, **choices}.items() if _are_tags(items)}
     return AnnotatorModel(
         fit_detection_model(objects, images, known_images),
-        {control: _fit_items(items) for control, items in labels.items()},
-        {control: _fit_items(items) for control, items in choices.items()},
+        {control: fit_confusion_model(*_votes_and_truths(items)) for control, items in labels.items()
+         if control not in tags},
+        {control: fit_confusion_model(*_votes_and_truths(items)) for control, items in choices.items()
+         if control not in tags},
         fit_box_bias(boxes),
-    )
+        {control: fit_tag_model(*_votes_and_truths(items)) for control, items in tags.items()},
+        {
+            control: fit_scale_model([rated for rated, _ in items], [truth for _, truth in items])
+            for control, items in amounts.items()
+        },
+        {control: fit_text_accuracy(items) for control, items in texts.items()},
+    )  # fmt: skip
 
 
-def _fit_items(items: Sequence[LabelledItem]) -> ConfusionModel:
+def _votes_and_truths(items: Sequence[LabelledItem]) -> tuple[list[Votes], list[Answer | None]]:
     answered = [item for item in items if item.votes]
-    return fit_confusion_model([item.votes for item in answered], [item.answer for item in answered])
+    return [item.votes for item in answered], [item.answer for item in answered]
+
+
+def _are_tags(items: Iterable[LabelledItem]) -> bool:
+    return has_several_tags(answer for item in items for _, answer in item.votes)
 
 
 def fit_confusion_model(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) -> ConfusionModel:
@@ -248,6 +283,24 @@ def choice_controls(views: Sequence[AnnotatorView]) -> tuple[str, ...]:
 def choice_votes(views: Sequence[AnnotatorView], control: str) -> Votes:
     """The votes on a per-task control; annotators without an answer have no vote."""
     return tuple((view.annotator, tuple(sorted(view.choices[control]))) for view in views if view.choices.get(control))
+
+
+def amounts_of(views: Sequence[AnnotatorView]) -> tuple[tuple[str, Amounts], ...]:
+    """The ratings and numbers about the whole task: control -> answers."""
+    controls = sorted({control for view in views for control in view.amounts})
+    return tuple(
+        (control, tuple((view.annotator, view.amounts[control]) for view in views if control in view.amounts))
+        for control in controls
+    )
+
+
+def texts_of(views: Sequence[AnnotatorView]) -> tuple[tuple[str, Texts], ...]:
+    """The texts about the whole task: control -> texts."""
+    controls = sorted({control for view in views for control in view.texts})
+    return tuple(
+        (control, tuple((view.annotator, view.texts[control]) for view in views if control in view.texts))
+        for control in controls
+    )
 
 
 def control_of(views: Sequence[AnnotatorView], cluster: Cluster) -> str:

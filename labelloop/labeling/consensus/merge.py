@@ -1,7 +1,8 @@
 """Merge several annotators' shapes of one object into one, with equal weights.
 
-Boxes and ellipses: median of each edge or parameter, robust to one careless annotator of three. Masks: majority vote
-per pixel. Points: median. Polygons and vectors: the medoid, because the mean of two outlines matches neither.
+Boxes, intervals and ellipses: median of each edge or parameter, robust to one careless annotator of three. Masks:
+majority vote per pixel. Points: median. Polygons and vectors: the medoid, because the mean of two outlines matches
+neither.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from labelloop.labeling.geometry.overlap import iou_matrix
-from labelloop.labeling.geometry.shapes import Ellipse, Geometry, KeyPoint, Mask, Polygon, Rectangle, Vector
+from labelloop.labeling.geometry.shapes import Ellipse, Geometry, Interval, KeyPoint, Mask, Polygon, Rectangle, Vector
 
 
 def medoid(shapes: Sequence[Geometry]) -> int:
@@ -50,6 +51,10 @@ def _rectangles(shapes: Sequence[Any]) -> Geometry:
     x = cx - (width * math.cos(angle) - height * math.sin(angle)) / 2
     y = cy - (width * math.sin(angle) + height * math.cos(angle)) / 2
     return Rectangle(x, y, width, height, (rotation + shift) % 360)
+
+
+def _intervals(shapes: Sequence[Any]) -> Geometry:
+    return Interval(*np.median([(shape.start, shape.end) for shape in shapes], axis=0).tolist())
 
 
 def _aligned(shape: Rectangle, rotation: float) -> tuple[float, float, float, float, float]:
@@ -97,5 +102,6 @@ MERGES: Mapping[type, Callable[[Sequence[Any]], Geometry]] = {
     KeyPoint: _points,
     Mask: _masks,
     Polygon: _medoid_shape,
+    Interval: _intervals,
     Vector: _medoid_shape,
 }

@@ -23,7 +23,7 @@ from pycocotools import mask as coco
 
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.outlines import Outlines, intersection_areas
-from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Mask, Polygon, Rectangle, Vector
+from labelloop.labeling.geometry.shapes import Geometry, Interval, KeyPoint, Mask, Polygon, Rectangle, Vector
 
 Matrix = NDArray[np.float64]
 Floats = NDArray[np.float64]
@@ -291,7 +291,7 @@ def _measure(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> tupl
 
 
 def _upright(shape: Geometry) -> bool:
-    return isinstance(shape, Rectangle) and not shape.rotation
+    return isinstance(shape, Interval) or (isinstance(shape, Rectangle) and not shape.rotation)
 
 
 def _corners(shapes: Sequence[Geometry]) -> Floats:

@@ -286,7 +286,32 @@ class Vector(msgspec.Struct, frozen=True, gc=False):
         return rasterise(self.polygon(), width, height)
 
 
-Geometry = Rectangle | Ellipse | Polygon | KeyPoint | Mask | Vector
+class Interval(msgspec.Struct, frozen=True, gc=False):
+    """A span of a text, a recording or a series, from ``start`` to ``end``: a box of height 1 on no image."""
+
+    start: float
+    end: float
+
+    @property
+    def bounds(self) -> Bounds:
+        """The box of height 1."""
+        return self.start, 0.0, self.end, 1.0
+
+    @property
+    def area(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+    def polygon(self) -> Any:
+        """The box of height 1 (shapely)."""
+        return shapely.box(*self.bounds)
+
+    def mask(self, width: int, height: int) -> NDArray[np.bool_]:
+        """Nothing: it lies on no image."""
+        return np.zeros((height, width), np.bool_)
+
+
+Geometry = Rectangle | Ellipse | Polygon | KeyPoint | Mask | Vector | Interval
 
 
 def _flatten(start: Vertex, end: Vertex) -> list[Point]:

@@ -6,6 +6,7 @@ geometry is a class in `geometry` and one line in this table.
 
 import math
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -315,6 +316,14 @@ def parse_answer(value: Value, result_type: str) -> tuple[Any, ...]:
         return (raw,)
     items = raw if isinstance(raw, list) else [raw]
     return tuple(_path(item, field) for item in items)
+
+
+def select_answers(value: Value, result_type: str, texts: AbstractSet[str]) -> dict[str, Any]:
+    """The value with only those of its answers whose text, see `parse_answer`, is in ``texts``."""
+    field = ANSWERS[result_type]
+    raw = value.get(field)
+    items = raw if isinstance(raw, list) else [raw]
+    return {**value, field: [item for item in items if _path(item, field) in texts]}
 
 
 def _path(item: object, field: str) -> str:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from labelloop.labeling.errors import LabelingError
-from labelloop.labeling.geometry.shapes import Geometry
+from labelloop.labeling.geometry.shapes import Geometry, Interval
 from labelloop.labeling.region import Region
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import Control, LabelConfig
 from labelloop.labeling.studio.reading import region_from_results
 from labelloop.labeling.studio.values import ANSWERS, GEOMETRIES, ValueCodec, codec_for_value
@@ -25,6 +26,8 @@ def to_results(region: Region, *, config: LabelConfig | None = None) -> list[dic
         LabelingError: Neither the region nor ``config`` names a required control, or the geometry does not match the
             region's type.
     """
+    if isinstance(region.geometry, Interval):
+        return [_changed_span(region, region.geometry, result) for result in region.result]
     shape = _codec(region)
     if not isinstance(region.geometry, shape.geometry):
         raise LabelingError(f"{region.type} draws a {shape.geometry.__name__}, not a {type(region.geometry).__name__}")
@@ -128,6 +131,22 @@ def _changed_results(region: Region, shape: ValueCodec, config: LabelConfig | No
         results.append(raw | {"value": value})
     new = [control for control in region.attributes if control not in before.attributes]
     return results + [_attribute_result(region, shape, control, config) for control in new]
+
+
+def _changed_span(region: Region, interval: Interval, result: Result) -> dict[str, Any]:
+    """One result of a span with the region's labels, answers and, for a recording, ends.
+
+    The ends of a span of text stay those that its annotator marked: its text and its place in the page go with them.
+    """
+    value = dict(result.value)
+    if result.type in value and result.type not in ANSWERS:
+        value[result.type] = list(region.labels)
+    elif result.type in ANSWERS and result.from_name in region.attributes:
+        value[ANSWERS[result.type]] = _answer(region.attributes[result.from_name], result.type)
+    if "channel" in value and all(isinstance(value.get(end), int | float) for end in ("start", "end")):
+        value |= {"start": interval.start, "end": interval.end}
+    score = {} if region.score is None or "score" not in result.raw else {"score": region.score}
+    return {**result.raw, **score, "value": value}
 
 
 def _new_results(region: Region, shape: ValueCodec, config: LabelConfig | None) -> list[dict[str, Any]]:

@@ -462,7 +462,7 @@ def test_numbers_of_the_manifest_are_checked(ours, settings, tmp_path):
     assert {issue.where for issue in report.issues} == {"splits", "classes"}
 
 
-def test_findings_name_file_place_harm_and_fix(app, tmp_path, capsys):
+def test_findings_name_file_place_effect_and_fix(app, tmp_path, capsys):
     broken = sheet()
     BROKEN_COCO["ann_id_0"][0](broken)
     path = tmp_path / "instances.json"
@@ -471,7 +471,7 @@ def test_findings_name_file_place_harm_and_fix(app, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "instances.json: annotation id 0" in out
     assert ISSUE_KINDS["coco-annotation-id"].fix in out
-    assert ISSUE_KINDS["coco-annotation-id"].harm in out
+    assert ISSUE_KINDS["coco-annotation-id"].effect in out
 
 
 def test_location_without_a_data_set_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """What is named is what is served: damaged files are fetched again, or refused and said."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -53,6 +54,10 @@ def started(settings):
         serving = ModelServer.from_settings(settings)
         serving.start()
         serving.detector(wait_s=30)
+        # The loader looks once more for a version that was activated meanwhile; a file changed before that is loaded.
+        for thread in threading.enumerate():
+            if thread.name == "load-model":
+                thread.join()
         return serving
 
     return start

@@ -147,6 +147,14 @@ def test_exported_model_equals_the_head_bitwise(backbone, examples, refit_boxes,
             np.testing.assert_array_equal(served.classes, other.classes)
 
 
+@pytest.fixture(scope="module")
+def learned_file(backbone, examples, tmp_path_factory):
+    head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False)
+    file = tmp_path_factory.mktemp("learned") / "learned.onnx"
+    write_learned(file, backbone, head)
+    return file
+
+
 @pytest.mark.parametrize(
     ("metadata", "calibrations"),
     [
@@ -160,10 +168,8 @@ def test_exported_model_equals_the_head_bitwise(backbone, examples, refit_boxes,
         ("{}", None),
     ],
 )
-def test_older_calibrations_load_and_damaged_ones_raise(backbone, examples, metadata, calibrations, tmp_path):
-    head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False)
-    write_learned(tmp_path / "learned.onnx", backbone, head)
-    model = onnx.load(tmp_path / "learned.onnx")
+def test_older_calibrations_load_and_damaged_ones_raise(learned_file, metadata, calibrations, tmp_path):
+    model = onnx.load(learned_file)
     [entry] = [candidate for candidate in model.metadata_props if candidate.key == CALIBRATIONS_KEY]
     entry.value = metadata
     onnx.save(model, tmp_path / "learned.onnx")

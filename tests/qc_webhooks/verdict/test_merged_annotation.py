@@ -189,7 +189,54 @@ def accounted(task, logged):
     return len(task["annotations"][0]["result"]) + lines
 
 
-def test_one_annotators_spans_are_carried_whole_and_the_others_listed(offline):
+def merged_answers(offline, name, *values):
+    """The consensus of a task where each annotator gives the control another value, and its account."""
+    config, [result] = CONTROLS[name]
+    people = [renamed([result | {"value": value}], who) for who, value in enumerate(values, 1)]
+    ((task,), _) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])
+    return [item["value"] for item in task["annotations"][0]["result"]], task["meta"]["consensus"]
+
+
+def test_ratings_and_numbers_become_their_median(offline):
+    assert merged_answers(offline, "rating", {"rating": 5}, {"rating": 2}, {"rating": 4})[0] == [{"rating": 4}]
+    (value,), logged = merged_answers(offline, "number", {"number": 1}, {"number": 2.5}, {"number": 9})
+    assert value == {"number": 2.5}
+    low, high = logged["intervals"]["control"]
+    assert low < 2.5 < high
+    assert {line["reason"] for line in logged["rejected"]} == {"the weighted median of all answers is taken"}
+    assert logged["carried"] == []
+
+
+def test_dates_become_their_median(offline):
+    days = [{"datetime": "2026-01-09"}, {"datetime": "2025-12-31"}, {"datetime": "2026-03-01"}]
+    assert merged_answers(offline, "date", *days)[0] == [days[0]]
+
+
+def test_text_nearest_to_all_is_taken(offline):
+    texts = [{"text": ["the cat sat"]}, {"text": ["the cat sits"]}, {"text": ["a dog"]}]
+    (value,), logged = merged_answers(offline, "text area", *texts)
+    assert value in texts[:2]
+    assert [line["annotator"] for line in logged["rejected"]] == [2 - texts.index(value), 3]
+    assert 0 < logged["texts"]["control"] < 1
+
+
+def test_tags_are_voted_on_one_by_one(offline):
+    choices = [{"choices": ["a", "b"]}, {"choices": ["b", "c"]}, {"choices": ["c", "d", "b"]}]
+    (value,), logged = merged_answers(offline, "choices", *choices)
+    assert sorted(value["choices"]) == ["b", "c"]
+    assert [line["annotator"] for line in logged["rejected"]] == [1, 3]
+    paths = [{"taxonomy": [["a", "b"]]}, {"taxonomy": [["a", "b"], ["c"]]}, {"taxonomy": [["c"]]}]
+    assert merged_answers(offline, "taxonomy", *paths)[0] == [{"taxonomy": [["a", "b"], ["c"]]}]
+
+
+def test_tags_that_nobody_gave_together_are_put_together(offline):
+    choices = [{"choices": ["a", "b"]}, {"choices": ["b", "c"]}, {"choices": ["a", "c"]}]
+    (value,), logged = merged_answers(offline, "choices", *choices)
+    assert sorted(value["choices"]) == ["a", "b", "c"]
+    assert len(logged["rejected"]) == 3
+
+
+def test_spans_are_merged_with_their_links(offline):
     config, results = CONTROLS["links between spans"]
     shifted = [
         item if item["type"] == "relation" else item | {"value": item["value"] | {"start": item["value"]["start"] + 1}}
@@ -198,12 +245,39 @@ def test_one_annotators_spans_are_carried_whole_and_the_others_listed(offline):
     people = [renamed(results, 1), renamed(shifted, 2), renamed(results[:1], 3)]
     ((task,), printed) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])
     logged = task["meta"]["consensus"]
-    assert task["annotations"][0]["result"] == people[0]  # of most agreement with the others
-    assert accounted(task, logged) == sum(map(len, people))
-    assert {line["annotator"] for line in logged["carried"]} == {1}
-    assert Counter(line["annotator"] for line in logged["rejected"]) == {2: 2, 3: 1}
-    assert "One annotator's answer, not merged: control (1 tasks), relation (1 tasks)" in printed
-    assert "4 regions and results are left out" in printed
+    merged = task["annotations"][0]["result"]
+    assert nameless(merged) == nameless(results)
+    assert [len(item["meta"]["labelloop"]["annotators"]) for item in merged if "meta" in item] == [3, 2]
+    assert {line["control"] for line in logged["carried"]} == {"relation"}
+    assert "One annotator's answer, not merged: relation (1 tasks)" in printed
+
+
+def span(start, end, label="A"):
+    value = {"start": start, "end": end, "text": "The cat sat on the mat."[start:end], "labels": [label]}
+    return region("labels", value, to_name="text") | {"id": f"{start}{label}"}
+
+
+def test_span_that_most_missed_is_left_out(offline):
+    config, _ = CONTROLS["text labels"]
+    people = [[span(4, 7), span(8, 11)], [span(4, 7, "B")], [span(4, 7), span(19, 22)], [span(3, 7)]]
+    ((task,), _) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])
+    (merged,) = task["annotations"][0]["result"]
+    assert merged["value"] == {"start": 4, "end": 7, "text": "cat", "labels": ["A"]}
+    rejected = task["meta"]["consensus"]["rejected"]
+    assert [line["annotators"] for line in rejected] == [[1], [3]]
+
+
+def test_ends_of_a_sound_are_medians_and_its_text_the_nearest(offline):
+    config, results = CONTROLS["audio labels and transcript"]
+    people = []
+    for who, (start, end, text) in enumerate([(1.0, 2.0, "hi you"), (1.1, 2.2, "hi you"), (1.3, 2.1, "bye")], 1):
+        ends = {"start": start, "end": end}
+        said = results[1] | {"value": results[1]["value"] | ends | {"text": [text]}}
+        people.append(renamed([results[0] | {"value": results[0]["value"] | ends}, said], who))
+    ((task,), _) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])
+    labels, said = (item["value"] for item in task["annotations"][0]["result"])
+    assert (labels["start"], labels["end"]) == (said["start"], said["end"]) == (1.1, 2.1)
+    assert said["text"] == ["hi you"]
 
 
 def test_the_latest_answer_is_carried_where_nothing_can_be_compared(offline):

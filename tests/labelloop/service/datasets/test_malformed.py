@@ -151,7 +151,9 @@ def yolo(tmp_path, request):
 def test_any_field_of_data_yaml(yolo, data):
     task, folder = yolo
     sheet = yaml.safe_load(makers.make_yolo_sheet(task))
-    (folder / "data.yaml").write_text(data.draw(spoilt(sheet)))
+    # PyYAML looks 1,024 characters ahead in each of nested brackets: 4,000 take a second, and 600 are refused alike.
+    text = data.draw(spoilt(sheet)).replace("[" * 3400, "").replace("]" * 3400, "")
+    (folder / "data.yaml").write_text(text)
     check(folder, {"a.jpg"}, f"yolo-{task}")
 
 
