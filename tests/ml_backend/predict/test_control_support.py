@@ -44,7 +44,7 @@ CASES = {
     "a brush": (IMAGE + labelled("BrushLabels"), True, True, SEGMENTER),
     "points": (IMAGE + labelled("KeyPointLabels"), True, True, ""),
     "choices": (IMAGE + labelled("Choices"), False, True, "no answer is learned yet"),
-    "choices of regions": (IMAGE + labelled("Choices", more='perRegion="true"'), False, True, "no answer is learned yet"),
+    "choices of regions": (IMAGE + labelled("Choices", more='perRegion="true"'), False, True, "no answer is learned"),
     "text": ('<Text name="i" value="$text"/>' + labelled("Labels"), False, False, "on Text"),
     "hypertext": ('<HyperText name="i" value="$html"/>' + labelled("HyperTextLabels"), False, False, "on HyperText"),
     "audio": ('<Audio name="i" value="$sound"/>' + labelled("Labels"), False, False, "on Audio"),
