@@ -46,7 +46,7 @@ CONFIG = LabelConfig.parse(
 LABELLED = (1, 5, 20)
 SEEDS = int(os.environ.get("LABELLOOP_BENCH_SEEDS", "3"))
 # Images of a set; the most images and objects of an image that are judged; objects of an image that people label.
-IMAGES, TEST_IMAGES, TEST_OBJECTS, LABELLED_OBJECTS = 70, 40, 6, 40
+IMAGES, TEST_IMAGES, TEST_OBJECTS, LABELLED_OBJECTS = 60, 30, 6, 20
 # Longer side in pixels, fewest pixels of an object.
 MAX_SIDE, MIN_PIXELS = 1024, 30
 FLOOR = 0.05

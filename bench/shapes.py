@@ -27,6 +27,7 @@ from labelloop.labeling.geometry.mask_shapes import outline_polygon
 from labelloop.labeling.geometry.shapes import Mask, Polygon, Rectangle
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.media import image_size, load_image
+from ml_backend.detection.class_names import COCO_GAPS
 from ml_backend.detection.masks import OUTLINE_SIDE
 from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import Detector, load_detector
@@ -38,6 +39,8 @@ MODELS = Path(__file__).parents[2] / "shared" / "models"
 LATENCY = Path(__file__).parent / "results" / "shapes_latency.md"
 TAGS = ("RectangleLabels", "PolygonLabels", "BrushLabels", "BitmaskLabels", "EllipseLabels")
 ROUNDS = 4
+CLASS_OF = {number: index for index, number in enumerate(n for n in range(91) if n not in COCO_GAPS)}
+"""Of COCO's category ids, which the sample has, to the numbers of its 80 classes."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def read_sample() -> list[Truth]:
             if mask.area:
                 masks.append(mask)
                 boxes.append((*points.min(0).tolist(), *points.max(0).tolist()))
-                classes.append(int(number))
+                classes.append(CLASS_OF[int(number)])
         found.append(Truth(path, width, height, masks, boxes, classes))
     return found
 
@@ -128,7 +131,7 @@ def run() -> str:
             + ", ".join(f"{name} {overlap[part].mean():.3f} ({part.sum()})" for name, part in sizes.items())
             + ".",
             "",
-            f"Polygons of these masks: vertices p50 {np.median(vertices):.0f}, p95 {np.percentile(vertices, 95):.0f}, at",
+            f"Polygons of them: vertices p50 {np.median(vertices):.0f}, p95 {np.percentile(vertices, 95):.0f}, at",
             f"most {max(vertices)}; mean IoU with the object lost against the mask {np.mean(losses):.4f}.",
             "",
             LATENCY.read_text() if LATENCY.is_file() else "Latency: `python -m bench.shapes latency`.",

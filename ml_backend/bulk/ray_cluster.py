@@ -51,7 +51,11 @@ class PrelabelWorker:
         names = self._detector.names.names
         gives, points = self._detector.provides, self._detector.keypoint_names
         self._targets = find_targets(
-            read_config(xml), names, provides=gives, keypoint_names=points, controls=options.controls,
+            read_config(xml),
+            names,
+            provides=gives,
+            keypoint_names=points,
+            controls=options.controls,
             answers=self._detector.answers,
         )
         studio = Studio.from_settings(settings) if settings.label_studio_api_key else None

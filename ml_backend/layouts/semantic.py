@@ -277,7 +277,8 @@ def _read(graph: Graph, outputs: Arrays) -> OutputReader:
         decode,
         maps.names,
         provides=frozenset({"semantic"}),
-        background="none" if maps.is_multi_head or maps.classes == 1 else "first",
+        # Class numbers do not tell how many classes there are: their names list every number.
+        background="none" if maps.is_multi_head or maps.classes in {1, None} else "first",
         suppress_iou=None,
         names=maps.names if maps.is_multi_head else (),
     )
@@ -306,8 +307,18 @@ def _from_scores(planes: Floats, size: tuple[int, int], floor: float) -> Detecti
     best = sampled.max(axis=0)
     # The best of the softmax; probabilities are taken as they are.
     probability = best if in_unit_range(sampled) else 1 / np.exp(sampled - best).sum(axis=0)
-    scores = [float(probability[chosen == number].mean()) if (chosen == number).any() else 0.0 for number in present]
+    scores = [
+        float(probability[chosen == number].mean()) if (chosen == number).any() else _score(planes, winners == number)
+        for number in present
+    ]
     return _detections(planes[present], present, winners, np.array(scores, np.float32), size=size, floor=floor)
+
+
+def _score(planes: Floats, region: npt.NDArray[np.bool_]) -> float:
+    """Mean probability of the best class in a region that is too small to be sampled."""
+    values = planes[:, region]
+    best = values.max(axis=0)
+    return float((best if in_unit_range(values) else 1 / np.exp(values - best).sum(axis=0)).mean())
 
 
 def _from_heads(heads: Sequence[Floats], size: tuple[int, int], floor: float) -> Detections:

@@ -224,7 +224,8 @@ def _drawn_by(config: LabelConfig, control: Control, image: ObjectTag) -> tuple[
 
 def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, has_target: bool) -> str:
     """Why this model does not fill a control that another model could fill."""
-    if kind_of(control.tag).draws in {CHOICES, ANSWERS} and (control.per_region or "classes" not in model.provides):
+    draws = kind_of(control.tag).draws
+    if draws == ANSWERS or (draws == CHOICES and (control.per_region or "classes" not in model.provides)):
         return "no answer is learned yet"
     if kind_of(control.tag).draws == "KeyPoint" and not model.keypoint_names:
         return (

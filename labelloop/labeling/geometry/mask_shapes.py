@@ -14,7 +14,7 @@ from labelloop.labeling.geometry.shapes import Bounds, Ellipse, Polygon, Rectang
 # Tolerances of the polygon, coarse to fine, as shares of the square root of the outline's area. The first one whose
 # polygon has an IoU of at least MIN_POLYGON_IOU with the outline is taken: annotators move vertices one by one.
 TOLERANCES = (0.06, 0.05, 0.04, 0.03, 0.022, 0.016, 0.011, 0.007)
-MIN_POLYGON_IOU = 0.95
+MIN_POLYGON_IOU = 0.96
 
 # Pixels of a mask from which its moments are an ellipse.
 MIN_ELLIPSE_PIXELS = 5

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from ml_backend.detection.preprocess import prepare
@@ -51,11 +52,22 @@ def test_logits_are_decided_at_the_resolution_of_the_image(side, regions_of):
         assert (masks[name] != (truth == index)).mean() < 0.01
 
 
-def test_class_numbers_keep_their_places(regions_of):
-    numbers = planes(side=1).argmax(axis=0)
-    masks = regions_of({"map": numbers[None].astype(np.int64)[..., None].transpose(0, 3, 1, 2)}, size=(HEIGHT, WIDTH))
-    for index, name in enumerate(NAMES):
-        assert (masks[name] != (numbers == index)).sum() == 0
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_class_numbers_keep_their_places(keepdims, make_onnx):
+    logits = planes(side=1)
+    path = make_onnx({"logits": logits[None]}, metadata={"names": NAMES}, shape=("batch", 3, HEIGHT, WIDTH))
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("ArgMax", ["logits"], ["map"], axis=1, keepdims=keepdims))
+    del model.graph.output[:]
+    sides = ["batch", 1, HEIGHT, WIDTH] if keepdims else ["batch", HEIGHT, WIDTH]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("map", onnx.TensorProto.INT64, sides))
+    onnx.save(model, path)
+    detector = load_detector(path)
+    [found] = detector.detect([prepare(np.zeros((HEIGHT, WIDTH, 3), np.uint8), detector.spec)], floor=0.3)
+    for class_, segment in zip(found.classes.tolist(), found.segments, strict=True):
+        pixels, (left, top, right, bottom) = segment.crop()
+        assert (pixels == (logits.argmax(axis=0) == class_)[top:bottom, left:right]).all()
+    assert sorted(found.classes.tolist()) == [0, 1, 2]
 
 
 def test_background_is_dropped_where_it_has_no_name(regions_of):
@@ -77,7 +89,7 @@ def test_one_channel_is_one_class(kind, regions_of):
 def test_heads_of_two_classes_are_a_class_each(regions_of):
     heads = {"lanes": planes(1, 2, 1)[None], "drivable": planes(2, 2, 1)[None]}
     masks = regions_of(heads, ["lane", "drivable area"])
-    for name, head in zip(masks, heads.values(), strict=True):
+    for name, head in zip(("lane", "drivable area"), heads.values(), strict=True):
         assert (masks[name] != (enlarged(head[0]).argmax(axis=0) == 1)).mean() < 0.02
 
 

@@ -43,13 +43,13 @@ CASES = {
     "polygons": (IMAGE + labelled("PolygonLabels"), True, True, SEGMENTER),
     "a brush": (IMAGE + labelled("BrushLabels"), True, True, SEGMENTER),
     "points": (IMAGE + labelled("KeyPointLabels"), True, True, ""),
-    "choices": (IMAGE + labelled("Choices"), False, False, "needs the class of a whole image"),
-    "choices of regions": (IMAGE + labelled("Choices", more='perRegion="true"'), False, False, "about a region"),
+    "choices": (IMAGE + labelled("Choices"), False, True, "no answer is learned yet"),
+    "choices of regions": (IMAGE + labelled("Choices", more='perRegion="true"'), False, True, "no answer is learned"),
     "text": ('<Text name="i" value="$text"/>' + labelled("Labels"), False, False, "on Text"),
     "hypertext": ('<HyperText name="i" value="$html"/>' + labelled("HyperTextLabels"), False, False, "on HyperText"),
     "audio": ('<Audio name="i" value="$sound"/>' + labelled("Labels"), False, False, "on Audio"),
     "video": ('<Video name="i" value="$film"/>' + labelled("VideoRectangle"), False, False, "on Video"),
-    "a rating": (IMAGE + '<Rating name="c" toName="i"/>', False, False, "ratings"),
+    "a rating": (IMAGE + '<Rating name="c" toName="i"/>', False, True, "no answer is learned yet"),
     "a caption": (IMAGE + '<TextArea name="c" toName="i"/>', False, False, "free answers"),
     "a tag of another release": (IMAGE + labelled("HologramLabels"), False, False, "HologramLabels"),
     "no such object": (IMAGE + labelled("RectangleLabels", on="other"), False, False, "no object other"),
@@ -98,7 +98,7 @@ def test_a_classifier_is_not_said_to_be_learned_on():
 def test_a_mixed_project_says_it_control_by_control():
     xml = IMAGE + labelled("RectangleLabels") + labelled("Choices").replace('"c"', '"d"')
     boxes, choices = controls_of(LabelConfig.parse(f"<View>{xml}</View>"), DETECTOR)
-    assert (boxes.learns, choices.learns) == (True, False)
+    assert (boxes.prelabels, choices.prelabels) == (True, False)
     [message] = reasons([boxes, choices])
     assert message.startswith("d (Choices on Image)")
 
