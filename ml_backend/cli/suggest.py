@@ -62,7 +62,7 @@ def _say_if_known(model: Path) -> None:
     try:
         detector = load_detector(model, allow_numbered=True)
     except LabelloopError as error:
-        print(f"Not served as it is: {error.message}")
+        print(f"Not served without changes: {error.message}")
         return
     print(f"The layout {detector.layout} decodes this file already, because: {detector.why}.")
 

@@ -1,4 +1,4 @@
-"""Heads: the learned parts of a version beside its boxes, each fitted, judged, stored and served on its own.
+"""Heads: the learned parts of a version in addition to its boxes, each fitted, judged, stored and served on its own.
 
 `HEADS` lists the kinds in the order in which the predictor applies them: heads that move points and angles, then masks,
 then labels of objects, then labels of images. A version on the store has one file per head, `<name>.head.npz`.

@@ -249,7 +249,7 @@ def rotated_iou(first: Floats, second: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class _Objects:
-    """Objects with their features: of the object as it is, and of all its copies.
+    """Objects with their features: of the unrotated object, and of all its copies.
 
     Attributes:
         rotated: (n, 5) drawn boxes, degrees.

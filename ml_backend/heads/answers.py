@@ -48,7 +48,7 @@ COST_OF_CLICK: Mapping[Kind, float] = {"single": 0.5, "multiple": 1.0, "ordinal"
 # Lowest probability that fills in an answer.
 MIN_THRESHOLD = 0.4
 
-# Standard errors that a model may be behind its predecessor, beside the tolerance.
+# Standard errors that a model may be behind its predecessor, in addition to the tolerance.
 CHANCE = 1.0
 
 METRICS: Mapping[Kind, str] = {"single": "accuracy", "multiple": "macro-F1", "ordinal": "1 - MAE / range"}
@@ -82,7 +82,7 @@ class Condition:
         return cls(kind, control.attributes.get("whenTagName", ""), listed("whenChoiceValue"), labels)
 
     def holds(self, answers: Mapping[str, Answer], label: str = "") -> bool:
-        """Whether the control is shown beside the pre-filled answers, for a region of a label."""
+        """Whether the control is visible with the pre-filled answers, for a region of a label."""
         if self.labels and label not in self.labels:
             return False
         if self.kind not in {"choice-selected", "choice-unselected"} or not self.control:
@@ -172,7 +172,7 @@ class AnsweredExamples:
 
 @dataclass(frozen=True, eq=False)
 class ControlModel:
-    """The model of one control, as it is served.
+    """The served model of one control.
 
     Attributes:
         question: The control.
@@ -202,7 +202,7 @@ class AnswersHead:
 
     Attributes:
         controls: Model by name of the control.
-        extra: What the kind stores beside, JSON.
+        extra: Further data of the kind, JSON.
     """
 
     controls: Mapping[str, ControlModel]
@@ -394,7 +394,7 @@ def find_wrong_answers(question: Question, examples: AnsweredExamples, *, least:
 
     Args:
         question: The control.
-        examples: Answers with their features; too few, or all the same, give nothing.
+        examples: Answers with their features; too few, or all equal, give nothing.
         least: Lowest confidence.
     """
     distinct = {value for answer in examples.answers for value in answer}

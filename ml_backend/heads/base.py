@@ -18,7 +18,7 @@ PixelSource = Callable[[], Pixels]
 
 
 class Head(Protocol):
-    """A learned part of a version beside its boxes. A frozen value; its module has the function that applies it."""
+    """A learned part of a version other than its boxes. A frozen value; its module has the function that applies it."""
 
     def to_bytes(self) -> bytes:
         """Serialize it; `HeadKind.from_bytes` is the inverse."""

@@ -80,7 +80,7 @@ def apply_image_labels(head: AnswersHead, prediction: ImagePrediction) -> ImageP
 
 
 def shown(head: AnswersHead, answers: dict[str, Answer], label: str = "") -> dict[str, Answer]:
-    """Empty the answers of controls that are hidden beside the other answers; in the order of the controls."""
+    """Empty the answers of controls that the other answers hide; in the order of the controls."""
     result: dict[str, Answer] = {}
     for name, answer in answers.items():
         visible = head.controls[name].question.condition.holds(result, label)

@@ -45,7 +45,7 @@ Doubles = npt.NDArray[np.float64]
 
 FORMAT = 1
 
-# Objects fitted on at most, at most so many of one image, and images decoded at most, the newest first.
+# Most objects that are fitted on, in all and per image, and most images that are decoded, the newest first.
 MAX_OBJECTS, MAX_OBJECTS_PER_IMAGE, MAX_IMAGES = 300, 8, 120
 
 # Bytes of samples kept in memory for the next run.

@@ -49,7 +49,7 @@ class Detector:
         reader: Decodes the outputs.
         engine: The session.
         units_checked: Whether the trial run had boxes, so that their unit is verified.
-        layout_file: The layout file beside the model that was read; None without one.
+        layout_file: The layout file that was read, in the model's folder; None without one.
         heads: Heads of its version by kind, in the order in which they are applied; see `ml_backend.heads`.
         gives_features: Whether detections carry frozen features where the graph has them; not needed without heads.
     """
@@ -182,7 +182,7 @@ def load_detector(
 
     Args:
         path: The ONNX file.
-        layout: Key of `LAYOUTS` to force; empty: that of the layout file beside the model, else recognised.
+        layout: Key of `LAYOUTS` to force; empty: that of the model's layout file, else recognised.
         threads: Threads per run; 0: one per core.
         names: File of the class names; None: from the model or its sidecars.
         allow_numbered: Use numbers as names where none are found; else that is an error.
@@ -193,7 +193,7 @@ def load_detector(
         ModelMissing: The file does not exist.
         ModelBroken: It cannot be opened or run.
         UnknownLayout: Its outputs match no layout, or not the forced one.
-        LayoutFileError: The layout file beside the model cannot be used.
+        LayoutFileError: The model's layout file cannot be used.
         NamesMissing: No class names are found.
     """
     version = version or model_version(path, layout=layout)
@@ -230,7 +230,7 @@ class _Request:
 
     @classmethod
     def of(cls, path: Path, layout: str) -> "_Request":
-        """Read the layout file beside the model, unless a layout is forced."""
+        """Read the model's layout file, unless a layout is forced."""
         file_path = None if layout else layout_file_of(path)
         return cls(path, layout, read_layout_file(file_path) if file_path else None, file_path)
 

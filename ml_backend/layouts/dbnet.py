@@ -41,7 +41,7 @@ def _recognise(graph: Graph, outputs: Arrays) -> str | None:
     # Masks of other networks look alike; DBNet's head ends in two transposed convolutions and a sigmoid.
     operators = graph.nodes.path_to(next(iter(outputs)), most=12)
     head = [name for name in operators if name not in {"Identity", "Cast", "Add", "BatchNormalization", "Relu"}]
-    if array.shape[1] == 3 and head[:1] == ["Concat"]:  # exports in training mode: threshold and binary map beside it
+    if array.shape[1] == 3 and head[:1] == ["Concat"]:  # exports in training mode: with the threshold and binary maps
         head = head[1:]
     elif array.shape[1] == 3:
         return None

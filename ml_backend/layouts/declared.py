@@ -562,7 +562,7 @@ def _check(declared: _Declared, outputs: Arrays) -> tuple[int | None, int]:
         raise Mismatch("scores.columns", "are the background only")
     if declared.classes is not None:
         if shapes["scores"][2] != 1:
-            raise Mismatch("scores.columns", f"are {shapes['scores'][2]}; beside `classes.output` it is one")
+            raise Mismatch("scores.columns", f"are {shapes['scores'][2]}; with `classes.output` it is one")
         return None, points
     return classes, points
 

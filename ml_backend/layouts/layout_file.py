@@ -1,4 +1,4 @@
-"""`MODEL.layout.toml`: what an unknown graph expects and gives, as a file beside the model.
+"""`MODEL.layout.toml`: what an unknown graph expects and gives, as a file in its folder.
 
 The file is data: it is parsed strictly and never evaluated. `ml_backend.layouts.declared` decodes by it.
 """
@@ -18,7 +18,7 @@ from ml_backend.errors import LayoutFileError
 # Version of the file's form.
 FORMAT = 1
 
-# Names of the layout file beside a model, in order of precedence.
+# Names of a model's layout file, in order of precedence.
 SIDECARS = ("{file}.layout.toml", "{stem}.layout.toml")
 
 # Upper bound of a layout file, in bytes: thousands of times what any needs.
@@ -58,7 +58,7 @@ class Input(_Table, frozen=True, kw_only=True):
         mean: Per channel in the order of `color`, of values in `range`.
         std: The same.
         letterbox: Place of the image: kept in shape at the top left or in the centre, stretched, or its centre cropped.
-        pad: Value beside the image, 0..255.
+        pad: Value of the pixels around the image, 0..255.
     """
 
     size: tuple[int, int] | None = None
@@ -344,7 +344,7 @@ def problems(file: LayoutFile) -> Iterator[tuple[str, str]]:
             if getattr(file, name) is not None:
                 yield name, f"cannot be combined with layout = {file.layout!r}: leave one of both out"
         if file.classes is not None and (file.classes.output or file.classes.first):
-            yield "classes", f"may only have `names` beside layout = {file.layout!r}"
+            yield "classes", f"may only have `names` together with layout = {file.layout!r}"
         return
     if file.boxes is None:
         yield "boxes", "is missing: name the output of the boxes, or a known layout with `layout`"

@@ -1,4 +1,4 @@
-"""Fit the heads of a version: what is learned beside boxes, such as answers, masks and key points.
+"""Fit the heads of a version: what is learned in addition to boxes, such as answers, masks and key points.
 
 Each kind of `ml_backend.heads` is fitted, judged and published on its own: a refused head leaves that of the served
 version in place, and an error in one kind leaves the others untouched.

@@ -19,7 +19,7 @@ from ml_backend.predict.label_mapping import Target, find_targets, is_about_one_
 from ml_backend.predict.protocol import OFF
 from ml_backend.predict.shapes import SEGMENTED, SHAPES, SOURCES
 
-# `draws` of controls that are learned on features of their own, also beside a model that cannot be trained.
+# `draws` of controls that are learned on features of their own, also with a model that cannot be trained.
 LEARNED_APART = frozenset({CHOICES, ANSWERS, "KeyPoint"})
 
 KEY_POINTS = "KeyPointLabels"

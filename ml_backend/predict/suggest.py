@@ -455,7 +455,7 @@ def _shared_scores(source: _Source, grids: Sequence[Anchors]) -> Iterator[Layout
 def _separate(
     boxes_source: _Source, others: Sequence[_Source], grids: Sequence[Anchors], outputs: Arrays
 ) -> Iterator[LayoutFile]:
-    """Readings of boxes and scores in outputs of their own, with class numbers or an objectness beside."""
+    """Readings of boxes and scores in outputs of their own, with or without class numbers or an objectness."""
     wide = boxes_source.width
     bins = [1] if wide >= 4 else []
     bins += [count for count in (3, 8, 16) if wide == 4 * count]
@@ -471,7 +471,7 @@ def _separate(
                 yield from _with_scores(plain, scores, rest, outputs)
     if wide == 12:
         yield from _separate_shared(boxes_source, others, grids)
-    if wide == 5:  # a box and its score, and class numbers beside
+    if wide == 5:  # a box and its score, and an output of class numbers
         for boxes, _ in _box_readings(boxes_source.output, (0, 4), boxes_source.axes, ()):
             for numbers in others:
                 if numbers.width == 1 and isinstance(numbers.output, str):

@@ -1,4 +1,4 @@
-"""Prompt maps: what the outline network is told of a prompt, besides the pixels."""
+"""Prompt maps: the outline network's input channels for a prompt, in addition to the pixels."""
 
 from collections.abc import Sequence
 

@@ -7,7 +7,7 @@ https://arxiv.org/abs/2003.06957, refit nothing else). Where classes and boxes h
 both are concatenated, with those of their common stem.
 
 A further output holds features of the whole image, see `image_features`. Graphs without candidates that can be trained,
-such as classifiers, get that output alone, beside their own.
+such as classifiers, get that output alone, in addition to their own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

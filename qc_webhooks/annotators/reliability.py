@@ -169,7 +169,7 @@ def _rate_controls(
 def _rate_tags(items: Sequence[LabelledItem], model: TagModel) -> dict[int, LabelReliability]:
     """Accuracy on one control of several tags by annotator id: the share of right decisions on single tags.
 
-    Decisions are counted on the tags that somebody gave on the item: all others are right and say nothing. The
+    Decisions are counted on the tags that an annotator gave on the item: all others are right and say nothing. The
     confusion counts, for each tag, whether it was given and whether it is true.
     """
     right: dict[int, list[float]] = defaultdict(list)

@@ -92,7 +92,7 @@ def _answer_gains(
 ) -> tuple[Floats, float]:
     """Gains of 1, 2, ... further annotators for one answer, and its expected number of errors now.
 
-    An answer of several tags is a binary question for each tag that somebody gave; its errors are wrong tags.
+    An answer of several tags is a binary question for each given tag; its errors are wrong tags.
     """
     if tags is None and not has_several_tags(answer for _, answer in votes):
         return _label_gains(votes, confusion, ahead)

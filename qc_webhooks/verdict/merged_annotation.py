@@ -244,7 +244,7 @@ class _Merge:
     def answer(self, control: str, answer: ConsensusChoice, *, with_probability: bool) -> list[dict[str, Any]]:
         """The most likely answer, as submitted by the highest-ranked annotator who gave it.
 
-        An answer of several tags that nobody gave as a whole is put together from those of its annotators.
+        An answer of several tags that no annotator gave as a whole is combined from their annotations.
         """
         by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
         same = [by_annotator[annotator] for annotator, value in answer.votes if value == answer.chosen]

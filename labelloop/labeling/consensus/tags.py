@@ -2,7 +2,7 @@
 
 Each annotator has a sensitivity and a false positive rate for each tag (Dawid and Skene 1979 with two classes). Both
 are shrunk to the annotator's rates over all tags and to the tag's rates over all annotators, in logits, because most
-annotators see most tags seldom. A tag that nobody gave on an item is counted as absent there, so time and memory are
+annotators see most tags seldom. A tag that no annotator gave on an item is counted as absent there, so time and memory are
 linear in the given tags, not in items times tags.
 
 Taxonomies: each inner node of a path is a tag too ("an answer at or below this node"), so that annotators who agree on
@@ -63,7 +63,7 @@ class TagModel(msgspec.Struct, frozen=True):
         return {tag for _, answer in votes for tag in answer} <= set(self.tags)
 
     def probabilities(self, votes: Votes, skip: int | None = None) -> dict[str, float]:
-        """Probability of each tag that somebody gave, and of its inner nodes.
+        """Probability of each given tag, and of its inner nodes.
 
         Args:
             votes: The answers.
@@ -163,7 +163,7 @@ def fit_tag_model(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) 
 
 
 class _Data:
-    """The answers as arrays: candidates are (item, tag) pairs that somebody gave, decisions are annotators on them."""
+    """The answers as arrays: candidates are (item, tag) pairs that an annotator gave, decisions are annotators on them."""
 
     def __init__(self, items: Sequence[Votes], truths: Sequence[Answer | None]) -> None:
         expanded = [[(annotator, expand(answer)) for annotator, answer in votes] for votes in items]

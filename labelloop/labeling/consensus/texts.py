@@ -1,6 +1,6 @@
 """Consensus of texts and transcripts: the text most similar to all others, weighted by reliability.
 
-It is always a text that somebody wrote. The similarity of two annotators' texts is modelled as the product of their
+It is always a text that one of them wrote. The similarity of two annotators' texts is modelled as the product of their
 accuracies, which are estimated from all items together, without ground truth.
 """
 

@@ -65,7 +65,7 @@ class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
         cross_validation: Cross-validated AP50 of each hyperparameter choice, by name.
         choice: The selected hyperparameters.
         thresholds: Lowest score of a pre-label by class, if the version has its own.
-        heads: Results beside boxes, by kind of head.
+        heads: Results other than boxes, by kind of head.
         boxes_kept: Whether the version has the boxes of its parent, because only heads passed.
     """
 
