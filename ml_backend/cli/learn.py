@@ -84,9 +84,9 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
         console.print(f"Training of project {project} is requested; `labelloop worker` runs it.")
     else:
         _print_state(console, project, settings, policy, training_data, notes=notes or ())
-        shown = runs.last(project, MAX_RUNS)
-        console.print(_runs_table(shown))
-        for line in shown[0].metrics.head_lines() if shown else ():
+        last_runs = runs.last(project, MAX_RUNS)
+        console.print(_runs_table(last_runs))
+        for line in last_runs[0].metrics.head_lines() if last_runs else ():
             console.print(line, markup=False, soft_wrap=True)
         page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
         console.print(f"Report with charts: {page}, or `labelloop learn report {project}`.", soft_wrap=True)

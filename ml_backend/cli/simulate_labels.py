@@ -80,7 +80,9 @@ def simulate_image_labels(
         bar = progress.add_task("images", total=len(data.images))
         source = ImageFeatureSource(backbone, cache)
         good, features, bad = image_features(source, data.images, lambda done, _: progress.update(bar, completed=done))
-        lines = [f"left out: {line}" for line in (*(f"{one.item}: {one.reason}" for one in data.problems), *bad)]
+        lines = [
+            f"left out: {line}" for line in (*(f"{problem.item}: {problem.reason}" for problem in data.problems), *bad)
+        ]
         lines += [f"not an image of the data set: {line[:MAX_LINE]}" for line in unknown]
         for line in lines[:MAX_LINES] + [f"... and {len(lines) - MAX_LINES} more"] * (len(lines) > MAX_LINES):
             progress.console.print(line, markup=False, soft_wrap=True)

@@ -72,7 +72,7 @@ def _cautions(candidates: list[Candidate]) -> list[str]:
     lines = []
     if best.plausibility < PLAUSIBLE:
         lines.append("None is convincing: the photo may show nothing that the model knows, or the layout is another.")
-    close = [one for one in candidates[1:] if best.plausibility - one.plausibility < CLOSE]
+    close = [candidate for candidate in candidates[1:] if best.plausibility - candidate.plausibility < CLOSE]
     if close:
         lines.append(
             f"{len(close) + 1} are as good as the first: compare their boxes in the drawing, or try another photo."

@@ -60,12 +60,12 @@ class Nodes:
 
     def path_to(self, output: str, most: int = 16) -> tuple[str, ...]:
         """Operators that lead to an output, last first, along the first computed input of each."""
-        found: list[str] = []
-        while output in self.producers and len(found) < most:
+        operators: list[str] = []
+        while output in self.producers and len(operators) < most:
             operator, inputs = self.producers[output]
-            found.append(operator)
+            operators.append(operator)
             output = next((name for name in inputs if name in self.producers), "")
-        return tuple(found)
+        return tuple(operators)
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ def fit_angles(inputs: FitInput) -> HeadResult | None:
     trials: list[tuple[float, float, Floats, Floats]] = []
     for penalty in PENALTIES:
         described = np.zeros((len(folds), 5))
-        found = np.zeros((len(folds), 5))
+        predicted = np.zeros((len(folds), 5))
         for fold in range(int(folds.max()) + 1):
             train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             weights = _ridge(objects, train, penalty)
@@ -293,8 +293,8 @@ def fit_angles(inputs: FitInput) -> HeadResult | None:
         for fold in range(int(folds.max()) + 1):
             train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             prior = rotation_prior(objects.rotated[train])
-            found[test] = fit_boxes(hulls(objects.rotated[test]), described[test], deviations, prior)
-        overlaps = rotated_iou(found, objects.rotated)
+            predicted[test] = fit_boxes(hulls(objects.rotated[test]), described[test], deviations, prior)
+        overlaps = rotated_iou(predicted, objects.rotated)
         trials.append((float(overlaps.mean()), penalty, deviations, overlaps))
     value, penalty, deviations, overlaps = max(trials, key=lambda trial: trial[0])
     everything = np.arange(len(folds))
@@ -384,8 +384,8 @@ def rotation_prior(rotated: Floats) -> Floats:
     """
     angles = np.where(rotated[:, 2] >= rotated[:, 3], rotated[:, 4], rotated[:, 4] + 90) % 180
     upright = np.abs((angles + 45) % 90 - 45) < UPRIGHT
-    away = np.abs((ROTATIONS[:, None] - angles[None, ~upright] + 90) % 180 - 90)
-    density = np.exp(-0.5 * (away / PRIOR_WIDTH) ** 2).sum(1)
+    distance = np.abs((ROTATIONS[:, None] - angles[None, ~upright] + 90) % 180 - 90)
+    density = np.exp(-0.5 * (distance / PRIOR_WIDTH) ** 2).sum(1)
     density = (1 - UNIFORM) * density / max(density.sum(), 1e-9) + UNIFORM / len(ROTATIONS)
     share = upright.mean() if len(angles) else 0.0
     prior = (1 - share) * density / density.sum()
@@ -397,8 +397,8 @@ def rotation_prior(rotated: Floats) -> Floats:
 
 def drawn_rotations(rotated: Floats) -> Floats:
     """(360,) smoothed count of each rotation in whole degrees."""
-    away = np.abs((np.arange(360)[:, None] - rotated[None, :, 4] + 180) % 360 - 180)
-    return np.asarray(np.exp(-0.5 * (away / 15.0) ** 2).sum(1), np.float64)
+    distance = np.abs((np.arange(360)[:, None] - rotated[None, :, 4] + 180) % 360 - 180)
+    return np.asarray(np.exp(-0.5 * (distance / 15.0) ** 2).sum(1), np.float64)
 
 
 def _objects_of(examples: Sequence[HeadExample], classes: Sequence[str], *, copies: int) -> _Objects:
@@ -432,8 +432,8 @@ def _objects_of(examples: Sequence[HeadExample], classes: Sequence[str], *, copi
         if len(tasks) >= MAX_OBJECTS:
             break
     if not tasks:
-        none = np.zeros((0, FEATURES), np.float32)
-        return _Objects(np.zeros((0, 5)), none, none.reshape(0, copies, FEATURES) if copies else none,
+        empty = np.zeros((0, FEATURES), np.float32)
+        return _Objects(np.zeros((0, 5)), empty, empty.reshape(0, copies, FEATURES) if copies else empty,
                         np.zeros((0, copies, 5)), np.zeros(0, np.int64))  # fmt: skip
     return _Objects(
         np.stack(rotated),
@@ -512,14 +512,14 @@ def _judged(
             value, served, count = float(overlaps[new].mean()), float(rival.mean()), int(new.sum())
         else:
             served = parent.iou
-    told = f"Rotated IoU {value:.2f} on {count} objects; upright boxes have {base:.2f}"
+    summary = f"Rotated IoU {value:.2f} on {count} objects; upright boxes have {base:.2f}"
     chance = float(overlaps.std()) / max(count, 1) ** 0.5
     if value < base + MIN_GAIN:
-        return HeadResult(head, "rotated IoU", value, served, False, f"{told}: they stay upright.", judged_by)
+        return HeadResult(head, "rotated IoU", value, served, False, f"{summary}: they stay upright.", judged_by)
     if served is not None and value < served - inputs.tolerance - chance:
-        reason = f"{told}; the served rotation has {served:.2f}."
+        reason = f"{summary}; the served rotation has {served:.2f}."
         return HeadResult(head, "rotated IoU", value, served, False, reason, judged_by)
-    return HeadResult(head, "rotated IoU", value, served, True, f"{told}.", judged_by)
+    return HeadResult(head, "rotated IoU", value, served, True, f"{summary}.", judged_by)
 
 
 def _overlaps(head: AnglesHead, objects: _Objects) -> Floats:

@@ -87,13 +87,13 @@ class Condition:
             return False
         if self.kind not in {"choice-selected", "choice-unselected"} or not self.control:
             return True
-        given = answers[self.control].values if self.control in answers else ()
-        selected = any(value in self.values for value in given) if self.values else bool(given)
+        current = answers[self.control].values if self.control in answers else ()
+        selected = any(value in self.values for value in current) if self.values else bool(current)
         return selected == (self.kind == "choice-selected")
 
 
 @dataclass(frozen=True)
-class Question:
+class LearnedControl:
     """A control whose answers are learned.
 
     Attributes:
@@ -113,7 +113,7 @@ class Question:
     required: bool = False
 
     @classmethod
-    def of(cls, control: Control, answers: Collection[tuple[str, ...]]) -> Question:
+    def of(cls, control: Control, answers: Collection[tuple[str, ...]]) -> LearnedControl:
         """Describe a control; whether a taxonomy takes several paths is seen from its answers."""
         single = control.attributes.get("maxUsages") == "1" or all(len(answer) <= 1 for answer in answers)
         kind: Kind = "multiple" if control.multiple else "single"
@@ -134,8 +134,8 @@ class Question:
 def _steps(control: Control, answers: Collection[tuple[str, ...]]) -> tuple[str, ...]:
     stated = control.attributes.get("maxRating", "")
     highest = int(stated) if stated.isdigit() else DEFAULT_RATING
-    given = [int(float(value)) for answer in answers for value in answer[:1] if _is_number(value)]
-    return tuple(str(step) for step in range(1, max([highest, *given]) + 1))
+    ratings = [int(float(value)) for answer in answers for value in answer[:1] if _is_number(value)]
+    return tuple(str(step) for step in range(1, max([highest, *ratings]) + 1))
 
 
 def _is_number(text: str) -> bool:
@@ -182,7 +182,7 @@ class ControlModel:
         tasks: Tasks that it was fitted on.
     """
 
-    question: Question
+    question: LearnedControl
     model: LabelModel
     thresholds: Mapping[str, float]
     value: float
@@ -266,7 +266,7 @@ class AnswersHead:
 
 def _restored(described: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> ControlModel:
     kind, control, values, labels = described["condition"]
-    question = Question(
+    question = LearnedControl(
         described["name"],
         described["tag"],
         described["kind"],
@@ -311,7 +311,7 @@ class ControlResult:
 
 
 def learn_control(
-    question: Question,
+    question: LearnedControl,
     examples: AnsweredExamples,
     held_out: AnsweredExamples,
     *,
@@ -349,10 +349,12 @@ def learn_control(
     baseline = metric(_constant(truth, len(unseen), question.kind), unseen_truth, question.kind)
     name = METRICS[question.kind]
     if value <= baseline:
-        kept = parent if parent is not None and _beats_baseline(parent, examples, question.kind, classes) else None
-        what = "" if kept is parent else ", and so is the served one, which is withdrawn"
+        still_valid = (
+            parent if parent is not None and _beats_baseline(parent, examples, question.kind, classes) else None
+        )
+        what = "" if still_valid is parent else ", and so is the served one, which is withdrawn"
         reason = f"{name} {value:.2f} is not above {baseline:.2f} of always the same answer{what}"
-        return ControlResult(kept, value, before, kept is not parent, reason)
+        return ControlResult(still_valid, value, before, still_valid is not parent, reason)
     thresholds = thresholds_of(unseen, unseen_truth, classes, question.kind)
     candidate = ControlModel(question, fitted.model, thresholds, value, frozenset(examples.tasks))
     if parent is not None:
@@ -389,7 +391,7 @@ class WrongAnswer:
     confidence: float
 
 
-def find_wrong_answers(question: Question, examples: AnsweredExamples, *, least: float) -> list[WrongAnswer]:
+def find_wrong_answers(question: LearnedControl, examples: AnsweredExamples, *, least: float) -> list[WrongAnswer]:
     """List answers that models which were not fitted on the example contradict, most confident first.
 
     Args:
@@ -410,9 +412,9 @@ def find_wrong_answers(question: Question, examples: AnsweredExamples, *, least:
     if fitted.out_of_fold is None:
         return []
     if question.kind == "multiple":
-        found = find_wrong_tags(fitted.out_of_fold, truth, least=least)
+        wrong = find_wrong_tags(fitted.out_of_fold, truth, least=least)
     else:
-        found = find_wrong_labels(fitted.out_of_fold, truth.argmax(axis=1), least=least)
+        wrong = find_wrong_labels(fitted.out_of_fold, truth.argmax(axis=1), least=least)
     return [
         WrongAnswer(
             question.name,
@@ -421,7 +423,7 @@ def find_wrong_answers(question: Question, examples: AnsweredExamples, *, least:
             "" if issue.suggested is None else classes[issue.suggested],
             issue.confidence,
         )
-        for issue in found
+        for issue in wrong
     ]
 
 
@@ -520,21 +522,21 @@ def _median(probabilities: Doubles) -> npt.NDArray[np.int64]:
     return np.asarray(np.minimum((cumulative < 0.5).sum(axis=1), probabilities.shape[1] - 1), np.int64)
 
 
-def _known(examples: AnsweredExamples, question: Question) -> AnsweredExamples:
+def _known(examples: AnsweredExamples, question: LearnedControl) -> AnsweredExamples:
     """Drop values that the control no longer offers; examples of single answers without a value are left out."""
     offered = set(question.values)
     answers = [tuple(value for value in answer if not offered or value in offered) for answer in examples.answers]
     rows = [row for row, answer in enumerate(answers) if answer or question.kind == "multiple"]
-    kept = examples[rows]
-    return AnsweredExamples(kept.features, tuple(answers[row] for row in rows), kept.tasks)
+    selected = examples[rows]
+    return AnsweredExamples(selected.features, tuple(answers[row] for row in rows), selected.tasks)
 
 
-def _classes(question: Question, answers: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+def _classes(question: LearnedControl, answers: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """Values that were given, in the order of the control; all steps of a scale."""
-    given = {value for answer in answers for value in answer}
+    occurring = {value for answer in answers for value in answer}
     if question.kind == "ordinal":
         return question.values
-    return tuple(value for value in (question.values or sorted(given)) if value in given)
+    return tuple(value for value in (question.values or sorted(occurring)) if value in occurring)
 
 
 def _truth(answers: Sequence[tuple[str, ...]], classes: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -550,11 +552,11 @@ def _sample(answers: Sequence[tuple[str, ...]]) -> list[int]:
     """At most `MAX_EXAMPLES` rows, drawn in turn from each distinct answer, in their order."""
     if len(answers) <= MAX_EXAMPLES:
         return list(range(len(answers)))
-    place: Counter[tuple[str, ...]] = Counter()
+    rank_of: Counter[tuple[str, ...]] = Counter()
     ranked = []
     for row in np.random.default_rng(0).permutation(len(answers)).tolist():
-        place[answers[row]] += 1
-        ranked.append((place[answers[row]], row))
+        rank_of[answers[row]] += 1
+        ranked.append((rank_of[answers[row]], row))
     return sorted(row for _, row in sorted(ranked)[:MAX_EXAMPLES])
 
 
@@ -571,7 +573,7 @@ def _constant(truth: npt.NDArray[np.bool_], count: int, kind: Kind) -> Doubles:
     return np.tile(constant, (count, 1))
 
 
-def _fits(parent: ControlModel, question: Question, width: int) -> bool:
+def _fits(parent: ControlModel, question: LearnedControl, width: int) -> bool:
     """Whether a served model still answers the control, from features of this width."""
     offered = not question.values or set(parent.model.classes) <= set(question.values)
     return offered and parent.question.kind == question.kind and len(parent.model.mean) == width
@@ -579,11 +581,11 @@ def _fits(parent: ControlModel, question: Question, width: int) -> bool:
 
 def _aligned(parent: ControlModel, features: Floats, classes: Sequence[str]) -> Doubles:
     """The parent's probabilities in the order of other classes; classes that it does not know have 0."""
-    known = parent.model.probabilities(features)
+    probabilities = parent.model.probabilities(features)
     aligned = np.zeros((len(features), len(classes)))
     for column, name in enumerate(parent.model.classes):
         if name in classes:
-            aligned[:, classes.index(name)] = known[:, column]
+            aligned[:, classes.index(name)] = probabilities[:, column]
     return aligned
 
 

@@ -138,11 +138,11 @@ class CropBackbone:
         whole = onnx.load(path)
         del whole.graph.value_info[:]
         shape = whole.graph.input[0].type.tensor_type.shape
-        for place, size in ((0, 0), (2, side), (3, side)):
-            if place == 0:
+        for axis, size in ((0, 0), (2, side), (3, side)):
+            if axis == 0:
                 shape.dim[0].dim_param = "batch"
             else:
-                shape.dim[place].dim_value = size
+                shape.dim[axis].dim_value = size
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1

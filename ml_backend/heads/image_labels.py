@@ -10,7 +10,7 @@ import numpy as np
 from ml_backend.heads.answers import (
     AnsweredExamples,
     AnswersHead,
-    Question,
+    LearnedControl,
     head_result,
     learn_control,
     questions,
@@ -25,10 +25,10 @@ def fit_image_labels(inputs: FitInput) -> HeadResult | None:
     parent: AnswersHead | None = inputs.parent
     results = {}
     for control in questions(inputs.config, per_region=False):
-        given = [example.choices[control.name] for example in inputs.examples if control.name in example.choices]
-        if not given:
+        answers = [example.choices[control.name] for example in inputs.examples if control.name in example.choices]
+        if not answers:
             continue
-        question = Question.of(control, given)
+        question = LearnedControl.of(control, answers)
         examples = answered_images(question, inputs.examples)
         results[control.name] = learn_control(
             question,
@@ -41,7 +41,7 @@ def fit_image_labels(inputs: FitInput) -> HeadResult | None:
     return head_result(results, parent=parent, held_out=held_out)
 
 
-def answered_images(question: Question, examples: Sequence[HeadExample]) -> AnsweredExamples:
+def answered_images(question: LearnedControl, examples: Sequence[HeadExample]) -> AnsweredExamples:
     """The images with an answer of a control.
 
     No answer of a control of several tags means that none applies, from the first task that has one: a control that was

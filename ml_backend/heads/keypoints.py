@@ -96,7 +96,7 @@ class KeyPointsHead:
     @property
     def labels(self) -> tuple[str, ...]:
         """Labels of all points."""
-        return tuple(dict.fromkeys(label for one in self.objects for label in one.model.labels))
+        return tuple(dict.fromkeys(label for object_points in self.objects for label in object_points.model.labels))
 
     def to_bytes(self) -> bytes:
         """Serialize as .npz."""
@@ -104,10 +104,16 @@ class KeyPointsHead:
             "format": FORMAT, "controls": self.controls, "tasks": self.tasks, "backbone": self.backbone, "objects": [],
         }  # fmt: skip
         arrays: dict[str, npt.NDArray[Any]] = {}
-        for number, one in enumerate(self.objects):
-            model = one.model
+        for number, object_points in enumerate(self.objects):
+            model = object_points.model
             meta["objects"].append(
-                {"owner": one.owner, "names": one.names, "labels": model.labels, "side": model.side, "pck": one.pck}
+                {
+                    "owner": object_points.owner,
+                    "names": object_points.names,
+                    "labels": model.labels,
+                    "side": model.side,
+                    "pck": object_points.pck,
+                }
             )
             arrays |= {f"{number}.{name}": np.asarray(getattr(model, name)) for name in _ARRAYS}
         buffer = io.BytesIO()
@@ -146,8 +152,8 @@ _ARRAYS: Mapping[str, str] = {
 
 def _objects_from(meta: Mapping[str, Any], stored: Mapping[str, npt.NDArray[Any]]) -> tuple[ObjectPoints, ...]:
     return tuple(
-        ObjectPoints(str(one["owner"]), tuple(one["names"]), _model(one, stored, number), float(one["pck"]))
-        for number, one in enumerate(meta["objects"])
+        ObjectPoints(str(entry["owner"]), tuple(entry["names"]), _model(entry, stored, number), float(entry["pck"]))
+        for number, entry in enumerate(meta["objects"])
     )
 
 
@@ -184,20 +190,22 @@ def fit_keypoints(inputs: FitInput) -> HeadResult | None:
             continue
         result = fit_points(objects.examples, labels, objects.side)
         pck = max(result.pck.values())
-        one = ObjectPoints(owner, _detector_names(inputs.config, owner), result.model, pck)
-        fitted.append((one, result, objects))
+        object_points = ObjectPoints(owner, _detector_names(inputs.config, owner), result.model, pck)
+        fitted.append((object_points, result, objects))
     if not fitted:
         few = f"fewer than {MIN_OBJECTS} objects have points on at least two tasks"
         reason = "; ".join([*layout.reasons, few] if layout.labels or not layout.reasons else layout.reasons)
         return HeadResult(None, "PCK@.1", None, None, False, f"No key points were learned: {reason}.", "nothing")
     tasks = sorted({int(task) for _, _, objects in fitted for task in objects.tasks})
-    known = {label for one, _, _ in fitted for label in one.model.labels}
+    learned_labels = {label for object_points, _, _ in fitted for label in object_points.model.labels}
     controls = tuple(
         control.name
         for control in inputs.config.controls_of("KeyPointLabels")
-        if any(label.stored in known for label in control.labels)
+        if any(label.stored in learned_labels for label in control.labels)
     )
-    head = KeyPointsHead(tuple(one for one, _, _ in fitted), controls, tuple(tasks), backbone_checksum())
+    head = KeyPointsHead(
+        tuple(object_points for object_points, _, _ in fitted), controls, tuple(tasks), backbone_checksum()
+    )
     return _judged(inputs, head, fitted, layout.reasons)
 
 
@@ -206,30 +214,31 @@ def apply_keypoints(head: KeyPointsHead, prediction: ImagePrediction) -> ImagePr
     detections = prediction.detections
     points: list[tuple[str, float, float, float, int]] = []
     pixels: Pixels | None = None
-    for one in head.objects:
-        if one.owner:
+    for object_points in head.objects:
+        if object_points.owner:
             wanted = [
                 index
                 for index, (class_, score) in enumerate(
                     zip(detections.classes.tolist(), detections.scores.tolist(), strict=True)
                 )
-                if score >= MIN_SCORE and prediction.names[class_].casefold() in one.names
+                if score >= MIN_SCORE and prediction.names[class_].casefold() in object_points.names
             ][:MAX_LOCATED]
             boxes = [detections.boxes[index].tolist() for index in wanted]
         else:
             wanted, boxes = [-1], [[0.0, 0.0, float(prediction.width), float(prediction.height)]]
         if not boxes:
             continue
-        if pixels is None and one.model.has_heat_maps:
+        if pixels is None and object_points.model.has_heat_maps:
             pixels = prediction.pixels()
         frames = [CropFrame.around(box) for box in boxes]
-        located = _located(one.model, frames, pixels, prediction.width)
-        present, correct = one.model.confidence(located)
+        located = _located(object_points.model, frames, pixels, prediction.width)
+        present, correct = object_points.model.confidence(located)
         for row, (frame, index) in enumerate(zip(frames, wanted, strict=True)):
             for column, (x, y) in enumerate(frame.to_image(located.points[row]).tolist()):
                 if present[row, column] < MIN_PRESENT or correct[row, column] < MIN_CORRECT:
                     continue
-                label, confidence = one.model.labels[column], float(present[row, column] * correct[row, column])
+                label = object_points.model.labels[column]
+                confidence = float(present[row, column] * correct[row, column])
                 points.append((label, *_clipped(x, y, prediction), confidence, index))
     return replace(prediction, points=(*prediction.points, *points))
 
@@ -303,14 +312,14 @@ def _objects_of(examples: Sequence[HeadExample], owner: str, labels: Sequence[st
     features, points, sizes, tasks = [], [], [], []
     left = limit
     for example in reversed(examples):
-        found = _points_of(example, owner, places)[:left]
-        if not found:
+        located = _points_of(example, owner, places)[:left]
+        if not located:
             continue
-        left -= len(found)
-        frames = [CropFrame.around(box) for box, _, _ in found]
+        left -= len(located)
+        frames = [CropFrame.around(box) for box, _, _ in located]
         key = f"{example.key} {owner} {side} {','.join(labels)} {len(frames)}"
         features.append(_CACHE.get(key, partial(_example_features, frames, example, side)))
-        for frame, (_, drawn, size) in zip(frames, found, strict=True):
+        for frame, (_, drawn, size) in zip(frames, located, strict=True):
             points.append(frame.to_crop(drawn))
             sizes.append(size / frame.side)
             tasks.append(example.task)
@@ -335,15 +344,15 @@ def _points_of(
         }
     elif any(label in places for label, *_ in example.keypoints):
         by_box = {-1: np.full((len(places), 2), np.nan)}
-    seen: set[tuple[int, str]] = set()
+    assigned: set[tuple[int, str]] = set()
     for label, x, y, belongs_to in example.keypoints:
         index = belongs_to if owner else -1
         if label not in places or index not in by_box:
             continue
         # Of several points with one label, none is the right one.
-        by_box[index][places[label]] = np.nan if (index, label) in seen else (x, y)
-        seen.add((index, label))
-    found: list[tuple[Sequence[float], npt.NDArray[np.float64], float]] = []
+        by_box[index][places[label]] = np.nan if (index, label) in assigned else (x, y)
+        assigned.add((index, label))
+    objects: list[tuple[Sequence[float], npt.NDArray[np.float64], float]] = []
     for index, points in by_box.items():
         if index >= 0:
             box: Sequence[float] = example.boxes[index].tolist()
@@ -351,12 +360,14 @@ def _points_of(
         else:
             box = [0.0, 0.0, float(example.width), float(example.height)]
             longer = float(max(example.width, example.height))
-            known = points[np.isfinite(points[:, 0])]
-            extent = float(np.ptp(known, axis=0).max()) if len(known) > 1 else LONE_POINT_SIZE * longer
+            labelled_points = points[np.isfinite(points[:, 0])]
+            extent = (
+                float(np.ptp(labelled_points, axis=0).max()) if len(labelled_points) > 1 else LONE_POINT_SIZE * longer
+            )
             size = max(extent, 0.05 * longer)
         if size >= 2 and (index < 0 or np.isfinite(points).any() or len(example.labels) <= MAX_LOCATED):
-            found.append((box, points, size))
-    return found
+            objects.append((box, points, size))
+    return objects
 
 
 def _example_features(frames: Sequence[CropFrame], example: HeadExample, side: int) -> npt.NDArray[np.float16]:
@@ -405,23 +416,23 @@ def _judged(
     else:
         judged_by = "cross-validation"
         count = sum(int(objects.examples.labelled.sum()) for _, _, objects in fitted)
-        value = _share([(one.pck, objects) for one, _, objects in fitted])
+        value = _share([(object_points.pck, objects) for object_points, _, objects in fitted])
         served, value, count = _against_parent(parent, fitted, value, count)
-    told = f"PCK@.1 {value:.2f} on {count} points; the mean shape has {mean_shape:.2f}"
+    summary = f"PCK@.1 {value:.2f} on {count} points; the mean shape has {mean_shape:.2f}"
     filled = [_filled_in(result) for _, result, _ in fitted]
     rest = f". {_sentence('; '.join(reasons))}" if reasons else "."
     if not any(count for count, _ in filled):
         reason = (
-            f"{told}: the features of the embedded model do not find these points, so none would be filled in{rest}"
+            f"{summary}: the features of the embedded model do not find these points, so none would be filled in{rest}"
         )
         return HeadResult(head, "PCK@.1", value, served, False, reason, judged_by)
     if served is not None:
         chance = (max(value * (1 - value), 0.01) / max(count, 1)) ** 0.5
         if value < served - inputs.tolerance - chance:
-            reason = f"{told}; the served points have {served:.2f} on them{rest}"
+            reason = f"{summary}; the served points have {served:.2f} on them{rest}"
             return HeadResult(head, "PCK@.1", value, served, False, reason, judged_by)
-        told += f", the served points {served:.2f}"
-    return HeadResult(head, "PCK@.1", value, served, True, f"{told}{rest}", judged_by)
+        summary += f", the served points {served:.2f}"
+    return HeadResult(head, "PCK@.1", value, served, True, f"{summary}{rest}", judged_by)
 
 
 @dataclass(frozen=True)
@@ -436,21 +447,21 @@ class _Scores:
 
 def _scores(head: KeyPointsHead, other: KeyPointsHead | None, examples: Sequence[HeadExample]) -> _Scores:
     """Score both heads on the points that the first one knows."""
-    own = theirs = mean = labelled = 0
-    others = {one.owner: one for one in other.objects} if other else {}
-    for one in head.objects:
-        objects = _objects_of(examples, one.owner, one.model.labels, limit=MAX_OBJECTS)
+    own = rival_hits = mean = labelled = 0
+    others = {object_points.owner: object_points for object_points in other.objects} if other else {}
+    for object_points in head.objects:
+        objects = _objects_of(examples, object_points.owner, object_points.model.labels, limit=MAX_OBJECTS)
         if not len(objects.examples):
             continue
         labelled += int(objects.examples.labelled.sum())
-        own += int(_correct(one.model, objects.examples, one.model.labels).sum())
-        still = replace(one.model, weights=np.zeros((0, 0), np.float32))
-        mean += int(_correct(still, objects.examples, one.model.labels).sum())
-        rival = others.get(one.owner)
+        own += int(_correct(object_points.model, objects.examples, object_points.model.labels).sum())
+        still = replace(object_points.model, weights=np.zeros((0, 0), np.float32))
+        mean += int(_correct(still, objects.examples, object_points.model.labels).sum())
+        rival = others.get(object_points.owner)
         if rival is not None:
-            theirs += int(_correct(rival.model, objects.examples, one.model.labels).sum())
+            rival_hits += int(_correct(rival.model, objects.examples, object_points.model.labels).sum())
     count = max(labelled, 1)
-    return _Scores(own / count, theirs / count, mean / count, labelled)
+    return _Scores(own / count, rival_hits / count, mean / count, labelled)
 
 
 def _correct(model: PointModel, examples: PointExamples, labels: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -476,11 +487,11 @@ def _against_parent(
     """
     if parent is None:
         return None, value, count
-    rivals = {one.owner: one for one in parent.objects}
-    own = theirs = labelled = 0
+    rivals = {object_points.owner: object_points for object_points in parent.objects}
+    own = rival_hits = labelled = 0
     recorded: list[tuple[float, _Objects]] = []
-    for one, result, objects in fitted:
-        rival = rivals.get(one.owner)
+    for object_points, result, objects in fitted:
+        rival = rivals.get(object_points.owner)
         recorded.append((rival.pck if rival else 0.0, objects))
         new = ~np.isin(objects.tasks, parent.tasks)
         if not new.any():
@@ -489,10 +500,10 @@ def _against_parent(
         part = PointExamples(data.features[new], data.points[new], data.sizes[new], data.groups[new])
         labelled += int(part.labelled.sum())
         own += int(result.correct[new].sum())
-        if rival is not None and rival.model.side == one.model.side:
-            theirs += int(_correct(rival.model, part, one.model.labels).sum())
+        if rival is not None and rival.model.side == object_points.model.side:
+            rival_hits += int(_correct(rival.model, part, object_points.model.labels).sum())
     if labelled >= MIN_JUDGED:
-        return theirs / labelled, own / labelled, labelled
+        return rival_hits / labelled, own / labelled, labelled
     return _share(recorded), value, count
 
 

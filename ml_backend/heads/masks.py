@@ -481,8 +481,8 @@ def mask_ious(samples: PixelSamples, logits: Floats) -> Doubles:
         samples: Of m objects.
         logits: (m, b, p) of the same pixels.
     """
-    found, truth = logits > 0, samples.truth >= 0.5
-    by_box = (found & truth).sum(axis=2) / np.maximum((found | truth).sum(axis=2), 1)
+    predicted, truth = logits > 0, samples.truth >= 0.5
+    by_box = (predicted & truth).sum(axis=2) / np.maximum((predicted | truth).sum(axis=2), 1)
     return np.asarray(by_box.mean(axis=1), np.float64)
 
 
@@ -506,14 +506,14 @@ class _Table:
     def __init__(self, samples: PixelSamples, mean: Floats, spread: Floats) -> None:
         boxes, pixels = samples.logits.shape[0] * samples.logits.shape[1], samples.logits.shape[2]
         self._boxes = boxes
-        kept = max(16, min(pixels, MAX_ROWS // max(1, boxes)))  # pixels are in random order
-        part = np.s_[:, :, :kept]
+        per_box = max(16, min(pixels, MAX_ROWS // max(1, boxes)))  # pixels are in random order
+        part = np.s_[:, :, :per_box]
         self._count = samples.features.shape[-1]
         rows = _standardised(samples.features[part].reshape(-1, self._count), mean, spread)
         self._rows = np.concatenate([rows, np.ones((len(rows), 1), np.float32)], axis=1)
         self._offset = np.clip(samples.logits[part], -MAX_LOGIT, MAX_LOGIT).ravel().astype(np.float64)
         self._truth = samples.truth[part].ravel().astype(np.float64)
-        self._weight = BOX_WEIGHT / kept
+        self._weight = BOX_WEIGHT / per_box
         self._fitted: dict[Recipe, Doubles] = {}
 
     def fit(self, recipes: Sequence[Recipe]) -> tuple[Doubles, float]:

@@ -133,8 +133,8 @@ class PointModel:
 
     def confidence(self, located: Located) -> tuple[Floats, Floats]:
         """(n, k) float64 probability that each point is labelled, and that it is correct where it is."""
-        there = expit(_signals(located, self.present) @ self.presence)
-        return there, expit(_signals(located, self.accuracy) @ self.correctness)
+        presence = expit(_signals(located, self.present) @ self.presence)
+        return presence, expit(_signals(located, self.accuracy) @ self.correctness)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ def fit_points(examples: PointExamples, labels: Sequence[str], side: int) -> Fit
         candidates[penalty] = Located(
             *(np.concatenate([getattr(part, name) for part in parts])[order] for name in ("points", "peaks", "spread"))
         )
-    correct = {penalty: correct_points(found.points, examples) for penalty, found in candidates.items()}
+    correct = {penalty: correct_points(fold_model.points, examples) for penalty, fold_model in candidates.items()}
     count = max(1, int(examples.labelled.sum()))
     scores = {penalty: float(right.sum()) / count for penalty, right in correct.items()}
     best = max(scores, key=lambda penalty: (scores[penalty], penalty is None))
@@ -317,19 +317,21 @@ class _GramSums:
         weights = np.zeros((self._mean.size + 1, points))
         solved: dict[bytes, tuple[object, Floats]] = {}
         for point in range(points):
-            known = indices[self._labelled[indices, point]]
-            if not len(known):
+            labelled = indices[self._labelled[indices, point]]
+            if not len(labelled):
                 continue
-            total = self._cells * len(known)
-            key = known.tobytes()
+            total = self._cells * len(labelled)
+            key = labelled.tobytes()
             if key not in solved:
-                first = self._first[known].sum(0, dtype=np.float64) / total
-                matrix = self._second[known].sum(0, dtype=np.float64) / total - np.outer(first, first)
+                first = self._first[labelled].sum(0, dtype=np.float64) / total
+                matrix = self._second[labelled].sum(0, dtype=np.float64) / total - np.outer(first, first)
                 matrix[np.diag_indices_from(matrix)] += penalty
                 solved[key] = cho_factor(matrix, lower=True), first
             factor, first = solved[key]
-            target = self._targets[known, point].sum() / total
-            weight = cho_solve(factor, self._cross[known, :, point].sum(0, dtype=np.float64) / total - first * target)
+            target = self._targets[labelled, point].sum() / total
+            weight = cho_solve(
+                factor, self._cross[labelled, :, point].sum(0, dtype=np.float64) / total - first * target
+            )
             weights[:-1, point] = weight / self._scale
             weights[-1, point] = target - first @ weight - weights[:-1, point] @ self._mean
         return weights.astype(np.float32)
@@ -355,10 +357,10 @@ def _calibrated(
     share = (correct.sum() + 1) / (labelled.sum() + 2)
     accuracy = (correct.sum(0) + 4 * share) / (labelled.sum(0) + 4)
     model = replace(model, present=present, accuracy=accuracy)
-    there = _logistic(_signals(located, present).reshape(-1, 4), labelled.ravel())
+    presence = _logistic(_signals(located, present).reshape(-1, 4), labelled.ravel())
     chosen = labelled.ravel()
     right = _logistic(_signals(located, accuracy).reshape(-1, 4)[chosen], correct.ravel()[chosen])
-    return replace(model, presence=there, correctness=right)
+    return replace(model, presence=presence, correctness=right)
 
 
 def _signals(located: Located, rates: Floats) -> Floats:

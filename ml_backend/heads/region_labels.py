@@ -11,7 +11,14 @@ from dataclasses import replace
 import numpy as np
 
 from ml_backend.detection.detections import Floats
-from ml_backend.heads.answers import AnsweredExamples, AnswersHead, Question, head_result, learn_control, questions
+from ml_backend.heads.answers import (
+    AnsweredExamples,
+    AnswersHead,
+    LearnedControl,
+    head_result,
+    learn_control,
+    questions,
+)
 from ml_backend.heads.base import FitInput, HeadExample, HeadKind, HeadResult, ImagePrediction
 from ml_backend.heads.image_labels import shown
 
@@ -26,19 +33,19 @@ def fit_region_labels(inputs: FitInput) -> HeadResult | None:
     parent: AnswersHead | None = inputs.parent
     names = tuple(sorted({*inputs.names, *(label for example in inputs.examples for label in example.labels)}))
     if parent is not None:
-        known = tuple(parent.extra.get("labels", ()))
-        names = known if set(names) <= set(known) else names
+        parent_labels = tuple(parent.extra.get("labels", ()))
+        names = parent_labels if set(names) <= set(parent_labels) else names
     results = {}
     for control in questions(inputs.config, per_region=True):
-        given = [
+        choices = [
             answers[control.name]
             for example in inputs.examples
             for answers in example.region_choices
             if control.name in answers
         ]
-        if not given:
+        if not choices:
             continue
-        question = Question.of(control, given)
+        question = LearnedControl.of(control, choices)
         examples = answered_regions(question, inputs.examples, names)
         results[control.name] = learn_control(
             question,
@@ -51,7 +58,9 @@ def fit_region_labels(inputs: FitInput) -> HeadResult | None:
     return head_result(results, parent=parent, held_out=held_out, extra={"labels": names})
 
 
-def answered_regions(question: Question, examples: Sequence[HeadExample], labels: Sequence[str]) -> AnsweredExamples:
+def answered_regions(
+    question: LearnedControl, examples: Sequence[HeadExample], labels: Sequence[str]
+) -> AnsweredExamples:
     """The objects with an answer of a control; no tag counts as an answer from the first task that has one."""
     parts: list[Floats] = []
     answers: list[tuple[str, ...]] = []
@@ -61,8 +70,8 @@ def answered_regions(question: Question, examples: Sequence[HeadExample], labels
             continue
         rows = [
             row
-            for row, given in enumerate(example.region_choices)
-            if question.name in given
+            for row, choices in enumerate(example.region_choices)
+            if question.name in choices
             or (question.empty_means_none and answers and _asked(question, example.labels[row]))
         ]
         if rows:
@@ -73,12 +82,12 @@ def answered_regions(question: Question, examples: Sequence[HeadExample], labels
             answers += [example.region_choices[row].get(question.name, ()) for row in rows]
             tasks += [example.task] * len(rows)
     width = parts[-1].shape[1] if parts else 0
-    kept = [part.shape[1] == width for part in parts for _ in part]
+    complete = [part.shape[1] == width for part in parts for _ in part]
     features = np.concatenate([part for part in parts if part.shape[1] == width] or [np.zeros((0, 0), np.float32)])
     return AnsweredExamples(
         features,
-        tuple(answer for answer, keep in zip(answers, kept, strict=True) if keep),
-        tuple(task for task, keep in zip(tasks, kept, strict=True) if keep),
+        tuple(answer for answer, keep in zip(answers, complete, strict=True) if keep),
+        tuple(task for task, keep in zip(tasks, complete, strict=True) if keep),
     )
 
 
@@ -144,7 +153,7 @@ def apply_region_labels(head: AnswersHead, prediction: ImagePrediction) -> Image
     return replace(prediction, region_choices=rows)
 
 
-def _asked(question: Question, label: str) -> bool:
+def _asked(question: LearnedControl, label: str) -> bool:
     return not question.condition.labels or label in question.condition.labels
 
 

@@ -256,8 +256,8 @@ class _Request:
         return replace(reader, suppress_iou=None if suppression.done else suppression.iou)
 
     def _shown(self, graph: Graph) -> Graph:
-        given = self.file.input if self.file is not None else None
-        return with_input(graph, given) if given is not None else graph
+        file_input = self.file.input if self.file is not None else None
+        return with_input(graph, file_input) if file_input is not None else graph
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,13 @@ def anchor_grid(anchors: Anchors, height: int, width: int) -> AnchorGrid:
 
 def _anchors_of_level(anchors: Anchors, level: int) -> npt.NDArray[np.float32]:
     """Width, height, and place in the cell of each anchor: (k, 4)."""
-    place = (anchors.offset, anchors.offset)
+    offset = (anchors.offset, anchors.offset)
     if not anchors.sizes:
-        return np.array([[0, 0, *place]] * (anchors.per_cell[level] if anchors.per_cell else 1), np.float32)
+        return np.array([[0, 0, *offset]] * (anchors.per_cell[level] if anchors.per_cell else 1), np.float32)
     rows = []
     for size in anchors.sizes[level]:
         sides = size if isinstance(size, tuple) else (size, size)
-        rows.append(sides if len(sides) == 4 else (*sides, *place))
+        rows.append(sides if len(sides) == 4 else (*sides, *offset))
     return np.array(rows, np.float32).reshape(-1, 4)
 
 
@@ -331,16 +331,16 @@ _POINTS: dict[str, _PointDecoder] = {
 def decode_points(table: Keypoints, raw: Floats, grid: AnchorGrid | None, spec: InputSpec, variance: float) -> Floats:
     """Decode keypoints of rows: (n, k x values) -> (n, k, 3) float32 x, y in pixels of the input and confidence."""
     points = raw.reshape(len(raw), raw.shape[1] // table.values, table.values)
-    place, rest = points[..., :2], points[..., 2:]
+    position, rest = points[..., :2], points[..., 2:]
     if table.format == "normalised":
-        place = place * input_sides(spec)[:2]
+        position = position * input_sides(spec)[:2]
     elif grid is not None and table.format != "pixels":
-        place = _POINTS[table.format](place, grid, variance)
+        position = _POINTS[table.format](position, grid, variance)
     if table.values == 2:
-        rest = np.ones((*place.shape[:2], 1), np.float32)
+        rest = np.ones((*position.shape[:2], 1), np.float32)
     elif table.activation == "sigmoid":
         rest = expit(rest)
-    return np.concatenate([place, rest], axis=2).astype(np.float32)
+    return np.concatenate([position, rest], axis=2).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -375,12 +375,12 @@ class _Declared:
             )  # fmt: skip
             keep = np.flatnonzero((best >= floor) & (classes >= 0) & self._valid(arrays, image, len(best)))
             grid = self.grid[keep] if self.grid is not None else None
-            found = decode_boxes(self.file.boxes, boxes[image][keep], grid, self.spec)  # type: ignore[arg-type]
+            image_boxes = decode_boxes(self.file.boxes, boxes[image][keep], grid, self.spec)  # type: ignore[arg-type]
             detections.append(
                 Detections(
-                    found, best[keep].astype(np.float32), classes[keep].astype(np.int64),
+                    image_boxes, best[keep].astype(np.float32), classes[keep].astype(np.int64),
                     keypoints=self._points(points[image][keep], grid) if points is not None else None,
-                    segments=self._segments(arrays, image, keep, found, weights),
+                    segments=self._segments(arrays, image, keep, image_boxes, weights),
                 )
             )  # fmt: skip
         return detections

@@ -61,17 +61,17 @@ def declared_layout(
     """
 
     def recognise(graph: Graph, outputs: Arrays) -> str | None:
-        found = declare(graph, outputs)
-        return found[1] if found else None
+        declaration = declare(graph, outputs)
+        return declaration[1] if declaration else None
 
     def read(graph: Graph, outputs: Arrays) -> OutputReader:
         try:
-            found = declare(graph, outputs)
+            declaration = declare(graph, outputs)
         except Misfit as error:  # the user names the layout: the shapes decide
-            found = getattr(error, "declared", None)
-        if found is None:
+            declaration = getattr(error, "declared", None)
+        if declaration is None:
             raise ValueError("its outputs do not have this layout's shapes")
-        return declared_family(found[0], graph, outputs, names, points)
+        return declared_family(declaration[0], graph, outputs, names, points)
 
     return Layout(recognise, read)
 
@@ -107,21 +107,21 @@ def _rows_of(array: npt.NDArray[Any]) -> Floats:
 
 def levels_of(outputs: Arrays, rows: Sequence[int], width: int) -> tuple[str, ...] | None:
     """The output of each level, by its number of rows and columns; None where one is missing or ambiguous."""
-    found = []
+    level_names = []
     for count in rows:
         matching = [
             name for name, array in outputs.items() if array.ndim in {2, 3} and array.shape[-2:] == (count, width)
         ]
         if len(matching) != 1:
             return None
-        found.append(matching[0])
-    return tuple(found)
+        level_names.append(matching[0])
+    return tuple(level_names)
 
 
 def single(outputs: Arrays, rows: int, width: int) -> str | None:
     """The only output with this number of rows and columns."""
-    found = levels_of(outputs, [rows], width)
-    return found[0] if found else None
+    level_names = levels_of(outputs, [rows], width)
+    return level_names[0] if level_names else None
 
 
 def face_share(points: Floats) -> float:

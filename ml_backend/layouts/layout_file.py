@@ -209,7 +209,7 @@ class Keypoints(_Source, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
 
 
-class Count(_Table, frozen=True, kw_only=True):
+class RowCount(_Table, frozen=True, kw_only=True):
     """Number of valid rows of each image.
 
     Attributes:
@@ -250,7 +250,7 @@ class LayoutFile(_Table, frozen=True, kw_only=True):
     classes: Classes | None = None
     masks: Masks | None = None
     keypoints: Keypoints | None = None
-    count: Count | None = None
+    count: RowCount | None = None
     suppression: Suppression | None = None
 
 
@@ -299,7 +299,7 @@ def parse_layout(text: str, path: Path) -> LayoutFile:
 
 _KNOWN: dict[str, Any] = {
     "": LayoutFile, "input": Input, "anchors": Anchors, "boxes": Boxes, "scores": Scores, "objectness": Objectness,
-    "classes": Classes, "masks": Masks, "keypoints": Keypoints, "count": Count, "suppression": Suppression,
+    "classes": Classes, "masks": Masks, "keypoints": Keypoints, "count": RowCount, "suppression": Suppression,
 }  # fmt: skip
 
 
@@ -309,8 +309,8 @@ def _located(message: str) -> tuple[str, str]:
     key = where.rstrip("`").lstrip(".")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", reason)
     if unknown:
-        known = ", ".join(_KNOWN[key].__struct_fields__) if key in _KNOWN else ""
-        return ".".join(filter(None, [key, unknown[1]])), f"is not a known key. Known keys: {known}"
+        known_keys = ", ".join(_KNOWN[key].__struct_fields__) if key in _KNOWN else ""
+        return ".".join(filter(None, [key, unknown[1]])), f"is not a known key. Known keys: {known_keys}"
     missing = re.fullmatch(r"Object missing required field `(.*)`", reason)
     if missing:
         return ".".join(filter(None, [key, missing[1]])), "is missing"
@@ -324,12 +324,12 @@ def _choices(key: str) -> tuple[str, ...]:
     table, _, name = key.rpartition(".")
     if table not in _KNOWN:
         return ()
-    found: list[str] = []
+    allowed: list[str] = []
     for part in msgspec.inspect.multi_type_info([_KNOWN[table]])[0].fields:  # type: ignore[attr-defined]
         if part.name == name:
             kinds = getattr(part.type, "types", (part.type,))
-            found += [repr(value) for kind in kinds for value in getattr(kind, "values", ())]
-    return tuple(found)
+            allowed += [repr(value) for kind in kinds for value in getattr(kind, "values", ())]
+    return tuple(allowed)
 
 
 def problems(file: LayoutFile) -> Iterator[tuple[str, str]]:

@@ -92,7 +92,7 @@ def _yolo_fastestv2(graph: Graph, outputs: Arrays) -> tuple[LayoutFile, str] | N
     classes = rows[:, 15:]
     if not in_unit_range(rows) or not np.allclose(classes.sum(axis=1), 1, atol=0.02):
         return None
-    sizes_of_anchors, told = _anchors(graph)
+    sizes_of_anchors, reason = _anchors(graph)
     maps = tuple(names)
     file = LayoutFile(
         input=Input(color="BGR", range="0..1", letterbox="stretch"),
@@ -103,7 +103,7 @@ def _yolo_fastestv2(graph: Graph, outputs: Arrays) -> tuple[LayoutFile, str] | N
         suppression=Suppression(iou=0.4),
     )
     why = "two maps of three boxes, three objectnesses and shared class scores that sum to 1 (Yolo-FastestV2)"
-    if not told:
+    if not reason:
         raise doubtful("its anchors are not in the file, and training fits them to its images", file, why)
     return file, f"{why}; the metadata's anchors"
 

@@ -323,14 +323,14 @@ def _score(planes: Floats, region: npt.NDArray[np.bool_]) -> float:
 
 def _from_heads(heads: Sequence[Floats], size: tuple[int, int], floor: float) -> Detections:
     """Regions of several heads (2, h, w), background and one class each; they may overlap."""
-    found = []
+    parts = []
     for number, (background, plane) in enumerate(heads):
         margin = plane - background
         probability = plane if in_unit_range(plane) and in_unit_range(background) else expit(margin)
         regions = _binary(margin, probability, size=size, floor=floor)
-        found.append(replace(regions, classes=np.full(len(regions), number, np.int64)))
-    found = [regions for regions in found if len(regions)]
-    return Detections.concatenate(found) if found else Detections.empty()
+        parts.append(replace(regions, classes=np.full(len(regions), number, np.int64)))
+    parts = [regions for regions in parts if len(regions)]
+    return Detections.concatenate(parts) if parts else Detections.empty()
 
 
 def _binary(margin: Floats, probability: npt.NDArray[Any], *, size: tuple[int, int], floor: float) -> Detections:

@@ -210,8 +210,8 @@ def training_data_of(
     prelabel = next((prediction for prediction in started_from if prediction is not None), None)
     prelabels = None
     if prelabel is not None:
-        shown = msgspec.structs.replace(reader.read(prelabel), complete=True)
-        prelabels = reader.labelled_images(shown, with_masks=False)
+        complete_prelabel = msgspec.structs.replace(reader.read(prelabel), complete=True)
+        prelabels = reader.labelled_images(complete_prelabel, with_masks=False)
     return msgspec.structs.replace(
         base, state=state, reason=rule, photos=photos, prelabels=prelabels,
         prelabel_version=prelabel.model_version if prelabel else "",
@@ -329,8 +329,8 @@ class _Reader:
             if (result.item_index is None and len(items) > 1) or (result.item_index or 0) not in items:
                 continue
             if values := self._current_values(control, result):
-                place = answers.setdefault((result.to_name, result.item_index or 0), {})
-                place[control.name] = tuple(dict.fromkeys((*place.get(control.name, ()), *values)))
+                item_answers = answers.setdefault((result.to_name, result.item_index or 0), {})
+                item_answers[control.name] = tuple(dict.fromkeys((*item_answers.get(control.name, ()), *values)))
         return answers
 
     def _region_answers(self, region: Region) -> dict[str, tuple[str, ...]]:
@@ -399,8 +399,8 @@ def _known(control: Control, values: Iterable[Any]) -> tuple[str, ...]:
     if not control.labels:
         return tuple(texts)
     offered = {label.stored for label in control.labels}
-    known = (text if text in offered else control.label_for(text) for text in texts)
-    return tuple(dict.fromkeys(text for text in known if text))
+    stored_labels = (text if text in offered else control.label_for(text) for text in texts)
+    return tuple(dict.fromkeys(text for text in stored_labels if text))
 
 
 def _agreed_answers(
@@ -409,17 +409,17 @@ def _agreed_answers(
     """Return the answers that all annotators gave, and the controls with other answers."""
     agreed: dict[tuple[str, int], Answers] = {}
     disputed: dict[str, None] = {}
-    for place in dict.fromkeys(place for reading in readings for place in reading):
-        answers = [reading.get(place, {}) for reading in readings]
+    for item in dict.fromkeys(item for reading in readings for item in reading):
+        answers = [reading.get(item, {}) for reading in readings]
         same: dict[str, tuple[str, ...]] = {}
         for control in dict.fromkeys(control for answer in answers for control in answer):
-            given = {tuple(sorted(answer.get(control, ()))) for answer in answers}
-            if len(given) == 1:
+            distinct = {tuple(sorted(answer.get(control, ()))) for answer in answers}
+            if len(distinct) == 1:
                 same[control] = answers[0][control]
             else:
                 disputed[control] = None
         if same:
-            agreed[place] = same
+            agreed[item] = same
     return agreed, tuple(disputed)
 
 

@@ -78,14 +78,14 @@ class FeatureProvider:
         with self._lock:
             if key in self._of_images:
                 return self._of_images[key]
-        found = self._cache.image_features(
+        features = self._cache.image_features(
             key, lambda: backbone.extract_features([self.prepared_image(backbone, url, task=task)])[0]
         )
         with self._lock:
             while len(self._of_images) >= MAX_IMAGES:
                 self._of_images.pop(next(iter(self._of_images)))
-            self._of_images[key] = found
-        return found
+            self._of_images[key] = features
+        return features
 
     def prepared_image(self, backbone: FrozenBackbone, url: str, *, task: int | None) -> Prepared:
         """Return the image as prepared for the backbone."""

@@ -61,8 +61,8 @@ class HeadOutcome:
     @property
     def next(self) -> dict[str, Head]:
         """The heads of the next version: those that passed, else those served so far."""
-        kept = {name: head for name, head in self.served.items() if name not in self.dropped}
-        return {**kept, **self.passed}
+        still_served = {name: head for name, head in self.served.items() if name not in self.dropped}
+        return {**still_served, **self.passed}
 
     @property
     def changed(self) -> bool:
@@ -160,7 +160,7 @@ class HeadTrainer:
                 log.warning("photo_not_learned_from", project=inputs.project, task=task, reason=str(error))
                 return None
 
-        return [found for found in parallel_map(example, images) if found is not None]
+        return [built for built in parallel_map(example, images) if built is not None]
 
     def _example(self, backbone: FrozenBackbone, task: int, image: LabelledImage) -> HeadExample:
         features = self._context.features

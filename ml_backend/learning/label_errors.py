@@ -21,7 +21,7 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.media import MediaError
 from labelloop.service.studio import StudioNotFound
 from ml_backend.errors import ModelError
-from ml_backend.heads.answers import Question, WrongAnswer, find_wrong_answers, questions
+from ml_backend.heads.answers import LearnedControl, WrongAnswer, find_wrong_answers, questions
 from ml_backend.heads.base import HeadExample, Pixels
 from ml_backend.heads.image_labels import answered_images
 from ml_backend.learning.annotations import GROUND_TRUTH, LabelledImage, task_checksum
@@ -197,8 +197,8 @@ def _remarks(
     of_boxes = {} if not backbone.levels else _box_remarks(context, project, backbone, config, newest, stop=stop)
     if remarks is None or of_boxes is None:
         return None
-    for task, found in of_boxes.items():
-        remarks.setdefault(task, []).extend(found)
+    for task, issues in of_boxes.items():
+        remarks.setdefault(task, []).extend(issues)
     return remarks
 
 
@@ -236,15 +236,15 @@ def _answer_remarks(
         places.append((task, number))
     remarks: dict[int, list[Remark]] = {task: [] for task, _ in places}
     for control in controls:
-        given = [example.choices[control.name] for example in examples if control.name in example.choices]
+        answers = [example.choices[control.name] for example in examples if control.name in example.choices]
         if stop():
             return None
-        if len(given) < MIN_IMAGES:
+        if len(answers) < MIN_IMAGES:
             continue
-        question = Question.of(control, given)
-        asked = answered_images(question, examples)
-        for issue in find_wrong_answers(question, asked, least=MIN_CONFIDENCE):
-            task, number = places[asked.tasks[issue.example]]
+        question = LearnedControl.of(control, answers)
+        answered_examples = answered_images(question, examples)
+        for issue in find_wrong_answers(question, answered_examples, least=MIN_CONFIDENCE):
+            task, number = places[answered_examples.tasks[issue.example]]
             remarks[task].append((number, issue))
     return remarks
 

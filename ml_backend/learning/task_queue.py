@@ -175,8 +175,10 @@ class _Ranking:
         )
         targets: tuple[Target, ...] = find(answers=self._detector.answers)
         filled = {target.control.name for target in targets}
-        asked = {control.name for control in self._config.controls.values() if control.type in ANSWER_TYPES}
-        return find(answers=self._detector.answers | (asked - filled)) if asked - filled else targets
+        answer_controls = {control.name for control in self._config.controls.values() if control.type in ANSWER_TYPES}
+        return (
+            find(answers=self._detector.answers | (answer_controls - filled)) if answer_controls - filled else targets
+        )
 
     @property
     def is_served(self) -> bool:

@@ -289,8 +289,10 @@ def _without_duplicate_labels(targets: Sequence[Target]) -> tuple[Target, ...]:
         if rank and target.draws not in {CHOICES, ANSWERS}:
             taken_classes = {
                 index
-                for place, other in enumerate(targets)
-                if other.to_name == target.to_name and (_rank(other), place) < (rank, number) and other.draws != CHOICES
+                for position, other in enumerate(targets)
+                if other.to_name == target.to_name
+                and (_rank(other), position) < (rank, number)
+                and other.draws != CHOICES
                 for index in other.labels
             }
             remaining = {index: label for index, label in target.labels.items() if index not in taken_classes}

@@ -166,9 +166,9 @@ def check_controls(config: LabelConfig, options: ProjectOptions) -> None:
     for name, served_as in options.controls.items():
         control = config.control(name)
         if control is None:
-            known = ", ".join(config.controls) or "none"
+            offered = ", ".join(config.controls) or "none"
             raise BadRequest(
-                f"controls in the extra params names {name!r}, and the label config has no such control: {known}.",
+                f"controls in the extra params names {name!r}, and the label config has no such control: {offered}.",
                 fix=_CONTROLS,
             )
         shapes = {control.type.removesuffix("labels")}

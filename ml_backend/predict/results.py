@@ -114,14 +114,14 @@ def _answers(
     results: list[dict[str, Any]] = []
     candidates: list[tuple[float, float]] = []
     prediction = image.prediction
-    asked = [target.target for target in targets if target.target.draws == ANSWERS]
-    if prediction is None or not asked:
+    answer_targets = [target.target for target in targets if target.target.draws == ANSWERS]
+    if prediction is None or not answer_targets:
         return results, candidates
     regions: dict[str, Mapping[str, Any]] = {}
     for result in drawn:
         regions.setdefault(str(result["id"]), result)
     drawing = [target.target for target in targets if target.target.draws not in {ANSWERS, CHOICES}]
-    for target in asked:
+    for target in answer_targets:
         control = target.control
         if not control.per_region:
             answer = prediction.choices.get(control.name)
@@ -147,12 +147,12 @@ def _learned_points(
     results: list[dict[str, Any]] = []
     candidates: list[tuple[float, float]] = []
     prediction = image.prediction
-    asked = [target.target for target in targets if target.target.control.type == "keypointlabels"]
+    point_targets = [target.target for target in targets if target.target.control.type == "keypointlabels"]
     if prediction is None or not prediction.points:
         return results, candidates
     ids = {str(result["id"]) for result in drawn}
     drawing = [target.target for target in targets if target.target.draws not in {ANSWERS, CHOICES}]
-    for target in (target for target in asked if target.draws == ANSWERS):
+    for target in (target for target in point_targets if target.draws == ANSWERS):
         for label, x, y, confidence, index in prediction.points:
             stored = target.control.label_for(label)
             parents = [_region_id(image, other, str(index)) for other in drawing if other.to_name == target.to_name]

@@ -172,19 +172,19 @@ def suggest(path: Path, image: RgbImage, *, size: tuple[int, int] | None = None)
         raise ModelBroken(path=path, reason="it does not run on this image")
     structures = list(_unique(_structures(engine.graph, first, side)))
     preprocessings = list(_preprocessings(side))
-    found = _rated(search, structures, [pixels for pixels in preprocessings if _is_usual(pixels)])
+    rated = _rated(search, structures, [pixels for pixels in preprocessings if _is_usual(pixels)])
     # Only readings that are plausible with usual pixels are tried with all.
-    likely = list(_unique(msgspec.structs.replace(one.file, input=None) for one in found))[:KEPT]
-    found += _rated(search, likely, [pixels for pixels in preprocessings if not _is_usual(pixels)])
-    found.sort(key=lambda one: -one.plausibility)
-    compared = [_compare(search, candidate) for candidate in _diverse(found, COMPARED)]
+    likely = list(_unique(msgspec.structs.replace(one.file, input=None) for one in rated))[:KEPT]
+    rated += _rated(search, likely, [pixels for pixels in preprocessings if not _is_usual(pixels)])
+    rated.sort(key=lambda one: -one.plausibility)
+    compared = [_compare(search, candidate) for candidate in _diverse(rated, COMPARED)]
     compared.sort(key=lambda one: -one.plausibility)
     return _distinct(compared)[: 2 * SHOWN]
 
 
 def _rated(search: _Search, structures: Sequence[LayoutFile], preprocessings: Sequence[Input]) -> list[Candidate]:
     """Rate every reading with every preprocessing, best first."""
-    found = []
+    candidates = []
     for pixels in preprocessings:
         outputs = search.outputs(pixels, "plain")
         if outputs is None:
@@ -194,8 +194,8 @@ def _rated(search: _Search, structures: Sequence[LayoutFile], preprocessings: Se
                 break
             candidate = _evaluate(search, msgspec.structs.replace(structure, input=pixels), outputs)
             if candidate is not None:
-                found.append(candidate)
-    return sorted(found, key=lambda one: -one.plausibility)
+                candidates.append(candidate)
+    return sorted(candidates, key=lambda one: -one.plausibility)
 
 
 def _is_usual(pixels: Input) -> bool:
@@ -261,7 +261,7 @@ def _structures(graph: Graph, outputs: Arrays, side: tuple[int, int] | None) -> 
     height, width = side or _graph_side(graph)
     sources = list(_sources(outputs, height, width))
     for boxes in sources:
-        others = [one for one in sources if one.rows == boxes.rows and _disjoint(one, boxes)]
+        others = [other for other in sources if other.rows == boxes.rows and _disjoint(other, boxes)]
         grids = list(_grids(boxes.rows, height, width, maps=boxes.maps))
         yield from _combined(boxes, grids)
         yield from _separate(boxes, others, grids, outputs)
@@ -294,17 +294,17 @@ def _sources(outputs: Arrays, height: int, width: int) -> Iterator[_Source]:
             for axes, rows, columns in _views(array.shape)
             if rows
         ]
-    yield from (one for one in single if not one.maps or one.rows)
+    yield from (source for source in single if not source.maps or source.rows)
     by_kind: dict[tuple[str, int], list[_Source]] = {}
-    for one in single:
-        by_kind.setdefault((one.axes, one.width), []).append(one)
+    for source in single:
+        by_kind.setdefault((source.axes, source.width), []).append(source)
     for (axes, columns), group in by_kind.items():
         for strides in STRIDE_SETS:
             cells = [-(-height // stride) * -(-width // stride) for stride in strides]
             for per_cell in (1, 2, 3):
-                members = [[one for one in group if one.rows == count * per_cell] for count in cells]
-                if len(strides) > 1 and all(len(found) == 1 for found in members):
-                    names = tuple(str(found[0].output) for found in members)
+                members = [[source for source in group if source.rows == count * per_cell] for count in cells]
+                if len(strides) > 1 and all(len(member) == 1 for member in members):
+                    names = tuple(str(member[0].output) for member in members)
                     yield _Source(names, axes, sum(cells) * per_cell, columns, maps=group[0].maps)
 
 
@@ -333,7 +333,7 @@ def _views(shape: tuple[int, ...]) -> Iterator[tuple[str, int, int]]:
 def _grids(rows: int, height: int, width: int, *, maps: bool) -> list[Anchors]:
     """Anchors that give this number of rows."""
     del maps
-    known = [
+    grids = [
         ULTRAFACE_ANCHORS,
         RETINAFACE_ANCHORS,
         Anchors(strides=(8, 16, 32), sizes=((24, 48), (96, 192), (384, 768))),
@@ -342,15 +342,15 @@ def _grids(rows: int, height: int, width: int, *, maps: bool) -> list[Anchors]:
         YOLOV5_FACE_ANCHORS,
     ]
     for strides in (*STRIDE_SETS, (4,), (8,), (16,), (32,)):
-        known += [Anchors(strides=strides, per_cell=(count,) * len(strides)) for count in (1, 2, 3)]
-    known += [
+        grids += [Anchors(strides=strides, per_cell=(count,) * len(strides)) for count in (1, 2, 3)]
+    grids += [
         Anchors(strides=(8, 16, 32, 64)[: len(levels)], sizes=tuple(map(_pairs, levels)), order=order)
         for levels in (ANCHORS[3], ANCHORS[4], _YOLOV7_ANCHORS)
         for order in ("cells", "anchors")
     ]  # fmt: skip
-    known.append(Anchors(strides=(16, 32), sizes=FASTESTV2_ANCHORS))
+    grids.append(Anchors(strides=(16, 32), sizes=FASTESTV2_ANCHORS))
     fitting = []
-    for anchors in known:
+    for anchors in grids:
         counts = anchor_grid(anchors, height, width).counts
         # One row an anchor, or one a cell whose anchors share the channels.
         if rows in {sum(cells * per_cell for cells, per_cell in counts), sum(cells for cells, _ in counts)}:
@@ -371,44 +371,44 @@ def _box_readings(
     output: str | tuple[str, ...], columns: tuple[int, int], axes: str, grids: Sequence[Anchors], *, bins: int = 1
 ) -> Iterator[tuple[Boxes, Anchors | None]]:
     """Every encoding that four (x bins) columns can have."""
-    given: dict[str, Any] = {"output": output, "columns": columns, "axes": axes}
+    common: dict[str, Any] = {"output": output, "columns": columns, "axes": axes}
     if bins == 1:
         readings: Any = itertools.product(
             ("corners", "centre", "corner-size"), ("pixels", "normalised"), ("xy", "yx")
         )  # fmt: skip
         for form, unit, order in readings:
-            yield Boxes(**given, format=form, unit=unit, order=order), None
+            yield Boxes(**common, format=form, unit=unit, order=order), None
     for anchors in grids:
         places = (0.5, 0.0) if not anchors.sizes or anchors.offset == 0 else (anchors.offset,)
-        for place in places:
-            moved = msgspec.structs.replace(anchors, offset=place)
+        for offset in places:
+            moved = msgspec.structs.replace(anchors, offset=offset)
             if not anchors.sizes:
                 units: tuple[Literal["strides", "pixels"], ...] = ("strides",) if bins > 1 else ("strides", "pixels")
                 for unit in units:
-                    yield Boxes(**given, format="distances", unit=unit, bins=bins), moved
+                    yield Boxes(**common, format="distances", unit=unit, bins=bins), moved
         if bins > 1:
             continue
         if not anchors.sizes:
-            yield Boxes(**given, format="yolox"), anchors
-            yield Boxes(**given, format="mediapipe"), anchors
-            yield Boxes(**given, format="fastestdet"), anchors
+            yield Boxes(**common, format="yolox"), anchors
+            yield Boxes(**common, format="mediapipe"), anchors
+            yield Boxes(**common, format="fastestdet"), anchors
         else:
-            yield Boxes(**given, format="ssd"), msgspec.structs.replace(anchors, offset=0.5)
+            yield Boxes(**common, format="ssd"), msgspec.structs.replace(anchors, offset=0.5)
             for activation in ("none", "sigmoid"):
-                yield Boxes(**given, format="yolov5", activation=activation), anchors
-                yield Boxes(**given, format="yolov3", activation=activation), anchors
+                yield Boxes(**common, format="yolov5", activation=activation), anchors
+                yield Boxes(**common, format="yolov3", activation=activation), anchors
 
 
 def _combined(source: _Source, grids: Sequence[Anchors]) -> Iterator[LayoutFile]:
     """Readings of one output (or one a level) that has everything."""
     width, output, axes = source.width, source.output, source.axes
-    given: dict[str, Any] = {"output": output, "axes": axes}
+    common: dict[str, Any] = {"output": output, "axes": axes}
     if width in {6, 7} and isinstance(output, str) and source.rows <= 1000:
         for box, score, number in {6: ((0, 4, 5), (2, 1, 0)), 7: ((1, 6, 5), (3, 2, 1), (0, 4, 5), (0, 5, 6))}[width]:
             for boxes, _ in _box_readings(output, (box, box + 4), axes, ()):
                 yield LayoutFile(
                     boxes=boxes,
-                    scores=Scores(**given, columns=(score, score + 1)),
+                    scores=Scores(**common, columns=(score, score + 1)),
                     classes=Classes(output=output, column=number, axes=axes),
                     suppression=Suppression(done=True),
                 )
@@ -424,20 +424,20 @@ def _combined(source: _Source, grids: Sequence[Anchors]) -> Iterator[LayoutFile]
                     yield LayoutFile(
                         anchors=anchors,
                         boxes=boxes,
-                        scores=Scores(**given, columns=(first, end), activation=activation),
+                        scores=Scores(**common, columns=(first, end), activation=activation),
                     )
                     if end - first >= 2 and box == 0:
                         yield LayoutFile(
                             anchors=anchors,
                             boxes=boxes,
-                            scores=Scores(**given, columns=(first + 1, end), activation=activation),
-                            objectness=Objectness(**given, columns=(first, first + 1), activation=activation),
+                            scores=Scores(**common, columns=(first + 1, end), activation=activation),
+                            objectness=Objectness(**common, columns=(first, first + 1), activation=activation),
                         )
 
 
 def _shared_scores(source: _Source, grids: Sequence[Anchors]) -> Iterator[LayoutFile]:
     """Boxes and objectnesses of three anchors, then scores that they share (Yolo-FastestV2)."""
-    given: dict[str, Any] = {"output": source.output, "axes": source.axes}
+    common: dict[str, Any] = {"output": source.output, "axes": source.axes}
     if source.width < 16:
         return
     for anchors in grids:
@@ -446,9 +446,9 @@ def _shared_scores(source: _Source, grids: Sequence[Anchors]) -> Iterator[Layout
         for activation in _ACTIVATIONS:
             yield LayoutFile(
                 anchors=anchors,
-                boxes=Boxes(**given, columns=(0, 12), format="yolov5", activation=activation),
-                objectness=Objectness(**given, columns=(12, 15), activation=activation),
-                scores=Scores(**given, columns=(15, source.width), activation=activation, shared=True),
+                boxes=Boxes(**common, columns=(0, 12), format="yolov5", activation=activation),
+                objectness=Objectness(**common, columns=(12, 15), activation=activation),
+                scores=Scores(**common, columns=(15, source.width), activation=activation, shared=True),
             )
 
 
@@ -466,7 +466,7 @@ def _separate(
             for scores in others:
                 if scores.whole:
                     continue
-                rest = [one for one in others if _disjoint(one, scores) and one.width == 1]
+                rest = [other for other in others if _disjoint(other, scores) and other.width == 1]
                 plain = LayoutFile(anchors=anchors, boxes=boxes, keypoints=_points_of(boxes, wide))
                 yield from _with_scores(plain, scores, rest, outputs)
     if wide == 12:
@@ -504,7 +504,7 @@ def _separate_shared(source: _Source, others: Sequence[_Source], grids: Sequence
 def _with_scores(
     boxes: LayoutFile, scores: _Source, rest: Sequence[_Source], outputs: Arrays
 ) -> Iterator[LayoutFile]:  # fmt: skip
-    given: dict[str, Any] = {"output": scores.output, "axes": scores.axes}
+    common: dict[str, Any] = {"output": scores.output, "axes": scores.axes}
     readings: Any = (
         ("none", "none"), ("sigmoid", "none"), ("softmax", "first"), ("softmax", "last"), ("none", "first"),
         ("none", "last"),
@@ -514,7 +514,7 @@ def _with_scores(
             continue
         if activation == "none" and not all(in_unit_range(outputs[name]) for name in _names(scores)):
             continue
-        table = Scores(**given, activation=activation, background=background)
+        table = Scores(**common, activation=activation, background=background)
         plain = msgspec.structs.replace(boxes, scores=table)
         yield plain
         if background != "none":
@@ -538,11 +538,11 @@ def _points_of(boxes: Boxes, wide: int) -> Keypoints | None:
 
 
 def _unique(files: Iterator[LayoutFile]) -> Iterator[LayoutFile]:
-    seen: set[bytes] = set()
+    known_files: set[bytes] = set()
     for file in files:
         key = msgspec.json.encode(file)
-        if key not in seen:
-            seen.add(key)
+        if key not in known_files:
+            known_files.add(key)
             yield file
 
 
@@ -556,32 +556,34 @@ def _decode(file: LayoutFile, search: _Search, outputs: Arrays) -> Detections | 
     try:
         with np.errstate(all="ignore"):
             reader = declared_reader(file, search.engine.graph, outputs)
-            found = reader.decode(outputs, 0.0)[0]
+            detections = reader.decode(outputs, 0.0)[0]
     except (Mismatch, ValueError, IndexError, KeyError):
         return None
-    scores = found.scores
-    if not len(scores) or not np.isfinite(scores).all() or not np.isfinite(found.boxes).all():
+    scores = detections.scores
+    if not len(scores) or not np.isfinite(scores).all() or not np.isfinite(detections.boxes).all():
         return None
     if not LOWEST <= scores.max() <= 1.01:
         return None
-    return found
+    return detections
 
 
 def _evaluate(search: _Search, file: LayoutFile, outputs: Arrays) -> Candidate | None:
     """Rate a hypothesis on the plain image."""
-    found = _decode(file, search, outputs)
-    if found is None:
+    detections = _decode(file, search, outputs)
+    if detections is None:
         return None
     dense = file.suppression is None
     # Most places show no object: few rows of a dense head score at all.
-    sparse = float(np.clip(1.25 - (found.scores > MANY * found.scores.max()).mean() / 0.2, 0, 1)) if dense else 1.0
+    sparse = (
+        float(np.clip(1.25 - (detections.scores > MANY * detections.scores.max()).mean() / 0.2, 0, 1)) if dense else 1.0
+    )
     if not sparse:
         return None
-    found = found[np.argsort(-found.scores, kind="stable")[:EXAMINED]]
+    detections = detections[np.argsort(-detections.scores, kind="stable")[:EXAMINED]]
     fit = search.fit(file)
-    inside = _inside(found, fit.width * fit.scale_x, fit.height * fit.scale_y)
-    cluster = _cluster(found) if dense else 1.0
-    best = non_max_suppression(found, iou=0.5, max_boxes=BEST)
+    inside = _inside(detections, fit.width * fit.scale_x, fit.height * fit.scale_y)
+    cluster = _cluster(detections) if dense else 1.0
+    best = non_max_suppression(detections, iou=0.5, max_boxes=BEST)
     strength = float(best.scores[:3].mean())
     parts = {"inside": inside, "sparse": sparse, "overlap": cluster, "score": strength}
     plausibility = inside * sparse * cluster * strength**0.5
@@ -595,9 +597,9 @@ def _inside(found: Detections, width: float, height: float) -> float:
     boxes = found.boxes
     sides = boxes[:, 2:] - boxes[:, :2]
     clipped = np.clip(boxes, 0, [width, height, width, height])
-    kept = np.prod(np.clip(clipped[:, 2:] - clipped[:, :2], 0, None), axis=1)
+    visible_area = np.prod(np.clip(clipped[:, 2:] - clipped[:, :2], 0, None), axis=1)
     area = np.prod(np.clip(sides, 0, None), axis=1)
-    share = np.divide(kept, area, out=np.zeros_like(kept), where=area > 0)
+    share = np.divide(visible_area, area, out=np.zeros_like(visible_area), where=area > 0)
     shape = (sides.min(axis=1) > 2) & (sides.max(axis=1) < 12 * np.maximum(sides.min(axis=1), 1e-6))
     small = area < 1.05 * width * height
     return float(((share > 0.8) & shape & small) @ found.scores / found.scores.sum())
@@ -616,17 +618,17 @@ def _cluster(found: Detections) -> float:
 
 def _diverse(found: Sequence[Candidate], most: int) -> list[Candidate]:
     """The best candidates, a few per structure and per preprocessing."""
-    kept: list[Candidate] = []
+    selected: list[Candidate] = []
     structures: dict[bytes, int] = {}
     for candidate in found:
         key = msgspec.json.encode(msgspec.structs.replace(candidate.file, input=None))
         if structures.get(key, 0) >= 9:  # one for each preprocessing
             continue
         structures[key] = structures.get(key, 0) + 1
-        kept.append(candidate)
-        if len(kept) == most:
+        selected.append(candidate)
+        if len(selected) == most:
             break
-    return kept
+    return selected
 
 
 def _compare(search: _Search, candidate: Candidate) -> Candidate:
@@ -637,14 +639,14 @@ def _compare(search: _Search, candidate: Candidate) -> Candidate:
         if time.monotonic() > search.deadline:
             break
         outputs = search.outputs(file.input, variant) if file.input else None
-        found = _decode(file, search, outputs) if outputs is not None else None
-        if found is None or file.input is None:
+        detections = _decode(file, search, outputs) if outputs is not None else None
+        if detections is None or file.input is None:
             agreements[variant] = 0.0
             continue
         fit = search.fit(file)
-        found = found[np.argsort(-found.scores, kind="stable")[:EXAMINED]]
-        found = non_max_suppression(found, iou=0.5, max_boxes=3 * BEST).to_image(fit)
-        agreements[variant] = _agreement(candidate.detections, _mapped_back(found, variant, search.image))
+        detections = detections[np.argsort(-detections.scores, kind="stable")[:EXAMINED]]
+        detections = non_max_suppression(detections, iou=0.5, max_boxes=3 * BEST).to_image(fit)
+        agreements[variant] = _agreement(candidate.detections, _mapped_back(detections, variant, search.image))
     parts = {**candidate.parts, **agreements}
     # The lower one counts more: a wrong unit often passes one of both.
     values = list(agreements.values()) or [0.0]
@@ -668,24 +670,24 @@ def _agreement(first: Detections, second: Detections) -> float:
     if not len(strong) or not len(second):
         return 0.0
     overlaps = cross_iou(strong.boxes, second.boxes) * (strong.classes[:, None] == second.classes[None, :])
-    kept = np.minimum(1, second.scores[None, :] / strong.scores[:, None])
-    return float((overlaps * np.sqrt(kept)).max(axis=1) @ strong.scores / strong.scores.sum())
+    score_ratio = np.minimum(1, second.scores[None, :] / strong.scores[:, None])
+    return float((overlaps * np.sqrt(score_ratio)).max(axis=1) @ strong.scores / strong.scores.sum())
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Without candidates whose detections are those of a better one with the same pixels."""
-    kept: list[Candidate] = []
+    distinct: list[Candidate] = []
     for candidate in candidates:
         same = any(
             other.file.input == candidate.file.input
             and len(other.detections) == len(candidate.detections)
             and np.allclose(other.detections.boxes, candidate.detections.boxes, atol=1)
             and np.allclose(other.detections.scores, candidate.detections.scores, atol=0.02)
-            for other in kept
+            for other in distinct
         )
         if not same:
-            kept.append(candidate)
-    return kept
+            distinct.append(candidate)
+    return distinct
 
 
 def draw_candidates(image: RgbImage, candidates: Sequence[Candidate], *, side: int = 480) -> Image.Image:
@@ -701,8 +703,8 @@ def draw_candidates(image: RgbImage, candidates: Sequence[Candidate], *, side: i
         tile = photo.copy()
         pen = ImageDraw.Draw(tile)
         strong = candidate.detections.scores >= 0.4 * candidate.detections.scores.max(initial=0)
-        shown = candidate.detections[strong]
-        for box, score, number in zip(shown.boxes * factor, shown.scores, shown.classes, strict=True):
+        drawn = candidate.detections[strong]
+        for box, score, number in zip(drawn.boxes * factor, drawn.scores, drawn.classes, strict=True):
             pen.rectangle([float(value) for value in box], outline="#e6194b", width=2)
             pen.text((float(box[0]) + 3, float(box[1]) + 1), f"{number} {score:.2f}", fill="#e6194b", font=font)
         left, top = index % columns * (width + 8), index // columns * (height + 44)

@@ -107,7 +107,7 @@ class BoxSegmenter:
         if not boxes:
             return BoxMasks(())
         across, down = pixels.shape[1] / size[0], pixels.shape[0] / size[1]
-        found: list[InstanceMask | None] = []
+        masks: list[InstanceMask | None] = []
         reason = f"at most {MAX_OBJECTS} objects of an image are segmented" if len(boxes) > MAX_OBJECTS else ""
         try:
             segmenter = self.open()
@@ -119,14 +119,14 @@ class BoxSegmenter:
                 batch = boxes[start : min(start + BATCH, MAX_OBJECTS)]
                 prompts = [scaled_box(_loose(box), across, down) for box in batch]
                 for box, mask in zip(batch, segmenter.segment_boxes(embedding, prompts, head), strict=True):
-                    found.append(_checked(mask.scaled(1 / across, 1 / down) if mask else None, box, size))
+                    masks.append(_checked(mask.scaled(1 / across, 1 / down) if mask else None, box, size))
         except LabelloopError as error:  # a segmenter's file is missing or broken: the message is complete
             log.error("box_masks_failed", segmenter=self.name, reason=error.message)  # noqa: TRY400
             reason = f"the segmenter {self.name} failed: {error.message}"
         except Exception as error:  # boxes are worth more than an error
             log.exception("box_masks_failed", segmenter=self.name)
             reason = f"the segmenter {self.name} failed: {type(error).__name__}"
-        return BoxMasks((*found, *[None] * (len(boxes) - len(found))), reason)
+        return BoxMasks((*masks, *[None] * (len(boxes) - len(masks))), reason)
 
 
 def _loose(box: Rectangle) -> Rectangle:

@@ -109,13 +109,13 @@ class OutlineSegmenter:
         batch, quality = self._run(image, views, prompt)
         widths = np.array([view.box.width for view in views])
         best = int(np.argmax(quality * widths**-SMALL_FRAME_EXPONENT))
-        found = _instance(batch, best, float(quality[best]), prompt)
-        box = found.box() if found is not None else None
+        mask = _instance(batch, best, float(quality[best]), prompt)
+        box = mask.box() if mask is not None else None
         if box is None or min(box.width, box.height) < 2:
-            return found
+            return mask
         across, down = CLICKED_MARGIN * box.width, CLICKED_MARGIN * box.height
         loose = Rectangle(box.x - across, box.y - down, box.width + 2 * across, box.height + 2 * down)
-        return self._segment(image, [loose], prompt, head)[0] or found
+        return self._segment(image, [loose], prompt, head)[0] or mask
 
     def segment_boxes(
         self, embedding: Any, boxes: Sequence[Rectangle], head: PixelHead | None = None

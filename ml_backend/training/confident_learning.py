@@ -120,7 +120,7 @@ def tag_wrongness(probabilities: Doubles, given: npt.NDArray[np.bool_]) -> Doubl
 def find_wrong_tags(probabilities: Doubles, given: npt.NDArray[np.bool_], *, least: float = 0.5) -> list[WrongLabel]:
     """List the tags that are probably set or missing wrongly, most confident first; arguments as `tag_wrongness`."""
     scores = tag_wrongness(probabilities, given)
-    found = [
+    issues = [
         WrongLabel(
             int(example),
             int(tag) if given[example, tag] else None,
@@ -129,4 +129,4 @@ def find_wrong_tags(probabilities: Doubles, given: npt.NDArray[np.bool_], *, lea
         )
         for example, tag in np.argwhere(scores >= least)
     ]
-    return sorted(found, key=lambda issue: -issue.confidence)
+    return sorted(issues, key=lambda issue: -issue.confidence)

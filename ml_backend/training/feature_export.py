@@ -194,8 +194,8 @@ def _image_tensors(detector: Detector, model: onnx.ModelProto) -> list[FeatureTe
         inputs = [layer.input[0] for layer in layers[:1]]
         shapes = _shapes(detector, model, inputs) if inputs else {}
         return [(name, shape) for name, shape in shapes.items() if len(shape) in {2, 4}]
-    found = backbone_maps(model.graph)
-    return select_maps(found, _inferred_shapes(detector, model, found.names) if found.names else {}, detector.spec)
+    maps = backbone_maps(model.graph)
+    return select_maps(maps, _inferred_shapes(detector, model, maps.names) if maps.names else {}, detector.spec)
 
 
 def _inferred_shapes(detector: Detector, model: onnx.ModelProto, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -217,8 +217,8 @@ def _inferred_shapes(detector: Detector, model: onnx.ModelProto, names: Sequence
         inferred = onnx.shape_inference.infer_shapes(sized)
     except Exception:  # noqa: BLE001 - onnx raises errors that derive from Exception alone
         return _shapes(detector, model, names)
-    known = {value.name: value.type.tensor_type.shape.dim for value in inferred.graph.value_info}
-    shapes = {name: tuple(side.dim_value for side in known[name]) for name in names if name in known}
+    dims_of = {value.name: value.type.tensor_type.shape.dim for value in inferred.graph.value_info}
+    shapes = {name: tuple(side.dim_value for side in dims_of[name]) for name in names if name in dims_of}
     complete = {name: shape for name, shape in shapes.items() if all(shape)}
     return complete if len(complete) == len(names) else _shapes(detector, model, names)
 

@@ -88,8 +88,8 @@ def select_maps(found: BackboneMaps, shapes: Mapping[str, tuple[int, ...]], spec
     last = deep[-1] if found.neck else max(reversed(deep), key=lambda item: item[1][1])
     rows, columns = last[1][2:]
     before = [item for item in maps if abs(item[1][2] - 2 * rows) <= 1 and abs(item[1][3] - 2 * columns) <= 1]
-    taken = [item for item in before if item[0] in found.skips] or before
-    return [last, taken[-1]] if taken else [last]
+    selected = [item for item in before if item[0] in found.skips] or before
+    return [last, selected[-1]] if selected else [last]
 
 
 def add_image_features(nodes: GraphBuilder, tensors: Sequence[FeatureTensor]) -> int:

@@ -130,26 +130,26 @@ def read_labelled_folder(images: Path, table: Path | None, *, settings: Settings
     if not files.names:
         raise DatasetUnreadable(path=images, reason="it contains no image")
     problems: list[DatasetProblem] = []
-    found: dict[str, tuple[tuple[str, ...], bool]] = {}
+    labels_of: dict[str, tuple[tuple[str, ...], bool]] = {}
     if table is None:
         rows = [
             (name, (label,) if label else (), is_test) for name in files.names for label, is_test in [_class_of(name)]
         ]
         problems += [DatasetProblem(name, "it is in no class folder") for name, labels, _ in rows if not labels]
-        found = {name: (labels, is_test) for name, labels, is_test in rows if labels}
+        labels_of = {name: (labels, is_test) for name, labels, is_test in rows if labels}
         source = "one folder a class"
     else:
         for name, labels in _read_table(table):
             image = files.find(name)
             if image is None:
                 problems.append(DatasetProblem(name, f"{images} has no image of this name, or several"))
-            elif image in found:
+            elif image in labels_of:
                 problems.append(DatasetProblem(name, f"{table.name} lists this image twice; the first line is used"))
             else:
-                found[image] = labels, False
+                labels_of[image] = labels, False
         source = table.name
-    kind: Kind = "single" if all(len(labels) == 1 for labels, _ in found.values()) else "multiple"
-    entries = [ImageWithLabels(images / name, name, *found[name]) for name in sorted(found)]
+    kind: Kind = "single" if all(len(labels) == 1 for labels, _ in labels_of.values()) else "multiple"
+    entries = [ImageWithLabels(images / name, name, *labels_of[name]) for name in sorted(labels_of)]
     folder = LabelledFolder(tuple(entries), kind, tuple(problems), files, source)
     if len(folder.classes) < (2 if kind == "single" else 1):
         first = f" ({problems[0].item}: {problems[0].reason})" if problems else ""

@@ -24,8 +24,8 @@ def region_rows(candidates: CandidateFeatures, boxes: Floats) -> Ints:
     """
     if not len(boxes):
         return np.zeros(0, np.int64)
-    wanted, found = boxes_to_input(candidates.fit, np.asarray(boxes, np.float32)), clip_to_image(candidates)
-    iou = cross_iou(wanted, found)
+    wanted, candidate_boxes = boxes_to_input(candidates.fit, np.asarray(boxes, np.float32)), clip_to_image(candidates)
+    iou = cross_iou(wanted, candidate_boxes)
     best = iou.max(axis=1, keepdims=True)
     rows = np.where(iou >= NEAR_BEST * best, candidates.objectness.astype(np.float32), -1).argmax(axis=1)
     for index in np.flatnonzero(best[:, 0] <= 0).tolist():

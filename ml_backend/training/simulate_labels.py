@@ -182,9 +182,9 @@ def _fit(
     features: Floats, truth: npt.NDArray[np.bool_], classes: Sequence[str], labelled: Sequence[int], kind: Kind
 ) -> tuple[LabelModel, int]:
     """Fit a model on the classes that occur; returns it and their number."""
-    seen = np.flatnonzero(truth[labelled].any(axis=0))
-    if not len(seen):
-        seen = np.arange(1)
-    names = [classes[index] for index in seen.tolist()]
-    fitted = fit_label_model(features[labelled], truth[labelled][:, seen], classes=names, kind=kind)
+    occurring = np.flatnonzero(truth[labelled].any(axis=0))
+    if not len(occurring):
+        occurring = np.arange(1)
+    names = [classes[index] for index in occurring.tolist()]
+    fitted = fit_label_model(features[labelled], truth[labelled][:, occurring], classes=names, kind=kind)
     return fitted.model, len(names)

@@ -177,13 +177,15 @@ def _rate_tags(items: Sequence[LabelledItem], model: TagModel) -> dict[int, Labe
     for _, votes, truth, _ in items:
         if truth is None and len(votes) < 2:
             continue  # no other vote to measure by
-        given = {tag for _, answer in votes for tag in answer} | set(truth or ())
-        known = None if truth is None else expand(truth)
+        given_tags = {tag for _, answer in votes for tag in answer} | set(truth or ())
+        expanded_truth = None if truth is None else expand(truth)
         for index, (who, answer) in enumerate(votes):
             present = (
-                model.probabilities(votes, skip=index) if known is None else {tag: float(tag in known) for tag in given}
+                model.probabilities(votes, skip=index)
+                if expanded_truth is None
+                else {tag: float(tag in expanded_truth) for tag in given_tags}
             )
-            for tag in sorted(given):
+            for tag in sorted(given_tags):
                 probability = present.get(tag, 0.0)
                 right[who].append(probability if tag in answer else 1 - probability)
                 chosen = tag if tag in answer else NOT_GIVEN

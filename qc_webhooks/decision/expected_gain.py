@@ -97,10 +97,10 @@ def _answer_gains(
     if tags is None and not has_several_tags(answer for _, answer in votes):
         return _label_gains(votes, confusion, ahead)
     model = tags if tags is not None and tags.knows(votes) else uniform_tags(votes)
-    given = {tag for _, answer in votes for tag in answer}
+    given_tags = {tag for _, answer in votes for tag in answer}
     gains, errors = np.zeros(max(ahead, 1)), 0.0
     for tag, present in model.probabilities(votes).items():
-        if tag not in given:
+        if tag not in given_tags:
             continue
         column = model.tags.index(tag)
         rates = (model.sensitivity[-1, column], model.false_rate[-1, column])

@@ -67,14 +67,14 @@ class ScaleModel(msgspec.Struct, frozen=True):
     def merge(self, answers: Amounts) -> ScaleConsensus:
         """The consensus of at least one answer."""
         values = np.array([value - self.bias.get(annotator, 0.0) for annotator, value in answers])
-        given = [value for _, value in answers]
-        spread = self.typical or (float(np.std(given, ddof=1)) if len(given) > 1 else 0.0)
+        raw_values = [value for _, value in answers]
+        spread = self.typical or (float(np.std(raw_values, ddof=1)) if len(raw_values) > 1 else 0.0)
         deviations = np.array([self.deviation.get(annotator, spread) for annotator, _ in answers])
         deviations = np.maximum(deviations, _LEAST_DEVIATION)
-        value = float(np.clip(weighted_median(values, 1 / deviations), min(given), max(given)))
-        if all(number.is_integer() for number in given):
+        value = float(np.clip(weighted_median(values, 1 / deviations), min(raw_values), max(raw_values)))
+        if all(number.is_integer() for number in raw_values):
             value = float(math.floor(value + 0.5))
-        error = (_MEDIAN_ERROR if len(given) > 2 else 1.0) / math.sqrt(float((1 / deviations**2).sum()))
+        error = (_MEDIAN_ERROR if len(raw_values) > 2 else 1.0) / math.sqrt(float((1 / deviations**2).sum()))
         return ScaleConsensus(value, value - _Z * error, value + _Z * error, answers)
 
 
@@ -95,8 +95,8 @@ def fit_scale_model(items: Sequence[Amounts], truths: Sequence[float | None] = (
         items: The answers on each item; items of one answer say nothing without a true value.
         truths: The true value of each item, None where unknown; empty: all are unknown.
     """
-    known = truths or [None] * len(items)
-    pairs = [(item, truth) for item, truth in zip(items, known, strict=True) if len(item) > 1 or truth is not None]
+    truth_of = truths or [None] * len(items)
+    pairs = [(item, truth) for item, truth in zip(items, truth_of, strict=True) if len(item) > 1 or truth is not None]
     annotators = sorted({annotator for item, _ in pairs for annotator, _ in item})
     if not annotators:
         return ScaleModel()
@@ -119,22 +119,24 @@ def fit_scale_model(items: Sequence[Amounts], truths: Sequence[float | None] = (
                 difference = value - centre - bias[annotator]
                 residuals[annotator].append(bias[annotator] + difference * math.sqrt(own / (own + rest)))
         bias = {
-            annotator: float(np.median(found)) * len(found) / (len(found) + _BIAS_STRENGTH)
-            for annotator, found in residuals.items()
+            annotator: float(np.median(differences)) * len(differences) / (len(differences) + _BIAS_STRENGTH)
+            for annotator, differences in residuals.items()
         }
         if not any(truth is not None for _, truth in pairs):  # only differences of biases can be measured
             middle = float(np.median(list(bias.values())))
             bias = {annotator: offset - middle for annotator, offset in bias.items()}
         absolute = {
-            annotator: _TO_DEVIATION * float(np.abs(np.array(found) - bias[annotator]).sum())
-            for annotator, found in residuals.items()
+            annotator: _TO_DEVIATION * float(np.abs(np.array(differences) - bias[annotator]).sum())
+            for annotator, differences in residuals.items()
         }
-        typical = max(sum(absolute.values()) / sum(len(found) for found in residuals.values()), _LEAST_DEVIATION)
+        typical = max(
+            sum(absolute.values()) / sum(len(differences) for differences in residuals.values()), _LEAST_DEVIATION
+        )
         deviation = {
             annotator: max(
-                (absolute[annotator] + _DEVIATION_STRENGTH * typical) / (len(found) + _DEVIATION_STRENGTH),
+                (absolute[annotator] + _DEVIATION_STRENGTH * typical) / (len(differences) + _DEVIATION_STRENGTH),
                 _LEAST_DEVIATION,
             )
-            for annotator, found in residuals.items()
+            for annotator, differences in residuals.items()
         }
     return ScaleModel(bias, deviation, typical)

@@ -2,7 +2,7 @@
 
 Each annotator has a sensitivity and a false positive rate for each tag (Dawid and Skene 1979 with two classes). Both
 are shrunk to the annotator's rates over all tags and to the tag's rates over all annotators, in logits, because most
-annotators see most tags seldom. A tag that no annotator gave on an item is counted as absent there, so time and memory are
+annotators see most tags seldom. A tag without a vote on an item is counted as absent there, so time and memory are
 linear in the given tags, not in items times tags.
 
 Taxonomies: each inner node of a path is a tag too ("an answer at or below this node"), so that annotators who agree on
@@ -70,12 +70,12 @@ class TagModel(msgspec.Struct, frozen=True):
             skip: The vote whose annotator is not counted; None: all are.
         """
         model = self if self.knows(votes) else uniform_tags(votes)
-        given = [expand(answer) for _, answer in votes]
+        tag_sets = [expand(answer) for _, answer in votes]
         index = {tag: number for number, tag in enumerate(model.tags)}
-        wanted = sorted(set().union(*given)) if given else []
+        wanted = sorted(set().union(*tag_sets)) if tag_sets else []
         columns = np.array([index[tag] for tag in wanted], np.intp)
         logits = _logit(model.frequencies[columns])
-        for number, ((annotator, _), tags) in enumerate(zip(votes, given, strict=True)):
+        for number, ((annotator, _), tags) in enumerate(zip(votes, tag_sets, strict=True)):
             if number == skip:
                 continue
             row = model.raters.get(annotator, len(model.sensitivity) - 1)
@@ -89,19 +89,19 @@ class TagModel(msgspec.Struct, frozen=True):
         probabilities = self.probabilities(votes)
         if not probabilities:
             return (), 0.0
-        given = Counter(tag for _, answer in votes for tag in answer)
+        counts = Counter(tag for _, answer in votes for tag in answer)
         threshold = self.threshold if self.knows(votes) else 0.5
-        chosen = {tag for tag in given if probabilities[tag] > threshold}
+        chosen = {tag for tag in counts if probabilities[tag] > threshold}
         for node in sorted((tag for tag in probabilities if tag.endswith(SEPARATOR)), key=len, reverse=True):
-            below = {tag for tag in given if f"{tag}{SEPARATOR}".startswith(node)}
+            below = {tag for tag in counts if f"{tag}{SEPARATOR}".startswith(node)}
             if probabilities[node] > threshold and not chosen & below:
                 # the branch is agreed on, its leaf is not: the node itself where it is an answer, else the best leaf
                 own = node[: -len(SEPARATOR)]
-                chosen.add(own if own in self.tags else _first(below, probabilities, given))
+                chosen.add(own if own in self.tags else _first(below, probabilities, counts))
         if not chosen:
-            chosen = {_first(given, probabilities, given)}
+            chosen = {_first(counts, probabilities, counts)}
         exact = 1.0
-        for tag in given:
+        for tag in counts:
             exact *= probabilities[tag] if tag in chosen else 1 - probabilities[tag]
         return tuple(sorted(chosen)), exact
 
@@ -163,13 +163,16 @@ def fit_tag_model(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) 
 
 
 class _Data:
-    """The answers as arrays: candidates are (item, tag) pairs that an annotator gave, decisions are annotators on them."""
+    """The answers as arrays: candidates are (item, tag) pairs of an annotator, decisions are annotators on them."""
 
     def __init__(self, items: Sequence[Votes], truths: Sequence[Answer | None]) -> None:
         expanded = [[(annotator, expand(answer)) for annotator, answer in votes] for votes in items]
-        known = [None if truth is None else expand(truth) for truth in truths]
+        expanded_truths = [None if truth is None else expand(truth) for truth in truths]
         self.tags = tuple(
-            sorted({tag for votes in expanded for _, tags in votes for tag in tags} | set().union(*filter(None, known)))
+            sorted(
+                {tag for votes in expanded for _, tags in votes for tag in tags}
+                | set().union(*filter(None, expanded_truths))
+            )
         )
         tag_index = {tag: index for index, tag in enumerate(self.tags)}
         annotators = sorted({annotator for votes in items for annotator, _ in votes})
@@ -177,7 +180,7 @@ class _Data:
         candidate_tag: list[int] = []
         fixed: list[float] = []
         decisions: list[tuple[int, int, bool]] = []
-        for votes, truth in zip(expanded, known, strict=True):
+        for votes, truth in zip(expanded, expanded_truths, strict=True):
             for tag in sorted({tag for _, tags in votes for tag in tags} | (truth or frozenset())):
                 decisions += [(len(candidate_tag), self.raters[annotator], tag in tags) for annotator, tags in votes]
                 candidate_tag.append(tag_index[tag])
@@ -195,8 +198,8 @@ class _Data:
     def initial(self) -> Floats:
         """The shares of the annotators who gave each candidate."""
         count = np.bincount(self.candidate, minlength=len(self.candidate_tag))
-        given = np.bincount(self.candidate, self.is_given, len(self.candidate_tag))
-        return self._with_fixed(given / np.maximum(count, 1))
+        given_count = np.bincount(self.candidate, self.is_given, len(self.candidate_tag))
+        return self._with_fixed(given_count / np.maximum(count, 1))
 
     def posterior(self, model: TagModel) -> Floats:
         """Probability of each candidate (Bayes' rule)."""

@@ -108,10 +108,10 @@ def merged_by_class(parts: Iterable[Mapping[str, PrelabelEdits]]) -> dict[str, P
 
 def _of_answers(prelabels: LabelledImage, drawn: LabelledImage) -> Iterator[tuple[str, PrelabelEdits]]:
     for control in dict.fromkeys((*prelabels.choices, *drawn.choices)):
-        shown, given = prelabels.choices.get(control, ()), drawn.choices.get(control, ())
-        yield from ((value, PrelabelEdits(accepted=1)) for value in given if value in shown)
-        added = [value for value in given if value not in shown]
-        deleted = [value for value in shown if value not in given]
+        prelabelled, submitted = prelabels.choices.get(control, ()), drawn.choices.get(control, ())
+        yield from ((value, PrelabelEdits(accepted=1)) for value in submitted if value in prelabelled)
+        added = [value for value in submitted if value not in prelabelled]
+        deleted = [value for value in prelabelled if value not in submitted]
         if len(added) == len(deleted) == 1:
             yield added[0], PrelabelEdits(relabelled=1)
             continue

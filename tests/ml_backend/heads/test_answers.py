@@ -8,7 +8,7 @@ import pytest
 from labelloop.labeling.studio.config import LabelConfig
 from ml_backend.detection.detections import Detections
 from ml_backend.heads import image_labels, region_labels
-from ml_backend.heads.answers import AnswersHead, Question, find_wrong_answers, thresholds_of
+from ml_backend.heads.answers import AnswersHead, LearnedControl, find_wrong_answers, thresholds_of
 from ml_backend.heads.base import FitInput, HeadExample, ImagePrediction
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -129,7 +129,7 @@ def test_value_that_the_config_lost_is_not_predicted():
 
 
 def test_tags_that_were_never_asked_are_no_negatives():
-    question = Question.of(LabelConfig.parse(CONFIG).controls["tags"], [("odd",)])
+    question = LearnedControl.of(LabelConfig.parse(CONFIG).controls["tags"], [("odd",)])
     rng = np.random.default_rng(0)
     rows = [image(index, {"tags": ("odd",)} if index == 4 else {}, features(0, rng)) for index in range(8)]
     assert image_labels.answered_images(question, rows).tasks == (4, 5, 6, 7)
@@ -150,7 +150,7 @@ def test_hidden_control_is_not_filled_in():
 def test_wrong_answer_is_found_with_what_fits_better():
     examples = weather_images(30)
     examples[4] = replace(examples[4], choices={"weather": ("snow",)})
-    question = Question.of(LabelConfig.parse(CONFIG).controls["weather"], [("sun",)])
+    question = LearnedControl.of(LabelConfig.parse(CONFIG).controls["weather"], [("sun",)])
     asked = image_labels.answered_images(question, examples)
     [issue] = find_wrong_answers(question, asked, least=0.8)
     assert (asked.tasks[issue.example], issue.given, issue.suggested) == (4, "snow", "rain")

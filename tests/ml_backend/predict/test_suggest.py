@@ -97,7 +97,7 @@ def test_chosen_proposal_is_written_and_served(graph, photo, tmp_path, capsys):
     assert "--suggest" in error.value.fix
     print_suggestions(graph, photo, out=tmp_path / "drawn.png", size=None, rank=1)
     said = capsys.readouterr().out
-    assert "Not served as it is" in said
+    assert "Not served without changes" in said
     assert "boxes distances in strides; scores after sigmoid; pixels RGB" in said
     assert (tmp_path / "drawn.png").is_file()
     detector = load_detector(graph, allow_numbered=True)
@@ -110,7 +110,7 @@ def test_photo_without_objects_gives_no_convincing_proposal(graph, tmp_path, cap
     Image.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(tmp_path / "grey.png")
     with pytest.raises(LabelloopError, match="gives plausible detections"):
         print_suggestions(graph, tmp_path / "grey.png", out=tmp_path / "drawn.png", size=None, rank=0)
-    assert "Not served as it is" in capsys.readouterr().out
+    assert "Not served without changes" in capsys.readouterr().out
 
 
 def test_suggest_needs_a_model_and_an_image(graph):
