@@ -26,6 +26,7 @@ from ml_backend.learning.annotations import LabelledImage, is_held_out
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_of
 from ml_backend.learning.store.runs import PHASES, RunStore
 from ml_backend.serving.activation import open_served_model
+from ml_backend.studio.connect import basic_auth
 from ml_backend.training.datasets import LocalImage, read_labelled
 from ml_backend.training.metrics import GroundTruth, mean_ap50
 
@@ -86,7 +87,9 @@ class Annotator:
         self.load = os.getloadavg()[0]
         self.asks = {"project": f"{self.project}.1", "schema": CONFIG}
         # A connection for each question: else one worker would answer them all.
-        self.http = httpx.Client(timeout=30, trust_env=False, headers={"Connection": "close"})
+        self.http = httpx.Client(
+            timeout=30, trust_env=False, headers={"Connection": "close"}, auth=basic_auth(settings)
+        )
         _until(lambda: sum(self.studio.model_versions(self.project).values()) >= PHOTOS)
 
     def label(self) -> None:
@@ -218,7 +221,7 @@ def _webhook(settings: Settings) -> list[float]:
     policy.write_text("learn = false\n")
     headers = {SECRET_HEADER: settings.webhook_secret.get_secret_value()}
     times = []
-    http = httpx.Client(timeout=30, trust_env=False, headers=headers)
+    http = httpx.Client(timeout=30, trust_env=False, headers=headers, auth=basic_auth(settings))
     for number in range(EVENTS + 20):
         annotation = {"id": number, "task": number, "project": 999, "updated_at": "2026-01-01T00:00:00Z", "result": []}
         body = {"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 999}}

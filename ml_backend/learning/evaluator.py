@@ -2,13 +2,13 @@
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
 import structlog
+from cachetools import LRUCache
 
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.media import MediaError
@@ -106,10 +106,10 @@ class Evaluator:
         self._bases = bases
         self._features = album
         self._photos = photos
-        self._predictions: OrderedDict[tuple[str, str], _Prediction] = OrderedDict()
-        self._results: OrderedDict[tuple[str, str], EvaluationResult] = OrderedDict()
-        self._heads: OrderedDict[str, LinearHead] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for reads too: they reorder an LRUCache
+        self._predictions: LRUCache[tuple[str, str], _Prediction] = LRUCache(MAX_PREDICTIONS)
+        self._results: LRUCache[tuple[str, str], EvaluationResult] = LRUCache(MAX_RESULTS)
+        self._heads: LRUCache[str, LinearHead] = LRUCache(MAX_HEADS)
 
     def add_head(self, version: str, head: LinearHead) -> None:
         """Keep the head of a learned version in memory, and drop cached results of the same name."""
@@ -117,12 +117,11 @@ class Evaluator:
             self._heads[version] = head
             _pop_version(self._predictions, version)
             _pop_version(self._results, version)
-            while len(self._heads) > MAX_HEADS:
-                self._heads.popitem(last=False)
 
     def head(self, version: str) -> LinearHead | None:
         """The head of a version; None if it is not in memory."""
-        return self._heads.get(version)
+        with self._lock:
+            return self._heads.get(version)
 
     def rename(self, version: str, to: str) -> None:
         """Rename a candidate to its version, with its cached results."""
@@ -138,8 +137,6 @@ class Evaluator:
         with self._lock:
             if version in self._heads:
                 self._heads[to] = self._heads[version]
-                while len(self._heads) > MAX_HEADS:
-                    self._heads.popitem(last=False)
 
     def evaluate(
         self,
@@ -165,9 +162,8 @@ class Evaluator:
         cache_key = version, f"{hash(content)} {config!r}"
         with self._lock:
             if cache_key in self._results:
-                self._results.move_to_end(cache_key)
                 return self._results[cache_key]
-        head = self._heads.get(version) if backbone is not None else None
+        head = self.head(version) if backbone is not None else None
         if backbone is not None and (head is not None or version == base):
             names, detect = (head or backbone).names, self._backbone_detector(head, backbone)
         else:
@@ -177,8 +173,10 @@ class Evaluator:
         def predict(pair: tuple[int, LabelledImage]) -> _Prediction | None:
             task, image = pair
             key = version, hashlib.sha256(image.url.encode()).hexdigest()[:24]
+            with self._lock:
+                prediction = self._predictions.get(key)
             try:
-                prediction = self._predictions.get(key) or detect(task, image.url)
+                prediction = prediction or detect(task, image.url)
             except MediaError as error:
                 log.warning("photo_not_judged_by", task=task, reason=str(error))
                 return None
@@ -196,8 +194,6 @@ class Evaluator:
         if len(truths) == len(images):  # an image that could not be loaded may load the next time
             with self._lock:
                 self._results[cache_key] = result
-                while len(self._results) > MAX_RESULTS:
-                    self._results.popitem(last=False)
         return result
 
     def _model_detector(self, detector: Detector) -> _DetectFunction:
@@ -228,12 +224,9 @@ class Evaluator:
     def _keep(self, key: tuple[str, str], answer: _Prediction) -> None:
         with self._lock:
             self._predictions[key] = answer
-            self._predictions.move_to_end(key)
-            while len(self._predictions) > MAX_PREDICTIONS:
-                self._predictions.popitem(last=False)
 
 
-def _pop_version(cache: OrderedDict[tuple[str, str], Value], version: str) -> dict[str, Value]:
+def _pop_version(cache: LRUCache[tuple[str, str], Value], version: str) -> dict[str, Value]:
     """Remove and return the entries of a version, by the rest of their key."""
     return {key[1]: cache.pop(key) for key in [key for key in cache if key[0] == version]}
 

@@ -21,7 +21,7 @@ from ml_backend.detection.logits import expit
 from ml_backend.inference.session import open_session
 from ml_backend.segmentation.crop import CONTEXT, BoxCrop
 from ml_backend.segmentation.crop_mask import InstanceMask
-from ml_backend.segmentation.pixel_head import CropBatch, PixelHead
+from ml_backend.segmentation.pixel_head import CropBatch, PixelHead, report_unused
 from ml_backend.segmentation.prompt import Prompt
 from ml_backend.segmentation.prompt_maps import prompt_maps
 
@@ -137,7 +137,11 @@ class OutlineSegmenter:
         masks: list[InstanceMask | None] = [None] * len(views)
         if not inside:
             return masks
-        head = head if head is not None and head.network == self.network else None
+        if head is not None and head.network != self.network:
+            report_unused(
+                head, f"it was fitted on another network than {self.network}; the next training run refits it"
+            )
+            head = None
         selected = [views[index] for index in inside]
         batch, quality = self._run(image, selected, prompt, has_box=True, features=head is not None)
         if head is not None:

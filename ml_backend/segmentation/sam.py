@@ -28,7 +28,7 @@ from ml_backend.errors import ModelBroken
 from ml_backend.inference.run_limit import RunLimit
 from ml_backend.inference.session import open_session
 from ml_backend.segmentation.crop_mask import InstanceMask
-from ml_backend.segmentation.pixel_head import PixelHead
+from ml_backend.segmentation.pixel_head import PixelHead, report_unused
 from ml_backend.segmentation.prompt import Prompt
 
 # Longer side in pixels of the encoder's input, where its shape is open.
@@ -110,8 +110,8 @@ class SamSegmenter:
         )
 
     def segment(self, embedding: Any, prompt: Prompt, head: PixelHead | None = None) -> InstanceMask | None:
-        """Segment the object; None where the decoder finds none. Heads are of the included network: it has none."""
-        del head
+        """Segment the object; None where the decoder finds none. Heads are of the included network: it uses none."""
+        _ignore(head)
         image_embedding: _ImageEmbedding = embedding
         points, labels = _points(prompt)
         if not len(points):
@@ -125,7 +125,7 @@ class SamSegmenter:
         self, embedding: Any, boxes: Sequence[Rectangle], head: PixelHead | None = None
     ) -> list[InstanceMask | None]:
         """Segment each box; the decoders take one prompt a run."""
-        del head
+        _ignore(head)
         return [self.segment(embedding, Prompt(box)) for box in boxes]
 
     def _run(self, session: Any, path: Path, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
@@ -289,6 +289,11 @@ def _instance_mask(logits: npt.NDArray[np.float32], score: float) -> InstanceMas
     left, right = max(0, int(columns[0]) - 1), min(logits.shape[1], int(columns[-1]) + 2)
     level = np.clip(logits[top:bottom, left:right] / LOGIT_SCALE, -1, 1)
     return InstanceMask(np.ascontiguousarray(level), (left, top, right, bottom), score)
+
+
+def _ignore(head: PixelHead | None) -> None:
+    if head is not None:
+        report_unused(head, "the segmenter sam is not refitted; unset LABELLOOP_SMART_ENCODER to use the head")
 
 
 def _without_prefix(name: str) -> str:

@@ -1,12 +1,12 @@
 """The ML backend's web app: the endpoints that Label Studio calls or reserves."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import structlog
+from cachetools import LRUCache
 from flask import Flask, Response, request
 
 from labelloop.labeling.studio.config import LabelConfig
@@ -331,21 +331,16 @@ class _LruCache:
     """A thread-safe LRU cache."""
 
     def __init__(self, most: int = 256) -> None:
-        self._values: OrderedDict[Any, Any] = OrderedDict()
+        self._values: LRUCache[Any, Any] = LRUCache(most)
         self._lock = threading.Lock()
-        self._most = most
 
     def get(self, key: Any) -> Any:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
+        with self._lock:  # a read reorders the keys
             return self._values.get(key)
 
     def put(self, key: Any, value: Any) -> None:
         with self._lock:
             self._values[key] = value
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
 
 
 def _report_of(config: LabelConfig, detector: Detector, options: ProjectOptions) -> MappingReport:

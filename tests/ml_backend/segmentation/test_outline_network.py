@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from structlog.testing import capture_logs
 
 from labelloop.labeling.geometry.shapes import Rectangle
 from ml_backend.segmentation.crop import CONTEXT, BoxCrop
@@ -110,7 +111,12 @@ class Nothing:
 def test_a_head_of_another_network_is_not_applied(segmenter):
     image, _ = discs((80, 80))
     assert segmenter.segment_boxes(image, [loose(80, 80)], head=Nothing(segmenter.network)) == [None]
-    assert segmenter.segment_boxes(image, [loose(80, 80)], head=Nothing("another")) != [None]
+    other = Nothing("another")
+    with capture_logs() as logs:
+        assert segmenter.segment_boxes(image, [loose(80, 80)], head=other) != [None]
+        assert segmenter.segment_boxes(image, [loose(80, 80)], head=other) != [None]
+    [warning] = [entry for entry in logs if entry["event"] == "mask_head_not_used"]
+    assert segmenter.network in warning["reason"]
 
 
 def test_prompt_maps_show_box_clicks_and_image():
