@@ -92,8 +92,10 @@ def select_maps(found: BackboneMaps, shapes: Mapping[str, tuple[int, ...]], spec
     return [last, selected[-1]] if selected else [last]
 
 
-def add_image_features(nodes: GraphBuilder, tensors: Sequence[FeatureTensor]) -> int:
-    """Add the output `IMAGE_FEATURES` (b, g) float32; returns g."""
+def add_image_features(nodes: GraphBuilder, tensors: Sequence[FeatureTensor]) -> None:
+    """Add the output `IMAGE_FEATURES` (b, g) float32; a graph that has it, such as a learned version, keeps it."""
+    if any(output.name == IMAGE_FEATURES for output in nodes.model.graph.output):
+        return
     parts: list[str] = []
     width = 0
     for name, shape in tensors:
@@ -106,4 +108,3 @@ def add_image_features(nodes: GraphBuilder, tensors: Sequence[FeatureTensor]) ->
             width += shape[1]
     nodes.concat(parts, axis=1, name=IMAGE_FEATURES)
     nodes.output(IMAGE_FEATURES, ("batch", width))
-    return width

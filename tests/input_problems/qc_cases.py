@@ -16,8 +16,6 @@ SIZE = {"original_width": 100, "original_height": 100}
 BOX = {"id": "b", "from_name": "boxes", "to_name": "image", "type": "rectanglelabels", **SIZE,
        "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["Car"]}}  # fmt: skip
 BROKEN = BOX | {"value": {"x": "left"}}
-WORD = {"id": "w", "from_name": "words", "to_name": "text", "type": "labels",
-        "value": {"start": 0, "end": 4, "text": "Anna", "labels": ["Name"]}}  # fmt: skip
 
 
 def said(control, type_, **value):
@@ -106,8 +104,7 @@ CASES = (
             ("annotations of unknown annotators", "completed_by", None),
         )
     ),
-    carried("spans, which have no merge", [WORD], rejected=1, words=("One annotator's answer, not merged: words",)),
-    carried("texts and ratings, which have no merge", [CAPTION, STARS], rejected=2,
+    carried("answers that share an id, which have no merge", [CAPTION, STARS], rejected=2,
             words=("caption (1 tasks), stars (1 tasks)",)),
     carried("rankings, which have no merge", [RANK], rejected=1, words=("rank (1 tasks)",)),
     Case("an annotation that cannot be read, in a consensus", "skipped and counted",
