@@ -122,3 +122,22 @@ def test_missing_file_returns_the_box_and_logs(tmp_path, album):
 def test_single_file_is_a_settings_error(tmp_path):
     with pytest.raises(SettingsError, match="LABELLOOP_SMART_DECODER"):
         Settings(home=tmp_path, smart_encoder=tmp_path / "encoder.onnx")
+
+
+class Learned:
+    """A mask head of the included network."""
+
+    network = "included"
+
+    def logits(self, batch):
+        raise AssertionError("SAM has no layer for it")
+
+
+def test_a_mask_head_is_not_used_and_reported_once(tmp_path):
+    segmenter = SamSegmenter(*write_export(EXPORTS["sam"], tmp_path), threads=1)
+    embedding, head = segmenter.embed(photo(LEFT)), Learned()
+    with capture_logs() as logs:
+        for _ in range(2):
+            [mask] = segmenter.segment_boxes(embedding, [Rectangle(60, 60, 120, 180)], head)
+            assert mask is not None
+    assert [entry["event"] for entry in logs] == ["mask_head_not_used"]
