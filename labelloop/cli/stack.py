@@ -29,7 +29,7 @@ def up(
 ) -> int:
     """Start the whole loop on this machine: Label Studio, ML backend, quality control and worker, connected.
 
-    The first start installs stock Label Studio into the home folder and creates a project with photographs; later
+    The first start installs stock Label Studio into the home folder and creates the demo projects; later
     starts take seconds and keep everything. Ctrl-C stops all services.
 
     Args:
