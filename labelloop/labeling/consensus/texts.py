@@ -20,8 +20,6 @@ TYPICAL_ACCURACY, _STRENGTH = 0.9, 4.0
 _LEAST, _MOST, _ITERATIONS = 0.02, 0.995, 12
 # Weight of an annotator who is right no more often than wrong.
 _LEAST_WEIGHT = 0.1
-# Texts are compared up to this length, characters: the time grows with its square.
-MAX_COMPARED = 20_000
 
 
 class TextConsensus(msgspec.Struct, frozen=True, gc=False):
@@ -42,8 +40,7 @@ class TextConsensus(msgspec.Struct, frozen=True, gc=False):
 
 def text_similarity(a: str, b: str) -> float:
     """1 minus the Levenshtein distance, relative to the longer text; runs of white space count as one."""
-    first, second = (" ".join(text[:MAX_COMPARED].split()) for text in (a, b))
-    return float(Levenshtein.normalized_similarity(first, second))
+    return float(Levenshtein.normalized_similarity(" ".join(a.split()), " ".join(b.split())))
 
 
 def similarities(texts: Texts) -> Similarities:

@@ -54,3 +54,8 @@ def test_chosen_text_is_one_that_was_written(texts):
     counts = {text: texts.count(text) for text in texts}
     if max(counts.values()) > len(texts) / 2:
         assert text_similarity(merged.chosen, max(counts, key=counts.get)) == 1
+
+
+def test_long_texts_are_compared_to_their_end():
+    long = "word " * 5000
+    assert text_similarity(f"{long}yes", f"{long}no") < 1
