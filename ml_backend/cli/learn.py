@@ -4,7 +4,6 @@ import contextlib
 import json
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,7 +24,7 @@ from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.signals import exit_status_of
 from labelloop.service.studio import Studio, StudioError
-from ml_backend.cli.simulate_labels import simulate_image_labels
+from ml_backend.cli.simulate_labels import means_table, simulate_image_labels
 from ml_backend.errors import NotLearnable, TestListUnusable
 from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.annotations import count_labelled
@@ -355,7 +353,9 @@ def learn_simulate(
     if len(pool) < sizes[-1]:
         console.print(f"Only {len(pool)} images can be labelled, so larger numbers were not simulated.")
     if runs:
-        Console(highlight=False).print(_simulation_table(runs))
+        Console(highlight=False).print(
+            means_table([(run, run.ap50, run.boxes) for run in runs], metric="AP50", amount="boxes")
+        )
     if json_ is not None:
         head = {"model": backbone.version, "test_photos": len(test), "pool_photos": len(pool)}
         json_.write_bytes(msgspec.json.format(json.dumps({**head, "runs": [asdict(run) for run in runs]}).encode()))
@@ -412,23 +412,3 @@ def _strategy(name: str) -> Literal["random", "active"]:
         if name == strategy:
             return strategy
     raise SettingsError(f"There is no strategy {name!r}.", fix=f"Give one of {', '.join(STRATEGIES)}, or both.")
-
-
-def _simulation_table(runs: Sequence[SimulationRun]) -> Table:
-    """Return the table of means over seeds, one row per strategy and size."""
-    table = Table("strategy", "labelled", "AP50", "± seeds", "images", "boxes", "fit, s")
-    cells: dict[tuple[str, int], list[SimulationRun]] = defaultdict(list)
-    for run in runs:
-        cells[run.strategy, run.labelled].append(run)
-    for (strategy, size), group in cells.items():
-        scores = [run.ap50 for run in group]
-        table.add_row(
-            strategy,
-            str(size),
-            f"{np.mean(scores):.3f}",
-            f"{np.std(scores):.3f}",
-            f"{np.mean([run.images for run in group]):.1f}",
-            f"{np.mean([run.boxes for run in group]):.1f}",
-            f"{np.mean([run.seconds for run in group]):.2f}",
-        )
-    return table

@@ -20,7 +20,7 @@ from ml_backend.errors import NotLearnable, TestListUnusable
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.labelled_images import LabelledFolder, read_labelled_folder
-from ml_backend.training.simulate import Strategy
+from ml_backend.training.simulate import SimulationRun, Strategy
 from ml_backend.training.simulate_labels import (
     METRICS,
     ImageFeatureSource,
@@ -124,20 +124,38 @@ def _require_split(path: Path, tested: int, pool: int) -> None:
 def _table(runs: Sequence[LabelRun], data: LabelledFolder, tested: int) -> Table:
     """Return the table of means over seeds, one row per strategy and size."""
     metric = METRICS[data.kind]
-    table = Table("strategy", "labelled", metric, "± seeds", "images", "labels seen", "fit, s")
+    table = means_table(
+        [(run, run.score, run.classes) for run in runs], metric=metric, amount="labels seen", of=len(data.classes)
+    )
     table.caption = f"{metric} on {tested} test images"
-    cells: dict[tuple[str, int], list[LabelRun]] = defaultdict(list)
-    for run in runs:
-        cells[run.strategy, run.labelled].append(run)
+    return table
+
+
+def means_table(
+    runs: Sequence[tuple[LabelRun | SimulationRun, float, int]], *, metric: str, amount: str, of: int | None = None
+) -> Table:
+    """Return a table of means over seeds, one row per strategy and number of labelled images.
+
+    Args:
+        runs: Each run of a simulation, with its score and its amount.
+        metric: Title of the scores.
+        amount: Title of the amounts.
+        of: The most that the amount can be; None: not shown.
+    """
+    table = Table("strategy", "labelled", metric, "± seeds", "images", amount, "fit, s")
+    cells: dict[tuple[str, int], list[tuple[LabelRun | SimulationRun, float, int]]] = defaultdict(list)
+    for item in runs:
+        cells[item[0].strategy, item[0].labelled].append(item)
     for (strategy, size), group in cells.items():
-        scores = [run.score for run in group]
+        scores = [score for _, score, _ in group]
+        mean_amount = f"{np.mean([number for _, _, number in group]):.1f}"
         table.add_row(
             strategy,
             str(size),
             f"{np.mean(scores):.3f}",
             f"{np.std(scores):.3f}",
-            f"{np.mean([run.images for run in group]):.1f}",
-            f"{np.mean([run.classes for run in group]):.1f} of {len(data.classes)}",
-            f"{np.mean([run.seconds for run in group]):.2f}",
+            f"{np.mean([run.images for run, _, _ in group]):.1f}",
+            mean_amount if of is None else f"{mean_amount} of {of}",
+            f"{np.mean([run.seconds for run, _, _ in group]):.2f}",
         )
     return table

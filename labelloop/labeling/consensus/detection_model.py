@@ -74,7 +74,7 @@ class DetectionModel(msgspec.Struct, frozen=True, rename={"false_match_rate": "c
     def recall(self, annotator: int) -> float:
         """Share of all objects, easy and hard, that the annotator marks."""
         logit = self.logits.get(annotator, self.typical[0])
-        return float(_expit(logit + np.array(DIFFICULTY)).mean())
+        return float(expit(logit + np.array(DIFFICULTY)).mean())
 
     def probability(self, evidence: ObjectEvidence) -> float:
         """Probability that the object exists, 0 to 1."""
@@ -220,7 +220,7 @@ def _estimate(data: _Data, annotators: Sequence[int]) -> DetectionModel:
             annotator_count,
             false_match_rate,
         )
-        p_real = np.where(is_known, data.truth, _expit(np.log(density) + log_real[:n] - log_false))
+        p_real = np.where(is_known, data.truth, expit(np.log(density) + log_real[:n] - log_false))
         missed = data.open * density * np.exp(log_real[n:])
     return DetectionModel(
         {annotator: float(logits[index]) for index, annotator in enumerate(annotators)},
@@ -237,8 +237,8 @@ def _update_logits(logits: Floats, p_real: Floats, difficulty: Floats, data: _Da
     weights = p_real[rows][:, None] * difficulty[rows]
     hits, misses = RECALL
     for _ in range(2):
-        likely = _expit(logits[columns][:, None] + np.array(DIFFICULTY))
-        mean = _expit(logits)
+        likely = expit(logits[columns][:, None] + np.array(DIFFICULTY))
+        mean = expit(logits)
         slope: Floats = _sum_by_index(columns, (weights * (marked[:, None] - likely)).sum(axis=1), len(logits))
         curve: Floats = _sum_by_index(columns, (weights * likely * (1 - likely)).sum(axis=1), len(logits))
         slope += hits * (1 - mean) - misses * mean
@@ -251,7 +251,7 @@ def _log_real(logits: Floats, marked: Floats, rows: NDArray[np.intp], n: int) ->
     """(n, difficulties): joint log-probability of the marks on a real object and its difficulty."""
     logs: Floats = np.empty((n, len(DIFFICULTY)))
     for index, shift in enumerate(DIFFICULTY):
-        likely = _expit(logits + shift)
+        likely = expit(logits + shift)
         logs[:, index] = _sum_by_index(rows, marked * np.log(likely) + (1 - marked) * np.log1p(-likely), n)
     logs -= np.log(len(DIFFICULTY))
     return logs
@@ -273,6 +273,7 @@ def _sum_by_index(indices: NDArray[np.intp], weights: Floats, n: int) -> Floats:
     return sums
 
 
-def _expit(values: Floats) -> Floats:
+def expit(values: Floats) -> Floats:
+    """The sigmoid of log odds; without SciPy, which takes longer to load than most consensus takes."""
     probabilities: Floats = 1 / (1 + np.exp(-values))
     return probabilities

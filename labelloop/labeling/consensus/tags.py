@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from labelloop.labeling.consensus.detection_model import expit
+
 Floats = NDArray[np.float64]
 Answer = tuple[str, ...]
 Votes = tuple[tuple[int, Answer], ...]
@@ -82,7 +84,7 @@ class TagModel(msgspec.Struct, frozen=True):
             hit, false = model.sensitivity[row, columns], model.false_rate[row, columns]
             is_given = np.array([tag in tags for tag in wanted])
             logits = logits + np.where(is_given, np.log(hit / false), np.log((1 - hit) / (1 - false)))
-        return dict(zip(wanted, _sigmoid(logits).tolist(), strict=True))
+        return dict(zip(wanted, expit(logits).tolist(), strict=True))
 
     def best(self, votes: Votes) -> tuple[Answer, float]:
         """The most likely answer, at least one tag, and the probability that it is right in every tag."""
@@ -206,7 +208,7 @@ class _Data:
         hit, false = model.sensitivity[:-1].ravel()[self.cell], model.false_rate[:-1].ravel()[self.cell]
         evidence = np.where(self.is_given, np.log(hit / false), np.log((1 - hit) / (1 - false)))
         logits = _logit(model.frequencies)[self.candidate_tag]
-        return self._with_fixed(_sigmoid(logits + np.bincount(self.candidate, evidence, len(logits))))
+        return self._with_fixed(expit(logits + np.bincount(self.candidate, evidence, len(logits))))
 
     def model(self, posterior: Floats) -> TagModel:
         """Frequencies and rates from the probability of each candidate."""
@@ -247,7 +249,7 @@ def _shrunk_rates(hits: Floats, total: Floats, typical: float) -> Floats:
     """(annotators + 1, tags): the rates of each annotator for each tag; last row: an unknown annotator."""
     mean = np.full(1, (hits.sum() + _MEAN_STRENGTH * typical) / (total.sum() + _MEAN_STRENGTH))
     by_rater, by_tag = (_shrunk(hits.sum(axis=axis), total.sum(axis=axis), mean) for axis in (1, 0))
-    expected = _sigmoid(_logit(by_rater)[:, None] + _logit(by_tag)[None] - _logit(mean))
+    expected = expit(_logit(by_rater)[:, None] + _logit(by_tag)[None] - _logit(mean))
     rates = _shrunk(hits, total, expected)
     return np.clip(np.vstack((rates, by_tag[None])), 2 * _LEAST_RATE, 1 - 2 * _LEAST_RATE)
 
@@ -268,7 +270,3 @@ def _shrunk(hits: Floats, total: Floats, expected: Floats) -> Floats:
 def _logit(rate: Floats) -> Floats:
     clipped = np.clip(rate, _LEAST_RATE, 1 - _LEAST_RATE)
     return np.asarray(np.log(clipped / (1 - clipped)), np.float64)
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-logits)), np.float64)
