@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import subprocess
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -133,7 +134,21 @@ def _tags() -> str:
     ):
         figures = np.mean([_tag_scores(np.random.default_rng(seed), per_item, rates) for seed in range(DRAWS)], axis=0)
         rows.append(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
-    return "\n".join(rows)
+    seconds = _tag_seconds(np.random.default_rng(0))
+    return "\n".join(rows) + f"\n\n1,000 items of 3 of 30 tags, 3 an item, fitted and merged: {seconds:.2f} s."
+
+
+def _tag_seconds(draw: np.random.Generator) -> float:
+    """Seconds of one core for a model of 1,000 items and their consensus."""
+    items = [
+        tuple((int(who), tuple(f"{tag:02d}" for tag in sorted(draw.choice(30, 3, replace=False)))) for who in people)
+        for people in (draw.choice(20, 3, replace=False) for _ in range(1000))
+    ]
+    started = time.process_time()
+    model = fit_tag_model(items)
+    for votes in items:
+        model.best(votes)
+    return time.process_time() - started
 
 
 def _tag_scores(draw: np.random.Generator, per_item: int, rates: Any, tags: int = 20) -> tuple[float, ...]:
