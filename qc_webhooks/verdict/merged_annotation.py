@@ -43,6 +43,9 @@ LOOSE_RELATION = "a region at its end is not in the consensus"
 # Result types of answers about the whole task that are decided by vote.
 _VOTED = frozenset({"choices", "taxonomy", "datetime", "pairwise", "rating", "number", "textarea"})
 
+# ... whose answers may have several tags.
+_TAGGED = frozenset({"choices", "taxonomy"})
+
 Line = dict[str, Any]
 
 
@@ -350,7 +353,7 @@ def _combined(annotators: Sequence[Sequence[Result]], answer: ConsensusChoice) -
     """Results with the tags of an answer: for each image of the task, tags in the order of those who gave them."""
     missing, combined = set(answer.chosen), dict[int | None, dict[str, Any]]()
     for result in (result for results in annotators for result in results):
-        if result.type not in {"choices", "taxonomy"}:
+        if result.type not in _TAGGED:
             continue
         suffix = "" if result.item_index is None else item_suffix(result.item_index)
         tags = {tag.removesuffix(suffix) for tag in missing if tag.endswith(suffix)}
@@ -360,11 +363,12 @@ def _combined(annotators: Sequence[Sequence[Result]], answer: ConsensusChoice) -
         missing -= {f"{tag}{suffix}" for tag in parse_answer(value, result.type)}
         raw = combined.setdefault(result.item_index, {**result.raw, "value": {**value, ANSWERS[result.type]: []}})
         raw["value"][ANSWERS[result.type]] += value[ANSWERS[result.type]]
-    branches = [tag.split(SEPARATOR) for tag in sorted(missing)]  # inner nodes that only other tasks' annotators gave
-    taxonomy = next((result for results in annotators for result in results if result.type == "taxonomy"), None)
-    if branches and taxonomy is not None:
-        raw = combined.setdefault(None, {**taxonomy.raw, "value": {**taxonomy.value, "taxonomy": []}})
-        raw["value"]["taxonomy"] += branches
+    # inner nodes that only annotators of other tasks gave as an answer
+    answered = next((result for results in annotators for result in results if result.type in _TAGGED), None)
+    if missing and answered is not None:
+        field = ANSWERS[answered.type]
+        raw = combined.setdefault(None, {**answered.raw, "value": {**answered.value, field: []}})
+        raw["value"][field] += [tag.split(SEPARATOR) if answered.type == "taxonomy" else tag for tag in sorted(missing)]
     return list(combined.values())
 
 

@@ -236,6 +236,20 @@ def test_tags_that_nobody_gave_together_are_put_together(offline):
     assert len(logged["rejected"]) == 3
 
 
+@pytest.mark.parametrize(("name", "type_"), [("choices", "choices"), ("taxonomy", "taxonomy")])
+def test_branch_that_other_tasks_gave_is_an_answer(offline, name, type_):
+    config, [result] = CONTROLS[name]
+
+    def task(number, *paths):
+        values = [path.split("/") if type_ == "taxonomy" else path for path in paths]
+        people = [renamed([result | {"value": {type_: [value]}}], who) for who, value in enumerate(values, 1)]
+        return task_of([annotation(who, held) for who, held in enumerate(people, 1)], id=number)
+
+    merged, _ = offline(config, [task(1, "a/b", "a/c", "a/d"), *(task(number, "a", "a", "a/b") for number in (2, 3))])
+    expected = [["a"]] if type_ == "taxonomy" else ["a"]
+    assert [item["value"] for item in merged[0]["annotations"][0]["result"]] == [{type_: expected}]
+
+
 def test_spans_are_merged_with_their_links(offline):
     config, results = CONTROLS["links between spans"]
     shifted = [
