@@ -176,6 +176,24 @@ def project(loop, people, photos):
     return number
 
 
+def learning_project(loop, admin, title, label_config, photos):
+    """A connected project that learns from every task, as (number, {task: what is on its photo}).
+
+    ``photos`` are JPEG files with what is on them, by name.
+    """
+    body = {"title": title, "label_config": label_config}
+    number = admin.ask("POST", "/api/projects/", json=body).raise_for_status().json()["id"]
+    policy = loop.home / "ml_backend" / str(number) / "learn.toml"
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    policy.write_text("learn = true\nheld_out = 0\n")
+    files = [(f"file{n}", (name, data, "image/jpeg")) for n, (name, (data, _)) in enumerate(photos.items())]
+    admin.ask("POST", f"/api/projects/{number}/import", files=files).raise_for_status()
+    tasks = admin.get("/api/tasks", project=number, fields="all", page_size=100)["tasks"]
+    drawn = {task["id"]: photos[task["data"]["image"].rsplit("-", 1)[1]][1] for task in tasks}
+    loop.command("connect", str(number))
+    return number, drawn
+
+
 def eventually(check, *, within_s: float = 120.0, what: str = "it"):
     """The first value of `check()` that is true; fails with the last one after `within_s` seconds.
 

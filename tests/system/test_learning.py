@@ -9,7 +9,7 @@ from PIL import Image
 from labelloop.labeling.geometry.overlap import box_iou
 from ml_backend.inference.detector import embedded_model
 from tests.drawn import SIDE, draw_shapes
-from tests.system.loop_fixtures import eventually
+from tests.system.loop_fixtures import eventually, learning_project
 
 pytestmark = pytest.mark.system
 
@@ -40,18 +40,8 @@ def result_of(drawn):
 @pytest.fixture(scope="module")
 def shapes(loop, people):
     """A connected project with photos of shapes, {task: what is on it}; every task is learned from, none judges."""
-    admin = people["admin"]
-    number = admin.ask("POST", "/api/projects/", json={"title": "Shapes", "label_config": CONFIG}).json()["id"]
-    policy = loop.home / "ml_backend" / str(number) / "learn.toml"
-    policy.parent.mkdir(parents=True, exist_ok=True)
-    policy.write_text("learn = true\nheld_out = 0\n")
     photos = {f"{seed}.jpg": draw(seed) for seed in range(PHOTOS)}
-    files = [(f"file{n}", (name, data, "image/jpeg")) for n, (name, (data, _)) in enumerate(photos.items())]
-    admin.ask("POST", f"/api/projects/{number}/import", files=files).raise_for_status()
-    tasks = admin.get("/api/tasks", project=number, fields="all", page_size=100)["tasks"]
-    drawn = {task["id"]: photos[task["data"]["image"].rsplit("-", 1)[1]][1] for task in tasks}
-    loop.command("connect", str(number))
-    return number, drawn
+    return learning_project(loop, people["admin"], "Shapes", CONFIG, photos)
 
 
 def scores(admin, project, version):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.drawn import SIDE, draw_shapes
-from tests.system.loop_fixtures import eventually
+from tests.system.loop_fixtures import eventually, learning_project
 
 pytestmark = pytest.mark.system
 
@@ -58,19 +58,8 @@ def kind(request):
 @pytest.fixture(scope="module")
 def connected(loop, people, kind):
     """A connected project of this kind, {task: what is on it}."""
-    admin = people["admin"]
-    body = {"title": kind, "label_config": f"<View>{IMAGE}{KINDS[kind][0]}</View>"}
-    number = admin.ask("POST", "/api/projects/", json=body).raise_for_status().json()["id"]
-    policy = loop.home / "ml_backend" / str(number) / "learn.toml"
-    policy.parent.mkdir(parents=True, exist_ok=True)
-    policy.write_text("learn = true\nheld_out = 0\n")
     photos = {f"{seed}.jpg": draw(seed) for seed in range(PHOTOS)}
-    files = [(f"file{n}", (name, data, "image/jpeg")) for n, (name, (data, _)) in enumerate(photos.items())]
-    admin.ask("POST", f"/api/projects/{number}/import", files=files).raise_for_status()
-    tasks = admin.get("/api/tasks", project=number, fields="all", page_size=100)["tasks"]
-    drawn = {task["id"]: photos[task["data"]["image"].rsplit("-", 1)[1]][1] for task in tasks}
-    loop.command("connect", str(number))
-    return number, drawn
+    return learning_project(loop, people["admin"], kind, f"<View>{IMAGE}{KINDS[kind][0]}</View>", photos)
 
 
 def open_predictions(admin, project, version):
