@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.drawn import SIDE, animal_json, draw_animal
-from tests.system.loop_fixtures import eventually
+from tests.system.loop_fixtures import eventually, learning_project
 
 pytestmark = pytest.mark.system
 
@@ -25,16 +25,8 @@ def jpeg(seed):
 
 def test_key_points_and_rotated_boxes_are_learned_and_served(loop, people):
     admin, anna = people["admin"], people["anna"]
-    body = {"title": "points", "label_config": CONFIG}
-    project = admin.ask("POST", "/api/projects/", json=body).raise_for_status().json()["id"]
-    policy = loop.home / "ml_backend" / str(project) / "learn.toml"
-    policy.parent.mkdir(parents=True, exist_ok=True)
-    policy.write_text("learn = true\nheld_out = 0\n")
-    files = [(f"file{seed}", (f"{seed}.jpg", jpeg(seed), "image/jpeg")) for seed in range(PHOTOS)]
-    admin.ask("POST", f"/api/projects/{project}/import", files=files).raise_for_status()
-    tasks = admin.get("/api/tasks", project=project, fields="all", page_size=100)["tasks"]
-    seeds = {task["id"]: int(task["data"]["image"].rsplit("-", 1)[1].partition(".")[0]) for task in tasks}
-    loop.command("connect", str(project))
+    photos = {f"{seed}.jpg": (jpeg(seed), seed) for seed in range(PHOTOS)}
+    project, seeds = learning_project(loop, admin, "points", CONFIG, photos)
     for _ in range(SUBMITS):
         task = anna.next_task(project)
         anna.submit(task["id"], animal_json(seeds[task["id"]], rotated=True))
