@@ -36,7 +36,7 @@ from ml_backend.policy import LearningPolicy, read_learning_policy, too_few_labe
 from ml_backend.predict.control_support import ControlSupport, NotServed, controls_of, reasons
 from ml_backend.serving import activation
 from ml_backend.training.backbone import open_backbone
-from ml_backend.training.datasets import LocalImage, read_labelled
+from ml_backend.training.datasets import LocalDataset, LocalImage, read_labelled
 from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.simulate import STRATEGIES, FeatureSource, SimulationRun, decodable_images, simulate
 
@@ -334,10 +334,7 @@ def learn_simulate(
     ) as progress:
         images_bar = progress.add_task("images", total=len(data.images))
         good, bad = decodable_images(features, data.images, lambda done, _: progress.update(images_bar, completed=done))
-        lines = [
-            f"left out: {line}" for line in (*(f"{problem.item}: {problem.reason}" for problem in data.problems), *bad)
-        ]
-        lines += [f"not an image of the data set: {_truncated(line)}, in {test_list}" for line in unknown]
+        lines = _notes(data, bad, unknown, test_list)
         for line in _limited(lines):
             progress.console.print(line, markup=False, soft_wrap=True)
         test = [image for image in good if image.name in wanted]
@@ -362,6 +359,16 @@ def learn_simulate(
     if stopped:
         console.print(f"Stopped after {len(runs)} of {len(sizes) * len(strategies) * seeds} runs.")
         raise SystemExit(stopped)
+
+
+def _notes(data: LocalDataset, undecodable: Sequence[str], unknown: Sequence[str], test_list: Path) -> list[str]:
+    """What was left out of a data set or changed, one line an item."""
+    lines = [f"left out: {problem.item}: {problem.reason}" for problem in data.problems]
+    lines += [f"left out: {line}" for line in undecodable]
+    lines += [f"not an image of the data set: {_truncated(line)}, in {test_list}" for line in unknown]
+    if data.scaled:
+        lines.append(f"{data.scaled} images have another size than their labels are for: the boxes are scaled")
+    return lines
 
 
 def _require_test_images(test_list: Path, test: Sequence[LocalImage], pool: Sequence[LocalImage]) -> None:

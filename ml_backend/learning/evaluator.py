@@ -12,7 +12,7 @@ from cachetools import LRUCache
 
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.media import MediaError
-from ml_backend.detection.detections import Detections
+from ml_backend.detection.detections import Detections, Floats
 from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import Detector
 from ml_backend.layouts import best_class
@@ -170,25 +170,27 @@ class Evaluator:
             detector = self._bases.detector(version)
             names, detect = detector.names.names, self._model_detector(detector)
 
-        def predict(pair: tuple[int, LabelledImage]) -> _Prediction | None:
+        def predict(pair: tuple[int, LabelledImage]) -> tuple[_Prediction, Floats] | None:
             task, image = pair
             key = version, hashlib.sha256(image.url.encode()).hexdigest()[:24]
             with self._lock:
                 prediction = self._predictions.get(key)
             try:
                 prediction = prediction or detect(task, image.url)
+                boxes = boxes_on_image(image, prediction.width, prediction.height)
             except MediaError as error:
                 log.warning("photo_not_judged_by", task=task, reason=str(error))
                 return None
             self._keep(key, prediction)
-            return prediction
+            return prediction, boxes
 
         truths, detections = [], []
         with single_threaded_blas():
             predictions = parallel_map(predict, images)
-        for (_, image), prediction in zip(images, predictions, strict=True):
-            if prediction is not None:
-                truths.append(GroundTruth(boxes_on_image(image, prediction.width, prediction.height), image.labels))
+        for (_, image), predicted in zip(images, predictions, strict=True):
+            if predicted is not None:
+                prediction, boxes = predicted
+                truths.append(GroundTruth(boxes, image.labels))
                 detections.append(prediction.detections)
         result = EvaluationResult(truths, detections, labels_of(config, names))
         if len(truths) == len(images):  # an image that could not be loaded may load the next time

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from labelloop.service.media import MediaError
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import Prepared, prepare
 from ml_backend.learning.annotations import LabelledImage
@@ -14,6 +15,7 @@ from ml_backend.predict.predictor import ImageSource
 from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
 from ml_backend.training.examples import Example
 from ml_backend.training.feature_cache import FeatureCache
+from ml_backend.training.label_placement import LabelsMisplaced, scale_of_labels
 
 # Bytes of features in memory, about 150 images with the embedded model; saves reading them from disk for each run.
 MEMORY_BYTES = 512 * 2**20
@@ -94,7 +96,12 @@ class FeatureProvider:
         return prepare(photo.pixels, spec, size=(photo.width, photo.height))
 
     def example(self, backbone: FrozenBackbone, image: LabelledImage, *, task: int) -> Example:
-        """Return a labelled image with its features, as an example for training."""
+        """Return a labelled image with its features, as an example for training.
+
+        Raises:
+            MediaError: The image cannot be loaded or decoded, or its labels are for other pixels.
+            ModelBroken: Inference failed.
+        """
         features = self.features(backbone, image.url, task=task)
         return Example(
             features, boxes_on_image(image, features.fit.width, features.fit.height), image.labels, image.complete
@@ -102,12 +109,17 @@ class FeatureProvider:
 
 
 def boxes_on_image(image: LabelledImage, width: int, height: int) -> Floats:
-    """Return the boxes of a labelled image, scaled to an image of width x height pixels; (n, 4) float32."""
+    """Return the boxes of a labelled image, scaled to an image of width x height pixels; (n, 4) float32.
+
+    Raises:
+        MediaError: Its labels are for an image of another aspect ratio.
+    """
     boxes: Floats = np.asarray(image.boxes, np.float32).reshape(-1, 4)
-    if image.width and image.height and (image.width, image.height) != (width, height):
-        across, down = width / image.width, height / image.height
-        return np.asarray(boxes * np.array([across, down, across, down]), np.float32)
-    return boxes
+    try:
+        across, down = scale_of_labels((image.width, image.height), (width, height))
+    except LabelsMisplaced as error:
+        raise MediaError(image.url, str(error), fix="Label it again: the image was replaced.") from error
+    return np.asarray(boxes * np.array([across, down, across, down]), np.float32)
 
 
 def _half_precision(features: CandidateFeatures) -> CandidateFeatures:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from labelloop.service.datasets import (
     DatasetError,
     DatasetImage,
@@ -16,6 +18,7 @@ from labelloop.service.datasets import (
 from labelloop.service.datasets.registry import detect_format
 from labelloop.service.settings import Settings
 from ml_backend.errors import DatasetUnreadable, TestListUnusable
+from ml_backend.training.label_placement import LabelsMisplaced, place_boxes
 
 Box = tuple[float, float, float, float]
 
@@ -39,11 +42,19 @@ class LocalImage:
 
 @dataclass(frozen=True)
 class LocalDataset:
-    """Labelled images sorted by name, and the items of the data set that were skipped."""
+    """Labelled images.
+
+    Attributes:
+        images: Sorted by name.
+        problems: The items of the data set that were skipped.
+        folder: All images of the folder.
+        scaled: Images whose labels are for another size of the same aspect ratio; their boxes are scaled.
+    """
 
     images: tuple[LocalImage, ...]
     problems: tuple[DatasetProblem, ...]
     folder: ImageFiles
+    scaled: int = 0
 
     def listed(self, file: Path) -> tuple[frozenset[str], Sequence[str]]:
         """Resolve a text file with one image name per line.
@@ -77,6 +88,8 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
         annotations: A folder of Pascal VOC XML or YOLO text files, or a COCO JSON file.
         settings: Read from the environment where None.
 
+    Images whose labels are for other pixels are left out; see `label_placement`.
+
     Raises:
         DatasetError: No data set is found.
         DatasetUnreadable: It has no image that exists, or no box.
@@ -86,6 +99,7 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
         raise DatasetUnreadable(path=images, reason="it contains no image")
     images_by_name: dict[str, LocalImage] = {}
     problems: list[DatasetProblem] = []
+    scaled = 0
     for entry in _read(dataset):
         name = entry.item if isinstance(entry, DatasetProblem) else dataset.images.find(entry.name)
         if isinstance(entry, DatasetProblem):
@@ -101,12 +115,33 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
             if entry.objects and not drawn:
                 problems.append(DatasetProblem(entry.name, "it has only crowd regions"))
                 continue
-            boxes = tuple(shape.geometry.bounds for shape in drawn)
-            images_by_name[name] = LocalImage(images / name, name, boxes, tuple(shape.label for shape in drawn))
+            size = dataset.images.size(name)
+            if isinstance(size, str):
+                problems.append(DatasetProblem(entry.name, size))
+                continue
+            boxes = np.array([shape.geometry.bounds for shape in drawn], np.float32).reshape(-1, 4)
+            try:
+                placed = place_boxes(boxes, (entry.width, entry.height), size)
+            except LabelsMisplaced as error:
+                problems.append(DatasetProblem(entry.name, str(error)))
+                continue
+            if not placed.kept.all():
+                problems.append(DatasetProblem(entry.name, f"{(~placed.kept).sum()} of its boxes lie off the image"))
+            scaled += placed.scaled_from is not None
+            kept = [
+                (tuple(box), shape.label)
+                for box, shape, keep in zip(placed.boxes.tolist(), drawn, placed.kept, strict=True)
+                if keep
+            ]
+            images_by_name[name] = LocalImage(
+                images / name, name, tuple(box for box, _ in kept), tuple(label for _, label in kept)
+            )
     if not any(entry.labels for entry in images_by_name.values()):
         reason = "none of its images has a box" if images_by_name else f"none of its images is in {images}"
         raise DatasetUnreadable(path=annotations, reason=f"{reason}{_first(problems)}")
-    return LocalDataset(tuple(images_by_name[name] for name in sorted(images_by_name)), tuple(problems), dataset.images)
+    return LocalDataset(
+        tuple(images_by_name[name] for name in sorted(images_by_name)), tuple(problems), dataset.images, scaled
+    )
 
 
 def _read(dataset: DatasetSource) -> Iterator[DatasetImage | DatasetProblem]:

@@ -1,11 +1,13 @@
 """Evaluate a candidate on held-out images or by cross-validation, and learn its score thresholds."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from labelloop.service.media import MediaError
 from ml_backend.detection.detections import Detections
 from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.context import LearningContext
@@ -199,7 +201,8 @@ def _recent_detections(
             boxes, scores = np.asarray(image.boxes, np.float32).reshape(-1, 4), np.asarray(image.scores, np.float32)
             detections = Detections(boxes, scores, np.array([names.index(label) for label in image.labels], np.int64))
             truth = by_url[image.url]
-            yield names, detections, GroundTruth(boxes_on_image(truth, image.width, image.height), truth.labels)
+            with contextlib.suppress(MediaError):  # labels for other pixels: the run names them
+                yield names, detections, GroundTruth(boxes_on_image(truth, image.width, image.height), truth.labels)
 
 
 def _as_labelled_image(url: str, size: tuple[int, int], detections: Detections, names: Sequence[str]) -> LabelledImage:

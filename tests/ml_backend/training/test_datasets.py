@@ -179,3 +179,34 @@ def test_image_with_only_a_crowd_is_not_a_negative(images, tmp_path):
     dataset = read_labelled(images, file)
     assert [photo.name for photo in dataset.images] == ["a.jpg"]
     assert "crowd" in dataset.problems[0].reason
+
+
+@pytest.mark.parametrize(
+    ("size", "images", "problem"),
+    [((200, 160), 2, ""), ((80, 100), 1, "its EXIF rotation is not applied in the labels"), ((500, 80), 1, "for 500")],
+)
+def test_labels_for_another_size_are_scaled_or_named(size, images, problem, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(folder / f"{name}.jpg")
+    stated = {"a": size, "b": (100, 80)}
+    record = {
+        "images": [
+            {"id": index, "file_name": f"{name}.jpg", "width": stated[name][0], "height": stated[name][1]}
+            for index, name in enumerate(stated)
+        ],
+        "annotations": [
+            {"id": index + 1, "image_id": index, "category_id": 1, "bbox": [20, 20, 40, 40]} for index in range(2)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps(record))
+    dataset = read_labelled(folder, file)
+    assert len(dataset.images) == images
+    assert dataset.scaled == (size == (200, 160))
+    if problem:
+        assert problem in dataset.problems[0].reason
+    else:
+        assert dataset.images[0].boxes == ((10.0, 10.0, 30.0, 30.0),)
