@@ -46,6 +46,7 @@ BENCHES: Mapping[str, str] = {
     "submit": "bench.submit",
     "swap": "bench.swap",
     "thresholds": "bench.thresholds",
+    "tiles": "bench.tiles",
 }
 
 # Benches whose figures are the last section of another's page: (that bench, the section's heading).

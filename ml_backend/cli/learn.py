@@ -84,7 +84,7 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
         _print_state(console, project, settings, policy, training_data, notes=notes or ())
         last_runs = runs.last(project, MAX_RUNS)
         console.print(_runs_table(last_runs))
-        for line in last_runs[0].metrics.head_lines() if last_runs else ():
+        for line in last_runs[0].metrics.lines() if last_runs else ():
             console.print(line, markup=False, soft_wrap=True)
         page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
         console.print(f"Report with charts: {page}, or `labelloop learn report {project}`.", soft_wrap=True)
@@ -353,6 +353,7 @@ def learn_simulate(
         Console(highlight=False).print(
             means_table([(run, run.ap50, run.boxes) for run in runs], metric="AP50", amount="boxes")
         )
+        console.print(*(f"Views: {line}." for line in {runs[-1].tiling} if line))
     if json_ is not None:
         head = {"model": backbone.version, "test_photos": len(test), "pool_photos": len(pool)}
         json_.write_bytes(msgspec.json.format(json.dumps({**head, "runs": [asdict(run) for run in runs]}).encode()))

@@ -88,7 +88,7 @@ def _print(console: Console, report: LearningReport) -> None:
             cut = "-" if quality.threshold is None else f"{quality.threshold:.2f}"
             table.add_row(quality.name, str(quality.boxes), *scores, *counts, cut)
         console.print(table, markup=False)
-    for line in report.runs[-1].metrics.head_lines() if report.runs else ():
+    for line in report.runs[-1].metrics.lines() if report.runs else ():
         console.print(line, markup=False)
     for line in report.course:
         console.print(line, markup=False)

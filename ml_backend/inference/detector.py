@@ -21,6 +21,7 @@ from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
 from ml_backend.layouts import LAYOUTS, OutputReader, plain_spec
 from ml_backend.layouts.declared import Mismatch, declared_reader, input_spec, with_input
+from ml_backend.layouts.labelloop import tiles_of
 from ml_backend.layouts.layout_file import LayoutFile, layout_file_of, read_layout_file
 from ml_backend.layouts.plausibility import Misfit, check_boxes, check_scores
 
@@ -51,6 +52,7 @@ class Detector:
         units_checked: Whether the trial run had boxes, so that their unit is verified.
         layout_file: The layout file that was read, in the model's folder; None without one.
         heads: Heads of its version by kind, in the order in which they are applied; see `ml_backend.heads`.
+        tiles: Tiles along an image's longer side that the model was learned on; 1: whole images.
         gives_features: Whether detections carry frozen features where the graph has them; not needed without heads.
     """
 
@@ -65,6 +67,7 @@ class Detector:
     layout_file: Path | None = None
     heads: Mapping[str, Any] = field(default_factory=dict)
     gives_features: bool = True
+    tiles: int = 1
 
     @property
     def answers(self) -> frozenset[str]:
@@ -209,6 +212,7 @@ def load_detector(
         engine=opened.engine,
         units_checked=bool(layout) or _fits(opened),
         layout_file=request.file_path,
+        tiles=tiles_of(opened.engine.graph.metadata),
     )
 
 

@@ -4,6 +4,7 @@ The embedded model and every trained model have it.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,12 @@ from ml_backend.layouts.base import Layout, OutputReader, best_class, plain_spec
 # Metadata key of trained models, a JSON list: [slope, intercept, edge_weight, aspect_weight] per class, or null; older
 # models have [slope, intercept]. See `fuse_candidates`.
 CALIBRATIONS_KEY = "labelloop.lines"
+
+# Metadata: tiles along an image's longer side that the model was learned on, and is to be run on.
+TILES_KEY = "labelloop.tiles"
+
+# Most tiles along the longer side that a model may ask for.
+MAX_TILES = 16
 
 _OUTPUTS = ("boxes", "objectness", "scores")
 
@@ -81,6 +88,18 @@ def decode(outputs: Arrays, floor: float) -> list[Detections]:
         best = best_class(box[likely], box_objectness[likely, None] * score[likely], floor)
         detections.append(best if best.rows is None else replace(best, rows=likely[best.rows]))
     return detections
+
+
+def tiles_of(metadata: Mapping[str, str]) -> int:
+    """Tiles along an image's longer side that a model is to be run on; 1: whole images.
+
+    Raises:
+        ValueError: The entry is not a number from 1 to `MAX_TILES`.
+    """
+    text = metadata.get(TILES_KEY, "1")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_TILES:
+        raise ValueError(f"its metadata {TILES_KEY} is {text!r:.40}, not a number from 1 to {MAX_TILES}")
+    return int(text)
 
 
 LABELLOOP = Layout(_recognise, _read)

@@ -13,8 +13,8 @@ from cachetools import LRUCache
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.media import MediaError
 from ml_backend.detection.detections import Detections, Floats
-from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import Detector
+from ml_backend.inference.slicing import detect_as_learned
 from ml_backend.layouts import best_class
 from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.base_models import BaseModels
@@ -22,7 +22,7 @@ from ml_backend.learning.features import FeatureProvider, boxes_on_image
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import ImageSource
 from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
-from ml_backend.training.linear_head import LinearHead
+from ml_backend.training.linear_head import LinearHead, head_detector
 from ml_backend.training.metrics import GroundTruth, ap50
 from ml_backend.training.parallel import parallel_map, single_threaded_blas
 
@@ -40,6 +40,9 @@ MAX_PREDICTIONS = 2000
 
 # Most cached evaluation results: earlier versions are evaluated again at every run.
 MAX_RESULTS = 64
+
+# Version name of a head that is run on tiles by the backbone's session.
+CANDIDATE_HEAD = "head"
 
 # Most heads in memory, so that their versions need not be opened.
 MAX_HEADS = 8
@@ -202,15 +205,17 @@ class Evaluator:
         """Return a function that runs an opened model on an image."""
 
         def detect(task: int, url: str) -> _Prediction:
-            spec = detector.spec
-            photo = self._photos.photo(url, task_id=task, max_side=spec.decode_side)
-            [detections] = detector.detect([prepare(photo.pixels, spec, size=(photo.width, photo.height))], floor=FLOOR)
-            return _Prediction(detections, photo.width, photo.height)
+            side = None if detector.tiles > 1 else detector.spec.decode_side
+            photo = self._photos.photo(url, task_id=task, max_side=side)
+            size = photo.width, photo.height
+            return _Prediction(detect_as_learned(detector, photo.pixels, floor=FLOOR, size=size), *size)
 
         return detect
 
     def _backbone_detector(self, head: LinearHead | None, backbone: FrozenBackbone) -> _DetectFunction:
         """Return a function that applies a head, or the base itself, to cached backbone features."""
+        if head is not None and head.tiles > 1:
+            return self._model_detector(head_detector(backbone, head, version=CANDIDATE_HEAD))
 
         def detect(task: int, url: str) -> _Prediction:
             features = self._features.features(backbone, url, task=task)

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
 from ml_backend.training.examples import Example
 from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.label_placement import LabelsMisplaced, scale_of_labels
+from ml_backend.training.tiles import Part
 
 # Bytes of features in memory, about 150 images with the embedded model; saves reading them from disk for each run.
 MEMORY_BYTES = 512 * 2**20
@@ -88,6 +90,21 @@ class FeatureProvider:
                 self._of_images.pop(next(iter(self._of_images)))
             self._of_images[key] = features
         return features
+
+    def tile_features(
+        self, backbone: FrozenBackbone, url: str, parts: Sequence[Part], *, task: int | None
+    ) -> list[CandidateFeatures]:
+        """Return the backbone's features of parts of an image, given in its pixels; cached on disk.
+
+        Raises:
+            MediaError: The image cannot be loaded or decoded.
+            ModelBroken: Inference failed.
+        """
+        key = f"{backbone.version}-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
+        return self._cache.get_all(
+            [f"{key}-{'-'.join(map(str, part))}" for part in parts],
+            lambda: backbone.extract_tiles(self._photos.photo(url, task_id=task, max_side=None).pixels, parts),
+        )
 
     def prepared_image(self, backbone: FrozenBackbone, url: str, *, task: int | None) -> Prepared:
         """Return the image as prepared for the backbone."""

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -44,9 +45,10 @@ from ml_backend.serving import activation
 from ml_backend.serving.active_versions import set_active
 from ml_backend.studio.connect import is_same_url
 from ml_backend.training.acquisition import image_vector
-from ml_backend.training.backbone import FrozenBackbone
+from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
 from ml_backend.training.examples import Example
-from ml_backend.training.model_selection import FitResult, select_and_fit
+from ml_backend.training.model_selection import FitResult
+from ml_backend.training.tiles import Part, fit_on_best_view
 
 # Longest debounce in seconds, for a burst of submits that does not end.
 MAX_DEBOUNCE_S = 10.0
@@ -249,12 +251,22 @@ class Learner:
             (the candidate, None without any box or where boxes cannot be trained; the images that could not be loaded,
             as text).
         """
-        examples, failures = self._examples(inputs, backbone)
+        examples, places, failures = self._examples(inputs, backbone)
         if not backbone.levels or not any(example.labels for example in examples):
             return None, failures
         with inputs.stopwatch.phase("fit"):
             classes = known_classes(inputs.config, backbone.names, inputs.classes)
-            return select_and_fit(examples, levels=backbone.levels, backbone_classes=classes), failures
+            tiles = partial(self._tile_features, backbone, places)
+            return fit_on_best_view(
+                examples, tiles, spec=backbone.spec, levels=backbone.levels, backbone_classes=classes
+            ), failures
+
+    def _tile_features(
+        self, backbone: FrozenBackbone, places: Sequence[tuple[int, str]], index: int, parts: Sequence[Part]
+    ) -> Sequence[CandidateFeatures]:
+        """Return the features of parts of a training image, of (task, URL)."""
+        task, url = places[index]
+        return self._context.features.tile_features(backbone, url, parts, task=task)
 
     def _evaluate(self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult) -> CandidateResults:
         """Evaluate (step 4): run the candidate and the models it is compared with on labelled images."""
@@ -358,8 +370,10 @@ class Learner:
                 code="other_model",
             )
 
-    def _examples(self, inputs: RunInput, backbone: FrozenBackbone) -> tuple[list[Example], list[str]]:
-        """Return the training images with their features, and the images that could not be loaded.
+    def _examples(
+        self, inputs: RunInput, backbone: FrozenBackbone
+    ) -> tuple[list[Example], list[tuple[int, str]], list[str]]:
+        """Return the training images with their features, (task, URL) of each, and those that could not be loaded.
 
         Where no boxes can be trained, only images without a vector are loaded, and none is returned.
         """
@@ -372,6 +386,7 @@ class Learner:
             images = [(task, image) for task, image in images if task not in embedded]
         vectors: dict[int, Any] = {}
         examples: list[Example] = []
+        places: list[tuple[int, str]] = []
         failures: list[str] = []
         with inputs.stopwatch.phase("photos", len(images)) as progress:
             for index, (task, image) in enumerate(images):
@@ -379,6 +394,7 @@ class Learner:
                     progress(index)
                 try:
                     examples.append(self._context.features.example(backbone, image, task=task))
+                    places.append((task, image.url))
                 except MediaError as error:
                     log.warning("photo_not_learned_from", project=inputs.project, task=task, reason=str(error))
                     failures.append(f"task {task}, {error.reason}")
@@ -386,7 +402,7 @@ class Learner:
                 if task not in embedded and task not in vectors:
                     vectors[task] = image_key_of([image.url]), image_vector(examples[-1].candidates)
             self._context.image_vectors.save_vectors(inputs.project, backbone.version, vectors, annotated=True)
-        return examples if trains_boxes else [], failures
+        return examples if trains_boxes else [], places, failures
 
     def _thresholds(self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult) -> dict[str, float]:
         """Return the score thresholds of the candidate; empty if the policy turns them off."""
@@ -536,6 +552,7 @@ def _metrics(outcome: _Outcome) -> RunMetrics:
         boxes=verdict.boxes if verdict else 0,
         cross_validation={_choice_name(choice): round(float(score), 4) for choice, score in scores.items()},
         choice=_choice_name(learned.choice) if learned else "",
+        tiling=learned.tiling if learned else "",
         thresholds=dict(outcome.thresholds),
         heads=outcome.heads.metrics,
         boxes_kept=outcome.boxes_kept,

@@ -255,8 +255,8 @@ class Predictor:
         ]
         heads = {name: detector.heads[name] for name in HEADS if name in detector.heads}
         job = _Job(requests, entries, deadline, abandoned, heads, detector.names.names)
-        if options.slice:
-            slices = Slices(options.slice, options.slice_overlap)
+        slices = Slices(options.slice, options.slice_overlap) if options.slice else Slices(grid=detector.tiles)
+        if options.slice or detector.tiles > 1:
             detected = self._detect_sliced(job, detector, floor=floor, slices=slices)
         else:
             detected = self._detect_whole(job, detector, floor)

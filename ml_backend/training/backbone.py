@@ -17,7 +17,7 @@ from ml_backend.checksums import ModelDamaged, sidecar_of, verify_file, write_ch
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.fit import Fit
 from ml_backend.detection.onnx_graph import IMAGE_FEATURES, Arrays
-from ml_backend.detection.preprocess import InputSpec, Prepared
+from ml_backend.detection.preprocess import InputSpec, Prepared, RgbImage, prepare
 from ml_backend.errors import NotLearnable
 from ml_backend.inference.detector import Detector, load_detector
 from ml_backend.inference.session import Engine
@@ -107,6 +107,20 @@ class FrozenBackbone:
         names = (*(OUTPUTS if self.levels else ()), *self.image_outputs)
         outputs = self.detector.engine.run([image.tensor for image in images], names)
         return split_candidates(outputs, [image.fit for image in images])
+
+    def extract_tiles(self, image: RgbImage, parts: Sequence[tuple[int, int, int, int]]) -> list[CandidateFeatures]:
+        """Extract the candidate features of parts of a full-size image (h, w, 3) uint8, given in its pixels.
+
+        Raises:
+            ModelBroken: The session failed.
+        """
+        return [
+            features
+            for start in range(0, len(parts), self.batch)
+            for features in self.extract_features(
+                [prepare(image, self.spec, part=part) for part in parts[start : start + self.batch]]
+            )
+        ]
 
     @property
     def image_outputs(self) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ml_backend.detection.detections import Floats, Ints, cross_iou
 from ml_backend.detection.fit import Fit
@@ -21,12 +22,17 @@ class Example:
         labels: Class name of each.
         complete: Whether every object is labelled. Where not, confident candidates that match no box are ignored
             instead of being negatives.
+        ignored: (k, 4) float32 boxes of objects that this view of the image does not show well, pixels of the image:
+            candidates on them are neither positive nor negative.
+        image: Number of the image that this is a view of; views of one image are held out together. -1: of its own.
     """
 
     candidates: CandidateFeatures
     drawn: Floats
     labels: tuple[str, ...]
     complete: bool = True
+    ignored: Floats = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    image: int = -1
 
     @property
     def boxes(self) -> Floats:
@@ -46,6 +52,23 @@ def clip_to_image(candidates: CandidateFeatures) -> Floats:
     fit = candidates.fit
     limits = boxes_to_input(fit, np.array([[0, 0, fit.width, fit.height]], np.float32))[0]
     return np.clip(candidates.boxes, limits[[0, 1, 0, 1]], limits[[2, 3, 2, 3]])
+
+
+# Share of a box on an ignored object from which it is ignored too.
+IGNORED_SHARE = 0.3
+
+
+def is_ignored(boxes: Floats, ignored: Floats) -> npt.NDArray[np.bool_]:
+    """Whether boxes (n, 4) lie on ignored objects (k, 4), both in the same pixels; (n,) bool."""
+    if not len(ignored) or not len(boxes):
+        return np.zeros(len(boxes), np.bool_)
+    low, high = (
+        np.maximum(boxes[:, None, :2], ignored[None, :, :2]),
+        np.minimum(boxes[:, None, 2:], ignored[None, :, 2:]),
+    )
+    inside = np.prod(np.clip(high - low, 0, None), axis=2)
+    areas = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 1e-6, None), axis=1)
+    return np.asarray((inside.max(axis=1) / areas) >= IGNORED_SHARE)
 
 
 @dataclass(frozen=True, eq=False)

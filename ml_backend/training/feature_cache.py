@@ -1,7 +1,7 @@
 """On-disk cache of candidate features: an image passes through a backbone once."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -67,6 +67,19 @@ class FeatureCache:
             log.warning("sight_not_kept", folder=str(self._folder), reason=error.strerror or str(error))
         return _rounded(compute()) if computed is None else computed
 
+    def get_all(
+        self, keys: Sequence[str], compute: Callable[[], Sequence[CandidateFeatures]]
+    ) -> list[CandidateFeatures]:
+        """Like `get` for several keys that are computed together, such as the tiles of an image, at most once."""
+        computed: list[CandidateFeatures] = []
+
+        def nth(index: int) -> CandidateFeatures:
+            if not computed:
+                computed.extend(compute())
+            return computed[index]
+
+        return [self.get(key, lambda index=index: nth(index)) for index, key in enumerate(keys)]  # type: ignore[misc]
+
     def image_features(self, key: str, compute: Callable[[], CandidateFeatures]) -> tuple[Floats | None, int, int]:
         """Like `get`, but read the features of the whole image alone.
 
@@ -110,7 +123,7 @@ def _save(features: CandidateFeatures, file: BinaryIO) -> None:
     fit = features.fit
     np.savez(
         file,
-        fit=np.array([fit.scale_x, fit.scale_y, fit.left, fit.top, fit.width, fit.height]),
+        fit=np.array([fit.scale_x, fit.scale_y, fit.left, fit.top, fit.width, fit.height, *fit.origin]),
         boxes=features.boxes,
         objectness=features.objectness,
         scores=features.scores.astype(np.float16),
@@ -127,8 +140,9 @@ def _load(file: BinaryIO) -> CandidateFeatures | None:
         with np.load(file) as archive:
             arrays = [np.asarray(archive[name], np.float32) for name in _ARRAYS]
             of_image = np.asarray(archive["image"], np.float32)
-            scale_x, scale_y, left, top, width, height = archive["fit"].tolist()
+            scale_x, scale_y, *pixels = archive["fit"].tolist()
+            left, top, width, height, *origin = map(int, pixels)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    fit = Fit(scale_x, scale_y, int(left), int(top), int(width), int(height))
+    fit = Fit(scale_x, scale_y, left, top, width, height, (origin[0], origin[1]) if origin else (0, 0))
     return CandidateFeatures(arrays[0], arrays[1], arrays[2], arrays[3], fit, of_image if len(of_image) else None)

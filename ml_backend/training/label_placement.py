@@ -7,6 +7,7 @@ image before its EXIF rotation, or for another image altogether, so that boxes l
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ml_backend.detection.detections import Floats
 
@@ -35,7 +36,7 @@ class PlacedBoxes:
     """
 
     boxes: Floats
-    kept: np.ndarray
+    kept: npt.NDArray[np.bool_]
     scaled_from: tuple[int, int] | None = None
 
 

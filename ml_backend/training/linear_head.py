@@ -93,6 +93,7 @@ class LinearHead:
             widths and heights, and the logarithms of the scales (R-CNN box deltas, https://arxiv.org/abs/1311.2524,
             appendix C); None: boxes stay.
         platt: Score calibration per fitted class; empty: the identity.
+        tiles: Tiles along an image's longer side that it was fitted on; 1: whole images.
     """
 
     names: tuple[str, ...]
@@ -103,6 +104,7 @@ class LinearHead:
     prior_classes: tuple[int, ...] = ()
     box_regressor: Doubles | None = None
     platt: tuple[PlattCalibration, ...] = ()
+    tiles: int = 1
 
     @property
     def calibrations(self) -> tuple[PlattCalibration | None, ...]:
@@ -172,7 +174,7 @@ def head_detector(backbone: FrozenBackbone, head: LinearHead, *, version: str) -
         calibrations=head.calibrations,
     )  # fmt: skip
     names = ClassNames(head.names, "the head")
-    return replace(backbone.detector, version=version, names=names, reader=reader, units_checked=True)
+    return replace(backbone.detector, version=version, names=names, reader=reader, units_checked=True, tiles=head.tiles)
 
 
 def apply_box_deltas(boxes: Floats, deltas: Doubles) -> Floats:

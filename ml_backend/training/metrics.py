@@ -10,7 +10,7 @@ import numpy as np
 
 from ml_backend.detection.detections import Detections, Floats
 
-# Detections per image that count, best first, as in COCO.
+# Detections per image that count, best first, as in COCO; on images with more objects, twice their number.
 MAX_DETECTIONS = 100
 
 
@@ -63,7 +63,7 @@ def ap50(truths: Sequence[GroundTruth], detections: Sequence[Detections], *, nam
         evaluator = COCOeval(coco, coco.loadRes(results), "bbox")
         evaluator.params.iouThrs = np.array([0.5])
         evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluator.params.maxDets = [MAX_DETECTIONS]
+        evaluator.params.maxDets = [max(MAX_DETECTIONS, *(2 * len(truth.labels) for truth in truths))]
         evaluator.evaluate()
         evaluator.accumulate()
     precision = evaluator.eval["precision"][0, :, :, 0, 0]  # (recall levels, classes), -1 without ground truth

@@ -9,7 +9,7 @@ from ml_backend.detection.box_voting import PlattCalibration, apply_calibration,
 from ml_backend.detection.detections import Detections, Ints
 from ml_backend.detection.logits import expit, logit
 from ml_backend.training.calibration import calibrate_head, fit_calibrations
-from ml_backend.training.examples import Example
+from ml_backend.training.examples import Example, is_ignored
 from ml_backend.training.fit import blend_heads, fit_heads
 from ml_backend.training.linear_head import LinearHead
 from ml_backend.training.metrics import GroundTruth, mean_ap50
@@ -108,15 +108,17 @@ class OutOfFoldPredictions:
 
     Attributes:
         names: Class names of the detections.
-        truths: Ground truth of each image.
+        truths: Ground truth of each example.
         sizes: (width, height) of each image, pixels.
-        detections: One per image, calibrated like the final head.
+        detections: One per example, calibrated like the final head.
+        indices: Index of each example.
     """
 
     names: tuple[str, ...] = ()
     truths: Sequence[GroundTruth] = ()
     sizes: Sequence[tuple[int, int]] = ()
     detections: Sequence[Detections] = ()
+    indices: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,14 @@ class FitResult:
         choice: Its configuration.
         scores: Out-of-fold mean AP50 by configuration; empty without cross-validation.
         predictions: Out-of-fold predictions of the choice.
+        tiling: Why it was fitted on tiles or not, in words; empty where objects are large enough.
     """
 
     head: LinearHead
     choice: FitConfig
     scores: Mapping[FitConfig, float]
     predictions: OutOfFoldPredictions = OutOfFoldPredictions()
+    tiling: str = ""
 
 
 def select_and_fit(
@@ -196,8 +200,9 @@ def cross_validate(
     """
     choices = candidate_configs(examples, pretrained=bool(backbone_classes))
     names = sorted({label for example in examples for label in example.labels})
-    folds = [fold for fold in _folds(len(examples)) if any(examples[index].labels for index in fold[1])]
-    held_out = [examples[index] for indices, _ in folds for index in indices]
+    folds = [fold for fold in _folds(examples) if any(examples[index].labels for index in fold[1])]
+    indices_held_out = [index for indices, _ in folds for index in indices]
+    held_out = [examples[index] for index in indices_held_out]
     truths = [GroundTruth(example.drawn, example.labels) for example in held_out]
     sizes = [(example.candidates.fit.width, example.candidates.fit.height) for example in held_out]
 
@@ -216,9 +221,9 @@ def cross_validate(
                 boxes, scores = head.score_candidates(example.candidates, exact=False)
                 for choice in configs:
                     refined = boxes if choice.refit_boxes else example.candidates.boxes
-                    predictions[choice].append(
-                        _renumbered(head.postprocess(example.candidates, refined, scores, floor=FLOOR), class_indices)
-                    )
+                    found = head.postprocess(example.candidates, refined, scores, floor=FLOOR)
+                    found = found[~is_ignored(found.boxes, example.ignored)]
+                    predictions[choice].append(_renumbered(found, class_indices))
         return predictions
 
     fold_results = parallel_map(evaluate, folds)
@@ -227,7 +232,10 @@ def cross_validate(
     }
     return (
         {choice: mean_ap50(truths, detections[choice], names=names) for choice in choices},
-        {choice: OutOfFoldPredictions(tuple(names), truths, sizes, detections[choice]) for choice in choices},
+        {
+            choice: OutOfFoldPredictions(tuple(names), truths, sizes, detections[choice], indices_held_out)
+            for choice in choices
+        },
     )
 
 
@@ -254,7 +262,25 @@ def _calibrated(
     )
 
 
-def _folds(count: int) -> list[tuple[list[int], list[int]]]:
+def _folds(examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+    """Split the indices of examples into (held out, fitted on) pairs; those of one image stay together."""
+    images = [example.image if example.image >= 0 else -1 - index for index, example in enumerate(examples)]
+    if all(example.image < 0 for example in examples):
+        return _image_folds(len(examples))
+    members: dict[int, list[int]] = {}
+    for index, image in enumerate(images):
+        members.setdefault(image, []).append(index)
+    groups = list(members.values())
+    return [
+        (
+            [index for group in held_out for index in groups[group]],
+            [index for group in fitted for index in groups[group]],
+        )
+        for held_out, fitted in _image_folds(len(groups))
+    ]
+
+
+def _image_folds(count: int) -> list[tuple[list[int], list[int]]]:
     """Split image indices into (held out, fitted on) pairs."""
     order = np.random.default_rng(0).permutation(count).tolist()
     if count >= MAX_HELD_OUT + MAX_FITTED:

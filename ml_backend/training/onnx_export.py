@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from ml_backend.detection.logits import PROB_EPS
-from ml_backend.layouts.labelloop import CALIBRATIONS_KEY, EMBEDDINGS
+from ml_backend.layouts.labelloop import CALIBRATIONS_KEY, EMBEDDINGS, TILES_KEY
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.linear_head import MAX_BOX_DELTA, MAX_LOGIT, MIN_SIDE, MIN_SPREAD, Doubles, LinearHead
 from ml_backend.training.onnx_builder import GraphBuilder
@@ -69,7 +69,10 @@ def learned_model(backbone: FrozenBackbone, head: LinearHead) -> onnx.ModelProto
     nodes.output("objectness", ("batch", count))
     nodes.output("scores", ("batch", count, len(head.names)))
     calibrations = [calibration and astuple(calibration) for calibration in head.calibrations]
-    nodes.set_metadata(names=list(head.names), learned_from=backbone.version, **{CALIBRATIONS_KEY: calibrations})
+    tiles = {TILES_KEY: head.tiles} if head.tiles > 1 else {}
+    nodes.set_metadata(
+        names=list(head.names), learned_from=backbone.version, **{CALIBRATIONS_KEY: calibrations}, **tiles
+    )
     return nodes.build()
 
 

@@ -8,14 +8,14 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
 
 from labelloop.service.media import MediaError, load_image
-from ml_backend.detection.detections import Floats
+from ml_backend.detection.detections import Detections, Floats
 from ml_backend.detection.preprocess import prepare
+from ml_backend.inference.slicing import detect_as_learned
 from ml_backend.training.acquisition import (
     COLD_START_IMAGES,
     FLOOR,
@@ -30,9 +30,9 @@ from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
 from ml_backend.training.datasets import LocalImage
 from ml_backend.training.examples import Example
 from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.linear_head import LinearHead
+from ml_backend.training.linear_head import LinearHead, head_detector
 from ml_backend.training.metrics import GroundTruth, mean_ap50
-from ml_backend.training.model_selection import select_and_fit
+from ml_backend.training.tiles import Part, fit_on_best_view
 
 Strategy = Literal["random", "active"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -63,6 +63,7 @@ class SimulationRun:
         images: Labelled images, fewer than requested where the pool ran out.
         boxes: Labelled boxes on them.
         seconds: To fit the head.
+        tiling: Whether tiles of the images were used, and why, in words; empty where objects are large enough.
     """
 
     strategy: Strategy
@@ -72,6 +73,7 @@ class SimulationRun:
     images: int
     boxes: int
     seconds: float
+    tiling: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,33 @@ class FeatureSource:
         content = image.path.read_bytes()
         key = f"{self.backbone.version}-{hashlib.sha256(content).hexdigest()[:24]}"
         return self.cache.get(key, lambda: self._see(content, image.path.name))
+
+    def tiles(self, image: LocalImage, parts: Sequence[Part]) -> list[CandidateFeatures]:
+        """Extract the candidate features of parts of an image.
+
+        Raises:
+            MediaError: It cannot be decoded.
+        """
+        content = image.path.read_bytes()
+        digest = f"{self.backbone.version}-{hashlib.sha256(content).hexdigest()[:24]}"
+
+        def compute() -> list[CandidateFeatures]:
+            pixels = load_image(content, max_side=None, name=image.path.name).pixels
+            return self.backbone.extract_tiles(pixels, parts)
+
+        return self.cache.get_all([f"{digest}-{'-'.join(map(str, part))}" for part in parts], compute)
+
+    def detect(self, head: LinearHead, image: LocalImage, *, floor: float) -> Detections:
+        """Detect objects with a head on the views that it was fitted on.
+
+        Raises:
+            MediaError: It cannot be decoded.
+        """
+        if head.tiles == 1:
+            return head.detect(self.extract(image), floor=floor, exact=False)
+        detector = head_detector(self.backbone, head, version="simulated")
+        pixels = load_image(image.path.read_bytes(), max_side=None, name=image.path.name).pixels
+        return detect_as_learned(detector, pixels, floor=floor)
 
     def _see(self, content: bytes, name: str) -> CandidateFeatures:
         spec = self.backbone.spec
@@ -158,8 +187,12 @@ def simulate(
             for size in sorted(set(sizes)):
                 labeller.label(size)
                 head = labeller.head()
-                features = chain(in_memory, (source.extract(test_image) for test_image in test[IN_MEMORY:]))
-                detections = [head.detect(candidates, floor=EVALUATION_FLOOR, exact=False) for candidates in features]
+                detections = [
+                    head.detect(in_memory[number], floor=EVALUATION_FLOOR, exact=False)
+                    if head.tiles == 1 and number < len(in_memory)
+                    else source.detect(head, test_image, floor=EVALUATION_FLOOR)
+                    for number, test_image in enumerate(test)
+                ]
                 yield SimulationRun(
                     strategy=strategy,
                     labelled=size,
@@ -168,6 +201,7 @@ def simulate(
                     images=len(labeller.labelled),
                     boxes=sum(len(image.labels) for image in labeller.labelled),
                     seconds=labeller.seconds,
+                    tiling=labeller.tiling,
                 )
 
 
@@ -193,6 +227,7 @@ class _Labeller:
         self._head: LinearHead | None = None
         self.labelled: list[LocalImage] = []
         self.seconds = 0.0
+        self.tiling = ""
 
     def label(self, size: int) -> None:
         """Label images until there are `size`, or the pool is empty."""
@@ -211,9 +246,12 @@ class _Labeller:
         """The head fitted on the labelled images."""
         if self._head is None:
             started = time.perf_counter()
-            self._head = select_and_fit(
-                self._examples, levels=self._source.backbone.levels, backbone_classes=self._backbone_classes
-            ).head
+            fitted = fit_on_best_view(
+                self._examples, lambda index, parts: self._source.tiles(self.labelled[index], parts),
+                spec=self._source.backbone.spec, levels=self._source.backbone.levels,
+                backbone_classes=self._backbone_classes,
+            )  # fmt: skip
+            self._head, self.tiling = fitted.head, fitted.tiling
             self.seconds = time.perf_counter() - started
         return self._head
 
@@ -231,9 +269,9 @@ class _Labeller:
 
     def _uncertainty(self, image: LocalImage, counts: LabelCounts) -> float | None:
         head = self.head()
-        candidates = self._source.extract(image)
-        detections = head.detect(candidates, floor=FLOOR, exact=False)
-        shares = object_weights(detections.boxes, width=candidates.fit.width, height=candidates.fit.height)
+        detections = self._source.detect(head, image, floor=FLOOR)
+        fit = self._source.extract(image).fit
+        shares = object_weights(detections.boxes, width=fit.width, height=fit.height)
         return uncertainty(detections, shares, names=head.names, labelled=counts)
 
     @staticmethod

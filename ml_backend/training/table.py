@@ -9,7 +9,14 @@ import numpy.typing as npt
 
 from ml_backend.detection.box_voting import SCORE_FUSION_IOU
 from ml_backend.detection.detections import Floats, Ints, cross_iou
-from ml_backend.training.examples import CandidateMatch, Example, clip_to_image, match_candidates
+from ml_backend.training.examples import (
+    CandidateMatch,
+    Example,
+    boxes_to_input,
+    clip_to_image,
+    is_ignored,
+    match_candidates,
+)
 from ml_backend.training.linear_head import Doubles, apply_box_deltas, encode_box_deltas, feature_matrix
 from ml_backend.training.parallel import parallel_map
 from ml_backend.training.solvers import BinaryProblem, Row
@@ -67,12 +74,16 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class _ImageRows:
-    """Rows of one image: the candidates at `selected`, their overlaps, and their indices in the table."""
+    """Rows of one image: the candidates at `selected`, their overlaps, and their indices in the table.
+
+    `ignored` (selected,) marks candidates on ignored objects.
+    """
 
     example: Example
     selected: Ints
     match: CandidateMatch
     rows: Ints
+    ignored: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +137,7 @@ class CandidateTable:
             positives.append(part.rows[positive])
             weights.append(1 / np.bincount(owner, minlength=1)[owner])
             truth.append(overlaps[positive, owner])
-            negative = overlaps.max(axis=1, initial=0) < NEGATIVE_IOU
+            negative = (overlaps.max(axis=1, initial=0) < NEGATIVE_IOU) & ~part.ignored
             if not part.example.complete:
                 negative &= ~_unexplained(part)
             negatives.append(part.rows[negative])
@@ -239,6 +250,7 @@ def build_table(
             keep,
             overlaps,
             np.concatenate([offset + np.arange(size) for offset, size in zip(offsets[:, i], sizes[:, i], strict=True)]),
+            is_ignored(example.candidates.boxes[keep], boxes_to_input(example.candidates.fit, example.ignored)),
         )
         for i, (example, keep, overlaps) in enumerate(zip(examples, selected, matches, strict=True))
     )

@@ -64,6 +64,7 @@ class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
         boxes: Number of boxes on them.
         cross_validation: Cross-validated AP50 of each hyperparameter choice, by name.
         choice: The selected hyperparameters.
+        tiling: Whether boxes were learned on tiles of the images, and why, in words; empty where objects are large.
         thresholds: Lowest score of a pre-label by class, if the version has its own.
         heads: Results other than boxes, by kind of head.
         boxes_kept: Whether the version has the boxes of its parent, because only heads passed.
@@ -75,13 +76,14 @@ class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     boxes: int = 0
     cross_validation: dict[str, float] = {}
     choice: str = ""
+    tiling: str = ""
     thresholds: dict[str, float] = {}
     heads: dict[str, HeadMetrics] = {}
     boxes_kept: bool = False
 
-    def head_lines(self) -> list[str]:
-        """The result of each kind of head, in words."""
-        lines = []
+    def lines(self) -> list[str]:
+        """The views that boxes were learned on, where that was a choice, and the result of each head, in words."""
+        lines = [f"Views: {self.tiling}."] if self.tiling else []
         for name, result in self.heads.items():
             measured = "" if result.value is None else f"{result.metric} {result.value:.3f}"
             before = "" if result.parent is None else f" (before: {result.parent:.3f})"

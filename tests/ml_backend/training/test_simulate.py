@@ -46,7 +46,9 @@ def test_every_strategy_size_and_seed_is_a_run(data, monkeypatch, capsys):
     runs = json.loads((data / "out.json").read_text())["runs"]
     keys = [(run["strategy"], run["seed"], run["labelled"]) for run in runs]
     assert keys == [(s, seed, n) for s in ("random", "active") for seed in (0, 1) for n in (1, 3)]
-    assert all(set(run) == {"strategy", "labelled", "seed", "ap50", "images", "boxes", "seconds"} for run in runs)
+    assert all(
+        set(run) == {"strategy", "labelled", "seed", "ap50", "images", "boxes", "seconds", "tiling"} for run in runs
+    )
     assert all(run["images"] == run["boxes"] == run["labelled"] for run in runs)
     assert np.mean([run["ap50"] for run in runs if run["labelled"] == 3]) > 0.8
     output = capsys.readouterr()

@@ -243,7 +243,7 @@ def test_each_kind_of_head_has_a_curve():
         "8 labelled tasks: accuracy 0.800 (before: 0.500) by cross-validation, published" in curve.chart.spots[1].text
     )
     assert [line.name for line in curve.chart.lines] == ["cross-validation"]
-    assert runs[0].metrics.head_lines() == [
+    assert runs[0].metrics.lines() == [
         "Answers about images: accuracy 0.600 (before: 0.500), published.", "Masks: not published: .",
     ]  # fmt: skip
     page = learning_page(report_of(runs, [edited(1)]))
