@@ -1,8 +1,8 @@
 """What tiles bring where objects are small: BCCD's photos, shrunk into mosaics, learned whole and on tiles.
 
-Each mosaic of 1280 x 960 pixels shows photos shrunk to one width; the narrower, the smaller their cells. Heads are fitted
-on LABELLED mosaics and tested on TESTED others. The bound of object size below which tiles are tried, `SMALL_PX`, is read
-off this table.
+Each mosaic of 1280 x 960 pixels shows photos shrunk to one width; the narrower, the smaller their cells. Heads are
+fitted on LABELLED mosaics and tested on TESTED others. The bound of object size below which tiles are tried,
+`SMALL_PX`, is read off this table.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def run() -> str:
         return MISSING
     photos = read_labelled(root / "images", root / "annotations_voc").images
     lines = [
-        f"{LABELLED} labelled mosaics of {MOSAIC[0]} x {MOSAIC[1]} pixels, AP50 on {TESTED} others; shown is what is"
-        " served as it was learned. Seconds are CPU time of a fit with its choice, features included.",
+        f"{LABELLED} labelled mosaics of {MOSAIC[0]} x {MOSAIC[1]} pixels, AP50 on {TESTED} others, served as learned.",
+        "Seconds are CPU time of a fit with its choice, features included.",
         "",
         "| model | object, px at the input | AP50 whole | AP50 as chosen | fit whole, s | fit chosen, s | the choice |",
         "|---|---|---|---|---|---|---|",
