@@ -20,7 +20,7 @@ from bench.labelled import training_photos, with_nano
 from labelloop.labeling.geometry.overlap import box_iou
 from ml_backend.policy import LearningPolicy
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import LabelIssue, cross_validated_issues
+from ml_backend.training.label_errors import LabelIssue, cross_validated_issues, rate_issues
 from ml_backend.training.simulate import FeatureSource
 
 SEEDS = {"bccd": 4, "raccoon": 10}
@@ -176,7 +176,9 @@ def _opinions(
 ) -> tuple[list[Said], list[list[Error]], float]:
     spoilt, errors = (plant or spoil)(order, seed)
     started, said = time.process_time(), []
-    for index, remarks in cross_validated_issues(spoilt, levels=album.backbone.levels):
+    checks = dict(cross_validated_issues(spoilt, levels=album.backbone.levels))
+    rated, _ = rate_issues(list(checks.values()))
+    for index, remarks in zip(checks, rated, strict=True):
         said += _judged(remarks, errors[index], looked[index])
     return said, errors, time.process_time() - started
 

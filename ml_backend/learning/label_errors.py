@@ -33,7 +33,7 @@ from ml_backend.learning.training_set import MAX_IMAGES
 from ml_backend.policy import read_learning_policy
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import LabelIssue, cross_validated_issues
+from ml_backend.training.label_errors import LabelCheck, LabelIssue, cross_validated_issues, rate_issues
 
 KEYS = ("qc_model_note", "qc_model_score")
 
@@ -277,11 +277,18 @@ def _box_remarks(
         return {}
     remarks_by_task: dict[int, list[Remark]] = {}
     classes = known_classes(config, backbone.names, {label for example in examples for label in example.labels})
-    for index, remarks in cross_validated_issues(examples, levels=backbone.levels, backbone_classes=classes):
+    checks: dict[int, LabelCheck] = {}
+    for index, check in cross_validated_issues(examples, levels=backbone.levels, backbone_classes=classes):
         if stop():
             return None
+        checks[index] = check
+    rated, withheld = rate_issues(list(checks.values()))
+    if withheld:
+        counts = {f"{kind} {label}": count for (kind, label), count in sorted(withheld.items())}
+        log.info("label_issues_withheld", project=project, issues=counts, reason="the model is wrong more often")
+    for index, issues in zip(checks, rated, strict=True):
         task, number = places[index]
-        remarks_by_task.setdefault(task, []).extend((number, remark) for remark in remarks)
+        remarks_by_task.setdefault(task, []).extend((number, issue) for issue in issues)
     return remarks_by_task
 
 

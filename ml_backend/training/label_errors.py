@@ -1,11 +1,13 @@
 """Find label errors: where an out-of-fold head disagrees with the labels, how, and how confidently. Pure functions.
 
 Scores are calibrated, so the confidence of a missing object is the probability that an annotator would have drawn it.
-For a class that is often left undrawn, many issues are `missing`: review them by kind.
+That an annotator did not draw it speaks against it. How much, tell the boxes that the model agrees with as confidently:
+where a model that found a hundred labelled boxes sees five more, annotators missed them; where it sees a hundred more,
+it is wrong. See `rate_issues`.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from labelloop.labeling.geometry.overlap import iter_box_iou
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.training.examples import Example
-from ml_backend.training.linear_head import LinearHead
+from ml_backend.training.linear_head import Doubles, LinearHead
 from ml_backend.training.model_selection import select_and_fit
 
 Kind = Literal["missing", "spurious", "class", "loose"]
@@ -47,6 +49,12 @@ LOOSE_IOU = 0.7
 # A better-fitting detection from this score on overrules a `loose` issue.
 OVERRULING_SCORE = 0.05
 
+# Most errors of each kind, as a share of the labels, that annotators are thought to make; beyond, the model is wrong.
+PLAUSIBLE_ERRORS: Mapping[Kind, float] = {"missing": 0.15, "class": 0.1, "loose": 0.15, "spurious": 0.1}
+
+# Share of the issues of a kind and class, down to a confidence, that must be plausible errors for them to be raised.
+MIN_PLAUSIBLE = 0.5
+
 # Minimum confidence of an issue, and minimum score of a candidate that supports a labelled box.
 FLOOR, MIN_SUPPORT_SCORE = 0.02, 0.01
 
@@ -71,8 +79,66 @@ class LabelIssue:
     drawn: int | None = None
 
 
-def find_label_issues(example: Example, head: LinearHead) -> list[LabelIssue]:
-    """List the label issues of an image, most confident first.
+@dataclass(frozen=True)
+class Agreement:
+    """A label that the model would raise no issue of a kind about, with the confidence of that; see `LabelIssue`."""
+
+    kind: Kind
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class LabelCheck:
+    """The labels of an image as the model sees them: its issues, most confident first, and its agreements."""
+
+    issues: Sequence[LabelIssue] = ()
+    agreements: Sequence[Agreement] = ()
+
+
+def rate_issues(checks: Sequence[LabelCheck]) -> tuple[list[list[LabelIssue]], dict[tuple[Kind, str], int]]:
+    """Keep the issues that are plausibly errors of the annotators, with the probability that they are.
+
+    Of the issues of a kind and class down to a confidence, at most `PLAUSIBLE_ERRORS` of the agreements down to it are
+    errors of annotators; the others are errors of the model.
+
+    Args:
+        checks: Of all images, by heads that were not fitted on them.
+
+    Returns:
+        The kept issues of each image, most confident first, and the number of withheld ones by (kind, class).
+    """
+    issues_at = _confidences(issue for check in checks for issue in check.issues)
+    agreements_at = _confidences(agreement for check in checks for agreement in check.agreements)
+    withheld: dict[tuple[Kind, str], int] = {}
+
+    def rated(issue: LabelIssue) -> LabelIssue | None:
+        key = issue.kind, issue.label
+        raised = _count_from(issues_at[key], issue.confidence)
+        agreed = _count_from(agreements_at.get(key, np.zeros(0)), issue.confidence)
+        plausible = min(1.0, PLAUSIBLE_ERRORS[issue.kind] * agreed / raised)
+        if plausible < MIN_PLAUSIBLE:
+            withheld[key] = withheld.get(key, 0) + 1
+            return None
+        return replace(issue, confidence=issue.confidence * plausible)
+
+    kept = [[issue for issue in map(rated, check.issues) if issue is not None] for check in checks]
+    return [sorted(issues, key=lambda issue: -issue.confidence) for issues in kept], withheld
+
+
+def _confidences(found: Iterable[LabelIssue | Agreement]) -> dict[tuple[Kind, str], Doubles]:
+    by_key: dict[tuple[Kind, str], list[float]] = {}
+    for item in found:
+        by_key.setdefault((item.kind, item.label), []).append(item.confidence)
+    return {key: np.sort(values) for key, values in by_key.items()}
+
+
+def _count_from(ascending: Doubles, confidence: float) -> int:
+    return len(ascending) - int(np.searchsorted(ascending, confidence, side="left"))
+
+
+def check_labels(example: Example, head: LinearHead) -> LabelCheck:
+    """Compare the labels of an image with what a head sees.
 
     Args:
         example: The image with its labels.
@@ -93,7 +159,8 @@ def find_label_issues(example: Example, head: LinearHead) -> list[LabelIssue]:
             near = float(detections.scores[overlaps[:, index] >= UNRELATED_IOU].max(initial=0))
             issues += _box_issues(index, example, dict(zip(head.names, support[index].tolist(), strict=True)), near)
     confident = [issue for issue in issues if issue.confidence >= FLOOR]
-    return sorted(confident, key=lambda issue: -issue.confidence)
+    agreements = [*_found_boxes(detections, overlaps, example, head), *_same_classes(example, support, head)]
+    return LabelCheck(sorted(confident, key=lambda issue: -issue.confidence), agreements)
 
 
 def cross_validated_issues(
@@ -102,8 +169,8 @@ def cross_validated_issues(
     levels: Sequence[int],
     backbone_classes: Sequence[tuple[str, int]] = (),
     folds: int = FOLDS,
-) -> Iterator[tuple[int, list[LabelIssue]]]:
-    """Yield (image index, label issues) for every image, from heads not fitted on it, fold by fold.
+) -> Iterator[tuple[int, LabelCheck]]:
+    """Yield (image index, check of its labels) for every image, from heads not fitted on it, fold by fold.
 
     Args:
         examples: Labelled images; fewer than two yield nothing.
@@ -119,7 +186,7 @@ def cross_validated_issues(
             continue
         head = select_and_fit(fitted_on, levels=levels, backbone_classes=backbone_classes).head
         for index in sorted(held_out):
-            yield index, find_label_issues(examples[index], head)
+            yield index, check_labels(examples[index], head)
 
 
 def class_support(example: Example, boxes: Floats, scores: Floats) -> Floats:
@@ -133,6 +200,28 @@ def class_support(example: Example, boxes: Floats, scores: Floats) -> Floats:
         for row, covers in enumerate((part >= SUPPORT_IOU).T, start=columns.start):
             support[row] = likely_scores[covers].max(axis=0, initial=0)
     return support
+
+
+def _found_boxes(detections: Detections, overlaps: Floats, example: Example, head: LinearHead) -> Iterator[Agreement]:
+    """Yield the labelled objects that are detected, and those that are located well, each at its best score."""
+    for index, label in enumerate(example.labels):
+        if label not in head.names:
+            continue
+        same = detections.classes == head.names.index(label)
+        for kind, least in (("missing", SUPPORT_IOU), ("loose", LOOSE_IOU)):
+            score = float(detections.scores[same & (overlaps[:, index] >= least)].max(initial=0))
+            if score >= FLOOR:
+                yield Agreement(kind, label, score)  # type: ignore[arg-type]
+
+
+def _same_classes(example: Example, support: Floats, head: LinearHead) -> Iterator[Agreement]:
+    """Yield the labelled boxes whose class the model supports, and those that it supports at all."""
+    for label, scores in zip(example.labels, support.tolist(), strict=True):
+        if label in head.names:
+            own = scores[head.names.index(label)]
+            other = max((score for name, score in zip(head.names, scores, strict=True) if name != label), default=0.0)
+            yield Agreement("class", label, own / (own + other + EVIDENCE_PSEUDO_SCORE))
+            yield Agreement("spurious", label, UNSUPPORTED_CONFIDENCE * max(own, other) ** 2)
 
 
 def _missing(

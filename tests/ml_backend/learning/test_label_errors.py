@@ -10,7 +10,7 @@ from ml_backend.jobs import handlers
 from ml_backend.learning.events import LABEL_ERRORS, LEARN, label_error_event
 from ml_backend.learning.label_errors import KEYS, MAX_DELAY_S, QUIET_S, note_of, review_labels
 from ml_backend.learning.store.label_errors import LabelErrorNote
-from ml_backend.training.label_errors import LabelIssue
+from ml_backend.training.label_errors import PLAUSIBLE_ERRORS, Agreement, LabelCheck, LabelIssue
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
 
 BOX = (10.0, 20.0, 110.4, 80.0)
@@ -19,6 +19,8 @@ MISSING = LabelIssue("missing", 0.9, BOX, "Disc")
 WRONG = LabelIssue("class", 0.7, BOX, "Square", 0)
 NOTHING = LabelIssue("spurious", 0.4, BOX, "Disc", 1)
 LOOSE = LabelIssue("loose", 0.3, BOX, "Disc", 1)
+# The model is right about so many labels that its issues are believed.
+AGREEMENTS = [Agreement(kind, label, 1.0) for kind in PLAUSIBLE_ERRORS for label in ("Disc", "Square")] * 100
 
 
 def never():
@@ -35,7 +37,10 @@ def opinion(monkeypatch):
     """opinion({photo: [remark]}): what the model will say of the photos, the one annotated last being photo 0."""
 
     def say(remarks):
-        text = lambda examples, **_: ((index, remarks.get(index, [])) for index in range(len(examples)))  # noqa: E731
+        def text(examples, **_):
+            for index in range(len(examples)):
+                yield index, LabelCheck(remarks.get(index, []), AGREEMENTS)
+
         monkeypatch.setattr("ml_backend.learning.label_errors.cross_validated_issues", text)
 
     monkeypatch.setattr("ml_backend.learning.label_errors.MIN_IMAGES", 2)

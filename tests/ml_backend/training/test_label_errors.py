@@ -8,7 +8,15 @@ import pytest
 from ml_backend.detection.fit import Fit
 from ml_backend.training.backbone import CandidateFeatures
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import class_support, cross_validated_issues, find_label_issues
+from ml_backend.training.label_errors import (
+    Agreement,
+    LabelCheck,
+    LabelIssue,
+    check_labels,
+    class_support,
+    cross_validated_issues,
+    rate_issues,
+)
 from ml_backend.training.linear_head import LinearHead
 
 SIDE = 20
@@ -45,9 +53,9 @@ def box(index, grow=0):
 
 
 def issues_of(drawn, labels, kinds=(0, 1, 0, None)):
-    issues = find_label_issues(
+    issues = check_labels(
         Example(candidates_of(kinds), np.array(drawn, np.float32).reshape(-1, 4), tuple(labels)), HEAD
-    )
+    ).issues
     return [(issue.kind, issue.label, issue.drawn) for issue in issues if issue.confidence > 0.3]
 
 
@@ -70,12 +78,12 @@ def test_each_kind_of_error_is_reported(drawn, labels, expected):
 
 def test_covered_detections_are_not_missing_objects():
     """The model is as confident between two labelled neighbours as on an isolated object."""
-    alone = find_label_issues(Example(candidates_of((0, None, None, None)), np.zeros((0, 4), np.float32), ()), HEAD)
+    alone = check_labels(Example(candidates_of((0, None, None, None)), np.zeros((0, 4), np.float32), ()), HEAD).issues
     x, y = POSITIONS[0]
     halves = [[x - 14, y, x + 10, y + SIDE], [x + 10, y, x + 34, y + SIDE]]
-    between = find_label_issues(
+    between = check_labels(
         Example(candidates_of((0, None, None, None)), np.array(halves, np.float32), ("disc",) * 2), HEAD
-    )
+    ).issues
     assert max(issue.confidence for issue in alone if issue.kind == "missing") > 0.3
     assert not [issue for issue in between if issue.kind == "missing"]
 
@@ -94,12 +102,45 @@ def test_images_are_checked_by_out_of_fold_heads():
         )
     by_image = dict(cross_validated_issues(examples, levels=(100,)))
     assert sorted(by_image) == list(range(8))
-    [first, *_] = by_image[3]
+    [first, *_] = by_image[3].issues
     assert (first.kind, first.label) == ("missing", "disc")
     confident = [
-        index for index, issues in by_image.items() for issue in issues if issue.confidence >= first.confidence
+        index for index, check in by_image.items() for issue in check.issues if issue.confidence >= first.confidence
     ]
     assert confident == [3]
+
+
+@pytest.mark.parametrize(("agreed", "kept"), [(100, 5), (10, 0)])
+def test_issues_of_a_class_are_raised_only_where_plausible(agreed, kept):
+    """The model sees 5 undrawn objects beside 100 drawn ones, or beside 10: annotators do not miss one in three."""
+    issue = LabelIssue("missing", 0.8, (0, 0, 9, 9), "disc")
+    agreements = [Agreement("missing", "disc", 0.9)] * agreed + [Agreement("missing", "square", 0.9)] * 100
+    rated, withheld = rate_issues([LabelCheck([issue], agreements), *[LabelCheck([issue])] * 4])
+    assert sum(map(len, rated)) == kept
+    assert withheld == ({} if kept else {("missing", "disc"): 5})
+    assert {found.confidence for issues in rated for found in issues} <= {0.8}
+
+
+def test_less_confident_agreements_do_not_support_an_issue():
+    issue = LabelIssue("class", 0.9, (0, 0, 9, 9), "disc", 0)
+    rated, withheld = rate_issues([LabelCheck([issue], [Agreement("class", "disc", 0.5)] * 100)])
+    assert rated == [[]]
+    assert withheld == {("class", "disc"): 1}
+
+
+def test_agreements_name_found_and_well_placed_boxes():
+    check = check_labels(
+        Example(candidates_of((0, 1, None, None)), np.array([box(0), box(1, grow=6)], np.float32), ("disc", "square")),
+        HEAD,
+    )
+    found = {(found.kind, found.label) for found in check.agreements if found.confidence > 0.3}
+    assert {pair for pair in found if pair[0] != "spurious"} == {
+        ("missing", "disc"),
+        ("loose", "disc"),
+        ("missing", "square"),
+        ("class", "disc"),
+        ("class", "square"),
+    }
 
 
 def test_thousands_of_boxes_use_bounded_memory():
