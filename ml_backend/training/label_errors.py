@@ -100,7 +100,7 @@ def rate_issues(checks: Sequence[LabelCheck]) -> tuple[list[list[LabelIssue]], d
     """Keep the issues that are plausibly errors of the annotators, with the probability that they are.
 
     Of the issues of a kind and class down to a confidence, at most `PLAUSIBLE_ERRORS` of the agreements down to it are
-    errors of annotators; the others are errors of the model.
+    errors of annotators; the others are errors of the model, and so is one more: a single issue proves nothing.
 
     Args:
         checks: Of all images, by heads that were not fitted on them.
@@ -116,7 +116,7 @@ def rate_issues(checks: Sequence[LabelCheck]) -> tuple[list[list[LabelIssue]], d
         key = issue.kind, issue.label
         raised = _count_from(issues_at[key], issue.confidence)
         agreed = _count_from(agreements_at.get(key, np.zeros(0)), issue.confidence)
-        plausible = min(1.0, PLAUSIBLE_ERRORS[issue.kind] * agreed / raised)
+        plausible = min(1.0, PLAUSIBLE_ERRORS[issue.kind] * agreed / (raised + 1))
         if plausible < MIN_PLAUSIBLE:
             withheld[key] = withheld.get(key, 0) + 1
             return None
