@@ -23,8 +23,8 @@ from ml_backend.training.metrics import GroundTruth, mean_ap50
 from ml_backend.training.model_selection import FitResult, select_and_fit
 from ml_backend.training.simulate import FeatureSource
 
-WIDTHS = (640, 426, 320, 256, 160, 128, 64)
-LABELLED, TESTED = 6, 4
+WIDTHS = (640, 320, 160, 80)
+LABELLED, TESTED = 5, 3
 MOSAIC = (1280, 960)
 FLOOR = 0.005
 

@@ -4,7 +4,6 @@ import hashlib
 import random
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -56,9 +55,9 @@ class FeatureProvider:
         with self._lock:
             if key in self._memory:
                 return self._memory[key]
-        features = _half_precision(
-            self._cache.get(key, lambda: backbone.extract_features([self.prepared_image(backbone, url, task=task)])[0])
-        )
+        features = self._cache.get(
+            key, lambda: backbone.extract_features([self.prepared_image(backbone, url, task=task)])[0]
+        ).half_precision()
         with self._lock:
             if key not in self._memory:
                 # Training reads all images in the same order. With LRU eviction every read would miss the cache, so a
@@ -137,13 +136,6 @@ def boxes_on_image(image: LabelledImage, width: int, height: int) -> Floats:
     except LabelsMisplaced as error:
         raise MediaError(image.url, str(error), fix="Label it again: the image was replaced.") from error
     return np.asarray(boxes * np.array([across, down, across, down]), np.float32)
-
-
-def _half_precision(features: CandidateFeatures) -> CandidateFeatures:
-    """Return the features in half precision, as stored on disk: half the memory, bit-identical results."""
-    return replace(
-        features, scores=features.scores.astype(np.float16), embeddings=features.embeddings.astype(np.float16)
-    )
 
 
 def _size(features: CandidateFeatures) -> int:

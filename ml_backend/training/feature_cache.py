@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,7 +71,7 @@ class FeatureCache:
     def get_all(
         self, keys: Sequence[str], compute: Callable[[], Sequence[CandidateFeatures]]
     ) -> list[CandidateFeatures]:
-        """Like `get` for several keys that are computed together, such as the tiles of an image, at most once."""
+        """Like `get` for several keys that are computed together, such as the tiles of an image, in half precision."""
         computed: list[CandidateFeatures] = []
 
         def nth(index: int) -> CandidateFeatures:
@@ -78,7 +79,7 @@ class FeatureCache:
                 computed.extend(compute())
             return computed[index]
 
-        return [self.get(key, lambda index=index: nth(index)) for index, key in enumerate(keys)]  # type: ignore[misc]
+        return [self.get(key, partial(nth, index)).half_precision() for index, key in enumerate(keys)]
 
     def image_features(self, key: str, compute: Callable[[], CandidateFeatures]) -> tuple[Floats | None, int, int]:
         """Like `get`, but read the features of the whole image alone.

@@ -35,8 +35,8 @@ GRIDS = (2, 3, 4, 6, 8, 12, MAX_TILES)
 MAX_ENLARGEMENT = 2.0
 
 # Tiles that a fit uses: a random sample of each image's, at least `MIN_OF_IMAGE` and at most `MAX_OF_IMAGE`; of more
-# images, the newest.
-MAX_FITTED_TILES, MIN_OF_IMAGE, MAX_OF_IMAGE = 400, 6, 30
+# images, the newest. A tile takes 3 MB of memory with the embedded model.
+MAX_FITTED_TILES, MIN_OF_IMAGE, MAX_OF_IMAGE = 160, 4, 30
 
 # One tile without objects for so many with objects.
 WITH_PER_EMPTY = 3
