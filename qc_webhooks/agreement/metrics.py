@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labelloop.labeling.consensus.rankings import ranking_similarity
 from labelloop.labeling.consensus.texts import text_similarity
 from labelloop.labeling.geometry.oks import oks_pairs
 from labelloop.labeling.region import Region
@@ -20,10 +21,18 @@ from qc_webhooks.agreement.similarity import (
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Overlap thresholds for the same region; see ``Policy``."""
+    """Overlap thresholds for the same region; see ``Policy``.
+
+    Attributes:
+        match_iou: Minimum IoU of two regions of one object.
+        near_iou: Minimum IoU of two regions that may be one object, badly located.
+        pixels: Regions whose edges differ by at most this are one object, whatever their IoU; conflicts only, not the
+            metrics.
+    """
 
     match_iou: float = 0.5
     near_iou: float = 0.1
+    pixels: float = 0.0
 
 
 def regions(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = Tolerance()) -> float:
@@ -94,6 +103,12 @@ def text(a: Sequence[str], b: Sequence[str], tolerance: Tolerance = Tolerance())
     return text_similarity("\n".join(a), "\n".join(b))
 
 
+def ranking(a: Sequence[tuple[str, str]], b: Sequence[tuple[str, str]], tolerance: Tolerance = Tolerance()) -> float:
+    """Share of the pairs of items in the same buckets and order; 1 if neither ranked, 0 if one did not."""
+    del tolerance
+    return ranking_similarity(tuple(a), tuple(b)) if a and b else float(not a and not b)
+
+
 Metric = Callable[[Any, Any, Tolerance], float]
 
 METRICS: Mapping[str, Metric] = {
@@ -105,4 +120,5 @@ METRICS: Mapping[str, Metric] = {
     "rating": amount,
     "number": amount,
     "text": text,
+    "ranking": ranking,
 }

@@ -22,7 +22,7 @@ from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_file_type
 from labelloop.labeling.studio.stream import check_complete, iter_raw_tasks
 from labelloop.labeling.studio.task import Task, read_task
 from qc_webhooks.agreement import Answers, complete_answers, read_answers
-from qc_webhooks.annotators import find_disagreement_patterns, profile_annotators
+from qc_webhooks.annotators import find_diagnoses, profile_annotators
 from qc_webhooks.decision.review_reasons import BLOCKED, is_for_review, judge_task, lacks_predictions
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.policy import Policy
@@ -159,6 +159,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         clusters = cluster_regions([item.regions for item in views])
         fused = consensus(views, collected.annotator_model, clusters=clusters)
         facts.append(facts_of(task, answers, verdict, tolerance, clusters=clusters))
+        collected.add_facts(facts[-1])
         conflicts = conflicts_of(answers, fused, tolerance)
         summary.outcomes[verdict.outcome] += 1
         summary.conflicts.update(item.conflict.type for item in conflicts)
@@ -174,9 +175,9 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         out.write(_json(record))
         summary.tasks += 1
     summary.statistics = {"scores": scores.means(), "controls": collected.statistics()}
-    patterns = find_disagreement_patterns(facts)
-    summary.annotators = [item.as_json() for item in profile_annotators(facts, collected.annotator_model, patterns)]
-    summary.splits = [asdict(item) for item in patterns]
+    diagnoses = find_diagnoses(facts)
+    summary.annotators = [item.as_json() for item in profile_annotators(facts, collected.annotator_model, diagnoses)]
+    summary.splits = [asdict(item) for item in diagnoses]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
             "without_prelabel": summary.without_prelabel, "policy": asdict(policy)}  # fmt: skip
@@ -232,6 +233,7 @@ def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> d
     details: dict[str, Any] = {"annotators": sorted(item.annotator for item in answers)}
     details |= {"rejected": list(merged.rejected), "carried": list(merged.carried), "choices": dict(merged.choices)}
     details |= {"intervals": dict(merged.intervals), "texts": dict(merged.texts)}
+    details |= {"rankings": dict(merged.rankings)}
     return {
         "id": task.id,
         "data": task.data,

@@ -16,8 +16,10 @@ from labelloop.labeling.consensus.crowd import (
     choice_controls,
     choice_votes,
     control_of,
+    rankings_of,
     texts_of,
 )
+from labelloop.labeling.consensus.rankings import ranking_similarities
 from labelloop.labeling.consensus.scales import Amounts
 from labelloop.labeling.consensus.tags import Votes
 from labelloop.labeling.consensus.texts import Similarities, similarities
@@ -29,6 +31,7 @@ from labelloop.labeling.studio.latest import with_unique_ids
 from labelloop.labeling.studio.task import Annotation, Task
 from qc_webhooks.agreement.answers import Answers, complete_answers, read_answers
 from qc_webhooks.agreement.compare import compare
+from qc_webhooks.agreement.detection_counts import DetectionCounts, count_detections
 from qc_webhooks.agreement.metrics import Tolerance
 from qc_webhooks.artifacts.overlays import overlays_of
 from qc_webhooks.verdict.dispute_card import annotator_view
@@ -154,6 +157,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
         review: Whether it waits for a reviewer.
         amounts: Ratings and numbers about the whole task, by control.
         texts: Similarity of each pair of texts about the whole task, by control.
+        rankings: Similarity of each pair of rankings, by control.
     """
 
     task: int
@@ -168,11 +172,17 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     review: bool = False
     amounts: tuple[tuple[str, Amounts], ...] = ()
     texts: tuple[tuple[str, Similarities], ...] = ()
+    rankings: tuple[tuple[str, Similarities], ...] = ()
 
     @property
     def last_annotated_at(self) -> float:
         """Time of the last annotation, seconds since 1970."""
         return max((turn.submitted_at for turn in self.annotations), default=0.0)
+
+    @property
+    def rated(self) -> int:
+        """Number of annotators whose detections are counted."""
+        return len({turn.annotator for turn in self.blind})
 
     @property
     def blind(self) -> tuple[AnnotationFacts, ...]:
@@ -192,6 +202,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
             next((turn.annotator for turn in self.annotations if turn.ground_truth and turn.is_complete), None),
             self.amounts,
             self.texts,
+            self.rankings,
         )
 
 
@@ -252,6 +263,7 @@ def facts_of(
         verdict.outcome,
         amounts=amounts_of(views),
         texts=tuple((control, similarities(texts)) for control, texts in texts_of(views)),
+        rankings=tuple((control, ranking_similarities(rankings)) for control, rankings in rankings_of(views)),
     )
 
 
@@ -283,6 +295,28 @@ def same_shape(a: Region, b: Region) -> bool:
         return False
     area_a, area_b = _area(a.geometry), _area(b.geometry)
     return abs(area_a - area_b) <= SAME_AREA * max(area_a, area_b)
+
+
+def _detections(answers: Sequence[Answers], tolerance: Tolerance) -> dict[str, DetectionCounts] | None:
+    """Counts of the detections of each control; a ground truth is no annotator."""
+    rated = [annotator_view(item) for item in complete_answers(answers) if not item.ground_truth]
+    if len(rated) < 2:
+        return None
+    found: dict[str, list[tuple[Region, int]]] = {}
+    for owner, view in enumerate(rated):
+        for region in view.regions:
+            found.setdefault(region.control, []).append((region, owner))
+    with suppress(TooLargeToJudge):
+        return {
+            control: count_detections(
+                [region for region, _ in regions],
+                [owner for _, owner in regions],
+                annotators=len(rated),
+                match_iou=tolerance.match_iou,
+            )
+            for control, regions in found.items()
+        }
+    return None
 
 
 def _against(submission: Answers, verdict: TaskVerdict, answers: Sequence[Answers]) -> tuple[float | None, bool]:

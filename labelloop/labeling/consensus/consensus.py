@@ -20,12 +20,14 @@ from labelloop.labeling.consensus.crowd import (
     collect_evidence,
     control_of,
     fit_annotator_model,
+    rankings_of,
     region_votes,
     texts_of,
     uniform_confusion,
 )
 from labelloop.labeling.consensus.detection_model import ObjectEvidence
 from labelloop.labeling.consensus.merge import medoid, merge_shapes
+from labelloop.labeling.consensus.rankings import RankingConsensus, merge_rankings
 from labelloop.labeling.consensus.scales import ScaleConsensus, ScaleModel
 from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, has_several_tags, uniform_tags
 from labelloop.labeling.consensus.texts import TextConsensus, merge_texts
@@ -115,6 +117,7 @@ class Consensus(msgspec.Struct, frozen=True, gc=False):
         choices: Answers of per-task controls, by control.
         amounts: Ratings and numbers about the whole task, by control.
         texts: Texts about the whole task, by control.
+        rankings: Rankings, by control.
     """
 
     annotators: tuple[int, ...]
@@ -123,6 +126,7 @@ class Consensus(msgspec.Struct, frozen=True, gc=False):
     choices: Mapping[str, ConsensusChoice] = {}
     amounts: Mapping[str, ScaleConsensus] = {}
     texts: Mapping[str, TextConsensus] = {}
+    rankings: Mapping[str, RankingConsensus] = {}
 
 
 def consensus(
@@ -166,6 +170,7 @@ def consensus(
             for control, answers in amounts_of(ordered)
         },
         {control: merge_texts(texts, model.texts.get(control, {})) for control, texts in texts_of(ordered)},
+        {control: merge_rankings(rankings, model.rankings.get(control)) for control, rankings in rankings_of(ordered)},
     )
 
 

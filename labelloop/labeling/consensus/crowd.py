@@ -12,6 +12,7 @@ from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, BoxBiasModel, 
 from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_regions
 from labelloop.labeling.consensus.dawid_skene import POOLING, class_posterior, dawid_skene
 from labelloop.labeling.consensus.detection_model import PRIOR, DetectionModel, ObjectEvidence, fit_detection_model
+from labelloop.labeling.consensus.rankings import Ranking, Rankings, fit_ranking_accuracy, ranking_similarities
 from labelloop.labeling.consensus.scales import Amounts, ScaleModel, fit_scale_model
 from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, fit_tag_model, has_several_tags
 from labelloop.labeling.consensus.texts import Similarities, Texts, fit_text_accuracy, similarities
@@ -33,6 +34,7 @@ class AnnotatorView(msgspec.Struct, frozen=True, gc=False):
         annotation: The annotation's id, for provenance.
         amounts: Ratings and numbers about the whole task, by control.
         texts: Texts about the whole task, by control; lines are separated by line breaks.
+        rankings: Rankings, by control.
     """
 
     annotator: int
@@ -41,6 +43,7 @@ class AnnotatorView(msgspec.Struct, frozen=True, gc=False):
     annotation: int | None = None
     amounts: Mapping[str, float] = {}
     texts: Mapping[str, str] = {}
+    rankings: Mapping[str, Ranking] = {}
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "looked"}):
@@ -56,6 +59,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "loo
         truth: The annotator whose annotation is the ground truth; None: there is none.
         amounts: The control and the answers of each rating and number about the whole task.
         texts: The control of each text about the whole task, and the similarity of each pair of annotators.
+        rankings: The same for rankings.
     """
 
     annotators: tuple[int, ...]
@@ -65,6 +69,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "loo
     truth: int | None = None
     amounts: tuple[tuple[str, Amounts], ...] = ()
     texts: tuple[tuple[str, Similarities], ...] = ()
+    rankings: tuple[tuple[str, Similarities], ...] = ()
 
     @property
     def rated_annotators(self) -> tuple[int, ...]:
@@ -148,6 +153,7 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
         tags: Rates for each tag, by control whose answers have several tags; such a control is in no other mapping.
         scales: Biases and deviations, by control of ratings or numbers.
         texts: Accuracy of each annotator's texts, by control.
+        rankings: What each annotator's rankings get right, by control.
         box_bias: Bias and variance of boxes.
     """
 
@@ -158,6 +164,7 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
     tags: Mapping[str, TagModel] = {}
     scales: Mapping[str, ScaleModel] = {}
     texts: Mapping[str, Mapping[int, float]] = {}
+    rankings: Mapping[str, Mapping[int, float]] = {}
 
 
 def collect_evidence(views: Sequence[AnnotatorView], *, min_iou: float = MIN_IOU, truth: int | None = None) -> Evidence:
@@ -177,6 +184,7 @@ def collect_evidence(views: Sequence[AnnotatorView], *, min_iou: float = MIN_IOU
         truth,
         amounts_of(views),
         tuple((control, similarities(texts)) for control, texts in texts_of(views)),
+        tuple((control, ranking_similarities(rankings)) for control, rankings in rankings_of(views)),
     )
 
 
@@ -193,6 +201,7 @@ def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
     boxes: list[AnnotatedBoxes] = []
     amounts: dict[str, list[tuple[Amounts, float | None]]] = {}
     texts: dict[str, list[Similarities]] = {}
+    rankings: dict[str, list[Similarities]] = {}
     for task in tasks:
         boxes += task.boxes
         for control, values in task.amounts:
@@ -201,6 +210,8 @@ def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
             amounts.setdefault(control, []).append((rated, truth))
         for control, alike in task.texts:
             texts.setdefault(control, []).append(alike)
+        for control, alike in task.rankings:
+            rankings.setdefault(control, []).append(alike)
         annotators = task.rated_annotators
         if not annotators:
             continue
@@ -226,6 +237,7 @@ def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
             for control, items in amounts.items()
         },
         {control: fit_text_accuracy(items) for control, items in texts.items()},
+        {control: fit_ranking_accuracy(items) for control, items in rankings.items()},
     )  # fmt: skip
 
 
@@ -299,6 +311,15 @@ def texts_of(views: Sequence[AnnotatorView]) -> tuple[tuple[str, Texts], ...]:
     controls = sorted({control for view in views for control in view.texts})
     return tuple(
         (control, tuple((view.annotator, view.texts[control]) for view in views if control in view.texts))
+        for control in controls
+    )
+
+
+def rankings_of(views: Sequence[AnnotatorView]) -> tuple[tuple[str, Rankings], ...]:
+    """The rankings: control -> rankings."""
+    controls = sorted({control for view in views for control in view.rankings})
+    return tuple(
+        (control, tuple((view.annotator, view.rankings[control]) for view in views if control in view.rankings))
         for control in controls
     )
 

@@ -188,13 +188,13 @@ def test_answers_to_a_renamed_control_are_not_taken_for_none(task, box):
 
 
 def test_what_no_metric_compares_is_not_judged(task, box):
-    def ranker(first):
-        return {"from_name": "best", "to_name": "image", "type": "ranker", "value": {"ranker": [first]}}
+    def custom(first):
+        return {"from_name": "best", "to_name": "image", "type": "custom", "value": {"custom": [first]}}
 
-    alone = verdict_of(task([ranker(1)], [ranker(5)]))
+    alone = verdict_of(task([custom(1)], [custom(5)]))
     assert (alone.outcome, alone.agreement) == ("not_judged", None)
     assert write_note(alone, POLICY) == "Not judged: Answers to best cannot be compared."
-    extra = task([box(), ranker(1)], [box(), ranker(5)])
+    extra = task([box(), custom(1)], [box(), custom(5)])
     assert verdict_of(extra).outcome == "not_judged"
     unweighed = verdict_of(extra, Policy(controls={"best": ControlPolicy(weight=0)}))
     assert write_note(unweighed, POLICY) == "2 of 2 annotators agree. Not compared: best."

@@ -168,11 +168,11 @@ def test_careful_annotator_outweighs_two_careless_ones():
 
 def test_stored_models_keep_their_json_keys():
     model = json.loads(msgspec.json.encode(fit_annotator_model([])))
-    assert set(model) == {"presence", "labels", "choices", "hands", "tags", "scales", "texts"}
+    assert set(model) == {"presence", "labels", "choices", "hands", "tags", "scales", "texts", "rankings"}
     assert set(model["presence"]) == {"logits", "false_regions", "density", "coincidence", "typical"}
     assert set(model["hands"]) == {"known", "typical"}
     evidence = json.loads(msgspec.json.encode(collect_evidence([])))
-    assert set(evidence) == {"looked", "clusters", "choices", "boxes", "truth", "amounts", "texts"}
+    assert set(evidence) == {"looked", "clusters", "choices", "boxes", "truth", "amounts", "texts", "rankings"}
 
 
 def test_detection_probability_follows_the_formula():

@@ -1,0 +1,235 @@
+"""The consensus of three annotators on every control: the true answer of two wins, or the carried one is named."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from label_studio_sdk.label_interface import LabelInterface
+
+from labelloop.labeling.geometry.overlap import iou
+from labelloop.labeling.geometry.shapes import KeyPoint
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import read_task
+from labelloop.labeling.studio.values import ANSWERS, codec_for_value, parse_answer, parse_labels
+from qc_webhooks.agreement import read_answers
+from qc_webhooks.policy import Policy
+from qc_webhooks.verdict.merged_annotation import Merged, merge
+from qc_webhooks.verdict.verdict import judge
+from tests.simulated_answers import SIDE, Simulated, simulate
+
+# Result types without a merge: one annotator's are carried, and the consensus says so.
+CARRIED = {"chatmessage", "videorectangle", "ocrlabels", "relation"}
+# The least IoU of a merged shape with the true one; annotators differ from it by up to half a percent of the image.
+LEAST_IOU = 0.9
+
+
+def merged(simulated: Simulated, xml: str) -> Merged:
+    """The consensus of a simulated task."""
+    config = LabelConfig.parse(xml)
+    task = read_task(simulated.task())
+    answers = read_answers(task, config=config)
+    assert not [line for annotator in answers for line in annotator.unread]
+    return merge(task, answers, lambda: judge(answers, Policy()).comparisons, config=config)
+
+
+def problems(simulated: Simulated, outcome: Merged, xml: str) -> list[str]:
+    """What is wrong with a consensus: a control that is lost, merged wrongly, or carried without a sentence."""
+    found = []
+    carried = {line["control"]: line["reason"] for line in outcome.carried if "control" in line}
+    by_control: dict[str, list[dict[str, Any]]] = {}
+    for result in outcome.results:
+        by_control.setdefault(result.get("from_name", ""), []).append(dict(result))
+    for control, truth in simulated.truth.items():
+        results = by_control.get(control, [])
+        depends = any(one["type"] in CARRIED for one in truth) or _is_about_carried(control, xml, simulated)
+        if control in carried:
+            if not depends:
+                found.append(f"{control}: carried: {carried[control]}")
+            elif not (results and carried[control]):
+                found.append(f"{control}: carried, but not there or without a reason")
+        elif depends:
+            found.append(f"{control}: neither merged nor carried")
+        elif len(results) != len(truth):
+            found.append(f"{control}: {len(results)} results, expected {len(truth)}")
+        else:
+            found += [f"{control}: no result is like {true}" for true in truth if not any(map(_like(true), results))]
+    return found
+
+
+def _is_about_carried(control: str, xml: str, simulated: Simulated) -> bool:
+    """Whether a control describes, or names, a region of a control without a merge."""
+    config = LabelConfig.parse(xml)
+    own = config.controls.get(control)
+    types = {result["type"] for truth in simulated.truth.values() for result in truth
+             if own is not None and result["to_name"] in own.to_names}  # fmt: skip
+    return own is not None and (own.per_region or own.tag == "Labels") and bool(types & CARRIED)
+
+
+def _answers(value: Mapping[str, Any], kind: str) -> list[str]:
+    return sorted(map(str, parse_answer(value, kind)))
+
+
+def _like(true: Mapping[str, Any]):
+    kind, value = true["type"], true["value"]
+    codec = codec_for_value(value)
+
+    def alike(result: Mapping[str, Any]) -> bool:
+        found = result["value"]
+        if result["type"] != kind or result.get("item_index") != true.get("item_index"):
+            return False
+        if result["to_name"] != true["to_name"]:
+            return False
+        if kind in ANSWERS and _answers(found, kind) != _answers(value, kind):
+            return False
+        if kind in {"pairwise", "ranker"}:
+            return found == value
+        if kind.endswith("labels") and parse_labels(found, kind) != parse_labels(value, kind):
+            return False
+        if codec is not None and codec.key not in found:
+            return False
+        if codec is not None:
+            if codec.geometry is KeyPoint:
+                return max(abs(found[axis] - value[axis]) for axis in ("x", "y")) < 1
+            return iou(*(codec.read(one, SIDE, SIDE) for one in (found, value))) > LEAST_IOU
+        if "ranges" in value:
+            return abs(found["ranges"][0]["end"] - value["ranges"][0]["end"]) <= 1
+        ends = [(found[end], value[end]) for end in ("start", "end", "startOffset", "endOffset") if end in value]
+        return all(a == b if isinstance(b, str) else abs(a - b) < 0.6 for a, b in ends)
+
+    return alike
+
+
+IMAGE, TEXT = '<Image name="image" value="$image"/>', '<Text name="text" value="$text"/>'
+LABELS = '<Label value="Airplane"/><Label value="Car"/><Label value="Boat"/>'
+CHOICES = '<Choice value="Yes"/><Choice value="No"/><Choice value="Unsure"/>'
+
+
+def drawn(tag: str, on: str = "image", name: str = "objects", inner: str = LABELS) -> str:
+    return f'<{tag} name="{name}" toName="{on}">{inner}</{tag}>'
+
+
+ABOUT_REGIONS = "".join(
+    f'<{tag} name="{name}" toName="{{on}}" perRegion="true">{inner}</{tag}>'
+    for tag, name, inner in (
+        ("TextArea", "said", ""),
+        ("Choices", "clear", CHOICES),
+        ("Rating", "stars", ""),
+        ("Number", "count", ""),
+        ("DateTime", "day", ""),
+        ("Taxonomy", "kind", '<Choice value="a"><Choice value="b"/><Choice value="c"/></Choice><Choice value="d"/>'),
+    )
+)
+# What each config asks, with every control of Label Studio in one of them.
+CONFIGS: Mapping[str, str] = {
+    **{
+        f"{tag} with answers to each region": IMAGE + drawn(tag) + ABOUT_REGIONS.format(on="image")
+        for tag in ("RectangleLabels", "PolygonLabels", "EllipseLabels", "KeyPointLabels", "BrushLabels",
+                    "BitmaskLabels", "VectorLabels")
+    },
+    **{
+        f"Labels with {shape}": IMAGE + drawn("Labels") + f'<{shape} name="shape" toName="image"/>'
+        for shape in ("Rectangle", "Polygon", "Ellipse", "KeyPoint", "Brush", "Bitmask", "Vector")
+    },
+    **{
+        f"{shape} without labels": IMAGE + drawn(shape, inner="")
+        for shape in ("Rectangle", "Polygon", "Ellipse", "KeyPoint", "Brush", "Bitmask", "Vector", "MagicWand")
+    },
+    "boxes and lines of text on a page": IMAGE + drawn("Labels") + '<Rectangle name="box" toName="image"/>'
+    '<Polygon name="poly" toName="image"/><TextArea name="line" toName="image" perRegion="true"/>',
+    "pages": '<Image name="image" valueList="$pages"/>' + drawn("RectangleLabels")
+    + drawn("Choices", name="each", inner=CHOICES).replace("<Choices", '<Choices perItem="true"'),
+    "spans of a text": TEXT + drawn("Labels", "text") + ABOUT_REGIONS.format(on="text") + "<Relations/>",
+    "spans of a page": '<HyperText name="page" value="$html"/>' + drawn("HyperTextLabels", "page"),
+    "spans of a talk": '<Paragraphs name="talk" value="$talk"/>' + drawn("ParagraphLabels", "talk"),
+    "spans of a sound": '<Audio name="sound" value="$sound"/>' + drawn("Labels", "sound")
+    + ABOUT_REGIONS.format(on="sound"),
+    "spans of a series": '<TimeSeries name="series" value="$csv"/>' + drawn("TimeSeriesLabels", "series")
+    + ABOUT_REGIONS.format(on="series"),
+    "spans of a series with dates": '<TimeSeries name="series" value="$csv" timeFormat="%Y-%m-%d %H:%M:%S"/>'
+    + drawn("TimeSeriesLabels", "series"),
+    "times of a video": '<Video name="video" value="$video"/>' + drawn("TimelineLabels", "video"),
+    "tracks of a video": '<Video name="video" value="$video"/>' + drawn("Labels", "video")
+    + drawn("VideoRectangle", "video", "box", "") + drawn("Choices", "video", "about", CHOICES),
+    "answers": TEXT + "".join(
+        drawn(tag, "text", tag.lower(), inner)
+        for tag, inner in (("Choices", CHOICES), ("Rating", ""), ("Number", ""), ("DateTime", ""), ("TextArea", ""),
+                           ("Taxonomy", '<Choice value="a"><Choice value="b"/></Choice><Choice value="c"/>'))
+    ) + drawn("Choices", "text", "several", CHOICES).replace("<Choices", '<Choices choice="multiple"'),
+    "two texts": TEXT + '<Text name="two" value="$two"/><Pairwise name="which" toName="text,two"/>',
+    "ranks": '<List name="list" value="$items"/><Ranker name="rank" toName="list"/>',
+    "ranks in buckets": '<List name="list" value="$items"/><Ranker name="rank" toName="list">'
+    '<Bucket name="good"/><Bucket name="bad"/></Ranker>',
+    "chat": '<Chat name="chat" value="$chat"/><Rating name="stars" toName="chat" perRegion="true"/>'
+    '<Choices name="overall" toName="chat"><Choice value="a"/><Choice value="b"/></Choices>',
+    "text in a document": '<Pdf name="pdf" value="$pdf"/>' + drawn("OcrLabels", "pdf")
+    + drawn("Rating", "pdf", "stars", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_true_answer_of_two_of_three_wins(name):
+    xml = f"<View>{CONFIGS[name]}</View>"
+    simulated = simulate(xml)
+    assert problems(simulated, merged(simulated, xml), xml) == []
+
+
+# What Label Studio's own checks refuse of what its editor writes.
+UNCHECKED = {"tracks of a video", "two texts", "chat", "spans of a series with dates"}
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in UNCHECKED])
+def test_label_studios_checks_accept_the_consensus(name):
+    xml = f"<View>{CONFIGS[name]}</View>"
+    simulated = simulate(xml)
+    results = [result for result in merged(simulated, xml).results if result["type"] != "relation"]
+    assert LabelInterface(xml).validate_prediction({"result": results}, return_errors=True) == []
+
+
+def span_task(*starts: list[float | str], instant: bool = True, length: float = 0.0) -> dict[str, Any]:
+    """A task of a series in which each annotator marks these times."""
+
+    def result(start: float | str) -> dict[str, Any]:
+        end = start if isinstance(start, str) else start + length
+        value = {"start": start, "end": end, "instant": instant, "timeserieslabels": ["Change"]}
+        return {"id": f"r{start}", "from_name": "objects", "to_name": "series", "type": "timeserieslabels",
+                "value": value}  # fmt: skip
+
+    return {"id": 1, "data": {}, "annotations": [
+        {"id": who, "completed_by": who, "result": [result(start) for start in times]}
+        for who, times in enumerate(starts, 1)
+    ]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("marked", "expected"),
+    [
+        (([10.0], [10.4], [10.2]), [10.2]),  # one instant each: nothing else can be meant
+        (([10, 50, 90], [11, 49, 90], [10, 51, 91]), [10, 50, 90]),
+        (([10, 50, 90], [11, 90], [10, 70]), [10, 90]),  # 50 and 70 are marked by one each
+        (
+            (["05/01/2026 10:00"], ["05/01/2026 10:00"], ["05/01/2026 10:30"]),
+            ["05/01/2026 10:00"],
+        ),
+    ],
+)
+def test_instants_of_a_series_are_merged(marked, expected):
+    config = LabelConfig.parse(
+        '<View><TimeSeries name="series" value="$csv" timeFormat="%m/%d/%Y %H:%M"/>'
+        + drawn("TimeSeriesLabels", "series") + "</View>"
+    )  # fmt: skip
+    task = read_task(span_task(*marked))
+    answers = read_answers(task, config=config)
+    outcome = merge(task, answers, list, config=config)
+    found = [result["value"] for result in outcome.results]
+    assert [value["start"] for value in found] == expected
+    assert all(value["start"] == value["end"] for value in found)
+
+
+def test_ends_of_a_series_are_medians():
+    config = LabelConfig.parse(
+        '<View><TimeSeries name="series" value="$csv"/>' + drawn("TimeSeriesLabels", "series") + "</View>"
+    )
+    task = read_task(span_task([10.0], [10.6], [10.2], instant=False, length=8.0))
+    answers = read_answers(task, config=config)
+    (result,) = merge(task, answers, list, config=config).results
+    assert (result["value"]["start"], result["value"]["end"]) == (10.2, 18.2)
