@@ -99,7 +99,7 @@ def summary_text(summary: ReportSummary) -> str:
             lines += [
                 f"{control:<12} {name:<20} {_estimate_text(estimate)}"
                 for name, estimate in statistics.items()
-                if (name.startswith("alpha") and kind != "nominal") or name in {"gwet_ac1", "alpha_nominal"}
+                if (name.startswith("alpha") and kind != "nominal") or name in {"gwet_ac1", "alpha_nominal", "f1_at_50"}
             ]
     if summary.conflicts:
         lines.append("conflicts: " + ", ".join(f"{count} {name}" for name, count in summary.conflicts.most_common()))

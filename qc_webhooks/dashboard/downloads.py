@@ -62,7 +62,15 @@ def _statistic_rows(source: DownloadSource) -> Iterator[Row]:
     for control, kinds in source.summary.statistics.items():
         for kind, values in kinds.items():
             for name, estimate in values.items():
-                yield {"control": control, "ratings": kind, "statistic": name, **_estimate_columns("value", estimate)}
+                yield _statistic_row(control, kind, name, estimate)
+    for control, alpha in source.summary.detections.items():
+        for threshold, together, mean in alpha.curve:
+            yield _statistic_row(control, "detection", f"alpha_detection_at_{threshold:.2f}", together)
+            yield _statistic_row(control, "detection", f"alpha_detection_mean_at_{threshold:.2f}", mean)
+
+
+def _statistic_row(control: str, kind: str, name: str, estimate: Estimate) -> Row:
+    return {"control": control, "ratings": kind, "statistic": name, **_estimate_columns("value", estimate)}
 
 
 def _annotator_rows(source: DownloadSource) -> Iterator[Row]:

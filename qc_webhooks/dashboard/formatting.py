@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from labelloop.service.charts import EN_DASH, count, percent  # noqa: F401 - the templates call fmt.count, fmt.percent
 from qc_webhooks.agreement.conflicts import ConflictType
+from qc_webhooks.annotators import DIAGNOSES
 from qc_webhooks.statistics import Estimate
 
 # Type of conflict -> display name.
@@ -23,14 +24,8 @@ CONFLICT_NAMES: Mapping[ConflictType, str] = {
     "not_named": "too many to list",
 }
 
-# Kind of a disagreement pattern -> display name.
-PATTERN_NAMES: Mapping[str, str] = {
-    "guideline": "unclear guideline",
-    "two views": "two views",
-    "one person": "one annotator",
-    "careless": "carelessness",
-    "hard": "hard call",
-}
+# Kind of a diagnosis -> display name.
+PATTERN_NAMES: Mapping[str, str] = {kind: said.name for kind, said in DIAGNOSES.items()}
 
 # Statistic -> display name; others keep their name.
 STATISTIC_NAMES: Mapping[str, str] = {
@@ -43,6 +38,8 @@ STATISTIC_NAMES: Mapping[str, str] = {
     "brennan_prediger": "Brennan and Prediger's coefficient",
     "alpha_nominal": "Krippendorff's alpha",
     "alpha_detection": "Krippendorff's alpha, detection",
+    "alpha_detection_mean": "The same, mean over images",
+    "f1_at_50": "F1 at an IoU of 0.5",
     "alpha_ordinal": "Krippendorff's alpha, ordinal",
     "alpha_interval": "Krippendorff's alpha, interval",
     "alpha_ratio": "Krippendorff's alpha, ratio",

@@ -16,7 +16,9 @@ from qc_webhooks.annotators.reliability import answer_name
 from qc_webhooks.statistics import ABSENT, MIN_UNITS, Estimate, Ratings, describe
 from qc_webhooks.statistics.agreement_coefficients import DETECTION, NOMINAL, NUMBER, ORDINAL, positive_agreements
 from qc_webhooks.statistics.bootstrap import LEVEL, RESAMPLES
+from qc_webhooks.statistics.detection_alpha import DetectionAgreement, DetectionAlpha
 from qc_webhooks.verdict.dispute_card import annotator_view
+from qc_webhooks.verdict.task_facts import TaskFacts
 
 # Result type of an answer about the whole task -> kind of ratings.
 NUMBERS: Mapping[str, str] = {"rating": ORDINAL, "number": NUMBER}
@@ -31,10 +33,12 @@ class ProjectStatistics:
     Attributes:
         evidence: One entry per task.
         numbers: (control, kind) -> annotator -> number, one mapping per task.
+        detections: Agreement of the detections of the tasks of ``add_facts``.
     """
 
     evidence: list[Evidence] = field(default_factory=list)
     numbers: dict[tuple[str, str], Units] = field(default_factory=lambda: defaultdict(list))
+    detections: DetectionAgreement = field(default_factory=DetectionAgreement)
 
     def add(self, task: Task, answers: Sequence[Answers]) -> None:
         """Add a task."""
@@ -57,6 +61,11 @@ class ProjectStatistics:
                     units[result.from_name, NUMBERS[result.type]][annotator] = float(value)
         for key, unit in units.items():
             self.numbers[key].append(unit)
+
+    def add_facts(self, facts: TaskFacts) -> None:
+        """Add the detections of a judged task; only sums of them are kept."""
+        if facts.detections is not None:
+            self.detections.add(facts.detections, annotators=facts.rated)
 
     @cached_property
     def annotator_model(self) -> AnnotatorModel:
@@ -84,12 +93,29 @@ class ProjectStatistics:
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Control -> kind of ratings -> statistic -> estimate."""
         by_control: dict[str, dict[str, Any]] = defaultdict(dict)
+        alphas = self.detections.estimates()
         for (control, kind), ratings in sorted(self.ratings().items()):
             values: dict[str, Any] = dict(describe(ratings, kind))
+            if kind == DETECTION and control in alphas:
+                values = detection_statistics(alphas[control]) | values
             if kind == DETECTION and ratings.units >= MIN_UNITS:
                 values["positive_agreement_by_label"] = positive_agreements(ratings)
             by_control[control][kind] = values
         return dict(by_control)
+
+
+def detection_statistics(alpha: DetectionAlpha) -> dict[str, Any]:
+    """Detection alpha as entries of the statistics: estimates by name, and the curve."""
+    return {
+        "alpha_detection": alpha.alpha,
+        "alpha_detection_mean": alpha.mean_alpha,
+        "f1_at_50": alpha.f1,
+        "match_iou": alpha.match_iou,
+        "curve": [
+            {"iou": threshold, "alpha_detection": together, "alpha_detection_mean": mean}
+            for threshold, together, mean in alpha.curve
+        ],
+    }
 
 
 def mean_estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:

@@ -201,7 +201,7 @@ def _ratio(part: float, whole: float) -> float:
     return float(part) / float(whole) if whole > 0 else NAN
 
 
-# Kinds of ratings: labels and choices; presence of objects; stars; numbers.
+# Kinds of ratings: labels and choices; presence of objects (alpha: `detection_alpha`); stars; numbers.
 NOMINAL, DETECTION, ORDINAL, NUMBER = "nominal", "detection", "ordinal", "number"
 
 
@@ -229,7 +229,6 @@ STATISTICS: Mapping[str, StatisticEntry] = {
     "gwet_ac1": StatisticEntry(gwet_ac1, frozenset({NOMINAL})),
     "brennan_prediger": StatisticEntry(brennan_prediger, frozenset({NOMINAL})),
     "alpha_nominal": StatisticEntry(krippendorff_alpha, frozenset({NOMINAL})),
-    "alpha_detection": StatisticEntry(krippendorff_alpha, frozenset({DETECTION})),
     "alpha_ordinal": StatisticEntry(partial(krippendorff_alpha, level="ordinal"), frozenset({ORDINAL})),
     "alpha_interval": StatisticEntry(partial(krippendorff_alpha, level="interval"), frozenset({NUMBER})),
     "alpha_ratio": StatisticEntry(partial(krippendorff_alpha, level="ratio"), frozenset({NUMBER})),

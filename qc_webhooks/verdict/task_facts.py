@@ -158,6 +158,8 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
         amounts: Ratings and numbers about the whole task, by control.
         texts: Similarity of each pair of texts about the whole task, by control.
         rankings: Similarity of each pair of rankings, by control.
+        detections: Control -> counts of its detections, for each control with a region; None: not counted, because the
+            task has fewer than two annotators, has too many regions, or was judged by an earlier version.
     """
 
     task: int
@@ -173,6 +175,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     amounts: tuple[tuple[str, Amounts], ...] = ()
     texts: tuple[tuple[str, Similarities], ...] = ()
     rankings: tuple[tuple[str, Similarities], ...] = ()
+    detections: dict[str, DetectionCounts] | None = None
 
     @property
     def last_annotated_at(self) -> float:
@@ -264,6 +267,7 @@ def facts_of(
         amounts=amounts_of(views),
         texts=tuple((control, similarities(texts)) for control, texts in texts_of(views)),
         rankings=tuple((control, ranking_similarities(rankings)) for control, rankings in rankings_of(views)),
+        detections=_detections(answers, tolerance),
     )
 
 
