@@ -14,7 +14,7 @@ from werkzeug.exceptions import NotFound
 
 from labelloop.service.db.engine import begin_read
 from labelloop.service.settings import Settings
-from qc_webhooks.annotators import AnnotatorProfile, DisagreementPattern
+from qc_webhooks.annotators import OPEN_KINDS, AnnotatorProfile, Diagnosis
 from qc_webhooks.dashboard.dispute_queue import Dispute, DisputeQueue
 from qc_webhooks.dashboard.formatting import CONFLICT_NAMES
 from qc_webhooks.errors import PolicyError
@@ -105,7 +105,7 @@ class ProjectView:
         """Replace "annotator 7" by the name in a sentence."""
         return re.sub(r"\bannotator (\d+)\b", lambda match: self.name(int(match[1])), line)
 
-    def unclear_patterns(self, dispute: Dispute) -> list[DisagreementPattern]:
+    def unclear_patterns(self, dispute: Dispute) -> list[Diagnosis]:
         """Patterns of an unclear guideline that match a dispute's conflicts."""
         disputed_answers = [
             (conflict.control, {" + ".join(conflict.a), " + ".join(conflict.b)}) for conflict in dispute.conflicts
@@ -113,8 +113,7 @@ class ProjectView:
         return [
             pattern
             for pattern in self.summary.splits
-            if pattern.kind in {"guideline", "two views"}
-            and (pattern.control, set(pattern.answers)) in disputed_answers
+            if pattern.kind in OPEN_KINDS and (pattern.control, set(pattern.answers)) in disputed_answers
         ]
 
     def label_studio_url(self, task: int | None = None) -> str:

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
+from qc_webhooks.annotators import OPEN_KINDS
 from qc_webhooks.dashboard import charts, formatting
 from qc_webhooks.dashboard.auth import (
     BASE_PATH,
@@ -201,7 +202,7 @@ def _add_project_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
             agreement_chart=charts.agreement_chart(view.summary.days),
             task_chart=charts.task_count_chart(view.summary.days),
             flagged=[profile for profile in view.summary.people if profile.concerns],
-            unclear=[pattern for pattern in view.summary.splits if pattern.kind in {"guideline", "two views"}],
+            unclear=[pattern for pattern in view.summary.splits if pattern.kind in OPEN_KINDS],
         )
 
     @pages.get("/<int:project>/agreement")
@@ -213,6 +214,11 @@ def _add_project_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
             page="agreement",
             agreement_chart=charts.agreement_chart(view.summary.days, width=1180.0, height=280.0),
             task_chart=charts.task_count_chart(view.summary.days, width=1180.0),
+            alpha_charts={
+                control: (alpha, chart)
+                for control, alpha in view.summary.detections.items()
+                if (chart := charts.alpha_chart(alpha)) is not None
+            },
         )
 
     @pages.get("/<int:project>/labels")
