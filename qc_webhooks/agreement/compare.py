@@ -21,6 +21,8 @@ class Comparison:
         unjudged: Controls that cannot be compared between the two, because no metric compares them or an answer cannot
             be read; "" for an annotation with an unreadable result of unknown control. Not part of ``controls`` and
             ``overall``.
+        deciding: Agreement by control that decides whether the two agree; None: ``controls``.
+        disputed: Whether the two disagree on a single object that the policy disputes.
     """
 
     a: int
@@ -28,6 +30,8 @@ class Comparison:
     controls: Mapping[str, float]
     overall: float
     unjudged: tuple[str, ...] = ()
+    deciding: Mapping[str, float] | None = None
+    disputed: bool = False
 
     def agrees(self, threshold: float, *, every_control: bool, controls: Mapping[str, float] | None = None) -> bool:
         """Whether the overall agreement, and each control's if asked for, reaches its threshold.

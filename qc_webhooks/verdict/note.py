@@ -42,17 +42,25 @@ def _verdict_note(verdict: TaskVerdict, policy: Policy, expected_errors: float |
             if expected_errors is None
             else f" One more annotator is requested: the consensus may be wrong ({_percent(expected_errors)})."
         )
-        return f"{len(verdict.majority)} of {verdict.annotators} annotators agree.{more}{_uncompared(verdict)}"
+        agreeing = f"{len(verdict.majority)} of {verdict.annotators} annotators agree."
+        return f"{agreeing}{_settled(verdict)}{more}{_uncompared(verdict)}"
     lines = [describe(conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]
     if len(verdict.conflicts) > MOST_CONFLICTS:
         lines.append(f"And {len(verdict.conflicts) - MOST_CONFLICTS} more.")
-    head = "" if verdict.annotators == 2 else f"No majority among {verdict.annotators} annotators. The closest two: "
+    many = "Objects are in doubt" if verdict.disputed_objects else "No majority"
+    head = "" if verdict.annotators == 2 else f"{many} among {verdict.annotators} annotators. The closest two: "
     return f"{head}{' '.join(lines)}{_uncompared(verdict)}"
 
 
 def describe(conflict: Conflict) -> str:
     """Describe one conflict in one sentence."""
     return " ".join(_LINES[conflict.type](conflict).split())
+
+
+def _settled(verdict: TaskVerdict) -> str:
+    if not verdict.settled:
+        return ""
+    return f" The majority settles {verdict.settled} difference{'s' if verdict.settled > 1 else ''}."
 
 
 def _uncompared(verdict: TaskVerdict) -> str:

@@ -7,7 +7,7 @@ import pytest
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
 from qc_webhooks.agreement import read_answers
-from qc_webhooks.policy import ControlPolicy, Policy
+from qc_webhooks.policy import ConflictPolicy, ControlPolicy, Policy
 from qc_webhooks.verdict.note import MOST_CONFLICTS, write_note
 from qc_webhooks.verdict.verdict import judge
 from tests.qc_webhooks.conftest import CONFIG
@@ -30,7 +30,8 @@ def verdict_of(task, policy=POLICY):
         ([0, 30, 60], "disputed", set()),
         ([0, 0, 60, 60], "disputed", set()),  # a draw is no majority
         ([0, 0, 0, 60], "agreed", {1, 2, 3}),
-        ([0, 0, 0, 60, 60], "agreed", {1, 2, 3}),
+        ([0, 0, 0, 60, 60], "disputed", set()),  # three against two leaves the objects in doubt
+        ([0, 0, 0, 0, 60], "agreed", {1, 2, 3, 4}),
         ([0, 0, 30, 30, 60], "disputed", set()),
     ],
 )
@@ -215,7 +216,10 @@ def test_another_answer_about_the_same_region_is_a_dispute(task, box):
 
 def test_controls_have_their_own_threshold_and_weight(task, box, choice):
     answers = task([box(10), choice("good")], [box(13), choice("bad")])  # the boxes agree by .74
-    strict = Policy(controls={"quality": ControlPolicy(weight=0), "label": ControlPolicy(agreement=0.8)})
+    strict = Policy(
+        controls={"quality": ControlPolicy(weight=0), "label": ControlPolicy(agreement=0.8)},
+        conflicts=ConflictPolicy(pixels=0),
+    )
     assert verdict_of(answers).outcome == "disputed"
     assert verdict_of(answers, Policy(controls={"quality": ControlPolicy(weight=0)})).outcome == "agreed"
     assert (
