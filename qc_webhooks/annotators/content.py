@@ -218,7 +218,8 @@ def _margins(rows: NDArray[np.intp], columns: NDArray[np.intp], logs: Floats, pe
         sums = np.bincount(rows, corrected)
         others = (sums[rows] - corrected) / (sizes[rows] - 1)
         residual = np.clip(logs - others, -_MAX_LOG, _MAX_LOG)
-        margins = np.bincount(columns, residual, people) / counts
+        # Half a step: with two annotators a whole one would only swap their margins.
+        margins = (margins + np.bincount(columns, residual, people) / counts) / 2
         margins -= np.median(margins)
     spread = residual - margins[columns]
     variance = np.bincount(columns, spread**2, people) / np.maximum(counts - 1, 1)
