@@ -114,10 +114,24 @@ def train(
         from ml_backend.learning.finetuning import finetune_project
 
         with _progress(console) as shown, graceful_stop("the step") as stopping:
-            done = finetune_project(
-                project, settings=settings, recipe=recipe, device=device, shown=shown, stopping=stopping
+            trained = finetune_project(
+                project,
+                settings=settings,
+                recipe=recipe,
+                device=device,
+                progress=shown.step,
+                phase=shown.phase,
+                stopping=stopping,
             )
-        raise SystemExit(done)
+        _print_limited(console, trained.notes)
+        if not trained.version:
+            _stopped(console, stopping.exit_status)
+        print_result(trained.tuned)
+        how = "published" if trained.published else "not published"
+        print(f"{how} {trained.version} (train): {trained.reason}")
+        if trained.published:
+            print("`labelloop worker` now refits the last layer upon it, and pre-labels the open tasks.")
+        raise SystemExit(0 if trained.published else 1)
     labelled = read_training_data(data, images=images, settings=settings)
     _print_limited(console, [f"left out: {note}" for note in labelled.notes])
     pool, test = _test_split(labelled.images, test_list)
@@ -140,9 +154,9 @@ def train(
         done = finetune(job, progress=shown.step, phase=shown.phase, stopping=stopping)
     _print_limited(console, [f"left out: {line}" for line in done.bad])
     if done.training.ended == "stopped":
-        console.print("Stopped; the checkpoint is written. The same command goes on from it.")
-        raise SystemExit(stopping.exit_status)
-    print_result(done, job.out)
+        _stopped(console, stopping.exit_status)
+    print_result(done)
+    print(f"Written: {job.out}")
     if json_ is not None:
         json_.write_text(json.dumps(as_json(done), indent=1), encoding="utf-8")
 
@@ -226,7 +240,12 @@ def _progress(console: Console) -> Iterator[Shown]:
         yield Shown(bar, bar.add_task("opening the model", total=None))
 
 
-def print_result(done: Finetuned, out: Path) -> None:
+def _stopped(console: Console, status: int) -> None:
+    console.print("Stopped; the checkpoint is written. The same command goes on from it.")
+    raise SystemExit(status)
+
+
+def print_result(done: Finetuned) -> None:
     """Print the table of the models compared, and what to do next."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     training = done.training
@@ -250,7 +269,6 @@ def print_result(done: Finetuned, out: Path) -> None:
         console.print(
             "The refit is better here: serve that (`labelloop learn`), or label more images and train longer."
         )
-    console.print(f"Written: {out}", soft_wrap=True, markup=False)
 
 
 def as_json(done: Finetuned) -> dict[str, Any]:
