@@ -20,7 +20,7 @@ from qc_webhooks.events import recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import ReviewStore, browser_path
 from qc_webhooks.pipeline.undo import Undo, describe
-from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy import Policy
 from qc_webhooks.schedulers.ground_truth import GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ConnectedProject, ProjectStore
@@ -181,7 +181,7 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
         ).all()
     return Status(
         connected,
-        read_policy(settings.home, project),
+        ProjectStore(engine).policy(settings.home, project),
         {str(outcome): int(count) for outcome, count in outcomes},
         int(review or 0),
         len(DecisionStore(engine).reviews_without_overlays(project)),

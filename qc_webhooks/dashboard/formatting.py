@@ -4,25 +4,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from labelloop.service.charts import EN_DASH, count, percent  # noqa: F401 - the templates call fmt.count, fmt.percent
-from qc_webhooks.agreement.conflicts import ConflictType
 from qc_webhooks.annotators import DIAGNOSES
 from qc_webhooks.statistics import Estimate
-
-# Type of conflict -> display name.
-CONFLICT_NAMES: Mapping[ConflictType, str] = {
-    "missing": "missed object",
-    "extra": "extra object",
-    "label": "different label",
-    "low_overlap": "low overlap",
-    "duplicate": "duplicate region",
-    "merged": "objects merged",
-    "split": "object split",
-    "attribute": "different attribute",
-    "empty": "empty annotation",
-    "choice": "different answer",
-    "answer": "different text or number",
-    "not_named": "too many to list",
-}
+from qc_webhooks.verdict.note import CONFLICT_NAMES  # noqa: F401 - the templates call fmt.CONFLICT_NAMES
 
 # Kind of a diagnosis -> display name.
 PATTERN_NAMES: Mapping[str, str] = {kind: said.name for kind, said in DIAGNOSES.items()}

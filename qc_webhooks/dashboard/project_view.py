@@ -19,9 +19,11 @@ from qc_webhooks.dashboard.dispute_queue import Dispute, DisputeQueue
 from qc_webhooks.dashboard.formatting import CONFLICT_NAMES
 from qc_webhooks.errors import PolicyError
 from qc_webhooks.pipeline.review_project import ReviewStore
-from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy import Policy
 from qc_webhooks.report.project_summary import ProjectSummary, Savings
 from qc_webhooks.report.replay import Replay
+from qc_webhooks.report.tuning import Tuning
+from qc_webhooks.report.tuning_store import load_tuning
 from qc_webhooks.schedulers.project_summary import SummaryStore
 from qc_webhooks.statistics import Estimate
 from qc_webhooks.store.projects import ProjectStore
@@ -88,7 +90,7 @@ class ProjectView:
     def policy(self) -> Policy:
         """Policy in force; the defaults while its file is invalid."""
         try:
-            return read_policy(self._settings.home, self.project)
+            return ProjectStore(self._engine).policy(self._settings.home, self.project)
         except PolicyError as error:
             log.warning("policy_unreadable", project=self.project, reason=str(error))
             return Policy()
@@ -96,6 +98,11 @@ class ProjectView:
     def replay(self) -> Replay | None:
         """Arrays for what-if; None before the first summary."""
         return None if self.made_at is None else self._replays(self.project, self.made_at)
+
+    @cached_property
+    def tuning(self) -> Tuning | None:
+        """The last tuning of the project; None without one."""
+        return load_tuning(self._settings.home, self.project)
 
     def name(self, annotator: int) -> str:
         """Display name of an annotator."""
@@ -106,15 +113,14 @@ class ProjectView:
         return re.sub(r"\bannotator (\d+)\b", lambda match: self.name(int(match[1])), line)
 
     def unclear_patterns(self, dispute: Dispute) -> list[Diagnosis]:
-        """Patterns of an unclear guideline that match a dispute's conflicts."""
-        disputed_answers = [
-            (conflict.control, {" + ".join(conflict.a), " + ".join(conflict.b)}) for conflict in dispute.conflicts
-        ]
+        """Diagnoses of an unclear guideline that a dispute's conflicts may be cases of."""
         return [
-            pattern
-            for pattern in self.summary.splits
-            if pattern.kind in OPEN_KINDS and (pattern.control, set(pattern.answers)) in disputed_answers
-        ]
+            diagnosis
+            for diagnosis in self.summary.splits
+            if diagnosis.kind in OPEN_KINDS
+            and any(diagnosis.covers(conflict.type, conflict.control, conflict.a, conflict.b)
+                    for conflict in dispute.conflicts)
+        ]  # fmt: skip
 
     def label_studio_url(self, task: int | None = None) -> str:
         """URL of a task or of the project in Label Studio, for a browser."""

@@ -9,7 +9,7 @@ from labelloop.labeling.consensus.clustering import Cluster
 from labelloop.labeling.consensus.consensus import ConsensusRegion, consensus
 from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
-from qc_webhooks.agreement import Answers, Tolerance, complete_answers
+from qc_webhooks.agreement import Answers, complete_answers
 from qc_webhooks.decision.proposal import agreeing_groups
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
@@ -118,9 +118,7 @@ def draw_dispute(
         clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
     """
     agreed_consensus = consensus([annotator_view(answer) for answer in complete_answers(answers)], clusters=clusters)
-    all_conflicts = conflicts_of(
-        answers, agreed_consensus, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
-    )
+    all_conflicts = conflicts_of(answers, agreed_consensus, policy.tolerance)
     selected = _selected(all_conflicts)
     regions = {answer.annotator: annotator_view(answer).regions for answer in answers}
     conflicts_by_region, conflicts_by_annotator = _conflict_indices(selected)

@@ -35,14 +35,17 @@ from qc_webhooks.decision.review_reasons import judge_task
 from qc_webhooks.decision.routes import is_adjudicated, is_copied, needs_review, plan, qc_keys
 from qc_webhooks.pipeline.review_project import ReviewProjects, ReviewStore
 from qc_webhooks.pipeline.task_writer import TaskWriter
-from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy import ConflictPolicy, Policy
+from qc_webhooks.policy.conflict_rules import BY_MEAN
 from qc_webhooks.schedulers.annotator_model import AnnotatorModelStore
 from qc_webhooks.schedulers.ground_truth import GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
+from qc_webhooks.store.previews import PreviewStore
+from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.task_facts import facts_of
-from qc_webhooks.verdict.verdict import TaskVerdict
+from qc_webhooks.verdict.verdict import TaskVerdict, judge
 
 # The label config is cached this long: it changes seldom, and a request per task would double the load.
 CONFIG_TTL_S = 60.0
@@ -79,6 +82,7 @@ class Checker:
         self._studio = studio
         self._decisions = decisions
         self._facts = FactStore(decisions.engine)
+        self._projects, self._previews = ProjectStore(decisions.engine), PreviewStore(decisions.engine)
         self._models = AnnotatorModelStore(decisions.engine)
         self._ground_truths = GroundTruthStore(decisions.engine)
         self.reviews = ReviewProjects(studio, ReviewStore(decisions.engine), base=base)
@@ -177,7 +181,7 @@ class Checker:
 
     def _judged(self, project: int, labeled_task: Task) -> tuple[tuple[Answers, ...], RoutingContext, LabelConfig]:
         config = self._config(project)
-        policy = read_policy(self._home, project, config=config)
+        policy = self._projects.policy(self._home, project, config=config)
         answers = read_answers(labeled_task, config=config)
         judged = judge_task(labeled_task, answers, policy, config=config)
         verdict = judged.verdict
@@ -288,8 +292,19 @@ class Checker:
                 draw_dispute(answers, verdict, policy, clusters=clusters()) if verdict.outcome == "disputed" else None
             )
             self._facts.save(project, msgspec.structs.replace(facts, review=needs_review(context)), drawing)
+            self._keep_preview(project, labeled_task, answers, context)
         except Exception:  # a shape that cannot be drawn must not block the verdict
             log.exception("facts_failed", project=project, task=labeled_task.id)
+
+    def _keep_preview(
+        self, project: int, labeled_task: Task, answers: Sequence[Answers], context: RoutingContext
+    ) -> None:
+        """Save the verdict under the newest defaults, for a project that keeps those of before."""
+        if context.policy.conflicts != BY_MEAN or context.verdict.outcome == "waiting":
+            return
+        verdict = judge(answers, replace(context.policy, conflicts=ConflictPolicy()))
+        kinds = {conflict.type for conflict in verdict.conflicts}
+        self._previews.save(project, labeled_task.id or 0, verdict.outcome, kinds)
 
     def _config(self, project: int) -> LabelConfig:
         cached = self._configs.get(project)
@@ -308,7 +323,10 @@ def _clusters(answers: Sequence[Answers]) -> Sequence[Cluster]:
 def fingerprint(answers: Sequence[Answers], policy: Policy) -> str:
     """Hash of a verdict's inputs: equal fingerprints give equal verdicts."""
     versions = sorted((item.annotation, item.annotator, item.updated_at, item.ground_truth) for item in answers)
-    return hashlib.sha256(msgspec.json.encode([versions, asdict(policy)])).hexdigest()
+    settings = asdict(policy)
+    if policy.conflicts == BY_MEAN:
+        del settings["conflicts"]  # as before there were any: the decisions of such a project stay as they are
+    return hashlib.sha256(msgspec.json.encode([versions, settings])).hexdigest()
 
 
 def decision_after(context: RoutingContext, actions: Sequence[Action]) -> LastDecision:

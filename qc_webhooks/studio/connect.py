@@ -13,7 +13,7 @@ from labelloop.service.studio import Studio
 from qc_webhooks.artifacts.review_copy import NOTE, with_note
 from qc_webhooks.errors import QualityControlError
 from qc_webhooks.pipeline.review_project import ReviewStore, ensure_review_project
-from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy import Policy
 from qc_webhooks.schedulers.overlap import count_low_overlap, describe_low_overlap
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
@@ -33,7 +33,7 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
             finds changes until the address is fixed and the project is connected again.
     """
     project = studio.project(project_id)
-    policy = read_policy(settings.home, project_id, config=_label_config(project))
+    policy = ProjectStore(engine).policy(settings.home, project_id, config=_label_config(project))
     changes = [_ensure_annotators(studio, project, policy, DecisionStore(engine))]
     changes += _short_tasks(studio, studio.project(project_id), policy)
     changes += ensure_tabs(studio, project_id)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from qc_webhooks.agreement.conflicts import Conflict
+from qc_webhooks.agreement.conflicts import Conflict, ConflictType
 from qc_webhooks.agreement.region_text import position_text, region_name
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.verdict import TaskVerdict
@@ -13,6 +13,22 @@ MOST_CONFLICTS = 3
 _LONGEST_TEXT = 40
 # Labels listed in a sentence about many regions.
 MOST_LABELS = 10
+
+# Type of conflict -> display name.
+CONFLICT_NAMES: Mapping[ConflictType, str] = {
+    "missing": "missed object",
+    "extra": "extra object",
+    "label": "different label",
+    "low_overlap": "low overlap",
+    "duplicate": "duplicate region",
+    "merged": "objects merged",
+    "split": "object split",
+    "attribute": "different attribute",
+    "empty": "empty annotation",
+    "choice": "different answer",
+    "answer": "different text or number",
+    "not_named": "too many to list",
+}
 
 
 def write_note(

@@ -30,7 +30,7 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import with_unique_ids
 from labelloop.labeling.studio.task import Annotation, Task
 from qc_webhooks.agreement.answers import Answers, complete_answers, read_answers
-from qc_webhooks.agreement.compare import compare
+from qc_webhooks.agreement.compare import Comparison, compare
 from qc_webhooks.agreement.detection_counts import DetectionCounts, count_detections
 from qc_webhooks.agreement.metrics import Tolerance
 from qc_webhooks.artifacts.overlays import overlays_of
@@ -124,6 +124,8 @@ class AnnotatorPair(msgspec.Struct, frozen=True, array_like=True, gc=False):
         controls: Agreement by control.
         common_regions: Number of matched regions that at least one of them drew by hand or corrected.
         identical_regions: Number of these that are identical to the pixel.
+        deciding: Lowest and mean agreement that decide whether they agree; None: those of the agreements above.
+        disputed: Whether they disagree on a single object that the policy disputes.
     """
 
     a: int
@@ -132,6 +134,15 @@ class AnnotatorPair(msgspec.Struct, frozen=True, array_like=True, gc=False):
     controls: dict[str, float]
     common_regions: int
     identical_regions: int
+    deciding: tuple[float, float] | None = None
+    disputed: bool = False
+
+    @property
+    def agreement_threshold(self) -> tuple[float, float]:
+        """Highest ``agreement`` at which they agree, where every control counts and where the mean does; -1: none."""
+        if self.disputed:
+            return -1.0, -1.0
+        return self.deciding or (min(self.overall, *self.controls.values(), 1.0), self.overall)
 
 
 class Repeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -378,10 +389,20 @@ def _pairs(
             {name: round(score, 6) for name, score in pair.controls.items()},
             len(regions := common.get((min(pair.a, pair.b), max(pair.a, pair.b)), [])),
             sum(regions),
+            _deciding(pair),
+            pair.disputed,
         )
         for pair in verdict.comparisons
         if not pair.unjudged
     )
+
+
+def _deciding(pair: Comparison) -> tuple[float, float] | None:
+    if pair.deciding is None or pair.deciding == pair.controls:
+        return None
+    scores = list(pair.deciding.values())
+    mean = sum(scores) / len(scores) if scores else 1.0
+    return round(min(scores, default=1.0), 6), round(mean, 6)
 
 
 def _repeats(
