@@ -126,6 +126,9 @@ COMMANDS: Sequence[Command] = (
         "Merge the annotations of each task of an exported file into one.",
     ),
     Command("qc adopt", "qc_webhooks.cli.defaults:adopt", "Let a project use the newest defaults of the policy."),
+    Command(
+        "qc send-back", "qc_webhooks.cli.send_back:send_back", "Send a task back to its annotator, or accept it redone."
+    ),
     Command("qc undo", "qc_webhooks.cli.qc:undo", "Undo what quality control wrote to tasks."),
     Command("qc recheck", "qc_webhooks.cli.qc:recheck", "Check a project's tasks again."),
     Command("worker", "labelloop.cli.stack:worker", "Run the background worker (QC, learning, exports)."),
