@@ -25,6 +25,7 @@ from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.previews import PreviewStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.data_manager_tabs import ensure_tabs
+from qc_webhooks.studio.send_backs import show_send_backs
 from qc_webhooks.studio.webhook import ensure_webhook
 
 # Seconds between checks of our Data Manager tabs, which "Drop All Tabs" in Label Studio's settings removes.
@@ -63,9 +64,11 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
                 inbox.put(event.topic, event.subject, event.key, event.payload)
             return
         try:
-            checker.check(int(project), int(id_))
+            checked = checker.check(int(project), int(id_))
         except LabelingError as error:
             raise Reject(str(error)) from error  # retrying the same JSON would fail again
+        if any(action.route == "send_back" for action in checked.actions):
+            show_send_backs(studio, engine, int(project))
 
     def project(subject: str, events: Sequence[Event]) -> None:
         del events
@@ -97,6 +100,7 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
                 ensure_tabs(studio, connected.project)
                 requeue_without_overlays(studio, memory, inbox, connected.project)
                 queue_previews(PreviewStore(engine), inbox, connected, policy(connected.project))
+                show_send_backs(studio, engine, connected.project)
                 if policy(connected.project).review_project:
                     review_project(connected.project)
             except (LabelloopError, LabelingError) as error:

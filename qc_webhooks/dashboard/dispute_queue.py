@@ -9,9 +9,9 @@ import msgspec
 import sqlalchemy as sa
 
 from labelloop.service.db.engine import begin_read
-from qc_webhooks.dashboard.formatting import CONFLICT_NAMES
 from qc_webhooks.decision.dispute_drawing import ConflictText, DisputeDrawing
 from qc_webhooks.store.tables import ACTIONS, FACTS, TASKS
+from qc_webhooks.verdict.note import CONFLICT_NAMES
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 PAGE_SIZE = 8

@@ -16,7 +16,6 @@ from labelloop.service.db.engine import begin_read
 from labelloop.service.settings import Settings
 from qc_webhooks.annotators import OPEN_KINDS, AnnotatorProfile, Diagnosis
 from qc_webhooks.dashboard.dispute_queue import Dispute, DisputeQueue
-from qc_webhooks.dashboard.formatting import CONFLICT_NAMES
 from qc_webhooks.errors import PolicyError
 from qc_webhooks.pipeline.review_project import ReviewStore
 from qc_webhooks.policy import Policy
@@ -28,6 +27,7 @@ from qc_webhooks.schedulers.project_summary import SummaryStore
 from qc_webhooks.statistics import Estimate
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import FACTS
+from qc_webhooks.verdict.note import CONFLICT_NAMES
 from qc_webhooks.verdict.verdict import OUTCOMES
 
 _CACHED_REPLAYS = 4

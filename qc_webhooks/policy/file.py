@@ -137,12 +137,14 @@ def _conflicts(faults: _Faults, table: Any, base: ConflictPolicy) -> ConflictPol
     A table turns the rule on in a project that keeps the behaviour of before, unless it sets ``decide_by``.
     """
     if not isinstance(table, dict):
-        return faults.add("conflicts", "must be a table [conflicts]")
+        faults.add("conflicts", "must be a table [conflicts]")
+        return None
     plain = {key: value for key, value in table.items() if key != "labels"}
     read = _table(faults, "conflicts", plain, ConflictPolicy)
     label_tables = table.get("labels", {})
     if not isinstance(label_tables, dict):
-        return faults.add("conflicts.labels", "must be tables [conflicts.labels.NAME]")
+        faults.add("conflicts.labels", "must be tables [conflicts.labels.NAME]")
+        return None
     labels = {
         label: _table(faults, f"conflicts.labels.{label}", settings, LabelConflicts)
         for label, settings in label_tables.items()

@@ -87,6 +87,9 @@ class Policy:
         least_model_agreement: Agreed tasks whose pre-label agrees less with the annotators are reviewed; 0: none.
         least_model_doubt: Undisputed tasks, also with a single annotator, are reviewed if the model's probability
             that something is wrong (``qc_model_score``) reaches this value; 0: none.
+        model_voice: Whether the model is one more voice of the consensus, where its prediction is older than every
+            annotation of the task and no annotator started from a prediction. It is no annotator: it counts in no
+            agreement, no number of annotators and no reliability.
         conflicts: Which conflicts about single objects make a dispute: table ``[conflicts]``.
         controls: Settings of single controls: tables ``[controls.NAME]``.
         review: Review routes for agreed tasks: tables ``[[review]]``, in order.
@@ -111,6 +114,7 @@ class Policy:
     least_model_score: float = 0.0
     least_model_agreement: float = 0.0
     least_model_doubt: float = 0.0
+    model_voice: bool = True
     conflicts: ConflictPolicy = field(default_factory=ConflictPolicy)
     controls: Mapping[str, ControlPolicy] = field(default_factory=dict)
     review: tuple[ReviewRoute, ...] = ()
@@ -143,6 +147,8 @@ class Policy:
 
     def without_uncounted(self, pair: Comparison) -> Comparison:
         """The comparison without unjudged controls that have no weight."""
+        if all(map(self.counts, pair.unjudged)):
+            return pair
         return replace(pair, unjudged=tuple(name for name in pair.unjudged if self.counts(name)))
 
     def agrees(self, pair: Comparison) -> bool:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from qc_webhooks.agreement.conflicts import Conflict, ConflictType
+from qc_webhooks.agreement.conflicts import Conflict
 from qc_webhooks.agreement.region_text import position_text, region_name
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.verdict import TaskVerdict
@@ -15,7 +15,7 @@ _LONGEST_TEXT = 40
 MOST_LABELS = 10
 
 # Type of conflict -> display name.
-CONFLICT_NAMES: Mapping[ConflictType, str] = {
+CONFLICT_NAMES: Mapping[str, str] = {
     "missing": "missed object",
     "extra": "extra object",
     "label": "different label",
@@ -28,6 +28,7 @@ CONFLICT_NAMES: Mapping[ConflictType, str] = {
     "choice": "different answer",
     "answer": "different text or number",
     "not_named": "too many to list",
+    "ground_truth": "ground truth in doubt",
 }
 
 
@@ -71,6 +72,25 @@ def _verdict_note(verdict: TaskVerdict, policy: Policy, expected_errors: float |
 def describe(conflict: Conflict) -> str:
     """Describe one conflict in one sentence."""
     return " ".join(_LINES[conflict.type](conflict).split())
+
+
+def describe_against_truth(conflict: Conflict, kind: str) -> str:
+    """Describe one conflict of a ground truth, with the annotators (``crowd``) or with another one (``truths``)."""
+    truth, others, verb = (
+        ("the ground truth", "the annotators", "do") if kind == "crowd" else ("the first", "the second", "does")
+    )
+    place = conflict_position(conflict)
+    if conflict.type == "missing":
+        text = f"{truth} has {region_name(conflict.a, conflict.shape)} {place}, {others} {verb} not."
+    elif conflict.type == "extra":
+        has = "have" if kind == "crowd" else "has"
+        text = f"{others} {has} {region_name(conflict.b, conflict.shape)} {place}, {truth} does not."
+    elif conflict.type == "label":
+        say = "say" if kind == "crowd" else "says"
+        text = f"{truth} says {_name(conflict.a)}, {others} {say} {_name(conflict.b)}: the {conflict.shape} {place}."
+    else:
+        text = describe(conflict)
+    return " ".join(f"{text[0].upper()}{text[1:]}".split())
 
 
 def _settled(verdict: TaskVerdict) -> str:
