@@ -3,25 +3,37 @@
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from labelloop.labeling.consensus.clustering import cluster_regions
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, collect_evidence, fit_annotator_model
+from labelloop.labeling.consensus.model_voice import HeardTask, VoiceRegions
+from labelloop.labeling.consensus.tags import Votes, has_several_tags
+from labelloop.labeling.consensus.texts import Similarities
+from labelloop.labeling.consensus.voiced import heard_task, with_voice
 from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Task
 from qc_webhooks.agreement.answers import Answers, complete_answers
 from qc_webhooks.annotators.reliability import answer_name
 from qc_webhooks.statistics import ABSENT, MIN_UNITS, Estimate, Ratings, describe
-from qc_webhooks.statistics.agreement_coefficients import DETECTION, NOMINAL, NUMBER, ORDINAL, positive_agreements
+from qc_webhooks.statistics.agreement_coefficients import DATE, DETECTION, NOMINAL, NUMBER, ORDINAL, positive_agreements
+from qc_webhooks.statistics.answer_agreement import ranking_statistic, similarity_statistic, tag_statistics
 from qc_webhooks.statistics.bootstrap import LEVEL, RESAMPLES
 from qc_webhooks.statistics.detection_alpha import DetectionAgreement, DetectionAlpha
+from qc_webhooks.statistics.unitizing import UnitizingAgreement
 from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 # Result type of an answer about the whole task -> kind of ratings.
 NUMBERS: Mapping[str, str] = {"rating": ORDINAL, "number": NUMBER}
+# Kinds of answers without ratings: spans, sets of tags, texts, rankings.
+SPANS, TAGS, TEXT, RANKING = "spans", "tags", "text", "ranking"
+# Stored amounts do not say their control's type: whole numbers up to this are stars.
+_MOST_STARS = 10
 
 Units = list[Mapping[Any, Hashable]]
 
@@ -32,19 +44,29 @@ class ProjectStatistics:
 
     Attributes:
         evidence: One entry per task.
+        heard: What a model's independent prediction says, one entry per task where it is heard.
         numbers: (control, kind) -> annotator -> number, one mapping per task.
         detections: Agreement of the detections of the tasks of ``add_facts``.
+        spans: Agreement of their spans.
+        concordances: Control -> Kendall's W of each of their rankings.
     """
 
     evidence: list[Evidence] = field(default_factory=list)
+    heard: list[HeardTask] = field(default_factory=list)
     numbers: dict[tuple[str, str], Units] = field(default_factory=lambda: defaultdict(list))
     detections: DetectionAgreement = field(default_factory=DetectionAgreement)
+    spans: UnitizingAgreement = field(default_factory=UnitizingAgreement)
+    concordances: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, task: Task, answers: Sequence[Answers]) -> None:
-        """Add a task."""
+    def add(self, task: Task, answers: Sequence[Answers], *, voice: VoiceRegions | None = None) -> None:
+        """Add a task, with the model's independent prediction if it is heard."""
         if readable := complete_answers(answers):
             truth = next((item.annotator for item in readable if item.ground_truth), None)
-            self.evidence.append(collect_evidence([annotator_view(item) for item in readable], truth=truth))
+            views = [annotator_view(item) for item in readable]
+            self.evidence.append(collect_evidence(views, truth=truth))
+            if voice is not None:
+                clusters = cluster_regions([view.regions for view in views])
+                self.heard.append(heard_task(views, clusters, voice, truth=truth))
         units: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
         for annotation in latest_annotations(task.annotations):
             annotator = annotation.completed_by
@@ -63,14 +85,17 @@ class ProjectStatistics:
             self.numbers[key].append(unit)
 
     def add_facts(self, facts: TaskFacts) -> None:
-        """Add the detections of a judged task; only sums of them are kept."""
+        """Add the detections, spans and rankings of a judged task; only sums and lengths of them are kept."""
         if facts.detections is not None:
             self.detections.add(facts.detections, annotators=facts.rated)
+        self.spans.add(facts.spans or (), sorted({turn.annotator for turn in facts.blind}))
+        for control, concordance in facts.concordance:
+            self.concordances[control].append(concordance)
 
     @cached_property
     def annotator_model(self) -> AnnotatorModel:
         """Annotator model estimated from all tasks; read it after the last ``add``."""
-        return fit_annotator_model(self.evidence)
+        return with_voice(fit_annotator_model(self.evidence), self.heard)
 
     def ratings(self) -> dict[tuple[str, str], Ratings]:
         """(control, kind of ratings) -> ratings of all units."""
@@ -88,7 +113,35 @@ class ProjectStatistics:
                 units_by_key[question.control, NOMINAL].append(
                     {who: answer_name(answer) for who, answer in question.votes}
                 )
-        return {key: Ratings.of(units) for key, units in {**units_by_key, **self.numbers}.items()}
+        numbers = {**self._amounts(), **self.numbers}
+        dates = {
+            (control, DATE): found
+            for (control, kind), units in units_by_key.items()
+            if kind == NOMINAL and (found := _as_days(units))
+        }
+        return {key: Ratings.of(units) for key, units in {**units_by_key, **numbers, **dates}.items()}
+
+    def _amounts(self) -> dict[tuple[str, str], Units]:
+        """Ratings and numbers of the evidence, by control, of controls that ``add`` did not see."""
+        seen = {control for control, _ in self.numbers}
+        units: dict[str, Units] = defaultdict(list)
+        for task in self.evidence:
+            for control, amounts in task.amounts:
+                if control not in seen:
+                    units[control].append({who: value for who, value in amounts if who != task.truth})
+        return {(control, ORDINAL if _are_stars(answers) else NUMBER): answers for control, answers in units.items()}
+
+    def _tags(self) -> dict[str, list[Votes]]:
+        """Control -> sets of tags of each object and question, of controls where an answer has several tags."""
+        items: dict[str, list[Votes]] = defaultdict(list)
+        for task in self.evidence:
+            for item in (*task.objects(), *task.answers()):
+                items[item.control].append(item.votes)
+        return {
+            control: votes
+            for control, votes in items.items()
+            if has_several_tags(answer for item in votes for _, answer in item)
+        }
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Control -> kind of ratings -> statistic -> estimate."""
@@ -101,7 +154,45 @@ class ProjectStatistics:
             if kind == DETECTION and ratings.units >= MIN_UNITS:
                 values["positive_agreement_by_label"] = positive_agreements(ratings)
             by_control[control][kind] = values
+        for control, found in sorted(self.spans.estimates().items()):
+            by_control[control][SPANS] = found
+        for control, votes in sorted(self._tags().items()):
+            by_control[control][TAGS] = tag_statistics(votes)
+        for control, tasks in sorted(self._similarities("texts").items()):
+            by_control[control][TEXT] = {"mean_similarity": similarity_statistic(tasks)}
+        for control, tasks in sorted(self._similarities("rankings").items()):
+            by_control[control][RANKING] = {
+                "kendall_w": ranking_statistic(self.concordances.get(control, ())),
+                "mean_kendall_tau": similarity_statistic(tasks),
+            }
         return dict(by_control)
+
+    def _similarities(self, kind: str) -> dict[str, list[Similarities]]:
+        """Control -> similarities of the annotators' texts or rankings in each task, without a ground truth's."""
+        found: dict[str, list[Similarities]] = defaultdict(list)
+        for task in self.evidence:
+            for control, alike in getattr(task, kind):
+                found[control].append(tuple(pair for pair in alike if task.truth not in pair[:2]))
+        return found
+
+
+def _are_stars(units: Units) -> bool:
+    values: set[Any] = {value for unit in units for value in unit.values()}
+    return all(float(value).is_integer() and 0 <= value <= _MOST_STARS for value in values)
+
+
+def _as_days(units: Units) -> Units:
+    """Dates in days since 1970; empty if any answer is not a date."""
+    try:
+        return [
+            {
+                who: datetime.fromisoformat(str(text)).replace(tzinfo=UTC).timestamp() / 86_400
+                for who, text in unit.items()
+            }
+            for unit in units
+        ]
+    except ValueError:
+        return []
 
 
 def detection_statistics(alpha: DetectionAlpha) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from labelloop.labeling.consensus.consensus import (
     provenance_json,
     with_provenance,
 )
+from labelloop.labeling.consensus.model_voice import VoiceRegions
 from labelloop.labeling.consensus.rankings import Ranking, RankingConsensus
 from labelloop.labeling.consensus.results import MergedRegions, attach_results, rank_annotations
 from labelloop.labeling.consensus.scales import ScaleConsensus
@@ -106,6 +107,7 @@ def merge(
     config: LabelConfig | None = None,
     style: RegionStyle = PLAIN,
     agreed_consensus: Consensus | None = None,
+    voice: VoiceRegions | None = None,
 ) -> Merged:
     """Merge the annotations of a task.
 
@@ -117,6 +119,7 @@ def merge(
         config: The project's label config.
         style: How regions are written.
         agreed_consensus: Consensus of the complete answers, if already computed.
+        voice: The model's independent prediction, if it is heard.
 
     Raises:
         LabelingError: A region needs a control that the label config does not have.
@@ -128,13 +131,13 @@ def merge(
         if annotation.id in by_annotation
     }
     complete = complete_answers(answers)
-    if len(answers) == 1:
+    if len(answers) == 1 and not (voice is not None and crowd is not None and crowd.voice is not None):
         return _whole_annotation_of_best(answers, annotations, pairs, "the only annotation")
     if not complete:
         too_large = answers[0].too_large.rstrip(".")
         return _whole_annotation_of_best(answers, annotations, pairs, too_large or "no annotation can be read whole")
     views = [annotator_view(answer) for answer in complete]
-    agreed_consensus = agreed_consensus or consensus(views, crowd)
+    agreed_consensus = agreed_consensus or consensus(views, crowd, voice=voice)
     joined = attach_results(agreed_consensus, views, id_of=style.id_of)
     work = _Merge(annotations, complete, agreed_consensus, joined, pairs)
     results = [
