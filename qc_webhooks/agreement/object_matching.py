@@ -52,21 +52,26 @@ def match_objects(a: Sequence[Region], b: Sequence[Region], overlaps: Pairs, tol
     if differences is None or not len(differences.rows):
         matching = match_labelled(a, b, overlaps, match=match, near=near)
         return ObjectMatching(matching.same, matching.near, matching.only_a, matching.only_b)
-    keys = np.unique(np.concatenate([pairs.rows * len(b) + pairs.columns for pairs in (overlaps, differences)]))
+    keys, ious = overlaps.rows * len(b) + overlaps.columns, overlaps.values
+    close_keys = differences.rows * len(b) + differences.columns
+    positions = np.searchsorted(keys, close_keys)
+    if len(keys) == 0 or (keys[np.minimum(positions, len(keys) - 1)] != close_keys).any():
+        # Close pairs without an overlap.
+        keys = np.union1d(keys, close_keys)
+        ious = overlaps.values_at(keys // len(b), keys % len(b), len(b))
+        positions = np.searchsorted(keys, close_keys)
     rows, columns = keys // len(b), keys % len(b)
-    ious = overlaps.values_at(rows, columns, len(b))
-    is_close = np.isin(keys, differences.rows * len(b) + differences.columns)
     # Close pairs count as the same object; of several, the closest.
-    closeness = 1 - differences.values_at(rows, columns, len(b)) / pixels
-    values = np.where(is_close, np.maximum(ious, match + (1 - match) * closeness), ious)
+    values = ious.copy()
+    values[positions] = np.maximum(ious[positions], match + (1 - match) * (1 - differences.values / pixels))
     matching = match_labelled(a, b, Pairs(rows, columns, values), match=match, near=near)
     true_ious = dict(zip(keys.tolist(), ious.tolist(), strict=True))
     same, near_pairs = (
         tuple(MatchedPair(pair.a, pair.b, true_ious[pair.a * len(b) + pair.b], pair.labels) for pair in pairs)
         for pairs in (matching.same, matching.near)
     )
-    close_keys = set(keys[is_close].tolist())
-    close = frozenset((pair.a, pair.b) for pair in same if pair.a * len(b) + pair.b in close_keys)
+    found = set(close_keys.tolist())
+    close = frozenset((pair.a, pair.b) for pair in same if pair.a * len(b) + pair.b in found)
     return ObjectMatching(same, near_pairs, matching.only_a, matching.only_b, close)
 
 

@@ -62,9 +62,9 @@ def path_similarity(a: Sequence[str], b: Sequence[str]) -> float:
 
 def attribute_similarity(a: Region | Span, b: Region | Span) -> float:
     """Mean similarity of the per-region answers of two matched regions or spans, over the controls of either."""
-    names = {*a.attributes, *b.attributes}
-    if not names:
+    if not (a.attributes or b.attributes):
         return 1.0
+    names = {*a.attributes, *b.attributes}
     return sum(answer_similarity(a, b, name) for name in names) / len(names)
 
 
