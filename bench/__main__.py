@@ -28,6 +28,7 @@ BENCHES: Mapping[str, str] = {
     "layouts_suggest": "bench.layouts_suggest",
     "house": "bench.house",
     "image_labels": "bench.image_labels",
+    "intervals": "bench.intervals",
     "learn": "bench.learn",
     "learning": "bench.learning",
     "learning_sizes": "bench.learning_sizes",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import AnnotatorModel
+from labelloop.labeling.consensus.consensus import MATCH_IOU, AnnotatorModel
 from qc_webhooks.annotators.diagnoses import Diagnosis, named_by_measure
 from qc_webhooks.annotators.drift import Drift, detect_drift
 from qc_webhooks.annotators.reliability import Reliability, rate_annotators
@@ -88,7 +88,11 @@ class AnnotatorProfile:
 
 
 def profile_annotators(
-    tasks: Sequence[TaskFacts], model: AnnotatorModel, diagnoses: Sequence[Diagnosis] = ()
+    tasks: Sequence[TaskFacts],
+    model: AnnotatorModel,
+    diagnoses: Sequence[Diagnosis] = (),
+    *,
+    match_iou: float = MATCH_IOU,
 ) -> tuple[AnnotatorProfile, ...]:
     """Profiles of all annotators of the tasks, by id.
 
@@ -96,8 +100,9 @@ def profile_annotators(
         tasks: Facts of each task.
         model: Annotator model estimated from their evidence.
         diagnoses: See ``find_diagnoses``; they say who is flagged for errors.
+        match_iou: IoU from which a box is at the right place, see `RegionReliability`.
     """
-    rated = rate_annotators([task.evidence() for task in tasks], model)
+    rated = rate_annotators([task.evidence() for task in tasks], model, match_iou=match_iou)
     speeds, drifts, prelabel_biases, duplicates = (
         measure_speed(tasks),
         detect_drift(tasks),
@@ -218,7 +223,11 @@ def _rates(profile: AnnotatorProfile) -> dict[str, Estimate]:
         f"accuracy of {name}": rated.accuracy for name, rated in {**reliability.labels, **reliability.choices}.items()
     }
     if reliability.regions:
-        rates |= {"recall": reliability.regions.recall, "precision": reliability.regions.precision}
+        # Annotators are compared by what others found: what is unknown of all objects is the same for all of them.
+        rates |= {
+            "recall of what others found": reliability.regions.recall_of_found,
+            "precision of what others confirm": reliability.regions.precision_by_others,
+        }
     return rates | {_TRUTH_RATE: profile.against_truth}
 
 

@@ -27,6 +27,12 @@ STATISTIC_NAMES: Mapping[str, str] = {
     "alpha_ordinal": "Krippendorff's alpha, ordinal",
     "alpha_interval": "Krippendorff's alpha, interval",
     "alpha_ratio": "Krippendorff's alpha, ratio",
+    "icc": "Intraclass correlation, ICC(1)",
+    "alpha_unitizing": "Krippendorff's alpha, unitizing",
+    "alpha_masi": "Krippendorff's alpha, MASI distance",
+    "mean_similarity": "Mean similarity of two texts",
+    "kendall_w": "Kendall's W, mean over tasks",
+    "mean_kendall_tau": "Mean Kendall's tau, negative ones as 0",
 }
 
 # Kind of ratings -> what annotators agree on.
@@ -35,6 +41,11 @@ RATING_NAMES: Mapping[str, str] = {
     "detection": "marked or not, and which label",
     "ordinal": "how many stars",
     "number": "which number",
+    "date": "which date",
+    "spans": "which spans",
+    "tags": "which tags",
+    "text": "which text",
+    "ranking": "which order",
 }
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, fit_annotator_model
+from labelloop.labeling.consensus.consensus import MATCH_IOU, AnnotatorModel, Evidence, fit_annotator_model
 from labelloop.labeling.consensus.crowd import ConfusionModel
 from labelloop.labeling.consensus.tags import Answer, TagModel
 from qc_webhooks.annotators import AnnotatorProfile, Diagnosis, find_diagnoses, profile_annotators
@@ -186,7 +186,7 @@ def summarize_project(
         timeline.agreement(),
         timeline.savings(),
         len(recent),
-        profile_annotators(recent, model, diagnoses),
+        profile_annotators(recent, model, diagnoses, match_iou=_match_iou(recent)),
         diagnoses,
         tuple(_labels(recent)),
         tuple(_confusions(recent)),
@@ -200,6 +200,12 @@ def summarize_project(
         collected.detections.estimates(),
     )
     return summary, replay
+
+
+def _match_iou(tasks: Iterable[TaskFacts]) -> float:
+    """The policy's threshold when the newest task with regions was judged."""
+    counts = (count for task in tasks for count in (task.detections or {}).values())
+    return next((count.match_iou for count in counts), MATCH_IOU)
 
 
 def _covers_answers(model: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:
