@@ -31,7 +31,7 @@ CASES: dict[str, dict[int, int]] = {
     "deep_pcb": {20: 1, 200: 1},
 }
 # CPU minutes of the training by number of labelled images.
-MINUTES = {20: 2.0, 50: 3.0, 100: 4.0, 150: 4.0, 200: 4.0}
+MINUTES = {20: 1.5, 50: 2.0, 100: 2.5, 150: 2.5, 200: 3.5}
 
 TITLES = {
     "bccd": "blood cells (BCCD val)",

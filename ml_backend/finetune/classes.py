@@ -46,11 +46,7 @@ def with_classes(detector: Detector, model: onnx.ModelProto, names: Sequence[str
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     weights = Weights.of(copy)
-    layers = [
-        node
-        for node in last_layers(copy.graph, detector.reader.outputs)
-        if node.op_type == "Conv" and _blocks(_channels(weights, node), old, detector.layout)
-    ]
+    layers = _class_layers(copy, weights, detector)
     if not layers or not old:
         raise NotTrainable(path=path, reason=f"no convolution was found that gives the scores of its {old} classes")
     widths: dict[int, int] = {old: len(names)}
@@ -124,7 +120,7 @@ def _same_values(old: Array, new: Array, rows: Sequence[int], count: int) -> boo
     """Whether two outputs agree in all but the classes; the class axis is the one whose length differs."""
     if old.ndim != new.ndim:
         return False
-    if old.shape == new.shape and count != len(rows):
+    if old.shape == new.shape and (count != len(rows) or np.allclose(old, new, atol=SAME, rtol=SAME)):
         return bool(np.allclose(old, new, atol=SAME, rtol=SAME))
     axis = next((axis for axis in range(old.ndim) if old.shape[axis] != new.shape[axis]), None)
     if axis is None:  # as many classes as before: boxes and kept classes must be found where they were
@@ -144,6 +140,19 @@ def _kept(old: Array, new: Array, rows: Sequence[int], count: int, axis: int) ->
         if all(np.allclose(a, b, atol=SAME, rtol=SAME) for a, b in [tuple(rest), *pairs]):
             return True
     return False
+
+
+def _class_layers(model: onnx.ModelProto, weights: Weights, detector: Detector) -> list[onnx.NodeProto]:
+    """The last convolutions that give class scores."""
+    outputs = ("scores",) if detector.layout == "labelloop" else detector.reader.outputs
+    layers = [
+        node
+        for node in last_layers(model.graph, outputs)
+        if node.op_type == "Conv" and _blocks(_channels(weights, node), detector.reader.classes or 0, detector.layout)
+    ]
+    if detector.reader.classes == 1 and detector.layout.startswith("yolox"):
+        return layers[1::2]  # the objectness has one channel too, and comes first
+    return layers
 
 
 def _channels(weights: Weights, node: onnx.NodeProto) -> int:
@@ -189,6 +198,7 @@ def _resize(
     downstream = {node.output[0] for node in layers}
     merged = dict(widths)
     written: set[str] = set()
+    made = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if not downstream & set(node.input):
             continue
@@ -199,15 +209,18 @@ def _resize(
             if node.op_type == "Split" and attribute.name == "split":
                 attribute.ints[:] = [merged.get(side, side) for side in attribute.ints]
         constants = {"Reshape": node.input[1:2], "Split": node.input[1:2], "Slice": node.input[1:3]}
-        for name in constants.get(node.op_type, ()):
+        for name in (name for read in constants.get(node.op_type, ()) for name in _stored_behind(read, weights, made)):
             sides = weights.value(name)
             if sides is not None and name not in written:
                 written.add(name)
-                weights.write(name, np.array([merged.get(int(side), int(side)) for side in sides.ravel()]))
+                # One class: a side of 1 is the batch, not the classes, but for the parts of a split.
+                kept = {1} if old == 1 and node.op_type != "Split" else set()
+                new = [int(side) if int(side) in kept else merged.get(int(side), int(side)) for side in sides.ravel()]
+                weights.write(name, np.array(new).reshape(sides.shape))
     for output in model.graph.output:
         dimensions = output.type.tensor_type.shape.dim
         for dimension in list(dimensions)[1:]:
-            if dimension.dim_value in merged:
+            if dimension.dim_value in merged and dimension.dim_value > 1:
                 dimension.dim_value = merged[dimension.dim_value]
     del model.graph.value_info[:]
     names = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -215,6 +228,17 @@ def _resize(
         if entry.name in names:
             for dimension, side in zip(entry.type.tensor_type.shape.dim, names[entry.name].dims, strict=True):
                 dimension.dim_value = side
+
+
+def _stored_behind(name: str, weights: Weights, made: Mapping[str, onnx.NodeProto]) -> list[str]:
+    """Constants that a shape is put together from."""
+    if weights.source(name) is not None:
+        return [name]
+    node = made.get(name)
+    if node is None or node.op_type not in {"Concat", "Unsqueeze", "Cast", "Squeeze"}:
+        return []
+    sources = node.input if node.op_type == "Concat" else node.input[:1]
+    return [found for source in sources for found in _stored_behind(source, weights, made)]
 
 
 def _note_concat(

@@ -38,6 +38,9 @@ TOLERANCE = 1e-4
 # The same after training, where weights and outputs are larger.
 WRITTEN_TOLERANCE = 1e-3
 
+# Operators of graphs that compute with integers.
+QUANTISED = frozenset({"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv"})
+
 # Layouts with an objectness of their own; elsewhere `onnx_decoders` derives it from the class scores.
 OWN_OBJECTNESS = frozenset({"labelloop", "yolox", "yolox-decoded", "yolov5"})
 
@@ -85,9 +88,11 @@ def open_trainable(path: Path, names: Sequence[str], *, layout: str = "", folder
         NotTrainable: The layout or the graph cannot be trained, or torch computes something else.
         ModelError: The model cannot be loaded.
     """
-    original = load_detector(path, layout=layout, threads=1)
+    original = load_detector(path, layout=layout, threads=1, allow_numbered=True)
     _require_trainable(original)
     model = load_source(path)
+    if quantised := {node.op_type for node in model.graph.node} & QUANTISED:
+        raise NotTrainable(path=path, reason=f"it is quantised ({min(quantised)}); give the float32 export")
     source = with_classes(original, model, names)
     check_same(original, model, source, names)
     file = folder / "source.onnx"
@@ -95,13 +100,17 @@ def open_trainable(path: Path, names: Sequence[str], *, layout: str = "", folder
     detector = load_detector(file, layout=original.layout, threads=1)
     if detector.names.names != tuple(names):
         raise NotTrainable(path=path, reason=f"its class names come from {detector.names.source}, not its metadata")
-    anchors = anchors_of(detector)
     decoded = _decoded(detector, source)
+    anchors = anchors_of(detector)
     graph = trainable_copy(decoded)
     fuse_silu(graph)
     opened = open_batch(graph)
     images = _trial_images(detector)
-    expected = [run(decoded, image[None], OUTPUTS) for image in images]
+    try:
+        expected = [run(decoded, image[None], OUTPUTS) for image in images]
+    except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
+        reason = f"its graph does not run with its boxes decoded ({str(error).splitlines()[0][:200]})"
+        raise NotTrainable(path=path, reason=reason) from error
     module = _convert(opened, path)
     batched = _difference(module, images, expected, detector, together=True) <= TOLERANCE
     if not batched:
@@ -183,7 +192,8 @@ def _difference(
         wanted = np.concatenate([outputs[name] for outputs in expected])
         if got.shape != wanted.shape:
             return float("inf")
-        worst = max(worst, float(np.abs(got - wanted).max()) / (side if name == "boxes" else 1))
+        scale = np.maximum(np.abs(wanted), side) if name == "boxes" else 1  # far boxes of unlikely candidates are large
+        worst = max(worst, float((np.abs(got - wanted) / scale).max()))
     return worst
 
 
@@ -209,11 +219,11 @@ def _match(module: Any, graph: onnx.ModelProto, source: onnx.ModelProto, path: P
                 name = next(
                     (name for name in node.input if name in values and np.array_equal(values[name], content)), None
                 )
-                if name is None:
-                    continue
-                if weights.source(name) is None:  # a constant of the decoding
+                if not any(weights.source(read) for read in node.input):  # a constant of the decoding
                     parameter.requires_grad_(False)
                     matched.add(id(parameter))
+                    continue
+                if name is None or weights.source(name) is None:
                     continue
                 key = weights.read_from.get(name, name)
                 if key in found:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import structlog
 import torch
 from torch.optim.swa_utils import AveragedModel
 
@@ -18,10 +19,12 @@ from ml_backend.detection.preprocess import prepare
 from ml_backend.finetune.augment import AugmentOptions, Picture, as_input, augmented, mosaic
 from ml_backend.finetune.convert import TrainableDetector
 from ml_backend.finetune.losses import detection_loss
-from ml_backend.finetune.pictures import Album
+from ml_backend.finetune.pictures import ENOUGH_TO_DECIDE, Album
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.layouts import best_class
 from ml_backend.training.metrics import GroundTruth, mean_ap50
+
+log = structlog.get_logger(__name__)
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -64,7 +67,7 @@ class TrainingResult:
         seconds: Of the budget's clock.
         ended: Why it ended.
         curve: (share of the budget, mean loss, AP50 on the held-out images or None) of each evaluation.
-        best: AP50 of `state` on the held-out images; None without.
+        best: Best AP50 on the held-out images, that of `state` where they are enough to decide; None without.
     """
 
     state: dict[str, Any]
@@ -81,6 +84,7 @@ class _State:
     step: int = 0
     seen: int = 0
     seconds: float = 0.0
+    pending: list[int] = field(default_factory=list)
     best: float | None = None
     best_at: int = 0
     best_state: dict[str, Any] = field(default_factory=dict)
@@ -106,7 +110,7 @@ class Trainer:
         Args:
             detector: The detector; its parameters change.
             album: Images to train on.
-            held_out: Images to evaluate on; None: the last running average is the result.
+            held_out: Images to evaluate on; None, or too few to decide: the last running average is the result.
             recipe: Options.
             device: Where to compute; auto: a GPU where there is one.
             checkpoint: File for the state; None: none.
@@ -132,6 +136,7 @@ class Trainer:
         self._state = _State()
         self._rng = np.random.default_rng(recipe.seed)
         self._stop = False
+        self._decides = held_out is not None and len(held_out) >= ENOUGH_TO_DECIDE
         self._read_checkpoint()
 
     def stop(self) -> None:
@@ -147,7 +152,6 @@ class Trainer:
     def _train(self, progress: Callable[[Progress], None]) -> TrainingResult:
         state, recipe = self._state, self._recipe
         started = self._clock() - state.seconds
-        order = self._album.orders(self._rng)
         every = 1 / recipe.evaluations
         losses: list[float] = []
         ended: Literal["budget", "early stop", "stopped"] = "budget"
@@ -159,11 +163,11 @@ class Trainer:
             if self._stop:
                 ended = "stopped"
                 break
-            losses.append(self._step([next(order) for _ in range(recipe.batch)], share))
+            losses.append(self._step([self._next() for _ in range(recipe.batch)], share))
             if share >= every * (len(state.curve) + 1):
                 self._evaluate(share, float(np.mean(losses[-50:])))
                 self._write_checkpoint()
-                if share > 0.5 and len(state.curve) - state.best_at >= recipe.patience:
+                if self._decides and share > 0.5 and len(state.curve) - state.best_at >= recipe.patience:
                     ended = "early stop"
                     break
             progress(self._progress(share, losses))
@@ -179,6 +183,12 @@ class Trainer:
         """AP50 of the running average on other images."""
         with _Swapped(self._parameters, list(self._average.module)):
             return self._ap50(album)
+
+    def _next(self) -> int:
+        """The next image: each once a round, in a new order."""
+        if not self._state.pending:
+            self._state.pending = self._rng.permutation(len(self._album)).tolist()
+        return self._state.pending.pop()
 
     def _share(self) -> float:
         recipe = self._recipe
@@ -256,9 +266,10 @@ class Trainer:
         ap50 = self.evaluate(self._held_out) if self._held_out is not None else None
         state.curve.append((share, loss, ap50))
         if ap50 is None:
-            state.best_at = len(state.curve)
-        elif state.best is None or ap50 >= state.best + BETTER:
-            state.best, state.best_at, state.best_state = ap50, len(state.curve), self._snapshot()
+            return
+        if state.best is None or ap50 >= state.best + BETTER:
+            state.best, state.best_at = ap50, len(state.curve)
+            state.best_state = self._snapshot() if self._decides else {}
 
     def _snapshot(self) -> dict[str, Any]:
         names = self._detector.parameters
@@ -295,6 +306,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "rng": self._rng.bit_generator.state,
             "progress": [state.step, state.seen, state.seconds, state.best, state.best_at],
+            "pending": state.pending,
             "best_state": state.best_state,
             "curve": [list(point) for point in state.curve],
         }
@@ -306,7 +318,11 @@ class Trainer:
     def _read_checkpoint(self) -> None:
         if self._checkpoint is None or not self._checkpoint.is_file():
             return
-        content = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:  # noqa: BLE001 - torch raises whatever a damaged file gives
+            log.warning("checkpoint_damaged", file=str(self._checkpoint), reason=str(error)[:200])
+            return
         if content["recipe"] != repr(replace(self._recipe, minutes=0.0)) or content["names"] != list(
             self._detector.names
         ):
@@ -321,7 +337,7 @@ class Trainer:
         self._rng.bit_generator.state = content["rng"]
         state = self._state
         state.step, state.seen, state.seconds, state.best, state.best_at = content["progress"]
-        state.best_state = content["best_state"]
+        state.pending, state.best_state = content["pending"], content["best_state"]
         state.curve = [tuple(point) for point in content["curve"]]
 
     @property

@@ -149,7 +149,7 @@ def finetune(
         if sum(bool(image.labels) for image in good) < LEAST_IMAGES:
             reason = f"it has {sum(bool(image.labels) for image in good)} images with a box that can be decoded"
             raise TooLittleToTrain(source=job.source or "The data set", reason=reason, least=LEAST_IMAGES)
-        trained, held_out = split(good, seed=job.recipe.seed)
+        trained, held_out = split(good, seed=job.recipe.seed, only_to_decide=bool(job.test))
         album = Album(trained, names, spec, side=job.recipe.augment.scale[1])
         judge = Album(held_out, names, spec, side=1.0) if any(image.labels for image in held_out) else None
         trainer = Trainer(detector, album, judge, job.recipe, device=job.device, checkpoint=job.checkpoint, clock=clock)
