@@ -127,7 +127,7 @@ COMMANDS: Sequence[Command] = (
     ),
     Command("qc adopt", "qc_webhooks.cli.defaults:adopt", "Let a project use the newest defaults of the policy."),
     Command(
-        "qc send-back", "qc_webhooks.cli.send_back:send_back", "Send a task back to its annotator, or accept it redone."
+        "qc send-back", "labelloop.cli.send_back:send_back", "Send a task back to its annotator, or accept it redone."
     ),
     Command("qc undo", "qc_webhooks.cli.qc:undo", "Undo what quality control wrote to tasks."),
     Command("qc recheck", "qc_webhooks.cli.qc:recheck", "Check a project's tasks again."),

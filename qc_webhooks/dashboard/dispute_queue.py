@@ -9,8 +9,8 @@ import msgspec
 import sqlalchemy as sa
 
 from labelloop.service.db.engine import begin_read
-from qc_webhooks.decision.dispute_drawing import ConflictText, DisputeDrawing
-from qc_webhooks.store.tables import ACTIONS, FACTS, TASKS
+from qc_webhooks.decision.dispute_drawing import GROUND_TRUTH, ConflictText, DisputeDrawing
+from qc_webhooks.store.tables import ACTIONS, FACTS, SEND_BACKS, TASKS
 from qc_webhooks.verdict.note import CONFLICT_NAMES
 from qc_webhooks.verdict.task_facts import TaskFacts
 
@@ -30,13 +30,30 @@ SORTS: Mapping[str, tuple[str, sa.Column[Any], bool]] = {
 _DISPUTED = TASKS.c.outcome == "disputed"
 _FOR_REVIEW = (TASKS.c.outcome.in_(("disputed", "not_judged")), TASKS.c.review)
 
+# Tasks with a doubt about their ground truth.
+_IN_DOUBT = sa.exists().where(
+    FACTS.c.project == TASKS.c.project, FACTS.c.task == TASKS.c.task, FACTS.c.kinds.contains(f" {GROUND_TRUTH} ")
+)
+
+
+def _of_send_backs(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Tasks with a send-back that is not accepted."""
+    open_ = SEND_BACKS.c.project == TASKS.c.project, SEND_BACKS.c.accepted_at.is_(None), condition
+    return sa.exists().where(SEND_BACKS.c.task == TASKS.c.task, *open_)
+
+
 # Query value -> (display name, conditions).
 STATES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "all": ("all disputes", (_DISPUTED,)),
     "review": ("for a reviewer", _FOR_REVIEW),
     "asked": ("one more annotator", (_DISPUTED, sa.not_(TASKS.c.review))),
     "not_judged": ("not judged", (TASKS.c.outcome == "not_judged",)),
+    "truth": ("ground truth in doubt", (_IN_DOUBT,)),
+    "sent_back": ("sent back", (_of_send_backs(SEND_BACKS.c.redone_at.is_(None)),)),
+    "redone": ("redone, to accept", (_of_send_backs(SEND_BACKS.c.redone_at.is_not(None)),)),
 }
+# Counted on the pages beside the verdicts.
+_COUNTED = ("truth", "sent_back", "redone")
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,12 @@ class Dispute:
     def conflicts(self) -> tuple[ConflictText, ...]:
         """Conflicts with their texts."""
         return self.drawing.conflicts if self.drawing else ()
+
+    @property
+    def truth(self) -> int | None:
+        """Id of a ground truth that all annotators contradict; None without one."""
+        doubts = [conflict.a for conflict in self.conflicts if conflict.type == GROUND_TRUTH]
+        return next((int(sides[1]) for sides in doubts if sides[0] == "crowd"), None)
 
     @property
     def kinds(self) -> list[str]:
@@ -219,7 +242,10 @@ class DisputeQueue:
                 sa.select(TASKS.c.outcome, sa.func.count()).where(of_project).group_by(TASKS.c.outcome)
             ).all()
             review = connection.scalar(sa.select(sa.func.count()).where(of_project, *_FOR_REVIEW))
-        return {str(outcome): int(count) for outcome, count in rows} | {"review": int(review or 0)}
+            count = sa.select(sa.func.count()).select_from(TASKS)
+            others = {state: connection.scalar(count.where(of_project, *STATES[state][1])) for state in _COUNTED}
+        counts = {str(outcome): int(number) for outcome, number in rows} | {"review": int(review or 0)}
+        return counts | {state: int(number or 0) for state, number in others.items()}
 
     def _read(self, tasks: list[int]) -> list[Dispute]:
         query = sa.select(TASKS, _WRITTEN_KEYS, FACTS.c.facts, FACTS.c.drawing).select_from(_joined())

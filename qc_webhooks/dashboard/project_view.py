@@ -16,6 +16,7 @@ from labelloop.service.db.engine import begin_read
 from labelloop.service.settings import Settings
 from qc_webhooks.annotators import OPEN_KINDS, AnnotatorProfile, Diagnosis
 from qc_webhooks.dashboard.dispute_queue import Dispute, DisputeQueue
+from qc_webhooks.decision.send_backs import SendBack
 from qc_webhooks.errors import PolicyError
 from qc_webhooks.pipeline.review_project import ReviewStore
 from qc_webhooks.policy import Policy
@@ -25,7 +26,9 @@ from qc_webhooks.report.tuning import Tuning
 from qc_webhooks.report.tuning_store import load_tuning
 from qc_webhooks.schedulers.project_summary import SummaryStore
 from qc_webhooks.statistics import Estimate
-from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.previews import DefaultsPreview, PreviewStore
+from qc_webhooks.store.projects import NEWEST_DEFAULTS, ProjectStore
+from qc_webhooks.store.send_backs import SendBackStore
 from qc_webhooks.store.tables import FACTS
 from qc_webhooks.verdict.note import CONFLICT_NAMES
 from qc_webhooks.verdict.verdict import OUTCOMES
@@ -94,6 +97,18 @@ class ProjectView:
         except PolicyError as error:
             log.warning("policy_unreadable", project=self.project, reason=str(error))
             return Policy()
+
+    def send_backs(self, task: int) -> tuple[SendBack, ...]:
+        """Send-backs of a task."""
+        return SendBackStore(self._engine).of_task(self.project, task)
+
+    @cached_property
+    def new_default(self) -> DefaultsPreview | None:
+        """What the newest defaults would change; None where the project uses them or its policy file decides."""
+        connected = ProjectStore(self._engine).get(self.project)
+        if connected is None or connected.defaults >= NEWEST_DEFAULTS or self.policy.conflicts.by_objects:
+            return None
+        return PreviewStore(self._engine).summary(self.project)
 
     def replay(self) -> Replay | None:
         """Arrays for what-if; None before the first summary."""

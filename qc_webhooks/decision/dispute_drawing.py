@@ -170,7 +170,15 @@ def draw_dispute(
     )
     # At the end: regions refer to conflicts by their index.
     conflicts += tuple(
-        ConflictText(GROUND_TRUTH, "", tuple(dict.fromkeys((*doubt.authors, *doubt.annotators))), doubt.text, (), (), 0)
+        ConflictText(
+            GROUND_TRUTH,
+            "",
+            tuple(dict.fromkeys((*doubt.authors, *doubt.annotators))),
+            doubt.text,
+            (doubt.kind, *map(str, doubt.annotations)),
+            (),
+            0,
+        )
         for doubt in truth_doubts
     )
     sizes = _sizes(region for annotator_regions in regions.values() for region in annotator_regions)
