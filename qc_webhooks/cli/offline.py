@@ -10,12 +10,15 @@ from typing import IO, Annotated, Any
 
 from cyclopts import Parameter
 
+from labelloop.labeling.consensus.model_voice import MIN_TASKS
 from labelloop.labeling.errors import LabelingError, MalformedConfig
 from labelloop.labeling.studio.config import LabelConfig
+from qc_webhooks.annotators import DIAGNOSES
 from qc_webhooks.errors import ExportUnreadable, QualityControlError
 from qc_webhooks.policy import Policy, parse_policy
-from qc_webhooks.report.report import Export, Progress, ReportSummary, write_consensus, write_report
+from qc_webhooks.report.report import HEARD, Export, Progress, ReportSummary, write_consensus, write_report
 from qc_webhooks.statistics import Estimate
+from qc_webhooks.verdict.model_voice import NO_PREDICTION
 from qc_webhooks.verdict.verdict import OUTCOMES
 
 # Statistics of the printed summary, beside the alphas of all kinds but single tags and labels.
@@ -54,6 +57,7 @@ def consensus(
     source: Annotated[Path, Parameter(name=["--from"])],
     label_config: Path,
     out: Annotated[Path, Parameter(allow_leading_hyphen=True)],
+    policy: Path | None = None,
 ) -> None:
     """Write one consensus annotation per task, as Label Studio's JSON.
 
@@ -61,11 +65,13 @@ def consensus(
         source: JSON export of Label Studio, or JSON lines.
         label_config: The project's labeling interface, as an XML file.
         out: Output file, one annotation per task ("-": standard output).
+        policy: A policy.toml, whose `model_voice` applies; the defaults where omitted.
     """
     config = read_config(label_config)
+    rules = Policy() if policy is None else parse_policy(policy, config=config)
     with show_progress(source) as progress, _output(out) as file:
         try:
-            summary = write_consensus(Export(source, config, progress), file)
+            summary = write_consensus(Export(source, config, progress), file, rules)
         except LabelingError as error:
             raise QualityControlError(
                 f"The consensus cannot be written: {error}.",
@@ -75,7 +81,8 @@ def consensus(
         check_readable(source, summary.tasks, summary.unreadable)
     if str(out) != "-":
         print(f"{summary.tasks} tasks, one annotation each: {out}")
-        print("\n".join(_unmerged(summary)), end="\n" if _unmerged(summary) else "")
+        lines = [*_unmerged(summary), *_voice(summary)]
+        print("\n".join(lines), end="\n" if lines else "")
         print("\n".join(_problems(summary)), end="\n" if _problems(summary) else "")
 
 
@@ -108,7 +115,7 @@ def summary_text(summary: ReportSummary) -> str:
     for person in summary.annotators[:20]:
         lines.append(f"annotator {person['annotator']}: {person['tasks']} tasks{''.join(_reliability(person))}")
         lines += [*_truth_agreement(person), *(f"  ! {line}" for line in person["concerns"])]
-    lines += [split["text"] for split in summary.splits if split["kind"] in {"guideline", "two views"}][:5]
+    lines += [f"{DIAGNOSES[split['kind']].name}: {split['text']}" for split in summary.splits if not split["who"]][:8]
     if len(summary.annotators) > 20:
         lines.append(f"and {len(summary.annotators) - 20} more annotators in the report")
     return "\n".join(lines + _problems(summary))
@@ -120,6 +127,16 @@ def _unmerged(summary: ReportSummary) -> list[str]:
     lines = [f"One annotator's answer, not merged: {controls}. See meta.consensus.carried."] if controls else []
     rejected = f"{summary.left} regions and results are left out. See meta.consensus.rejected."
     return [*lines, rejected] if summary.left else lines
+
+
+def _voice(summary: ReportSummary) -> list[str]:
+    """Line about the model as one more voice, where any task has a prediction."""
+    reasons = {reason: count for reason, count in summary.voice.items() if reason not in {HEARD, NO_PREDICTION}}
+    if not (reasons or summary.voice[HEARD]):
+        return []
+    left_out = "".join(f"; not on {count}: {reason}" for reason, count in sorted(reasons.items()))
+    few = f" (too few: {MIN_TASKS} are required)" if 0 < summary.voice[HEARD] < MIN_TASKS else ""
+    return [f"The model's voice is heard on {summary.voice[HEARD]} tasks{few}{left_out}."]
 
 
 def _reliability(person: dict[str, Any]) -> Iterator[str]:

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from labelloop.labeling.consensus.clustering import cluster_regions
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, collect_evidence, fit_annotator_model
+from labelloop.labeling.consensus.model_voice import HeardTask, VoiceRegions
 from labelloop.labeling.consensus.tags import Votes, has_several_tags
 from labelloop.labeling.consensus.texts import Similarities
+from labelloop.labeling.consensus.voiced import heard_task, with_voice
 from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Task
 from qc_webhooks.agreement.answers import Answers, complete_answers
@@ -41,6 +44,7 @@ class ProjectStatistics:
 
     Attributes:
         evidence: One entry per task.
+        heard: What a model's independent prediction says, one entry per task where it is heard.
         numbers: (control, kind) -> annotator -> number, one mapping per task.
         detections: Agreement of the detections of the tasks of ``add_facts``.
         spans: Agreement of their spans.
@@ -48,16 +52,21 @@ class ProjectStatistics:
     """
 
     evidence: list[Evidence] = field(default_factory=list)
+    heard: list[HeardTask] = field(default_factory=list)
     numbers: dict[tuple[str, str], Units] = field(default_factory=lambda: defaultdict(list))
     detections: DetectionAgreement = field(default_factory=DetectionAgreement)
     spans: UnitizingAgreement = field(default_factory=UnitizingAgreement)
     concordances: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, task: Task, answers: Sequence[Answers]) -> None:
-        """Add a task."""
+    def add(self, task: Task, answers: Sequence[Answers], *, voice: VoiceRegions | None = None) -> None:
+        """Add a task, with the model's independent prediction if it is heard."""
         if readable := complete_answers(answers):
             truth = next((item.annotator for item in readable if item.ground_truth), None)
-            self.evidence.append(collect_evidence([annotator_view(item) for item in readable], truth=truth))
+            views = [annotator_view(item) for item in readable]
+            self.evidence.append(collect_evidence(views, truth=truth))
+            if voice is not None:
+                clusters = cluster_regions([view.regions for view in views])
+                self.heard.append(heard_task(views, clusters, voice, truth=truth))
         units: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
         for annotation in latest_annotations(task.annotations):
             annotator = annotation.completed_by
@@ -86,7 +95,7 @@ class ProjectStatistics:
     @cached_property
     def annotator_model(self) -> AnnotatorModel:
         """Annotator model estimated from all tasks; read it after the last ``add``."""
-        return fit_annotator_model(self.evidence)
+        return with_voice(fit_annotator_model(self.evidence), self.heard)
 
     def ratings(self) -> dict[tuple[str, str], Ratings]:
         """(control, kind of ratings) -> ratings of all units."""

@@ -31,6 +31,7 @@ from qc_webhooks.report.project_statistics import ProjectStatistics, mean_estima
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
 from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
 from qc_webhooks.verdict.merged_annotation import Merged, merge, whole_annotation
+from qc_webhooks.verdict.model_voice import Hearing, hear_prediction
 from qc_webhooks.verdict.note import write_note
 from qc_webhooks.verdict.task_facts import TaskFacts, facts_of
 from qc_webhooks.verdict.verdict import TaskVerdict, judge
@@ -108,6 +109,7 @@ class ReportSummary:
         statistics: As in the report.
         annotators: As in the report.
         splits: As in the report.
+        voice: How often the model's prediction was one more voice (``heard``), and why it was not.
     """
 
     tasks: int = 0
@@ -122,10 +124,20 @@ class ReportSummary:
     statistics: dict[str, Any] = field(default_factory=dict)
     annotators: list[dict[str, Any]] = field(default_factory=list)
     splits: list[dict[str, Any]] = field(default_factory=list)
+    voice: Counter[str] = field(default_factory=Counter)
 
 
-def collect_statistics(export: Export) -> ProjectStatistics:
+# Key of ``ReportSummary.voice``: the prediction was heard.
+HEARD = "heard"
+
+
+def collect_statistics(export: Export, policy: Policy, voice: Counter[str] | None = None) -> ProjectStatistics:
     """First pass: collect the evidence of all tasks.
+
+    Args:
+        export: The export.
+        policy: Says whether the model's prediction is one more voice.
+        voice: Counts how often it is heard, and the reasons why not.
 
     Raises:
         ExportUnreadable: See ``Export.tasks``.
@@ -133,8 +145,16 @@ def collect_statistics(export: Export) -> ProjectStatistics:
     collected = ProjectStatistics()
     for task in export.tasks():
         if isinstance(task, Task):
-            collected.add(task, read_answers(task, config=export.config))
+            answers = read_answers(task, config=export.config)
+            hearing = _hear(task, answers, policy, export.config)
+            if voice is not None and policy.model_voice and answers:
+                voice[hearing.reason or HEARD] += 1
+            collected.add(task, answers, voice=hearing.voice)
     return collected
+
+
+def _hear(task: Task, answers: Sequence[Answers], policy: Policy, config: LabelConfig | None) -> Hearing:
+    return hear_prediction(task, answers, config=config) if policy.model_voice else Hearing(None)
 
 
 def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummary:
@@ -143,7 +163,8 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
     Raises:
         ExportUnreadable: See ``Export.tasks``.
     """
-    collected, summary, scores = collect_statistics(export), ReportSummary(), _Scores()
+    summary, scores = ReportSummary(), _Scores()
+    collected = collect_statistics(export, policy, summary.voice)
     tolerance, facts = policy.tolerance, list[TaskFacts]()
     out.write(b'{"tasks": [')
     for task in export.tasks():
@@ -182,7 +203,8 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
     summary.splits = [asdict(item) for item in diagnoses]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
-            "without_prelabel": summary.without_prelabel, "policy": asdict(policy)}  # fmt: skip
+            "without_prelabel": summary.without_prelabel, "model_voice": dict(summary.voice),
+            "policy": asdict(policy)}  # fmt: skip
     sections = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}
     for key, value in {**sections, "summary": counts}.items():
         out.write(b"\n],\n" if key == "statistics" else b",\n")
@@ -191,7 +213,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
     return summary
 
 
-def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
+def write_consensus(export: Export, out: IO[bytes], policy: Policy | None = None) -> ReportSummary:
     """Write each annotated task with one consensus annotation, as Label Studio's JSON.
 
     An annotation marked as the ground truth is used unchanged. Results that cannot be merged are one annotator's answer
@@ -201,7 +223,8 @@ def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
         ExportUnreadable: See ``Export.tasks``.
         LabelingError: A region needs a control that the label config lacks.
     """
-    collected, summary = collect_statistics(export), ReportSummary()
+    summary, policy = ReportSummary(), policy or Policy()
+    collected = collect_statistics(export, policy, summary.voice)
     out.write(b"[")
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -211,7 +234,7 @@ def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
         if not answers:
             continue
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        merged = _merge_task(task, answers, collected, export.config)
+        merged = _merge_task(task, answers, collected, export.config, policy)
         out.write(_json(_consensus_json(task, merged, answers)))
         summary.carried.update(line.get("control", "") for line in merged.carried)
         summary.left += sum(line.get("results", 1) for line in merged.rejected)
@@ -246,14 +269,19 @@ def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> d
 
 
 def _merge_task(
-    task: Task, answers: Sequence[Answers], collected: ProjectStatistics, config: LabelConfig | None
+    task: Task, answers: Sequence[Answers], collected: ProjectStatistics, config: LabelConfig | None, policy: Policy
 ) -> Merged:
     truth = next((item for item in answers if item.ground_truth), None)
     if truth is not None:
         (annotation,) = (item for item in latest_annotations(task.annotations) if item.id == truth.annotation)
         return whole_annotation(annotation, truth.annotator, "the ground truth")
     return merge(
-        task, answers, lambda: judge(answers, Policy()).measured, crowd=collected.annotator_model, config=config
+        task,
+        answers,
+        lambda: judge(answers, Policy()).measured,
+        crowd=collected.annotator_model,
+        config=config,
+        voice=_hear(task, answers, policy, config).voice,
     )
 
 

@@ -19,10 +19,12 @@ from labelloop.labeling.consensus.crowd import (
     rankings_of,
     texts_of,
 )
+from labelloop.labeling.consensus.model_voice import HeardTask, VoiceRegions
 from labelloop.labeling.consensus.rankings import ranking_similarities
 from labelloop.labeling.consensus.scales import Amounts
 from labelloop.labeling.consensus.tags import Votes
 from labelloop.labeling.consensus.texts import Similarities, similarities
+from labelloop.labeling.consensus.voiced import heard_task
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.region import Region
@@ -175,6 +177,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
             task has fewer than two annotators, has too many regions, or was judged by an earlier version.
         spans: What each annotator marked on each text or recording; None: judged by an earlier version.
         concordance: Kendall's W of the rankings, by control.
+        heard: What the model's independent prediction says about the objects; None: none is heard.
     """
 
     task: int
@@ -193,6 +196,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     detections: dict[str, DetectionCounts] | None = None
     spans: tuple[Continuum, ...] | None = None
     concordance: tuple[tuple[str, float], ...] = ()
+    heard: HeardTask | None = None
 
     @property
     def last_annotated_at(self) -> float:
@@ -234,6 +238,7 @@ def facts_of(
     *,
     config: LabelConfig | None = None,
     clusters: Sequence[Cluster] | None = None,
+    voice: VoiceRegions | None = None,
 ) -> TaskFacts:
     """Compute the facts of a task.
 
@@ -244,6 +249,7 @@ def facts_of(
         tolerance: Overlap thresholds for the same object.
         config: The project's label config; it names the keys of the images.
         clusters: Clusters of the complete answers' regions as ``consensus`` takes them, if already computed.
+        voice: The model's independent prediction, if it is heard.
     """
     answers = sorted(answers, key=lambda submission: submission.annotator)
     views = [annotator_view(submission) for submission in complete_answers(answers)]
@@ -287,7 +293,12 @@ def facts_of(
         detections=_detections(answers, tolerance),
         spans=continua_of(task, answers, config),
         concordance=_concordance(views),
+        heard=None if voice is None else heard_task(views, clusters, voice, truth=_truth(answers)),
     )
+
+
+def _truth(answers: Sequence[Answers]) -> int | None:
+    return next((item.annotator for item in complete_answers(answers) if item.ground_truth), None)
 
 
 def _concordance(views: Sequence[AnnotatorView]) -> tuple[tuple[str, float], ...]:

@@ -29,10 +29,12 @@ from labelloop.labeling.consensus.crowd import (
 )
 from labelloop.labeling.consensus.detection_model import ObjectEvidence
 from labelloop.labeling.consensus.merge import medoid, merge_shapes
+from labelloop.labeling.consensus.model_voice import VoiceRegions
 from labelloop.labeling.consensus.rankings import RankingConsensus, merge_rankings
 from labelloop.labeling.consensus.scales import ScaleConsensus, ScaleModel
 from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, has_several_tags, uniform_tags
 from labelloop.labeling.consensus.texts import TextConsensus, merge_texts
+from labelloop.labeling.consensus.voiced import hear
 from labelloop.labeling.geometry.overlap import iou_matrix
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
@@ -79,6 +81,18 @@ class RegionProvenance(msgspec.Struct, frozen=True, gc=False):
     region_index: int = 0
 
 
+class ModelVote(msgspec.Struct, frozen=True, gc=False):
+    """A model's vote on an object.
+
+    Attributes:
+        version: Its version.
+        score: The score of its region; None: it does not mark the object.
+    """
+
+    version: str
+    score: float | None
+
+
 class ConsensusRegion(msgspec.Struct, frozen=True, gc=False):
     """The consensus of one cluster of regions.
 
@@ -88,6 +102,7 @@ class ConsensusRegion(msgspec.Struct, frozen=True, gc=False):
         label_probability: Probability that the labels are right, given that it exists.
         sources: The regions of the cluster.
         missed_by: Annotators of the task who did not mark it.
+        voice: The vote of the model that is one more voice; None: none was heard.
     """
 
     region: Region
@@ -95,6 +110,7 @@ class ConsensusRegion(msgspec.Struct, frozen=True, gc=False):
     label_probability: float
     sources: tuple[RegionProvenance, ...]
     missed_by: tuple[int, ...]
+    voice: ModelVote | None = None
 
 
 class ConsensusChoice(msgspec.Struct, frozen=True, gc=False):
@@ -141,6 +157,7 @@ def consensus(
     min_probability: float = MIN_PROBABILITY,
     match_iou: float = MATCH_IOU,
     clusters: Sequence[Cluster] | None = None,
+    voice: VoiceRegions | None = None,
 ) -> Consensus:
     """Compute the consensus of several annotators.
 
@@ -157,14 +174,19 @@ def consensus(
         min_probability: An object is accepted above this probability.
         match_iou: IoU from which a box is at the right place; it only enters the stated probability.
         clusters: The clusters of the regions, if already computed: of the views sorted by annotator.
+        voice: What a model that never learned from this task says; heard where ``model`` knows its errors.
     """
     model = model or AnnotatorModel()
     ordered = sorted(views, key=lambda view: view.annotator)
     if clusters is None:
         clusters = cluster_regions([view.regions for view in ordered], min_iou=min_iou)
     regions = [_consensus_region(ordered, cluster, model) for cluster in clusters]
-    accepted = [region.probability > min_probability for region in regions]
-    regions = _state_probabilities(ordered, regions, model, match_iou, min_probability)
+    if voice is not None and model.voice is not None:
+        regions = _heard(ordered, clusters, model, voice, regions)
+        accepted = [region.probability > min_probability for region in regions]
+    else:
+        accepted = [region.probability > min_probability for region in regions]
+        regions = _state_probabilities(ordered, regions, model, match_iou, min_probability)
     return Consensus(
         tuple(view.annotator for view in ordered),
         tuple(region for region, is_accepted in zip(regions, accepted, strict=True) if is_accepted),
@@ -222,7 +244,16 @@ def provenance_json(agreed: ConsensusRegion) -> dict[str, Any]:
             }
             for source in agreed.sources
         ],
+        **(
+            {}
+            if agreed.voice is None
+            else {"model": {"version": agreed.voice.version, "score": _score(agreed.voice.score)}}
+        ),
     }
+
+
+def _score(score: float | None) -> float | None:
+    return None if score is None else _rounded(score)
 
 
 def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: AnnotatorModel) -> ConsensusRegion:
@@ -274,6 +305,42 @@ def _state_probabilities(
         region = msgspec.structs.replace(agreed.region, score=probability)
         stated.append(msgspec.structs.replace(agreed, region=region, probability=probability))
     return stated
+
+
+def _heard(
+    views: Sequence[AnnotatorView],
+    clusters: Sequence[Cluster],
+    model: AnnotatorModel,
+    voice: VoiceRegions,
+    regions: Sequence[ConsensusRegion],
+) -> list[ConsensusRegion]:
+    """The regions as a model's voice changes them, and those of it that no annotator marked."""
+    heard, alone = hear(views, clusters, model, voice)
+    result = []
+    for region, said in zip(regions, heard, strict=True):
+        labels, label_probability = region.region.labels, region.label_probability
+        if said.labels is not None:
+            best = max(sorted(said.labels), key=lambda answer: said.labels[answer])
+            labels = labels if tuple(sorted(labels)) == best else best
+            label_probability = said.labels[best]
+        merged = msgspec.structs.replace(
+            region.region, geometry=said.box or region.region.geometry, labels=labels, score=said.probability
+        )
+        score = None if said.region is None else said.region.score
+        result.append(
+            msgspec.structs.replace(
+                region, region=merged, probability=said.probability, label_probability=label_probability,
+                voice=ModelVote(voice.version, score),
+            )
+        )  # fmt: skip
+    annotators = tuple(view.annotator for view in views)
+    for said in alone:
+        if said.region is not None:
+            region = msgspec.structs.replace(said.region, score=said.probability)
+            label_probability = max((said.labels or {}).values(), default=1.0)
+            vote = ModelVote(voice.version, said.region.score)
+            result.append(ConsensusRegion(region, said.probability, label_probability, (), annotators, vote))
+    return result
 
 
 def _best_answer(votes: Votes, tags: TagModel | None, confusion: ConfusionModel | None) -> tuple[Answer, float]:

@@ -18,6 +18,7 @@ from labelloop.labeling.consensus.detection_posterior import (
     fit_detection_posterior,
 )
 from labelloop.labeling.consensus.localisation import Localisation, fit_localisation
+from labelloop.labeling.consensus.model_voice import VoiceModel
 from labelloop.labeling.consensus.rankings import Ranking, Rankings, fit_ranking_accuracy, ranking_similarities
 from labelloop.labeling.consensus.scales import Amounts, ScaleModel, fit_scale_model
 from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, fit_tag_model, has_several_tags
@@ -174,6 +175,7 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
         box_bias: Bias and variance of boxes.
         posterior: How sure ``detection`` is.
         localisation: How far boxes lie from the object's border.
+        voice: Errors of the model that is one more voice of the consensus; None: none is heard.
     """
 
     detection: DetectionModel = PRIOR
@@ -186,6 +188,7 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
     rankings: Mapping[str, Mapping[int, float]] = {}
     posterior: DetectionPosterior = DetectionPosterior()
     localisation: Localisation = Localisation()
+    voice: VoiceModel | None = None
 
     def region_probabilities(
         self, annotators: Sequence[int], marked: NDArray[np.bool_], min_iou: float = 0.0
