@@ -18,6 +18,7 @@ BENCHES: Mapping[str, str] = {
     "crowd_answers": "bench.crowd_answers",
     "dashboard": "bench.dashboard",
     "demo": "bench.demo",
+    "diagnoses": "bench.diagnoses",
     "drain": "bench.drain",
     "edits": "bench.edits",
     "export": "bench.export",
@@ -34,6 +35,7 @@ BENCHES: Mapping[str, str] = {
     "learning_sizes": "bench.learning_sizes",
     "mask_learning": "bench.mask_learning",
     "opinion": "bench.opinion",
+    "outline_consensus": "bench.outline_consensus",
     "predict": "bench.predict",
     "prelabel": "bench.prelabel",
     "qc": "bench.qc",
@@ -47,6 +49,8 @@ BENCHES: Mapping[str, str] = {
     "submit": "bench.submit",
     "swap": "bench.swap",
     "thresholds": "bench.thresholds",
+    "train": "bench.train",
+    "tune": "bench.tune",
 }
 
 # Benches whose figures are the last section of another's page: (that bench, the section's heading).

@@ -36,46 +36,40 @@ class Row:
 
 
 MAIN = Shape(tasks=100)
-ROWS = (
-    *(Row(truth, MAIN) for truth in TRUTHS if truth != "a bot accepts pre-labels"),
-    Row("a bot accepts pre-labels", Shape(tasks=100, prelabels=True)),
+NOT_CHOICES = {"a bot accepts pre-labels", "camps on small objects", "camps on borders", "camps on some of a label",
+               "camps on marking some objects"}  # fmt: skip
+PRELABELS = "a bot accepts pre-labels"
+FEW = ("camps on a label", "camps on small objects", "camps on borders", "two miss half at random", "one careless",
+       "all waver", "all careful")  # fmt: skip
+# The table of the truths: boxes, choices, spans.
+MAIN_ROWS = (
+    *(Row(truth, MAIN) for truth in TRUTHS if truth != PRELABELS),
+    Row(PRELABELS, Shape(tasks=100, prelabels=True)),
     Row("all careful", Shape(tasks=100, prelabels=True)),
-    *(
-        Row(truth, Shape(tasks=200, kind="choices"))
-        for truth in TRUTHS
-        if truth not in {"a bot accepts pre-labels", "camps on small objects", "camps on borders"}
-    ),
-    *(
-        Row(truth, Shape(tasks=100, kind="spans"))
-        for truth in TRUTHS
-        if truth not in {"a bot accepts pre-labels", "a copier"}
-    ),
-    *(Row(truth, Shape(tasks=300, each=3)) for truth in TRUTHS if truth != "a bot accepts pre-labels"),
-    *(
-        Row(truth, Shape(tasks=300, each=2), few=True)
-        for truth in ("camps on a label", "camps on small objects", "camps on borders", "two miss half at random",
-                      "one careless", "all waver", "all careful")
-    ),
-    *(
-        Row(truth, Shape(tasks=30), few=True)
-        for truth in TRUTHS if truth != "a bot accepts pre-labels"
-    ),
-    *(
-        Row(truth, Shape(tasks=30, each=2), few=True)
-        for truth in ("camps on a label", "camps on small objects", "two miss half at random", "all waver",
-                      "all careful")
-    ),
-    *(
-        Row(truth, Shape(tasks=300, people=people, each=people), few=True)
-        for people in (2, 3, 4)
-        for truth in ("camps on a label", "camps on small objects", "camps on borders", "one careless", "all careful")
-    ),
+    *(Row(truth, Shape(tasks=300, kind="choices")) for truth in TRUTHS if truth not in NOT_CHOICES),
+    *(Row(truth, Shape(tasks=100, kind="spans")) for truth in TRUTHS if truth not in {PRELABELS, "a copier"}),
+)
+# Other sizes: three and two of six annotators a task, small objects harder for all, few tasks, small teams.
+SIZE_ROWS = (
+    *(Row(truth, Shape(tasks=200, each=3)) for truth in TRUTHS if truth != PRELABELS),
+    *(Row(truth, Shape(tasks=300, each=3, kind="choices")) for truth in ("camps on a label", "two miss half at random",
+      "one careless", "three careless", "all waver", "a bot gives one answer", "all careful")),
+    *(Row(truth, Shape(tasks=100, hard=True)) for truth in FEW),
+    *(Row(truth, Shape(tasks=300, each=2), few=True) for truth in FEW),
+    *(Row(truth, Shape(tasks=30), few=True) for truth in TRUTHS if truth != PRELABELS),
+    *(Row(truth, Shape(tasks=100, kind="choices"), few=True) for truth in ("camps on a label", "one careless",
+      "all waver", "all careful")),
+    *(Row(truth, Shape(tasks=30, each=2), few=True) for truth in FEW),
+    *(Row(truth, Shape(tasks=100, people=people, each=people), few=True) for people in (2, 3, 4, 5) for truth in FEW
+      if truth != "two miss half at random"),
 )  # fmt: skip
+ROWS = (*MAIN_ROWS, *SIZE_ROWS)
+SIZE_DRAWS = max(DRAWS * 2 // 5, 1)
 
 
 def run() -> str:
     """The table."""
-    return "\n".join(table(ROWS, DRAWS))
+    return "\n".join((*table(MAIN_ROWS, DRAWS), "\n## Other sizes\n", *table(SIZE_ROWS, SIZE_DRAWS)))
 
 
 def table(rows, draws):
@@ -93,9 +87,8 @@ def table(rows, draws):
             if verdict == "wrong":
                 said[words] += 1
         shape = row.shape
-        project = (
-            f"{shape.kind}, {shape.tasks} tasks, {shape.each} of {shape.people}" + ", pre-labels" * shape.prelabels
-        )
+        project = f"{shape.kind}, {shape.tasks} tasks, {shape.each} of {shape.people}"
+        project += ", pre-labels" * shape.prelabels + ", small ones hard" * shape.hard
         instead = "; ".join(f"{words} ({count})" for words, count in said.most_common(3))
         yield (
             f"| {row.truth} | {project} | {verdicts['right']} | {verdicts['few']} | {verdicts['wrong']} |"
@@ -109,8 +102,10 @@ def judge_draw(row, seed):
     truth = TRUTHS[row.truth](row.shape, rng)
     facts = facts_of_tasks(make_tasks(row.shape, truth.habits, seed))
     diagnoses = find_diagnoses(facts)
-    profiles = profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts), diagnoses)
-    named = {who for item in diagnoses for who in item.who} | {one.annotator for one in profiles if one.concerns}
+    named = {who for item in diagnoses for who in item.who}
+    if seed % 5 == 0:
+        profiles = profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts), diagnoses)
+        named |= {one.annotator for one in profiles if one.concerns}
     innocent = bool(named - truth.who)
     words = " + ".join(sorted({f"{item.kind} {item.measure} {list(item.who)}" for item in diagnoses})) or "nothing"
     return _verdict(row, truth, diagnoses, innocent), innocent, f"{words} (true: {sorted(truth.who)})"
@@ -131,27 +126,32 @@ def facts_of_tasks(tasks, *, compare=False):
 
 
 def _verdict(row, truth, diagnoses, innocent):
-    kinds = {item.kind for item in diagnoses}
+    real = [item for item in diagnoses if item.kind != "undecided"]
+    kinds = {item.kind for item in real}
     if innocent:
         return "wrong"
-    real = [item for item in diagnoses if item.kind != "undecided"]
     if not truth.kind:
         return "wrong" if real else "right" if not diagnoses or row.few else "wrong"
     if not real:
-        return "few" if "undecided" in kinds and row.few else "nothing said" if row.few else "wrong"
-    if truth.kind != "guideline" and "guideline" in kinds:
-        return "wrong"
+        return "few" if row.few else "wrong"
     if truth.kind in {"hard", "click-through", "copier"}:
-        others = kinds - {truth.kind, "undecided", "careless"}
-        who = {who for item in diagnoses if item.kind == truth.kind for who in item.who}
-        return "right" if truth.kind in kinds and who == truth.who and not others else "wrong"
+        who = {who for item in real if item.kind == truth.kind for who in item.who}
+        return "right" if truth.kind in kinds and who == truth.who and kinds <= {truth.kind, "careless"} else "wrong"
     if truth.kind == "careless":
-        who = {who for item in diagnoses if item.kind in {"careless", "click-through"} for who in item.who}
-        return "right" if who == truth.who and not kinds & {"guideline", "two views", "hard"} else "wrong"
-    groups = [item for item in diagnoses if item.kind == truth.kind and _measures(truth.content, item)]
-    fits = any({frozenset(item.first), frozenset(item.second)} == set(truth.sides) for item in groups)
-    others = [item for item in real if item not in groups]
-    return "right" if fits and not others else "wrong"
+        who = {who for item in real for who in item.who}
+        if not kinds <= {"careless", "click-through"}:
+            return "wrong"
+        return "right" if who == truth.who else "few" if row.few else "wrong"
+    groups = [item for item in real if item.kind == truth.kind and _measures(truth.content, item)]
+    fits = any(_fits(item, truth.sides, row.few) for item in groups)
+    return "right" if fits and len(groups) == len(real) else "wrong"
+
+
+def _fits(item, sides, few):
+    """Whether the groups are the true ones; with few data, whether those who are placed are."""
+    x, y = sides
+    found = frozenset(item.first), frozenset(item.second)
+    return any((a == x and b == y) or (few and a and b and a <= x and b <= y) for a, b in (found, found[::-1]))
 
 
 def _measures(content, item):

@@ -22,6 +22,8 @@ class Habit:
         skip_below: Objects with a shorter side are left out (in 95 %).
         grow: Share by which regions with a shadow reach further.
         says: label or answer -> the one given instead of it (in 95 %).
+        only_without_shadow: Whether ``says`` is about objects without a shadow, which no figure shows.
+        skips_without_shadow: Whether objects without a shadow are left out (in 95 %).
         copies: Annotator whose work is copied; 0: none.
         constant: The only answer ever given; empty: none.
         accepts: Whether pre-labels are submitted unchanged.
@@ -35,6 +37,8 @@ class Habit:
     skip_below: float = 0.0
     grow: float = 0.0
     says: dict[str, str] = field(default_factory=dict)
+    only_without_shadow: bool = False
+    skips_without_shadow: bool = False
     copies: int = 0
     constant: str = ""
     accepts: bool = False
@@ -43,13 +47,14 @@ class Habit:
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of a project: tasks, annotators, annotators of a task, and what is labelled."""
+    """The size of a project: tasks, annotators, annotators of a task, what is labelled, whether small is hard."""
 
     tasks: int = 300
     people: int = 6
     each: int = 6
     kind: str = "boxes"
     prelabels: bool = False
+    hard: bool = False
 
 
 def make_tasks(shape, habits, seed):
@@ -129,15 +134,17 @@ def _answer(truth, shape, habit, rng, predicted=None):
     found = []
     for label, left, top, right, bottom, shadow in truth:
         side = min(right - left, bottom - top) if shape.kind == "boxes" else right - left
-        if side < habit.skip_below and rng.random() < 0.95:
+        is_left_out = side < habit.skip_below or (habit.skips_without_shadow and not shadow)
+        if is_left_out and rng.random() < 0.95:
             continue
         if rng.random() < habit.extra:
             found.append(_moved((rng.choice(LABELS), left, top, right, bottom, False), shape, rng))
-        if rng.random() < habit.miss:
+        if rng.random() < (min(3 * habit.miss, 0.9) if shape.hard and side < 35 else habit.miss):
             continue
         given = habit.constant or label
         if not habit.constant:
-            if label in habit.says and rng.random() < 0.95:
+            is_open = label in habit.says and not (habit.only_without_shadow and shadow)
+            if is_open and rng.random() < 0.95:
                 given = habit.says[label]
             elif rng.random() < habit.wrong:
                 given = rng.choice([name for name in LABELS if name != label])
@@ -266,6 +273,15 @@ def camps_label(shape, rng):
     return _camps(shape, rng, Habit(says={first: second}), "label")
 
 
+def camps_some_of_a_label(shape, rng):
+    first, second = rng.sample(LABELS, 2)
+    return _camps(shape, rng, Habit(says={first: second}, only_without_shadow=True), "label")
+
+
+def camps_some_objects(shape, rng):
+    return _camps(shape, rng, Habit(skips_without_shadow=True), "size")
+
+
 def camps_small(shape, rng):
     return _camps(shape, rng, Habit(skip_below=rng.uniform(22, 45) if shape.kind == "boxes" else 12), "size")
 
@@ -327,6 +343,8 @@ def all_careful(shape, rng):
 
 TRUTHS = {
     "camps on a label": camps_label,
+    "camps on some of a label": camps_some_of_a_label,
+    "camps on marking some objects": camps_some_objects,
     "camps on small objects": camps_small,
     "camps on borders": camps_border,
     "two miss half at random": two_miss_half,

@@ -20,7 +20,7 @@ _QUANTILES = np.arange(0.1, 0.85, 0.05)
 # one, who is compared on many contents.
 _GROUP_CHANCE, _SINGLE_CHANCE = 0.01, 1e-4
 # Outside the content the same annotators mark at least this share of the objects.
-_USUAL_SHARE = 0.7
+_USUAL_SHARE = 0.8
 _TINY = 1e-9
 
 

@@ -29,7 +29,7 @@ from qc_webhooks.annotators.error_rates import (
     find_sloppy,
     presence_rates,
 )
-from qc_webhooks.annotators.explanations import MIN_ANSWERS, find_camps, fit_persons, read_groups, split
+from qc_webhooks.annotators.explanations import MIN_ANSWERS, find_camps, fit_persons, may_be_camps, read_groups, split
 from qc_webhooks.annotators.questions import Asked, QuestionKind, questions_of
 from qc_webhooks.annotators.work_habits import find_click_through, find_copiers
 from qc_webhooks.statistics import ABSENT
@@ -43,6 +43,8 @@ DiagnosisKind = Literal[
 
 # Kinds that say that the guideline leaves something open.
 OPEN_KINDS = frozenset({"guideline", "two views"})
+# First answer of a split about marking objects of any label.
+_ANY_OBJECT = frozenset({"objects", "(any)"})
 # Fewest items that were given both answers for a split; below it the evidence is called too little.
 MIN_OBJECTS = 12
 # Disagreement of two annotators (share of differing answers) that needs an explanation.
@@ -91,6 +93,24 @@ class Diagnosis:
     def title(self) -> str:
         """What it is about, in a few words."""
         return self.content or " / ".join(answer for answer in self.answers if answer) or self.control
+
+    def covers(self, conflict_type: str, control: str, a: Sequence[str], b: Sequence[str]) -> bool:
+        """Whether a conflict may be a case of it.
+
+        Args:
+            conflict_type: Type of the conflict.
+            control: Its control.
+            a: Labels or answer of one side.
+            b: Those of the other.
+        """
+        if control != self.control:
+            return False
+        if self.measure == "misses":
+            label = self.answers[0]
+            return conflict_type in {"missing", "extra"} and (label in _ANY_OBJECT or label in {*a, *b})
+        if self.measure == "borders":
+            return conflict_type == "low_overlap"
+        return {" + ".join(a), " + ".join(b)} == set(self.answers)
 
 
 @dataclass(frozen=True)
@@ -288,7 +308,7 @@ def _group_diagnosis(
     sides = _sides(asked, weights)
     what = _what(asked, content)
     evidence = evidence or f"{items} cases with both answers"
-    kind, who = _kind_of_groups(first, second)
+    kind, who = _kind_of_groups(first, second, len(asked.people))
     if kind is None:
         return None
     return _said(kind, asked.control, asked.names, items, what=what, who=who, first=first, second=second, sides=sides,
@@ -296,11 +316,17 @@ def _group_diagnosis(
                  measure=_measure(asked))  # fmt: skip
 
 
+# Share of a project's annotators who must be placed in a group, for one of them to be against all others.
+_MOST_PLACED = 0.75
+
+
 def _kind_of_groups(
-    first: Sequence[int], second: Sequence[int]
+    first: Sequence[int], second: Sequence[int], team: int
 ) -> tuple[Literal["guideline", "two views", "one person"] | None, tuple[int, ...]]:
     if min(len(first), len(second)) >= 2:
         return "guideline", ()
+    if len(first) + len(second) < _MOST_PLACED * team:
+        return None, ()
     if len(first) == len(second) == 1:
         return "two views", ()
     if len(first) == 1 and len(second) >= 2:
@@ -311,7 +337,7 @@ def _kind_of_groups(
 
 
 def _content_diagnosis(asked: Asked, found: ContentSplit) -> Diagnosis | None:
-    kind, who = _kind_of_groups(found.first, found.second)
+    kind, who = _kind_of_groups(found.first, found.second, len(asked.people))
     if kind is None:
         return None
     inside_first, inside_second, outside_first, outside_second = (f"{100 * share:.0f} %" for share in found.shares)
@@ -350,7 +376,7 @@ def _border_diagnosis(
     people: Sequence[int],
 ) -> Diagnosis:
     kind: DiagnosisKind | None
-    kind, who = _kind_of_groups(larger, tighter)
+    kind, who = _kind_of_groups(larger, tighter, len(people))
     evidence = f"areas differ by {100 * (ratio - 1):.0f} %, within each group by less"
     if kind is None or len(larger) + len(tighter) < len(people) / 2:
         kind, who = "undecided", ()
@@ -514,7 +540,7 @@ def _unexplained(
             continue
         rated = [one.rate for one in rates.get(key, ()) if one.n >= MIN_ITEMS and (*key, one.annotator) not in named]
         median = float(np.median(rated)) if len(rated) >= 3 else 0.0
-        is_hard = median >= _HARD_RATE and items >= MIN_OBJECTS
+        is_hard = median >= _HARD_RATE and items >= MIN_OBJECTS and not may_be_camps(rest)
         evidence = f"{_percent(disagreement)} of the answers of two annotators differ, over {len(rest.answers)} cases"
         if is_hard:
             evidence += f"; the median annotator errs in {_percent(median)}"

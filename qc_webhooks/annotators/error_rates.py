@@ -23,6 +23,8 @@ Measure = Literal["misses", "extras", "labels", "answers", "borders"]
 OUTLIER_RATIO, OUTLIER_MARGIN = 2.0, 0.07
 # The same for the scatter of borders, in shares of an object's side.
 _SCATTER_RATIO, _SCATTER_MARGIN = 2.0, 0.01
+# ... and beyond two standard errors above this multiple.
+_SURE_SCATTER_RATIO = 1.5
 # Fewest items for a rate, fewest other annotators to compare with.
 MIN_ITEMS, MIN_OTHERS = 12, 2
 # Chance that one of a team of equal annotators is named, over all annotators and measures.
@@ -188,6 +190,7 @@ def find_outliers(rates: Sequence[ErrorRate], *, tests: int) -> tuple[int, ...]:
 
 def find_sloppy(people: Sequence[int], scatter: Floats, objects: NDArray[np.intp]) -> tuple[int, ...]:
     """Annotators whose borders scatter far more than the median of the others'."""
+    counts = dict(zip(people, objects.tolist(), strict=True))
     rated = [
         (who, float(value))
         for who, value, count in zip(people, scatter, objects, strict=True)
@@ -199,6 +202,8 @@ def find_sloppy(people: Sequence[int], scatter: Floats, objects: NDArray[np.intp
         if len(others) < MIN_OTHERS:
             continue
         usual = float(np.median(others))
-        if value > max(_SCATTER_RATIO * usual, usual + _SCATTER_MARGIN):
+        # The squared median of n distances has a relative standard error of about 2 / sqrt(n).
+        surely = value**2 * (1 - 4 / np.sqrt(counts[who])) > _SURE_SCATTER_RATIO**2 * usual**2
+        if surely and value > max(_SCATTER_RATIO * usual, usual + _SCATTER_MARGIN):
             named.append(who)
     return tuple(named) if 2 * len(named) <= len(rated) else ()

@@ -25,11 +25,14 @@ Booleans = NDArray[np.bool_]
 _ITERATIONS = 40
 # Error rates are clipped; each is shrunk to the pooled rate by this number of answers.
 _RATE_RANGE, _SHRINK = (0.004, 0.996), 4.0
-_PRIOR_RATE = 0.1
+# First guess of an error rate: in camps it is low, so that open items are not taken for errors.
+_PRIOR_RATE, _CAMP_RATE = 0.1, 0.05
 # Pseudo-items of each class.
 _CLASS_ITEMS = 1.0
 # Held-out gain that supports camps: log-likelihood in total, and its mean over its standard error.
-MIN_GAIN, MIN_Z = 6.0, 3.0
+MIN_GAIN, MIN_Z = 6.0, 2.0
+# Highest error rate, on items that are not open, of an annotator of a camp.
+_MAX_ERROR = 0.3
 # Fewest answers of an annotator to place them in a group, and share of them that is consistent.
 MIN_ANSWERS, CONSISTENT = 6, 0.75
 _TINY = 1e-9
@@ -79,17 +82,18 @@ def fit_persons(yes: Floats, no: Floats) -> LatentFit:
 
 def fit_camps(yes: Floats, no: Floats, persons: LatentFit) -> LatentFit | None:
     """Fit the model with camps; None where no two groups are found."""
-    start = _initial_groups(yes, no, persons)
-    if start is None:
-        return None
-    fit = _fit(yes, no, start)
-    return None if fit.first is None or fit.first.all() or not fit.first.any() else fit
+    starts = _initial_groups(yes, no, persons)
+    # Either group may be the one that answers 1.
+    fits = [_fit(yes, no, groups) for start in starts for groups in (start, ~start)]
+    fits = [fit for fit in fits if fit.first is not None and not fit.first.all() and fit.first.any()]
+    return max(fits, key=lambda fit: float(_log_sum(fit.log_likelihoods(yes, no)).sum()), default=None)
 
 
 def _fit(yes: Floats, no: Floats, first: Booleans | None) -> LatentFit:
     people = yes.shape[1]
     classes = 2 if first is None else 3
-    fit = LatentFit(np.full(classes, 1 / classes), np.full(people, _PRIOR_RATE), np.full(people, _PRIOR_RATE), first)
+    start = _PRIOR_RATE if first is None else _CAMP_RATE
+    fit = LatentFit(np.full(classes, 1 / classes), np.full(people, start), np.full(people, start), first)
     for step in range(_ITERATIONS):
         posterior = fit.posterior(yes, no)
         counts_yes, counts_no = posterior.T @ yes, posterior.T @ no
@@ -125,21 +129,27 @@ def _regroup(yes: Floats, no: Floats, fit: LatentFit) -> Booleans:
     return grouped
 
 
-def _initial_groups(yes: Floats, no: Floats, persons: LatentFit) -> Booleans | None:
-    """Groups by the signs of the leading eigenvector of the annotators' residual covariance."""
+def _initial_groups(yes: Floats, no: Floats, persons: LatentFit) -> list[Booleans]:
+    """Groups of annotators who err together: from the leading eigenvectors of their residual covariance.
+
+    Each eigenvector is cut at 0, and at half of its largest and of its smallest entry: a small group stands out at one
+    end, and the others lie near 0.
+    """
     posterior = persons.posterior(yes, no)
     expected = posterior[:, :1] * (1 - persons.misses) + posterior[:, 1:] * persons.extras
     residual = np.where(yes + no > 0, yes - expected, 0.0)
     covariance = residual.T @ residual
     np.fill_diagonal(covariance, 0.0)
-    if not covariance.any():
-        return None
     _, vectors = np.linalg.eigh(covariance)
-    first: Booleans = vectors[:, -1] >= 0
-    if first.all() or not first.any():
-        # One direction for all: items that are open to everybody. Take the next.
-        first = vectors[:, -2] >= 0 if len(first) > 1 else first
-    return None if first.all() or not first.any() else first
+    found: dict[bytes, Booleans] = {}
+    for vector in vectors.T[: -1 - min(2, len(vectors)) : -1]:
+        for cut in (0.0, vector.max() / 2, vector.min() / 2):
+            groups: Booleans = vector >= cut
+            # A group and its complement are one start.
+            key = min(groups.tobytes(), (~groups).tobytes())
+            if groups.any() and not groups.all():
+                found[key] = groups
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -182,9 +192,17 @@ def find_camps(asked: Asked) -> Camps | None:
     if placed is None:
         return None
     first, second, others = placed
+    rates = {who: max(fit.misses[column], fit.extras[column]) for column, who in enumerate(asked.people)}
+    if any(rates[who] > _MAX_ERROR for who in (*first, *second)):
+        return None  # errs elsewhere too: the open items are only the harder ones
     if not first or not second or not _same_groups(groups, asked, first, second):
         return None
     return Camps(first, second, others, open_, gain, z)
+
+
+def may_be_camps(asked: Asked) -> bool:
+    """Whether camps explain the answers better, though not beyond chance: then nothing else can be said either."""
+    return len(asked.people) >= 3 and _held_out(asked, *split(asked))[0] > MIN_GAIN / 2
 
 
 def read_groups(asked: Asked, weights: Floats) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:

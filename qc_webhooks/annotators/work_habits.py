@@ -199,9 +199,10 @@ def _corrected_by_others(origins: dict[int, int], who: int, prelabelled: set[int
 # A region is near-identical when its edges differ by less than this share of what is usual between the two annotators
 # and all others; a pair is reported above this share of near-identical regions.
 _NEAR, _MIN_NEAR_SHARE = 0.25, 0.4
-# Copied answers: fewest errors of the two, share of them that are the same, and largest share of one kind of error.
-_MIN_SHARED_ERRORS, _MIN_SHARED, _MAX_ONE_KIND = 8, 0.7, 0.75
-_MAX_USUAL_SHARED = 0.25
+# Copied answers: share of the errors of two annotators that are the same, largest share of one kind of error, largest
+# share of same errors among the others (with a lower limit, as few errors say little), and chance of a false alarm.
+_MIN_SHARED, _MAX_ONE_KIND = 0.7, 0.75
+_USUAL_SHARED, _FALSE_COPIER = (0.05, 0.25), 1e-4
 
 
 @dataclass(frozen=True)
@@ -348,6 +349,8 @@ def _near_copies(tasks: Sequence[TaskFacts]) -> Iterator[CopiedWork]:
 
 def _shared_errors(tasks: Sequence[TaskFacts]) -> Iterator[CopiedWork]:
     """Pairs whose errors about tasks are the same. An error differs from what most of the others (two or more) say."""
+    from scipy.special import bdtrc
+
     same: Counter[tuple[int, int]] = Counter()
     either: Counter[tuple[int, int]] = Counter()
     kinds: dict[tuple[int, int], Counter[tuple[str, str]]] = defaultdict(Counter)
@@ -369,14 +372,15 @@ def _shared_errors(tasks: Sequence[TaskFacts]) -> Iterator[CopiedWork]:
                     kinds[a, b][answer, votes[a]] += 1
     total_same, total_either = sum(same.values()), sum(either.values())
     for key, n in either.items():
-        share = proportion_ci(same[key], n, enough=_MIN_SHARED_ERRORS)
         others = total_either - n
         usual = (total_same - same[key]) / others if others else 1.0
-        if share.low is None or share.low < _MIN_SHARED or usual > _MAX_USUAL_SHARED:
+        if same[key] < _MIN_SHARED * n or usual > _USUAL_SHARED[1]:
+            continue
+        if float(bdtrc(same[key] - 1, n, max(usual, _USUAL_SHARED[0]))) > _FALSE_COPIER / len(either):
             continue
         if kinds[key].most_common(1)[0][1] > _MAX_ONE_KIND * same[key]:
             continue  # one kind of error: a view that both hold
-        yield CopiedWork(key, _later(tasks, *key), n, f"makes {100 * (share.value or 0):.0f} % of the errors the same",
+        yield CopiedWork(key, _later(tasks, *key), n, f"makes {100 * same[key] / n:.0f} % of the errors the same",
                          f"{same[key]} of {n} errors, {100 * usual:.1f} % among the others")  # fmt: skip
 
 
