@@ -74,8 +74,8 @@ BATCH_PER_CORE = 4
 BATCH = 25
 
 # After each bulk import, Label Studio 1.23.2 counts the predictions of every task of the project again: 50 microseconds
-# per task, with SQLite's write lock held. In projects larger than LARGE, the head of the queue is added one by one, which
-# costs 45 ms each, and a bulk import holds at least one in IMPORT_SHARE of the project's tasks.
+# per task, with SQLite's write lock held. In projects larger than LARGE, the head of the queue is added one by one,
+# which costs 45 ms each, and a bulk import holds at least one in IMPORT_SHARE of the project's tasks.
 LARGE, IMPORT_SHARE = 7_000, 200
 
 # Tasks per batch before the first learned version, so that the first tasks are ranked seconds after `connect`.
