@@ -100,6 +100,8 @@ def summary_text(summary: ReportSummary) -> str:
     """Summary of a report in a few lines."""
     counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)
     lines = [f"{summary.tasks} tasks: {counts}", f"for a reviewer       {summary.reviewed}"]
+    if summary.truth_doubts:
+        lines.append(f"ground truth in doubt {summary.truth_doubts} tasks: see `ground_truth_doubts` in the report")
     if overall := summary.statistics["scores"]["overall"]:
         lines.append(f"pairwise agreement   {_estimate_text(overall['pairwise'])}")
         lines.append(f"consensus score      {_estimate_text(overall['consensus'])}")

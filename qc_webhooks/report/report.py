@@ -103,6 +103,7 @@ class ReportSummary:
         unreadable: One message per task that could not be read.
         unread: Number of results of other tasks that could not be read.
         reviewed: Tasks for a reviewer when no further annotator is asked.
+        truth_doubts: Tasks with a ground truth in doubt.
         without_prelabel: Tasks whose pre-label the policy needs and the export names only by id.
         carried: Consensus only: control -> tasks where it is one annotator's answer; "" for a whole annotation.
         left: Consensus only: regions and results that are not part of it.
@@ -118,6 +119,7 @@ class ReportSummary:
     unreadable: list[str] = field(default_factory=list)
     unread: int = 0
     reviewed: int = 0
+    truth_doubts: int = 0
     without_prelabel: int = 0
     carried: Counter[str] = field(default_factory=Counter)
     left: int = 0
@@ -175,6 +177,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         judged = judge_task(task, answers, policy, config=export.config)
         verdict, broken, reasons = judged.verdict, judged.violations, judged.reasons
         summary.reviewed += is_for_review(verdict, policy, reasons)
+        summary.truth_doubts += bool(judged.truth_doubts)
         summary.without_prelabel += lacks_predictions(task, policy)
         views = sorted((annotator_view(item) for item in complete_answers(answers)), key=lambda item: item.annotator)
         clusters = cluster_regions([item.regions for item in views])
@@ -189,7 +192,8 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         record = _task_json(task, verdict, conflicts, scores.add(verdict, answers, policy))
         extra = [*describe_violations(broken), *(item for item in reasons if item != BLOCKED)]
         record |= {
-            "note": write_note(verdict, policy, more=extra if verdict.ground_truth is None else ()),
+            "note": write_note(verdict, policy, more=extra if verdict.ground_truth is None else reasons),
+            "ground_truth_doubts": [doubt.as_json() for doubt in judged.truth_doubts],
             "violations": [_violation_json(item) for item in broken],
             "review": list(reasons),
         }
@@ -203,6 +207,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
     summary.splits = [asdict(item) for item in diagnoses]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
+            "ground_truths_in_doubt": summary.truth_doubts,
             "without_prelabel": summary.without_prelabel, "model_voice": dict(summary.voice),
             "policy": asdict(policy)}  # fmt: skip
     sections = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}

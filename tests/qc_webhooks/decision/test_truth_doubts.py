@@ -1,12 +1,17 @@
 """A ground truth that everybody contradicts, and two that contradict each other, are flagged."""
 
+import io
+import json
+
 import pytest
 
 from labelloop.labeling.studio.task import read_task
 from qc_webhooks.agreement import read_answers
+from qc_webhooks.cli.offline import summary_text
 from qc_webhooks.decision.review_reasons import judge_task
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy.conflict_rules import BY_MEAN
+from qc_webhooks.report.report import Export, write_report
 from tests.qc_webhooks.conftest import annotation_json
 
 
@@ -68,3 +73,18 @@ def test_two_ground_truths_that_contradict_are_flagged(box, authors):
 
 def test_two_equal_ground_truths_are_not_flagged(box):
     assert not judged((8, [box(0)], True), (9, [box(1)], True)).truth_doubts
+
+
+def test_the_report_of_an_export_names_them(box, tmp_path):
+    people = [(9, [box(0), box(60)], True), (1, [box(0)], False), (2, [box(0)], False)]
+    annotations = [
+        annotation_json(id_, annotator, results, ground_truth=is_truth, was_cancelled=False, created_at="")
+        for id_, (annotator, results, is_truth) in enumerate(people, start=1)
+    ]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([{"id": 5, "project": 7, "data": {}, "annotations": annotations}]))
+    out = io.BytesIO()
+    summary = write_report(Export(path), Policy(), out)
+    (doubt,) = json.loads(out.getvalue())["tasks"][0]["ground_truth_doubts"]
+    assert (doubt["kind"], doubt["authors"], doubt["annotators"]) == ("crowd", [9], [1, 2])
+    assert "ground truth in doubt 1 tasks" in summary_text(summary)
