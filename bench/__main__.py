@@ -51,6 +51,7 @@ BENCHES: Mapping[str, str] = {
     "thresholds": "bench.thresholds",
     "train": "bench.train",
     "tune": "bench.tune",
+    "voice": "bench.voice",
 }
 
 # Benches whose figures are the last section of another's page: (that bench, the section's heading).
