@@ -35,7 +35,7 @@ class Row:
     few: bool = False
 
 
-MAIN = Shape(tasks=100)
+MAIN = Shape(tasks=60)
 NOT_CHOICES = {"a bot accepts pre-labels", "camps on small objects", "camps on borders", "camps on some of a label",
                "camps on marking some objects"}  # fmt: skip
 PRELABELS = "a bot accepts pre-labels"
@@ -44,10 +44,10 @@ FEW = ("camps on a label", "camps on small objects", "camps on borders", "two mi
 # The table of the truths: boxes, choices, spans.
 MAIN_ROWS = (
     *(Row(truth, MAIN) for truth in TRUTHS if truth != PRELABELS),
-    Row(PRELABELS, Shape(tasks=100, prelabels=True)),
-    Row("all careful", Shape(tasks=100, prelabels=True)),
+    Row(PRELABELS, Shape(tasks=60, prelabels=True)),
+    Row("all careful", Shape(tasks=60, prelabels=True)),
     *(Row(truth, Shape(tasks=300, kind="choices")) for truth in TRUTHS if truth not in NOT_CHOICES),
-    *(Row(truth, Shape(tasks=100, kind="spans")) for truth in TRUTHS if truth not in {PRELABELS, "a copier"}),
+    *(Row(truth, Shape(tasks=60, kind="spans")) for truth in TRUTHS if truth not in {PRELABELS, "a copier"}),
 )
 # Other sizes: three and two of six annotators a task, small objects harder for all, few tasks, small teams.
 SIZE_ROWS = (
@@ -64,7 +64,7 @@ SIZE_ROWS = (
       if truth != "two miss half at random"),
 )  # fmt: skip
 ROWS = (*MAIN_ROWS, *SIZE_ROWS)
-SIZE_DRAWS = max(DRAWS * 2 // 5, 1)
+SIZE_DRAWS = max(DRAWS // 5, 1)
 
 
 def run() -> str:

@@ -19,6 +19,7 @@ from labelloop.labeling.consensus.box_bias import Edges
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence
 from labelloop.labeling.consensus.crowd import LabelledItem
 from labelloop.labeling.consensus.detection_posterior import CLUMPING
+from labelloop.labeling.consensus.localisation import REFERENCE_ERRORS
 from labelloop.labeling.geometry.overlap import box_iou
 from qc_webhooks.statistics.bootstrap import LEVEL, MIN_UNITS, Estimate
 
@@ -47,7 +48,10 @@ class DetectionRates:
 
 @dataclass(frozen=True)
 class _Task:
-    """One task: its annotators, its clusters, and the probability of each mark to be at the right place."""
+    """One task: its annotators, its clusters, and the probability of each mark of these to be at the right place.
+
+    ``located`` has a (references, marks) array for each cluster.
+    """
 
     annotators: tuple[int, ...]
     items: tuple[LabelledItem, ...]
@@ -57,9 +61,10 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Draw of the posterior that each draw of the truth uses, (draws,), and the source of chance."""
+    """The posterior draw and the error of the reference of each draw of the truth, (draws,); the source of chance."""
 
     sources: Integers
+    references: Integers
     rng: np.random.Generator
 
 
@@ -96,13 +101,14 @@ def measure_detection(
     draws = int(np.clip(_WORK // max(marks, 1), _MIN_DRAWS, _MAX_DRAWS))
     rng = np.random.default_rng(0)
     sources = rng.permutation(np.arange(draws) % max(len(model.posterior.draws), 1))
+    references = rng.permutation(np.arange(draws) % len(REFERENCE_ERRORS))
     totals = _Totals(
         *(np.zeros(shape, dtype=np.int64) for shape in ((draws, len(annotators)),) * 2),
         np.zeros(len(annotators), dtype=np.int64),
     )
     for start in range(0, len(usable), _CHUNK):
         chunk = list(_located(usable[start : start + _CHUNK], model, match_iou))
-        _add(totals, chunk, model, _Draw(sources, rng), column_of)
+        _add(totals, chunk, model, _Draw(sources, references, rng), column_of)
     rates = {}
     for annotator, column in column_of.items():
         objects, found = totals.objects[:, column], totals.found[:, column]
@@ -121,7 +127,8 @@ def _located(tasks: Sequence[Evidence], model: AnnotatorModel, match_iou: float)
                 fused.append(model.box_bias.fuse_boxes(boxes).bounds)
                 shares.append(len(boxes) / len(task.annotators))
     rates = model.localisation.box_rates(objects, np.array(fused).reshape(-1, 4), np.array(shares), match_iou)
-    by_object = iter(np.split(rates, np.cumsum([len(boxes) for boxes in objects])[:-1]) if objects else ())
+    ends = np.cumsum([len(boxes) for boxes in objects])[:-1]
+    by_object = iter(np.split(rates, ends, axis=1) if objects else ())
     has_boxes = any(task.boxes for task in tasks)
     for task in tasks:
         located = []
@@ -133,18 +140,19 @@ def _located(tasks: Sequence[Evidence], model: AnnotatorModel, match_iou: float)
                 located.append(next(by_object))
             elif len(item.votes) == 1 and has_boxes:  # a box alone: its size does not matter
                 share = np.array([1 / len(task.annotators)])
-                located.append(model.localisation.region_rates(share, np.ones(1), match_iou))
+                located.append(model.localisation.region_rates_by_reference(share, np.ones(1), match_iou))
             else:
-                located.append(np.ones(len(item.votes)))
+                located.append(np.ones((len(REFERENCE_ERRORS), len(item.votes))))
         yield _Task(task.rated_annotators, tuple(task.objects()), task.truth is not None, tuple(located))
 
 
 def _at_truth(item: LabelledItem, edges: dict[int, Edges], truth: int, match_iou: float) -> Floats:
     """Whether each mark overlaps the box of the ground truth enough; shapes without boxes do."""
     if truth not in edges:
-        return np.ones(len(item.votes))
+        return np.ones((len(REFERENCE_ERRORS), len(item.votes)))
     drawn = np.array([edges[annotator] for annotator, _ in item.votes]).reshape(-1, 4)
-    return np.asarray(box_iou(drawn, np.array([edges[truth]]))[:, 0] >= match_iou, dtype=np.float64)
+    is_right = np.asarray(box_iou(drawn, np.array([edges[truth]]))[:, 0] >= match_iou, dtype=np.float64)
+    return np.tile(is_right, (len(REFERENCE_ERRORS), 1))
 
 
 def _add(
@@ -161,15 +169,17 @@ def _add(
     images = np.repeat(np.arange(len(tasks)), [len(task.annotators) for task in tasks])
     _add_by_owner(totals.objects, objects[:, images], np.array(owners, dtype=np.intp))
     marks = [
-        (column_of[annotator], first[index] + place, rate)
+        (column_of[annotator], first[index] + place)
         for index, task in enumerate(tasks)
-        for place, (item, rates) in enumerate(zip(task.items, task.located, strict=True))
-        for (annotator, _), rate in zip(item.votes, rates.tolist(), strict=True)
+        for place, item in enumerate(task.items)
+        for annotator, _ in item.votes
     ]
     if not marks:
         return
-    owner, cluster, rate = (np.array(column) for column in zip(*marks, strict=True))
-    located = rng.random((len(sources), len(marks)), dtype=np.float32) < rate
+    owner, cluster = np.array(marks).T
+    rates = np.concatenate([rates for task in tasks for rates in task.located], axis=1)
+    # How exact the reference is holds for all objects of a draw.
+    located = rng.random((len(sources), len(marks)), dtype=np.float32) < rates[draw.references]
     _add_by_owner(totals.found, is_real[:, cluster] & located, owner)
     np.add.at(totals.regions, owner, 1)
 

@@ -5,6 +5,7 @@ that was clicked through. Without them, splits that follow content are looked fo
 often than the others on what is left, and last what no explanation fits.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -70,7 +71,8 @@ class Diagnosis:
         who: The annotators whom it names; empty where it is about the guideline or about all.
         text: What it means and what to do.
         content: What the split follows, in words; empty without a split.
-        measure: What is counted: ``misses``, ``extras``, ``labels``, ``answers``, ``borders``, ``habits``.
+        measure: What is counted: ``misses``, ``extras``, ``labels``, ``answers``, ``borders``, ``habits``; several are
+            joined by commas.
         evidence: The figures that it rests on, in words.
         advice: What to do.
     """
@@ -93,6 +95,11 @@ class Diagnosis:
     def title(self) -> str:
         """What it is about, in a few words."""
         return self.content or " / ".join(answer for answer in self.answers if answer) or self.control
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """What is counted."""
+        return frozenset(self.measure.split(", "))
 
     def covers(self, conflict_type: str, control: str, a: Sequence[str], b: Sequence[str]) -> bool:
         """Whether a conflict may be a case of it.
@@ -218,7 +225,7 @@ def named_by_measure(diagnoses: Iterable[Diagnosis]) -> dict[int, frozenset[str]
     named: dict[int, set[str]] = {}
     for diagnosis in diagnoses:
         for who in diagnosis.who:
-            named.setdefault(who, set()).add(diagnosis.measure)
+            named.setdefault(who, set()).update(diagnosis.measures)
     return {who: frozenset(measures) for who, measures in named.items()}
 
 
@@ -465,56 +472,39 @@ def _rates(
     return rates
 
 
-def _careless(rates: Rates, borders: Mapping[str, Borders | None], found: Sequence[Diagnosis]) -> list[Diagnosis]:
+def _careless(rates: Rates, borders: Mapping[str, Borders | None], found: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
+    """A diagnosis for each annotator and control, with every measure on which the annotator errs far more often."""
     tests = sum(len(measured) for measured in rates.values())
-    diagnoses = []
+    errors: dict[tuple[str, int], dict[Measure, str]] = defaultdict(dict)
+    cases: dict[tuple[str, int], int] = defaultdict(int)
     for (control, measure), measured in rates.items():
         by_person = {one.annotator: one for one in measured}
         for who in find_outliers(measured, tests=tests):
-            usual = float(np.median([one.rate for one in measured if one.annotator != who]))
-            one = by_person[who]
-            if _differs_on_content(found, who, control, measure):
-                continue
-            diagnoses.append(
-                _said(
-                    "careless",
-                    control,
-                    ("", ""),
-                    round(one.n),
-                    what="errs far more often than the others",
-                    who=(who,),
-                    evidence=_MEASURE_TEXTS[measure](one, usual),
-                    measure=measure,
-                )
+            if not _differs_on_content(found, who, control, measure):
+                usual = float(np.median([one.rate for one in measured if one.annotator != who]))
+                errors[control, who][measure] = _MEASURE_TEXTS[measure](by_person[who], usual)
+                cases[control, who] = max(cases[control, who], round(by_person[who].n))
+    for control, drawn in borders.items():
+        for who in find_sloppy(drawn.people, drawn.scatter, drawn.objects) if drawn else ():
+            assert drawn is not None
+            value = float(drawn.scatter[drawn.people.index(who)])
+            usual = float(
+                np.median([one for name, one in zip(drawn.people, drawn.scatter, strict=True) if name != who])
             )
-    for control, measured_borders in borders.items():
-        if measured_borders is None:
-            continue
-        people, scatter, objects = measured_borders.people, measured_borders.scatter, measured_borders.objects
-        for who in find_sloppy(people, scatter, objects):
-            value = float(scatter[people.index(who)])
-            usual = float(np.median([spread for name, spread in zip(people, scatter, strict=True) if name != who]))
-            evidence = f"edges scatter by {100 * value:.1f} % of the side, those of the others by {100 * usual:.1f} %"
-            diagnoses.append(
-                _said(
-                    "careless",
-                    control,
-                    ("", ""),
-                    int(objects[people.index(who)]),
-                    what="draws inexactly",
-                    who=(who,),
-                    evidence=evidence,
-                    measure="borders",
-                )
+            errors[control, who]["borders"] = (
+                f"edges scatter by {100 * value:.1f} % of the side, the others' by {100 * usual:.1f} %"
             )
-    return diagnoses
+            cases[control, who] = max(cases[control, who], int(drawn.objects[drawn.people.index(who)]))
+    for (control, who), by_measure in errors.items():
+        yield _said("careless", control, ("", ""), cases[control, who], what="errs far more often than the others",
+                    who=(who,), evidence="; ".join(by_measure.values()), measure=", ".join(by_measure))  # fmt: skip
 
 
 def _differs_on_content(found: Sequence[Diagnosis], who: int, control: str, measure: str) -> bool:
     """Whether a split already explains this annotator's errors on a measure."""
     related = {"extras": "misses"}.get(measure, measure)
     return any(
-        item.control == control and item.measure == related and who in (*item.first, *item.second)
+        item.control == control and related in item.measures and who in (*item.first, *item.second)
         for item in found
         if item.kind in {"guideline", "two views"}
     )
@@ -528,8 +518,8 @@ def _unexplained(
 ) -> list[Diagnosis]:
     """Disagreement that no split and no annotator explains: a hard call, or not enough evidence."""
     diagnoses: dict[tuple[str, str], Diagnosis] = {}
-    named = {(item.control, item.measure, who) for item in found for who in item.who}
-    settled = {(item.control, item.measure) for item in found if item.kind != "undecided"}
+    named = {(item.control, measure, who) for item in found for measure in item.measures for who in item.who}
+    settled = {(item.control, measure) for item in found if item.kind != "undecided" for measure in item.measures}
     for asked in sorted(questions, key=lambda item: -int(item.disputed.sum())):
         key = asked.control, _measure(asked)
         if key in diagnoses or key in settled:

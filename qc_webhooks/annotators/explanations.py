@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 _ITERATIONS = 40
+# Groups are revised from this iteration on; the fit ends once no rate changes by this much.
+_REGROUP_FROM, _CONVERGED = 3, 1e-3
 # Error rates are clipped; each is shrunk to the pooled rate by this number of answers.
 _RATE_RANGE, _SHRINK = (0.004, 0.996), 4.0
 # First guess of an error rate: in camps it is low, so that open items are not taken for errors.
@@ -86,7 +88,7 @@ def fit_camps(yes: Floats, no: Floats, persons: LatentFit) -> LatentFit | None:
     # Either group may be the one that answers 1.
     fits = [_fit(yes, no, groups) for start in starts for groups in (start, ~start)]
     fits = [fit for fit in fits if fit.first is not None and not fit.first.all() and fit.first.any()]
-    return max(fits, key=lambda fit: float(_log_sum(fit.log_likelihoods(yes, no)).sum()), default=None)
+    return max(fits, key=lambda fit: _log_likelihood(fit, yes, no), default=None)
 
 
 def _fit(yes: Floats, no: Floats, first: Booleans | None) -> LatentFit:
@@ -97,7 +99,7 @@ def _fit(yes: Floats, no: Floats, first: Booleans | None) -> LatentFit:
     for step in range(_ITERATIONS):
         posterior = fit.posterior(yes, no)
         counts_yes, counts_no = posterior.T @ yes, posterior.T @ no
-        if first is not None and step >= 3:
+        if first is not None and step >= _REGROUP_FROM:
             first = _regroup(counts_yes[2], counts_no[2], fit)
         expected = _expected(first, people)
         misses = _rates((expected * counts_no).sum(axis=0), (expected * (counts_yes + counts_no)).sum(axis=0))
@@ -105,7 +107,10 @@ def _fit(yes: Floats, no: Floats, first: Booleans | None) -> LatentFit:
             ((1 - expected) * counts_yes).sum(axis=0), ((1 - expected) * (counts_yes + counts_no)).sum(axis=0)
         )
         shares = posterior.sum(axis=0) + _CLASS_ITEMS
+        moved = max(float(np.abs(misses - fit.misses).max()), float(np.abs(extras - fit.extras).max()))
         fit = LatentFit(shares / shares.sum(), misses, extras, first)
+        if moved < _CONVERGED and step > _REGROUP_FROM:
+            break
     return fit
 
 
@@ -181,11 +186,13 @@ def find_camps(asked: Asked) -> Camps | None:
     if len(asked.people) < 3:
         return None
     yes, no = split(asked)
+    persons = fit_persons(yes, no)
+    fit = fit_camps(yes, no, persons)
+    # Where camps are not better on the tasks they are fitted to, they are not on others.
+    if fit is None or _log_likelihood(fit, yes, no) - _log_likelihood(persons, yes, no) < MIN_GAIN:
+        return None
     gain, z, groups = _held_out(asked, yes, no)
     if gain < MIN_GAIN or z < MIN_Z:
-        return None
-    fit = fit_camps(yes, no, fit_persons(yes, no))
-    if fit is None:
         return None
     open_ = fit.posterior(yes, no)[:, 2]
     placed = read_groups(asked, open_)
@@ -258,6 +265,10 @@ def _halves(tasks: NDArray[np.intp]) -> Booleans:
     ranks = np.unique(tasks, return_inverse=True)[1]
     halves: Booleans = ranks % 2 == 0
     return halves
+
+
+def _log_likelihood(fit: LatentFit, yes: Floats, no: Floats) -> float:
+    return float(_log_sum(fit.log_likelihoods(yes, no)).sum())
 
 
 def _log_sum(logs: Floats) -> Floats:
