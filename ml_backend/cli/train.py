@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -111,27 +111,8 @@ def train(
     recipe = Recipe(minutes=minutes, steps=steps, seed=seed)
     recipe = replace(recipe, augment=replace(recipe.augment, flip=flip))
     if project is not None:
-        from ml_backend.learning.finetuning import finetune_project
-
-        with _progress(console) as shown, graceful_stop("the step") as stopping:
-            trained = finetune_project(
-                project,
-                settings=settings,
-                recipe=recipe,
-                device=device,
-                progress=shown.step,
-                phase=shown.phase,
-                stopping=stopping,
-            )
-        _print_limited(console, trained.notes)
-        if not trained.version:
-            _stopped(console, stopping.exit_status)
-        print_result(trained.tuned)
-        how = "published" if trained.published else "not published"
-        print(f"{how} {trained.version} (train): {trained.reason}")
-        if trained.published:
-            print("`labelloop worker` now refits the last layer upon it, and pre-labels the open tasks.")
-        raise SystemExit(0 if trained.published else 1)
+        _train_project(project, settings, recipe, device, console)
+        return
     labelled = read_training_data(data, images=images, settings=settings)
     _print_limited(console, [f"left out: {note}" for note in labelled.notes])
     pool, test = _test_split(labelled.images, test_list)
@@ -159,6 +140,39 @@ def train(
     print(f"Written: {job.out}")
     if json_ is not None:
         json_.write_text(json.dumps(as_json(done), indent=1), encoding="utf-8")
+
+
+def _train_project(
+    project: int, settings: Settings, recipe: Recipe, device: Literal["auto", "cpu", "cuda"], console: Console
+) -> None:
+    """Train on a project, and print what came of it; exits with status 1 where the result is not served."""
+    from labelloop.service.db.engine import open_database
+    from labelloop.service.studio import Studio
+    from ml_backend.learning.context import LearningContext
+    from ml_backend.learning.finetuning import finetune_project
+
+    with (
+        closing(Studio.from_settings(settings)) as studio,
+        _progress(console) as shown,
+        graceful_stop("the step") as stopping,
+    ):
+        trained = finetune_project(
+            LearningContext.of(settings, studio, open_database(settings)),
+            project,
+            recipe=recipe,
+            device=device,
+            progress=shown.step,
+            phase=shown.phase,
+            stopping=stopping,
+        )
+    _print_limited(console, trained.notes)
+    if not trained.version:
+        _stopped(console, stopping.exit_status)
+    print_result(trained.tuned)
+    print(f"{'published' if trained.published else 'not published'} {trained.version} (train): {trained.reason}")
+    if not trained.published:
+        raise SystemExit(1)
+    print("`labelloop worker` now refits the last layer upon it, and pre-labels the open tasks.")
 
 
 def _check_options(project: int | None, *, data: str, out: Path | None, minutes: float, json_: Path | None) -> None:

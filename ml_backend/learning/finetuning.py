@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,14 +11,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from labelloop.service.db.engine import open_database
 from labelloop.service.media import MediaError
 from labelloop.service.scratch import scratch_folder
-from labelloop.service.settings import Settings
-from labelloop.service.studio import Studio
 from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.recipe import Recipe
-from ml_backend.finetune.run import Finetuned, FinetuneJob, finetune
+from ml_backend.finetune.run import LEAST_IMAGES, Finetuned, FinetuneJob, finetune
 from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.external_models import admit
@@ -60,11 +56,11 @@ class ProjectTraining:
 
 
 def finetune_project(
+    context: LearningContext,
     project: int,
     *,
-    settings: Settings,
     recipe: Recipe,
-    device: Device,
+    device: Device = "auto",
     progress: Callable[[Progress], None] = lambda _: None,
     phase: Callable[[str], None] = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
@@ -75,8 +71,8 @@ def finetune_project(
     never trained on; with too few of them nothing can judge the result, and it is not served by itself.
 
     Args:
+        context: Dependencies of learning.
         project: The project.
-        settings: Locate Label Studio, the store and the database.
         recipe: Options of the training.
         device: Where to compute.
         progress: Called after every step.
@@ -89,36 +85,32 @@ def finetune_project(
         NotTrainable: The project's model cannot be fine-tuned.
         StudioError, StoreError: Label Studio or the store cannot be reached.
     """
-    with contextlib.closing(Studio.from_settings(settings)) as studio, scratch_folder() as scratch:
-        context = LearningContext.of(settings, studio, open_database(settings))
-        if context.training_data.project(project) is None:
-            raise NotConnectedToLearning(project=project)
-        policy = read_learning_policy(settings.home, project)
-        phase("reading the project")
-        config = studio.label_config(project)
-        context.sync.sweep(project, config=config, held_out=policy.held_out)
-        served = context.base_models.served(project)
-        notes: list[str] = []
+    if context.training_data.project(project) is None:
+        raise NotConnectedToLearning(project=project)
+    settings = context.settings
+    policy = read_learning_policy(settings.home, project)
+    phase("reading the project")
+    context.sync.sweep(project, config=context.studio.label_config(project), held_out=policy.held_out)
+    served = context.base_models.served(project)
+    notes: list[str] = []
+    with scratch_folder() as scratch:
         taught, held_out = (
             _local_images(context, project, state, scratch / state, notes) for state in ("teaches", "held_out")
         )
         if not any(image.labels for image in taught):
-            raise TooLittleToTrain(source=f"Project {project}", reason="no labelled task has a box", least=4)
+            raise TooLittleToTrain(source=f"Project {project}", reason="no labelled task has a box", least=LEAST_IMAGES)
         digest = hashlib.sha256(repr([(image.name, image.boxes, image.labels) for image in taught]).encode())
-        version = digest.hexdigest()[:12]
-        out = scratch / f"trained-{len(taught)}.onnx"
         job = FinetuneJob(
             served.path,
             taught,
-            out,
+            scratch / f"trained-{len(taught)}.onnx",
             recipe,
             source=f"project {project}",
-            data_version=version,
+            data_version=digest.hexdigest()[:12],
             layout=served.layout,
             test=held_out,
             device=device,
             checkpoint=settings.home / "train" / "checkpoints" / f"project-{project}.pt",
-            compare=not served.learned,
             folder=settings.home / "learn",
         )
         tuned = finetune(job, progress=progress, phase=phase, stopping=stopping)
