@@ -5,7 +5,6 @@ object for the others. Annotators 1 and 2 differ from the truth by a careful per
 answer and marks something that is not there. The values are those that the editor writes (its `serialize` functions).
 """
 
-import json
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -257,7 +256,7 @@ class _Crowd:
         result = {"id": f"{control.name}-{who}", "from_name": control.name, "type": control.type, "value": answer}
         first, element = control.to_names[0], self._elements.get(control.to_names[0])
         if control.type == "pairwise":
-            return [{**result, "to_name": ",".join(control.to_names)}]
+            return [{**result, "to_name": control.name}]  # as its editor does
         if control.attributes.get("perItem") and element is not None and element.get("valueList"):
             return [{**result, "id": f"{result['id']}-{item}", "to_name": first, "item_index": item} for item in (0, 1)]
         return [{**result, "to_name": first}]
@@ -386,16 +385,3 @@ def _series_span(element: Element, start: int, end: int, jitter: float) -> Json:
     written = (np.datetime64("2026-01-01T00:00:00") + np.array([start, end]) * np.timedelta64(1, "h")).tolist()
     first, last = (moment.strftime(element.get("timeFormat", "")) for moment in written)
     return {"start": first, "end": last, "instant": False}
-
-
-def sample_data(xml: str) -> Json | None:
-    """The task data in a template's comment, as Label Studio's own templates have it; None without."""
-    for comment in re.findall(r"<!--\s*(\{.*\})\s*-->", xml, re.DOTALL):
-        try:
-            sample = json.loads(comment)
-        except ValueError:
-            continue
-        if isinstance(sample, dict):
-            data = sample.get("data", sample)
-            return data if isinstance(data, dict) else None
-    return None
