@@ -17,7 +17,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import structlog
@@ -43,9 +42,9 @@ from ml_backend.policy import LearningPolicy, read_learning_policy
 from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.label_mapping import Target, find_targets
 from ml_backend.predict.predictor import DetectionObserver, Predictor
-from ml_backend.predict.protocol import ProjectOptions, TaskPrediction, read_options, with_thresholds
+from ml_backend.predict.protocol import ProjectOptions, TaskPrediction, with_thresholds
 from ml_backend.segmentation.box_segmenter import BoxSegmenter
-from ml_backend.studio.connect import is_same_url
+from ml_backend.studio.extra_params import options_of
 from ml_backend.training.acquisition import (
     COLD_START_IMAGES,
     DUPLICATE_WINDOW,
@@ -190,7 +189,8 @@ class _Ranking:
     def is_served(self) -> bool:
         """Whether some control is pre-labelled now or can be trained."""
         outputs = ModelOutputs.of(self._detector)
-        return any(control.prelabels or control.learns for control in controls_of(self._config, outputs))
+        supported = controls_of(self._config, outputs, options=self._options.controls)
+        return any(control.prelabels or control.learns for control in supported)
 
     def _open_detector(self) -> Detector:
         """The served version: its head on the open backbone if it is in memory, else opened from its file.
@@ -587,10 +587,8 @@ class _Ranking:
 
     def _project_options(self) -> ProjectOptions:
         """Return the options of the project's connection, with the version's thresholds as defaults."""
-        rows = self._context.studio.ml_backends(self._project)
-        ours = (row for row in rows if is_same_url(row["url"], self._context.settings.ml_url))
-        extra_params: Any = next((row.get("extra_params") for row in ours), None)
-        return with_thresholds(read_options(extra_params), self._context.base_models.thresholds(self._version))
+        options = options_of(self._context.studio.ml_backends(self._project), self._context.settings.ml_url)
+        return with_thresholds(options, self._context.base_models.thresholds(self._version))
 
 
 def _answers(prediction: ImagePrediction) -> list[Answer]:
