@@ -17,11 +17,12 @@ from labelloop.service.settings import Settings
 from qc_webhooks.agreement import complete_answers, read_answers
 from qc_webhooks.cli.offline import check_readable, read_config, show_progress
 from qc_webhooks.errors import QualityControlError
-from qc_webhooks.policy import Policy, parse_policy, read_policy
+from qc_webhooks.policy import Policy, parse_policy
 from qc_webhooks.report.report import Export
 from qc_webhooks.report.tuning import REVIEW_COST, Progress, Tuning, TuningPoint, policy_block, tune
 from qc_webhooks.report.tuning_page import shown_curve, tuning_html
 from qc_webhooks.report.tuning_store import save_tuning
+from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.task_facts import TaskFacts, facts_of
@@ -51,8 +52,8 @@ def tune_policy(
     Recorded annotations are replayed in random orders, as if annotators were asked one by one: 2 or more to begin with,
     then one more while it is expected to correct enough errors (least_gain), up to a maximum. Each policy gets its
     labels per task and the error of its consensus. The cheapest one that reaches the target is printed as a block for
-    policy.toml; nothing is changed. Where none reaches it, or where it is cheaper, tasks of low agreement go to a
-    reviewer ([[review]]).
+    policy.toml; nothing is changed. Where none reaches it, reviewers decide disputed tasks and those of low agreement
+    ([[review]]); otherwise tasks that are disputed in the end count with their consensus.
 
     The error is the share of wrong statements: missing, extra and mislabelled objects (1 - F1), wrong answers. It is
     measured against ground truths where tasks have one, else against the consensus of all recorded annotators, with
@@ -81,8 +82,10 @@ def tune_policy(
     is_project = source.isdecimal() and not Path(source).exists()
     if is_project:
         settings = Settings()
-        in_force = read_policy(settings.home, int(source)) if policy is None else parse_policy(policy)
-        facts = [*FactStore(open_database(settings)).iter_project(int(source), latest=_MAX_PROJECT_TASKS)]
+        engine = open_database(settings)
+        own = ProjectStore(engine).policy(settings.home, int(source))
+        in_force = own if policy is None else parse_policy(policy, base=own)
+        facts = [*FactStore(engine).iter_project(int(source), latest=_MAX_PROJECT_TASKS)]
         if not facts:
             raise QualityControlError(
                 f"Project {source} has nothing to replay yet.",
@@ -151,7 +154,7 @@ def tuning_text(found: Tuning) -> Iterator[str]:
 
 
 def _curve_lines(curve: Sequence[TuningPoint], proposed: TuningPoint | None) -> Iterator[str]:
-    reviewed = any(point.review_below for point in curve)
+    reviewed = any(point.reviewers for point in curve)
     review_head = "  review below (tasks)" if reviewed else ""
     yield f"{'labels/task':>11} {'error':>7}  {'95 %':<14} {'annotators':<10} {'least_gain':>10}{review_head}"
     if len(curve) > _MAX_LINES:
@@ -174,7 +177,7 @@ def _proposal_lines(found: Tuning, proposed: TuningPoint) -> Iterator[str]:
     yield f"Proposed: {_cost_and_error(proposed)}."
     if found.held_out is not None:
         yield f"On tasks that did not choose it: {_cost_and_error(found.held_out)}."
-    if proposed.disputed and not proposed.review_below:
+    if proposed.disputed and not proposed.reviewers:
         yield (
             f"{_percent(proposed.disputed)} of the tasks are disputed in the end and wait for a reviewer; here their"
             " consensus counts."
@@ -191,7 +194,7 @@ def _proposal_lines(found: Tuning, proposed: TuningPoint) -> Iterator[str]:
 
 
 def _cost_and_error(point: TuningPoint) -> str:
-    reviews = f" and {100 * point.reviewed:.0f} reviews per 100 tasks" if point.review_below else ""
+    reviews = f" and {100 * point.reviewed:.0f} reviews per 100 tasks" if point.reviewers else ""
     return (
         f"{point.labels:.2f} labels per task{reviews}, error {_percent(point.error)} (95 %: {_percent(point.low)} to"
         f" {_percent(point.high)})"

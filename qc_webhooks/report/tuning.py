@@ -7,7 +7,8 @@ there is one, else the consensus of all who are recorded. A policy is then a rul
 - at least ``annotators`` answer, at most ``max_annotators``;
 - one more is asked while further ones are expected to correct ``least_gain`` errors, and where two draw the same object
   too differently (the rule of ``qc_webhooks.decision.routes``);
-- with reviewers, agreed tasks whose agreement is below a route of ``[[review]]`` go to one, who is taken to be right.
+- with reviewers, tasks that are disputed in the end go to one, and agreed tasks whose mean agreement is below a route
+  of ``[[review]]``. A reviewer is taken to be right.
 
 The error is the share of wrong statements. For objects it is 1 - F1: missing and extra objects, and one with a wrong
 label, or a box that overlaps the reference by less than ``match_iou``; for a question about the task, the share of
@@ -17,6 +18,7 @@ wrong answers.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import msgspec
 import numpy as np
@@ -61,20 +63,21 @@ class TuningPoint(msgspec.Struct, frozen=True, gc=False):
         annotators: Initial annotators.
         max_annotators: Most annotators.
         least_gain: Expected corrections that are worth one more.
-        review_below: Tasks whose agreement is below this go to a reviewer; 0: none.
+        reviewers: Whether disputed tasks are decided by a reviewer; otherwise by their consensus.
+        review_below: With reviewers, agreed tasks whose mean agreement is below this go to one too; 0: none.
         labels: Labels of annotators per task.
         reviewed: Share of the tasks for a reviewer.
         error: Share of wrong statements.
         low: Lower end of its 95 % interval (bootstrap over tasks).
         high: Upper end.
-        disputed: Share of the tasks that are disputed in the end, under the ``agreement`` of the policy in force. They
-            wait for a reviewer in any case; here their consensus counts.
+        disputed: Share of the tasks that are disputed in the end, under the policy in force.
         short: Share of the tasks that would have asked more annotators than are recorded.
     """
 
     annotators: int
     max_annotators: int
     least_gain: float
+    reviewers: bool
     review_below: float
     labels: float
     reviewed: float
@@ -166,15 +169,20 @@ def tune(
         usable = [usable[index] for index in sorted(rng.choice(len(usable), MAX_TASKS, replace=False).tolist())]
     replayed = _replay(usable, policy, rng, progress)
     points = [*_points(replayed, review_cost)]
-    proposed = _choose(points, target, review_cost)
-    reviewed = [point for point in points if point.review_below]
+    reviewed = [point for point in points if point.reviewers]
+    alone = [point for point in points if not point.reviewers]
+
+    def with_interval(point: TuningPoint | None) -> TuningPoint | None:
+        return None if point is None else _point(replayed, _candidate(point))
+
+    proposed = with_interval(_choose(points, target, review_cost))
     return Tuning(
         target,
         proposed,
-        _cheapest(reviewed, target, review_cost),
+        with_interval(_cheapest(reviewed, target, review_cost)),
         None if proposed is None else _held_out(replayed, target, review_cost, rng),
-        _frontier([point for point in points if not point.review_below], review_cost),
-        _frontier(reviewed, review_cost),
+        tuple(_point(replayed, _candidate(point)) for point in _frontier(alone, review_cost)),
+        tuple(_point(replayed, _candidate(point)) for point in _frontier(reviewed, review_cost)),
         review_cost,
         len(usable),
         sum(item.evidence().truth is not None for item in usable),
@@ -198,8 +206,7 @@ def measure(
     usable = [item for item in tasks if _is_usable(item)]
     mosts = (point.max_annotators,)
     replayed = _replay(usable, policy or Policy(), np.random.default_rng(seed), None, mosts)
-    candidate = point.annotators, point.max_annotators, point.least_gain, point.review_below
-    return _point(replayed, candidate, _resamples(len(usable)))
+    return _point(replayed, _candidate(point))
 
 
 def policy_block(point: TuningPoint) -> str:
@@ -230,7 +237,8 @@ class _Replayed:
         statements: Number of statements.
         gains: Most annotators -> expected gain of further ones after the first, ``(o, t, n)``.
         shapes: Whether only the shapes differ too much, ``(o, t, n)``.
-        agreement: Highest threshold at which the first annotators agree on the task.
+        agreement: Highest threshold at which a majority of the first annotators agrees, -1: none, ``(o, t, n)``.
+        mean: Mean agreement of the first annotators, ``(o, t, n)``.
         full_error: Error of the consensus of all.
         threshold: The agreement below which the policy in force calls a task disputed.
     """
@@ -241,6 +249,7 @@ class _Replayed:
     gains: Mapping[int, Floats]
     shapes: NDArray[np.bool_]
     agreement: Floats
+    mean: Floats
     full_error: float
     threshold: float
 
@@ -254,6 +263,7 @@ class _Replayed:
             gains={most: gain[:, tasks] for most, gain in self.gains.items()},
             shapes=self.shapes[:, tasks],
             agreement=self.agreement[:, tasks],
+            mean=self.mean[:, tasks],
         )
 
 
@@ -274,7 +284,7 @@ def _replay(
     most = int(recorded.max())
     mosts = mosts or sorted({count for count in (3, 4, 5, 7) if count < most} | {most})
     shape = (ORDERS, len(tasks), most)
-    wrong, statements, agreement = np.zeros(shape), np.zeros(shape), np.ones(shape)
+    wrong, statements, agreement, mean = np.zeros(shape), np.zeros(shape), np.ones(shape), np.ones(shape)
     shapes = np.zeros(shape, dtype=bool)
     gains = {count: np.zeros(shape) for count in mosts}
     full_wrong = full_statements = 0.0
@@ -283,14 +293,17 @@ def _replay(
         reference = _Reference(item, model, policy.match_iou)
         loss = reference.loss(item.rated_annotators)
         full_wrong, full_statements = full_wrong + loss[0], full_statements + loss[1]
-        scores = {frozenset((pair.a, pair.b)): min(pair.overall, *pair.controls.values(), 1.0) for pair in task.pairs}
+        column = 0 if policy.every_control else 1
+        deciding = {frozenset((pair.a, pair.b)): pair.agreement_threshold[column] for pair in task.pairs}
+        overall = {frozenset((pair.a, pair.b)): pair.overall for pair in task.pairs}
         for order in range(ORDERS):
             people = rng.permutation(item.rated_annotators).tolist()
             for count in range(2, recorded[index] + 1):
                 first = tuple(people[:count])
                 place = order, index, count - 1
                 wrong[place], statements[place] = reference.loss(first)
-                agreement[place] = _majority(first, scores)
+                agreement[place] = _majority(first, deciding)
+                mean[place] = np.mean([_score(overall, a, b) for a, b in combinations(first, 2)])
                 subset = _subset(item, first)
                 shapes[place] = agreement[place] < policy.agreement and not _has_covered_differences(subset)
                 for maximum, gain in gains.items():
@@ -299,7 +312,7 @@ def _replay(
         if progress is not None:
             progress(index + 1, len(tasks))
     full_error = full_wrong / full_statements if full_statements else 0.0
-    return _Replayed(recorded, wrong, statements, gains, shapes, agreement, full_error, policy.agreement)
+    return _Replayed(recorded, wrong, statements, gains, shapes, agreement, mean, full_error, policy.agreement)
 
 
 class _Reference:
@@ -419,7 +432,7 @@ def _has_covered_differences(evidence: Evidence) -> bool:
 def _majority(people: Sequence[int], scores: dict[frozenset[int], float]) -> float:
     """Highest threshold at which more than half of the annotators agree, grown from the best pair."""
     size = max(2, len(people) // 2 + 1)
-    best = 0.0
+    best = -1.0
     for start in people:
         others = sorted((who for who in people if who != start), key=lambda who: -_score(scores, start, who))
         group, lowest = [start], 1.0
@@ -437,61 +450,95 @@ def _score(scores: dict[frozenset[int], float], a: int, b: int) -> float:
 # --- policies -------------------------------------------------------------------------------------------------------
 
 
-# (annotators, max_annotators, least_gain, review_below).
-Candidate = tuple[int, int, float, float]
+# (annotators, max_annotators, least_gain, review_below: None without reviewers).
+Candidate = tuple[int, int, float, float | None]
 
 
-def _candidates(replayed: _Replayed, reviews: Sequence[float]) -> Iterator[Candidate]:
-    """Every policy that is tried."""
-    for most in replayed.gains:
-        for annotators in range(2, min(most, 5) + 1):
-            for gain in _GAINS if annotators < most else (1.0,):
-                for review in reviews:
-                    yield annotators, most, gain, review
+def _candidate(point: TuningPoint) -> Candidate:
+    review = point.review_below if point.reviewers else None
+    return point.annotators, point.max_annotators, point.least_gain, review
 
 
 def _points(replayed: _Replayed, review_cost: float) -> Iterator[TuningPoint]:
-    weights = _resamples(len(replayed.recorded))
-    for candidate in _candidates(replayed, _REVIEW_THRESHOLDS if review_cost else (0.0,)):
-        yield _point(replayed, candidate, weights)
+    """Every policy that is tried, without intervals."""
+    reviews: Sequence[float | None] = (None, *_REVIEW_THRESHOLDS) if review_cost else (None,)
+    for most in replayed.gains:
+        for annotators in range(2, min(most, 5) + 1):
+            for gain in _GAINS if annotators < most else (1.0,):
+                stopped = _Stopped.of(replayed, annotators, most, gain)
+                for review in reviews:
+                    yield stopped.point((annotators, most, gain, review))
 
 
-def _point(replayed: _Replayed, candidate: Candidate, weights: Floats) -> TuningPoint:
-    annotators, most, least_gain, review = candidate
-    gains = replayed.gains[most]
-    orders, tasks, _ = gains.shape
-    used = np.broadcast_to(np.minimum(replayed.recorded, annotators), (orders, tasks)).copy()
-    short = np.zeros((orders, tasks), dtype=bool)
-    open_ = np.ones((orders, tasks), dtype=bool)
-    for count in range(annotators, most):
-        asks = open_ & (used == count) & ((gains[:, :, count - 1] >= least_gain) | replayed.shapes[:, :, count - 1])
-        further = asks & (replayed.recorded > count)
-        short |= asks & ~further
-        used = used + further
-        open_ = further
-    index = used[:, :, None] - 1
-    wrong, statements = (
-        np.take_along_axis(values, index, axis=2)[:, :, 0] for values in (replayed.wrong, replayed.statements)
-    )
-    agreement = np.take_along_axis(replayed.agreement, index, axis=2)[:, :, 0]
-    reviewed = agreement < review
-    wrong = np.where(reviewed, 0.0, wrong)
-    by_task, of_task = wrong.mean(axis=0), statements.mean(axis=0)
-    drawn = (weights @ by_task) / np.maximum(weights @ of_task, 1e-9)
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-    return TuningPoint(
-        annotators,
-        most,
-        least_gain,
-        review,
-        round(float(used.mean()), 4),
-        round(float(reviewed.mean()), 4),
-        round(float(by_task.sum() / max(of_task.sum(), 1e-9)), 5),
-        round(low, 5),
-        round(high, 5),
-        round(float(short.mean()), 4),
-        round(float((agreement < replayed.threshold).mean()), 4),
-    )
+def _point(replayed: _Replayed, candidate: Candidate) -> TuningPoint:
+    """A policy with its interval."""
+    stopped = _Stopped.of(replayed, *candidate[:3])
+    return stopped.point(candidate, _resamples(len(replayed.recorded)))
+
+
+@dataclass(frozen=True)
+class _Stopped:
+    """Where a policy stops asking: o orders, t tasks.
+
+    Attributes:
+        used: Annotators of each task, ``(o, t)``.
+        short: Whether more would have been asked than are recorded.
+        wrong: Expected wrong statements of the consensus.
+        statements: Number of statements.
+        disputed: Whether the task is disputed in the end.
+        mean: Mean agreement.
+    """
+
+    used: NDArray[np.intp]
+    short: NDArray[np.bool_]
+    wrong: Floats
+    statements: Floats
+    disputed: NDArray[np.bool_]
+    mean: Floats
+
+    @classmethod
+    def of(cls, replayed: _Replayed, annotators: int, most: int, least_gain: float) -> "_Stopped":
+        """Replay a policy."""
+        gains = replayed.gains[most]
+        orders, tasks, _ = gains.shape
+        used = np.broadcast_to(np.minimum(replayed.recorded, annotators), (orders, tasks)).copy()
+        short = np.zeros((orders, tasks), dtype=bool)
+        for count in range(annotators, most):
+            asks = (used == count) & ((gains[:, :, count - 1] >= least_gain) | replayed.shapes[:, :, count - 1])
+            further = asks & (replayed.recorded > count)
+            short |= asks & ~further
+            used = used + further
+        index = used[:, :, None] - 1
+        wrong, statements, agreement, mean = (
+            np.take_along_axis(values, index, axis=2)[:, :, 0]
+            for values in (replayed.wrong, replayed.statements, replayed.agreement, replayed.mean)
+        )
+        return cls(used, short, wrong, statements, agreement < replayed.threshold - 1e-6, mean)
+
+    def point(self, candidate: Candidate, weights: Floats | None = None) -> TuningPoint:
+        """Cost and error, with the interval from resampling weights of the tasks, ``(resamples, tasks)``."""
+        annotators, most, least_gain, review = candidate
+        reviewed = np.zeros_like(self.disputed) if review is None else self.disputed | (self.mean < review)
+        wrong, statements = np.where(reviewed, 0.0, self.wrong).mean(axis=0), self.statements.mean(axis=0)
+        error = round(float(wrong.sum() / max(statements.sum(), 1e-9)), 5)
+        low = high = error
+        if weights is not None:
+            drawn = (weights @ wrong) / np.maximum(weights @ statements, 1e-9)
+            low, high = (round(end, 5) for end in np.quantile(drawn, [0.025, 0.975]).tolist())
+        return TuningPoint(
+            annotators,
+            most,
+            least_gain,
+            review is not None,
+            review or 0.0,
+            round(float(self.used.mean()), 4),
+            round(float(reviewed.mean()), 4),
+            error,
+            low,
+            high,
+            round(float(self.short.mean()), 4),
+            round(float(self.disputed.mean()), 4),
+        )
 
 
 def _resamples(tasks: int) -> Floats:
@@ -502,7 +549,7 @@ def _resamples(tasks: int) -> Floats:
 
 def _choose(points: Sequence[TuningPoint], target: float, review_cost: float) -> TuningPoint | None:
     """The cheapest policy that reaches the target without reviewers, else with them."""
-    alone = _cheapest([point for point in points if not point.review_below], target, review_cost)
+    alone = _cheapest([point for point in points if not point.reviewers], target, review_cost)
     return _cheapest(points, target, review_cost) if alone is None else alone
 
 
@@ -529,8 +576,7 @@ def _held_out(replayed: _Replayed, target: float, review_cost: float, rng: np.ra
         best = _choose([*_points(mine, review_cost)], target, review_cost)
         if best is None:
             return None
-        candidate = best.annotators, best.max_annotators, best.least_gain, best.review_below
-        measured.append(_point(replayed.part(held), candidate, _resamples(len(held))))
+        measured.append(_point(replayed.part(held), _candidate(best)))
     first, second = measured
     half = math.hypot(first.high - first.low, second.high - second.low) / 4
     error = (first.error + second.error) / 2

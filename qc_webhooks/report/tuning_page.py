@@ -39,13 +39,13 @@ def tuning_chart(tuning: Tuning, *, width: float = 760.0, height: float = 320.0)
 
 def shown_curve(tuning: Tuning) -> tuple[TuningPoint, ...]:
     """The curve that the proposal is on: without reviewers, unless only they reach the wanted error."""
-    alone = tuning.proposed is None or not tuning.proposed.review_below
+    alone = tuning.proposed is None or not tuning.proposed.reviewers
     return tuning.curve if alone else tuning.reviewed_curve
 
 
 def describe_point(point: TuningPoint) -> str:
     """A policy, its cost and its error in one line."""
-    review = f", review below {point.review_below:g}" if point.review_below else ""
+    review = f", {100 * point.reviewed:.0f} % reviewed" if point.reviewers else ""
     return (
         f"{point.labels:.2f} labels per task, error {100 * point.error:.1f} % ({100 * point.low:.1f} to"
         f" {100 * point.high:.1f}): {point.annotators} to {point.max_annotators} annotators, least_gain"
