@@ -37,8 +37,57 @@ SOURCES = Path(__file__).parent / "sources.toml"
 REPOSITORY = "DeepMicroscopy/Results-Exact-Study"
 IOUS = (0.2, 0.5)
 # Seeds of the draws of a few annotators from each item.
-SEEDS = 5
+SEEDS = 3
 BINS = ((0.0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 0.98), (0.98, 1.01))
+
+
+_PAGE = """\
+## Intervals against gold
+
+Share of annotators whose 95 % interval holds their rate against gold, with at least 20 objects or
+regions, mean width, and the mean of the estimate minus gold. The relative numbers (of what others
+found, of what others confirm) were the only ones before.
+
+| crowd | annotators an item | IoU | recall | precision | relative recall | relative precision |
+|---|---|---|---|---|---|---|
+{coverage}
+
+## Probability of regions
+
+Mean probability that accepted regions state, and the share of them that gold has at IoU .5; the
+expected calibration error of all clusters (ten bins). "Before" is the vote model alone, which still
+decides.
+
+| crowd | annotators an item | accepted | stated | right | error of all | stated before | error before | F1 |
+|---|---|---|---|---|---|---|---|---|
+{calibration}
+
+Reliability diagram of the first crowd, all annotators: the mean that is stated, and the share that
+gold has at IoU .5.
+
+| stated | regions | mean | right | mean before | right before |
+|---|---|---|---|---|---|
+{reliability}
+
+## Leaving annotators out
+
+Without gold: the model is fitted without one annotator of each item, and states how likely each of
+these marks a cluster of the others. Mean stated / share that did, by what was stated; the log
+likelihood beside that of the vote model.
+
+| crowd | annotators an item | marks | stated / did | log likelihood | before |
+|---|---|---|---|---|---|
+{left_out}
+
+## Simulated crowds
+
+Hard objects (the logit of recall varies by as much as said), lookalikes that several mark, sloppy
+borders; the reference is drawn with three quarters of an annotator's deviation.
+
+| crowd | annotators an item | IoU | recall | precision | stated / right, accepted |
+|---|---|---|---|---|---|
+{simulated}
+"""
 
 
 class Crowd(NamedTuple):
@@ -54,39 +103,14 @@ def run() -> str:
     crowds = list(_crowds())
     if not crowds:
         return "No crowd with gold is on this machine."
-    parts = [
-        "## Intervals against gold\n",
-        "Share of annotators whose 95 % interval holds their rate against gold (IoU as given, at least 20 objects or "
-        "regions), mean\nwidth, and the mean of the estimate minus gold. `relative` are the numbers relative to what "
-        "others found, which were the only\nones before.\n",
-        "| crowd | annotators an item | IoU | recall | precision | relative recall | relative precision |",
-        "|---|---|---|---|---|---|---|",
-        *(row for crowd in crowds for row in _coverage_rows(crowd)),
-        "\n## Probability of regions\n",
-        "Mean probability that accepted regions state, and the share that gold has at IoU .5; the expected calibration "
-        "error of all\nclusters (ten bins). `before` is the probability of the vote model alone, which still decides.\n",
-        "| crowd | annotators an item | accepted | stated | right | error of all | stated before | error before | F1 |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(row for crowd in crowds for row in _calibration_rows(crowd)),
-        "\nReliability of the first crowd, all annotators: probability stated, share that gold has at IoU .5.\n",
-        "| stated | regions | mean | right | mean before | right before |",
-        "|---|---|---|---|---|---|",
-        *_reliability_rows(crowds[0]),
-        "\n## Leaving annotators out\n",
-        "Without gold: the model is fitted without half of the annotators, and states how likely each of these marks a "
-        "cluster of the\nothers. Mean stated, share that did, by what was stated; the sum of the log likelihoods beside "
-        "that of the vote model.\n",
-        "| crowd | annotators an item | marks | stated / did, by what was stated | log likelihood | before |",
-        "|---|---|---|---|---|---|",
-        *(row for crowd in crowds for row in _left_out_rows(crowd)),
-        "\n## Simulated crowds\n",
-        "Hard objects (the logit of recall varies by as much as said), lookalikes that several mark, sloppy borders; "
-        "the truth is known.\n",
-        "| crowd | annotators an item | IoU | recall | precision | stated / right, accepted |",
-        "|---|---|---|---|---|---|",
-        *_simulated_rows(),
-    ]
-    return "\n".join(parts)
+    rows = {
+        "coverage": [row for crowd in crowds for row in _coverage_rows(crowd)],
+        "calibration": [row for crowd in crowds for row in _calibration_rows(crowd)],
+        "reliability": list(_reliability_rows(crowds[0])),
+        "left_out": [row for crowd in crowds for row in _left_out_rows(crowd)],
+        "simulated": list(_simulated_rows()),
+    }
+    return _PAGE.format(**{name: "\n".join(each) for name, each in rows.items()})
 
 
 def _crowds() -> Iterator[Crowd]:
@@ -114,7 +138,9 @@ def _cells(folder: str) -> tuple[dict[str, list[AnnotatorView]], dict[str, Any]]
         return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace")
 
     base = f"Results/{folder}/FirstRound"
-    names = read("-c", "core.quotepath=off", "ls-tree", "-r", "--name-only", commit, f"{base}/Participants").splitlines()
+    names = read(
+        "-c", "core.quotepath=off", "ls-tree", "-r", "--name-only", commit, f"{base}/Participants"
+    ).splitlines()
     people = {int(re.findall(r"_(\d+)\.txt", name)[0]): _boxes(read("show", f"{commit}:{name}")) for name in names}
     gold = _boxes(read("show", f"{commit}:{base}/GT/ground truth.txt"))
     views, truths = {}, {}
@@ -312,10 +338,14 @@ def _foretold(crowd: Crowd, held_out: int) -> Iterator[tuple[float, float, bool]
     """(stated, by the vote model, did mark) of each cluster of the others of an item, for one annotator of it."""
     rng = np.random.default_rng(held_out)
     absent = {
-        item: int(rng.choice([view.annotator for view in views])) for item, views in crowd.views.items() if len(views) > 2
+        item: int(rng.choice([view.annotator for view in views]))
+        for item, views in crowd.views.items()
+        if len(views) > 2
     }
     others = crowd._replace(
-        views={item: [view for view in views if view.annotator != absent.get(item)] for item, views in crowd.views.items()}
+        views={
+            item: [view for view in views if view.annotator != absent.get(item)] for item, views in crowd.views.items()
+        }
     )
     _, model = _fitted(others)
     for item, who in absent.items():
@@ -382,7 +412,9 @@ def simulated(rng: Any, each: int, spread: float, lookalike: float, border: floa
         people = sorted(rng.choice(12, each, replace=False).tolist())
         count = int(rng.poisson(6))
         places = rng.permutation(100)[: count + 30]
-        boxes = [np.array([x, y, x + 60, y + 60]) for x, y in zip(places % 10 * 100.0, places // 10 * 100.0, strict=True)]
+        boxes = [
+            np.array([x, y, x + 60, y + 60]) for x, y in zip(places % 10 * 100.0, places // 10 * 100.0, strict=True)
+        ]
         drawn_by: dict[int, list[Any]] = {who: [] for who in people}
         for box in boxes[:count]:
             hard = rng.normal(0, spread)
@@ -398,7 +430,9 @@ def simulated(rng: Any, each: int, spread: float, lookalike: float, border: floa
                         drawn_by[other].append(box + rng.normal(0, 60 * border, 4))
         gold[str(image)] = np.array([box + rng.normal(0, 45 * border, 4) for box in boxes[:count]]).reshape(-1, 4)
         views[str(image)] = [
-            AnnotatorView(who, tuple(_region(tuple(box.tolist())) for box in drawn_by[who] if (box[2:] > box[:2]).all()))
+            AnnotatorView(
+                who, tuple(_region(tuple(box.tolist())) for box in drawn_by[who] if (box[2:] > box[:2]).all())
+            )
             for who in people
         ]
     return Crowd("simulated", views, gold)

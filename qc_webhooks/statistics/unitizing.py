@@ -148,7 +148,9 @@ class _Label:
         first = np.searchsorted(gaps, units)
         longer = np.cumsum(np.pad(gap_weights, ((0, 0), (0, 1)))[:, ::-1], axis=1)[:, ::-1][:, first]
         sums = np.cumsum(np.pad(gap_weights * gaps, ((0, 0), (0, 1)))[:, ::-1], axis=1)[:, ::-1][:, first]
-        places = sums - longer * (units - 1)
+        # Gaps at the ends of two tasks are one gap: all tasks of an annotator lie one after the other.
+        borders = np.maximum(observed_length / length * (weights.sum(axis=1) - 1), 0.0)[:, None]
+        places = sums - (longer - borders) * (units - 1)
         count = unit_weights.sum(axis=1, keepdims=True)
         cubes = (count - 1) / 3 * (2 * units**3 - 3 * units**2 + units)
         chance = (unit_weights * (cubes + units**2 * places)).sum(axis=1)
