@@ -56,7 +56,14 @@ class Comparison:
 _ROUNDING = 1e-9
 
 
-def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[str, float] | None = None) -> Comparison:
+def compare(
+    a: Answers,
+    b: Answers,
+    *,
+    tolerance: Tolerance,
+    weights: Mapping[str, float] | None = None,
+    known: Mapping[tuple[str, str], float] | None = None,
+) -> Comparison:
     """Compute the agreement of two annotators on every control that one of them used.
 
     A control that one left empty and the other used counts: leaving out is an answer. A control that both left empty
@@ -67,12 +74,14 @@ def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[st
         b: Answers of the second.
         tolerance: Overlap thresholds for the same region.
         weights: Control name -> weight in the overall agreement; default 1.
+        known: (control, kind) -> agreement, where it is computed already.
     """
+    measured = known or {}
     unread = a.unread_controls | b.unread_controls
     scores = {
-        f"{name}" if _unique(name, a, b) else f"{name} ({kind})": METRICS[kind](
-            a.controls.get((name, kind), ()), b.controls.get((name, kind), ()), tolerance
-        )
+        f"{name}" if _unique(name, a, b) else f"{name} ({kind})": measured[name, kind]
+        if (name, kind) in measured
+        else METRICS[kind](a.controls.get((name, kind), ()), b.controls.get((name, kind), ()), tolerance)
         for name, kind in _used(a, b)
         if not unread & {name, ""}
     }

@@ -9,7 +9,7 @@ from labelloop.labeling.geometry.oks import oks_pairs
 from labelloop.labeling.geometry.overlap import iou_pairs
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import Amount, Span
-from qc_webhooks.agreement.matching import MatchedPair, match_labelled
+from qc_webhooks.agreement.matching import MatchedPair, Matching, match_labelled
 from qc_webhooks.agreement.metrics import Tolerance, amount, ranking, text
 from qc_webhooks.agreement.object_matching import ObjectMatching, match_objects
 from qc_webhooks.agreement.region_groups import RegionGroup, SimilarityFunction, find_duplicates, find_groups
@@ -75,7 +75,13 @@ class Conflict:
 
 
 def region_conflicts(
-    control: str, a: Sequence[Region], b: Sequence[Region], *, tolerance: Tolerance, agreement: float
+    control: str,
+    a: Sequence[Region],
+    b: Sequence[Region],
+    *,
+    tolerance: Tolerance,
+    agreement: float,
+    matching: ObjectMatching | None = None,
 ) -> tuple[Conflict, ...]:
     """List the regions that the two annotators do not share.
 
@@ -85,6 +91,7 @@ def region_conflicts(
         b: Regions of the second.
         tolerance: Overlap thresholds for the same object.
         agreement: Matched regions with less overlap are conflicts too.
+        matching: Their matching, if it is known.
 
     Raises:
         TooLargeToJudge: Too many regions overlap.
@@ -103,7 +110,8 @@ def region_conflicts(
     left_a = [index for index in range(len(a)) if index not in grouped_a]
     left_b = [index for index in range(len(b)) if index not in grouped_b]
     first, second = [a[index] for index in left_a], [b[index] for index in left_b]
-    matching = find_objects(first, second, tolerance)
+    if matching is None or grouped_a or grouped_b:
+        matching = find_objects(first, second, tolerance)
     pair_conflicts = [
         conflict
         for pair in (*matching.same, *matching.near)
@@ -137,14 +145,20 @@ def not_named_conflict(control: str, error: TooLargeToJudge, what: str = "its co
 
 
 def keypoint_conflicts(
-    control: str, a: Sequence[Region], b: Sequence[Region], *, tolerance: Tolerance, agreement: float
+    control: str,
+    a: Sequence[Region],
+    b: Sequence[Region],
+    *,
+    tolerance: Tolerance,
+    agreement: float,
+    matching: ObjectMatching | None = None,
 ) -> tuple[Conflict, ...]:
     """List the keypoints that the two annotators do not share; arguments as in ``region_conflicts``."""
     if min(len(a), len(b)) == 0 and max(len(a), len(b)) > 1:
         return (_empty(control, a, b),)
     if not (a and b):
         return tuple(_unmatched("missing" if a else "extra", control, point) for point in a or b)
-    matching = find_objects(a, b, tolerance, similarity=oks_pairs)
+    matching = matching or find_objects(a, b, tolerance, similarity=oks_pairs)
     duplicates_a = find_duplicates(a, matching.only_a, similarity=oks_pairs, least=_SAME_POINT)
     duplicates_b = find_duplicates(b, matching.only_b, similarity=oks_pairs, least=_SAME_POINT)
     return (
@@ -161,13 +175,21 @@ def keypoint_conflicts(
 
 
 def span_conflicts(
-    control: str, a: Sequence[Span], b: Sequence[Span], *, tolerance: Tolerance, agreement: float
+    control: str,
+    a: Sequence[Span],
+    b: Sequence[Span],
+    *,
+    tolerance: Tolerance,
+    agreement: float,
+    matching: Matching | None = None,
 ) -> tuple[Conflict, ...]:
     """List the spans of text or time that the two annotators do not share."""
     if not (a and b):
         conflict_type: ConflictType = "missing" if a else "extra"
         return tuple(_span(conflict_type, control, span, a=bool(a)) for span in a or b)
-    matching = match_labelled(a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
+    matching = matching or match_labelled(
+        a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou
+    )
     conflicts = [_span("missing", control, a[index], a=True) for index in matching.only_a]
     conflicts += [_span("extra", control, b[index], a=False) for index in matching.only_b]
     for pair in (*matching.same, *matching.near):

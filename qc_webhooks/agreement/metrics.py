@@ -9,7 +9,7 @@ from labelloop.labeling.consensus.texts import text_similarity
 from labelloop.labeling.geometry.oks import oks_pairs
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import Amount, Span
-from qc_webhooks.agreement.matching import match_labelled, match_regions
+from qc_webhooks.agreement.matching import Matching, match_labelled, match_regions
 from qc_webhooks.agreement.similarity import (
     amount_similarity,
     attribute_similarity,
@@ -50,6 +50,13 @@ def regions(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = Tol
     if not a and not b:
         return 1.0
     matching = match_regions(a, b, match_iou=tolerance.match_iou, near_iou=tolerance.near_iou)
+    return soft_f1(a, b, matching)
+
+
+def soft_f1(a: Sequence[Region | Span], b: Sequence[Region | Span], matching: Matching) -> float:
+    """Soft F1 of two matched sets (see ``regions``); 1 if both are empty."""
+    if not a and not b:
+        return 1.0
     shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
     return 2 * shared / (len(a) + len(b))
 
@@ -62,8 +69,7 @@ def keypoints(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = T
         return 0.0
     near = oks_pairs(a, b, least=tolerance.near_iou)
     matching = match_labelled(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
-    shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
-    return 2 * shared / (len(a) + len(b))
+    return soft_f1(a, b, matching)
 
 
 def spans(a: Sequence[Span], b: Sequence[Span], tolerance: Tolerance = Tolerance()) -> float:
@@ -73,8 +79,7 @@ def spans(a: Sequence[Span], b: Sequence[Span], tolerance: Tolerance = Tolerance
     if not a or not b:
         return 0.0
     matching = match_labelled(a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
-    shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
-    return 2 * shared / (len(a) + len(b))
+    return soft_f1(a, b, matching)
 
 
 def choices(a: Sequence[str], b: Sequence[str], tolerance: Tolerance = Tolerance()) -> float:

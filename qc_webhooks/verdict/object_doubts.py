@@ -18,7 +18,7 @@ from qc_webhooks.agreement.answers import Answers, Span
 from qc_webhooks.agreement.compare import Comparison, control_name
 from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict, find_objects
 from qc_webhooks.agreement.matching import match_labelled
-from qc_webhooks.agreement.metrics import Tolerance
+from qc_webhooks.agreement.metrics import Tolerance, soft_f1
 from qc_webhooks.agreement.object_matching import ObjectMatching
 from qc_webhooks.agreement.similarity import (
     answer_similarity,
@@ -69,49 +69,54 @@ class ObjectJudgement:
     """What single objects say about a task.
 
     Attributes:
-        comparisons: The comparisons, with the agreements that decide and whether the two dispute an object.
         doubts: The conflicts about objects in doubt.
         settled: Number of objects and answers that some annotators dispute and the others settle.
+        controls: (control, kind) -> what it says; empty where the policy decides by the mean.
     """
 
-    comparisons: tuple[Comparison, ...]
     doubts: tuple[Doubt, ...] = ()
     settled: int = 0
+    controls: "Mapping[tuple[str, str], _JudgedControl]" = field(default_factory=dict)
+
+    def measured(self, a: int, b: int) -> dict[tuple[str, str], float]:
+        """(control, kind) -> agreement of two annotators by its metric, where it is known."""
+        known = ((key, control.measured.get((a, b))) for key, control in self.controls.items())
+        return {key: score for key, score in known if score is not None}
+
+    def decide(self, pair: Comparison) -> Comparison:
+        """A comparison with the agreements that decide, and whether the two dispute an object."""
+        if not self.controls:
+            return pair
+        disputed = any((pair.a, pair.b) in control.disputed for control in self.controls.values())
+        return replace(pair, deciding=_deciding(pair, self.controls), disputed=disputed)
 
 
-def judge_objects(answers: Sequence[Answers], comparisons: Sequence[Comparison], policy: Policy) -> ObjectJudgement:
+def judge_objects(answers: Sequence[Answers], policy: Policy) -> ObjectJudgement:
     """Judge the objects of a task; without effect where the policy decides by the mean.
 
     Args:
-        answers: One entry per annotator.
-        comparisons: Comparison of each pair of them.
+        answers: One entry per annotator, in the order of the comparisons.
         policy: The project's policy.
 
     Raises:
         TooLargeToJudge: Too many regions overlap.
     """
     if not policy.conflicts.by_objects:
-        return ObjectJudgement(tuple(comparisons))
+        return ObjectJudgement()
     judged = {
         (name, kind): _JUDGES[kind](name, kind, answers, policy)
         for name, kind in sorted({key for answer in answers for key in answer.controls})
         if kind in _JUDGES and policy.counts(name)
     }
-    disputed = {pair for control in judged.values() for pair in control.disputed}
-    return ObjectJudgement(
-        tuple(
-            replace(pair, deciding=_deciding(pair, judged), disputed=(pair.a, pair.b) in disputed)
-            for pair in comparisons
-        ),
-        tuple(doubt for control in judged.values() for doubt in control.doubts),
-        sum(control.settled for control in judged.values()),
-    )
+    doubts = tuple(doubt for control in judged.values() for doubt in control.doubts)
+    return ObjectJudgement(doubts, sum(control.settled for control in judged.values()), judged)
 
 
 @dataclass
 class _JudgedControl:
-    """What one control says: agreement that decides by pair of annotators, disputing pairs, doubts."""
+    """What one control says: agreements by pair of annotators, measured and deciding; disputing pairs, doubts."""
 
+    measured: dict[tuple[int, int], float] = field(default_factory=dict)
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
     disputed: set[tuple[int, int]] = field(default_factory=set)
     doubts: list[Doubt] = field(default_factory=list)
@@ -165,10 +170,11 @@ def _judge_things(name: str, kind: str, answers: Sequence[Answers], policy: Poli
     for (first, second), matching in matchings.items():
         a, b = things[first], things[second]
         ids = readers[first].annotator, readers[second].annotator
+        judged.measured[ids] = soft_f1(a, b, matching.by_overlap or matching)
         judged.scores[ids] = _agreement(a, b, matching, policy)
         if _is_perfect(a, b, matching, rules.overlap):
             continue
-        conflicts = CONFLICTS[kind](name, a, b, tolerance=tolerance, agreement=rules.overlap)
+        conflicts = CONFLICTS[kind](name, a, b, tolerance=tolerance, agreement=rules.overlap, matching=matching)
         for conflict in filter(partial(_counts, a=a, b=b, policy=policy), conflicts):
             judged.disputed.add(ids)
             open_votes = [

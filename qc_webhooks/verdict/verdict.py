@@ -92,13 +92,17 @@ def _compared(ordered: Sequence[Answers], policy: Policy) -> TaskVerdict:
     tolerance, weights = policy.tolerance, policy.weights
     unread = tuple(line for answer in ordered for line in answer.unread)
     uncompared = tuple(sorted({name for answer in ordered for name in answer.uncompared}))
+    objects = judge_objects(ordered, policy)
+    doubts = objects.doubts
     comparisons = tuple(
-        policy.without_uncounted(compare(a, b, tolerance=tolerance, weights=weights))
+        objects.decide(
+            policy.without_uncounted(
+                compare(a, b, tolerance=tolerance, weights=weights, known=objects.measured(a.annotator, b.annotator))
+            )
+        )
         for a, b in combinations(ordered, 2)
     )
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
-    objects = judge_objects(ordered, comparisons, policy)
-    comparisons, doubts = objects.comparisons, objects.doubts
     by_mean = _majority(ordered, comparisons, policy.agrees_by_mean)
     # The group that agrees on everything, if it is a majority; else one that differs in objects that votes settle.
     majority = frozenset[int]() if doubts else _majority(ordered, comparisons, policy.agrees) or by_mean

@@ -200,7 +200,7 @@ def test_what_no_metric_compares_is_not_judged(task, box):
     unweighed = verdict_of(extra, Policy(controls={"best": ControlPolicy(weight=0)}))
     assert write_note(unweighed, POLICY) == "2 of 2 annotators agree. Not compared: best."
     # What differs in what can be compared is a dispute, whatever cannot.
-    assert verdict_of(task([box(), ranker(1)], [box(60), ranker(5)])).outcome == "disputed"
+    assert verdict_of(task([box(), custom(1)], [box(60), custom(5)])).outcome == "disputed"
 
 
 def test_another_answer_about_the_same_region_is_a_dispute(task, box):
