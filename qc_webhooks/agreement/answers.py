@@ -35,9 +35,9 @@ class Span:
         id: Label Studio's region id.
         to_name: Name of the object.
         scope: Channel, paragraph or page element; spans of different ones never overlap.
-        reach: By how much an instant (a span without length) is widened on both sides to be compared; 0 for others.
         answers: Per-region answers: control -> (result type, values). Not part of equality.
         results: Its results as submitted; empty where one result has several spans. Not part of equality.
+        reach: By how much an instant (a span without length) is widened on both sides to be compared; 0 for others.
     """
 
     start: float
@@ -46,9 +46,9 @@ class Span:
     id: str = ""
     to_name: str = ""
     scope: str = ""
-    reach: float = 0.0
     answers: dict[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict, compare=False)
     results: list[Result] = field(default_factory=list, compare=False)
+    reach: float = 0.0
 
     @property
     def extent(self) -> tuple[float, float]:

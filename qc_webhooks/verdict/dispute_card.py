@@ -146,7 +146,7 @@ def _as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tol
         if isinstance(shape, Interval):
             scope = scopes.get(region.item_index, "")
             answers = {name: (types.get(name, ""), values) for name, values in region.attributes.items()}
-            span = Span(shape.start, shape.end, region.labels, region.id, region.to_name, scope, answers)
+            span = Span(shape.start, shape.end, region.labels, region.id, region.to_name, scope, answers=answers)
             regions.setdefault((region.control, SPANS), []).append(span)
             continue
         kind = "keypoints" if isinstance(shape, KeyPoint) else "regions"
