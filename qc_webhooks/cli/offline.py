@@ -120,7 +120,9 @@ def summary_text(summary: ReportSummary) -> str:
     lines += [f"{DIAGNOSES[split['kind']].name}: {split['text']}" for split in summary.splits if not split["who"]][:8]
     if len(summary.annotators) > 20:
         lines.append(f"and {len(summary.annotators) - 20} more annotators in the report")
-    return "\n".join(lines + _problems(summary))
+    if summary.used < summary.tasks:
+        lines.append(f"Reliability and statistics of labels are from the newest {summary.used:,} tasks.")
+    return "\n".join(lines + _voice(summary) + _problems(summary))
 
 
 def _unmerged(summary: ReportSummary) -> list[str]:

@@ -1,6 +1,7 @@
 """Collects evidence and ratings over all tasks of a project, and computes its agreement statistics."""
 
-from collections import Counter, defaultdict
+import math
+from collections import Counter, defaultdict, deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from labelloop.labeling.consensus.clustering import cluster_regions
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, collect_evidence, fit_annotator_model
 from labelloop.labeling.consensus.model_voice import HeardTask, VoiceRegions
 from labelloop.labeling.consensus.tags import Votes, has_several_tags
-from labelloop.labeling.consensus.texts import Similarities
+from labelloop.labeling.consensus.texts import Similarities, similarities
 from labelloop.labeling.consensus.voiced import heard_task, with_voice
 from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Task
@@ -32,15 +33,21 @@ from qc_webhooks.verdict.task_facts import TaskFacts
 NUMBERS: Mapping[str, str] = {"rating": ORDINAL, "number": NUMBER}
 # Kinds of answers without ratings: spans, sets of tags, texts, rankings.
 SPANS, TAGS, TEXT, RANKING = "spans", "tags", "text", "ranking"
+# Objects whose answers about regions are kept, by control: the first that are added.
+MAX_REGION_ANSWERS = 50_000
 # Stored amounts do not say their control's type: whole numbers up to this are stars.
 _MOST_STARS = 10
 
-Units = list[Mapping[Any, Hashable]]
+Units = Sequence[Mapping[Any, Hashable]]
+
+# Newest tasks used for everything but detection alpha and mean agreement: annotators change, this number gives narrow
+# intervals, and memory does not grow with the tasks.
+RECENT_TASKS = 10_000
 
 
 @dataclass
 class ProjectStatistics:
-    """Evidence of the tasks added so far; holds answers, not shapes.
+    """Evidence of the newest ``RECENT_TASKS`` tasks added so far; holds answers, not shapes.
 
     Attributes:
         evidence: One entry per task.
@@ -49,14 +56,18 @@ class ProjectStatistics:
         detections: Agreement of the detections of the tasks of ``add_facts``.
         spans: Agreement of their spans.
         concordances: Control -> Kendall's W of each of their rankings.
+        region_answers: (control, result type) -> answers about the regions of each object.
     """
 
-    evidence: list[Evidence] = field(default_factory=list)
-    heard: list[HeardTask] = field(default_factory=list)
-    numbers: dict[tuple[str, str], Units] = field(default_factory=lambda: defaultdict(list))
+    evidence: deque[Evidence] = field(default_factory=lambda: deque(maxlen=RECENT_TASKS))
+    heard: deque[HeardTask] = field(default_factory=lambda: deque(maxlen=RECENT_TASKS))
+    numbers: dict[tuple[str, str], deque[Mapping[Any, Hashable]]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=RECENT_TASKS))
+    )
     detections: DetectionAgreement = field(default_factory=DetectionAgreement)
     spans: UnitizingAgreement = field(default_factory=UnitizingAgreement)
     concordances: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    region_answers: dict[tuple[str, str], list[Votes]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, task: Task, answers: Sequence[Answers], *, voice: VoiceRegions | None = None) -> None:
         """Add a task, with the model's independent prediction if it is heard."""
@@ -89,17 +100,22 @@ class ProjectStatistics:
         if facts.detections is not None:
             self.detections.add(facts.detections, annotators=facts.rated)
         self.spans.add(facts.spans or (), sorted({turn.annotator for turn in facts.blind}))
+        blind = {turn.annotator for turn in facts.blind}
+        for item in facts.region_answers:
+            votes = tuple(vote for vote in item.answers if vote[0] in blind)
+            if len(votes) > 1 and len(self.region_answers[item.control, item.type]) < MAX_REGION_ANSWERS:
+                self.region_answers[item.control, item.type].append(votes)
         for control, concordance in facts.concordance:
             self.concordances[control].append(concordance)
 
     @cached_property
     def annotator_model(self) -> AnnotatorModel:
         """Annotator model estimated from all tasks; read it after the last ``add``."""
-        return with_voice(fit_annotator_model(self.evidence), self.heard)
+        return with_voice(fit_annotator_model(self.evidence), list(self.heard))
 
     def ratings(self) -> dict[tuple[str, str], Ratings]:
         """(control, kind of ratings) -> ratings of all units."""
-        units_by_key: dict[tuple[str, str], Units] = defaultdict(list)
+        units_by_key: dict[tuple[str, str], list[Mapping[Any, Hashable]]] = defaultdict(list)
         for task in self.evidence:
             # A ground truth is no vote, so an object marked by it alone has no ratings.
             for marked_object in task.objects():
@@ -124,7 +140,7 @@ class ProjectStatistics:
     def _amounts(self) -> dict[tuple[str, str], Units]:
         """Ratings and numbers of the evidence, by control, of controls that ``add`` did not see."""
         seen = {control for control, _ in self.numbers}
-        units: dict[str, Units] = defaultdict(list)
+        units: dict[str, list[Mapping[Any, Hashable]]] = defaultdict(list)
         for task in self.evidence:
             for control, amounts in task.amounts:
                 if control not in seen:
@@ -154,6 +170,8 @@ class ProjectStatistics:
             if kind == DETECTION and ratings.units >= MIN_UNITS:
                 values["positive_agreement_by_label"] = positive_agreements(ratings)
             by_control[control][kind] = values
+        for (control, kind), votes in sorted(self.region_answers.items()):
+            by_control[control] |= _region_statistics(kind, votes)
         for control, found in sorted(self.spans.estimates().items()):
             by_control[control][SPANS] = found
         for control, votes in sorted(self._tags().items()):
@@ -174,6 +192,30 @@ class ProjectStatistics:
             for control, alike in getattr(task, kind):
                 found[control].append(tuple(pair for pair in alike if task.truth not in pair[:2]))
         return found
+
+
+def _region_statistics(kind: str, items: Sequence[Votes]) -> dict[str, dict[str, Estimate]]:
+    """Kind of ratings -> statistic -> estimate of the answers about regions to one control; n counts objects."""
+    if kind in NUMBERS:
+        numbers = [
+            {who: float(values[0]) for who, values in votes if values and _is_number(values[0])} for votes in items
+        ]
+        return {NUMBERS[kind]: describe(Ratings.of(numbers), NUMBERS[kind])}
+    if kind == "textarea":
+        texts = [tuple((who, "\n".join(values)) for who, values in votes) for votes in items]
+        return {TEXT: {"mean_similarity": similarity_statistic(map(similarities, texts))}}
+    units = [{who: answer_name(tuple(sorted(values))) for who, values in votes} for votes in items]
+    found = {NOMINAL: describe(Ratings.of(units), NOMINAL)}
+    if has_several_tags(answer for votes in items for _, answer in votes):
+        found[TAGS] = tag_statistics(items)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _are_stars(units: Units) -> bool:

@@ -14,7 +14,7 @@ from labelloop.labeling.consensus.consensus import MATCH_IOU, AnnotatorModel, Ev
 from labelloop.labeling.consensus.crowd import ConfusionModel
 from labelloop.labeling.consensus.tags import Answer, TagModel
 from qc_webhooks.annotators import AnnotatorProfile, Diagnosis, find_diagnoses, profile_annotators
-from qc_webhooks.report.project_statistics import ProjectStatistics
+from qc_webhooks.report.project_statistics import RECENT_TASKS, ProjectStatistics
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.statistics import ABSENT, MIN_UNITS, Estimate
 from qc_webhooks.statistics.bootstrap import proportion_ci
@@ -26,8 +26,6 @@ Integers = NDArray[np.int64]
 DAY_S = 86_400.0
 # With more days than this, statistics are per week.
 _MAX_DAYS = 120
-# Newest tasks used for reliability and confusion: annotators change, and this number gives narrow intervals.
-RECENT_TASKS = 10_000
 _RESAMPLES = 200
 _NORMAL_95 = 1.959964
 

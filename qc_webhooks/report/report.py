@@ -4,7 +4,7 @@ An export is streamed twice: the first pass estimates the annotator model from t
 computes the consensus of each task with it.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -27,7 +27,7 @@ from qc_webhooks.decision.review_reasons import BLOCKED, is_for_review, judge_ta
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation, describe_violations
-from qc_webhooks.report.project_statistics import ProjectStatistics, mean_estimate
+from qc_webhooks.report.project_statistics import RECENT_TASKS, ProjectStatistics, mean_estimate
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
 from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
 from qc_webhooks.verdict.merged_annotation import Merged, merge, whole_annotation
@@ -110,6 +110,7 @@ class ReportSummary:
         statistics: As in the report.
         annotators: As in the report.
         splits: As in the report.
+        used: Newest tasks that reliability, patterns and the statistics of labels are from.
         voice: How often the model's prediction was one more voice (``heard``), and why it was not.
     """
 
@@ -127,6 +128,7 @@ class ReportSummary:
     annotators: list[dict[str, Any]] = field(default_factory=list)
     splits: list[dict[str, Any]] = field(default_factory=list)
     voice: Counter[str] = field(default_factory=Counter)
+    used: int = 0
 
 
 # Key of ``ReportSummary.voice``: the prediction was heard.
@@ -167,7 +169,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
     """
     summary, scores = ReportSummary(), _Scores()
     collected = collect_statistics(export, policy, summary.voice)
-    tolerance, facts = policy.tolerance, list[TaskFacts]()
+    tolerance, recent = policy.tolerance, deque[TaskFacts](maxlen=RECENT_TASKS)
     out.write(b'{"tasks": [')
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -182,8 +184,9 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         views = sorted((annotator_view(item) for item in complete_answers(answers)), key=lambda item: item.annotator)
         clusters = cluster_regions([item.regions for item in views])
         fused = consensus(views, collected.annotator_model, match_iou=policy.match_iou, clusters=clusters)
-        facts.append(facts_of(task, answers, verdict, tolerance, config=export.config, clusters=clusters))
-        collected.add_facts(facts[-1])
+        facts = facts_of(task, answers, verdict, tolerance, config=export.config, clusters=clusters)
+        recent.append(facts)
+        collected.add_facts(facts)
         conflicts = conflicts_of(answers, fused, tolerance)
         summary.outcomes[verdict.outcome] += 1
         summary.conflicts.update(item.conflict.type for item in conflicts)
@@ -199,16 +202,18 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         }
         out.write(_json(record))
         summary.tasks += 1
+    summary.used = len(recent)
     summary.statistics = {"scores": scores.means(), "controls": collected.statistics()}
-    diagnoses = find_diagnoses(facts)
+    diagnoses = find_diagnoses(list(recent))
     model, match_iou = collected.annotator_model, policy.match_iou
-    profiles = profile_annotators(facts, model, diagnoses, match_iou=match_iou)
+    profiles = profile_annotators(list(recent), model, diagnoses, match_iou=match_iou)
     summary.annotators = [item.as_json() for item in profiles]
     summary.splits = [asdict(item) for item in diagnoses]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
             "ground_truths_in_doubt": summary.truth_doubts,
             "without_prelabel": summary.without_prelabel, "model_voice": dict(summary.voice),
+            "used": summary.used,
             "policy": asdict(policy)}  # fmt: skip
     sections = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}
     for key, value in {**sections, "summary": counts}.items():

@@ -320,9 +320,8 @@ def _heard(
     for region, said in zip(regions, heard, strict=True):
         labels, label_probability = region.region.labels, region.label_probability
         if said.labels is not None:
-            best = max(sorted(said.labels), key=lambda answer: said.labels[answer])
+            best, label_probability = min(said.labels.items(), key=lambda item: (-item[1], item[0]))
             labels = labels if tuple(sorted(labels)) == best else best
-            label_probability = said.labels[best]
         merged = msgspec.structs.replace(
             region.region, geometry=said.box or region.region.geometry, labels=labels, score=said.probability
         )
@@ -336,10 +335,10 @@ def _heard(
     annotators = tuple(view.annotator for view in views)
     for said in alone:
         if said.region is not None:
-            region = msgspec.structs.replace(said.region, score=said.probability)
+            own = msgspec.structs.replace(said.region, score=said.probability)
             label_probability = max((said.labels or {}).values(), default=1.0)
             vote = ModelVote(voice.version, said.region.score)
-            result.append(ConsensusRegion(region, said.probability, label_probability, (), annotators, vote))
+            result.append(ConsensusRegion(own, said.probability, label_probability, (), annotators, vote))
     return result
 
 
