@@ -102,10 +102,8 @@ def measure_detection(
     rng = np.random.default_rng(0)
     sources = rng.permutation(np.arange(draws) % max(len(model.posterior.draws), 1))
     references = rng.permutation(np.arange(draws) % len(REFERENCE_ERRORS))
-    totals = _Totals(
-        *(np.zeros(shape, dtype=np.int64) for shape in ((draws, len(annotators)),) * 2),
-        np.zeros(len(annotators), dtype=np.int64),
-    )
+    shape = draws, len(annotators)
+    totals = _Totals(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(len(annotators), np.int64))
     for start in range(0, len(usable), _CHUNK):
         chunk = list(_located(usable[start : start + _CHUNK], model, match_iou))
         _add(totals, chunk, model, _Draw(sources, references, rng), column_of)

@@ -87,11 +87,13 @@ class _Control:
             sum(len(s.unit_lengths) + len(s.gap_lengths) for s in self.labels.values()),
         )
         draws = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=resample_count(work))
-        weights = np.concatenate((np.ones((1, tasks)), draws))
-        continua = weights @ np.array(self.lengths), weights @ np.array(self.observed_lengths)
-        parts = {label: sums.disagreements(weights, *continua) for label, sums in sorted(self.labels.items())}
+        # The first sample is the data.
+        weights: Floats = np.concatenate((np.ones((1, tasks)), draws))
+        length: Floats = weights @ np.array(self.lengths, dtype=np.float64)
+        observed: Floats = weights @ np.array(self.observed_lengths, dtype=np.float64)
+        parts = {label: sums.disagreements(weights, length, observed) for label, sums in sorted(self.labels.items())}
         total = np.sum(list(parts.values()), axis=0)
-        found = {"alpha_unitizing": _alpha(*total, units)}
+        found = {"alpha_unitizing": _alpha(total[0], total[1], units)}
         if len(parts) > 1:
             counts = {label: len(self.labels[label].unit_lengths) for label in parts}
             found |= {

@@ -1,6 +1,6 @@
 """Facts of a task, stored so that statistics, dashboard and policy simulation need not read Label Studio."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -156,6 +156,20 @@ class Repeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     agreement: float
 
 
+class RegionAnswers(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Answers to one control about the regions of one object.
+
+    Attributes:
+        control: The control.
+        type: Result type of the control.
+        answers: The values of each annotator, as text.
+    """
+
+    control: str
+    type: str
+    answers: tuple[tuple[int, tuple[str, ...]], ...]
+
+
 class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The stored facts of one task.
 
@@ -177,6 +191,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
             task has fewer than two annotators, has too many regions, or was judged by an earlier version.
         spans: What each annotator marked on each text or recording; None: judged by an earlier version.
         concordance: Kendall's W of the rankings, by control.
+        region_answers: Answers about the regions of an object that at least two annotators gave.
         heard: What the model's independent prediction says about the objects; None: none is heard.
     """
 
@@ -197,6 +212,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     spans: tuple[Continuum, ...] | None = None
     concordance: tuple[tuple[str, float], ...] = ()
     heard: HeardTask | None = None
+    region_answers: tuple[RegionAnswers, ...] = ()
 
     @property
     def last_annotated_at(self) -> float:
@@ -293,12 +309,26 @@ def facts_of(
         detections=_detections(answers, tolerance),
         spans=continua_of(task, answers, config),
         concordance=_concordance(views),
+        region_answers=tuple(answer for cluster in clusters for answer in _region_answers(views, cluster)),
         heard=None if voice is None else heard_task(views, clusters, voice, truth=_truth(answers)),
     )
 
 
 def _truth(answers: Sequence[Answers]) -> int | None:
     return next((item.annotator for item in complete_answers(answers) if item.ground_truth), None)
+
+
+def _region_answers(views: Sequence[AnnotatorView], cluster: Cluster) -> Iterator[RegionAnswers]:
+    drawn = [(views[member.annotator].annotator, views[member.annotator].regions[member.region]) for member in cluster]
+    types = {result.from_name: result.type for _, region in drawn for result in region.result}
+    for control in sorted({name for _, region in drawn for name in region.attributes}):
+        answers = tuple(
+            (annotator, tuple(map(str, region.attributes[control])))
+            for annotator, region in drawn
+            if control in region.attributes
+        )
+        if len(answers) > 1:
+            yield RegionAnswers(control, types.get(control, ""), answers)
 
 
 def _concordance(views: Sequence[AnnotatorView]) -> tuple[tuple[str, float], ...]:

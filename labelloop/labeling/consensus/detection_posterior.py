@@ -225,7 +225,7 @@ class _Cells(NamedTuple):
     k: Floats
     images: Floats
     ways: Floats
-    count: Floats
+    clusters: Floats
     real: Floats
     false: Floats
 
@@ -280,7 +280,8 @@ def _sample(
 
 def _normalised(logs: Floats) -> Floats:
     weights: Floats = np.exp(logs - logs.max())
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _log_posterior(
@@ -299,7 +300,7 @@ def _log_posterior(
     real = np.exp(density)[:, None] * cells.ways * found * cells.real
     false = np.exp(density + false_ratio)[:, None] * k * cells.ways * alike * cells.false
     expected = np.maximum(cells.images * (real + false), 1e-12)
-    logs = ((cells.count * np.log(expected) - expected).sum(axis=1)) / dispersion
+    logs = ((cells.clusters * np.log(expected) - expected).sum(axis=1)) / dispersion
     logs -= 0.5 * (((parameters - prior_mean) / _PRIOR_DEVIATION) ** 2).sum(axis=1)
     outside = (
         (np.abs(spread) > np.log(4.0))

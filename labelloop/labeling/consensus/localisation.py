@@ -72,7 +72,8 @@ class Localisation(msgspec.Struct, frozen=True, gc=False):
             counts: Number of its boxes, (n,).
             min_iou: Required IoU.
         """
-        return self.region_rates_by_reference(shares, counts, min_iou).mean(axis=0)
+        rates: Floats = self.region_rates_by_reference(shares, counts, min_iou).mean(axis=0)
+        return rates
 
     def region_rates_by_reference(self, shares: Floats, counts: Floats, min_iou: float) -> Floats:
         """`region_rates` for each of ``REFERENCE_ERRORS``, (references, n)."""
