@@ -27,6 +27,7 @@ from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.run import Finetuned, FinetuneJob, finetune
 from ml_backend.finetune.torch_parts import require_torch
 from ml_backend.inference.detector import embedded_model
+from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
     from ml_backend.finetune.loop import Progress as TrainingProgress
@@ -88,6 +89,7 @@ def train(
         minutes: Budget of the training, without reading images and the final comparison.
         images: Folder of the images, if they are not in the folder of --data.
         test_list: Text file with names of images that are never trained on, one per line; the final table is on them.
+            Default: the images in folders named `val` and `test`, if the data set has any.
         device: Where to train; auto: on a GPU that torch finds, else on the CPU.
         threads: CPU threads; 0: one per core.
         flip: Mirror images left to right while training. Pass --no-flip where a label names a side, such as "left ear".
@@ -115,7 +117,9 @@ def train(
         return
     labelled = read_training_data(data, images=images, settings=settings)
     _print_limited(console, [f"left out: {note}" for note in labelled.notes])
-    pool, test = _test_split(labelled.images, test_list)
+    pool, test = _test_split(labelled.images, test_list) if test_list is not None else labelled.by_split()
+    if test and test_list is None:
+        console.print(f"The {len(test)} images of its folders `val` and `test` are not trained on, but evaluated on.")
     path = embedded_model() if model == "default" else Path(model).expanduser().absolute()
     assert out is not None
     job = FinetuneJob(
@@ -196,10 +200,8 @@ def _limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _test_split(images: Sequence[Any], test_list: Path | None) -> tuple[list[Any], list[Any]]:
+def _test_split(images: Sequence[LocalImage], test_list: Path) -> tuple[list[LocalImage], list[LocalImage]]:
     """Split images by a list of names, with or without folder and extension."""
-    if test_list is None:
-        return list(images), []
     try:
         lines = {line.strip() for line in test_list.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
     except (OSError, UnicodeDecodeError) as error:

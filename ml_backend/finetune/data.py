@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from labelloop.labeling.splits import split_of
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from ml_backend.errors import DatasetUnreadable
@@ -45,6 +46,19 @@ class TrainingData:
         """Class names, sorted."""
         return tuple(sorted({label for image in self.images for label in image.labels}))
 
+    def by_split(self) -> tuple[list[LocalImage], list[LocalImage]]:
+        """(trained on, tested on) images by the data set's own folders: those of `val` and `test` are tested on.
+
+        All are trained on where it has no such folders, or none but them.
+        """
+        tested = {
+            image.name for image in self.images if {split_of(part) for part in image.name.split("/")} & {"val", "test"}
+        }
+        trained = [image for image in self.images if image.name not in tested]
+        if not any(image.labels for image in trained):
+            return list(self.images), []
+        return trained, [image for image in self.images if image.name in tested]
+
 
 def read_training_data(source: str, *, images: Path | None = None, settings: Settings) -> TrainingData:
     """Read a folder in any format that `labelloop learn simulate` reads, or a published data set by its address.
@@ -59,7 +73,7 @@ def read_training_data(source: str, *, images: Path | None = None, settings: Set
         DatasetError: The annotations cannot be read.
     """
     if _is_published(source, settings):
-        return _pulled(source, settings)
+        return _pulled(source, images, settings)
     if source.startswith("s3://"):
         raise DatasetUnreadable(
             path=Path(source),
@@ -86,7 +100,7 @@ def _address(source: str) -> str:
     return source if "://" in source else f"file://{Path(source).expanduser().absolute()}"
 
 
-def _pulled(source: str, settings: Settings) -> TrainingData:
+def _pulled(source: str, images: Path | None, settings: Settings) -> TrainingData:
     """Pull the latest version into the home folder by `labelloop dataset pull`, and read it there."""
     key = hashlib.sha256(_address(source).encode()).hexdigest()[:12]
     messages: list[str] = []
@@ -94,12 +108,17 @@ def _pulled(source: str, settings: Settings) -> TrainingData:
         folder = settings.home / "train" / "data" / f"{key}-{name}"
         command = [sys.executable, "-m", "labelloop.cli.main", "dataset", "pull", _address(source), "--format", name]
         done = subprocess.run([*command, "--to", str(folder)], capture_output=True, text=True, check=False)
-        messages = done.stderr.strip().splitlines()
-        if done.returncode == 0 or (folder.is_dir() and "not available" in done.stderr):
-            version = done.stdout.split(maxsplit=1)[0] if done.stdout.strip() else ""
-            data = read_labelled(folder, folder, settings=settings)
-            notes = [f"{problem.item}: {problem.reason}" for problem in data.problems]
-            return TrainingData(data.images, source, version, (*notes, *(messages if done.returncode else [])))
+        messages = [line.strip() for line in done.stderr.strip().splitlines()]
+        version = done.stdout.split(maxsplit=1)[0] if done.stdout.strip() else ""
+        if not version:
+            continue  # the version has no such format
+        try:
+            data = read_labelled(images or folder, folder, settings=settings)
+        except DatasetUnreadable as error:
+            reason = f"{error.reason}; `labelloop dataset pull` says: {' '.join(messages)[:400]}"
+            raise DatasetUnreadable(path=Path(source), reason=reason if done.returncode else error.reason) from error
+        notes = [f"{problem.item}: {problem.reason}" for problem in data.problems]
+        return TrainingData(data.images, source, version, (*notes, *(messages if done.returncode else [])))
     raise DatasetUnreadable(path=Path(source), reason=f"`labelloop dataset pull` says: {' '.join(messages[-2:])[:300]}")
 
 

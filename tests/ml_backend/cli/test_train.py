@@ -11,7 +11,7 @@ from PIL import Image
 from labelloop.cli.main import main
 from labelloop.service.settings import Settings
 from ml_backend.errors import DatasetUnreadable
-from ml_backend.finetune.data import read_training_data
+from ml_backend.finetune.data import TrainingData, read_training_data
 from ml_backend.finetune.pictures import split
 from ml_backend.finetune.torch_parts import PARTS
 from ml_backend.training.datasets import LocalImage
@@ -109,6 +109,16 @@ def test_the_held_out_tenth_is_the_same_whatever_the_order():
     assert (len(trained), len(held)) == (90, 10)
     assert {image.name for image in split(images[::-1], seed=3)[1]} == {image.name for image in held}
     assert {image.name for image in split(images, seed=4)[1]} != {image.name for image in held}
+
+
+def test_the_data_sets_own_test_folders_are_not_trained_on():
+    names = ["train/a.png", "images/val/b.png", "c.png", "valid/d.png", "test2017/e.png"]
+    data = TrainingData(tuple(map(picture, names)), "", "", ())
+    trained, tested = data.by_split()
+    assert [image.name for image in trained] == ["train/a.png", "c.png"]
+    assert len(tested) == 3
+    only = TrainingData((picture("val/a.png"),), "", "", ())
+    assert only.by_split() == (list(only.images), [])
 
 
 def test_few_images_are_all_trained_on():
