@@ -257,7 +257,7 @@ class _Crowd:
         first, element = control.to_names[0], self._elements.get(control.to_names[0])
         if control.type == "pairwise":
             return [{**result, "to_name": control.name}]  # as its editor does
-        if control.attributes.get("perItem") and element is not None and element.get("valueList"):
+        if control.attributes.get("perItem", "").lower() == "true" and element is not None and element.get("valueList"):
             return [{**result, "id": f"{result['id']}-{item}", "to_name": first, "item_index": item} for item in (0, 1)]
         return [{**result, "to_name": first}]
 

@@ -273,7 +273,7 @@ def _read(
         except (KeyError, TypeError, ValueError, MalformedValue) as problem:
             gaps.add_result(task, result, problem)
             continue
-        controls.setdefault((result.from_name, kind), []).extend(values)
+        controls.setdefault((answer_control(result), kind), []).extend(values)
         if kind == "spans" and len(values) == 1:
             values[0].results.append(result)
         if kind == "spans" and result.id:
@@ -342,6 +342,13 @@ def _choices(reading: ParsedAnnotation) -> dict[str, tuple[str, ...]]:
     return choices
 
 
+def answer_control(result: Result) -> str:
+    """The control of an answer about the whole task; of one about one of several images, with the image's number."""
+    if result.item_index is None or result.type not in _ONE_PER_ITEM:
+        return result.from_name
+    return result.from_name + item_suffix(result.item_index)
+
+
 def item_suffix(item_index: int) -> str:
     """What is added to an answer about one of several images, so that answers about different images differ."""
     return f" (image {item_index + 1})"
@@ -382,6 +389,9 @@ class _Gaps:
 def _reason(problem: Exception) -> str:
     return f"{problem.args[0]} is missing" if isinstance(problem, KeyError) else str(problem) or type(problem).__name__
 
+
+# Result types of which each image of a task has an answer of its own (`perItem`).
+_ONE_PER_ITEM = frozenset({"rating", "number", "textarea", "datetime"})
 
 # Kind of answer by result type, for results that draw nothing on an image.
 CARRIED: Mapping[str, str] = {

@@ -83,7 +83,7 @@ def compare(
         if (name, kind) in measured
         else METRICS[kind](a.controls.get((name, kind), ()), b.controls.get((name, kind), ()), tolerance)
         for name, kind in _used(a, b)
-        if not unread & {name, ""}
+        if not unread & {name, control_name(name), ""}
     }
     weighted = [(score, (weights or {}).get(control_name(name), 1.0)) for name, score in scores.items()]
     total = sum(weight for _, weight in weighted)

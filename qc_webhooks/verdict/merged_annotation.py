@@ -32,7 +32,7 @@ from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Annotation, Task
 from labelloop.labeling.studio.values import ANSWERS, parse_answer, select_answers
 from qc_webhooks.agreement import Answers, complete_answers
-from qc_webhooks.agreement.answers import item_suffix
+from qc_webhooks.agreement.answers import answer_control, item_suffix
 from qc_webhooks.agreement.compare import Comparison
 from qc_webhooks.verdict.dispute_card import annotator_view
 
@@ -257,8 +257,8 @@ class _Merge:
             self._to_carry[answer.annotation] = carried = []
             for result in remaining:
                 is_voted = result.type in _VOTED and ids[result.id] < 2
-                if is_voted and result.from_name in merged_controls:
-                    self._voted[answer.annotation, result.from_name].append(result)
+                if is_voted and answer_control(result) in merged_controls:
+                    self._voted[answer.annotation, answer_control(result)].append(result)
                 else:
                     carried.append(result)
 

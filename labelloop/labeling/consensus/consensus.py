@@ -388,6 +388,15 @@ def _majority(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     return max(answers, key=answers.count)
 
 
+def _most_tags(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The tags that most gave, in the order in which they were given; of single tags, the most frequent one."""
+    if not has_several_tags(answers):
+        return _majority(answers)
+    votes = tuple(enumerate(answers))
+    chosen, _ = uniform_tags(votes).best(votes)
+    return tuple(sorted(chosen, key=[tag for answer in (*answers, chosen) for tag in answer].index))
+
+
 def _median(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     return sorted(answers)[(len(answers) - 1) // 2]
 
@@ -399,6 +408,8 @@ def _nearest_text(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 # Result type of a per-region answer -> merge; others take the majority.
 ATTRIBUTE_MERGES: Mapping[str, Callable[[Sequence[tuple[Any, ...]]], tuple[Any, ...]]] = {
+    "choices": _most_tags,
+    "taxonomy": _most_tags,
     "textarea": _nearest_text,
     "rating": _median,
     "number": _median,

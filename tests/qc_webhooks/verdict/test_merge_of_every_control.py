@@ -8,7 +8,7 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
-from qc_webhooks.agreement import read_answers
+from qc_webhooks.agreement import Tolerance, compare, read_answers
 from qc_webhooks.verdict.merged_annotation import merge
 from tests.merged_answers import merged, problems
 from tests.simulated_answers import simulate
@@ -51,7 +51,10 @@ CONFIGS: Mapping[str, str] = {
     "boxes and lines of text on a page": IMAGE + drawn("Labels") + '<Rectangle name="box" toName="image"/>'
     '<Polygon name="poly" toName="image"/><TextArea name="line" toName="image" perRegion="true"/>',
     "pages": '<Image name="image" valueList="$pages"/>' + drawn("RectangleLabels")
-    + drawn("Choices", name="each", inner=CHOICES).replace("<Choices", '<Choices perItem="true"'),
+    + "".join(
+        f'<{tag} name="{tag}" toName="image" perItem="true">{inner}</{tag}>'
+        for tag, inner in (("Choices", CHOICES), ("Rating", ""), ("Number", ""), ("TextArea", ""), ("DateTime", ""))
+    ),
     "spans of a text": TEXT + drawn("Labels", "text") + ABOUT_REGIONS.format(on="text") + "<Relations/>",
     "spans of a page": '<HyperText name="page" value="$html"/>' + drawn("HyperTextLabels", "page"),
     "spans of a talk": '<Paragraphs name="talk" value="$talk"/>' + drawn("ParagraphLabels", "talk"),
@@ -147,3 +150,42 @@ def test_ends_of_a_series_are_medians():
     answers = read_answers(task, config=config)
     (result,) = merge(task, answers, list, config=config).results
     assert (result["value"]["start"], result["value"]["end"]) == (10.2, 18.2)
+
+
+def test_answers_to_each_image_are_merged_image_by_image():
+    config = LabelConfig.parse(
+        '<View><Image name="image" valueList="$pages"/><Rating name="stars" toName="image" perItem="true"/></View>'
+    )
+
+    def stars(who: int, *ratings: int) -> dict[str, Any]:
+        results = [
+            {"id": f"{who}-{item}", "from_name": "stars", "to_name": "image", "type": "rating", "item_index": item,
+             "value": {"rating": rating}}
+            for item, rating in enumerate(ratings)
+        ]  # fmt: skip
+        return {"id": who, "completed_by": who, "result": results}
+
+    task = read_task({"id": 1, "data": {}, "annotations": [stars(1, 1, 5), stars(2, 1, 4), stars(3, 2, 4)]})
+    answers = read_answers(task, config=config)
+    outcome = merge(task, answers, list, config=config)
+    assert [(result["item_index"], result["value"]["rating"]) for result in outcome.results] == [(0, 1), (1, 4)]
+    assert compare(answers[0], answers[1], tolerance=Tolerance()).overall == (1 + 0.75) / 2
+
+
+def test_tags_of_a_region_are_voted_on_one_by_one():
+    xml = '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image"><Label value="Car"/>'
+    xml += '</RectangleLabels><Choices name="colour" toName="image" perRegion="true" choice="multiple"/></View>'
+    place = {"x": 10.0, "y": 10.0, "width": 20.0, "height": 20.0, "rotation": 0}
+
+    def marked(who: int, *colours: str) -> dict[str, Any]:
+        base = {"id": f"r{who}", "to_name": "image", "original_width": 100, "original_height": 100}
+        results = [
+            base | {"from_name": "box", "type": "rectanglelabels", "value": place | {"rectanglelabels": ["Car"]}},
+            base | {"from_name": "colour", "type": "choices", "value": place | {"choices": list(colours)}},
+        ]
+        return {"id": who, "completed_by": who, "result": results}
+
+    people = [marked(1, "white", "red"), marked(2, "red", "blue"), marked(3, "white", "blue", "red", "old")]
+    outcome = merged({"id": 1, "data": {}, "annotations": people}, xml)
+    (answer,) = [result["value"]["choices"] for result in outcome.results if result["from_name"] == "colour"]
+    assert answer == ["white", "red", "blue"]
