@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.signals import graceful_stop
 from labelloop.service.system import available_cores
 from ml_backend.errors import TestListUnusable
+from ml_backend.finetune.checkpoints import checkpoint_file
 from ml_backend.finetune.data import read_training_data
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.run import Finetuned, FinetuneJob, finetune
@@ -31,9 +31,6 @@ from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
     from ml_backend.finetune.loop import Progress as TrainingProgress
-
-# Checkpoints of stopped trainings that are kept.
-MAX_CHECKPOINTS = 3
 
 # Most lines printed about items left out.
 MAX_LINES = 20
@@ -113,7 +110,7 @@ def train(
     recipe = Recipe(minutes=minutes, steps=steps, seed=seed)
     recipe = replace(recipe, augment=replace(recipe.augment, flip=flip))
     if project is not None:
-        _train_project(project, settings, recipe, device, console)
+        _train_project(project, settings, recipe, device, console, fresh=fresh)
         return
     labelled = read_training_data(data, images=images, settings=settings)
     _print_limited(console, [f"left out: {note}" for note in labelled.notes])
@@ -132,7 +129,7 @@ def train(
         layout=layout,
         test=test,
         device=device,
-        checkpoint=_checkpoint(settings, path, labelled.version, recipe, fresh=fresh),
+        checkpoint=checkpoint_file(settings.home, path, labelled.version, recipe, fresh=fresh),
         folder=settings.home / "learn",
     )
     with _progress(console) as shown, graceful_stop("the step") as stopping:
@@ -147,7 +144,13 @@ def train(
 
 
 def _train_project(
-    project: int, settings: Settings, recipe: Recipe, device: Literal["auto", "cpu", "cuda"], console: Console
+    project: int,
+    settings: Settings,
+    recipe: Recipe,
+    device: Literal["auto", "cpu", "cuda"],
+    console: Console,
+    *,
+    fresh: bool,
 ) -> None:
     """Train on a project, and print what came of it; exits with status 1 where the result is not served."""
     from labelloop.service.db.engine import open_database
@@ -165,6 +168,7 @@ def _train_project(
             project,
             recipe=recipe,
             device=device,
+            fresh=fresh,
             progress=shown.step,
             phase=shown.phase,
             stopping=stopping,
@@ -211,20 +215,6 @@ def _test_split(images: Sequence[LocalImage], test_list: Path) -> tuple[list[Loc
         raise TestListUnusable(path=test_list, reason="it names no labelled image of the data set")
     kept = {image.name for image in named}
     return [image for image in images if image.name not in kept], named
-
-
-def _checkpoint(settings: Settings, model: Path, version: str, recipe: Recipe, *, fresh: bool) -> Path:
-    """The checkpoint file of this training; older ones of others are deleted."""
-    folder = settings.home / "train" / "checkpoints"
-    key = hashlib.sha256(f"{hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else model} {version} "
-                         f"{replace(recipe, minutes=0.0)!r}".encode()).hexdigest()[:16]  # fmt: skip
-    file = folder / f"{key}.pt"
-    if fresh:
-        file.unlink(missing_ok=True)
-    others = sorted((other for other in folder.glob("*.pt") if other != file), key=lambda other: other.stat().st_mtime)
-    for other in others[: max(len(others) - MAX_CHECKPOINTS + 1, 0)]:
-        other.unlink(missing_ok=True)
-    return file
 
 
 class Shown:

@@ -13,6 +13,7 @@ import structlog
 
 from labelloop.service.media import MediaError
 from labelloop.service.scratch import scratch_folder
+from ml_backend.finetune.checkpoints import checkpoint_file
 from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.run import LEAST_IMAGES, Finetuned, FinetuneJob, finetune
@@ -25,10 +26,14 @@ from ml_backend.learning.features import boxes_on_image
 from ml_backend.learning.store.annotations import NotConnectedToLearning
 from ml_backend.policy import read_learning_policy
 from ml_backend.serving import activation
+from ml_backend.serving.active_versions import read_pointer, remove_from_history
 from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
     from ml_backend.finetune.loop import Device, Progress
+
+# Value of `metrics["trainer"]` of its versions.
+TRAINER = "labelloop train"
 
 # Source of its runs on the learning page.
 SOURCE = "train"
@@ -61,6 +66,7 @@ def finetune_project(
     *,
     recipe: Recipe,
     device: Device = "auto",
+    fresh: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     phase: Callable[[str], None] = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
@@ -75,6 +81,7 @@ def finetune_project(
         project: The project.
         recipe: Options of the training.
         device: Where to compute.
+        fresh: Whether to ignore the checkpoint of a stopped training.
         progress: Called after every step.
         phase: Called with the name of each phase.
         stopping: Whether to write the checkpoint and end.
@@ -100,17 +107,18 @@ def finetune_project(
         if not any(image.labels for image in taught):
             raise TooLittleToTrain(source=f"Project {project}", reason="no labelled task has a box", least=LEAST_IMAGES)
         digest = hashlib.sha256(repr([(image.name, image.boxes, image.labels) for image in taught]).encode())
+        version = digest.hexdigest()[:12]
         job = FinetuneJob(
             served.path,
             taught,
             scratch / f"trained-{len(taught)}.onnx",
             recipe,
             source=f"project {project}",
-            data_version=digest.hexdigest()[:12],
+            data_version=version,
             layout=served.layout,
             test=held_out,
             device=device,
-            checkpoint=settings.home / "train" / "checkpoints" / f"project-{project}.pt",
+            checkpoint=checkpoint_file(settings.home, served.path, version, recipe, fresh=fresh),
             folder=settings.home / "learn",
         )
         tuned = finetune(job, progress=progress, phase=phase, stopping=stopping)
@@ -126,7 +134,7 @@ def _publish(
     """Add the version, judge it like an external model, and activate it if it passes."""
     settings = context.settings
     served = context.base_models.served(project)
-    metrics = {"trainer": "labelloop train", "tasks": len(job.images), "data_version": job.data_version}
+    metrics = {"trainer": TRAINER, "tasks": len(job.images), "data_version": job.data_version}
     manifest = context.base_models.registry.add(
         job.out,
         metrics=metrics | {f"ap50_{name}": round(score.ap50, 4) for name, score in tuned.scores.items()},
@@ -134,6 +142,7 @@ def _publish(
         project=str(project),
         note=f"fine-tuned on {len(job.images)} images in {tuned.training.seconds / 60:.1f} minutes",
     )
+    _remove_old(context, project, keep=manifest.version)
     boxes = sum(len(image.labels) for image in job.test)
     photos = sum(bool(image.labels) for image in job.test)
     if photos < ENOUGH_PHOTOS or boxes < ENOUGH_BOXES:
@@ -151,6 +160,25 @@ def _publish(
         for event in activation_events(project, base=True):
             context.enqueue(event)
     return ProjectTraining(tuned, manifest.version, True, verdict.reason, (*notes, *done.notes))
+
+
+def _remove_old(context: LearningContext, project: int, *, keep: str) -> None:
+    """Delete the oldest fine-tuned versions of a project beyond the policy's `keep`; none that is served or a base."""
+    registry, versions = context.base_models.registry, context.base_models.registry.versions()
+    bases = {str(manifest.metrics.get("base_pointer", "")) for manifest in versions}
+    in_use = {keep, *bases, *read_pointer(registry.store)[0].used()}
+    tuned = [
+        manifest.version
+        for manifest in versions
+        if manifest.metrics.get("trainer") == TRAINER and manifest.project == str(project)
+    ]
+    most = read_learning_policy(context.settings.home, project).keep
+    gone = [version for version in tuned[: max(len(tuned) - most, 0)] if version not in in_use]
+    if gone:
+        remove_from_history(registry.store, frozenset(gone), str(project))
+    for version in gone:
+        registry.remove(version)
+        log.info("old_version_removed", project=project, version=version)
 
 
 def _local_images(

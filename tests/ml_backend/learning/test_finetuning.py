@@ -100,3 +100,22 @@ def test_a_project_without_labels_is_told_so(context, trained, studio, learn, po
     trained(other_classes)
     with pytest.raises(TooLittleToTrain):
         finetune_project(context, PROJECT, recipe=Recipe(), device="cpu")
+
+
+def test_old_models_are_deleted_and_the_served_one_stays(context, project, trained, policy, monkeypatch):
+    monkeypatch.setattr("ml_backend.learning.finetuning.ENOUGH_PHOTOS", 50)
+    policy("debounce_s = 0\nheld_out = 0.5\nkeep = 1\n")
+    versions = []
+    for number in range(3):
+
+        def model(number=number):
+            changed = other_classes()
+            changed.doc_string = str(number)
+            return changed
+
+        trained(model)
+        versions.append(finetune_project(context, PROJECT, recipe=Recipe(), device="cpu").version)
+    left = {manifest.version for manifest in context.base_models.registry.versions()}
+    assert versions[-1] in left
+    assert not {versions[0], versions[1]} & left
+    assert project.version in left
