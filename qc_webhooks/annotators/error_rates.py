@@ -83,7 +83,9 @@ def presence_rates(asked: Asked, left_out: Floats) -> tuple[tuple[ErrorRate, ...
         # Only what another annotator marked: an object that nobody else saw says nothing about this one's recall.
         likely = likely * ((yes.sum(axis=1) - yes[:, column]) > 0)
         misses.append(ErrorRate(who, float(likely @ no[:, column]), float(likely @ (yes + no)[:, column])))
-        extras.append(ErrorRate(who, float((1 - real) @ yes[:, column]), float(yes[:, column].sum())))
+        # A region that another annotator drew too is no slip of one, whatever it is.
+        alone = (yes.sum(axis=1) - yes[:, column]) <= 0
+        extras.append(ErrorRate(who, float(((1 - real) * alone) @ yes[:, column]), float(yes[:, column].sum())))
     return tuple(misses), tuple(extras)
 
 

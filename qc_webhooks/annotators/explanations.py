@@ -199,8 +199,9 @@ def find_camps(asked: Asked) -> Camps | None:
     if placed is None:
         return None
     first, second, others = placed
-    rates = {who: max(fit.misses[column], fit.extras[column]) for column, who in enumerate(asked.people)}
-    if any(rates[who] > _MAX_ERROR for who in (*first, *second)):
+    # An item that is no object is there only because somebody marked it: its rates are high by nature.
+    errors = fit.misses if asked.kind == "presence" else np.maximum(fit.misses, fit.extras)
+    if any(errors[asked.people.index(who)] > _MAX_ERROR for who in (*first, *second)):
         return None  # errs elsewhere too: the open items are only the harder ones
     if not first or not second or not _same_groups(groups, asked, first, second):
         return None
