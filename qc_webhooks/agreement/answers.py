@@ -459,8 +459,8 @@ def _read_span(result: Result, config: LabelConfig | None) -> list[Span]:
         start, end, scope = value["startOffset"], value["endOffset"], str(start)
     series = config.objects.get(result.to_name) if config else None
     time_format = series.attributes.get("timeFormat", "") if series else ""
-    ends = (_seconds_of(end, time_format) for end in (start, end))
-    return [Span(*ends, span_labels, result.id, result.to_name, scope)]
+    start, end = _seconds_of(start, time_format), _seconds_of(end, time_format)
+    return [Span(start, end, span_labels, result.id, result.to_name, scope)]
 
 
 def _seconds_of(value: Any, time_format: str) -> float:

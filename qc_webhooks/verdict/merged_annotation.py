@@ -323,7 +323,8 @@ class _Merge:
         if not nearest:
             return []
         result = nearest[0]
-        buckets = {bucket: [] for bucket in result.value["ranker"]} | _by_bucket(ranking.ranking)
+        empty: dict[str, list[str]] = {bucket: [] for bucket in result.value["ranker"]}
+        buckets = empty | _by_bucket(ranking.ranking)
         raw = {**result.raw, "value": {**result.value, "ranker": buckets}}
         meta = {"similarity": round(ranking.similarity, 4), "annotators": len(ranking.rankings)}
         return [with_provenance(raw, meta)] if with_probability else [raw]
