@@ -1,6 +1,7 @@
 """The consensus of three annotators on every control: the true answer of two wins, or the carried one is named."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,11 @@ from label_studio_sdk.label_interface import LabelInterface
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
 from qc_webhooks.agreement import Tolerance, compare, read_answers
+from qc_webhooks.artifacts.overlays import CONSENSUS
+from qc_webhooks.decision.proposal import propose
+from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.merged_annotation import merge
+from qc_webhooks.verdict.verdict import judge
 from tests.merged_answers import merged, problems
 from tests.simulated_answers import simulate
 
@@ -88,6 +93,18 @@ def test_true_answer_of_two_of_three_wins(name):
     xml = f"<View>{CONFIGS[name]}</View>"
     simulated = simulate(xml)
     assert problems(simulated, merged(simulated.task(), xml), xml) == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_overlay_of_a_dispute_is_the_merge(name):
+    xml = f"<View>{CONFIGS[name]}</View>"
+    simulated, config = simulate(xml), LabelConfig.parse(xml)
+    task = read_task(simulated.task())
+    answers = read_answers(task, config=config)
+    overlay = propose(task, answers, judge(answers, Policy()), Policy(), config=config)[-1]
+    assert overlay.version == CONSENSUS
+    shown = replace(merged(simulated.task(), xml), results=tuple(overlay.result))
+    assert problems(simulated, shown, xml) == []
 
 
 # What Label Studio's own checks refuse of what its editor writes.
