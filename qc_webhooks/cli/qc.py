@@ -23,7 +23,7 @@ from qc_webhooks.pipeline.undo import Undo, describe
 from qc_webhooks.policy import Policy
 from qc_webhooks.schedulers.ground_truth import GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
-from qc_webhooks.store.projects import ConnectedProject, ProjectStore
+from qc_webhooks.store.projects import NEWEST_DEFAULTS, ConnectedProject, ProjectStore
 from qc_webhooks.store.tables import ACTIONS, TASKS
 from qc_webhooks.verdict.verdict import OUTCOMES
 
@@ -107,6 +107,8 @@ def status(project: int) -> None:
     if summary.policy.ground_truth_share:
         lacking = "" if summary.truths else "; none: see docs/how-to/ground-truth.md"
         print(f"{'truths':<10} {summary.truths} tasks with a ground truth, {summary.served} served now{lacking}")
+    if summary.connected.defaults < NEWEST_DEFAULTS and not summary.policy.conflicts.by_objects:
+        print(f"{'defaults':<10} of an earlier version: see `labelloop qc what-if {project}`")
     for route, count in sorted(summary.writes.items()):
         print(f"written    {count} x {route}")
     print(f"compared   up to {summary.connected.cursor or 'nothing yet'}")

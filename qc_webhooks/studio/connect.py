@@ -16,7 +16,7 @@ from qc_webhooks.pipeline.review_project import ReviewStore, ensure_review_proje
 from qc_webhooks.policy import Policy
 from qc_webhooks.schedulers.overlap import count_low_overlap, describe_low_overlap
 from qc_webhooks.store.decisions import DecisionStore
-from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.projects import NEWEST_DEFAULTS, ProjectStore
 from qc_webhooks.studio.data_manager_tabs import ensure_tabs
 from qc_webhooks.studio.webhook import ensure_webhook
 
@@ -38,6 +38,7 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
     changes += _short_tasks(studio, studio.project(project_id), policy)
     changes += ensure_tabs(studio, project_id)
     changes.append(_offer_note(project))
+    changes += _offer_defaults(ProjectStore(engine), project_id, policy)
     added = ProjectStore(engine).add(project_id)
     changes.append(ConnectionChange(f"quality control polls the project every {settings.poll_seconds:g} s", done=added))
     if policy.review_project and (change := ensure_review_project(studio, project_id, settings, ReviewStore(engine))):
@@ -102,6 +103,19 @@ def _offer_note(project: Mapping[str, Any]) -> ConnectionChange:
         done=False,
         choice=True,
     )
+
+
+def _offer_defaults(projects: ProjectStore, project: int, policy: Policy) -> list[ConnectionChange]:
+    """Say that a project connected under older defaults keeps them."""
+    connected = projects.get(project)
+    if connected is None or connected.defaults >= NEWEST_DEFAULTS or policy.conflicts.by_objects:
+        return []
+    what = (
+        "a missing or mislabelled object is no dispute while the mean agreement suffices, as when the project was"
+        f" connected: `labelloop qc what-if {project}` shows what the new default would dispute,"
+        f" `labelloop qc adopt {project}` adopts it"
+    )
+    return [ConnectionChange(what, done=False, choice=True)]
 
 
 def _ensure_annotators(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from labelloop.cli.main import main
 from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.settings import Settings
 from qc_webhooks.agreement import read_answers
 from qc_webhooks.cli import defaults
 from qc_webhooks.pipeline.checker import fingerprint
@@ -18,6 +19,7 @@ from qc_webhooks.schedulers.defaults_preview import queue_previews
 from qc_webhooks.store.previews import PreviewStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import PREVIEWS, PROJECTS
+from qc_webhooks.studio.connect import connect
 from tests.qc_webhooks.conftest import PROJECT
 
 
@@ -105,3 +107,15 @@ def test_decisions_of_older_projects_are_not_made_again(task, box):
     before = hashlib.sha256(msgspec.json.encode([versions, settings])).hexdigest()
     assert fingerprint(answers, Policy(conflicts=BY_MEAN)) == before
     assert fingerprint(answers, Policy()) != before
+
+
+def test_connecting_again_and_the_status_name_the_new_default(older, studio, settings, engine, capsys):
+    settings = Settings(home=settings.home, webhook_secret="s3cret", qc_url="http://qc.internal:9091")
+    said = [change.what for change in connect(studio, PROJECT, settings, engine)]
+    assert any(f"labelloop qc adopt {PROJECT}" in text for text in said)
+    capsys.readouterr()
+    assert not run("status", PROJECT)
+    assert f"labelloop qc what-if {PROJECT}" in capsys.readouterr().out
+    assert older.get(PROJECT).defaults == 1
+    older.adopt_defaults(PROJECT)
+    assert not any("qc adopt" in change.what for change in connect(studio, PROJECT, settings, engine))
