@@ -106,6 +106,7 @@ def test_pool_beyond_its_time_follows_and_no_image_is_tried_twice(context, learn
 def test_large_project_names_the_version_before_a_bulk_import(context, learn, studio, policy, monkeypatch):
     policy("debounce_s = 0\nheld_out = 0\n")
     monkeypatch.setattr("ml_backend.learning.task_queue.LARGE", 10)
+    monkeypatch.setattr("ml_backend.learning.task_queue.POOL_S", 600.0)  # the whole pool, however busy the machine is
     named_after: list[int] = []
     monkeypatch.setattr(
         "ml_backend.learning.task_queue.announce_version",
