@@ -24,8 +24,9 @@ Floats = NDArray[np.float64]
 # Points of the ring that move: one every 25th of the square root of the area, at most so many.
 _STEPS, _MAX_POINTS = 25, 600
 _MOVES = 2
-# Points of all outlines up to which the ring moves; above it the vote is taken.
-_MAX_WORK = 20_000
+# Points of an outline above which it is simplified first, by this share of the square root of its area; and points of
+# all outlines above which the medoid is taken: time grows with the square of their number.
+_MANY_POINTS, _FIRST_TOLERANCE, _MAX_TOTAL = 200, 0.002, 3000
 _WEIGHT_OFFSET = 1.05
 # Tolerances of Douglas-Peucker, coarse to fine, as shares of the square root of the area.
 _TOLERANCES = (0.06, 0.045, 0.033, 0.025, 0.018, 0.013, 0.009, 0.006, 0.004, 0.0027, 0.0018)
@@ -45,8 +46,10 @@ def merge_outlines(shapes: Sequence[Polygon], medoid: int) -> Polygon:
 
 
 def _merged(shapes: Sequence[Polygon], medoid: int) -> Polygon:
-    outlines = np.array([_largest(shape.polygon()) for shape in shapes], dtype=object)
+    outlines = np.array([_outline(shape) for shape in shapes], dtype=object)
     if any(outline is None for outline in outlines) or len(set(shapes)) == 1:
+        return shapes[medoid]
+    if shapely.get_num_coordinates(outlines).sum() > _MAX_TOTAL:
         return shapes[medoid]
     voted = _vote(outlines) if len(outlines) > 2 else outlines[medoid]
     if voted is None:
@@ -63,6 +66,13 @@ def _merged(shapes: Sequence[Polygon], medoid: int) -> Polygon:
     return Polygon(tuple((float(x), float(y)) for x, y in points.tolist()))
 
 
+def _outline(shape: Polygon) -> Any:
+    outline = _largest(shape.polygon())
+    if outline is None or shapely.get_num_coordinates(outline) <= _MANY_POINTS:
+        return outline
+    return _largest(shapely.simplify(outline, _FIRST_TOLERANCE * float(np.sqrt(outline.area))))
+
+
 def _vote(outlines: NDArray[np.object_]) -> Any:
     """The largest part of the area that more than half of the outlines cover; None if there is none."""
     edges = shapely.node(shapely.union_all(shapely.boundary(outlines)))
@@ -76,8 +86,6 @@ def _vote(outlines: NDArray[np.object_]) -> Any:
 
 def _moved(ring: Any, outlines: NDArray[np.object_], weights: Floats) -> Any:
     """A ring whose points are moved to the weighted mean of the nearest points of all outlines."""
-    if shapely.get_num_coordinates(outlines).sum() > _MAX_WORK:
-        return ring
     for _ in range(_MOVES):
         step = max(np.sqrt(ring.area) / _STEPS, ring.length / _MAX_POINTS)
         points = shapely.get_coordinates(shapely.segmentize(ring.exterior, step))[:-1]

@@ -1,5 +1,7 @@
 """Merged outlines, masks and ellipses are nearer to the truth than the most typical one, and easy to edit."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,6 +49,18 @@ def test_outline_that_crosses_itself_is_merged():
     assert iou(merged, SQUARE) > 0.9
     line = Polygon(((10, 10), (50, 50), (30, 30)))  # no area
     assert merge_shapes([line, SQUARE, SQUARE]) == SQUARE
+
+
+def test_outlines_of_thousands_of_points_are_merged_in_bounded_time():
+    draw = np.random.default_rng(0)
+    angles = [np.sort(draw.uniform(0, 2 * np.pi, 3000)) for _ in range(3)]
+    rings = [np.column_stack((500 + 400 * np.cos(angle), 500 + 400 * np.sin(angle))) for angle in angles]
+    shapes = [Polygon(tuple(map(tuple, ring.tolist()))) for ring in rings]
+    started = time.process_time()
+    merged = merge_shapes(shapes)
+    assert time.process_time() - started < 5  # 18 s without a bound
+    assert iou(merged, shapes[0]) > 0.99
+    assert len(merged.points) < 1000
 
 
 def test_outlines_that_share_nothing_are_not_mixed():
