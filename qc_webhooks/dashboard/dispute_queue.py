@@ -110,6 +110,7 @@ class Dispute:
         facts: Facts; None for a task judged before facts were stored.
         drawing: Drawing; None without one.
         outcome: The verdict.
+        sent_back: ``sent back``, ``redone`` or ``accepted`` as written to the task; empty if it was not sent back.
     """
 
     task: int
@@ -121,6 +122,7 @@ class Dispute:
     facts: TaskFacts | None = None
     drawing: DisputeDrawing | None = None
     outcome: str = "disputed"
+    sent_back: str = ""
 
     @property
     def conflicts(self) -> tuple[ConflictText, ...]:
@@ -257,6 +259,7 @@ class DisputeQueue:
                 None if row.facts is None else msgspec.json.decode(row.facts, type=TaskFacts),
                 None if row.drawing is None else msgspec.json.decode(row.drawing, type=DisputeDrawing),
                 row.outcome,
+                _written(row.written, "qc_sent_back"),
             )
             for row in rows
         }  # fmt: skip
@@ -295,5 +298,9 @@ def _joined() -> sa.FromClause:
 
 
 def _note(keys: str | None) -> str:
+    return _written(keys, "qc_note")
+
+
+def _written(keys: str | None, name: str) -> str:
     values = json.loads(keys) if keys else {}
-    return str(values.get("qc_note") or "") if isinstance(values, dict) else ""
+    return str(values.get(name) or "") if isinstance(values, dict) else ""

@@ -60,9 +60,11 @@ def test_a_task_is_sent_back_and_accepted_on_its_page(browser, studio, box, chec
     check(disputed)
     assert studio.tasks_by_id[disputed]["data"]["qc_sent_back"] == "sent back"
     assert "1 task</a> sent back to an annotator" in browser.get(f"{BASE}/disputes").text
+    assert '<span class="state">sent back to an annotator</span>' in browser.get(page).text
     studio.edit_annotation(2, result=[box(0), box(60)])
     check(disputed)
     assert "Accept the redone work" in browser.get(page).text
+    assert '<span class="state">redone, to accept</span>' in browser.get(page).text
     assert f"Task {disputed}" in browser.get(f"{BASE}/disputes?state=redone").text
     assert "Accepted." in send(browser, page, f"/disputes/{disputed}/accept").text
     check(disputed)
