@@ -20,7 +20,7 @@ true marks. All are estimated by EM.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -58,8 +58,12 @@ _RECALL = (2.0, 1.0)
 _FALSE_REGIONS, _FALSE_IMAGES = 1.0, 2.0
 # Prior probability that the voice marks a false region of an annotator too, and its weight in regions.
 _MATCH_RATE, _MATCH_WEIGHT = 0.1, 20.0
+# Upper limit of it; otherwise any agreement of the voice with a single annotator could count as coincidence.
+_MAX_MATCH_RATE = 0.15
 # Prior calibration (a, b) and its standard deviations: a score is a probability.
 _CALIBRATION, _CALIBRATION_SD = np.array([0.0, 1.0]), np.array([2.0, 0.5])
+# Rounds in which what the voice makes certain, from this probability, improves the annotators' detection.
+_ROUNDS, _CERTAIN = 3, 0.9
 # Score from which a region counts as a mark while the annotators' detection is estimated.
 _SURE = 0.3
 # Prior weight, in objects, of the annotators' own expectation of objects that none of them marks: this share of it, and
@@ -244,12 +248,40 @@ def fit_voice_model(
     """
     if len(tasks) < MIN_TASKS:
         return None
-    detection = _joint_detection(tasks, detection)
-    states, scores = [], []
-    for task in tasks:
-        for marked_by, score in zip(task.marked_by, task.scores, strict=True):
-            states.append(detection.state_probabilities(ObjectEvidence(task.annotators, marked_by)))
-            scores.append(score)
+    own = detection
+    detection = _joint_detection(tasks, own)
+    errors, clusters, alone = _estimate(tasks, detection)
+    for _ in range(_ROUNDS):
+        detection = _refined_detection(tasks, own, clusters, alone)
+        errors, clusters, alone = _estimate(tasks, detection)
+    return VoiceModel(
+        detection, errors.logit, errors.false_regions, errors.match_rate, errors.intercept, errors.slope,
+        errors.log_ratio, errors.unmarked, len(tasks), _label_accuracy(tasks, labels),
+        fit_box_bias([boxes for task in tasks for boxes in task.boxes]).by_annotator.get(VOICE, BoxBias()),
+    )  # fmt: skip
+
+
+class _Errors(NamedTuple):
+    """See `VoiceModel`."""
+
+    logit: float
+    false_regions: float
+    match_rate: float
+    intercept: float
+    slope: float
+    log_ratio: float
+    unmarked: float
+
+
+def _estimate(tasks: Sequence[HeardTask], detection: DetectionModel) -> tuple[_Errors, Floats, Floats]:
+    """EM for the voice, given the annotators' detection.
+
+    Returns:
+        Its errors, and the probability that each cluster, and each region of the voice alone, is an object.
+    """
+    states = [detection.state_probabilities(ObjectEvidence(task.annotators, marked_by))
+              for task in tasks for marked_by in task.marked_by]  # fmt: skip
+    scores = [score for task in tasks for score in task.scores]
     # Objects that no annotator marked, per image and difficulty, and the chance that none matches a false region.
     unmarked = [_unmarked(detection, task.annotators, 1.0) for task in tasks]
     alone_task = np.array([index for index, task in enumerate(tasks) for _ in task.alone], dtype=np.intp)
@@ -259,11 +291,11 @@ def fit_voice_model(
     h = np.array(states).reshape(-1, len(DIFFICULTY) + 1)
     known = np.array([score is not None for score in scores], dtype=bool)
     logits = np.array([0.0 if score is None else _logit(score) for score in scores])
-    shifts = np.array(DIFFICULTY)
     recall_logit, false_regions, match_rate, log_ratio, factor = 0.5, _FALSE_REGIONS, _MATCH_RATE, 0.0, 1.0
     calibration = _CALIBRATION.copy()
+    cluster, lone = h, np.zeros((len(alone), h.shape[1]))
     for _ in range(_ITERATIONS):
-        recall = expit(recall_logit + shifts)
+        recall = expit(recall_logit + np.array(DIFFICULTY))
         # E: the states of clusters (n, 3), and of regions of the voice alone (k, 3).
         ratio = np.exp(np.clip(calibration[0] + calibration[1] * logits - log_ratio, -30, 30))
         seen = np.where(known[:, None], recall * ratio[:, None], 1 - recall)
@@ -283,16 +315,33 @@ def fit_voice_model(
         false_regions = (lone[:, -1].sum() + _FALSE_REGIONS * _FALSE_IMAGES) / (len(tasks) + _FALSE_IMAGES)
         both, false = cluster[known, -1].sum(), cluster[:, -1].sum()
         match_rate = float((both + _MATCH_RATE * _MATCH_WEIGHT) / (false + _MATCH_WEIGHT))
+        match_rate = min(match_rate, _MAX_MATCH_RATE)
         is_real = np.concatenate((1 - cluster[known, -1], 1 - lone[:, -1]))
         calibration = _calibrate(calibration, np.concatenate((logits[known], alone)), is_real)
         log_ratio = float(np.log((is_real.sum() + 1) / ((1 - is_real).sum() + 1)))
-    return VoiceModel(
-        detection,
+    errors = _Errors(
         float(recall_logit), float(false_regions), match_rate, float(calibration[0]), float(calibration[1]), log_ratio,
         float(factor),
-        len(tasks), _label_accuracy(tasks, labels),
-        fit_box_bias([boxes for task in tasks for boxes in task.boxes]).by_annotator.get(VOICE, BoxBias()),
     )  # fmt: skip
+    return errors, 1 - cluster[:, -1], 1 - lone[:, -1]
+
+
+def _refined_detection(
+    tasks: Sequence[HeardTask], detection: DetectionModel, clusters: Floats, alone: Floats
+) -> DetectionModel:
+    """The annotators' detection, where what the voice makes certain counts as known."""
+    objects: list[ObjectEvidence] = []
+    images: Counter[tuple[int, ...]] = Counter()
+    probabilities, lone = iter(clusters.tolist()), iter(alone.tolist())
+    for task in tasks:
+        annotators = tuple(sorted(task.annotators))
+        images[annotators] += 1
+        for marked_by, probability in zip(task.marked_by, probabilities, strict=False):
+            is_real = probability > 0.5 if abs(probability - 0.5) > _CERTAIN - 0.5 else None
+            objects.append(ObjectEvidence(annotators, marked_by, is_real))
+        objects += [ObjectEvidence(annotators, (), True) for _, probability in zip(task.alone, lone, strict=False)
+                    if probability > _CERTAIN]  # fmt: skip
+    return _merged(detection, fit_detection_model(objects, images, images))
 
 
 def _joint_detection(tasks: Sequence[HeardTask], detection: DetectionModel) -> DetectionModel:
@@ -306,15 +355,14 @@ def _joint_detection(tasks: Sequence[HeardTask], detection: DetectionModel) -> D
             is_sure = score is not None and score >= _SURE
             objects.append(ObjectEvidence(everyone, (VOICE, *marked_by) if is_sure else marked_by))
         objects += [ObjectEvidence(everyone, (VOICE,)) for score in task.alone if score >= _SURE]
-    joint = fit_detection_model(objects, images)
-    return msgspec.structs.replace(
-        joint,
-        logits={**detection.logits, **{who: logit for who, logit in joint.logits.items() if who != VOICE}},
-        false_regions={
-            **detection.false_regions,
-            **{who: rate for who, rate in joint.false_regions.items() if who != VOICE},
-        },
-    )
+    return _merged(detection, fit_detection_model(objects, images))
+
+
+def _merged(own: DetectionModel, joint: DetectionModel) -> DetectionModel:
+    """The joint model, with the annotators of tasks without a voice as their own model has them."""
+    logits = {who: logit for who, logit in joint.logits.items() if who != VOICE}
+    rates = {who: rate for who, rate in joint.false_regions.items() if who != VOICE}
+    return msgspec.structs.replace(joint, logits={**own.logits, **logits}, false_regions={**own.false_regions, **rates})
 
 
 def _label_accuracy(tasks: Sequence[HeardTask], labels: Mapping[str, LabelPosterior]) -> dict[str, float]:
