@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 IMAGES ?=
 
-.PHONY: up test test-slow check bench format clean
+.PHONY: up test test-slow test-train check bench format clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,10 @@ test: $(STAMP) check  ## lint, types, import rules, then unit, property and syst
 test-slow: $(STAMP)
 	@sh tests/system/setup.sh
 	$(BIN)/python -m pytest -m slow
+
+test-train: $(STAMP)  ## fine-tuning, which needs torch: installs the extra [train], 3 GB on Linux without a CPU build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,train]'
+	$(BIN)/python -m pytest tests/ml_backend/finetune tests/ml_backend/cli/test_train.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ BENCHES: Mapping[str, str] = {
     "crowd_answers": "bench.crowd_answers",
     "dashboard": "bench.dashboard",
     "demo": "bench.demo",
+    "diagnoses": "bench.diagnoses",
     "drain": "bench.drain",
     "edits": "bench.edits",
     "export": "bench.export",
@@ -28,11 +29,13 @@ BENCHES: Mapping[str, str] = {
     "layouts_suggest": "bench.layouts_suggest",
     "house": "bench.house",
     "image_labels": "bench.image_labels",
+    "intervals": "bench.intervals",
     "learn": "bench.learn",
     "learning": "bench.learning",
     "learning_sizes": "bench.learning_sizes",
     "mask_learning": "bench.mask_learning",
     "opinion": "bench.opinion",
+    "outline_consensus": "bench.outline_consensus",
     "predict": "bench.predict",
     "prelabel": "bench.prelabel",
     "qc": "bench.qc",
@@ -47,6 +50,9 @@ BENCHES: Mapping[str, str] = {
     "swap": "bench.swap",
     "thresholds": "bench.thresholds",
     "tiles": "bench.tiles",
+    "train": "bench.train",
+    "tune": "bench.tune",
+    "voice": "bench.voice",
 }
 
 # Benches whose figures are the last section of another's page: (that bench, the section's heading).

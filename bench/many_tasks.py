@@ -91,6 +91,10 @@ class ManyTasks:
                 self.tasks[one["task"]]["predictions"].append({**one, "id": next(self._ids)})
                 self.imported.setdefault(one["model_version"], time.monotonic())
             return {"created": len(body)}
+        if path == "/api/predictions/":
+            self.tasks[body["task"]]["predictions"].append({**body, "id": next(self._ids)})
+            self.imported.setdefault(body["model_version"], time.monotonic())
+            return body
         if path.endswith("/model-versions/"):
             made = [one["model_version"] for task in self.tasks.values() for one in task["predictions"]]
             return {"static": [{"model_version": one, "count": made.count(one)} for one in set(made)]}

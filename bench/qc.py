@@ -1,4 +1,8 @@
-"""Quality control: consensus against gold, reliability against truth, injected errors, and speed."""
+"""Quality control: consensus against gold, reliability against truth, injected errors, and speed.
+
+KaLOS, crowd-kit and weighted boxes fusion are measured beside it where ``LABELLOOP_REFEREES`` names a Python that has
+them (see `bench.referees`).
+"""
 
 import ast
 import collections
@@ -15,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from bench.referees import alpha_rows, crowd_kit_rows, wbf_rows
 from bench.simulated import coverage
 from labelloop.labeling.consensus.consensus import (
     AnnotatorView,
@@ -43,7 +48,9 @@ def run() -> str:
     """Measure everything."""
     lines = ["| what | figure |", "|---|---|"]
     if DATA.is_dir():
-        lines += [*crowd_boxes(), *rte(), *adaptive()]
+        items, gold = load_boxes()
+        lines += [*crowd_boxes(), *wbf_rows(items, gold, DRAWS // 4), *alpha_rows(items)]
+        lines += [*rte(), *crowd_kit_rows(*read_rte()), *adaptive()]
     else:
         lines.append("| crowd data | not on this machine |")
     return "\n".join([*lines, *coverage(), *injected(), *speed()])

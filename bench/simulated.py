@@ -66,7 +66,7 @@ def _found(rng, each, hardness, false, *, annotators=12, tasks=200, together=0.0
         found.append(Evidence(tuple(people), tuple(votes), ()))
     truth = recall[:, 0] / recall[:, 1], precision[:, 0] / precision[:, 1]
     for one in rate_annotators(found, fit_annotator_model(found)):
-        rated = one.regions.recall, one.regions.precision
+        rated = one.regions.recall_of_found, one.regions.precision_by_others
         yield [each.low <= known[one.annotator] <= each.high for each, known in zip(rated, truth, strict=True)]
 
 

@@ -55,21 +55,37 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+# Called with (done, total or None).
+Update = Callable[[int, int | None], None]
+
+
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None] | None]:
+def progress_bar(what: str) -> Iterator[Update | None]:
     """Progress bar on standard error; yields its update function (done, total or None), or None without a terminal."""
+    with progress_bars(what) as (update,):
+        yield update
+
+
+@contextmanager
+def progress_bars(*whats: str) -> Iterator[tuple[Update | None, ...]]:
+    """Progress bars, one below the other; a bar appears with its first update. See `progress_bar`."""
     if not sys.stderr.isatty():
-        yield None
+        yield (None,) * len(whats)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task(what, total=None)
 
-        def update(done: int, total: int | None) -> None:
-            if done % 50 == 0 or done == total:
-                bar.update(row, completed=done, total=total)
+        def updater(what: str, *, visible: bool) -> Update:
+            row = bar.add_task(what, total=None, visible=visible, start=visible)
 
-        yield update
+            def update(done: int, total: int | None) -> None:
+                if done % 50 == 0 or done == total:
+                    bar.start_task(row)
+                    bar.update(row, completed=done, total=total, visible=True)
+
+            return update
+
+        yield tuple(updater(what, visible=not number) for number, what in enumerate(whats))

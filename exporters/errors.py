@@ -98,6 +98,15 @@ class StoreBusy(ExportError):
     fix = "Run the export again when the others have finished."
 
 
+class LatestTakenOver(ExportError):
+    """Another process took the lock of ``latest/``, because this one did not answer for ten seconds."""
+
+    code = "latest_taken_over"
+    status = 409
+    message = "latest/ of {url}: another process took over its update, as this one stood still."
+    fix = "Check it with `labelloop dataset latest {url}`."
+
+
 class DatasetDamaged(ExportError):
     """A file of a data set in the store is damaged."""
 

@@ -91,7 +91,7 @@ class NotLearnable(ModelError):
 
 
 class DatasetUnreadable(LabelloopError):
-    """The labelled data set given to `labelloop learn simulate` cannot be read."""
+    """The labelled data set given to `labelloop learn simulate` or `labelloop train` cannot be read."""
 
     code = "dataset_unreadable"
     status = 400
@@ -100,6 +100,7 @@ class DatasetUnreadable(LabelloopError):
         "Give a folder of images with `--images`, and with `--annotations` a folder of Pascal VOC XML, "
         "a folder of YOLO text files or a COCO JSON file."
     )
+    reason: str
 
 
 class TestListUnusable(LabelloopError):

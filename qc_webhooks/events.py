@@ -119,6 +119,11 @@ def raise_overlap_event(project: int, task: int, annotators: int) -> QcEvent:
     return _task_event(project, task, f"task:{task}:overlap:{annotators}", "poll")
 
 
+def preview_event(project: int, task: int, defaults: int) -> QcEvent:
+    """A task to judge under newer defaults of the policy, for comparison; one key per version of the defaults."""
+    return _task_event(project, task, f"task:{task}:preview:{defaults}", "poll")
+
+
 def sweep_event(project: int | None, *, source: str, key: str = "") -> QcEvent:
     """A project (None: all connected ones) whose tasks must all be compared with the stored state."""
     subject = "*" if project is None else str(project)

@@ -16,14 +16,16 @@ from qc_webhooks.events import PROJECT, TASK, overlay_event, recheck_event, revi
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.reconcile import Reconciler
 from qc_webhooks.pipeline.review_project import ReviewStore, browser_path, ensure_review_project
-from qc_webhooks.policy import read_policy
 from qc_webhooks.schedulers.annotator_model import AnnotatorModelScheduler
+from qc_webhooks.schedulers.defaults_preview import queue_previews
 from qc_webhooks.schedulers.ground_truth import GroundTruthScheduler
 from qc_webhooks.schedulers.overlap import OverlapScheduler
 from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.store.decisions import DecisionStore
+from qc_webhooks.store.previews import PreviewStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.data_manager_tabs import ensure_tabs
+from qc_webhooks.studio.send_backs import show_send_backs
 from qc_webhooks.studio.webhook import ensure_webhook
 
 # Seconds between checks of our Data Manager tabs, which "Drop All Tabs" in Label Studio's settings removes.
@@ -62,9 +64,11 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
                 inbox.put(event.topic, event.subject, event.key, event.payload)
             return
         try:
-            checker.check(int(project), int(id_))
+            checked = checker.check(int(project), int(id_))
         except LabelingError as error:
             raise Reject(str(error)) from error  # retrying the same JSON would fail again
+        if any(action.route == "send_back" for action in checked.actions):
+            show_send_backs(studio, engine, int(project))
 
     def project(subject: str, events: Sequence[Event]) -> None:
         del events
@@ -78,7 +82,7 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
     """Return the periodic jobs: the poller, and updates of reviews, tabs, annotator model, ground truths, dashboard."""
     reconciler = _reconciler(settings, studio, engine)
     projects, memory, inbox = ProjectStore(engine), DecisionStore(engine), Inbox.from_settings(settings, engine)
-    policy, reviews = partial(read_policy, settings.home), ReviewStore(engine)
+    policy, reviews = partial(projects.policy, settings.home), ReviewStore(engine)
     overlap = OverlapScheduler(studio, inbox, policy)
 
     def review_project(project: int) -> None:
@@ -95,6 +99,8 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
                 overlap.raise_overlaps(connected.project)
                 ensure_tabs(studio, connected.project)
                 requeue_without_overlays(studio, memory, inbox, connected.project)
+                queue_previews(PreviewStore(engine), inbox, connected, policy(connected.project))
+                show_send_backs(studio, engine, connected.project)
                 if policy(connected.project).review_project:
                     review_project(connected.project)
             except (LabelloopError, LabelingError) as error:

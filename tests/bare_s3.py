@@ -23,6 +23,7 @@ class BareS3(ThreadingHTTPServer):
     Attributes:
         slow_s: a put takes up to so long between its look at the key and its end.
         fault: called with the handler before a request is answered; True: it has dealt with it.
+        opaque: etags are no checksums, as those of encrypted objects.
         refuse_early: called with the handler instead of reading an object whose sender asks first (100-continue).
     """
 
@@ -36,6 +37,7 @@ class BareS3(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, float]] = []
         self.fault: Callable[[Handler], bool] | None = None
         self.refuse_early: Callable[[Handler], None] | None = None
+        self.opaque = False
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def settings(self, home, **changes) -> Settings:
@@ -97,9 +99,19 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["If-None-Match"] and conditions == "begin" and self.key in objects:
             self.refuse(412, "PreconditionFailed")
             return
+        if source := self.headers["x-amz-copy-source"]:
+            data = objects[unquote(source).lstrip("/").partition("/")[2]][0]
         time.sleep(random.uniform(0, self.server.slow_s))
         objects[self.key] = (data, self.headers["x-amz-meta-labelloop-writer"] or "", time.time())
-        self.answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
+        etag = self.etag(self.key)
+        answer = f"<CopyObjectResult><ETag>{etag}</ETag></CopyObjectResult>" if source else ""
+        self.answer(200, answer.encode(), ETag=etag)
+
+    def etag(self, key):
+        data, _, when = self.server.objects[key]
+        if self.server.opaque:
+            return f'"{hashlib.md5(data + repr(when).encode()).hexdigest()}-1"'
+        return f'"{hashlib.md5(data).hexdigest()}"'
 
     def do_GET(self):
         if self.asked():
@@ -109,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         if "list-type" in query:
             prefix = query.get("prefix", [""])[0]
             found = "".join(
-                f"<Contents><Key>{escape(key)}</Key><Size>{len(objects[key][0])}</Size><ETag>x</ETag>"
+                f"<Contents><Key>{escape(key)}</Key><Size>{len(objects[key][0])}</Size><ETag>{escape(self.etag(key))}</ETag>"
                 f"<LastModified>{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(objects[key][2]))}</LastModified>"
                 f"</Contents>"
                 for key in sorted(objects)
@@ -118,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, f"<ListBucketResult>{found}</ListBucketResult>".encode())
         elif self.key in objects:
             data, writer, when = objects[self.key]
-            told = {"ETag": f'"{hashlib.md5(data).hexdigest()}"', "Last-Modified": formatdate(when, usegmt=True)}
+            told = {"ETag": self.etag(self.key), "Last-Modified": formatdate(when, usegmt=True)}
             self.answer(200, data, **told, **({"x-amz-meta-labelloop-writer": writer} if writer else {}))
         else:
             self.refuse(404, "NoSuchKey")

@@ -15,6 +15,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Before numpy is loaded, here and in what tests start: two processes of tests share the cores, and BLAS threads that
+# wait for each other make a fit up to a hundred times slower.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import hypothesis
 import pytest
 import structlog

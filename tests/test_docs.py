@@ -26,7 +26,7 @@ from ml_backend.training.roi_features import POSTPROCESSED
 from ml_backend.training.solvers import TRAINERS
 from qc_webhooks.agreement import METRICS
 from qc_webhooks.decision.routes import ROUTES
-from qc_webhooks.policy import ControlPolicy, Policy, ReviewRoute
+from qc_webhooks.policy import ConflictPolicy, ControlPolicy, LabelConflicts, Policy, ReviewRoute
 from qc_webhooks.policy.guideline_rules import RULES, Rule
 from qc_webhooks.server.app import create_app as create_qc
 from qc_webhooks.statistics import STATISTICS
@@ -115,7 +115,9 @@ def test_every_entry_of_a_table_is_described(table):
     assert not missing, f"no page of docs/reference names {missing} of {table}"
 
 
-@pytest.mark.parametrize("policy", [Policy, ControlPolicy, ReviewRoute, Rule, ExportPolicy])
+@pytest.mark.parametrize(
+    "policy", [Policy, ConflictPolicy, LabelConflicts, ControlPolicy, ReviewRoute, Rule, ExportPolicy]
+)
 def test_every_key_of_a_policy_is_described(policy):
     missing = [field for field in policy.__dataclass_fields__ if field not in mentioned(REFERENCE / "policy.md")]
     assert not missing

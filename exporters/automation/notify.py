@@ -173,6 +173,7 @@ def command_environment(report: ExportReport, project: int | None) -> dict[str, 
         "DATASET_VERSION": report.version,
         "DATASET_MANIFEST": f"{report.url.rstrip('/')}/{manifest_key(report.version)}",
         "DATASET_MANIFEST_SHA256": report.manifest_sha256,
+        "DATASET_LATEST": f"{report.url.rstrip('/')}/latest" if report.latest == report.version else "",
         "DATASET_PROJECT": "" if project is None else str(project),
     }
 

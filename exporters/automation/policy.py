@@ -68,6 +68,8 @@ class ExportPolicy:
         max_errors: The largest share of failed regions, 0 to 1, with which a version is published.
         allow_shrink: Whether to publish a version that is far smaller than the published one.
         copy_images: Whether to copy the images into the data set.
+        archives: Whether to write the plain files of each version (`versions/vNNNNNN/`).
+        latest: Whether to make `latest/` equal to each published version.
         every_tasks: Export after this number of newly accepted tasks; 0: off.
         every_hours: Export this number of hours after the last export, if anything changed; 0: off.
         at: Export every day at this local time, such as 02:30, if anything changed; empty: off.
@@ -88,6 +90,8 @@ class ExportPolicy:
     max_errors: float = 0.01
     allow_shrink: bool = False
     copy_images: bool = False
+    archives: bool = True
+    latest: bool = True
     every_tasks: int = 0
     every_hours: float = 0.0
     at: str = ""

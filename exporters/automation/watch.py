@@ -101,6 +101,8 @@ class Watcher:
             max_errors=policy.max_errors,
             allow_shrink=policy.allow_shrink,
             copy_images=policy.copy_images,
+            archives=policy.archives,
+            latest=policy.latest,
             progress=progress,
         )
         outcome = "published" if report.published else f"not published: {report.refused}"

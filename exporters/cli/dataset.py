@@ -1,4 +1,4 @@
-"""The commands `labelloop dataset list`, `diff`, `gc`, `pull`, `link` and `report`."""
+"""The commands `labelloop dataset list`, `diff`, `gc`, `pull`, `latest`, `link` and `report`."""
 
 import hashlib
 import sys
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from exporters.console import JsonPath, pluralize, progress_bar, terminal_label, write_json
 from exporters.dataset.gc import GRACE_H, Garbage, collect_garbage, find_garbage
+from exporters.dataset.latest import update_latest
 from exporters.dataset.pull import pull
 from exporters.dataset.signed_links import LONGEST_HOURS, signed_lines, signer
 from exporters.dataset.versions import read_head, read_version, versions
@@ -282,6 +283,40 @@ def _missing(missing: Sequence[tuple[str, str]]) -> str:
         if len(addresses) > _MISSING:
             lines.append(f"    and {len(addresses) - _MISSING} more")
     return "\n".join(lines)
+
+
+def dataset_latest(url: str, *, json: JsonPath = None) -> int:
+    """Make latest/ equal to the published version: write what differs, and remove what is not in the version.
+
+    `labelloop export` does this for each version. This command finishes an update that was killed, and restores files
+    that were changed or deleted by hand.
+
+    ```
+    labelloop dataset latest s3://bucket/cars
+    ```
+
+    Args:
+        url: the data set: a folder or s3://BUCKET/PREFIX.
+        json: where to write what was done as JSON ("-": to the standard output).
+
+    Returns:
+        0, or 1 if no version is published.
+    """
+    settings = Settings()
+    setup_logging(settings)
+    store = open_store(url, settings)
+    with store.scratch() as scratch, progress_bar("files of latest/") as progress:
+        update = update_latest(store, scratch=scratch, check=True, progress=progress)
+    if not write_json(json, update):
+        if update is None:
+            print(f"{url} has no published version. `labelloop export --to {url} --from ...` makes the first.")
+        elif update.counts is not None:
+            counts = update.counts
+            print(
+                f"{store.url}/latest/ is {update.version}: {pluralize(counts.written, 'file')} written,"
+                f" {counts.removed:,} removed, {counts.same:,} the same."
+            )
+    return int(update is None)
 
 
 def dataset_link(

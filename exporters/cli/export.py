@@ -19,7 +19,7 @@ from exporters.automation.notify import (
 )
 from exporters.automation.policy import ExportPolicy
 from exporters.cli.export_summary import failures, summary
-from exporters.console import JsonPath, progress_bar, writable_json_path, write_json
+from exporters.console import JsonPath, progress_bar, progress_bars, writable_json_path, write_json
 from exporters.errors import BadOption
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.model.accounting import ExportReport
@@ -48,6 +48,8 @@ def export(
     allow_shrink: Annotated[bool, Parameter(negative=())] = False,
     fetch: bool = True,
     copy_images: bool = False,
+    archives: bool = True,
+    latest: bool = True,
     afresh: Annotated[bool, Parameter(negative=())] = False,
     workers: int = 0,
     ray: str = "",
@@ -64,19 +66,21 @@ def export(
 
     ```
     labelloop export 7 --to s3://bucket/cars --format coco,yolo-detect
-    labelloop export export.json --label-config config.xml --to file:///data/cars
+    aws s3 sync s3://bucket/cars/latest/yolo-detect cars && yolo train data=cars/data.yaml
+    labelloop export export.json --label-config config.xml --to /data/cars     # then: /data/cars/latest/coco/
     labelloop export 7 --to s3://bucket/cars --watch --at 02:30 --then ./train.sh
-    labelloop dataset pull s3://bucket/cars --format yolo-detect --to ./cars
     ```
 
-    A version is complete or absent, and never changes. Everything left out is listed with the reason.
+    latest/ holds the newest version as plain files, versions/vNNNNNN/ each version: COCO files, a zip of VOC and of
+    YOLO, README.md and report.html. A version is complete or absent, and never changes. Everything left out is listed
+    with the reason.
 
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder.
         formats: the formats to write, comma-separated: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb,
             yolo-pose, yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset.
-        to: the data set: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
+        to: the data set: a folder or s3://BUCKET/PREFIX. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
         annotation: which annotations to export: latest, consensus, ground-truth, user:ID or all. `latest` and
             `consensus` prefer the ground truth if a task has one. Otherwise `latest` is the one updated last, and
@@ -96,7 +100,9 @@ def export(
         allow_shrink: publish a version that has less than two thirds of the tasks, images or objects of the published
             one. Without it such a version is stored unpublished, as it may come from a truncated source.
         fetch: read the header of an image if neither its regions nor its task state its size.
-        copy_images: copy the images into the version too, so that a trainer can load it directly.
+        copy_images: copy the images too, beside the labels, so that a trainer can load the data set as it is.
+        archives: write the plain files of versions/vNNNNNN/. Without them `labelloop dataset pull` reads a version.
+        latest: make latest/ equal to the version: only changed files are written or removed.
         afresh: convert every task and write every object again, including those unchanged since the published
             version. It repairs a data set that lost objects.
         workers: the number of processes. Default: one, or one per core for a large source; 1 uses one always.
@@ -111,12 +117,12 @@ def export(
         when_done: with --watch: when the last task is accepted.
         webhook: an address that receives an event for each published version, signed with the setting
             export_webhook_secret.
-        then: a command to run for each published version, with DATASET_URL, DATASET_VERSION and DATASET_MANIFEST in its
-            environment. It is not run by a shell.
+        then: a command to run for each published version, with DATASET_URL, DATASET_VERSION, DATASET_LATEST (empty if
+            latest/ is of another version) and DATASET_MANIFEST in its environment. It is not run by a shell.
 
     Returns:
-        0; 1 if nothing was published (more than ``max_errors`` failed, no image, far fewer than before) or the webhook
-            failed; or the status of the command.
+        0; 1 if nothing was published (more than ``max_errors`` failed, no image, far fewer than before), latest/ could
+            not be updated, or the webhook failed; or the status of the command.
     """
     settings = Settings()
     (setup_logging if source.isdecimal() else setup_lazy_logging)(settings)
@@ -133,6 +139,8 @@ def export(
         max_errors=max_errors,
         allow_shrink=allow_shrink,
         copy_images=copy_images,
+        archives=archives,
+        latest=latest,
         every_tasks=every_tasks,
         every_hours=every_hours,
         at=at,
@@ -153,7 +161,7 @@ def export(
             raise BadOption("--watch", ", ".join(wrong), "it without " + ", ".join(incompatible))
         return _watch(source, policy, settings)
     config, report_to = _config(label_config), writable_json_path(json)
-    with progress_bar("tasks") as progress:
+    with progress_bars("tasks", "files of latest/") as (progress, file_progress):
         report = run_export(
             source,
             settings=settings,
@@ -171,13 +179,18 @@ def export(
             allow_shrink=allow_shrink,
             fetch=fetch,
             copy_images=copy_images,
+            archives=archives,
+            latest=latest,
             afresh=afresh,
             workers=workers,
             ray=ray,
             progress=progress,
+            file_progress=file_progress,
         )
     if not write_json(report_to, report):
         print(_summary(report, policy, settings))
+    for warning in report.warnings:
+        print(f"Warning: {warning}.", file=sys.stderr)
     if not report.published:
         return 1
     return _follow(report, int(source) if source.isdecimal() else None, policy, settings)
@@ -201,7 +214,7 @@ def _summary(report: ExportReport, policy: ExportPolicy, settings: Settings) -> 
 
 def _follow(report: ExportReport, project: int | None, policy: ExportPolicy, settings: Settings) -> int:
     """Call the webhook, then run the command; a failure of the webhook does not prevent the command."""
-    status = 0
+    status = int(report.latest == "")
     if policy.webhook:
         try:
             send(settings, policy.webhook, webhook_body(report, project, "asked for"))

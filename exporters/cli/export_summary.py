@@ -102,8 +102,27 @@ def summary(report: ExportReport, failed: Iterable[Loss] = (), *, max_errors: fl
         f"  {report.objects} objects, {report.bytes:,} bytes; new: {report.written.objects} objects, "
         f"{report.written.bytes:,} bytes, {report.written.tasks} tasks converted"
     )
+    lines += _places(report)
     lines += _advice(report, max_errors)
     return "\n".join(lines)
+
+
+def _places(report: ExportReport) -> list[str]:
+    """Return where the plain files are."""
+    lines = []
+    if report.archives:
+        tops = dict.fromkeys(path.partition("/")[0] + "/" * ("/" in path) for path in report.archives)
+        lines.append(f"  open {report.url}/versions/{report.version}/: {', '.join(sorted(tops))}")
+    if report.latest:
+        counts = report.latest_files
+        numbers = (
+            f"{counts['written']:,} files written, {counts['removed']:,} removed, {counts['same']:,} the same"
+            if counts
+            else "up to date"
+        )
+        formats = ", ".join(f"{name}/" for name in report.accounts.formats)
+        lines.append(f"  open {report.url}/latest/: {formats} ({report.latest}: {numbers})")
+    return lines
 
 
 def _advice(report: ExportReport, max_errors: float | None) -> list[str]:
@@ -127,9 +146,9 @@ def _advice(report: ExportReport, max_errors: float | None) -> list[str]:
         limit = "" if max_errors is None else f", over --max-errors {max_errors:g}"
         return [
             f"NOT published: {report.accounts.failed_share:.1%} failed{limit}. The published version stays.",
-            f"→ {pull} writes dropped.jsonl, a line for each loss. Fix these, or pass a higher --max-errors.",
+            f"→ Each loss is a line of dropped.jsonl: {_dropped(report, pull)}. Fix these, or raise --max-errors.",
         ]
-    lines = [f"  each loss is a line of dropped.jsonl: {pull}"] if _lost(report) else []
+    lines = [f"  each loss is a line of dropped.jsonl: {_dropped(report, pull)}"] if _lost(report) else []
     unsized = [name for name, counts in report.accounts.formats.items() if UNSIZED in counts.converted]
     if unsized:
         lines.append(f"{', '.join(unsized)}: images of unknown size left out. Omit --no-fetch to read their size.")
@@ -138,6 +157,11 @@ def _advice(report: ExportReport, max_errors: float | None) -> list[str]:
             f"There is no image in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1."
         )
     return lines
+
+
+def _dropped(report: ExportReport, pull: str) -> str:
+    """Return where ``dropped.jsonl`` is, or the command that writes it."""
+    return f"{report.url}/versions/{report.version}/{DROPPED}.jsonl" if report.archives else pull
 
 
 def _why_empty(report: ExportReport) -> str:

@@ -7,6 +7,7 @@ from exporters.console import JsonPath, pluralize, writable_json_path, write_jso
 from exporters.dataset.pull import pull
 from exporters.validate.folder import VALIDATED_FORMATS, validate
 from exporters.validate.issues import ISSUE_KINDS, IssueReport
+from exporters.validate.latest import check_latest
 from exporters.validate.version import verify
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
@@ -20,7 +21,7 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
 
     Reads every layout of `labelloop import`, in a folder, a zip or a bucket: COCO, Pascal VOC, YOLO (detect, segment,
     OBB, pose; also the layouts of Darknet and Label Studio) and Ultralytics NDJSON. Versions made by
-    `labelloop export` are also compared with their manifest: checksums, sizes and counts.
+    `labelloop export` are also compared with their manifest: checksums, sizes and counts, and latest/ file by file.
 
     ```
     labelloop dataset validate ./yolo
@@ -42,6 +43,7 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
         return _print_problems(place, validate(path), json=report_to)
     manifest, problems = verify(store, version)
     if manifest is not None and not problems:
+        check_latest(store, problems)
         checked_formats = [name for name in manifest.formats if name in VALIDATED_FORMATS]
         with scratch_folder() as scratch:
             if checked_formats:

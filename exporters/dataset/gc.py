@@ -18,8 +18,9 @@ from pathlib import Path
 
 import msgspec
 
+from exporters.dataset.latest import read_latest
 from exporters.dataset.shards import read_table
-from exporters.dataset.versions import manifest_key, read_head, version_number, versions
+from exporters.dataset.versions import CLAIMS, manifest_key, read_head, version_number, versions
 from exporters.errors import BadOption
 from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy, object_key
 from labelloop.service.scratch import disk_usage, leftover_folders
@@ -152,8 +153,9 @@ def change_epoch(store: Store) -> None:
 
 
 def is_complete(store: Store, manifest: DatasetManifest) -> bool:
-    """Whether everything that a manifest names is in the store."""
-    return _referenced_keys(store, manifest) <= {entry.key for entry in _collectable(store)}
+    """Whether everything that a manifest names is in the store; its plain files were just written."""
+    own = {file.key for file in manifest.files}
+    return _referenced_keys(store, manifest) - own <= {entry.key for entry in _collectable(store)}
 
 
 def _unfinished(store: Store, before: float, *, remove: bool = False) -> Leftovers:
@@ -173,7 +175,11 @@ def _collectable(store: Store) -> Iterator[ObjectInfo]:
     for entry in store.entries("versions/"):
         _, version, name = entry.key.split("/", 2)
         if head and name != "manifest.json" and version_number(version) <= version_number(head.version):
-            yield entry  # the claim of a killed exporter: see `exporters.dataset.versions.VersionClaim`
+            yield entry  # a plain file of a version or, if no manifest names it, of a killed export
+    for entry in store.entries(CLAIMS):
+        name = entry.key.removeprefix(CLAIMS).partition(".")[0]
+        if head and version_number(name) <= version_number(head.version):
+            yield entry  # of a killed export: see `exporters.dataset.versions.VersionClaim`
 
 
 def _expired(
@@ -183,7 +189,8 @@ def _expired(
     if keep is None or head is None:
         return set()
     published = sorted((name for name, manifest in manifests.items() if manifest.published), key=version_number)
-    kept_names = {head.version, *published[-keep:]}
+    latest = read_latest(store)  # `validate` compares it with its manifest
+    kept_names = {head.version, *published[-keep:], *((latest.version, latest.previous) if latest else ())}
     old = [name for name in published if written.get(manifest_key(name), before + 1) <= before]
     # an exporter may still build on a version that was the newest a short while ago
     newest_old = max(map(version_number, old), default=0)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from exporters.dataset.folder import DiskTree, safe_join
-from exporters.dataset.published_files import format_context
+from exporters.dataset.plain_files import format_context
 from exporters.dataset.pull_images import ImageLayout, image_sources
 from exporters.dataset.shards import read_index, read_table
 from exporters.dataset.staging import Staging

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -23,6 +23,8 @@ from exporters.model.manifest import DatasetManifest, Generation, ImageCopy, Sha
 from labelloop.service.store import ObjectNotFound, Store
 
 SHARD_BYTES = 8 << 20
+# What the names of local files of images start with; those of others are of shards.
+IMAGE_FILE = "photo-"
 _AHEAD = 2
 _MD5 = re.compile("[0-9a-f]{32}")
 _WAITING_BYTES = 16 << 20
@@ -33,10 +35,16 @@ class ObjectUploader:
 
     For a folder, files are batched so that the disk is synced once per batch; for a bucket, they wait for one of a few
     upload threads. Use it as a context manager: it stops pending uploads.
+
+    Args:
+        store: where the data set lives.
+        existing: SHA-256 of objects that exist.
+        keep: a folder for shards that were uploaded, so that they need not be downloaded again: see `LocalFirst`.
     """
 
-    def __init__(self, store: Store, existing: Iterable[str] = ()) -> None:
+    def __init__(self, store: Store, existing: Iterable[str] = (), *, keep: Path | None = None) -> None:
         self._store = store
+        self._keep = keep
         self._known = set(existing)
         self._waiting: list[tuple[str, Path]] = []
         self._bytes = 0
@@ -87,8 +95,26 @@ class ObjectUploader:
 
     def _send(self, files: Sequence[tuple[str, Path]]) -> None:
         self._store.put_many(files)
-        for _, path in files:
-            path.unlink(missing_ok=True)
+        for key, path in files:
+            if self._keep is not None and not path.name.startswith(IMAGE_FILE):
+                path.rename(self._keep / key.rpartition("/")[2])
+            else:
+                path.unlink(missing_ok=True)
+
+
+class LocalFirst:
+    """A store for reading whose content-addressed objects may lie in a folder of this machine too."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store, self._folder = store, folder
+
+    def get(self, key: str) -> bytes:
+        """See `Store.get`."""
+        file = self._folder / key.rpartition("/")[2]
+        return file.read_bytes() if key.startswith("objects/") and file.is_file() else self._store.get(key)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 class TableWriter:

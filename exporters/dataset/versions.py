@@ -1,14 +1,15 @@
-"""Versions of a data set in a store: claim a number, commit the manifest create-only, then publish the head.
+"""Versions of a data set in a store: claim a number, write its files, commit the manifest, then publish the head.
 
 ```
 HEAD.json                           the published version and the SHA-256 of its manifest
 classes.json                        the class map, append-only
+claims/v000002.json                 an exporter writes this version; removed when the version is published
 versions/v000001/manifest.json      the version: its objects, source, rules, class numbers and accounts
-versions/v000002/claim.json         an exporter is about to write this version; removed when it is committed
-versions/v000002/contested.json     another exporter wants the same number
+versions/v000001/...                its plain files: archives, COCO files, README.md, report.html
+latest/                             a mirror of the published version's plain files: see `exporters.dataset.latest`
 objects/ab/ab12...                  shards and image copies, content-addressed by SHA-256, shared by versions
 photos/ab/ab12...                   server-side image copies, addressed by their source and its etag
-files/ab12.../dataset.ndjson        files of formats that are read directly from the store, content-addressed
+files/ab12.../dataset.ndjson        plain files of versions made by earlier releases, content-addressed
 ```
 
 A reader that starts at ``HEAD.json`` never sees an incomplete version, and an interruption at any write leaves the last
@@ -16,9 +17,10 @@ version intact. The objects it leaves behind stay: another exporter may be about
 """
 
 import hashlib
+import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Self
@@ -30,9 +32,9 @@ from exporters.model.manifest import DatasetHead, DatasetManifest, decode_manife
 from labelloop.service.store import ObjectChanged, ObjectExists, ObjectNotFound, Store, StoreError
 
 HEAD = "HEAD.json"
-# Seconds that the writes of manifest and head may take after the check, and that contestants wait after their mark.
+CLAIMS = "claims/"
+# Seconds that the write of the head may take after the check, and that others wait after their claim.
 CONTEST_WINDOW_S = 1.0
-_CLAIM, _CONTESTED = "claim.json", "contested.json"
 # Seconds after which others may have stopped waiting for a write of the head: see `labelloop.service.store.s3_lease`.
 _LATE_S = 5.0
 _WITHOUT_HEAD = (
@@ -80,23 +82,25 @@ _Check = tuple[float, HeadRead | None]
 
 
 class VersionClaim:
-    """An optimistic claim on the next version number, which avoids the settle delay when there is no contention.
+    """The exclusive right to write a version: its number belongs to one exporter from the start of the export.
 
-    A store that cannot tell at once which of several creators won (`Store.write_settle_s`) makes every creator wait
-    until competing writes have ended, and read back the result. An export creates several objects and would wait for
-    each. It claims the next version number at its start instead, and the claim settles while tasks are converted:
+    The number is the next one without a claim and without a manifest. A killed exporter leaves its claim: its number
+    is never used, and `exporters.dataset.gc` removes what it wrote. An exporter that fails removes its files and its
+    claim.
 
-    - The holder of the claim checks for a contest mark after all other writes. Without one it writes manifest and head
-      within `CONTEST_WINDOW_S` of the check, without waiting. Writes that take longer are verified as usual.
-    - An exporter that finds the number claimed writes the mark, waits `CONTEST_WINDOW_S` before it writes any shared
-    key,
-      and then waits for each write.
+    The claim also tells whether another exporter may move the head, so that a store which cannot tell at once which of
+    several writers won (`Store.write_settle_s`) need not make every exporter wait:
 
-    The check sees every mark written before it; the writer of a later mark starts its writes after the holder's have
-    ended. So two exporters never write one key at the same time. An exporter that is killed leaves its claim: the next
-    one contests it and takes the slow path once. See docs/why/exports-at-once.md.
+    - The holder of the number after the head checks for claims on later numbers after all other writes. Without one it
+      writes the head within `CONTEST_WINDOW_S` of the check, without waiting. A write that takes longer is verified as
+      usual.
+    - The holder of any later number waits `CONTEST_WINDOW_S` after its claim before it writes the head, and then takes
+      the store's slow path.
 
-    Use it as a context manager: it removes its claim and marks.
+    The check sees every claim confirmed before it; the holder of a later one writes after the first holder's write has
+    ended. So two exporters never write the head at the same time. See docs/why/exports-at-once.md.
+
+    Use it as a context manager: it removes its claim.
 
     Args:
         store: where the data set lives.
@@ -106,137 +110,128 @@ class VersionClaim:
     def __init__(self, store: Store, after: int) -> None:
         self._store = store
         self._after = after
-        self._contested: dict[int, float] = {}
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="claim")
-        self._claiming: Future[tuple[int, bool]] | None = None
+        self._claiming: Future[_Claimed] | None = None
         self._checking: Future[_Check] | None = None
-        self._clearing: Future[None] | None = None
-        if store.write_settle_s:
+        self._released = False
+        if store.write_settle_s:  # the claim settles while tasks are converted
             self._claiming = self._threads.submit(self._claim)
 
-    def first(self) -> int:
-        """Return the first number to try."""
-        return self._claiming.result()[0] if self._claiming else self._after + 1
+    @property
+    def version(self) -> str:
+        """The name of the claimed version. Raises `StoreBusy`."""
+        return version_name(self._claimed().number)
 
     def begin_check(self) -> None:
         """Start the check of `exclusive_until` in the background; it also reads the head."""
-        if self._claiming is not None:
-            self._checking = self._threads.submit(self._check, self._claiming)
+        self._claimed()
+        self._checking = self._threads.submit(self._check)
 
-    def exclusive_until(self, number: int) -> float:
-        """Return until when no other exporter writes this version or the head: see `Store.create`; 0 under contention.
+    def exclusive_until(self) -> float:
+        """Return until when no other exporter writes the head: see `Store.create`; 0 if another one may.
 
-        Call it right before the first write. Under contention it waits until the others know of this exporter.
+        Call it right before that write. If others are at work, it waits until they know of this exporter.
         """
-        if self._claiming is None:
-            return 0.0
-        if self._claiming.result() == (number, True):
-            return self._check_result()[0]
-        self._contest(number)
-        time.sleep(max(0.0, self._contested[number] + CONTEST_WINDOW_S - time.monotonic()))
-        return 0.0
+        if self._checking is None:
+            self.begin_check()
+        assert self._checking is not None
+        until = self._checking.result()[0]
+        if not until and self._store.write_settle_s:
+            time.sleep(max(0.0, self._claimed().at + CONTEST_WINDOW_S - time.monotonic()))
+        return until
 
     @property
     def head(self) -> HeadRead | None:
-        """The head as read by the check, valid until `exclusive_until`; None without a claim or under contention."""
-        return self._check_result()[1] if self._claiming is not None else None
+        """The head as read by the check, valid until `exclusive_until`; None if others may move it."""
+        return self._checking.result()[1] if self._checking is not None else None
 
-    def release(self, number: int) -> None:
-        """Remove claims and marks up to the committed version, in the background."""
-        if self._claiming is not None:
-            self._clearing = self._threads.submit(self._clear, self._claiming, number)
+    def release(self) -> None:
+        """Remove the claim, in the background: the version is published, or exists unpublished."""
+        self._released = True
+        self._threads.submit(self._delete, [_claim_key(self._claimed().number)])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._claiming is not None and self._clearing is None:
-            self._threads.submit(self._clear, self._claiming, 0)
+        if self._claiming is not None and not self._released:
+            self._threads.submit(self._abandon, self._claiming)
         self._threads.shutdown()
 
-    def _claim(self) -> tuple[int, bool]:
-        """Return the first number without a manifest, and whether it is claimed.
+    def _claimed(self) -> "_Claimed":
+        if self._claiming is None:
+            self._claiming = self._threads.submit(self._claim)
+        return self._claiming.result()
 
-        A number that does not follow the head is not claimed: another exporter may be about to publish.
-        """
-        number = self._after + 1
-        while self._store.exists(manifest_key(version_name(number))):
-            number += 1
-        if number == self._after + 1:
+    def _claim(self) -> "_Claimed":
+        for number in range(self._after + 1, self._after + 1 + _MAX_NUMBERS):
+            if self._store.exists(manifest_key(version_name(number))):
+                continue
             try:
-                self._store.create(_key(number, _CLAIM), msgspec.json.encode({"began": time.time()}) + b"\n")
+                self._store.create(_claim_key(number), msgspec.json.encode({"began": time.time()}) + b"\n")
             except ObjectExists:
-                pass
-            else:
-                return number, True
-        self._contest(number)
-        return number, False
+                continue
+            if self._store.exists(manifest_key(version_name(number))):  # committed and released in between
+                self._delete([_claim_key(number)])
+                continue
+            return _Claimed(number, time.monotonic())
+        raise StoreBusy(url=self._store.url, key=manifest_key(version_name(self._after + 1)))
 
-    def _check_result(self) -> _Check:
-        if self._checking is None:
-            self.begin_check()
-        assert self._checking is not None
-        return self._checking.result()
-
-    def _check(self, claiming: Future[tuple[int, bool]]) -> _Check:
-        number, won = claiming.result()
-        now = time.monotonic()
-        if not won or self._store.exists(_key(number, _CONTESTED)):
+    def _check(self) -> _Check:
+        number, now = self._claimed().number, time.monotonic()
+        others = (version_number(key.removeprefix(CLAIMS).partition(".")[0]) for key in self._store.list(CLAIMS))
+        if number != self._after + 1 or any(other > number for other in others):
             return 0.0, None
         return now + CONTEST_WINDOW_S, read_head(self._store)
 
-    def _clear(self, claiming: Future[tuple[int, bool]], written: int) -> None:
-        """Remove our claim and marks. A mark stays until its version exists: it warns the holder of the claim."""
-        if claiming.exception() is not None:
-            return
-        number, won = claiming.result()
-        keys = {_key(number, _CLAIM)} if won else set()
-        if self._contested and written:  # and those of attempts that were given up
-            passed_numbers = range(max(self._after, 1), written + 1)
-            keys |= {_key(passed_number, name) for passed_number in passed_numbers for name in (_CLAIM, _CONTESTED)}
+    def _abandon(self, claiming: "Future[_Claimed]") -> None:
+        """Remove the files of a version without a manifest, then the claim; if that fails, the number is lost."""
+        if claiming.exception() is None:
+            number = claiming.result().number
+            with suppress(StoreError):
+                keys = list(self._store.list(f"versions/{version_name(number)}/"))
+                if manifest_key(version_name(number)) not in keys:
+                    for key in keys:
+                        self._store.delete(key)
+                self._store.delete(_claim_key(number))
+
+    def _delete(self, keys: Iterable[str]) -> None:
         with suppress(StoreError):  # they are small, and `dataset gc` takes them away
-            for key in sorted(keys):
+            for key in keys:
                 self._store.delete(key)
 
-    def _contest(self, number: int) -> None:
-        if number not in self._contested:
-            self._store.put(_key(number, _CONTESTED), b"{}\n")
-            self._contested[number] = time.monotonic()
+
+class _Claimed(msgspec.Struct, frozen=True):
+    """A claimed number, and when the claim was confirmed (`time.monotonic`)."""
+
+    number: int
+    at: float
 
 
-def _key(number: int, name: str) -> str:
-    return f"versions/{version_name(number)}/{name}"
+# Numbers that are tried for a claim.
+_MAX_NUMBERS = 1000
 
 
-def commit_version(store: Store, manifest: DatasetManifest, claim: VersionClaim) -> tuple[DatasetManifest, str, float]:
-    """Write the manifest under the next free number, which creates the version.
+def _claim_key(number: int) -> str:
+    return f"{CLAIMS}{version_name(number)}.json"
 
-    Two exporters never get one number: the manifest is written create-only, and the second exporter takes the next
-    number.
+
+def commit_version(store: Store, manifest: DatasetManifest) -> str:
+    """Write the manifest, which creates the version. Return its SHA-256.
 
     Args:
         store: where the data set lives; everything that the manifest refers to is in it.
-        manifest: the manifest without ``version``; with its parent.
-        claim: the claim on a number.
-
-    Returns:
-        The manifest as written, its SHA-256, and until when no other exporter moves the head: see `VersionClaim`.
+        manifest: the manifest; its version is claimed by this exporter.
 
     Raises:
-        StoreBusy: a thousand numbers in a row were taken.
+        StoreBusy: the version exists: a release without claims wrote it.
     """
-    first = claim.first()
-    for number in range(first, first + 1000):
-        named = msgspec.structs.replace(manifest, version=version_name(number))
-        data = encode_manifest(named)
-        exclusive_until = claim.exclusive_until(number)
-        try:
-            store.create(manifest_key(named.version), data, exclusive_until=exclusive_until)
-        except ObjectExists:
-            continue
-        claim.release(number)
-        return named, hashlib.sha256(data).hexdigest(), exclusive_until
-    raise StoreBusy(url=store.url, key=manifest_key(version_name(first)))
+    data = encode_manifest(manifest)
+    try:
+        store.create(manifest_key(manifest.version), data, exclusive_until=math.inf)
+    except ObjectExists:
+        raise StoreBusy(url=store.url, key=manifest_key(manifest.version)) from None
+    return hashlib.sha256(data).hexdigest()
 
 
 def publish_version(
@@ -248,7 +243,7 @@ def publish_version(
         store: where the data set lives.
         version: a committed version.
         sha256: the SHA-256 of its manifest.
-        exclusive_until: as returned by `commit_version`.
+        exclusive_until: as returned by `VersionClaim.exclusive_until`.
         expected: the head, if it was read while no other exporter could move it.
 
     Raises:

@@ -7,7 +7,7 @@ images, class names, the head of a large file) is written by ``write_files``, wh
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol
@@ -18,6 +18,7 @@ from exporters.columnar.block import Block
 from exporters.model.class_map import Categories
 from exporters.model.clipping import is_axis_aligned
 from exporters.model.keypoints import Skeleton
+from exporters.model.manifest import ImageCopy
 from exporters.model.records import Item, Object
 
 # `Format.implicit_conversions` of a format of boxes.
@@ -84,6 +85,13 @@ class OutputTree(Protocol):
         """Open an unnamed temporary file that can be read back; it is deleted on exit."""
 
 
+class ImageReader(Protocol):
+    """Reads images in the order of their tasks, a split at a time."""
+
+    def split(self, split: str) -> Callable[[str], bytes | None]:
+        """Return a function that takes file names in order and returns the content; None if there is no such image."""
+
+
 class Format(Protocol):
     """One format.
 
@@ -91,8 +99,7 @@ class Format(Protocol):
         name: Its name in ``FORMATS``.
         image_folder: The folder where readers of the format expect an image; ``{split}`` stands for its split.
         needs_size: Whether it leaves out images of unknown size.
-        publish_plain: Whether the files of ``write_files`` are also put into the store, for readers that fetch them
-            there.
+        file_per_image: Whether ``write_files`` writes a file for each image; a version then has them in a zip.
         implicit_conversions: What ``encode`` turns each upright rectangle, rotated rectangle and polygon of `Columns`
             into, as ``from -> to``, without counting it in `EncodedBlock.converted`; empty where it counts, or changes
             nothing.
@@ -103,7 +110,7 @@ class Format(Protocol):
     name: ClassVar[str]
     image_folder: ClassVar[str]
     needs_size: ClassVar[bool]
-    publish_plain: ClassVar[bool]
+    file_per_image: ClassVar[bool]
     supported_metadata: ClassVar[frozenset[str]]
     implicit_conversions: tuple[str, str, str]
 
@@ -120,8 +127,23 @@ class Format(Protocol):
             output: where the files go.
         """
 
-    def finish(self, root: Path) -> None:
-        """Finish the folder that ``write_files`` wrote to; `pull` calls it once the images are in ``image_folder``."""
+    def image_paths(
+        self, records: Iterable[Record], copies: Iterable[tuple[str, ImageCopy]]
+    ) -> Iterator[tuple[str, ImageCopy]]:
+        """Yield the path of each image that lies beside the labels: none for a format that packs images.
+
+        Args:
+            records: the records of all images, in the order of their tasks.
+            copies: the copies of images with their splits, in the same order; some images may have none.
+        """
+
+    def finish(self, root: Path, images: "ImageReader | None" = None) -> None:
+        """Finish the folder that ``write_files`` wrote to.
+
+        Args:
+            root: the folder.
+            images: the images; by default they are in ``image_folder``, where `pull` has put them.
+        """
 
 
 class ItemFormat:
@@ -130,7 +152,7 @@ class ItemFormat:
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
     needs_size: ClassVar[bool] = True
-    publish_plain: ClassVar[bool] = False
+    file_per_image: ClassVar[bool] = False
     supported_metadata: ClassVar[frozenset[str]] = frozenset()
     implicit_conversions: tuple[str, str, str] = ("", "", "")
 
@@ -146,7 +168,15 @@ class ItemFormat:
         """
         raise NotImplementedError
 
-    def finish(self, root: Path) -> None:
+    def image_paths(
+        self, records: Iterable[Record], copies: Iterable[tuple[str, ImageCopy]]
+    ) -> Iterator[tuple[str, ImageCopy]]:
+        """See `Format.image_paths`."""
+        del records
+        for split, copy in copies:
+            yield f"{self.image_folder.format(split=split)}/{copy.file_name}", copy
+
+    def finish(self, root: Path, images: "ImageReader | None" = None) -> None:
         """See `Format.finish`. Most formats leave images in place."""
 
     def encode(self, block: Block) -> EncodedBlock:

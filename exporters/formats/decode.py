@@ -1,6 +1,8 @@
 """Decode the records of each format into the objects of an image: class, box and outline in pixels."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from html import unescape
 from typing import Any
 
 import msgspec
@@ -11,7 +13,6 @@ from exporters.model.records import Box, Image
 from labelloop.labeling.geometry.shapes import Point
 from labelloop.service.datasets.coco_records import ring_points
 from labelloop.service.datasets.shapes import decode_rle
-from labelloop.service.datasets.voc_xml import parse_annotation
 from labelloop.service.datasets.yolo_rows import pixel_points, split_rows
 
 Ring = Sequence[Point]
@@ -108,13 +109,19 @@ def _yolo_outline_objects(record: bytes, image: Image, classes: Mapping[str, int
 def _voc_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del image
     objects = []
-    for obj in parse_annotation(_decode_voc(record).xml).objects:
-        x_min, y_min, right, bottom = (float(edge or 0) for edge in obj.edges)
-        left, top = x_min - 1, y_min - 1
-        area = (right - left) * (bottom - top)
-        objects.append(DecodedObject(classes.get(obj.raw_name, 0), (left, top, right, bottom), area))
+    for raw_name, *edges in _VOC_OBJECT.findall(_decode_voc(record).xml):
+        x_min, y_min, x_max, y_max = map(float, edges)
+        area = (x_max - x_min + 1) * (y_max - y_min + 1)
+        name = unescape(raw_name) if "&" in raw_name else raw_name
+        objects.append(DecodedObject(classes.get(name, 0), (x_min - 1, y_min - 1, x_max, y_max), area))
     return objects
 
+
+# An object as `exporters.formats.voc` writes it.
+_VOC_OBJECT = re.compile(
+    r"<object>\s*<name>(.*?)</name>.*?<xmin>(\d+)</xmin>\s*<ymin>(\d+)</ymin>\s*<xmax>(\d+)</xmax>\s*<ymax>(\d+)</ymax>",
+    re.DOTALL,
+)
 
 # Format -> decoder of its records, the most informative format first.
 DECODERS: Mapping[str, Decoder] = {

@@ -40,7 +40,7 @@ class _Ndjson:
     """
 
     needs_size: ClassVar[bool] = True  # each image says its own
-    publish_plain: ClassVar[bool] = True
+    file_per_image: ClassVar[bool] = False
     task: ClassVar[str]
     rows: ClassVar[str]
 

@@ -52,6 +52,7 @@ class Voc(ItemFormat):
     name: ClassVar[str] = "voc"
     supported_metadata: ClassVar[frozenset[str]] = frozenset({FLAGS, ATTRIBUTES})
     image_folder: ClassVar[str] = "JPEGImages"
+    file_per_image: ClassVar[bool] = True
     implicit_conversions: tuple[str, str, str] = BOX_CHANGES
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:

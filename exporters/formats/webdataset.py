@@ -6,15 +6,16 @@ Format: https://github.com/webdataset/webdataset: files of one sample share thei
 
 import io
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
-from exporters.formats.base import OutputTree, Record
+from exporters.formats.base import ImageReader, OutputTree, Record
 from exporters.formats.coco import Coco
+from exporters.model.manifest import ImageCopy
 
 SAMPLES = 1000
 # A shard is full at `SAMPLES` samples or at this many bytes.
@@ -57,30 +58,46 @@ class WebDataset(Coco):
             if words:
                 output.write(name, "".join(f"{' '.join(word.split())}\n" for word in words).encode())
 
-    def finish(self, root: Path) -> None:
+    def image_paths(
+        self, records: Iterable[Record], copies: Iterable[tuple[str, ImageCopy]]
+    ) -> Iterator[tuple[str, ImageCopy]]:
+        """See `Format.image_paths`. Images are packed in the shards."""
+        del records, copies
+        return iter(())
+
+    def finish(self, root: Path, images: ImageReader | None = None) -> None:
         """Pack images and labels into shards, and remove the intermediate files."""
         for split in self.context.splits:
             waiting = root / _WAITING.format(split=split)
-            folder = root / self.image_folder.format(split=split)
-            image_names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            if images is None:
+                read = _folder_reader(root / self.image_folder.format(split=split))
+            else:
+                read = images.split(split)
             with waiting.open("rb") as lines:
-                _pack(_samples(lines, folder, image_names), root, split)
+                _pack(_samples(lines, read), root, split)
             waiting.unlink()
         shutil.rmtree(root / ".photos", ignore_errors=True)
 
 
-def _samples(lines: Iterable[bytes], folder: Path, image_names: set[str]) -> Iterator[list[tuple[str, bytes]]]:
+def _folder_reader(folder: Path) -> Callable[[str], bytes | None] | None:
+    """Return a reader of the images in a folder; None if there are none."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return (lambda name: (folder / name).read_bytes() if name in names else None) if names else None
+
+
+def _samples(lines: Iterable[bytes], read: Callable[[str], bytes | None] | None) -> Iterator[list[tuple[str, bytes]]]:
     """Yield the files of each sample. If there are images, samples without one are left out: pull reports them."""
     for line in lines:
         sample = msgspec.json.decode(line, type=_Sample)
         name = sample.image["file_name"]
-        if image_names and name not in image_names:
+        image = read(name) if read else None
+        if read and image is None:
             continue
         key = f"{sample.image['id']:012d}"
         label = msgspec.json.encode(sample.image | sample.source | {"annotations": sample.annotations})
         files = [(f"{key}.json", label)]
-        if image_names:
-            files.insert(0, (f"{key}.{name.rpartition('.')[2]}", (folder / name).read_bytes()))
+        if image is not None:
+            files.insert(0, (f"{key}.{name.rpartition('.')[2]}", image))
         yield files
 
 

@@ -67,6 +67,7 @@ class YoloRows(ItemFormat):
     """
 
     needs_size: ClassVar[bool] = False
+    file_per_image: ClassVar[bool] = True
     size_independent: ClassVar[tuple[type, ...]] = SIZE_INDEPENDENT
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:

@@ -9,13 +9,14 @@ import io
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 
-from exporters.formats.base import ItemFormat, OutputTree, Record
+from exporters.formats.base import ImageReader, ItemFormat, OutputTree, Record
+from exporters.model.manifest import ImageCopy
 from exporters.model.records import Item, Object
 
 SHEET = "labels.csv"
@@ -23,6 +24,7 @@ WITHOUT = "image without a class, left out"
 SEVERAL = "image of several classes, left out"
 NO_SHAPES = "a class of a whole image has no shapes"
 
+_NO_COPY: tuple[str, ImageCopy | None] = ("", None)
 _UNSAFE = re.compile(r'[\x00-\x1f/\\:*?"<>|]+')
 
 
@@ -39,6 +41,7 @@ class YoloClassify(ItemFormat):
     name: ClassVar[str] = "yolo-classify"
     image_folder: ClassVar[str] = ".photos/{split}"
     needs_size: ClassVar[bool] = False
+    file_per_image: ClassVar[bool] = True
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """Encode the class of an image; all objects are rejected."""
@@ -58,8 +61,24 @@ class YoloClassify(ItemFormat):
                 if row.label:
                     out.write(_line(row.file, record.split, row.label, folders.folder(row.label)))
 
-    def finish(self, root: Path) -> None:
+    def image_paths(
+        self, records: Iterable[Record], copies: Iterable[tuple[str, ImageCopy]]
+    ) -> Iterator[tuple[str, ImageCopy]]:
+        """See `Format.image_paths`. Images without a class are left out."""
+        decode = msgspec.json.Decoder(_Row).decode
+        folders, remaining = _FolderNames(), iter(copies)
+        _, copy = next(remaining, _NO_COPY)
+        for record in records:
+            row = decode(record.body)
+            folder = folders.folder(row.label) if row.label else ""
+            if copy is not None and copy.file_name == row.file:
+                if folder:
+                    yield f"{record.split}/{folder}/{row.file}", copy
+                _, copy = next(remaining, _NO_COPY)
+
+    def finish(self, root: Path, images: ImageReader | None = None) -> None:
         """Move the images into the folders of their classes; images without a class are removed."""
+        del images
         with (root / SHEET).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 image = root / self.image_folder.format(split=row["split"]) / row["file"]

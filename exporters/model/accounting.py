@@ -1,7 +1,7 @@
 """Account for every task, annotation, image and region of the input: kept, or dropped with a reason; the sums match."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -87,7 +87,9 @@ class ExportReport(msgspec.Struct, frozen=True):
     """The result of an export: ``version`` at ``url``; ``refused`` is the reason if it was not ``published``.
 
     ``version`` is empty if no version was made. ``objects`` and ``bytes`` are those of the version, ``written`` those
-    added by this export. ``left_out`` maps requested formats that the project cannot fill to the reason.
+    added by this export. ``left_out`` maps requested formats that the project cannot fill to the reason. ``latest`` is
+    the version in ``latest/``: empty if its update failed, None if the export did not write it. ``latest_files`` are
+    the numbers of its files. ``archives`` are the version's plain files.
     """
 
     url: str
@@ -102,6 +104,10 @@ class ExportReport(msgspec.Struct, frozen=True):
     manifest_sha256: str
     left_out: Mapping[str, str] = {}
     refused: str = ""
+    latest: str | None = None
+    latest_files: Mapping[str, int] = {}
+    archives: Sequence[str] = ()
+    warnings: tuple[str, ...] = ()
 
 
 # A counter and its value: ``(("dropped", "region", "no label"), 2)``.

@@ -12,6 +12,7 @@ from exporters.convert.annotation_policy import DISPUTED, consensus, parse_polic
 from exporters.convert.consensus import estimate_annotators, reliability
 from exporters.convert.options import ConversionOptions, image_class_control
 from exporters.convert.task_images import LazyImageSizeReader
+from exporters.dataset.latest import FileProgress
 from exporters.dataset.versions import published_version
 from exporters.errors import BadOption, ExportError, NearDuplicateLabels
 from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
@@ -63,8 +64,11 @@ def export(
     afresh: bool = False,
     workers: int = 0,
     ray: str = "",
+    archives: bool = True,
+    latest: bool = True,
     studio: "Studio | None" = None,
     progress: Progress | None = None,
+    file_progress: FileProgress | None = None,
 ) -> ExportReport:
     """Export annotated tasks as a new version of a data set in the store.
 
@@ -89,8 +93,11 @@ def export(
         afresh: convert every task, including those unchanged since the published version.
         workers: processes that convert; 1: this one alone; 0: chosen by the size of the source.
         ray: the address of a Ray cluster that converts instead, or ``local``.
+        archives: whether the version has plain files: archives, COCO files, README.md and report.html.
+        latest: whether ``latest/`` is made equal to the version, when it is published.
         studio: a client to use instead of the settings' own.
         progress: called after each task.
+        file_progress: called after each file of ``latest/``.
 
     Returns:
         The report; ``published`` says whether the head points to the new version.
@@ -171,6 +178,9 @@ def export(
             splits=(*shares.splits, *([DISPUTED_SPLIT] if disputed == "apart" else [])),
             max_errors=max_errors,
             allow_shrink=allow_shrink,
+            archives=archives,
+            latest=latest,
+            file_progress=file_progress,
             policy={
                 "annotation": annotation,
                 "disputed": disputed,

@@ -5,9 +5,9 @@ Tasks that are unchanged since the published version are not converted again: se
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -19,10 +19,12 @@ from exporters.convert.options import ConversionOptions
 from exporters.convert.task_images import ImageSizeReader, ImageSizes
 from exporters.convert.task_registry import TaskRegistry
 from exporters.dataset.gc import epoch, is_complete
-from exporters.dataset.published_files import publish_plain_files
-from exporters.dataset.shards import ObjectUploader, read_table
+from exporters.dataset.latest import FileProgress, LatestUpdate, update_latest
+from exporters.dataset.mirror import local_folder
+from exporters.dataset.plain_files import PlainVersion
+from exporters.dataset.shards import LocalFirst, ObjectUploader, read_table
 from exporters.dataset.versions import VersionClaim, commit_version, publish_version, published_version, version_number
-from exporters.errors import ClassMapChanged, DatasetDamaged, ObjectsCollected
+from exporters.errors import ClassMapChanged, DatasetDamaged, LatestTakenOver, ObjectsCollected
 from exporters.formats import FORMATS
 from exporters.formats.base import Format, FormatContext
 from exporters.model.accounting import Accounts, ExportReport, TaskAccount, WriteStats, build_accounts
@@ -33,12 +35,13 @@ from exporters.pipeline.converter import TaskConverter, TaskOutcomeKey
 from exporters.pipeline.fast_converter import make_converter
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentWriter
 from exporters.pipeline.incremental import PreviousVersionIndex, SourceOrderChanged
+from exporters.pipeline.plain_version import publish_plain_version
 from exporters.pipeline.publish_checks import EMPTY, refusal_reason
 from exporters.pipeline.scheduler import ConversionScheduler, Pool, WorkerConfig, blocks_of, gc_relaxed
 from exporters.sources import TaskSource
 from labelloop import VERSION
 from labelloop.service.settings import Settings
-from labelloop.service.store import Store
+from labelloop.service.store import Store, StoreError
 
 if TYPE_CHECKING:
     from exporters.pipeline.image_copier import ImageCopier
@@ -70,6 +73,9 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress | None = None
     afresh: bool = False
     allow_shrink: bool = False
+    archives: bool = True
+    latest: bool = True
+    file_progress: FileProgress | None = None
     settings: Settings
     workers: int = 0
     pool: Callable[[WorkerConfig], Pool] | None = None
@@ -125,7 +131,11 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         with (
             numbering,
             self.store.scratch() as scratch,
-            ObjectUploader(self.store, parent.shards() if parent and not self.afresh else ()) as objects,
+            ObjectUploader(
+                self.store,
+                parent.shards() if parent and not self.afresh else (),
+                keep=self._shard_folder(scratch),
+            ) as objects,
         ):
             registry = TaskRegistry(reads_data=self.rules.split.reads_data)
             copier = self._copier(parent if previous else None, objects, scratch) if self.photos else None
@@ -169,20 +179,61 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
                 generations=(*(previous.generations if previous else ()), *([generation] if generation else ())),
             )
             objects.flush()
-            manifest = publish_plain_files(self.store, manifest, scratch)
-            claim.begin_check()
-            if epoch(self.store) != start_epoch and not is_complete(self.store, manifest):
-                raise ObjectsCollected(url=self.store.url)
-            manifest, checksum, exclusive_until = commit_version(self.store, manifest, claim)
-        if manifest.published:
-            publish_version(
-                self.store,
-                manifest.version,
-                checksum,
-                exclusive_until=exclusive_until,
-                expected=claim.head if exclusive_until else None,
-            )
-        return self._report(manifest, checksum, WriteStats(objects.written, objects.written_bytes, builder.converted))
+            notes: list[str] = []
+            with ExitStack() as stack:
+                plain = self._lay_out(manifest, scratch, notes, stack)
+                manifest = msgspec.structs.replace(manifest, version=claim.version)
+                if plain is not None:
+                    plain.manifest = manifest
+                if self.archives and plain is not None:
+                    manifest = publish_plain_version(self.store, plain, scratch, root=local_folder(self.store))
+                claim.begin_check()
+                if epoch(self.store) != start_epoch and not is_complete(self.store, manifest):
+                    raise ObjectsCollected(url=self.store.url)
+                checksum = commit_version(self.store, manifest)
+                if manifest.published:
+                    exclusive_until = claim.exclusive_until()
+                    publish_version(
+                        self.store,
+                        manifest.version,
+                        checksum,
+                        exclusive_until=exclusive_until,
+                        expected=claim.head if exclusive_until else None,
+                    )
+                claim.release()
+                update = self._update_latest(plain, scratch, notes) if manifest.published and self.latest else None
+        written = WriteStats(objects.written, objects.written_bytes, builder.converted)
+        return self._report(manifest, checksum, written, update, notes)
+
+    def _shard_folder(self, scratch: Path) -> Path | None:
+        """Return a folder for the shards of a bucket, as the plain files are made of them; None if it is not needed."""
+        if local_folder(self.store) is not None or not (self.archives or self.latest):
+            return None
+        folder = scratch / "shards"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _lay_out(
+        self, manifest: DatasetManifest, scratch: Path, notes: list[str], stack: ExitStack
+    ) -> PlainVersion | None:
+        """Lay out the plain files of the version on the disk; None if they are not wanted."""
+        if not self.archives and not (self.latest and manifest.published):
+            return None
+        folder, shards = scratch / "plain", self._shard_folder(scratch)
+        folder.mkdir()
+        store: Any = LocalFirst(self.store, shards) if shards else self.store
+        plain = stack.enter_context(PlainVersion(store, manifest, folder))
+        if note := plain.pack_images(archives=self.archives):
+            notes.append(note)
+        return plain
+
+    def _update_latest(self, plain: PlainVersion | None, scratch: Path, notes: list[str]) -> LatestUpdate | None:
+        """Update ``latest/``. The version is published by now: a failure does not change that."""
+        try:
+            return update_latest(self.store, scratch=scratch, plain=plain, progress=self.file_progress)
+        except (StoreError, LatestTakenOver, DatasetDamaged, OSError) as error:
+            notes.append(f"latest/ is not up to date: {error} Run `labelloop dataset latest {self.store.url}`")
+            return LatestUpdate("")
 
     def _convert(
         self,
@@ -287,7 +338,14 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             left_out=self.left_out,
         )
 
-    def _report(self, manifest: DatasetManifest, checksum: str, written: WriteStats) -> ExportReport:
+    def _report(
+        self,
+        manifest: DatasetManifest,
+        checksum: str,
+        written: WriteStats,
+        update: LatestUpdate | None,
+        notes: Sequence[str],
+    ) -> ExportReport:
         sizes = [shard.size for shard in manifest.shards().values()] + [file.size for file in manifest.files]
         return ExportReport(
             url=self.store.url,
@@ -302,6 +360,10 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             written=written,
             manifest_sha256=checksum,
             left_out=self.left_out,
+            latest=update.version if update else None,
+            latest_files=msgspec.structs.asdict(update.counts) if update and update.counts else {},
+            archives=[file.path for file in manifest.files],
+            warnings=tuple(notes),
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from exporters.convert.tally import NOTHING, Tally, moved_image
-from exporters.dataset.shards import ObjectUploader
+from exporters.dataset.shards import IMAGE_FILE, ObjectUploader
 from exporters.model.accounting import Loss
 from exporters.model.file_names import hash_key
 from exporters.model.manifest import ImageCopy
@@ -124,7 +124,7 @@ class ImageCopier:
         if entry is not None:
             return FetchedImage(entry=entry)
         data = self._media.path(url, task_id=task).read_bytes()  # at once: the cache may drop it
-        part = self._scratch / f"photo-{next(self._numbers)}"
+        part = self._scratch / f"{IMAGE_FILE}{next(self._numbers)}"
         part.write_bytes(data)
         return FetchedImage(hashlib.sha256(data).hexdigest(), len(data), part)
 

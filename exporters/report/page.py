@@ -1,8 +1,9 @@
 """Render a version as one self-contained HTML page: no scripts, no external resources, all data escaped."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,8 +17,12 @@ from exporters.report.charts import class_colour, heat_map, histogram, split_col
 from exporters.report.statistics import SIDE_STEPS, VersionStatistics
 from exporters.report.thumbnails import draw_thumbnails
 from labelloop.service.charts import count as thousands
-from labelloop.service.media import Media
 from labelloop.service.store import Store
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from labelloop.service.media import Media
 
 # Maximum number of listed losses, and of classes with a bar; the page states how many more there are.
 LISTED_LOSSES = 200
@@ -26,7 +31,7 @@ MAX_BARS = 30
 _RATIO_LABELS = ("1:4", "1:2.8", "1:2", "1:1.4", "1:1", "1.4:1", "2:1", "2.8:1", "4:1")
 
 
-def html_report(store: Store, manifest: DatasetManifest, *, media: Media | None = None, samples: int = 24) -> str:
+def html_report(store: Store, manifest: DatasetManifest, *, media: "Media | None" = None, samples: int = 24) -> str:
     """Render the report of a version.
 
     Args:
@@ -41,20 +46,14 @@ def html_report(store: Store, manifest: DatasetManifest, *, media: Media | None 
     Raises:
         DatasetDamaged: An object of the version is missing or differs from the manifest.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     statistics = VersionStatistics(samples)
     name = best_format(manifest)
     for image, record in _records(store, manifest, name):
         has_objects = name and record != LEFT_OUT
         statistics.add(image, decode_objects(name, record, image, manifest) if has_objects else ())
+    statistics.measure()
     losses, unlisted_losses = _losses(store, manifest)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["readable"] = _readable
-    environment.filters["thousands"] = thousands
-    return environment.get_template("report.html.jinja").render(
+    return _template().render(
         manifest=manifest,
         url=store.url,
         statistics=statistics,
@@ -68,6 +67,18 @@ def html_report(store: Store, manifest: DatasetManifest, *, media: Media | None 
         objects=sum(statistics.objects.values()),
         max_bars=MAX_BARS,
     )
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["readable"] = _readable
+    environment.filters["thousands"] = thousands
+    return environment.get_template("report.html.jinja")
 
 
 def _records(store: Store, manifest: DatasetManifest, name: str) -> Iterator[tuple[Image, bytes]]:

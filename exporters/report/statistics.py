@@ -2,11 +2,11 @@
 
 import hashlib
 import heapq
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exporters.formats.decode import DecodedObject
 from exporters.model.records import Image
@@ -16,6 +16,8 @@ SMALL, LARGE = 32**2, 96**2
 # Number of histogram bins for relative box sizes, and cells per side of the centre heat map.
 SIDE_STEPS = 20
 GRID = 24
+# Objects measured at a time.
+_ROWS = 4096
 
 
 class VersionStatistics:
@@ -46,6 +48,8 @@ class VersionStatistics:
         self.image_sizes: Counter[tuple[int, int]] = Counter()
         self.centres = np.zeros((GRID, GRID), dtype=np.int64)
         self._max_samples = samples
+        # One row per object that is not measured yet: width and height of its image, its box, its area.
+        self._rows: list[tuple[float, ...]] = []
         self._candidates: dict[int, list[tuple[int, int, tuple[Image, Sequence[DecodedObject]]]]] = {}
 
     def add(self, image: Image, objects: Sequence[DecodedObject]) -> None:
@@ -56,14 +60,15 @@ class VersionStatistics:
             self.image_sizes[image.width, image.height] += 1
         self.images_without_objects[split] += not objects
         self.objects_per_image[min(len(objects), 50)] += 1
-        for item in objects:
-            self.objects[item.class_id, split] += 1
-            if image.width:
-                self._measure(image, item)
-        for class_id in {item.class_id for item in objects}:
+        by_class = Counter([item.class_id for item in objects])
+        for class_id, count in by_class.items():
+            self.objects[class_id, split] += count
             self.images_with_class[class_id, split] += 1
         if image.width:
-            self._add_candidate(image, objects)
+            self._rows += [(image.width, image.height, *item.box, item.area) for item in objects]
+            if len(self._rows) >= _ROWS:
+                self.measure()
+            self._add_candidate(image, by_class, objects)
 
     def samples(self) -> list[tuple[Image, Sequence[DecodedObject]]]:
         """The sample images, taken from all classes in rotation, so that rare classes appear as often as frequent ones.
@@ -82,25 +87,38 @@ class VersionStatistics:
                     chosen.setdefault(image_id, sample)
         return sorted(chosen.values(), key=lambda sample: sample[0].id)
 
-    def _measure(self, image: Image, item: DecodedObject) -> None:
-        left, top, right, bottom = item.box
+    def measure(self) -> None:
+        """Measure the objects added so far; call it before the counts of sizes and positions are read."""
+        if not self._rows:
+            return
+        image_width, image_height, left, top, right, bottom, area = np.array(self._rows, np.float64).T
+        self._rows.clear()
         width, height = right - left, bottom - top
-        relative_size = math.sqrt(max(0.0, width * height) / (image.width * image.height))
-        self.relative_sizes[min(int(relative_size * SIDE_STEPS), SIDE_STEPS - 1)] += 1
-        if width > 0 and height > 0:
-            self.aspect_ratios[max(-4, min(4, round(2 * math.log2(width / height))))] += 1
-        self.coco_sizes["small" if item.area < SMALL else "large" if item.area >= LARGE else "medium"] += 1
-        column = int((left + right) / 2 / image.width * GRID)
-        row = int((top + bottom) / 2 / image.height * GRID)
-        self.centres[min(max(row, 0), GRID - 1), min(max(column, 0), GRID - 1)] += 1
+        relative = np.sqrt(np.maximum(0.0, width * height) / (image_width * image_height))
+        _count(self.relative_sizes, np.minimum((relative * SIDE_STEPS).astype(np.int64), SIDE_STEPS - 1))
+        extended = (width > 0) & (height > 0)
+        ratios = np.rint(2 * np.log2(width[extended] / height[extended]))
+        _count(self.aspect_ratios, np.clip(ratios, -4, 4).astype(np.int64))
+        small, large = int((area < SMALL).sum()), int((area >= LARGE).sum())
+        for name, number in (("small", small), ("large", large), ("medium", len(area) - small - large)):
+            self.coco_sizes[name] += number
+        column = ((left + right) / 2 / image_width * GRID).astype(np.int64)
+        row = ((top + bottom) / 2 / image_height * GRID).astype(np.int64)
+        np.add.at(self.centres, (np.clip(row, 0, GRID - 1), np.clip(column, 0, GRID - 1)), 1)
 
-    def _add_candidate(self, image: Image, objects: Sequence[DecodedObject]) -> None:
+    def _add_candidate(self, image: Image, classes: Collection[int], objects: Sequence[DecodedObject]) -> None:
         """Keep the `samples` images with the smallest hashes of each class."""
         key = int.from_bytes(hashlib.blake2b(image.file_name.encode(), digest_size=6).digest(), "big")
-        for class_id in {item.class_id for item in objects} or {0}:
+        for class_id in classes or (0,):
             candidates = self._candidates.setdefault(class_id, [])
             entry = (-key, image.id, (image, objects))
             if len(candidates) < self._max_samples:
                 heapq.heappush(candidates, entry)
             elif entry[0] > candidates[0][0]:
                 heapq.heapreplace(candidates, entry)
+
+
+def _count(counts: Counter[int], bins: NDArray[np.int64]) -> None:
+    """Add the number of entries in each bin."""
+    for value, number in zip(*np.unique(bins, return_counts=True), strict=True):
+        counts[int(value)] += int(number)

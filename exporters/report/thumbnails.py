@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from markupsafe import Markup
@@ -16,8 +16,11 @@ from exporters.formats.decode import DecodedObject
 from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
 from exporters.model.records import Image
 from exporters.report.charts import class_colour, svg_path
-from labelloop.service.media import Media, MediaError, load_image
+from labelloop.service.media import MediaError, load_image
 from labelloop.service.store import Store
+
+if TYPE_CHECKING:
+    from labelloop.service.media import Media
 
 # Maximum length of the longer side of a thumbnail, in pixels.
 MAX_SIDE = 420
@@ -69,7 +72,7 @@ def draw_thumbnails(
     store: Store,
     manifest: DatasetManifest,
     samples: Sequence[tuple[Image, Sequence[DecodedObject]]],
-    media: Media | None,
+    media: "Media | None",
 ) -> list[Thumbnail]:
     """Create the thumbnails; an image comes from the version's copies, else from its source."""
     file_names = {image.file_name for image, _ in samples}
@@ -85,7 +88,7 @@ def draw_thumbnails(
         return list(threads.map(draw, samples))
 
 
-def _data_url(store: Store, copies: Mapping[str, ImageCopy], image: Image, media: Media | None) -> tuple[str, str]:
+def _data_url(store: Store, copies: Mapping[str, ImageCopy], image: Image, media: "Media | None") -> tuple[str, str]:
     try:
         if image.file_name in copies:
             loaded = load_image(

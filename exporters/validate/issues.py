@@ -185,6 +185,21 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
         "the model is tested on training data: scores are too high",
         "export again: each image is then in the split of the first task that has it",
     ),
+    "latest-file": IssueKind(
+        "a file of latest/ that is missing, differs from its version, or is not of it",
+        "training reads other data than was exported",
+        "restore it: `labelloop dataset latest`",
+    ),
+    "latest-old": IssueKind(
+        "latest/ holds another version than the published one",
+        "training reads an older version",
+        "`labelloop dataset latest`; exports with --no-latest do not update the folder",
+    ),
+    "latest-state": IssueKind(
+        "latest/VERSION.json is missing, unreadable, or says that an update has not finished",
+        "files of several versions may be mixed",
+        "finish it: `labelloop dataset latest`, or export again",
+    ),
     "version-manifest": IssueKind(
         "a manifest that is missing, unreadable, or not the one that HEAD.json names",
         "the version cannot be trusted",

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,11 +11,11 @@ import msgspec
 from exporters.dataset.shards import read_image_copy, read_index, read_table, read_verified
 from exporters.dataset.versions import manifest_key, read_version
 from exporters.errors import DatasetDamaged
-from exporters.model.manifest import IMAGES, PHOTOS, DatasetManifest, ImageCopy, object_key
+from exporters.model.manifest import IMAGES, PHOTOS, DatasetManifest, ImageCopy, PlainFile, object_key
 from exporters.model.records import Image
 from exporters.model.splits import DISPUTED_SPLIT
 from exporters.validate.issues import IssueReport
-from labelloop.service.store import Store
+from labelloop.service.store import ObjectNotFound, Store
 
 _THREADS = 8
 _T = TypeVar("_T")
@@ -38,7 +38,8 @@ def verify(store: Store, version: str = "latest") -> tuple[DatasetManifest | Non
         report.add("version-manifest", error.key, detail=error.message)
         return None, report
     objects = [(object_key(shard.sha256), shard.sha256, shard.size) for shard in manifest.shards().values()]
-    _check_objects(store, [*objects, *((file.key, file.sha256, file.size) for file in manifest.files)], report)
+    _check_objects(store, objects, report)
+    _check_plain_files(store, manifest.files, report)
     if not report:
         copies = {copy.store_key: copy for copy in _copies(store, manifest)}
         _read_all(copies.values(), lambda copy: read_image_copy(store, copy), report)
@@ -48,6 +49,24 @@ def verify(store: Store, version: str = "latest") -> tuple[DatasetManifest | Non
 
 def _check_objects(store: Store, objects: Iterable[tuple[str, str, int]], report: IssueReport) -> None:
     _read_all(objects, lambda entry: read_verified(store, *entry), report)
+
+
+def _check_plain_files(store: Store, files: Sequence[PlainFile], report: IssueReport) -> None:
+    """Check the plain files of a version, by way of the disk: an archive may be larger than memory."""
+    if not files:
+        return
+    with store.scratch() as scratch:
+        for file in files:
+            report.checked["objects"] += 1
+            try:
+                store.download(file.key, copy := scratch / "file")
+            except ObjectNotFound:
+                report.add("version-file", file.key, detail="the manifest lists it and it is not there")
+                continue
+            with copy.open("rb") as content:
+                if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
+                    report.add("version-file", file.key, detail="its SHA-256 is not the manifest's")
+            copy.unlink()
 
 
 def _read_all(items: Iterable[_T], read: Callable[[_T], bytes], report: IssueReport) -> None:

@@ -58,6 +58,7 @@ COMMANDS: Sequence[Command] = (
     Command(
         "dataset pull", "exporters.cli.dataset:dataset_pull", "Download a version as folders that a trainer reads."
     ),
+    Command("dataset latest", "exporters.cli.dataset:dataset_latest", "Make latest/ equal to the published version."),
     Command(
         "dataset validate",
         "exporters.cli.validate:dataset_validate",
@@ -101,6 +102,7 @@ COMMANDS: Sequence[Command] = (
         "ml_backend.cli.learn:learn_simulate",
         "Estimate how many labels you need, from a data set that is already labelled.",
     ),
+    Command("train", "ml_backend.cli.train:train", "Fine-tune the detector on your labels for some minutes."),
     Command("qc serve", "qc_webhooks.cli.qc:serve", "Serve the webhook of quality control."),
     Command(
         "qc status",
@@ -114,9 +116,18 @@ COMMANDS: Sequence[Command] = (
     ),
     Command("qc what-if", "qc_webhooks.cli.what_if:what_if", "Replay past annotations under another policy."),
     Command(
+        "qc tune",
+        "qc_webhooks.cli.tune:tune_policy",
+        "Propose the policy that reaches a wanted error with the fewest labels.",
+    ),
+    Command(
         "qc consensus",
         "qc_webhooks.cli.offline:consensus",
         "Merge the annotations of each task of an exported file into one.",
+    ),
+    Command("qc adopt", "qc_webhooks.cli.defaults:adopt", "Let a project use the newest defaults of the policy."),
+    Command(
+        "qc send-back", "labelloop.cli.send_back:send_back", "Send a task back to its annotator, or accept it redone."
     ),
     Command("qc undo", "qc_webhooks.cli.qc:undo", "Undo what quality control wrote to tasks."),
     Command("qc recheck", "qc_webhooks.cli.qc:recheck", "Check a project's tasks again."),

@@ -12,7 +12,9 @@ from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import Capabilities, open_store
 from labelloop.service.studio import Studio
 from ml_backend.inference.detector import Detector
+from ml_backend.predict.protocol import ProjectOptions
 from ml_backend.serving.activation import open_served_model
+from ml_backend.studio.extra_params import options_of
 
 Value = TypeVar("Value")
 
@@ -62,6 +64,17 @@ class DoctorContext:
     def label_config(self) -> LabelConfig:
         """The project's labeling interface."""
         return self.fetch_once("config", lambda: LabelConfig.parse(str(self.project()["label_config"])))
+
+    def options(self) -> ProjectOptions:
+        """The options in the extra params of the project's connection.
+
+        Raises:
+            BadRequest: They cannot be used.
+        """
+        if self.project_id is None:
+            return ProjectOptions()
+        url = self.settings.ml_url
+        return self.fetch_once("options", lambda: options_of(self.backends(), url, self.label_config()))
 
     def webhooks(self) -> Sequence[dict[str, Any]]:
         """The project's webhooks."""

@@ -9,6 +9,7 @@ from exporters.automation.policy import ExportPolicyError, read_export_policy
 from exporters.automation.policy import policy_files as export_policy_files
 from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.finding import Finding, ok, problem, warning
+from labelloop.service.errors import BadRequest
 from ml_backend.checksums import verify_file
 from ml_backend.inference.detector import embedded_model
 from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons
@@ -88,7 +89,11 @@ def labels(context: DoctorContext) -> Finding:
 
 def controls(context: DoctorContext) -> Finding:
     """Which controls of the project are not pre-labelled, or not learned from?"""
-    supported = controls_of(context.label_config(), ModelOutputs.of(context.detector()))
+    try:
+        options = context.options()
+    except BadRequest as error:
+        return problem(f"The ML backend refuses the project: {error.message}", error.fix)
+    supported = controls_of(context.label_config(), ModelOutputs.of(context.detector()), options=options.controls)
     unsupported = reasons(supported)
     if not supported:
         return warning(NO_CONTROL, _NO_TARGET)

@@ -156,7 +156,8 @@ def _no_control_supported(fields: Mapping[str, Any]) -> bool:
 def _no_control_served(context: DoctorContext) -> bool:
     """Whether neither the served model nor a learned one pre-labels any control; False if that cannot be determined."""
     try:
-        supported = controls_of(context.label_config(), ModelOutputs.of(context.detector()))
+        outputs, options = ModelOutputs.of(context.detector()), context.options()
+        supported = controls_of(context.label_config(), outputs, options=options.controls)
     except (LabelloopError, MalformedConfig):
         return False
     return bool(supported) and not any(support.prelabels or support.learns for support in supported)

@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from labelloop.labeling.errors import MalformedConfig
 from labelloop.service.db.engine import open_database
-from labelloop.service.errors import LabelloopError, SettingsError
+from labelloop.service.errors import BadRequest, LabelloopError, SettingsError
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
@@ -35,6 +35,7 @@ from ml_backend.learning.store.runs import PHASES, RunStore, TrainingRun
 from ml_backend.policy import LearningPolicy, read_learning_policy, too_few_labelled
 from ml_backend.predict.control_support import ControlSupport, NotServed, controls_of, reasons
 from ml_backend.serving import activation
+from ml_backend.studio.extra_params import options_of
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.datasets import LocalDataset, LocalImage, read_labelled
 from ml_backend.training.feature_cache import FeatureCache
@@ -104,9 +105,10 @@ def _controls(project: int, settings: Settings) -> tuple[ControlSupport, ...] | 
     try:
         with contextlib.closing(Studio.from_settings(settings)) as studio:
             config = studio.label_config(project)
-    except (StudioError, MalformedConfig):
+            options = options_of(studio.ml_backends(project), settings.ml_url)
+    except (StudioError, MalformedConfig, BadRequest):
         return None
-    return controls_of(config, activation.served_outputs(settings, project))
+    return controls_of(config, activation.served_outputs(settings, project), options=options.controls)
 
 
 def _require_trainable(

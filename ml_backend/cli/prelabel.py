@@ -19,11 +19,11 @@ from ml_backend.bulk.prelabel import PrelabelReport, Progress, prelabel, prune
 from ml_backend.bulk.ray_cluster import PrelabelCluster
 from ml_backend.malloc import return_freed_memory
 from ml_backend.predict.control_support import ModelOutputs, controls_of
-from ml_backend.predict.protocol import ProjectOptions, read_options, with_thresholds
+from ml_backend.predict.protocol import ProjectOptions, with_thresholds
 from ml_backend.segmentation.box_segmenter import BoxSegmenter
 from ml_backend.serving import activation
 from ml_backend.serving.registry import Registry
-from ml_backend.studio.connect import is_same_url
+from ml_backend.studio.extra_params import options_of
 
 # Most failed images that are listed; the rest are counted.
 MAX_LISTED = 20
@@ -95,8 +95,7 @@ def prelabel_project(
 
 def _options(studio: Studio, project: int, settings: Settings) -> ProjectOptions:
     """Return the options of the project's connection."""
-    rows = (row for row in studio.ml_backends(project) if is_same_url(row["url"], settings.ml_url))
-    return read_options(next((row.get("extra_params") for row in rows), None))
+    return options_of(studio.ml_backends(project), settings.ml_url)
 
 
 def _own_versions(settings: Settings) -> frozenset[str]:

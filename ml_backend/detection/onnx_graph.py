@@ -1,13 +1,15 @@
 """Inputs, outputs and metadata of an ONNX graph, without a run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ml_backend.detection.cut import CUT, ROWS, CutGrid
 
 # Output with frozen features of the whole image (b, g), which labelloop adds to graphs; no layout reads it.
 IMAGE_FEATURES = "labelloop.image_features"
@@ -78,6 +80,7 @@ class Graph:
         metadata: The file's own.
         image_features: Whether there is an output `IMAGE_FEATURES`.
         path: The file, for `nodes`; None: unknown.
+        cut: Its grid where its input may be a smaller rectangle; shapes are those for the whole input all the same.
     """
 
     inputs: tuple[Tensor, ...]
@@ -85,6 +88,7 @@ class Graph:
     metadata: Mapping[str, str] = field(default_factory=dict)
     image_features: bool = False
     path: Path | None = None
+    cut: CutGrid | None = None
 
     @cached_property
     def nodes(self) -> Nodes:
@@ -157,13 +161,30 @@ class Graph:
 
 def read_graph(session: Any, path: Path | None = None) -> Graph:
     """Read the graph of an `onnxruntime.InferenceSession`; `path` is its file."""
+    inputs = tuple(_tensor(node) for node in session.get_inputs() if node.name != ROWS)
     outputs = tuple(_tensor(node) for node in session.get_outputs())
-    return Graph(
-        inputs=tuple(_tensor(node) for node in session.get_inputs()),
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    graph = Graph(
+        inputs=inputs,
         outputs=tuple(tensor for tensor in outputs if tensor.name != IMAGE_FEATURES),
-        metadata=dict(session.get_modelmeta().custom_metadata_map),
+        metadata={key: value for key, value in metadata.items() if key != CUT},
         image_features=any(tensor.name == IMAGE_FEATURES for tensor in outputs),
         path=path,
+    )
+    return _closed(graph, CutGrid.parse(metadata[CUT])) if CUT in metadata else graph
+
+
+def _closed(graph: Graph, cut: CutGrid) -> Graph:
+    """A graph whose input was opened, with the shapes for its whole input."""
+    image, last = graph.image, graph.channels_last
+    assert image is not None
+    sides = (cut.height, cut.width)
+    shape = (image.shape[0], *sides, image.shape[3]) if last else (*image.shape[:2], *sides)
+    return replace(
+        graph,
+        inputs=tuple(replace(tensor, shape=shape) if tensor is image else tensor for tensor in graph.inputs),
+        outputs=tuple(replace(tensor, shape=cut.shapes.get(tensor.name, tensor.shape)) for tensor in graph.outputs),
+        cut=cut,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, fuse_candidates
 from ml_backend.detection.class_names import ClassNames, find_names, keypoint_names
@@ -15,7 +16,7 @@ from ml_backend.detection.detections import Detections, non_max_suppression
 from ml_backend.detection.fit import Fit
 from ml_backend.detection.onnx_graph import IMAGE_FEATURES, Arrays, Graph
 from ml_backend.detection.preprocess import InputSpec, Prepared, prepare
-from ml_backend.errors import LayoutFileError, ModelBroken, NamesMissing, UnknownLayout
+from ml_backend.errors import LayoutFileError, ModelBroken, ModelError, NamesMissing, UnknownLayout
 from ml_backend.inference.session import Engine
 from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
@@ -24,6 +25,8 @@ from ml_backend.layouts.declared import Mismatch, declared_reader, input_spec, w
 from ml_backend.layouts.labelloop import tiles_of
 from ml_backend.layouts.layout_file import LayoutFile, layout_file_of, read_layout_file
 from ml_backend.layouts.plausibility import Misfit, check_boxes, check_scores
+
+log = structlog.get_logger(__name__)
 
 # Layout of models that a layout file describes.
 DECLARED = "layout-file"
@@ -54,6 +57,7 @@ class Detector:
         heads: Heads of its version by kind, in the order in which they are applied; see `ml_backend.heads`.
         tiles: Tiles along an image's longer side that the model was learned on; 1: whole images.
         gives_features: Whether detections carry frozen features where the graph has them; not needed without heads.
+        cut_readers: Readers of its outputs on inputs of less than the whole size.
     """
 
     version: str
@@ -68,6 +72,7 @@ class Detector:
     heads: Mapping[str, Any] = field(default_factory=dict)
     gives_features: bool = True
     tiles: int = 1
+    cut_readers: "_CutReaders | None" = None
 
     @property
     def answers(self) -> frozenset[str]:
@@ -78,6 +83,16 @@ class Detector:
     def spec(self) -> InputSpec:
         """Input format of the network."""
         return self.reader.spec
+
+    def spec_for(self, width: int, height: int) -> InputSpec:
+        """Input format for an image of this size in pixels: of the whole size, or less where the graph takes it.
+
+        Heads are trained on features of whole inputs.
+        """
+        cut = self.engine.graph.cut
+        if cut is None or self.cut_readers is None or self.heads or self.batch != 1:
+            return self.spec
+        return cut.spec(self.spec, width, height)
 
     @property
     def provides(self) -> frozenset[str]:
@@ -108,14 +123,14 @@ class Detector:
         """Detect objects on at most `batch` images, in pixels of each original image, best first.
 
         Args:
-            images: Made by `prepare` with this detector's `spec`.
+            images: Made by `prepare` with this detector's `spec`, or a single one with that of `spec_for`.
             floor: Minimum score.
 
         Raises:
             ModelBroken: The session failed on these images.
         """
         outputs = self.engine.run([image.tensor for image in images], self.outputs)
-        decoded = self.reader.decode(outputs, self.candidate_floor(floor))
+        decoded = self._reader_of(images[0], outputs).decode(outputs, self.candidate_floor(floor))
         if not self.units_checked:
             self.check_units(decoded)
         detected = [
@@ -130,6 +145,12 @@ class Detector:
             )
             for index, detections in enumerate(detected)
         ]
+
+    def _reader_of(self, image: Prepared, outputs: Arrays) -> OutputReader:
+        rows, columns = image.tensor.shape[:2] if self.spec.layout == "NHWC" else image.tensor.shape[1:]
+        if (rows, columns) == (self.spec.height, self.spec.width) or self.cut_readers is None:
+            return self.reader
+        return self.cut_readers.reader(rows, columns, outputs)
 
     def check_units(self, detections: Sequence[Detections]) -> None:
         """Raise where boxes turn out to be normalised, which the trial run did not show.
@@ -213,6 +234,7 @@ def load_detector(
         units_checked=bool(layout) or _fits(opened),
         layout_file=request.file_path,
         tiles=tiles_of(opened.engine.graph.metadata),
+        cut_readers=_CutReaders(request, opened) if opened.engine.graph.cut is not None else None,
     )
 
 
@@ -273,6 +295,73 @@ class _Opened:
     trial_outputs: Arrays
 
 
+class _CutReaders:
+    """Readers of the outputs of one graph on inputs of less than the whole size. Thread-safe."""
+
+    def __init__(self, request: _Request, opened: _Opened) -> None:
+        self._request, self._opened = request, opened
+        self._readers: dict[tuple[int, int], OutputReader] = {}
+
+    def reader(self, height: int, width: int, outputs: Arrays) -> OutputReader:
+        """Bind the layout to inputs of this size, once; `outputs` are those of a run on one."""
+        reader = self._readers.get((height, width))
+        if reader is None:
+            graph = self._opened.engine.graph
+            assert graph.image is not None
+            batch, channels = graph.image.shape[0], 3
+            shape = (batch, height, width, channels) if graph.channels_last else (batch, channels, height, width)
+            image = replace(graph.image, shape=shape)
+            inputs = tuple(image if tensor.name == image.name else tensor for tensor in graph.inputs)
+            reader = self._request.reader(self._opened.layout, replace(graph, inputs=inputs), outputs)
+            self._readers[height, width] = reader
+        return reader
+
+
+def _with_cut(request: _Request, opened: _Opened, threads: int, save_optimized: Path) -> _Opened:
+    """The same model on a graph whose input may be cut, where that changes nothing else; else as it is.
+
+    Models learned here are not cut: their scores are calibrated on whole inputs.
+    """
+    if opened.reader.calibrations is not None or opened.engine.batch != 1:
+        return opened
+    own = save_optimized.with_name(f"{save_optimized.name}.cut")
+    try:
+        cut = _cut(request, opened, threads, own)
+    except (ModelError, Misfit, ValueError, IndexError, KeyError) as error:  # the graph depends on the size
+        log.info("input_not_cut", model=str(request.path), reason=f"{type(error).__name__}: {error}"[:200])
+        cut = None
+    if cut is None:
+        own.unlink(missing_ok=True)
+    elif own.is_file():
+        own.replace(save_optimized)
+    return cut or opened
+
+
+def _cut(request: _Request, opened: _Opened, threads: int, save_optimized: Path) -> _Opened | None:
+    """The model on a graph whose input may be cut; None where it gives other values or has no grid."""
+    from ml_backend.inference.cut_graph import cut_graph, is_same, pattern  # loads onnx
+
+    graph, spec = opened.engine.graph, opened.reader.spec
+    made = cut_graph(request.path, graph, opened.trial_outputs, spec)
+    if made is None:
+        return None
+    engine = Engine(request.path, threads=threads, save_optimized=save_optimized, changed=made[0])
+    cut = replace(opened, engine=engine)
+    readers = _CutReaders(request, cut)
+
+    def run(tensor: npt.NDArray[Any]) -> list[Detections]:
+        outputs = engine.run([tensor], opened.reader.outputs)
+        rows, columns = tensor.shape[:2] if graph.channels_last else tensor.shape[1:]
+        whole = (rows, columns) == (spec.height, spec.width)
+        return (opened.reader if whole else readers.reader(rows, columns, outputs)).decode(outputs, -np.inf)
+
+    again = engine.run([_grey(spec)], opened.reader.outputs)
+    if not all(np.array_equal(opened.trial_outputs[name], array) for name, array in again.items()):
+        return None
+    same = is_same(made[1], run, prepare(pattern(spec), spec).tensor, channels_last=graph.channels_last)
+    return cut if same else None
+
+
 def _fits(opened: _Opened) -> bool:
     """Whether the trial run had boxes to check.
 
@@ -298,6 +387,7 @@ def _open_cached(request: _Request, threads: int, cache: OnnxSessionCache) -> _O
             opened = _open_from_cache(request, threads, cache.load())
             if opened is None:
                 opened = _open(request, threads, save_optimized=graph_path)
+                opened = _with_cut(request, opened, threads, graph_path)
                 cache.store(graph_path, layout=opened.layout, why=opened.why, trial_outputs=opened.trial_outputs)
             return opened
     except OSError:  # the cache is not writable

@@ -28,7 +28,13 @@ class Engine:
     """A session and its graph."""
 
     def __init__(
-        self, path: Path, *, threads: int = 0, optimized: Path | None = None, save_optimized: Path | None = None
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        optimized: Path | None = None,
+        save_optimized: Path | None = None,
+        changed: bytes | None = None,
     ) -> None:
         """Open the file.
 
@@ -37,13 +43,16 @@ class Engine:
             threads: Threads per run; 0: one per core.
             optimized: The graph as optimised for this CPU; None: optimise now.
             save_optimized: Where to write the optimised graph; CPU only.
+            changed: The graph to open instead of the file's.
 
         Raises:
             ModelMissing: The file does not exist.
             ModelDamaged: Its bytes do not match its checksum.
             ModelBroken: ONNX Runtime cannot open it.
         """
-        self._session = open_session(path, threads=threads, optimized=optimized, save_optimized=save_optimized)
+        self._session = open_session(
+            path, threads=threads, optimized=optimized, save_optimized=save_optimized, changed=changed
+        )
         self._limit = RunLimit()
         self._path = path
         self._slots = threading.Semaphore(CONCURRENT_RUNS if self._session.get_providers() == CPU_ONLY else 1)
@@ -86,6 +95,8 @@ class Engine:
         try:
             with self._slots:
                 feeds = {self._input: batch, **self.graph.auxiliary_feeds(height, width, count)}
+                if self.graph.cut is not None:
+                    feeds |= self.graph.cut.feeds(height, width)
                 arrays = self._limit.run(self._session, names, feeds)
         except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
             raise ModelBroken(path=self._path, reason=_first_line(error)) from error
@@ -99,7 +110,12 @@ class Engine:
 
 
 def open_session(
-    path: Path, *, threads: int = 0, optimized: Path | None = None, save_optimized: Path | None = None
+    path: Path,
+    *,
+    threads: int = 0,
+    optimized: Path | None = None,
+    save_optimized: Path | None = None,
+    changed: bytes | None = None,
 ) -> Any:
     """Open an `onnxruntime.InferenceSession`; arguments and errors are those of `Engine`."""
     import onnxruntime
@@ -115,14 +131,15 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = onnxruntime.get_available_providers()
     providers = [name for name in PROVIDERS if name in available]
-    chosen = path
+    chosen: Path | bytes = path if changed is None else changed
     if providers == CPU_ONLY and optimized is not None:
         chosen = optimized
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     elif providers == CPU_ONLY and save_optimized is not None and not path.with_name(f"{path.name}.data").is_file():
         options.optimized_model_filepath = str(save_optimized)  # graphs above 2 GB keep their weights in a second file
     try:
-        return onnxruntime.InferenceSession(str(chosen), options, providers=providers)
+        model = chosen if isinstance(chosen, bytes) else str(chosen)
+        return onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
         raise ModelBroken(path=path, reason=_first_line(error)) from error
 

@@ -114,7 +114,7 @@ class LearningPoller:
             if old != version and old in replaced_at and time.time() - replaced_at[old] > OUTDATED_S:
                 context.studio.delete_model_version(project, old)
                 removed += count
-        if removed and context.studio.project(project).get("model_version") != version:
+        if removed and context.studio.project(project, only=["model_version"]).get("model_version") != version:
             # Label Studio clears it when the predictions of any version are deleted.
             context.studio.update_project(project, model_version=version)
         if removed:

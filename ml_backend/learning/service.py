@@ -12,6 +12,7 @@ import structlog
 from labelloop.labeling.errors import MalformedConfig
 from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.db.engine import open_database
+from labelloop.service.errors import BadRequest
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
@@ -22,7 +23,9 @@ from ml_backend.learning.store.annotations import NotConnectedToLearning, Traini
 from ml_backend.learning.store.runs import RunStore, TrainingRun
 from ml_backend.policy import read_learning_policy
 from ml_backend.predict.control_support import controls_of, reasons
+from ml_backend.predict.protocol import ProjectOptions
 from ml_backend.serving import activation
+from ml_backend.studio.extra_params import options_of
 
 log = structlog.get_logger(__name__)
 
@@ -158,12 +161,18 @@ def connect_to_learning(studio: Studio, project: int, settings: Settings, engine
     """
     policy = read_learning_policy(settings.home, project)
     try:
-        supported = controls_of(studio.label_config(project), activation.served_outputs(settings, project))
+        config = studio.label_config(project)
+        options = options_of(studio.ml_backends(project), settings.ml_url, config)
+        refused = []
+    except BadRequest as error:  # `/setup` refuses them too
+        options = ProjectOptions()
+        refused = [ConnectionChange(f"{error.message} {error.fix}".strip(), done=False, note=True)]
     except MalformedConfig as error:
         what = f"Project {project} does not learn: its label config cannot be read ({error.reason})"
         return [ConnectionChange(what, done=False, note=True)]
+    supported = controls_of(config, activation.served_outputs(settings, project), options=options.controls)
     new = TrainingDataStore(engine).connect(project)
-    notes = [ConnectionChange(reason, done=False, note=True) for reason in reasons(supported)]
+    notes = [*refused, *(ConnectionChange(reason, done=False, note=True) for reason in reasons(supported))]
     if not policy.learn:
         return [
             ConnectionChange(f"Project {project} does not learn: its learn.toml says so", done=False, note=True),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import structlog
@@ -42,9 +42,9 @@ from ml_backend.policy import LearningPolicy, read_learning_policy
 from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.label_mapping import Target, find_targets
 from ml_backend.predict.predictor import DetectionObserver, Predictor
-from ml_backend.predict.protocol import ProjectOptions, TaskPrediction, read_options, with_thresholds
+from ml_backend.predict.protocol import ProjectOptions, TaskPrediction, with_thresholds
 from ml_backend.segmentation.box_segmenter import BoxSegmenter
-from ml_backend.studio.connect import is_same_url
+from ml_backend.studio.extra_params import options_of
 from ml_backend.training.acquisition import (
     COLD_START_IMAGES,
     DUPLICATE_WINDOW,
@@ -69,8 +69,13 @@ UNSEEN_SHARE = 4
 # Tasks per core that are predicted between two checks for a pending training run, which needs the cores.
 BATCH_PER_CORE = 4
 
-# Tasks predicted and imported per batch, after the pool.
+# Tasks predicted per batch, after the pool; most are imported per batch too, see `_Ranking._portion`.
 BATCH = 25
+
+# After each bulk import, Label Studio 1.23.2 counts the predictions of every task of the project again: 50 microseconds
+# per task, with SQLite's write lock held. In projects larger than LARGE, the head of the queue is added one by one,
+# which costs 45 ms each, and a bulk import holds at least one in IMPORT_SHARE of the project's tasks.
+LARGE, IMPORT_SHARE = 7_000, 200
 
 # Tasks per batch before the first learned version, so that the first tasks are ranked seconds after `connect`.
 FIRST_BATCH = 32
@@ -184,7 +189,8 @@ class _Ranking:
     def is_served(self) -> bool:
         """Whether some control is pre-labelled now or can be trained."""
         outputs = ModelOutputs.of(self._detector)
-        return any(control.prelabels or control.learns for control in controls_of(self._config, outputs))
+        supported = controls_of(self._config, outputs, options=self._options.controls)
+        return any(control.prelabels or control.learns for control in supported)
 
     def _open_detector(self) -> Detector:
         """The served version: its head on the open backbone if it is in memory, else opened from its file.
@@ -207,12 +213,14 @@ class _Ranking:
         self._task_sync.refresh()
         self._reset_deleted_predictions()
         prelabelled, position = 0, self._context.image_vectors.count_prelabelled(self._project, self._version)
+        size = FIRST_BATCH
         while position < self._policy.prelabels and (
-            portion := self._next_random(min(FIRST_BATCH, self._policy.prelabels - position), stop)
+            portion := self._next_random(min(size, self._policy.prelabels - position), stop)
         ):
             added = self._assign_positions(portion, position, stop)
             prelabelled, position = prelabelled + added, position + len(portion)
             self._task_sync.continue_first_read(stop)
+            size = max(FIRST_BATCH, self._portion)
             if stop():
                 return RankingResult(self._version, prelabelled, stopped=True)
         return RankingResult(self._version, prelabelled, stopped=not self._task_sync.continue_first_read(stop))
@@ -224,24 +232,39 @@ class _Ranking:
         self._task_sync.refresh()
         self._reset_deleted_predictions()
         pool = self._pool()
-        prelabelled, unreached = self._rank_pool(pool, stop)
+        ranked, unreached = self._rank_pool(pool, stop)
+        large = self._task_sync.size > LARGE
+        head = dict(islice(ranked.items(), HEAD)) if large else ranked
+        prelabelled = self._import(head, save_uncertainty=True, one_by_one=large)
         if prelabelled or not stop():
             self._announce()
-        if stop():
-            return RankingResult(self._version, prelabelled, stopped=True)
+        waiting = {number: scored for number, scored in ranked.items() if number not in head}
         rest = [*unreached, *self._rest(set(pool), max(self._policy.prelabels - len(pool), 0))]
         for batch in _batches(rest):
             if stop():
-                return RankingResult(self._version, prelabelled, stopped=True)
+                break
             predictions, _ = self._predict(self._fetch_open(batch), stop)
-            prelabelled += self._import(
-                {
-                    number: (prediction, rest_score(prediction.uncertainty))
-                    for number, prediction in predictions.items()
-                },
-                save_uncertainty=True,
-            )
+            waiting |= {
+                number: (prediction, rest_score(prediction.uncertainty)) for number, prediction in predictions.items()
+            }
+            if len(waiting) >= self._portion:
+                prelabelled += self._import(waiting, save_uncertainty=True)
+                waiting = {}
+        if stop():
+            self._save_uncertainties(waiting)
+            return RankingResult(self._version, prelabelled, stopped=True)
+        prelabelled += self._import(waiting, save_uncertainty=True)
         return RankingResult(self._version, prelabelled, stopped=not self._task_sync.continue_first_read(stop))
+
+    @property
+    def _portion(self) -> int:
+        """The fewest predictions of a bulk import."""
+        return max(BATCH, self._task_sync.size // IMPORT_SHARE) if self._task_sync.size > LARGE else 1
+
+    def _save_uncertainties(self, scored: Mapping[int, tuple[_ScoredPrediction, float]]) -> None:
+        """Keep what an interrupted ranking found out about tasks whose predictions are not imported."""
+        uncertainties = {number: prediction.uncertainty for number, (prediction, _) in scored.items()}
+        self._context.image_vectors.save_uncertainties(self._project, self._version, uncertainties)
 
     def _reset_deleted_predictions(self) -> None:
         """Clear the recorded pre-labels if Label Studio has fewer of them: some were deleted there."""
@@ -342,20 +365,22 @@ class _Ranking:
         )
         return rest[:count]
 
-    def _rank_pool(self, pool: Sequence[int], stop: Stop) -> tuple[int, Sequence[int]]:
-        """Predict the pool for `POOL_S` at most and import it in the order of acquisition.
+    def _rank_pool(
+        self, pool: Sequence[int], stop: Stop
+    ) -> tuple[dict[int, tuple[_ScoredPrediction, float]], Sequence[int]]:
+        """Predict the pool for `POOL_S` at most and put it into the order of acquisition.
 
         If interrupted after at least half of the pool, that part is ranked. Otherwise an annotator who submits faster
         than a pool is predicted would never get a ranked task.
 
         Returns:
-            The number of predictions, and the tasks of the pool that were not reached.
+            (prediction, score) by task in that order, and the tasks of the pool that were not reached.
         """
         features = self._features(pool)
         self._embed([number for number in pool if features[number].vector is None], stop)
         predictions, unreached = self._predict(pool, stop, until=time.monotonic() + POOL_S)
         if 2 * len(predictions) < len(pool) and stop():
-            return 0, unreached
+            return {}, unreached
         able, vectors = self._context.image_vectors.vectors(self._project, self._embedder.backbone, predictions)
         head: list[int] = []
         if able:
@@ -364,8 +389,7 @@ class _Ranking:
         others = [number for number in predictions if number not in set(head)]
         others = [others[index] for index in rank([predictions[number].uncertainty for number in others])]
         order = self._with_held_out([*head, *others])
-        scored = {number: (predictions[number], place_score(position)) for position, number in enumerate(order)}
-        return self._import(scored, save_uncertainty=True), unreached
+        return {number: (predictions[number], place_score(place)) for place, number in enumerate(order)}, unreached
 
     def _next(self, vectors: Floats, uncertainties: Sequence[float | None]) -> list[int]:
         """Choose the images of the head of the queue: indices into `vectors`, best first."""
@@ -503,33 +527,68 @@ class _Ranking:
             return {number: _ScoredPrediction(entry, of_boxes)}
         return {number: _ScoredPrediction(entry, (of_boxes or 0.0) + of_answers)}
 
-    def _import(self, scored: Mapping[int, tuple[_ScoredPrediction, float]], *, save_uncertainty: bool = False) -> int:
-        """Import predictions with scores, except for tasks deleted or predicted meanwhile; returns how many."""
+    def _import(
+        self,
+        scored: Mapping[int, tuple[_ScoredPrediction, float]],
+        *,
+        save_uncertainty: bool = False,
+        one_by_one: bool = False,
+    ) -> int:
+        """Import predictions with scores, except for tasks deleted or predicted meanwhile; returns how many.
+
+        Args:
+            scored: (prediction, score) by task.
+            save_uncertainty: Whether a learned version predicted them.
+            one_by_one: Whether each has a request of its own, see `LARGE`.
+        """
         open_tasks = self._fetch_open(list(scored))
+        new = [number for number in open_tasks if number not in self._prediction_ids]
+        stored = self._add_each(new, scored) if one_by_one else self._add_all(new, scored)
+        if stored is None:
+            return 0
+        if save_uncertainty:
+            uncertainties = {number: scored[number][0].uncertainty for number in open_tasks if number not in new}
+            uncertainties |= {number: scored[number][0].uncertainty for number in stored}
+            scores = {number: scored[number][1] for number in uncertainties}
+            self._context.image_vectors.save_uncertainties(self._project, self._version, uncertainties, scores)
+        else:
+            scores = {number: scored[number][1] for number in stored}
+            self._context.image_vectors.mark_prelabelled(self._project, self._version, scores)
+        return len(stored)
+
+    def _add_all(
+        self, numbers: Sequence[int], scored: Mapping[int, tuple[_ScoredPrediction, float]]
+    ) -> Sequence[int] | None:
+        """Add predictions in one request; None where Label Studio did not take all of them."""
         rows = [
             {"task": number, "result": scored[number][0].prediction.result, "score": scored[number][1],
              "model_version": self._version}
-            for number in open_tasks if number not in self._prediction_ids
+            for number in numbers
         ]  # fmt: skip
         try:
             self._context.studio.import_predictions(self._project, rows)
         except (PredictionsDropped, StudioRefused) as error:  # a task was deleted during the import
             log.warning("predictions_not_imported", project=self._project, reason=str(error))
-            return 0
-        if save_uncertainty:
-            uncertainties = {number: (scored[number][0].uncertainty, scored[number][1]) for number in open_tasks}
-            self._context.image_vectors.save_uncertainties(self._project, self._version, uncertainties)
-        else:
-            scores = {number: scored[number][1] for number in open_tasks if number not in self._prediction_ids}
-            self._context.image_vectors.mark_prelabelled(self._project, self._version, scores)
-        return len(rows)
+            return None
+        return numbers
+
+    def _add_each(self, numbers: Sequence[int], scored: Mapping[int, tuple[_ScoredPrediction, float]]) -> Sequence[int]:
+        """Add predictions one by one; returns the tasks that took theirs."""
+        stored = []
+        for number in numbers:
+            prediction, score = scored[number]
+            try:
+                self._context.studio.add_prediction(number, prediction.prediction.result, score, self._version)
+            except StudioRefused as error:  # the task was deleted meanwhile
+                log.warning("predictions_not_imported", project=self._project, reason=str(error))
+                continue
+            stored.append(number)
+        return stored
 
     def _project_options(self) -> ProjectOptions:
         """Return the options of the project's connection, with the version's thresholds as defaults."""
-        rows = self._context.studio.ml_backends(self._project)
-        ours = (row for row in rows if is_same_url(row["url"], self._context.settings.ml_url))
-        extra_params: Any = next((row.get("extra_params") for row in ours), None)
-        return with_thresholds(read_options(extra_params), self._context.base_models.thresholds(self._version))
+        options = options_of(self._context.studio.ml_backends(self._project), self._context.settings.ml_url)
+        return with_thresholds(options, self._context.base_models.thresholds(self._version))
 
 
 def _answers(prediction: ImagePrediction) -> list[Answer]:

@@ -7,6 +7,7 @@ changed tasks, at least one. All tasks are compared only if the numbers of tasks
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -64,6 +65,11 @@ class TaskSync:
     def is_complete(self) -> bool:
         """Whether the first read is complete."""
         return bool(self._mirror.get_state("cursor"))
+
+    @cached_property
+    def size(self) -> int:
+        """Number of tasks in the mirror when it was first asked."""
+        return self._mirror.counts()[0]
 
     def use_backbone(self, backbone: str) -> None:
         """Delete vectors of other backbones."""

@@ -283,7 +283,8 @@ class Predictor:
         side = max(spec.decode_side, SEGMENT_SIDE) if job.keeps_pixels else spec.decode_side
 
         def make(photo: DecodedImage) -> _Decoded:
-            prepared = prepare(photo.pixels, spec, size=(photo.width, photo.height), into=self._take_spare())
+            size = photo.width, photo.height
+            prepared = prepare(photo.pixels, detector.spec_for(*size), size=size, into=self._take_spare())
             return _Decoded(prepared, photo.pixels if job.keeps_pixels else None)
 
         def finish(request: ImageRequest, decoded: _Decoded, detections: Detections) -> _ImageDetections:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelloop.labeling.geometry.shapes import Point, Rectangle
+from labelloop.service.system import available_cores
 from ml_backend.detection.logits import expit
 from ml_backend.inference.session import open_session
 from ml_backend.segmentation.crop import CONTEXT, BoxCrop
@@ -26,6 +27,9 @@ from ml_backend.segmentation.prompt import Prompt
 from ml_backend.segmentation.prompt_maps import prompt_maps
 
 Floats = npt.NDArray[np.float32]
+
+# Threads of one run: the detector that ran before on the same request had as many.
+SEGMENT_THREADS = 2
 
 # Side in pixels of the network's crop, and of the masks.
 NETWORK_SIDE = 112
@@ -90,7 +94,7 @@ class OutlineSegmenter:
         # Each request has a thread of its own; OpenCV's threads would only contend.
         cv2.setNumThreads(1)
         path = path or embedded_outline()
-        self._session = open_session(path, threads=1)
+        self._session = open_session(path, threads=min(SEGMENT_THREADS, available_cores()))
         self.network = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def embed(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

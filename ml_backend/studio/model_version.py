@@ -81,7 +81,7 @@ def follow_version(
         auth_method = "BASIC_AUTH" if auth else "NONE"
         studio.update_ml_backend(row["id"], current=row, basic_auth=auth, auth_method=auth_method, title=version)
     changes = [ConnectionChange(f"ML backend {version} at {settings.ml_url}", done=before != version)]
-    followed = str(studio.project(project_id).get("model_version") or "")
+    followed = str(studio.project(project_id, only=["model_version"]).get("model_version") or "")
     others = {str(other["title"]) for other in rows if other is not row}
     if followed in others:
         return changes

@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import pairwise
+from statistics import median
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +21,7 @@ from labelloop.labeling.studio.task import Annotation, ModelPrediction, Task
 from labelloop.labeling.studio.values import ANSWERS, codec_for_value, parse_answer, parse_labels
 
 # (width, height) where no result records the image size: overlaps of axis-aligned shapes do not depend on it.
-_UNKNOWN_SIZE = (1000, 1000)
+UNKNOWN_SIZE = (1000, 1000)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Span:
         scope: Channel, paragraph or page element; spans of different ones never overlap.
         answers: Per-region answers: control -> (result type, values). Not part of equality.
         results: Its results as submitted; empty where one result has several spans. Not part of equality.
+        reach: By how much an instant (a span without length) is widened on both sides to be compared; 0 for others.
     """
 
     start: float
@@ -45,6 +48,12 @@ class Span:
     scope: str = ""
     answers: dict[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict, compare=False)
     results: list[Result] = field(default_factory=list, compare=False)
+    reach: float = 0.0
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Lower and upper end, with the reach of an instant."""
+        return min(self.start, self.end) - self.reach, max(self.start, self.end) + self.reach
 
     @property
     def attributes(self) -> Mapping[str, tuple[Any, ...]]:
@@ -135,7 +144,7 @@ def read_answers(task: Task, *, config: LabelConfig | None = None) -> tuple[Answ
         )
         for annotation in latest_annotations(task.annotations)
     )
-    return without_too_large(_without_gaps(all_answers, config))
+    return without_too_large(_with_reach(_without_gaps(all_answers, config)))
 
 
 def without_too_large(answers: tuple[Answers, ...]) -> tuple[Answers, ...]:
@@ -175,6 +184,46 @@ def _without_gaps(answers: tuple[Answers, ...], config: LabelConfig | None) -> t
     return tuple(filled)
 
 
+def _with_reach(answers: tuple[Answers, ...]) -> tuple[Answers, ...]:
+    """The answers with the reach of their instants: two within a quarter of the usual distance between instants match.
+
+    The usual distance is the median of those of neighbours by one annotator. Where nobody marked two, all match.
+    """
+    instants: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    for annotator in answers:
+        for (name, _), values in annotator.controls.items():
+            for span in values:
+                if isinstance(span, Span) and span.start == span.end:
+                    by_annotator = instants.setdefault((name, span.to_name, span.scope), {})
+                    by_annotator.setdefault(annotator.annotation, []).append(span.start)
+    reaches = {key: _reach(list(by_annotator.values())) for key, by_annotator in instants.items()}
+    if not any(reaches.values()):
+        return answers
+
+    def widened(name: str, value: Any) -> Any:
+        if not isinstance(value, Span) or value.start != value.end:
+            return value
+        return replace(value, reach=reaches[name, value.to_name, value.scope])
+
+    return tuple(
+        replace(
+            annotator,
+            controls=MappingProxyType(
+                {key: [widened(key[0], value) for value in values] for key, values in annotator.controls.items()}
+            ),
+        )
+        for annotator in answers
+    )
+
+
+def _reach(instants: Sequence[Sequence[float]]) -> float:
+    gaps = [later - first for marked in instants for first, later in pairwise(sorted(marked)) if later > first]
+    every = [instant for marked in instants for instant in marked]
+    # two instants at the distance d with the reach r have an IoU of (2r - d) / (2r + d), at least 0.2 up to d = 4r / 3
+    farthest = median(gaps) / 4 if gaps else max(every) - min(every)
+    return 0.75 * farthest
+
+
 def read_prediction(prediction: ModelPrediction, task: Task, *, config: LabelConfig | None = None) -> Answers:
     """Read a model's prediction as the answers of an annotator with id 0."""
     return _read(prediction, Answers(0, 0, ""), task, config, _sizes(task))
@@ -188,7 +237,7 @@ def _read(
     sizes: Mapping[int, tuple[int, int]],
 ) -> Answers:
     reading = read_annotation(
-        source, task=task, config=config, size=lambda index: sizes.get(index, sizes.get(0, _UNKNOWN_SIZE))
+        source, task=task, config=config, size=lambda index: sizes.get(index, sizes.get(0, UNKNOWN_SIZE))
     )
     controls: dict[tuple[str, str], list[Any]] = {}
     for region in reading.regions:
@@ -224,7 +273,7 @@ def _read(
         except (KeyError, TypeError, ValueError, MalformedValue) as problem:
             gaps.add_result(task, result, problem)
             continue
-        controls.setdefault((result.from_name, kind), []).extend(values)
+        controls.setdefault((answer_control(result), kind), []).extend(values)
         if kind == "spans" and len(values) == 1:
             values[0].results.append(result)
         if kind == "spans" and result.id:
@@ -293,6 +342,13 @@ def _choices(reading: ParsedAnnotation) -> dict[str, tuple[str, ...]]:
     return choices
 
 
+def answer_control(result: Result) -> str:
+    """The control of an answer about the whole task; of one about one of several images, with the image's number."""
+    if result.item_index is None or result.type not in _ONE_PER_ITEM:
+        return result.from_name
+    return result.from_name + item_suffix(result.item_index)
+
+
 def item_suffix(item_index: int) -> str:
     """What is added to an answer about one of several images, so that answers about different images differ."""
     return f" (image {item_index + 1})"
@@ -334,6 +390,9 @@ def _reason(problem: Exception) -> str:
     return f"{problem.args[0]} is missing" if isinstance(problem, KeyError) else str(problem) or type(problem).__name__
 
 
+# Result types of which each image of a task has an answer of its own (`perItem`).
+_ONE_PER_ITEM = frozenset({"rating", "number", "textarea", "datetime"})
+
 # Kind of answer by result type, for results that draw nothing on an image.
 CARRIED: Mapping[str, str] = {
     "rating": "rating",
@@ -341,6 +400,7 @@ CARRIED: Mapping[str, str] = {
     "textarea": "text",
     "datetime": "choices",
     "pairwise": "choices",
+    "ranker": "ranking",
     "labels": "spans",
     "hypertextlabels": "spans",
     "paragraphlabels": "spans",
@@ -371,8 +431,18 @@ def _read_choice(result: Result, _config: LabelConfig | None) -> list[str]:
     return [str(result.value["datetime" if result.type == "datetime" else "selected"])]
 
 
-def _read_span(result: Result, _config: LabelConfig | None) -> list[Span]:
+def _read_ranking(result: Result, _config: LabelConfig | None) -> list[tuple[str, str]]:
+    """(bucket, item) pairs, bucket after bucket."""
+    buckets = result.value["ranker"]
+    if not isinstance(buckets, Mapping):
+        raise _NotComparableError
+    return [(str(bucket), str(item)) for bucket, items in buckets.items() for item in items]
+
+
+def _read_span(result: Result, config: LabelConfig | None) -> list[Span]:
     value = result.value
+    if "sequence" in value:  # the labels of a track of a video
+        raise _NotComparableError
     span_labels = () if result.type in ANSWERS else parse_labels(value, result.type)
     if result.type == "timelinelabels":  # frames of a video, both ends included
         return [
@@ -387,17 +457,30 @@ def _read_span(result: Result, _config: LabelConfig | None) -> list[Span]:
         if start != end:
             raise _NotComparableError("a span over several paragraphs without offsets into the page")
         start, end, scope = value["startOffset"], value["endOffset"], str(start)
-    return [Span(_seconds_of(start), _seconds_of(end), span_labels, result.id, result.to_name, scope)]
+    series = config.objects.get(result.to_name) if config else None
+    time_format = series.attributes.get("timeFormat", "") if series else ""
+    start, end = _seconds_of(start, time_format), _seconds_of(end, time_format)
+    return [Span(start, end, span_labels, result.id, result.to_name, scope)]
 
 
-def _seconds_of(value: Any) -> float:
-    """A number, or a timestamp of a series in seconds."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return datetime.fromisoformat(value).timestamp()
-    return float(value)
+def _seconds_of(value: Any, time_format: str) -> float:
+    """A number, or a timestamp of a series in seconds.
+
+    Args:
+        value: What Label Studio stores.
+        time_format: The series' `timeFormat`, as d3 writes it: Python's, but for milliseconds (`%L`).
+    """
+    if not isinstance(value, str):
+        return float(value)
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.strptime(value, time_format.replace("%L", "%f"))  # noqa: DTZ007 - UTC below
+    except ValueError:
+        moment = datetime.fromisoformat(value)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 _CARRIED_READERS: Mapping[str, Callable[[Result, LabelConfig | None], list[Any]]] = {
@@ -405,6 +488,7 @@ _CARRIED_READERS: Mapping[str, Callable[[Result, LabelConfig | None], list[Any]]
     "number": _read_number,
     "text": _read_text,
     "choices": _read_choice,
+    "ranking": _read_ranking,
     "spans": _read_span,
 }
 

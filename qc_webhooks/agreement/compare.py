@@ -21,6 +21,8 @@ class Comparison:
         unjudged: Controls that cannot be compared between the two, because no metric compares them or an answer cannot
             be read; "" for an annotation with an unreadable result of unknown control. Not part of ``controls`` and
             ``overall``.
+        deciding: Agreement by control that decides whether the two agree; None: ``controls``.
+        disputed: Whether the two disagree on a single object that the policy disputes.
     """
 
     a: int
@@ -28,6 +30,8 @@ class Comparison:
     controls: Mapping[str, float]
     overall: float
     unjudged: tuple[str, ...] = ()
+    deciding: Mapping[str, float] | None = None
+    disputed: bool = False
 
     def agrees(self, threshold: float, *, every_control: bool, controls: Mapping[str, float] | None = None) -> bool:
         """Whether the overall agreement, and each control's if asked for, reaches its threshold.
@@ -52,7 +56,14 @@ class Comparison:
 _ROUNDING = 1e-9
 
 
-def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[str, float] | None = None) -> Comparison:
+def compare(
+    a: Answers,
+    b: Answers,
+    *,
+    tolerance: Tolerance,
+    weights: Mapping[str, float] | None = None,
+    known: Mapping[tuple[str, str], float] | None = None,
+) -> Comparison:
     """Compute the agreement of two annotators on every control that one of them used.
 
     A control that one left empty and the other used counts: leaving out is an answer. A control that both left empty
@@ -63,14 +74,16 @@ def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[st
         b: Answers of the second.
         tolerance: Overlap thresholds for the same region.
         weights: Control name -> weight in the overall agreement; default 1.
+        known: (control, kind) -> agreement, where it is computed already.
     """
+    measured = known or {}
     unread = a.unread_controls | b.unread_controls
     scores = {
-        f"{name}" if _unique(name, a, b) else f"{name} ({kind})": METRICS[kind](
-            a.controls.get((name, kind), ()), b.controls.get((name, kind), ()), tolerance
-        )
+        f"{name}" if _unique(name, a, b) else f"{name} ({kind})": measured[name, kind]
+        if (name, kind) in measured
+        else METRICS[kind](a.controls.get((name, kind), ()), b.controls.get((name, kind), ()), tolerance)
         for name, kind in _used(a, b)
-        if not unread & {name, ""}
+        if not unread & {name, control_name(name), ""}
     }
     weighted = [(score, (weights or {}).get(control_name(name), 1.0)) for name, score in scores.items()]
     total = sum(weight for _, weight in weighted)

@@ -6,11 +6,13 @@ from typing import Literal
 
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.oks import oks_pairs
+from labelloop.labeling.geometry.overlap import iou_pairs
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import Amount, Span
-from qc_webhooks.agreement.matching import MatchedPair, match_labelled, match_regions
-from qc_webhooks.agreement.metrics import Tolerance, amount, text
-from qc_webhooks.agreement.region_groups import RegionGroup, find_duplicates, find_groups
+from qc_webhooks.agreement.matching import MatchedPair, Matching, match_labelled
+from qc_webhooks.agreement.metrics import Tolerance, amount, ranking, text
+from qc_webhooks.agreement.object_matching import ObjectMatching, match_objects
+from qc_webhooks.agreement.region_groups import RegionGroup, SimilarityFunction, find_duplicates, find_groups
 from qc_webhooks.agreement.region_text import bounds_of
 from qc_webhooks.agreement.similarity import span_similarities
 
@@ -73,7 +75,13 @@ class Conflict:
 
 
 def region_conflicts(
-    control: str, a: Sequence[Region], b: Sequence[Region], *, tolerance: Tolerance, agreement: float
+    control: str,
+    a: Sequence[Region],
+    b: Sequence[Region],
+    *,
+    tolerance: Tolerance,
+    agreement: float,
+    matching: ObjectMatching | None = None,
 ) -> tuple[Conflict, ...]:
     """List the regions that the two annotators do not share.
 
@@ -83,6 +91,7 @@ def region_conflicts(
         b: Regions of the second.
         tolerance: Overlap thresholds for the same object.
         agreement: Matched regions with less overlap are conflicts too.
+        matching: Their matching, if it is known.
 
     Raises:
         TooLargeToJudge: Too many regions overlap.
@@ -101,11 +110,12 @@ def region_conflicts(
     left_a = [index for index in range(len(a)) if index not in grouped_a]
     left_b = [index for index in range(len(b)) if index not in grouped_b]
     first, second = [a[index] for index in left_a], [b[index] for index in left_b]
-    matching = match_regions(first, second, match_iou=tolerance.match_iou, near_iou=tolerance.near_iou)
+    if matching is None or grouped_a or grouped_b:
+        matching = find_objects(first, second, tolerance)
     pair_conflicts = [
         conflict
         for pair in (*matching.same, *matching.near)
-        for conflict in _pair_conflicts(control, first, second, pair, agreement)
+        for conflict in _pair_conflicts(control, first, second, pair, matching.overlap(pair) < agreement)
     ]
     duplicates_a = find_duplicates(first, matching.only_a)
     duplicates_b = find_duplicates(second, matching.only_b)
@@ -135,15 +145,20 @@ def not_named_conflict(control: str, error: TooLargeToJudge, what: str = "its co
 
 
 def keypoint_conflicts(
-    control: str, a: Sequence[Region], b: Sequence[Region], *, tolerance: Tolerance, agreement: float
+    control: str,
+    a: Sequence[Region],
+    b: Sequence[Region],
+    *,
+    tolerance: Tolerance,
+    agreement: float,
+    matching: ObjectMatching | None = None,
 ) -> tuple[Conflict, ...]:
     """List the keypoints that the two annotators do not share; arguments as in ``region_conflicts``."""
     if min(len(a), len(b)) == 0 and max(len(a), len(b)) > 1:
         return (_empty(control, a, b),)
     if not (a and b):
         return tuple(_unmatched("missing" if a else "extra", control, point) for point in a or b)
-    near = oks_pairs(a, b, least=tolerance.near_iou)
-    matching = match_labelled(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
+    matching = matching or find_objects(a, b, tolerance, similarity=oks_pairs)
     duplicates_a = find_duplicates(a, matching.only_a, similarity=oks_pairs, least=_SAME_POINT)
     duplicates_b = find_duplicates(b, matching.only_b, similarity=oks_pairs, least=_SAME_POINT)
     return (
@@ -154,19 +169,27 @@ def keypoint_conflicts(
         *(
             conflict
             for pair in (*matching.same, *matching.near)
-            for conflict in _pair_conflicts(control, a, b, pair, agreement)
+            for conflict in _pair_conflicts(control, a, b, pair, matching.overlap(pair) < agreement)
         ),
     )
 
 
 def span_conflicts(
-    control: str, a: Sequence[Span], b: Sequence[Span], *, tolerance: Tolerance, agreement: float
+    control: str,
+    a: Sequence[Span],
+    b: Sequence[Span],
+    *,
+    tolerance: Tolerance,
+    agreement: float,
+    matching: Matching | None = None,
 ) -> tuple[Conflict, ...]:
     """List the spans of text or time that the two annotators do not share."""
     if not (a and b):
         conflict_type: ConflictType = "missing" if a else "extra"
         return tuple(_span(conflict_type, control, span, a=bool(a)) for span in a or b)
-    matching = match_labelled(a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
+    matching = matching or match_labelled(
+        a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou
+    )
     conflicts = [_span("missing", control, a[index], a=True) for index in matching.only_a]
     conflicts += [_span("extra", control, b[index], a=False) for index in matching.only_b]
     for pair in (*matching.same, *matching.near):
@@ -221,14 +244,49 @@ def text_conflicts(
     return (Conflict("answer", control, tuple(a), tuple(b), iou=similarity),)
 
 
+def find_objects(
+    a: Sequence[Region],
+    b: Sequence[Region],
+    tolerance: Tolerance,
+    *,
+    similarity: SimilarityFunction | None = None,
+) -> ObjectMatching:
+    """Match the objects of two annotators, by IoU unless another similarity is given."""
+    if not (a and b):
+        return ObjectMatching((), (), tuple(range(len(a))), tuple(range(len(b))))
+    if similarity is None:
+        overlaps = iou_pairs(
+            [region.geometry for region in a], [region.geometry for region in b], min_iou=tolerance.near_iou
+        )
+    else:
+        overlaps = similarity(a, b, least=tolerance.near_iou)
+    return match_objects(a, b, overlaps, tolerance)
+
+
+def ranking_conflicts(
+    control: str,
+    a: Sequence[tuple[str, str]],
+    b: Sequence[tuple[str, str]],
+    *,
+    tolerance: Tolerance,
+    agreement: float,
+) -> tuple[Conflict, ...]:
+    """The conflict of two rankings that differ too much."""
+    similarity = ranking(a, b, tolerance)
+    if similarity >= agreement:
+        return ()
+    first, second = (tuple(item for _, item in one) for one in (a, b))
+    return (Conflict("answer", control, first, second, iou=similarity),)
+
+
 def _pair_conflicts(
-    control: str, a: Sequence[Region], b: Sequence[Region], pair: MatchedPair, agreement: float
+    control: str, a: Sequence[Region], b: Sequence[Region], pair: MatchedPair, is_low: bool
 ) -> list[Conflict]:
     first, second = a[pair.a], b[pair.b]
     types: list[ConflictType] = []
     if set(first.labels) != set(second.labels):
         types.append("label")
-    if pair.iou < agreement:
+    if is_low:
         types.append("low_overlap")
     regions, bounds, shape = (first.id, second.id), bounds_of(first), shape_word(first)
     attribute_conflicts = [
@@ -337,4 +395,5 @@ CONFLICTS: Mapping[str, Finder] = {
     "rating": amount_conflicts,
     "number": amount_conflicts,
     "text": text_conflicts,
+    "ranking": ranking_conflicts,
 }

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.geometry.overlap import ROUNDING, Pairs, iou_pairs, match_pairs
+from labelloop.labeling.geometry.overlap import ROUNDING, Pairs, iou_pairs, is_one_to_one, match_pairs
 from labelloop.labeling.region import Region
 
 
@@ -27,8 +27,7 @@ class Labelled(Protocol):
 _LABEL_WEIGHT = 1e-6
 
 
-@dataclass(frozen=True)
-class MatchedPair:
+class MatchedPair(NamedTuple):
     """Two matched regions.
 
     Attributes:
@@ -97,6 +96,8 @@ def match_labelled(
         candidates = candidates.where(
             np.array([_image_of(a[row]) == _image_of(b[column]) for row, column in pairs], dtype=bool)
         )
+    if is_one_to_one(candidates):
+        return _all_candidates(a, b, candidates, match)
     labels = _label_agreements(a, b, candidates)
     shape = len(a), len(b)
     same = _assign(candidates, labels, match, shape)
@@ -106,12 +107,29 @@ def match_labelled(
             candidates.columns, [pair.b for pair in same]
         )
         near_pairs = _assign(candidates.where(unpaired), labels[unpaired], near, shape)
-    paired = (*same, *near_pairs)
+    return _matching(a, b, same, near_pairs)
+
+
+def _all_candidates(a: Sequence[Labelled], b: Sequence[Labelled], candidates: Pairs, match: float) -> Matching:
+    """The matching where no region has two candidates: every candidate."""
+    columns = (column.tolist() for column in candidates)
+    pairs = [
+        MatchedPair(row, column, value, label_agreement(a[row], b[column]))
+        for row, column, value in zip(*columns, strict=True)
+    ]
+    same = tuple(pair for pair in pairs if pair.iou >= match - ROUNDING)
+    return _matching(a, b, same, tuple(pair for pair in pairs if pair.iou < match - ROUNDING))
+
+
+def _matching(
+    a: Sequence[Labelled], b: Sequence[Labelled], same: tuple[MatchedPair, ...], near: tuple[MatchedPair, ...]
+) -> Matching:
+    paired_a, paired_b = {pair.a for pair in (*same, *near)}, {pair.b for pair in (*same, *near)}
     return Matching(
         same,
-        near_pairs,
-        tuple(sorted(set(range(len(a))) - {pair.a for pair in paired})),
-        tuple(sorted(set(range(len(b))) - {pair.b for pair in paired})),
+        near,
+        tuple(index for index in range(len(a)) if index not in paired_a),
+        tuple(index for index in range(len(b)) if index not in paired_b),
     )
 
 
@@ -124,12 +142,12 @@ def label_agreement(a: Labelled, b: Labelled) -> float:
 
 
 def _label_agreements(a: Sequence[Labelled], b: Sequence[Labelled], pairs: Pairs) -> NDArray[np.float64]:
-    """Label agreement of each pair, (n,); computed only for pairs with different labels."""
-    label_ids: dict[tuple[str, ...], int] = {}
-    ids_a, ids_b = (np.array([label_ids.setdefault(item.labels, len(label_ids)) for item in items]) for items in (a, b))
+    """Label agreement of each pair, (n,)."""
+    first, second = [item.labels for item in a], [item.labels for item in b]
     agreements = np.ones(len(pairs.rows))
-    for index in np.flatnonzero(ids_a[pairs.rows] != ids_b[pairs.columns]).tolist():
-        agreements[index] = label_agreement(a[pairs.rows[index]], b[pairs.columns[index]])
+    for index, (row, column) in enumerate(zip(pairs.rows.tolist(), pairs.columns.tolist(), strict=True)):
+        if first[row] != second[column]:
+            agreements[index] = label_agreement(a[row], b[column])
     return agreements
 
 
@@ -142,13 +160,16 @@ def _assign(
 ) -> tuple[MatchedPair, ...]:
     threshold -= ROUNDING
     above = candidates.values >= threshold
-    candidates, labels = candidates.where(above), labels[above]
+    if not above.all():
+        candidates, labels = candidates.where(above), labels[above]
     gains = Pairs(candidates.rows, candidates.columns, candidates.values * (1 + _LABEL_WEIGHT * labels))
     chosen = match_pairs(gains, shape, threshold=threshold)
-    # Pairs are sorted by row, then column: find the position of each chosen pair.
-    keys = candidates.rows * shape[1] + candidates.columns
-    positions = np.searchsorted(keys, [row * shape[1] + column for row, column in chosen]).tolist()
-    return tuple(
-        MatchedPair(*pair, float(candidates.values[position]), float(labels[position]))
-        for pair, position in zip(chosen, positions, strict=True)
+    found = zip(
+        zip(candidates.rows.tolist(), candidates.columns.tolist(), strict=True),
+        zip(candidates.values.tolist(), labels.tolist(), strict=True),
+        strict=True,
     )
+    if len(chosen) == len(candidates.rows):  # each candidate, in order
+        return tuple(MatchedPair(*pair, *values) for pair, values in found)
+    values_of = dict(found)
+    return tuple(MatchedPair(*pair, *values_of[pair]) for pair in chosen)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labelloop.labeling.consensus.rankings import ranking_similarity
 from labelloop.labeling.consensus.texts import text_similarity
 from labelloop.labeling.geometry.oks import oks_pairs
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import Amount, Span
-from qc_webhooks.agreement.matching import match_labelled, match_regions
+from qc_webhooks.agreement.matching import Matching, match_labelled, match_regions
 from qc_webhooks.agreement.similarity import (
     amount_similarity,
     attribute_similarity,
@@ -20,10 +21,18 @@ from qc_webhooks.agreement.similarity import (
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Overlap thresholds for the same region; see ``Policy``."""
+    """Overlap thresholds for the same region; see ``Policy``.
+
+    Attributes:
+        match_iou: Minimum IoU of two regions of one object.
+        near_iou: Minimum IoU of two regions that may be one object, badly located.
+        pixels: Regions whose edges differ by at most this are one object, whatever their IoU; conflicts only, not the
+            metrics.
+    """
 
     match_iou: float = 0.5
     near_iou: float = 0.1
+    pixels: float = 0.0
 
 
 def regions(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = Tolerance()) -> float:
@@ -41,6 +50,13 @@ def regions(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = Tol
     if not a and not b:
         return 1.0
     matching = match_regions(a, b, match_iou=tolerance.match_iou, near_iou=tolerance.near_iou)
+    return soft_f1(a, b, matching)
+
+
+def soft_f1(a: Sequence[Region | Span], b: Sequence[Region | Span], matching: Matching) -> float:
+    """Soft F1 of two matched sets (see ``regions``); 1 if both are empty."""
+    if not a and not b:
+        return 1.0
     shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
     return 2 * shared / (len(a) + len(b))
 
@@ -53,8 +69,7 @@ def keypoints(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = T
         return 0.0
     near = oks_pairs(a, b, least=tolerance.near_iou)
     matching = match_labelled(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
-    shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
-    return 2 * shared / (len(a) + len(b))
+    return soft_f1(a, b, matching)
 
 
 def spans(a: Sequence[Span], b: Sequence[Span], tolerance: Tolerance = Tolerance()) -> float:
@@ -64,8 +79,7 @@ def spans(a: Sequence[Span], b: Sequence[Span], tolerance: Tolerance = Tolerance
     if not a or not b:
         return 0.0
     matching = match_labelled(a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
-    shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
-    return 2 * shared / (len(a) + len(b))
+    return soft_f1(a, b, matching)
 
 
 def choices(a: Sequence[str], b: Sequence[str], tolerance: Tolerance = Tolerance()) -> float:
@@ -94,6 +108,12 @@ def text(a: Sequence[str], b: Sequence[str], tolerance: Tolerance = Tolerance())
     return text_similarity("\n".join(a), "\n".join(b))
 
 
+def ranking(a: Sequence[tuple[str, str]], b: Sequence[tuple[str, str]], tolerance: Tolerance = Tolerance()) -> float:
+    """Share of the pairs of items in the same buckets and order; 1 if neither ranked, 0 if one did not."""
+    del tolerance
+    return ranking_similarity(tuple(a), tuple(b)) if a and b else float(not a and not b)
+
+
 Metric = Callable[[Any, Any, Tolerance], float]
 
 METRICS: Mapping[str, Metric] = {
@@ -105,4 +125,5 @@ METRICS: Mapping[str, Metric] = {
     "rating": amount,
     "number": amount,
     "text": text,
+    "ranking": ranking,
 }

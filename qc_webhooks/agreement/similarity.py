@@ -62,11 +62,21 @@ def path_similarity(a: Sequence[str], b: Sequence[str]) -> float:
 
 def attribute_similarity(a: Region | Span, b: Region | Span) -> float:
     """Mean similarity of the per-region answers of two matched regions or spans, over the controls of either."""
-    names = {*a.attributes, *b.attributes}
-    if not names:
+    if not (a.attributes or b.attributes):
         return 1.0
-    types = {name: kind for thing in (a, b) for name, kind in _types(thing).items()}
-    return sum(_answer_alike(types.get(name, ""), a.attributes, b.attributes, name) for name in names) / len(names)
+    names = {*a.attributes, *b.attributes}
+    return sum(answer_similarity(a, b, name) for name in names) / len(names)
+
+
+def answer_similarity(a: Region | Span, b: Region | Span, name: str) -> float:
+    """Similarity of the answers to one per-region control."""
+    types = {**_types(a), **_types(b)}
+    return _answer_alike(types.get(name, ""), a.attributes, b.attributes, name)
+
+
+def is_free_answer(thing: Region | Span, name: str) -> bool:
+    """Whether a per-region answer is a text or a number, which may differ a little, and not a choice."""
+    return _types(thing).get(name, "") in {"textarea", "rating", "number"}
 
 
 def _types(thing: Region | Span) -> Mapping[str, str]:
@@ -92,4 +102,4 @@ def _nodes(paths: Sequence[str]) -> list[str]:
 
 
 def _edges(spans: Sequence[Span]) -> Matrix:
-    return np.array([(min(span.start, span.end), max(span.start, span.end)) for span in spans], dtype=np.float64)
+    return np.array([span.extent for span in spans], dtype=np.float64)

@@ -1,7 +1,7 @@
 """Profile of each annotator: reliability, speed, drift, duplicates, pre-label bias, and flags for the lead."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import AnnotatorModel
-from qc_webhooks.annotators.disagreement_patterns import DisagreementPattern
+from labelloop.labeling.consensus.consensus import MATCH_IOU, AnnotatorModel
+from qc_webhooks.annotators.diagnoses import Diagnosis, named_by_measure
 from qc_webhooks.annotators.drift import Drift, detect_drift
-from qc_webhooks.annotators.reliability import LabelReliability, Reliability, rate_annotators
+from qc_webhooks.annotators.reliability import Reliability, rate_annotators
 from qc_webhooks.annotators.work_habits import (
     DuplicatePair,
     PrelabelBias,
@@ -26,8 +26,8 @@ from qc_webhooks.verdict.task_facts import TaskFacts
 
 Floats = NDArray[np.float64]
 
-# Smallest deviations that raise a flag: rate below the median, area ratio to the others, objects per drawn region.
-_MARGIN, _SIZE_RATIO, _STRICTNESS_RATIO = 0.03, 1.1, 1.2
+# Smallest deviation of a rate below the median that raises a flag.
+_MARGIN = 0.03
 # Share of hasty tasks above which a flag is raised.
 _MAX_HASTY = 0.1
 _MIN_REPEATABILITY = 0.8
@@ -36,6 +36,12 @@ _MIN_TRUTHS = 5
 # Number of worst tasks listed.
 _MAX_WORST = 5
 _TRUTH_RATE = "agreement with the ground truth"
+# Name of a rate -> measures of a diagnosis that it belongs to.
+_MEASURES: Mapping[str, frozenset[str]] = {
+    "accuracy": frozenset({"labels", "answers"}),
+    "recall": frozenset({"misses"}),
+    "precision": frozenset({"extras"}),
+}
 _NORMAL_95 = 1.959964
 
 
@@ -82,17 +88,21 @@ class AnnotatorProfile:
 
 
 def profile_annotators(
-    tasks: Sequence[TaskFacts], model: AnnotatorModel, patterns: Sequence[DisagreementPattern] = ()
+    tasks: Sequence[TaskFacts],
+    model: AnnotatorModel,
+    diagnoses: Sequence[Diagnosis] = (),
+    *,
+    match_iou: float = MATCH_IOU,
 ) -> tuple[AnnotatorProfile, ...]:
     """Profiles of all annotators of the tasks, by id.
 
     Args:
         tasks: Facts of each task.
         model: Annotator model estimated from their evidence.
-        patterns: See ``find_disagreement_patterns``; a flag says where most errors are cases that the guideline leaves
-            open.
+        diagnoses: See ``find_diagnoses``; they say who is flagged for errors.
+        match_iou: IoU from which a box is at the right place, see `RegionReliability`.
     """
-    rated = rate_annotators([task.evidence() for task in tasks], model)
+    rated = rate_annotators([task.evidence() for task in tasks], model, match_iou=match_iou)
     speeds, drifts, prelabel_biases, duplicates = (
         measure_speed(tasks),
         detect_drift(tasks),
@@ -118,7 +128,14 @@ def profile_annotators(
         for reliability in rated
     ]
     medians = _median_rates(profiles)
-    return tuple(replace(profile, concerns=tuple(_concerns(profile, medians, patterns))) for profile in profiles)
+    named = named_by_measure(diagnoses)
+    return tuple(
+        replace(
+            profile,
+            concerns=tuple(_concerns(profile, medians, diagnoses, named.get(profile.annotator, frozenset()))),
+        )
+        for profile in profiles
+    )
 
 
 def _against_truths(tasks: Sequence[TaskFacts], *, served: bool) -> dict[int, Estimate]:
@@ -206,31 +223,27 @@ def _rates(profile: AnnotatorProfile) -> dict[str, Estimate]:
         f"accuracy of {name}": rated.accuracy for name, rated in {**reliability.labels, **reliability.choices}.items()
     }
     if reliability.regions:
-        rates |= {"recall": reliability.regions.recall, "precision": reliability.regions.precision}
+        # Annotators are compared by what others found: what is unknown of all objects is the same for all of them.
+        rates |= {
+            "recall of what others found": reliability.regions.recall_of_found,
+            "precision of what others confirm": reliability.regions.precision_by_others,
+        }
     return rates | {_TRUTH_RATE: profile.against_truth}
 
 
 def _concerns(
-    profile: AnnotatorProfile, medians: Mapping[str, float], patterns: Sequence[DisagreementPattern]
+    profile: AnnotatorProfile, medians: Mapping[str, float], diagnoses: Sequence[Diagnosis], named: frozenset[str]
 ) -> list[str]:
+    """Flags in words. A rate is flagged only where a diagnosis names the annotator on that measure."""
     lines = []
     for name, rate in _rates(profile).items():
-        if rate.high is not None and rate.value is not None and rate.high < medians[name] - _MARGIN:
+        is_named = name == _TRUTH_RATE or bool(_MEASURES.get(name.split(" of ")[0], frozenset()) & named)
+        if is_named and rate.high is not None and rate.value is not None and rate.high < medians[name] - _MARGIN:
             lines.append(
                 f"{name[0].upper()}{name[1:]} {_percent(rate.value)} ({_percent(rate.low)} to {_percent(rate.high)}),"
-                f" median {_percent(medians[name])}.{_guideline_excuse(name, profile, patterns)}"
+                f" median {_percent(medians[name])}."
             )
-    regions = profile.reliability.regions
-    if regions and regions.strictness and regions.drawn >= MIN_UNITS:
-        if regions.strictness > _STRICTNESS_RATIO:
-            lines.append(f"Misses objects: {regions.strictness:.2f} objects per drawn region.")
-        elif regions.strictness < 1 / _STRICTNESS_RATIO:
-            lines.append(f"Draws extra regions: {regions.strictness:.2f} objects per drawn region.")
-    if profile.size.low is not None and profile.size.high is not None:
-        if profile.size.low > _SIZE_RATIO:
-            lines.append(f"Draws {_percent((profile.size.value or 1) - 1)} larger than others.")
-        elif profile.size.high < 1 / _SIZE_RATIO:
-            lines.append(f"Draws {_percent(1 - (profile.size.value or 1))} smaller than others.")
+    lines += [item.text for item in diagnoses if profile.annotator in item.who]
     if profile.drift:
         way = "fell" if profile.drift.after < profile.drift.before else "rose"
         lines.append(
@@ -240,43 +253,9 @@ def _concerns(
         lines.append(
             f"{_percent(profile.speed.hasty.value)} of the tasks took less than a quarter of the others' time."
         )
-    if profile.anchoring and profile.anchoring.is_anchored:
-        lines.append(
-            f"Leaves {_percent(profile.anchoring.left.value)} of the pre-labels that others correct unchanged."
-        )
-    lines += [
-        _duplicate_concern(suspect) for suspect in profile.copies if suspect.copied_by in {None, profile.annotator}
-    ]
     if profile.repeats.high is not None and profile.repeats.high < _MIN_REPEATABILITY:
         lines.append(f"Repeated tasks agree with the earlier annotation by {_percent(profile.repeats.value)} only.")
     return lines
-
-
-def _guideline_excuse(name: str, profile: AnnotatorProfile, patterns: Sequence[DisagreementPattern]) -> str:
-    """A sentence where most errors of this annotator are cases that the guideline leaves open; otherwise empty."""
-    control = name.removeprefix("accuracy of ")
-    rated: LabelReliability | None = {**profile.reliability.labels, **profile.reliability.choices}.get(control)
-    if rated is None:
-        return ""
-    errors: Counter[frozenset[str]] = Counter()
-    for truth, answers in rated.confusion.items():
-        for answer, count in answers.items():
-            if answer != truth:
-                errors[frozenset((truth, answer))] += count  # type: ignore[assignment]  # expected counts are fractions
-    open_ = [
-        frozenset(pattern.answers)
-        for pattern in patterns
-        if pattern.control == control and pattern.kind in {"guideline", "two views"}
-    ]
-    named = sum(errors[pair] for pair in set(open_))
-    if not errors or named < sum(errors.values()) / 2:
-        return ""
-    return f" Mostly {', '.join(' / '.join(sorted(pair)) for pair in open_)}, which the guideline leaves open."
-
-
-def _duplicate_concern(suspect: DuplicatePair) -> str:
-    what = f"{_percent(suspect.share.value)} of the regions are the same to the pixel as annotator {suspect.other}'s"
-    return f"{what}." if suspect.copied_by is None else f"{what}, and submitted after those."
 
 
 def _percent(share: float | None) -> str:

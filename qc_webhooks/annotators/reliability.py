@@ -8,6 +8,10 @@ measured by it. For a rate r (accuracy, recall) each item has the likelihood
 
 and the interval holds 95 % of the posterior under a uniform prior, computed on a grid. Uncertain votes of the others
 carry little information, so the interval is wider than that of a rate over known truths.
+
+Recall and precision of regions are given three times: of all objects, also of those that others missed or drew
+elsewhere (`detection_rates`); relative to what the others found, which compares annotators best, since what is unknown
+of all of them drops out; and against the ground truth, where there is one.
 """
 
 from collections import Counter, defaultdict
@@ -18,10 +22,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence
+from labelloop.labeling.consensus.consensus import MATCH_IOU, AnnotatorModel, Evidence
 from labelloop.labeling.consensus.crowd import ConfusionModel, LabelledItem
 from labelloop.labeling.consensus.detection_model import DetectionModel, ObjectEvidence
 from labelloop.labeling.consensus.tags import Answer, TagModel, expand
+from qc_webhooks.annotators.detection_rates import DetectionRates, measure_detection
 from qc_webhooks.statistics.bootstrap import LEVEL, MIN_UNITS, Estimate
 
 Floats = NDArray[np.float64]
@@ -35,6 +40,7 @@ _GRID = 400
 # In the confusion of tags: the answer of an annotator who did not give a true tag, and the truth of an absent tag.
 NOT_GIVEN, NOT_TRUE = "(not given)", "(not true)"
 _EPSILON = 1e-12
+_NOTHING = Estimate.insufficient(0)
 
 
 @dataclass(frozen=True)
@@ -57,17 +63,27 @@ class RegionReliability:
     """Detection reliability.
 
     Attributes:
-        recall: Share marked of the objects that two others marked (one other, where the task has no more).
-        precision: Share of the annotator's regions that are real objects.
+        recall: Share found of all objects, with an overlap of at least ``match_iou`` for boxes.
+        precision: Share of the annotator's regions that are objects, with such an overlap.
         drawn: Number of regions drawn.
         strictness: Real objects per drawn region: above 1 objects are missed, below 1 extra regions are drawn.
             None without a region.
+        match_iou: IoU from which a box is at the right place.
+        recall_of_found: Share marked of the objects that two others marked (one other, where the task has no more).
+        precision_by_others: Share of the regions that are objects as far as the others' marks say.
+        recall_on_truth: Recall on tasks with a ground truth.
+        precision_on_truth: Precision on these.
     """
 
     recall: Estimate
     precision: Estimate
     drawn: int
     strictness: float | None
+    match_iou: float = MATCH_IOU
+    recall_of_found: Estimate = _NOTHING
+    precision_by_others: Estimate = _NOTHING
+    recall_on_truth: Estimate = _NOTHING
+    precision_on_truth: Estimate = _NOTHING
 
 
 @dataclass(frozen=True)
@@ -89,18 +105,21 @@ class Reliability:
     choices: Mapping[str, LabelReliability] = field(default_factory=dict)
 
 
-def rate_annotators(tasks: Sequence[Evidence], model: AnnotatorModel) -> tuple[Reliability, ...]:
+def rate_annotators(
+    tasks: Sequence[Evidence], model: AnnotatorModel, *, match_iou: float = MATCH_IOU
+) -> tuple[Reliability, ...]:
     """Rate every annotator.
 
     Args:
         tasks: Evidence of each task, see ``labelloop.labeling.consensus.consensus.evidence``.
         model: Annotator model estimated from it, see ``fit_annotator_model``.
+        match_iou: IoU from which a box is at the right place.
 
     Returns:
         One entry per annotator, ordered by id.
     """
     counts = Counter(who for task in tasks for who in task.rated_annotators)
-    regions = _rate_regions(tasks, model.detection)
+    regions = _rate_regions(tasks, model, match_iou)
     labels = _rate_controls(
         (item for task in tasks for item in task.objects() if item.is_real is not False), model.labels, model.tags
     )
@@ -278,8 +297,12 @@ def _label_reliability(
     )
 
 
-def _rate_regions(tasks: Sequence[Evidence], presence: DetectionModel) -> dict[int, RegionReliability]:
-    """Recall (on objects that others marked) and precision by annotator id."""
+def _rate_regions(tasks: Sequence[Evidence], model: AnnotatorModel, match_iou: float) -> dict[int, RegionReliability]:
+    """Recall and precision by annotator id."""
+    presence = model.detection
+    nothing = DetectionRates(_NOTHING, _NOTHING)
+    overall = measure_detection(tasks, model, match_iou=match_iou)
+    known = measure_detection([task for task in tasks if task.truth is not None], model, match_iou=match_iou)
     recall_items: dict[int, list[tuple[float, bool]]] = defaultdict(list)
     precision_items: dict[int, list[tuple[float, float]]] = defaultdict(list)
     objects: Counter[int] = Counter()
@@ -314,10 +337,15 @@ def _rate_regions(tasks: Sequence[Evidence], presence: DetectionModel) -> dict[i
                         precision_items[who].append(confirmed(blind, marked, who))
     return {
         who: RegionReliability(
-            _recall(recall_items[who], presence),
-            rate_interval(*np.array(precision_items[who]).reshape(-1, 2).T),
+            overall.get(who, nothing).recall,
+            overall.get(who, nothing).precision,
             objects[who],
             round(expected[who] / objects[who], 3) if objects[who] else None,
+            match_iou,
+            _recall(recall_items[who], presence),
+            rate_interval(*np.array(precision_items[who]).reshape(-1, 2).T),
+            known.get(who, nothing).recall,
+            known.get(who, nothing).precision,
         )
         for who in sorted({*recall_items, *objects})
     }

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,3 +194,309 @@ def _corrected_by_others(origins: dict[int, int], who: int, prelabelled: set[int
     others = [origins.get(other, CORRECTED) for other in prelabelled if other != who]
     informative = [origin for origin in others if origin != MANUAL]
     return 2 * sum(origin == CORRECTED for origin in informative) > len(informative) > 0
+
+
+# A region is near-identical when its edges differ by less than this share of what is usual between the two annotators
+# and all others; a pair is reported above this share of near-identical regions.
+_NEAR, _MIN_NEAR_SHARE = 0.25, 0.4
+# Copied answers: share of the errors of two annotators that are the same, largest share of one kind of error, largest
+# share of same errors among the others (with a lower limit, as few errors say little), and chance of a false alarm.
+_MIN_SHARED, _MAX_ONE_KIND = 0.7, 0.75
+_USUAL_SHARED, _FALSE_COPIER = (0.05, 0.25), 1e-4
+
+
+@dataclass(frozen=True)
+class CopiedWork:
+    """Two annotators of whom one copies the other.
+
+    Attributes:
+        annotators: Both, ascending.
+        copier: The one who nearly always submits later; None where neither does.
+        n: Number of regions, or errors, that it is based on.
+        what: What is the same, with its share.
+        evidence: The figures in words.
+    """
+
+    annotators: tuple[int, int]
+    copier: int | None
+    n: int
+    what: str
+    evidence: str
+
+
+def find_copiers(tasks: Sequence[TaskFacts]) -> tuple[CopiedWork, ...]:
+    """Pairs of annotators whose regions are near-identical, or whose errors are the same."""
+    found: dict[tuple[int, int], CopiedWork] = {}
+    for who, pairs in find_duplicates(tasks).items():
+        for pair in pairs:
+            key = min(who, pair.other), max(who, pair.other)
+            share, usual = 100 * (pair.share.value or 0.0), 100 * pair.usual
+            found[key] = CopiedWork(key, pair.copied_by, pair.share.n, f"draws {share:.0f} % of the regions the same to"
+                                    " the pixel", f"{usual:.1f} % among the others")  # fmt: skip
+    for work in (*_near_copies(tasks), *_shared_errors(tasks)):
+        found.setdefault(work.annotators, work)
+    return tuple(found[key] for key in sorted(found))
+
+
+def _later(tasks: Iterable[TaskFacts], a: int, b: int) -> int | None:
+    """The one of two annotators who nearly always submits after the other; None where neither does."""
+    later: list[bool] = []
+    for task in tasks:
+        submitted_at = {item.annotator: item.submitted_at for item in task.blind if item.submitted_at > 0}
+        if a in submitted_at and b in submitted_at and submitted_at[a] != submitted_at[b]:
+            later.append(submitted_at[a] > submitted_at[b])
+    if len(later) < MIN_COMMON_TASKS:
+        return None
+    share = sum(later) / len(later)
+    return a if share >= _COPIER_LATER_SHARE else b if share <= 1 - _COPIER_LATER_SHARE else None
+
+
+# Fewest common tasks to say who submits later.
+MIN_COMMON_TASKS = 5
+
+
+@dataclass(frozen=True)
+class EdgeOffsets:
+    """Distances of two annotators' boxes of one object, of all pairs of boxes.
+
+    Attributes:
+        people: (smaller id, larger id) of each pair of boxes, ``(pairs, 2)``.
+        mean: Mean distance of the four edges, in shares of the box's side, ``(pairs,)``.
+        middle: Median distance of the four edges.
+        drawn: Whether at least one of the two boxes is not an unchanged pre-label.
+    """
+
+    people: NDArray[np.intp]
+    mean: Floats
+    middle: Floats
+    drawn: NDArray[np.bool_]
+
+    def by_pair(self) -> Iterator[tuple[tuple[int, int], NDArray[np.intp]]]:
+        """(two annotators, their rows)."""
+        if not len(self.people):
+            return
+        pairs, codes = np.unique(self.people, axis=0, return_inverse=True)
+        order = np.argsort(codes.reshape(-1), kind="stable")
+        ends = np.cumsum(np.bincount(codes.reshape(-1), minlength=len(pairs)))
+        for (a, b), start, end in zip(pairs.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            yield (a, b), order[start:end]
+
+
+# Newest pairs of boxes that are compared.
+_MAX_BOX_PAIRS = 200_000
+
+
+def edge_offsets(tasks: Iterable[TaskFacts], *, control: str | None = None) -> EdgeOffsets:
+    """Distances of the boxes of each object; of one control, or of all."""
+    edges: list[tuple[float, float, float, float]] = []
+    rows: list[tuple[int, int, int, int, bool]] = []
+    for task in tasks:
+        blind = {item.annotator for item in task.blind}
+        for marked_object in task.objects:
+            if control not in {None, marked_object.control}:
+                continue
+            start = len(edges)
+            marks = sorted(
+                (mark for mark in marked_object.marks if mark.edges is not None and mark.annotator in blind),
+                key=lambda mark: mark.annotator,
+            )
+            edges += [mark.edges for mark in marks if mark.edges is not None]
+            rows += [
+                (
+                    start + first,
+                    start + second,
+                    marks[first].annotator,
+                    marks[second].annotator,
+                    not marks[first].origin == marks[second].origin == UNCHANGED,
+                )
+                for first, second in combinations(range(len(marks)), 2)
+            ]
+        if len(rows) > _MAX_BOX_PAIRS:
+            break
+    if not rows:
+        none = np.zeros(0)
+        return EdgeOffsets(np.zeros((0, 2), dtype=np.intp), none, none, np.zeros(0, dtype=bool))
+    table = np.array(rows, dtype=np.intp)
+    boxes = np.array(edges)
+    first, second = boxes[table[:, 0]], boxes[table[:, 1]]
+    sides = np.maximum((first[:, 2:] - first[:, :2] + second[:, 2:] - second[:, :2]) / 2, 1.0)
+    offsets = np.abs(first - second) / np.concatenate((sides, sides), axis=1)
+    ranked = np.sort(offsets, axis=1)
+    return EdgeOffsets(table[:, 2:4], offsets.mean(axis=1), (ranked[:, 1] + ranked[:, 2]) / 2, table[:, 4] > 0)
+
+
+def _near_copies(tasks: Sequence[TaskFacts]) -> Iterator[CopiedWork]:
+    measured = edge_offsets(tasks)
+    offsets = {key: measured.mean[rows[measured.drawn[rows]]] for key, rows in measured.by_pair()}
+    by_person: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for key in offsets:
+        for who in key:
+            by_person[who].append(key)
+    shares: dict[tuple[int, int], Estimate] = {}
+    for (a, b), own in offsets.items():
+        keys = [key for key in (*by_person[a], *by_person[b]) if key != (a, b)]
+        others = np.concatenate([offsets[key] for key in keys]) if keys else np.zeros(0)
+        if len(others) >= MIN_UNITS:
+            limit = _NEAR * float(np.median(others))
+            shares[a, b] = proportion_ci(int((own < limit).sum()), len(own))
+    for key, share in shares.items():
+        usual = [other.value for name, other in shares.items() if name != key and other.value is not None]
+        middle = float(np.median(usual)) if usual else 0.0
+        if share.low is not None and share.low > max(_MIN_NEAR_SHARE, MIN_RATIO_TO_OTHERS * middle):
+            yield CopiedWork(key, _later(tasks, *key), share.n, f"draws {100 * (share.value or 0):.0f} % of the regions"
+                             " nearly the same", f"{100 * middle:.1f} % among the others")  # fmt: skip
+
+
+def _shared_errors(tasks: Sequence[TaskFacts]) -> Iterator[CopiedWork]:
+    """Pairs whose errors about tasks are the same. An error differs from what most of the others (two or more) say."""
+    from scipy.special import bdtrc
+
+    same: Counter[tuple[int, int]] = Counter()
+    either: Counter[tuple[int, int]] = Counter()
+    kinds: dict[tuple[int, int], Counter[tuple[str, str]]] = defaultdict(Counter)
+    for task in tasks:
+        blind = {item.annotator for item in task.blind}
+        for question in task.questions:
+            votes = {who: " + ".join(answer) for who, answer in question.votes if who in blind}
+            if len(votes) < 4 or len(set(votes.values())) < 2:
+                continue
+            for a, b in combinations(sorted(votes), 2):
+                counts = Counter(answer for who, answer in votes.items() if who not in (a, b)).most_common(2)
+                answer, count = counts[0]
+                if count < 2 or (len(counts) > 1 and counts[1][1] == count):
+                    continue
+                wrong = votes[a] != answer, votes[b] != answer
+                either[a, b] += any(wrong)
+                if all(wrong) and votes[a] == votes[b]:
+                    same[a, b] += 1
+                    kinds[a, b][answer, votes[a]] += 1
+    total_same, total_either = sum(same.values()), sum(either.values())
+    for key, n in either.items():
+        others = total_either - n
+        usual = (total_same - same[key]) / others if others else 1.0
+        if same[key] < _MIN_SHARED * n or usual > _USUAL_SHARED[1]:
+            continue
+        if float(bdtrc(same[key] - 1, n, max(usual, _USUAL_SHARED[0]))) > _FALSE_COPIER / len(either):
+            continue
+        if kinds[key].most_common(1)[0][1] > _MAX_ONE_KIND * same[key]:
+            continue  # one kind of error: a view that both hold
+        yield CopiedWork(key, _later(tasks, *key), n, f"makes {100 * same[key] / n:.0f} % of the errors the same",
+                         f"{same[key]} of {n} errors, {100 * usual:.1f} % among the others")  # fmt: skip
+
+
+# A bot: share of tasks in less than a quarter of the others' time, of one answer, and of this answer among the others.
+_MAX_BOT_HASTE, _ONE_ANSWER, _USUAL_ANSWER = 0.5, 0.97, 0.7
+_MIN_ANSWERS = 15
+
+
+@dataclass(frozen=True)
+class ClickThrough:
+    """An annotator who does not look at the tasks.
+
+    Attributes:
+        annotator: The annotator's id.
+        control: The control; empty where it is about the whole work.
+        n: Number of tasks, answers or pre-labels that it is based on.
+        what: What the annotator does.
+        evidence: The figures in words.
+    """
+
+    annotator: int
+    control: str
+    n: int
+    what: str
+    evidence: str
+
+
+def find_click_through(tasks: Sequence[TaskFacts]) -> tuple[ClickThrough, ...]:
+    """Annotators who submit pre-labels unchanged, give one answer only, or are too fast to have looked."""
+    found = []
+    for who, bias in measure_prelabel_bias(tasks).items():
+        if bias.is_anchored:
+            found.append(
+                ClickThrough(
+                    who,
+                    "",
+                    bias.left.n,
+                    "submits pre-labels unchanged that the others correct",
+                    f"{100 * (bias.left.value or 0):.0f} % of {bias.left.n}",
+                )
+            )
+    anchored = {habit.annotator for habit in found}
+    found += [habit for habit in _only_prelabels(tasks) if habit.annotator not in anchored]
+    for who, speed in measure_speed(tasks).items():
+        if speed.hasty.low is not None and speed.hasty.low > _MAX_BOT_HASTE:
+            found.append(
+                ClickThrough(
+                    who,
+                    "",
+                    speed.hasty.n,
+                    "is too fast to have looked",
+                    f"{100 * (speed.hasty.value or 0):.0f} % of the tasks in less than a quarter of the others' time",
+                )
+            )
+    return (*found, *_constant_answers(tasks))
+
+
+# Share of an annotator's regions that are unchanged pre-labels, and the largest share among the others.
+_ALL_PRELABELS, _USUAL_PRELABELS = 0.97, 0.85
+
+
+def _only_prelabels(tasks: Sequence[TaskFacts]) -> Iterator[ClickThrough]:
+    """Annotators whose regions are all unchanged pre-labels, where the others' on the same tasks are not."""
+    unchanged: Counter[int] = Counter()
+    regions: Counter[int] = Counter()
+    others: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for task in tasks:
+        blind = {item.annotator for item in task.blind}
+        marks = [mark for item in task.objects for mark in item.marks if mark.annotator in blind]
+        own: Counter[int] = Counter(mark.annotator for mark in marks)
+        kept: Counter[int] = Counter(mark.annotator for mark in marks if mark.origin == UNCHANGED)
+        for who in own:
+            regions[who] += own[who]
+            unchanged[who] += kept[who]
+            others[who][0] += kept.total() - kept[who]
+            others[who][1] += own.total() - own[who]
+    bots = [
+        who
+        for who, n in regions.items()
+        if n >= MIN_UNITS and unchanged[who] >= _ALL_PRELABELS * n
+        and others[who][1] >= MIN_UNITS and others[who][0] <= _USUAL_PRELABELS * others[who][1]
+    ]  # fmt: skip
+    for who in bots if 2 * len(bots) < len(regions) else ():
+        kept_by_others, n_others = others[who]
+        yield ClickThrough(who, "", regions[who], "submits pre-labels unchanged",
+                           f"{100 * unchanged[who] / regions[who]:.0f} % of the regions, of the others'"
+                           f" {100 * kept_by_others / n_others:.0f} %")  # fmt: skip
+
+
+def _constant_answers(tasks: Sequence[TaskFacts]) -> Iterator[ClickThrough]:
+    own: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    others: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    for task in tasks:
+        blind = {item.annotator for item in task.blind}
+        items = [(question.control, question.votes) for question in task.questions]
+        items += [(item.control, tuple((mark.annotator, mark.labels) for mark in item.marks)) for item in task.objects]
+        for control, votes in items:
+            named = {who: " + ".join(answer) for who, answer in votes if who in blind}
+            counts = Counter(named.values())
+            for who, answer in named.items():
+                own[control, who][answer] += 1
+                others[control, who].update(counts - Counter([answer]))
+    constant: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for (control, who), counts in own.items():
+        answer, count = counts.most_common(1)[0]
+        n, of_others = counts.total(), others[control, who]
+        if n < _MIN_ANSWERS or count < _ONE_ANSWER * n or of_others.total() < _MIN_ANSWERS:
+            continue
+        if of_others[answer] <= _USUAL_ANSWER * of_others.total():
+            constant[control].append((who, answer))
+    for control, people in constant.items():
+        team = sum(name == control for name, _ in own)
+        if 2 * len(people) >= team:
+            continue  # half of the team: two views, each about everything
+        for who, answer in people:
+            counts, of_others = own[control, who], others[control, who]
+            share = 100 * of_others[answer] / of_others.total()
+            evidence = f"{counts[answer]} of {counts.total()} answers, {share:.0f} % of the others'"
+            yield ClickThrough(who, control, counts.total(), f"answers {answer} to everything", evidence)

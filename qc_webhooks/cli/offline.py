@@ -10,14 +10,19 @@ from typing import IO, Annotated, Any
 
 from cyclopts import Parameter
 
+from labelloop.labeling.consensus.model_voice import MIN_TASKS
 from labelloop.labeling.errors import LabelingError, MalformedConfig
 from labelloop.labeling.studio.config import LabelConfig
+from qc_webhooks.annotators import DIAGNOSES
 from qc_webhooks.errors import ExportUnreadable, QualityControlError
 from qc_webhooks.policy import Policy, parse_policy
-from qc_webhooks.report.report import Export, Progress, ReportSummary, write_consensus, write_report
+from qc_webhooks.report.report import HEARD, Export, Progress, ReportSummary, write_consensus, write_report
 from qc_webhooks.statistics import Estimate
+from qc_webhooks.verdict.model_voice import NO_PREDICTION
 from qc_webhooks.verdict.verdict import OUTCOMES
 
+# Statistics of the printed summary, beside the alphas of all kinds but single tags and labels.
+_PRINTED = {"gwet_ac1", "alpha_nominal", "f1_at_50", "icc", "mean_similarity", "kendall_w"}
 # Smaller exports are read too fast for a progress bar.
 _PROGRESS_MIN_BYTES = 4_000_000
 
@@ -52,6 +57,7 @@ def consensus(
     source: Annotated[Path, Parameter(name=["--from"])],
     label_config: Path,
     out: Annotated[Path, Parameter(allow_leading_hyphen=True)],
+    policy: Path | None = None,
 ) -> None:
     """Write one consensus annotation per task, as Label Studio's JSON.
 
@@ -59,11 +65,13 @@ def consensus(
         source: JSON export of Label Studio, or JSON lines.
         label_config: The project's labeling interface, as an XML file.
         out: Output file, one annotation per task ("-": standard output).
+        policy: A policy.toml, whose `model_voice` applies; the defaults where omitted.
     """
     config = read_config(label_config)
+    rules = Policy() if policy is None else parse_policy(policy, config=config)
     with show_progress(source) as progress, _output(out) as file:
         try:
-            summary = write_consensus(Export(source, config, progress), file)
+            summary = write_consensus(Export(source, config, progress), file, rules)
         except LabelingError as error:
             raise QualityControlError(
                 f"The consensus cannot be written: {error}.",
@@ -73,7 +81,8 @@ def consensus(
         check_readable(source, summary.tasks, summary.unreadable)
     if str(out) != "-":
         print(f"{summary.tasks} tasks, one annotation each: {out}")
-        print("\n".join(_unmerged(summary)), end="\n" if _unmerged(summary) else "")
+        lines = [*_unmerged(summary), *_voice(summary)]
+        print("\n".join(lines), end="\n" if lines else "")
         print("\n".join(_problems(summary)), end="\n" if _problems(summary) else "")
 
 
@@ -91,6 +100,8 @@ def summary_text(summary: ReportSummary) -> str:
     """Summary of a report in a few lines."""
     counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)
     lines = [f"{summary.tasks} tasks: {counts}", f"for a reviewer       {summary.reviewed}"]
+    if summary.truth_doubts:
+        lines.append(f"ground truth in doubt {summary.truth_doubts} tasks: see `ground_truth_doubts` in the report")
     if overall := summary.statistics["scores"]["overall"]:
         lines.append(f"pairwise agreement   {_estimate_text(overall['pairwise'])}")
         lines.append(f"consensus score      {_estimate_text(overall['consensus'])}")
@@ -99,17 +110,19 @@ def summary_text(summary: ReportSummary) -> str:
             lines += [
                 f"{control:<12} {name:<20} {_estimate_text(estimate)}"
                 for name, estimate in statistics.items()
-                if (name.startswith("alpha") and kind != "nominal") or name in {"gwet_ac1", "alpha_nominal"}
+                if (name.startswith("alpha") and kind != "nominal" and ":" not in name) or name in _PRINTED
             ]
     if summary.conflicts:
         lines.append("conflicts: " + ", ".join(f"{count} {name}" for name, count in summary.conflicts.most_common()))
     for person in summary.annotators[:20]:
         lines.append(f"annotator {person['annotator']}: {person['tasks']} tasks{''.join(_reliability(person))}")
         lines += [*_truth_agreement(person), *(f"  ! {line}" for line in person["concerns"])]
-    lines += [split["text"] for split in summary.splits if split["kind"] in {"guideline", "two views"}][:5]
+    lines += [f"{DIAGNOSES[split['kind']].name}: {split['text']}" for split in summary.splits if not split["who"]][:8]
     if len(summary.annotators) > 20:
         lines.append(f"and {len(summary.annotators) - 20} more annotators in the report")
-    return "\n".join(lines + _problems(summary))
+    if summary.used < summary.tasks:
+        lines.append(f"Reliability and statistics of labels are from the newest {summary.used:,} tasks.")
+    return "\n".join(lines + _voice(summary) + _problems(summary))
 
 
 def _unmerged(summary: ReportSummary) -> list[str]:
@@ -120,9 +133,20 @@ def _unmerged(summary: ReportSummary) -> list[str]:
     return [*lines, rejected] if summary.left else lines
 
 
+def _voice(summary: ReportSummary) -> list[str]:
+    """Line about the model as one more voice, where any task has a prediction."""
+    reasons = {reason: count for reason, count in summary.voice.items() if reason not in {HEARD, NO_PREDICTION}}
+    if not (reasons or summary.voice[HEARD]):
+        return []
+    left_out = "".join(f"; not on {count}: {reason}" for reason, count in sorted(reasons.items()))
+    few = f" (too few: {MIN_TASKS} are required)" if 0 < summary.voice[HEARD] < MIN_TASKS else ""
+    return [f"The model's voice is heard on {summary.voice[HEARD]} tasks{few}{left_out}."]
+
+
 def _reliability(person: dict[str, Any]) -> Iterator[str]:
     if person["regions"]:
         yield f"; recall {_estimate_text(Estimate(**person['regions']['recall']))}"
+        yield f", of what others found {_estimate_text(Estimate(**person['regions']['recall_of_found']))}"
         yield f"; precision {_estimate_text(Estimate(**person['regions']['precision']))}"
     for control, rated in {**person["labels"], **person["choices"]}.items():
         if rated["accuracy"]["value"] is not None:

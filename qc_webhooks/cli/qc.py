@@ -20,10 +20,10 @@ from qc_webhooks.events import recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import ReviewStore, browser_path
 from qc_webhooks.pipeline.undo import Undo, describe
-from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy import Policy
 from qc_webhooks.schedulers.ground_truth import GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
-from qc_webhooks.store.projects import ConnectedProject, ProjectStore
+from qc_webhooks.store.projects import NEWEST_DEFAULTS, ConnectedProject, ProjectStore
 from qc_webhooks.store.tables import ACTIONS, TASKS
 from qc_webhooks.verdict.verdict import OUTCOMES
 
@@ -107,6 +107,8 @@ def status(project: int) -> None:
     if summary.policy.ground_truth_share:
         lacking = "" if summary.truths else "; none: see docs/how-to/ground-truth.md"
         print(f"{'truths':<10} {summary.truths} tasks with a ground truth, {summary.served} served now{lacking}")
+    if summary.connected.defaults < NEWEST_DEFAULTS and not summary.policy.conflicts.by_objects:
+        print(f"{'defaults':<10} of an earlier version: see `labelloop qc what-if {project}`")
     for route, count in sorted(summary.writes.items()):
         print(f"written    {count} x {route}")
     print(f"compared   up to {summary.connected.cursor or 'nothing yet'}")
@@ -181,7 +183,7 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
         ).all()
     return Status(
         connected,
-        read_policy(settings.home, project),
+        ProjectStore(engine).policy(settings.home, project),
         {str(outcome): int(count) for outcome, count in outcomes},
         int(review or 0),
         len(DecisionStore(engine).reviews_without_overlays(project)),

@@ -16,13 +16,15 @@ from labelloop.labeling.studio.task import Task
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from qc_webhooks.agreement import Answers, read_answers
+from qc_webhooks.cli.defaults import project_preview
 from qc_webhooks.cli.offline import check_readable, missing_prelabels_message, read_config, show_progress
 from qc_webhooks.decision.review_reasons import is_for_review, judge_task, lacks_predictions
 from qc_webhooks.errors import QualityControlError
-from qc_webhooks.policy import Policy, parse_policy, read_policy
+from qc_webhooks.policy import Policy, parse_policy
 from qc_webhooks.report.replay import MAX_ANNOTATORS, Replay, ReplayResult
 from qc_webhooks.report.report import Export
 from qc_webhooks.schedulers.project_summary import SummaryStore
+from qc_webhooks.store.projects import ProjectStore
 
 # Settings that a project's stored agreements can be replayed with; the others need the shapes.
 REPLAYABLE_SETTINGS = frozenset({"agreement", "every_control", "annotators", "max_annotators", "review_not_judged"})
@@ -36,7 +38,7 @@ _WITHOUT_EFFECT = frozenset({"adjudicate", "set_maximum_annotations", "least_gai
 def what_if(
     project: int | None = None,
     *,
-    policy: Path,
+    policy: Path | None = None,
     against: Path | None = None,
     source: Annotated[Path | None, Parameter(name=["--from"])] = None,
     label_config: Path | None = None,
@@ -53,7 +55,7 @@ def what_if(
 
     Args:
         project: The project's id in Label Studio.
-        policy: The policy.toml to try.
+        policy: The policy.toml to try; omitted, with a project: the newest defaults (see `labelloop qc adopt`).
         against: The policy.toml to compare with; by default the one in force (with --from: the defaults).
         source: A JSON export of Label Studio, instead of a project.
         label_config: The labeling interface of the export, as an XML file.
@@ -63,6 +65,11 @@ def what_if(
         raise QualityControlError(
             "Give either a project or an export.", fix="Name a project, or an export with --from."
         )
+    if policy is None:
+        if project is None:
+            raise QualityControlError("Nothing to try with the export.", fix="Name a policy.toml with --policy.")
+        print("\n".join(project_preview(project)))
+        return
     if source is not None:
         config = None if label_config is None else read_config(label_config)
         before = Policy() if against is None else parse_policy(against, config=config)
@@ -76,9 +83,10 @@ def what_if(
             notes.append(f"{len(unreadable)} tasks could not be read: {unreadable[0]}")
     else:
         settings = Settings()
-        before = read_policy(settings.home, project or 0) if against is None else parse_policy(against)
+        projects = ProjectStore(open_database(settings))
+        before = projects.policy(settings.home, project or 0) if against is None else parse_policy(against)
         after = parse_policy(policy, base=before)
-        replay = SummaryStore(open_database(settings)).replay(project or 0)
+        replay = SummaryStore(projects.engine).replay(project or 0)
         if replay is None:
             raise QualityControlError(
                 f"Project {project} has nothing to replay yet.",

@@ -1,5 +1,6 @@
 """Charts of the dashboard: agreement and tasks over time, thresholds, intervals, confusion matrices."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,9 +17,10 @@ from labelloop.service.charts import (
     polyline,
 )
 from qc_webhooks.annotators.reliability import LabelReliability
-from qc_webhooks.dashboard.formatting import day
+from qc_webhooks.dashboard.formatting import day, number_interval
 from qc_webhooks.report.project_summary import Confusion, Day
 from qc_webhooks.statistics import ABSENT, Estimate
+from qc_webhooks.statistics.detection_alpha import DetectionAlpha
 
 # Space at both ends of a time axis, so that the first and the last bar are not cut off.
 _INSET = 9.0
@@ -113,6 +115,39 @@ def threshold_chart(
     return Chart(
         width, height, left, right, top, bottom, x.ticks(tenths, "{:.1f}".format),
         y.ticks(range(0, 4 * step + 1, step), count), tuple(lines), mark=x(mark), text="Tasks by agreement threshold.",
+    )  # fmt: skip
+
+
+def alpha_chart(alpha: DetectionAlpha, *, width: float = 1180.0, height: float = 260.0) -> Chart | None:
+    """Detection alpha by IoU threshold, of all images and as the mean over images, with intervals; None without data.
+
+    The policy's threshold is marked.
+    """
+    if any(together.value is None for _, together, _ in alpha.curve):
+        return None
+    left, right, top, bottom = 40.0, width - 8, 10.0, height - 24
+    thresholds = [threshold for threshold, _, _ in alpha.curve]
+    series = [("all images", [together for _, together, _ in alpha.curve]),
+              ("mean over images", [mean for _, _, mean in alpha.curve])]  # fmt: skip
+    lowest = min(estimate.low or 0.0 for _, estimates in series for estimate in estimates)
+    floor = min(0.0, math.floor(lowest * 5) / 5)
+    x, y = LinearScale(thresholds[0], thresholds[-1], left, right), LinearScale(floor, 1, bottom, top)
+    lines = []
+    for name, estimates in series:
+        spots = tuple(
+            DataPoint(x(at), y(one.value or 0.0), f"IoU {at:.2f}, {name}: {one.value:.3f} ({number_interval(one, 3)})")
+            for at, one in zip(thresholds, estimates, strict=True)
+        )
+        upper = [(x(at), y(one.high or 0.0)) for at, one in zip(thresholds, estimates, strict=True)]
+        lower = [(x(at), y(one.low or 0.0)) for at, one in zip(thresholds, estimates, strict=True)]
+        line = polyline([(spot.x, spot.y) for spot in spots])
+        lines.append(ChartLine(name, line, polyline([*upper, *reversed(lower)]), spots))
+    levels = [round(floor + 0.2 * step, 1) for step in range(round((1 - floor) / 0.2) + 1)]
+    tenths = [threshold for threshold in thresholds if round(100 * threshold) % 10 == 0]
+    return Chart(
+        width, height, left, right, top, bottom, x.ticks(tenths, "{:.1f}".format), y.ticks(levels, "{:.1f}".format),
+        tuple(lines), mark=x(min(max(alpha.match_iou, thresholds[0]), thresholds[-1])),
+        text=f"Detection alpha by IoU threshold; {alpha.alpha.value:.2f} at the policy's {alpha.match_iou:.2f}.",
     )  # fmt: skip
 
 

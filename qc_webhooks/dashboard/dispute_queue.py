@@ -9,9 +9,9 @@ import msgspec
 import sqlalchemy as sa
 
 from labelloop.service.db.engine import begin_read
-from qc_webhooks.dashboard.formatting import CONFLICT_NAMES
-from qc_webhooks.decision.dispute_drawing import ConflictText, DisputeDrawing
-from qc_webhooks.store.tables import ACTIONS, FACTS, TASKS
+from qc_webhooks.decision.dispute_drawing import GROUND_TRUTH, ConflictText, DisputeDrawing
+from qc_webhooks.store.tables import ACTIONS, FACTS, SEND_BACKS, TASKS
+from qc_webhooks.verdict.note import CONFLICT_NAMES
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 PAGE_SIZE = 8
@@ -30,13 +30,30 @@ SORTS: Mapping[str, tuple[str, sa.Column[Any], bool]] = {
 _DISPUTED = TASKS.c.outcome == "disputed"
 _FOR_REVIEW = (TASKS.c.outcome.in_(("disputed", "not_judged")), TASKS.c.review)
 
+# Tasks with a doubt about their ground truth.
+_IN_DOUBT = sa.exists().where(
+    FACTS.c.project == TASKS.c.project, FACTS.c.task == TASKS.c.task, FACTS.c.kinds.contains(f" {GROUND_TRUTH} ")
+)
+
+
+def _of_send_backs(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Tasks with a send-back that is not accepted."""
+    open_ = SEND_BACKS.c.project == TASKS.c.project, SEND_BACKS.c.accepted_at.is_(None), condition
+    return sa.exists().where(SEND_BACKS.c.task == TASKS.c.task, *open_)
+
+
 # Query value -> (display name, conditions).
 STATES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "all": ("all disputes", (_DISPUTED,)),
     "review": ("for a reviewer", _FOR_REVIEW),
     "asked": ("one more annotator", (_DISPUTED, sa.not_(TASKS.c.review))),
     "not_judged": ("not judged", (TASKS.c.outcome == "not_judged",)),
+    "truth": ("ground truth in doubt", (_IN_DOUBT,)),
+    "sent_back": ("sent back", (_of_send_backs(SEND_BACKS.c.redone_at.is_(None)),)),
+    "redone": ("redone, to accept", (_of_send_backs(SEND_BACKS.c.redone_at.is_not(None)),)),
 }
+# Counted on the pages beside the verdicts.
+_COUNTED = ("truth", "sent_back", "redone")
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,7 @@ class Dispute:
         facts: Facts; None for a task judged before facts were stored.
         drawing: Drawing; None without one.
         outcome: The verdict.
+        sent_back: ``sent back``, ``redone`` or ``accepted`` as written to the task; empty if it was not sent back.
     """
 
     task: int
@@ -104,11 +122,18 @@ class Dispute:
     facts: TaskFacts | None = None
     drawing: DisputeDrawing | None = None
     outcome: str = "disputed"
+    sent_back: str = ""
 
     @property
     def conflicts(self) -> tuple[ConflictText, ...]:
         """Conflicts with their texts."""
         return self.drawing.conflicts if self.drawing else ()
+
+    @property
+    def truth(self) -> int | None:
+        """Id of a ground truth that all annotators contradict; None without one."""
+        doubts = [conflict.a for conflict in self.conflicts if conflict.type == GROUND_TRUTH]
+        return next((int(sides[1]) for sides in doubts if sides[0] == "crowd"), None)
 
     @property
     def kinds(self) -> list[str]:
@@ -219,7 +244,10 @@ class DisputeQueue:
                 sa.select(TASKS.c.outcome, sa.func.count()).where(of_project).group_by(TASKS.c.outcome)
             ).all()
             review = connection.scalar(sa.select(sa.func.count()).where(of_project, *_FOR_REVIEW))
-        return {str(outcome): int(count) for outcome, count in rows} | {"review": int(review or 0)}
+            count = sa.select(sa.func.count()).select_from(TASKS)
+            others = {state: connection.scalar(count.where(of_project, *STATES[state][1])) for state in _COUNTED}
+        counts = {str(outcome): int(number) for outcome, number in rows} | {"review": int(review or 0)}
+        return counts | {state: int(number or 0) for state, number in others.items()}
 
     def _read(self, tasks: list[int]) -> list[Dispute]:
         query = sa.select(TASKS, _WRITTEN_KEYS, FACTS.c.facts, FACTS.c.drawing).select_from(_joined())
@@ -231,6 +259,7 @@ class DisputeQueue:
                 None if row.facts is None else msgspec.json.decode(row.facts, type=TaskFacts),
                 None if row.drawing is None else msgspec.json.decode(row.drawing, type=DisputeDrawing),
                 row.outcome,
+                _written(row.written, "qc_sent_back"),
             )
             for row in rows
         }  # fmt: skip
@@ -269,5 +298,9 @@ def _joined() -> sa.FromClause:
 
 
 def _note(keys: str | None) -> str:
+    return _written(keys, "qc_note")
+
+
+def _written(keys: str | None, name: str) -> str:
     values = json.loads(keys) if keys else {}
-    return str(values.get("qc_note") or "") if isinstance(values, dict) else ""
+    return str(values.get(name) or "") if isinstance(values, dict) else ""

@@ -62,7 +62,15 @@ def _statistic_rows(source: DownloadSource) -> Iterator[Row]:
     for control, kinds in source.summary.statistics.items():
         for kind, values in kinds.items():
             for name, estimate in values.items():
-                yield {"control": control, "ratings": kind, "statistic": name, **_estimate_columns("value", estimate)}
+                yield _statistic_row(control, kind, name, estimate)
+    for control, alpha in source.summary.detections.items():
+        for threshold, together, mean in alpha.curve:
+            yield _statistic_row(control, "detection", f"alpha_detection_at_{threshold:.2f}", together)
+            yield _statistic_row(control, "detection", f"alpha_detection_mean_at_{threshold:.2f}", mean)
+
+
+def _statistic_row(control: str, kind: str, name: str, estimate: Estimate) -> Row:
+    return {"control": control, "ratings": kind, "statistic": name, **_estimate_columns("value", estimate)}
 
 
 def _annotator_rows(source: DownloadSource) -> Iterator[Row]:
@@ -76,6 +84,8 @@ def _annotator_row(profile: AnnotatorProfile, summary: ProjectSummary) -> Row:
     missing = Estimate.insufficient(0)
     row |= _estimate_columns("recall", reliability.regions.recall if reliability.regions else missing)
     row |= _estimate_columns("precision", reliability.regions.precision if reliability.regions else missing)
+    for name in ("recall_of_found", "precision_by_others", "recall_on_truth", "precision_on_truth"):
+        row |= _estimate_columns(name, getattr(reliability.regions, name) if reliability.regions else missing)
     row |= _estimate_columns("against_truth", profile.against_truth) | _estimate_columns(
         "against_decided", profile.against_decided
     )
@@ -145,6 +155,8 @@ def _pattern_rows(source: DownloadSource) -> Iterator[Row]:
             "control": pattern.control, "answer": pattern.answers[0], "other_answer": pattern.answers[1],
             "objects": pattern.items, "reason": pattern.kind, "lean_to_the_answer": names_by_field["first"],
             "lean_to_the_other": names_by_field["second"], "due_to": names_by_field["who"], "text": pattern.text,
+            "content": pattern.content, "measure": pattern.measure, "evidence": pattern.evidence,
+            "advice": pattern.advice,
         }  # fmt: skip
 
 

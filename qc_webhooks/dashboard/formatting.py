@@ -4,33 +4,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from labelloop.service.charts import EN_DASH, count, percent  # noqa: F401 - the templates call fmt.count, fmt.percent
-from qc_webhooks.agreement.conflicts import ConflictType
+from qc_webhooks.annotators import DIAGNOSES
 from qc_webhooks.statistics import Estimate
+from qc_webhooks.verdict.note import CONFLICT_NAMES  # noqa: F401 - the templates call fmt.CONFLICT_NAMES
 
-# Type of conflict -> display name.
-CONFLICT_NAMES: Mapping[ConflictType, str] = {
-    "missing": "missed object",
-    "extra": "extra object",
-    "label": "different label",
-    "low_overlap": "low overlap",
-    "duplicate": "duplicate region",
-    "merged": "objects merged",
-    "split": "object split",
-    "attribute": "different attribute",
-    "empty": "empty annotation",
-    "choice": "different answer",
-    "answer": "different text or number",
-    "not_named": "too many to list",
-}
-
-# Kind of a disagreement pattern -> display name.
-PATTERN_NAMES: Mapping[str, str] = {
-    "guideline": "unclear guideline",
-    "two views": "two views",
-    "one person": "one annotator",
-    "careless": "carelessness",
-    "hard": "hard call",
-}
+# Kind of a diagnosis -> display name.
+PATTERN_NAMES: Mapping[str, str] = {kind: said.name for kind, said in DIAGNOSES.items()}
 
 # Statistic -> display name; others keep their name.
 STATISTIC_NAMES: Mapping[str, str] = {
@@ -43,9 +22,17 @@ STATISTIC_NAMES: Mapping[str, str] = {
     "brennan_prediger": "Brennan and Prediger's coefficient",
     "alpha_nominal": "Krippendorff's alpha",
     "alpha_detection": "Krippendorff's alpha, detection",
+    "alpha_detection_mean": "The same, mean over images",
+    "f1_at_50": "F1 at an IoU of 0.5",
     "alpha_ordinal": "Krippendorff's alpha, ordinal",
     "alpha_interval": "Krippendorff's alpha, interval",
     "alpha_ratio": "Krippendorff's alpha, ratio",
+    "icc": "Intraclass correlation, ICC(1)",
+    "alpha_unitizing": "Krippendorff's alpha, unitizing",
+    "alpha_masi": "Krippendorff's alpha, MASI distance",
+    "mean_similarity": "Mean similarity of two texts",
+    "kendall_w": "Kendall's W, mean over tasks",
+    "mean_kendall_tau": "Mean Kendall's tau, negative ones as 0",
 }
 
 # Kind of ratings -> what annotators agree on.
@@ -54,6 +41,11 @@ RATING_NAMES: Mapping[str, str] = {
     "detection": "marked or not, and which label",
     "ordinal": "how many stars",
     "number": "which number",
+    "date": "which date",
+    "spans": "which spans",
+    "tags": "which tags",
+    "text": "which text",
+    "ranking": "which order",
 }
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -14,18 +14,23 @@ from werkzeug.exceptions import NotFound
 
 from labelloop.service.db.engine import begin_read
 from labelloop.service.settings import Settings
-from qc_webhooks.annotators import AnnotatorProfile, DisagreementPattern
+from qc_webhooks.annotators import OPEN_KINDS, AnnotatorProfile, Diagnosis
 from qc_webhooks.dashboard.dispute_queue import Dispute, DisputeQueue
-from qc_webhooks.dashboard.formatting import CONFLICT_NAMES
+from qc_webhooks.decision.send_backs import SendBack
 from qc_webhooks.errors import PolicyError
 from qc_webhooks.pipeline.review_project import ReviewStore
-from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy import Policy
 from qc_webhooks.report.project_summary import ProjectSummary, Savings
 from qc_webhooks.report.replay import Replay
+from qc_webhooks.report.tuning import Tuning
+from qc_webhooks.report.tuning_store import load_tuning
 from qc_webhooks.schedulers.project_summary import SummaryStore
 from qc_webhooks.statistics import Estimate
-from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.previews import DefaultsPreview, PreviewStore
+from qc_webhooks.store.projects import NEWEST_DEFAULTS, ProjectStore
+from qc_webhooks.store.send_backs import SendBackStore
 from qc_webhooks.store.tables import FACTS
+from qc_webhooks.verdict.note import CONFLICT_NAMES
 from qc_webhooks.verdict.verdict import OUTCOMES
 
 _CACHED_REPLAYS = 4
@@ -88,14 +93,31 @@ class ProjectView:
     def policy(self) -> Policy:
         """Policy in force; the defaults while its file is invalid."""
         try:
-            return read_policy(self._settings.home, self.project)
+            return ProjectStore(self._engine).policy(self._settings.home, self.project)
         except PolicyError as error:
             log.warning("policy_unreadable", project=self.project, reason=str(error))
             return Policy()
 
+    def send_backs(self, task: int) -> tuple[SendBack, ...]:
+        """Send-backs of a task."""
+        return SendBackStore(self._engine).of_task(self.project, task)
+
+    @cached_property
+    def new_default(self) -> DefaultsPreview | None:
+        """What the newest defaults would change; None where the project uses them or its policy file decides."""
+        connected = ProjectStore(self._engine).get(self.project)
+        if connected is None or connected.defaults >= NEWEST_DEFAULTS or self.policy.conflicts.by_objects:
+            return None
+        return PreviewStore(self._engine).summary(self.project)
+
     def replay(self) -> Replay | None:
         """Arrays for what-if; None before the first summary."""
         return None if self.made_at is None else self._replays(self.project, self.made_at)
+
+    @cached_property
+    def tuning(self) -> Tuning | None:
+        """The last tuning of the project; None without one."""
+        return load_tuning(self._settings.home, self.project)
 
     def name(self, annotator: int) -> str:
         """Display name of an annotator."""
@@ -105,17 +127,15 @@ class ProjectView:
         """Replace "annotator 7" by the name in a sentence."""
         return re.sub(r"\bannotator (\d+)\b", lambda match: self.name(int(match[1])), line)
 
-    def unclear_patterns(self, dispute: Dispute) -> list[DisagreementPattern]:
-        """Patterns of an unclear guideline that match a dispute's conflicts."""
-        disputed_answers = [
-            (conflict.control, {" + ".join(conflict.a), " + ".join(conflict.b)}) for conflict in dispute.conflicts
-        ]
+    def unclear_patterns(self, dispute: Dispute) -> list[Diagnosis]:
+        """Diagnoses of an unclear guideline that a dispute's conflicts may be cases of."""
         return [
-            pattern
-            for pattern in self.summary.splits
-            if pattern.kind in {"guideline", "two views"}
-            and (pattern.control, set(pattern.answers)) in disputed_answers
-        ]
+            diagnosis
+            for diagnosis in self.summary.splits
+            if diagnosis.kind in OPEN_KINDS
+            and any(diagnosis.covers(conflict.type, conflict.control, conflict.a, conflict.b)
+                    for conflict in dispute.conflicts)
+        ]  # fmt: skip
 
     def label_studio_url(self, task: int | None = None) -> str:
         """URL of a task or of the project in Label Studio, for a browser."""

@@ -13,7 +13,9 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
+from qc_webhooks.annotators import OPEN_KINDS
 from qc_webhooks.dashboard import charts, formatting
+from qc_webhooks.dashboard.actions import DONE, add_actions
 from qc_webhooks.dashboard.auth import (
     BASE_PATH,
     AccessControl,
@@ -28,6 +30,8 @@ from qc_webhooks.dashboard.downloads import DOWNLOADS, DownloadSource, as_csv, a
 from qc_webhooks.dashboard.project_view import ConnectedProjects
 from qc_webhooks.dashboard.task_images import TaskImages, placeholder_svg
 from qc_webhooks.dashboard.whatif import THRESHOLDS, Scenario, replay_thresholds
+from qc_webhooks.report.tuning import policy_block
+from qc_webhooks.report.tuning_page import tuning_chart
 
 # All resources come from this server; no inline scripts or styles; no framing by other sites.
 _CONTENT_SECURITY_POLICY = (
@@ -88,6 +92,7 @@ def add_dashboard(app: Flask, settings: Settings, engine: sa.Engine, *, clock: C
     _add_login_pages(pages, access)
     _add_project_pages(pages, projects)
     _add_dispute_pages(pages, projects)
+    add_actions(pages, projects, settings, engine)
     _add_images(pages, _LazyImages(lambda: TaskImages(settings, engine)))
     _add_downloads(pages, projects)
     pages.context_processor(lambda: {"csrf_token": csrf_token, "fmt": formatting, "now": clock(), "settings": settings,
@@ -201,7 +206,7 @@ def _add_project_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
             agreement_chart=charts.agreement_chart(view.summary.days),
             task_chart=charts.task_count_chart(view.summary.days),
             flagged=[profile for profile in view.summary.people if profile.concerns],
-            unclear=[pattern for pattern in view.summary.splits if pattern.kind in {"guideline", "two views"}],
+            unclear=[pattern for pattern in view.summary.splits if pattern.kind in OPEN_KINDS],
         )
 
     @pages.get("/<int:project>/agreement")
@@ -213,21 +218,23 @@ def _add_project_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
             page="agreement",
             agreement_chart=charts.agreement_chart(view.summary.days, width=1180.0, height=280.0),
             task_chart=charts.task_count_chart(view.summary.days, width=1180.0),
+            alpha_charts={
+                control: (alpha, chart)
+                for control, alpha in view.summary.detections.items()
+                if (chart := charts.alpha_chart(alpha)) is not None
+            },
         )
 
     @pages.get("/<int:project>/labels")
     def labels(project: int) -> ResponseReturnValue:
         view = projects.view(project)
         matrices = [(confusion.control, *charts.confusion_matrix(confusion)) for confusion in view.summary.confusions]
-        patterns = [pattern for pattern in view.summary.splits if pattern.kind != "hard"]
-        hard = [pattern for pattern in view.summary.splits if pattern.kind == "hard"]
         return render_template(
             "dashboard/labels.html",
             view=view,
             page="labels",
             confusions=matrices,
-            patterns=patterns[:12],
-            hard=hard[:12],
+            patterns=view.summary.splits[:20],
         )
 
     @pages.get("/<int:project>/annotators")
@@ -284,6 +291,9 @@ def _add_project_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
             chosen=chosen,
             before=in_force.run(replay) if replay else None,
             after=chosen.run(replay) if replay else None,
+            tuning=view.tuning,
+            tuning_chart=tuning_chart(view.tuning) if view.tuning else None,
+            tuning_block=policy_block(view.tuning.proposed) if view.tuning and view.tuning.proposed else "",
             curve=charts.threshold_chart(THRESHOLDS, series, mark=chosen.agreement) if results else None,
         )
 
@@ -318,7 +328,8 @@ def _add_dispute_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
         return render_template(
             "dashboard/dispute.html", view=view, page="disputes", search=search, dispute=selected, panels=panels,
             full_panels=full_panels, is_full_image=is_full_image,
-            before=before, after=after, writes=view.queue.writes(task),
+            before=before, after=after, writes=view.queue.writes(task), send_backs=view.send_backs(task),
+            done=DONE.get(request.args.get("done", ""), ""),
         )  # fmt: skip
 
 

@@ -8,12 +8,14 @@ from qc_webhooks.artifacts.overlays import Overlay, OverlayKey
 from qc_webhooks.artifacts.review_copy import ReviewCopy, ReviewCopyContent, ReviewDecision
 from qc_webhooks.decision.expected_gain import ExpectedGain
 from qc_webhooks.decision.ground_truth_sampling import RequestedOverlap
+from qc_webhooks.decision.send_backs import SEND_BACK_KEYS, SendBack, State, state_of
+from qc_webhooks.decision.truth_doubts import TruthDoubt
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation
 from qc_webhooks.verdict.verdict import TaskVerdict
 
 # Our keys in a task's data. Label Studio filters and sorts by flat data keys only.
-KEYS = ("qc_status", "qc_agreement", "qc_annotators", "qc_note", "qc_review")
+KEYS = ("qc_status", "qc_agreement", "qc_annotators", "qc_note", "qc_review", *SEND_BACK_KEYS)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Assessment:
         violations: Violations of the guideline.
         reasons: Reasons for a review beyond disagreement, one sentence each.
         expected_gain: Expected gain of a further annotator; None: unknown, and a dispute is worth one.
+        truth_doubts: Doubts about the task's ground truths.
     """
 
     verdict: TaskVerdict
@@ -92,6 +95,7 @@ class Assessment:
     violations: tuple[Violation, ...] = ()
     reasons: tuple[str, ...] = ()
     expected_gain: ExpectedGain | None = None
+    truth_doubts: tuple[TruthDoubt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class ReviewState:
         decision: What a reviewer submitted on the copy; None: nothing yet.
         is_imported: Whether the decision is on the task already.
         copy_content: The content to write to the copy; None: write none now.
+        send_backs: Annotators that a reviewer sent the task back to, with their current state.
     """
 
     accepted: int | None = None
@@ -117,6 +122,12 @@ class ReviewState:
     decision: ReviewDecision | None = None
     is_imported: bool = False
     copy_content: ReviewCopyContent | None = None
+    send_backs: tuple[SendBack, ...] = ()
+
+    @property
+    def send_back_state(self) -> State | None:
+        """State of the annotator who is behind; None if the task was never sent back."""
+        return state_of(self.send_backs)
 
 
 @dataclass(frozen=True)

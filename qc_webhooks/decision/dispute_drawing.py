@@ -9,14 +9,17 @@ from labelloop.labeling.consensus.clustering import Cluster
 from labelloop.labeling.consensus.consensus import ConsensusRegion, consensus
 from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
-from qc_webhooks.agreement import Answers, Tolerance, complete_answers
+from qc_webhooks.agreement import Answers, complete_answers
 from qc_webhooks.decision.proposal import agreeing_groups
+from qc_webhooks.decision.truth_doubts import TruthDoubt
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
 from qc_webhooks.verdict.note import describe
 from qc_webhooks.verdict.verdict import TaskVerdict
 
 CONSENSUS = "consensus"
+# Type of the text about a ground truth in doubt, beside the types of conflicts.
+GROUND_TRUTH = "ground_truth"
 # Outlines are drawn a few hundred pixels wide: tolerance of their simplification, as a share of their size.
 _FINE = 0.002
 _MOST_RINGS = 40
@@ -107,7 +110,12 @@ class DisputeDrawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def draw_dispute(
-    answers: Sequence[Answers], verdict: TaskVerdict, policy: Policy, *, clusters: Sequence[Cluster] | None = None
+    answers: Sequence[Answers],
+    verdict: TaskVerdict,
+    policy: Policy,
+    *,
+    clusters: Sequence[Cluster] | None = None,
+    truth_doubts: Sequence[TruthDoubt] = (),
 ) -> DisputeDrawing:
     """Create the drawing of a dispute.
 
@@ -116,11 +124,10 @@ def draw_dispute(
         verdict: Verdict on the task.
         policy: The project's policy.
         clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
+        truth_doubts: Doubts about the task's ground truths, listed last.
     """
     agreed_consensus = consensus([annotator_view(answer) for answer in complete_answers(answers)], clusters=clusters)
-    all_conflicts = conflicts_of(
-        answers, agreed_consensus, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
-    )
+    all_conflicts = conflicts_of(answers, agreed_consensus, policy.tolerance)
     selected = _selected(all_conflicts)
     regions = {answer.annotator: annotator_view(answer).regions for answer in answers}
     conflicts_by_region, conflicts_by_annotator = _conflict_indices(selected)
@@ -160,6 +167,19 @@ def draw_dispute(
             attributed.conflict.item_index,
         )
         for attributed in selected
+    )
+    # At the end: regions refer to conflicts by their index.
+    conflicts += tuple(
+        ConflictText(
+            GROUND_TRUTH,
+            "",
+            tuple(dict.fromkeys((*doubt.authors, *doubt.annotators))),
+            doubt.text,
+            (doubt.kind, *map(str, doubt.annotations)),
+            (),
+            0,
+        )
+        for doubt in truth_doubts
     )
     sizes = _sizes(region for annotator_regions in regions.values() for region in annotator_regions)
     return DisputeDrawing(conflicts, (*views, agreed), sizes, len(all_conflicts) - len(selected))

@@ -8,6 +8,7 @@ from typing import Any
 
 from labelloop.labeling.consensus.clustering import Cluster
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Consensus, ConsensusRegion, consensus
+from labelloop.labeling.consensus.model_voice import VoiceRegions
 from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
@@ -32,6 +33,7 @@ def propose(
     config: LabelConfig | None = None,
     crowd: AnnotatorModel | None = None,
     clusters: Sequence[Cluster] | None = None,
+    voice: VoiceRegions | None = None,
 ) -> tuple[Overlay, ...]:
     """Create the overlays of a dispute, in the order to write them: Label Studio shows the last one's tab first.
 
@@ -43,10 +45,14 @@ def propose(
         config: The project's label config.
         crowd: Reliability model of the project's annotators; None: all are equal.
         clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
+        voice: The model's independent prediction, if it is heard: it changes the consensus, no conflict and no group.
     """
     annotations = {annotation.id: annotation for annotation in latest_annotations(task.annotations)}
     agreed = consensus([annotator_view(answer) for answer in complete_answers(answers)], crowd, clusters=clusters)
     texts = _disputed(answers, agreed, policy)
+    if voice is not None:
+        views = [annotator_view(answer) for answer in complete_answers(answers)]
+        agreed = consensus(views, crowd, clusters=clusters, voice=voice)
     groups = agreeing_groups(answers, verdict, policy)
     overlays = [
         Overlay(

@@ -10,6 +10,7 @@ from labelloop.labeling.studio.task import ModelPrediction, Task
 from qc_webhooks.agreement import Answers, compare, complete_answers, read_prediction
 from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.artifacts.overlays import is_overlay
+from qc_webhooks.decision.truth_doubts import TruthDoubt, truth_doubts
 from qc_webhooks.policy import OPERATORS, OVERALL, Policy
 from qc_webhooks.policy.guideline_rules import Violation, violations
 from qc_webhooks.verdict.verdict import TaskVerdict, judge
@@ -28,16 +29,23 @@ class Judgement:
     Attributes:
         verdict: Verdict on the task.
         violations: Violations of the guideline.
-        reasons: Reasons for a review beyond disagreement, one sentence each.
+        reasons: Reasons for a review beyond disagreement, one sentence each; with a ground truth, the doubts about it.
+        truth_doubts: Doubts about the task's ground truths, without those that a reviewer confirmed.
     """
 
     verdict: TaskVerdict
     violations: tuple[Violation, ...]
     reasons: tuple[str, ...]
+    truth_doubts: tuple[TruthDoubt, ...] = ()
 
 
 def judge_task(
-    task: Task, answers: Sequence[Answers], policy: Policy, *, config: LabelConfig | None = None
+    task: Task,
+    answers: Sequence[Answers],
+    policy: Policy,
+    *,
+    config: LabelConfig | None = None,
+    confirmed_truth: int | None = None,
 ) -> Judgement:
     """Judge a task; used by the service, the report on an export and the policy simulation.
 
@@ -46,10 +54,17 @@ def judge_task(
         answers: One entry per annotator.
         policy: The project's policy.
         config: The project's label config.
+        confirmed_truth: Id of the ground truth that a reviewer confirmed although the annotators contradict it.
     """
     verdict = judge(answers, policy)
     broken = violations(answers, policy.rules)
-    return Judgement(verdict, broken, review_reasons(task, answers, verdict, policy, broken=broken, config=config))
+    reasons = review_reasons(task, answers, verdict, policy, broken=broken, config=config)
+    doubts = tuple(
+        doubt
+        for doubt in truth_doubts(task, answers, verdict, policy, config=config)
+        if doubt.kind != "crowd" or confirmed_truth not in doubt.annotations
+    )
+    return Judgement(verdict, broken, (*reasons, *(doubt.text for doubt in doubts)), doubts)
 
 
 def review_reasons(

@@ -7,6 +7,7 @@ from qc_webhooks.artifacts.review_copy import ReviewCopyContent
 from qc_webhooks.decision.context import KEYS, Action, RoutingContext
 from qc_webhooks.decision.expected_gain import ExpectedGain
 from qc_webhooks.decision.review_reasons import BLOCKED, is_for_review
+from qc_webhooks.decision.send_backs import SEND_BACK_KEYS, note_sentences, send_back_keys
 from qc_webhooks.policy.guideline_rules import describe_violations
 from qc_webhooks.verdict.note import write_note
 
@@ -99,6 +100,22 @@ def withdraw(context: RoutingContext) -> Action | None:
     return Action("withdraw", f"{verdict.outcome} again", overlap=overlap, is_labeled=verdict.annotators >= overlap)
 
 
+def send_back(context: RoutingContext) -> Action | None:
+    """Show a task that was sent back to its annotator, and what became of it.
+
+    Label Studio serves a task only once to a user, and Community has no comments: the annotator finds the task in a tab
+    of the Data Manager, with the comment in a column and in the note, and changes the annotation there.
+    """
+    task, state = context.task, context.review.send_back_state
+    keys = qc_keys(context)
+    shown = {key: task.data.get(key) for key in SEND_BACK_KEYS}
+    if state is None or not task.has_changed or shown == {key: keys[key] for key in SEND_BACK_KEYS}:
+        return None
+    last = context.review.send_backs[-1]
+    reason = f"sent back to {last.name}: {last.comment}" if state == "sent back" else state
+    return Action("send_back", reason, keys=keys)
+
+
 def flag(context: RoutingContext) -> Action | None:
     """Write the verdict into the task's data, where the Data Manager shows, filters and sorts it.
 
@@ -106,7 +123,9 @@ def flag(context: RoutingContext) -> Action | None:
     """
     task, assessment = context.task, context.assessment
     current = {key: task.data[key] for key in KEYS if key in task.data}
-    has_nothing_to_write = not (current or assessment.violations or assessment.reasons)
+    has_nothing_to_write = not (
+        current or assessment.violations or assessment.reasons or context.review.send_backs
+    )  # fmt: skip
     if context.verdict.annotators < context.policy.annotators and has_nothing_to_write:
         return None
     keys = qc_keys(context)
@@ -154,6 +173,7 @@ ROUTES: Mapping[str, Route] = {
     "one_more_annotator": one_more_annotator,
     "seed": seed,
     "withdraw": withdraw,
+    "send_back": send_back,
     "flag": flag,
     "overlay": overlay,
     "copy": copy,
@@ -192,6 +212,7 @@ def qc_keys(context: RoutingContext) -> dict[str, Any]:
         "qc_annotators": verdict.annotators,
         "qc_note": note,
         "qc_review": "yes" if needs_review(context) else "no",
+        **send_back_keys(context.review.send_backs, context.task.data),
     }
 
 
@@ -201,18 +222,22 @@ def needs_review(context: RoutingContext) -> bool:
     True for a dispute without a request for a further annotator, for a task that cannot be judged, and for one that the
     policy sends to review.
     """
-    is_reviewable = is_for_review(context.verdict, context.policy, context.assessment.reasons)
+    state = context.review.send_back_state
+    if state == "sent back":
+        return False  # its annotator is at work
+    is_reviewable = state == "redone" or is_for_review(context.verdict, context.policy, context.assessment.reasons)
     return is_reviewable and not _may_request(context) and not _is_served(context)
 
 
 def is_adjudicated(context: RoutingContext) -> bool:
     """Whether the task is shown to a reviewer with overlays."""
-    return context.policy.adjudicate and needs_review(context)
+    return context.policy.adjudicate and context.verdict.ground_truth is None and needs_review(context)
 
 
 def is_copied(context: RoutingContext) -> bool:
     """Whether the task is copied into the review project."""
-    return context.policy.review_project and context.review.has_project and needs_review(context)
+    is_open = context.verdict.ground_truth is None and needs_review(context)
+    return context.policy.review_project and context.review.has_project and is_open
 
 
 # Conflict types that the expected gain covers. It does not cover others (how a shape is drawn): a dispute about these
@@ -254,6 +279,7 @@ def _is_measuring(context: RoutingContext) -> bool:
 def _may_request(context: RoutingContext) -> bool:
     return (
         is_worth_asking(context)
+        and context.review.send_back_state != "sent back"
         and context.verdict.annotators < context.policy.max_annotators
         and context.task.overlap_is_ours
         and not context.was_requested
@@ -271,11 +297,12 @@ def _expected_errors(context: RoutingContext) -> float | None:
 
 def _further_sentences(context: RoutingContext) -> list[str]:
     """Sentences of the note after the verdict: violations of the guideline and, in review, the reasons."""
-    if context.verdict.ground_truth is not None:
-        return []
+    sent_back = [] if _is_served(context) else note_sentences(context.review.send_backs)
     assessment = context.assessment
+    if context.verdict.ground_truth is not None:
+        return list(assessment.reasons)  # doubts about the ground truth
     reasons = [reason for reason in assessment.reasons if reason != BLOCKED] if needs_review(context) else []
-    return [*describe_violations(assessment.violations), *reasons]
+    return [*sent_back, *describe_violations(assessment.violations), *reasons]
 
 
 def _gain_text(gain: ExpectedGain | None) -> str:

@@ -12,6 +12,7 @@ import structlog
 
 from labelloop.labeling.consensus.clustering import Cluster, cluster_regions
 from labelloop.labeling.consensus.consensus import collect_evidence
+from labelloop.labeling.consensus.model_voice import VoiceRegions
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import with_malformed_annotations
 from labelloop.labeling.studio.task import Task, read_task
@@ -33,16 +34,22 @@ from qc_webhooks.decision.ground_truth_sampling import RequestedOverlap
 from qc_webhooks.decision.proposal import propose
 from qc_webhooks.decision.review_reasons import judge_task
 from qc_webhooks.decision.routes import is_adjudicated, is_copied, needs_review, plan, qc_keys
+from qc_webhooks.decision.send_backs import SendBack, with_current_state
 from qc_webhooks.pipeline.review_project import ReviewProjects, ReviewStore
 from qc_webhooks.pipeline.task_writer import TaskWriter
-from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy import ConflictPolicy, Policy
+from qc_webhooks.policy.conflict_rules import BY_MEAN
 from qc_webhooks.schedulers.annotator_model import AnnotatorModelStore
 from qc_webhooks.schedulers.ground_truth import GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
+from qc_webhooks.store.previews import PreviewStore
+from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.send_backs import SendBackStore, user_names
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.dispute_card import annotator_view
+from qc_webhooks.verdict.model_voice import hear_prediction
 from qc_webhooks.verdict.task_facts import facts_of
-from qc_webhooks.verdict.verdict import TaskVerdict
+from qc_webhooks.verdict.verdict import TaskVerdict, judge
 
 # The label config is cached this long: it changes seldom, and a request per task would double the load.
 CONFIG_TTL_S = 60.0
@@ -79,6 +86,8 @@ class Checker:
         self._studio = studio
         self._decisions = decisions
         self._facts = FactStore(decisions.engine)
+        self._send_backs = SendBackStore(decisions.engine)
+        self._projects, self._previews = ProjectStore(decisions.engine), PreviewStore(decisions.engine)
         self._models = AnnotatorModelStore(decisions.engine)
         self._ground_truths = GroundTruthStore(decisions.engine)
         self.reviews = ReviewProjects(studio, ReviewStore(decisions.engine), base=base)
@@ -131,6 +140,11 @@ class Checker:
         labeled_task = self._read(project, task)
         return labeled_task is not None and not self._judged(project, labeled_task)[1].task.has_changed
 
+    def send_backs(self, project: int, task: int) -> tuple[SendBack, ...]:
+        """The send-backs of a task with their current state."""
+        labeled_task = self._read(project, task)
+        return () if labeled_task is None else self._judged(project, labeled_task)[1].review.send_backs
+
     def _check_once(self, project: int, task: int) -> CheckResult:
         # Fetched first, to keep the time between reading the task and writing to it short.
         self._config(project)
@@ -149,6 +163,10 @@ class Checker:
         context = self._with_proposal(project, labeled_task, answers, context, config, clusters=clusters)
         actions = plan(context)
         self._writer.apply(project, labeled_task, actions, context.task.fingerprint)
+        for action in actions:
+            if action.ground_truth is not None:  # a reviewer decided, whatever the annotators say
+                self._send_backs.confirm_truth(project, labeled_task.id or 0, action.ground_truth)
+        self._save_send_backs(project, labeled_task.id or 0, context.review.send_backs)
         if not any(action.changes_verdict for action in actions):
             self._remember(project, labeled_task, context, decision_after(context, actions))
             self._keep_facts(project, labeled_task, answers, context, config, clusters=clusters)
@@ -177,10 +195,15 @@ class Checker:
 
     def _judged(self, project: int, labeled_task: Task) -> tuple[tuple[Answers, ...], RoutingContext, LabelConfig]:
         config = self._config(project)
-        policy = read_policy(self._home, project, config=config)
+        policy = self._projects.policy(self._home, project, config=config)
         answers = read_answers(labeled_task, config=config)
-        judged = judge_task(labeled_task, answers, policy, config=config)
+        task_id = labeled_task.id or 0
+        judged = judge_task(
+            labeled_task, answers, policy, config=config,
+            confirmed_truth=self._send_backs.confirmed_truth(project, task_id),
+        )  # fmt: skip
         verdict = judged.verdict
+        send_backs = self._current_send_backs(project, labeled_task, verdict)
         copy = self.reviews.store.copy(project, labeled_task.id or 0)
         decision = self.reviews.decision(copy)
         submitted = (
@@ -193,13 +216,13 @@ class Checker:
             violations=judged.violations,
             reasons=judged.reasons,
             expected_gain=self._outlook(project, answers, policy) if has_gain else None,
+            truth_doubts=judged.truth_doubts,
         )
-        task_id = labeled_task.id or 0
         state = TaskState(
             data=labeled_task.data,
             overlap=1 if labeled_task.overlap is None else labeled_task.overlap,
             is_labeled=bool(labeled_task.is_labeled),
-            fingerprint=fingerprint(answers, policy),
+            fingerprint=fingerprint(answers, policy, send_backs),
             last_decision=self._decisions.last_decision(project, task_id, task_created_at=labeled_task.created_at),
             requested_overlap=RequestedOverlap()
             if verdict.ground_truth is None
@@ -212,9 +235,29 @@ class Checker:
             copy=copy,
             decision=decision,
             is_imported=submitted is not None,
+            send_backs=send_backs,
         )
         context = RoutingContext(state, assessment, review)
         return answers, context, config
+
+    def _current_send_backs(self, project: int, task: Task, verdict: TaskVerdict) -> tuple[SendBack, ...]:
+        """The task's send-backs with what happened since; names are read from Label Studio for such tasks only."""
+        stored = self._send_backs.of_task(project, task.id or 0)
+        if not stored:
+            return ()
+        names = user_names(self._studio.users())
+        return with_current_state(
+            stored, task.annotations, names, is_resolved=verdict.ground_truth is not None, now=time.time()
+        )
+
+    def _save_send_backs(self, project: int, task: int, send_backs: Sequence[SendBack]) -> None:
+        for stored in self._send_backs.of_task(project, task):
+            for current in send_backs:
+                times = current.redone_at, current.accepted_at
+                if current.annotator == stored.annotator and times != (stored.redone_at, stored.accepted_at):
+                    self._send_backs.set_times(
+                        project, task, stored.annotator, redone_at=times[0], accepted_at=times[1]
+                    )  # fmt: skip
 
     def _outlook(self, project: int, answers: Sequence[Answers], policy: Policy) -> ExpectedGain:
         votes = collect_evidence([annotator_view(answer) for answer in complete_answers(answers)])
@@ -246,8 +289,9 @@ class Checker:
             return context
         model = self._models.load(project)
         overlays = propose(
-            labeled_task, answers, context.verdict, context.policy, config=config, crowd=model, clusters=clusters()
-        )
+            labeled_task, answers, context.verdict, context.policy, config=config, crowd=model, clusters=clusters(),
+            voice=_voice(labeled_task, answers, context.policy, config),
+        )  # fmt: skip
         keys = qc_keys(context)
         content = ReviewCopyContent(overlays, keys["qc_note"], keys["qc_agreement"])
         review = replace(
@@ -283,13 +327,28 @@ class Checker:
         verdict, policy = context.verdict, context.policy
         tolerance = policy.tolerance
         try:
-            facts = facts_of(labeled_task, answers, verdict, tolerance, config=config, clusters=clusters())
+            voice = _voice(labeled_task, answers, policy, config)
+            facts = facts_of(labeled_task, answers, verdict, tolerance, config=config, clusters=clusters(), voice=voice)
+            doubts = context.assessment.truth_doubts
             drawing = (
-                draw_dispute(answers, verdict, policy, clusters=clusters()) if verdict.outcome == "disputed" else None
+                draw_dispute(answers, verdict, policy, clusters=clusters(), truth_doubts=doubts)
+                if verdict.outcome == "disputed" or doubts
+                else None
             )
             self._facts.save(project, msgspec.structs.replace(facts, review=needs_review(context)), drawing)
+            self._keep_preview(project, labeled_task, answers, context)
         except Exception:  # a shape that cannot be drawn must not block the verdict
             log.exception("facts_failed", project=project, task=labeled_task.id)
+
+    def _keep_preview(
+        self, project: int, labeled_task: Task, answers: Sequence[Answers], context: RoutingContext
+    ) -> None:
+        """Save the verdict under the newest defaults, for a project that keeps those of before."""
+        if context.policy.conflicts != BY_MEAN or context.verdict.outcome == "waiting":
+            return
+        verdict = judge(answers, replace(context.policy, conflicts=ConflictPolicy()))
+        kinds = {conflict.type for conflict in verdict.conflicts}
+        self._previews.save(project, labeled_task.id or 0, verdict.outcome, kinds)
 
     def _config(self, project: int) -> LabelConfig:
         cached = self._configs.get(project)
@@ -299,16 +358,28 @@ class Checker:
         return cached[1]
 
 
+def _voice(
+    labeled_task: Task, answers: Sequence[Answers], policy: Policy, config: LabelConfig | None
+) -> VoiceRegions | None:
+    return hear_prediction(labeled_task, answers, config=config).voice if policy.model_voice else None
+
+
 def _clusters(answers: Sequence[Answers]) -> Sequence[Cluster]:
     """Clusters of the regions, as ``consensus`` takes them."""
     ordered = sorted(complete_answers(answers), key=lambda item: item.annotator)
     return cluster_regions([annotator_view(item).regions for item in ordered])
 
 
-def fingerprint(answers: Sequence[Answers], policy: Policy) -> str:
+def fingerprint(answers: Sequence[Answers], policy: Policy, send_backs: Sequence[SendBack] = ()) -> str:
     """Hash of a verdict's inputs: equal fingerprints give equal verdicts."""
     versions = sorted((item.annotation, item.annotator, item.updated_at, item.ground_truth) for item in answers)
-    return hashlib.sha256(msgspec.json.encode([versions, asdict(policy)])).hexdigest()
+    settings = asdict(policy)
+    if policy.conflicts == BY_MEAN:
+        del settings["conflicts"]  # as before there were any: the decisions of such a project stay as they are
+    inputs: list[object] = [versions, settings]
+    if send_backs:
+        inputs.append([(item.annotator, item.comment, item.sent_at, item.state) for item in send_backs])
+    return hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()
 
 
 def decision_after(context: RoutingContext, actions: Sequence[Action]) -> LastDecision:

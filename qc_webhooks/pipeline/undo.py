@@ -19,6 +19,7 @@ from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import remove_prediction
 from qc_webhooks.pipeline.task_writer import TaskWriter, current_fields
 from qc_webhooks.store.decisions import DecisionStore, WriteLogEntry
+from qc_webhooks.store.send_backs import SendBackStore
 
 # Maximum wait for a worker to release the task, in seconds.
 LOCK_TIMEOUT_S = 60.0
@@ -59,6 +60,7 @@ class Undo:
         self._checker = checker
         self._inbox = inbox
         self._writer = TaskWriter(studio, decisions, checker.reviews)
+        self._send_backs = SendBackStore(decisions.engine)
 
     def run(self, project: int, *, task: int | None = None, last: int | None = None) -> Iterator[UndoResult]:
         """Undo the newest writes, task by task. A write is tried once.
@@ -103,6 +105,8 @@ class Undo:
                 yield UndoResult(write.task, write.route, part, "already has the previous value")
                 continue
             text, left = UNDO_BY_PART[part](self._studio, self._writer, task, write)
+            if part == "keys" and not left and "send_back" in write.route.split("+"):
+                self._send_backs.undo(project, write.task, str(write.after["keys"].get("qc_sent_back")))
             yield UndoResult(write.task, write.route, part, text, left)
 
 

@@ -9,11 +9,14 @@ from typing import Any
 
 from labelloop.labeling.studio.config import Control, LabelConfig
 from qc_webhooks.errors import PolicyError, PolicyFault
+from qc_webhooks.policy.conflict_rules import BY_MEAN, ConflictPolicy, LabelConflicts
 from qc_webhooks.policy.guideline_rules import Rule
 from qc_webhooks.policy.values import OVERALL, ControlPolicy, Fault, Policy, ReviewRoute
 
 
-def read_policy(home: Path, project: int, *, config: LabelConfig | None = None) -> Policy:
+def read_policy(
+    home: Path, project: int, *, config: LabelConfig | None = None, defaults: Policy | None = None
+) -> Policy:
     """Read the policy of a project: the defaults, then ``qc/policy.toml``, then ``qc/<project>/policy.toml``.
 
     Args:
@@ -21,12 +24,13 @@ def read_policy(home: Path, project: int, *, config: LabelConfig | None = None) 
         project: Project id in Label Studio.
         config: The project's label config; if given, the controls and labels named in the project's own file must exist
             in it. The file for all projects may name those of other projects.
+        defaults: The defaults of the project; those of a new project where omitted.
 
     Raises:
         PolicyError: A file is not valid TOML, or settings are unknown, of the wrong type, out of range, or name
             controls or labels that the project does not have. It lists all faults of both files.
     """
-    policy, faults = Policy(), list[PolicyFault]()
+    policy, faults = defaults or Policy(), list[PolicyFault]()
     for path in policy_files(home, project):
         if path.is_file():
             own = config if path == policy_files(home, project)[1] else None
@@ -56,6 +60,8 @@ def parse_policy(path: Path, *, base: Policy | None = None, config: LabelConfig 
 
 # Setting -> setting that its range depends on; it is checked only if that one is valid.
 _DEPENDS = {"near_iou": "match_iou", "max_annotators": "annotators"}
+# Settings that can name controls or labels.
+_NAMING = ("controls", "review", "rules", "conflicts")
 
 
 def _parsed(path: Path, base: Policy, config: LabelConfig | None) -> tuple[Policy, list[PolicyFault]]:
@@ -85,7 +91,7 @@ def _parsed(path: Path, base: Policy, config: LabelConfig | None) -> tuple[Polic
             if _DEPENDS.get(fault.field) not in invalid:
                 faults.add(fault.field, fault.reason)
     if config is not None:
-        named_settings = {name: value for name, value in values.items() if name in {"controls", "review", "rules"}}
+        named_settings = {name: value for name, value in values.items() if name in _NAMING}
         file_controls = table.get("controls", {})
         named_settings["controls"] = {
             name: control for name, control in named_settings.get("controls", {}).items() if name in file_controls
@@ -114,6 +120,8 @@ def _value(faults: _Faults, name: str, value: Any, base_values: Mapping[str, Any
             return faults.add(name, "must be tables [controls.NAME]")
         own = {control: _table(faults, f"controls.{control}", table, ControlPolicy) for control, table in value.items()}
         return {**base_values[name], **own}
+    if name == "conflicts":
+        return _conflicts(faults, value, base_values[name])
     if name in _LISTS:
         if not isinstance(value, list):
             return faults.add(name, f"must be tables [[{name}]]")
@@ -123,11 +131,38 @@ def _value(faults: _Faults, name: str, value: Any, base_values: Mapping[str, Any
     return _typed(faults, name, value, type(base_values[name]))
 
 
+def _conflicts(faults: _Faults, table: Any, base: ConflictPolicy) -> ConflictPolicy | None:
+    """The table ``[conflicts]`` on top of ``base``; tables of labels are added or replaced.
+
+    A table turns the rule on in a project that keeps the behaviour of before, unless it sets ``decide_by``.
+    """
+    if not isinstance(table, dict):
+        faults.add("conflicts", "must be a table [conflicts]")
+        return None
+    plain = {key: value for key, value in table.items() if key != "labels"}
+    read = _table(faults, "conflicts", plain, ConflictPolicy)
+    label_tables = table.get("labels", {})
+    if not isinstance(label_tables, dict):
+        faults.add("conflicts.labels", "must be tables [conflicts.labels.NAME]")
+        return None
+    labels = {
+        label: _table(faults, f"conflicts.labels.{label}", settings, LabelConflicts)
+        for label, settings in label_tables.items()
+    }
+    if read is None or None in labels.values():
+        return None
+    if base == BY_MEAN:
+        base = ConflictPolicy()
+    return replace(base, **{key: getattr(read, key) for key in plain}, labels={**base.labels, **labels})
+
+
 # Type of one table, for settings that are lists of tables.
 _LISTS: Mapping[str, Callable[..., Any]] = {"review": ReviewRoute, "rules": Rule}
 
 # Types of table keys whose default value does not show the type.
-_KEYS: Mapping[str, type] = {"agreement": float, "value": float, "rule": str}
+_KEYS: Mapping[str, type] = {
+    "agreement": float, "value": float, "rule": str, "dispute": tuple, "min_size": float, "min_image_share": float,
+}  # fmt: skip
 
 
 def _table(faults: _Faults, name: str, table: Any, kind: Callable[..., Any]) -> Any:
@@ -173,11 +208,15 @@ def _name_faults(settings: Mapping[str, Any], config: LabelConfig) -> Iterator[F
     """Yield a fault for every control or label that the project does not have, with the closest match.
 
     Args:
-        settings: ``controls``, ``review`` and ``rules`` of a ``Policy``, as far as they are set.
+        settings: The settings of ``_NAMING`` of a ``Policy``, as far as they are set.
         config: The project's label config.
     """
     controls = {*config.controls, *config.objects, *_WITHOUT_A_CONTROL}
     labels = {label.stored for control in config.controls.values() for label in control.labels}
+    has_fixed_labels = not any(map(_has_labels_of_the_task, config.controls.values()))
+    for label in settings["conflicts"].labels if has_fixed_labels and "conflicts" in settings else ():
+        if label not in labels:
+            yield f"conflicts.labels.{label}", _unknown(label, labels)
     for name in settings.get("controls", {}):
         yield from _control_fault(f"controls.{name}", name, config, controls)
     for index, route in enumerate(settings.get("review", ()), start=1):
@@ -186,7 +225,7 @@ def _name_faults(settings: Mapping[str, Any], config: LabelConfig) -> Iterator[F
     for index, rule in enumerate(settings.get("rules", ()), start=1):
         if rule.control:
             yield from _control_fault(f"rules[{index}].control", rule.control, config, controls)
-        if not any(map(_has_labels_of_the_task, config.controls.values())):
+        if has_fixed_labels:
             for label in (*rule.labels, *rule.others):
                 if label not in labels:
                     yield f"rules[{index}].labels", _unknown(label, labels)

@@ -7,6 +7,7 @@ from typing import Any
 from qc_webhooks.agreement import Comparison, Tolerance
 from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.errors import PolicyError, PolicyFault
+from qc_webhooks.policy.conflict_rules import ConflictPolicy, conflict_faults
 from qc_webhooks.policy.guideline_rules import EFFECTS, RULES, Rule
 
 OVERALL = "overall"
@@ -86,6 +87,10 @@ class Policy:
         least_model_agreement: Agreed tasks whose pre-label agrees less with the annotators are reviewed; 0: none.
         least_model_doubt: Undisputed tasks, also with a single annotator, are reviewed if the model's probability
             that something is wrong (``qc_model_score``) reaches this value; 0: none.
+        model_voice: Whether the model is one more voice of the consensus, where its prediction is older than every
+            annotation of the task and no annotator started from a prediction. It is no annotator: it counts in no
+            agreement, no number of annotators and no reliability.
+        conflicts: Which conflicts about single objects make a dispute: table ``[conflicts]``.
         controls: Settings of single controls: tables ``[controls.NAME]``.
         review: Review routes for agreed tasks: tables ``[[review]]``, in order.
         rules: Rules of the labeling guideline: tables ``[[rules]]``.
@@ -109,6 +114,8 @@ class Policy:
     least_model_score: float = 0.0
     least_model_agreement: float = 0.0
     least_model_doubt: float = 0.0
+    model_voice: bool = True
+    conflicts: ConflictPolicy = field(default_factory=ConflictPolicy)
     controls: Mapping[str, ControlPolicy] = field(default_factory=dict)
     review: tuple[ReviewRoute, ...] = ()
     rules: tuple[Rule, ...] = ()
@@ -119,8 +126,9 @@ class Policy:
 
     @property
     def tolerance(self) -> Tolerance:
-        """Overlap thresholds for the same region."""
-        return Tolerance(match_iou=self.match_iou, near_iou=self.near_iou)
+        """Thresholds for the same region."""
+        pixels = self.conflicts.pixels if self.conflicts.by_objects else 0.0
+        return Tolerance(match_iou=self.match_iou, near_iou=self.near_iou, pixels=pixels)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -139,16 +147,23 @@ class Policy:
 
     def without_uncounted(self, pair: Comparison) -> Comparison:
         """The comparison without unjudged controls that have no weight."""
+        if all(map(self.counts, pair.unjudged)):
+            return pair
         return replace(pair, unjudged=tuple(name for name in pair.unjudged if self.counts(name)))
 
     def agrees(self, pair: Comparison) -> bool:
         """Whether two annotators agree; an uncompared control counts as disagreement (see ``without_uncounted``)."""
+        return not pair.disputed and self.agrees_by_mean(pair)
+
+    def agrees_by_mean(self, pair: Comparison) -> bool:
+        """Whether the mean agreements of two annotators suffice, whatever single objects they dispute."""
         return not pair.unjudged and self._agree(pair)
 
     def may_agree(self, pair: Comparison) -> bool:
-        """Whether two annotators would agree on a task if their uncompared answers were equal."""
+        """Whether the mean agreements of two annotators would suffice if their uncompared answers were equal."""
         if "" in pair.unjudged:
             return True
+        pair = self._deciding(pair)
         weights = self.weights
         unjudged_weight = sum(weights.get(name, 1.0) for name in pair.unjudged)
         judged_weight = sum(weights.get(control_name(name), 1.0) for name in pair.controls)
@@ -163,7 +178,16 @@ class Policy:
         thresholds |= {
             name: 0.0 for name, control in self.controls.items() if not control.weight and control.agreement is None
         }
-        return pair.agrees(self.agreement, every_control=self.every_control, controls=thresholds)
+        return self._deciding(pair).agrees(self.agreement, every_control=self.every_control, controls=thresholds)
+
+    def _deciding(self, pair: Comparison) -> Comparison:
+        """The comparison with the agreements that decide, where they differ from the measured ones."""
+        if pair.deciding is None:
+            return pair
+        weighted = [(score, self.weights.get(control_name(name), 1.0)) for name, score in pair.deciding.items()]
+        total = sum(weight for _, weight in weighted)
+        overall = sum(score * weight for score, weight in weighted) / total if total else 1.0
+        return replace(pair, controls=pair.deciding, overall=overall, deciding=None)
 
 
 def describe_policy() -> list[tuple[str, Any, str]]:
@@ -210,6 +234,7 @@ def range_faults(policy: Policy) -> Iterator[Fault]:
             yield f"controls.{name}.agreement", f"{share}, not {control.agreement!r}"
         if not 0 <= control.weight < float("inf"):
             yield f"controls.{name}.weight", f"must be 0 or more, not {control.weight!r}"
+    yield from conflict_faults(policy.conflicts)
     for index, route in enumerate(policy.review, start=1):
         yield from _route_faults(route, f"review[{index}]")
     for index, rule in enumerate(policy.rules, start=1):

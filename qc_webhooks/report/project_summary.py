@@ -10,14 +10,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, fit_annotator_model
+from labelloop.labeling.consensus.consensus import MATCH_IOU, AnnotatorModel, Evidence, fit_annotator_model
 from labelloop.labeling.consensus.crowd import ConfusionModel
 from labelloop.labeling.consensus.tags import Answer, TagModel
-from qc_webhooks.annotators import AnnotatorProfile, DisagreementPattern, find_disagreement_patterns, profile_annotators
-from qc_webhooks.report.project_statistics import ProjectStatistics
+from qc_webhooks.annotators import AnnotatorProfile, Diagnosis, find_diagnoses, profile_annotators
+from qc_webhooks.report.project_statistics import RECENT_TASKS, ProjectStatistics
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.statistics import ABSENT, MIN_UNITS, Estimate
 from qc_webhooks.statistics.bootstrap import proportion_ci
+from qc_webhooks.statistics.detection_alpha import DetectionAlpha
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 Integers = NDArray[np.int64]
@@ -25,8 +26,6 @@ Integers = NDArray[np.int64]
 DAY_S = 86_400.0
 # With more days than this, statistics are per week.
 _MAX_DAYS = 120
-# Newest tasks used for reliability and confusion: annotators change, and this number gives narrow intervals.
-RECENT_TASKS = 10_000
 _RESAMPLES = 200
 _NORMAL_95 = 1.959964
 
@@ -117,10 +116,11 @@ class ProjectSummary(msgspec.Struct, frozen=True, gc=False):
         savings: See ``Savings``.
         used: Number of newest tasks that the following fields use.
         people: Profile of each annotator.
-        splits: Systematic disagreements and their cause.
+        splits: Why annotators disagree, see ``find_diagnoses``.
         labels: Agreement by label.
         confusions: Confusion matrix by control.
         statistics: See ``ProjectStatistics.statistics``.
+        detections: Detection alpha by control, over all tasks.
     """
 
     title: str
@@ -131,10 +131,11 @@ class ProjectSummary(msgspec.Struct, frozen=True, gc=False):
     savings: Savings
     used: int
     people: tuple[AnnotatorProfile, ...]
-    splits: tuple[DisagreementPattern, ...]
+    splits: tuple[Diagnosis, ...]
     labels: tuple[LabelAgreement, ...]
     confusions: tuple[Confusion, ...]
     statistics: dict[str, dict[str, dict[str, Estimate]]]
+    detections: dict[str, DetectionAlpha] = {}
 
     def name(self, annotator: int) -> str:
         """Display name of an annotator."""
@@ -159,21 +160,22 @@ def summarize_project(
         model: Annotator model. Estimated from the newest tasks where None or where it lacks an answer; that takes a
             third of the time.
     """
-    timeline = _Timeline()
+    timeline, collected = _Timeline(), ProjectStatistics()
     recent: list[TaskFacts] = []
 
     def record_tasks() -> Iterator[TaskFacts]:
         for task in tasks:
             timeline.add(task)
+            collected.add_facts(task)
             if len(recent) < latest:
                 recent.append(task)
             yield task
 
     replay = Replay.of(record_tasks())
-    collected = ProjectStatistics(evidence=[task.evidence() for task in recent])
+    collected.evidence += [task.evidence() for task in recent]
     if model is None or not _covers_answers(model, collected.evidence):
         model = fit_annotator_model(collected.evidence)
-    patterns = find_disagreement_patterns(recent)
+    diagnoses = find_diagnoses(recent)
     statistics = collected.statistics()
     summary = ProjectSummary(
         title,
@@ -182,8 +184,8 @@ def summarize_project(
         timeline.agreement(),
         timeline.savings(),
         len(recent),
-        profile_annotators(recent, model, patterns),
-        patterns,
+        profile_annotators(recent, model, diagnoses, match_iou=_match_iou(recent)),
+        diagnoses,
         tuple(_labels(recent)),
         tuple(_confusions(recent)),
         {
@@ -193,8 +195,15 @@ def summarize_project(
             }
             for control, kinds in statistics.items()
         },
+        collected.detections.estimates(),
     )
     return summary, replay
+
+
+def _match_iou(tasks: Iterable[TaskFacts]) -> float:
+    """The policy's threshold when the newest task with regions was judged."""
+    counts = (count for task in tasks for count in (task.detections or {}).values())
+    return next((count.match_iou for count in counts), MATCH_IOU)
 
 
 def _covers_answers(model: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:

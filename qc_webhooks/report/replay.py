@@ -68,7 +68,8 @@ class Replay:
 
     Attributes:
         annotators: Number of annotators of each task without reviewers, ``(tasks,)``.
-        overall: Overall agreement of each pair of the first five annotators, ``(tasks, 10)``, 0 to 1; NaN without one.
+        overall: Overall agreement of each pair of the first five annotators, ``(tasks, 10)``, 0 to 1; -1 if they
+            dispute an object; NaN without one.
         lowest: Minimum of the overall agreement and the agreement per control, ``(tasks, 10)``.
         seconds: Time of each of the first five annotators, ``(tasks, 5)``, seconds; NaN where unknown.
     """
@@ -96,8 +97,9 @@ class Replay:
                 for first, second in _PAIRS
             ]
             counts.append(len(annotators))
-            overall.append([nan if pair is None else pair.overall for pair in pairs])
-            lowest.append([nan if pair is None else min(pair.overall, *pair.controls.values(), 1.0) for pair in pairs])
+            thresholds = [(nan, nan) if pair is None else pair.agreement_threshold for pair in pairs]
+            overall.append([mean for _, mean in thresholds])
+            lowest.append([lowest_control for lowest_control, _ in thresholds])
             times = [
                 annotation.seconds if annotation.seconds is not None else nan for annotation in turns[:MAX_ANNOTATORS]
             ]

@@ -4,7 +4,7 @@ An export is streamed twice: the first pass estimates the annotator model from t
 computes the consensus of each task with it.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -22,15 +22,16 @@ from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_file_type
 from labelloop.labeling.studio.stream import check_complete, iter_raw_tasks
 from labelloop.labeling.studio.task import Task, read_task
 from qc_webhooks.agreement import Answers, complete_answers, read_answers
-from qc_webhooks.annotators import find_disagreement_patterns, profile_annotators
+from qc_webhooks.annotators import find_diagnoses, profile_annotators
 from qc_webhooks.decision.review_reasons import BLOCKED, is_for_review, judge_task, lacks_predictions
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation, describe_violations
-from qc_webhooks.report.project_statistics import ProjectStatistics, mean_estimate
+from qc_webhooks.report.project_statistics import RECENT_TASKS, ProjectStatistics, mean_estimate
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
 from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
 from qc_webhooks.verdict.merged_annotation import Merged, merge, whole_annotation
+from qc_webhooks.verdict.model_voice import Hearing, hear_prediction
 from qc_webhooks.verdict.note import write_note
 from qc_webhooks.verdict.task_facts import TaskFacts, facts_of
 from qc_webhooks.verdict.verdict import TaskVerdict, judge
@@ -102,12 +103,15 @@ class ReportSummary:
         unreadable: One message per task that could not be read.
         unread: Number of results of other tasks that could not be read.
         reviewed: Tasks for a reviewer when no further annotator is asked.
+        truth_doubts: Tasks with a ground truth in doubt.
         without_prelabel: Tasks whose pre-label the policy needs and the export names only by id.
         carried: Consensus only: control -> tasks where it is one annotator's answer; "" for a whole annotation.
         left: Consensus only: regions and results that are not part of it.
         statistics: As in the report.
         annotators: As in the report.
         splits: As in the report.
+        used: Newest tasks that reliability, patterns and the statistics of labels are from.
+        voice: How often the model's prediction was one more voice (``heard``), and why it was not.
     """
 
     tasks: int = 0
@@ -116,16 +120,28 @@ class ReportSummary:
     unreadable: list[str] = field(default_factory=list)
     unread: int = 0
     reviewed: int = 0
+    truth_doubts: int = 0
     without_prelabel: int = 0
     carried: Counter[str] = field(default_factory=Counter)
     left: int = 0
     statistics: dict[str, Any] = field(default_factory=dict)
     annotators: list[dict[str, Any]] = field(default_factory=list)
     splits: list[dict[str, Any]] = field(default_factory=list)
+    voice: Counter[str] = field(default_factory=Counter)
+    used: int = 0
 
 
-def collect_statistics(export: Export) -> ProjectStatistics:
+# Key of ``ReportSummary.voice``: the prediction was heard.
+HEARD = "heard"
+
+
+def collect_statistics(export: Export, policy: Policy, voice: Counter[str] | None = None) -> ProjectStatistics:
     """First pass: collect the evidence of all tasks.
+
+    Args:
+        export: The export.
+        policy: Says whether the model's prediction is one more voice.
+        voice: Counts how often it is heard, and the reasons why not.
 
     Raises:
         ExportUnreadable: See ``Export.tasks``.
@@ -133,8 +149,16 @@ def collect_statistics(export: Export) -> ProjectStatistics:
     collected = ProjectStatistics()
     for task in export.tasks():
         if isinstance(task, Task):
-            collected.add(task, read_answers(task, config=export.config))
+            answers = read_answers(task, config=export.config)
+            hearing = _hear(task, answers, policy, export.config)
+            if voice is not None and policy.model_voice and answers:
+                voice[hearing.reason or HEARD] += 1
+            collected.add(task, answers, voice=hearing.voice)
     return collected
+
+
+def _hear(task: Task, answers: Sequence[Answers], policy: Policy, config: LabelConfig | None) -> Hearing:
+    return hear_prediction(task, answers, config=config) if policy.model_voice else Hearing(None)
 
 
 def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummary:
@@ -143,8 +167,9 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
     Raises:
         ExportUnreadable: See ``Export.tasks``.
     """
-    collected, summary, scores = collect_statistics(export), ReportSummary(), _Scores()
-    tolerance, facts = policy.tolerance, list[TaskFacts]()
+    summary, scores = ReportSummary(), _Scores()
+    collected = collect_statistics(export, policy, summary.voice)
+    tolerance, recent = policy.tolerance, deque[TaskFacts](maxlen=RECENT_TASKS)
     out.write(b'{"tasks": [')
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -154,11 +179,14 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         judged = judge_task(task, answers, policy, config=export.config)
         verdict, broken, reasons = judged.verdict, judged.violations, judged.reasons
         summary.reviewed += is_for_review(verdict, policy, reasons)
+        summary.truth_doubts += bool(judged.truth_doubts)
         summary.without_prelabel += lacks_predictions(task, policy)
         views = sorted((annotator_view(item) for item in complete_answers(answers)), key=lambda item: item.annotator)
         clusters = cluster_regions([item.regions for item in views])
-        fused = consensus(views, collected.annotator_model, clusters=clusters)
-        facts.append(facts_of(task, answers, verdict, tolerance, clusters=clusters))
+        fused = consensus(views, collected.annotator_model, match_iou=policy.match_iou, clusters=clusters)
+        facts = facts_of(task, answers, verdict, tolerance, config=export.config, clusters=clusters)
+        recent.append(facts)
+        collected.add_facts(facts)
         conflicts = conflicts_of(answers, fused, tolerance)
         summary.outcomes[verdict.outcome] += 1
         summary.conflicts.update(item.conflict.type for item in conflicts)
@@ -167,19 +195,26 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         record = _task_json(task, verdict, conflicts, scores.add(verdict, answers, policy))
         extra = [*describe_violations(broken), *(item for item in reasons if item != BLOCKED)]
         record |= {
-            "note": write_note(verdict, policy, more=extra if verdict.ground_truth is None else ()),
+            "note": write_note(verdict, policy, more=extra if verdict.ground_truth is None else reasons),
+            "ground_truth_doubts": [doubt.as_json() for doubt in judged.truth_doubts],
             "violations": [_violation_json(item) for item in broken],
             "review": list(reasons),
         }
         out.write(_json(record))
         summary.tasks += 1
+    summary.used = len(recent)
     summary.statistics = {"scores": scores.means(), "controls": collected.statistics()}
-    patterns = find_disagreement_patterns(facts)
-    summary.annotators = [item.as_json() for item in profile_annotators(facts, collected.annotator_model, patterns)]
-    summary.splits = [asdict(item) for item in patterns]
+    diagnoses = find_diagnoses(list(recent))
+    model, match_iou = collected.annotator_model, policy.match_iou
+    profiles = profile_annotators(list(recent), model, diagnoses, match_iou=match_iou)
+    summary.annotators = [item.as_json() for item in profiles]
+    summary.splits = [asdict(item) for item in diagnoses]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
-            "without_prelabel": summary.without_prelabel, "policy": asdict(policy)}  # fmt: skip
+            "ground_truths_in_doubt": summary.truth_doubts,
+            "without_prelabel": summary.without_prelabel, "model_voice": dict(summary.voice),
+            "used": summary.used,
+            "policy": asdict(policy)}  # fmt: skip
     sections = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}
     for key, value in {**sections, "summary": counts}.items():
         out.write(b"\n],\n" if key == "statistics" else b",\n")
@@ -188,7 +223,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
     return summary
 
 
-def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
+def write_consensus(export: Export, out: IO[bytes], policy: Policy | None = None) -> ReportSummary:
     """Write each annotated task with one consensus annotation, as Label Studio's JSON.
 
     An annotation marked as the ground truth is used unchanged. Results that cannot be merged are one annotator's answer
@@ -198,7 +233,8 @@ def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
         ExportUnreadable: See ``Export.tasks``.
         LabelingError: A region needs a control that the label config lacks.
     """
-    collected, summary = collect_statistics(export), ReportSummary()
+    summary, policy = ReportSummary(), policy or Policy()
+    collected = collect_statistics(export, policy, summary.voice)
     out.write(b"[")
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -208,7 +244,7 @@ def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
         if not answers:
             continue
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        merged = _merge_task(task, answers, collected, export.config)
+        merged = _merge_task(task, answers, collected, export.config, policy)
         out.write(_json(_consensus_json(task, merged, answers)))
         summary.carried.update(line.get("control", "") for line in merged.carried)
         summary.left += sum(line.get("results", 1) for line in merged.rejected)
@@ -232,6 +268,7 @@ def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> d
     details: dict[str, Any] = {"annotators": sorted(item.annotator for item in answers)}
     details |= {"rejected": list(merged.rejected), "carried": list(merged.carried), "choices": dict(merged.choices)}
     details |= {"intervals": dict(merged.intervals), "texts": dict(merged.texts)}
+    details |= {"rankings": dict(merged.rankings)}
     return {
         "id": task.id,
         "data": task.data,
@@ -242,14 +279,19 @@ def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> d
 
 
 def _merge_task(
-    task: Task, answers: Sequence[Answers], collected: ProjectStatistics, config: LabelConfig | None
+    task: Task, answers: Sequence[Answers], collected: ProjectStatistics, config: LabelConfig | None, policy: Policy
 ) -> Merged:
     truth = next((item for item in answers if item.ground_truth), None)
     if truth is not None:
         (annotation,) = (item for item in latest_annotations(task.annotations) if item.id == truth.annotation)
         return whole_annotation(annotation, truth.annotator, "the ground truth")
     return merge(
-        task, answers, lambda: judge(answers, Policy()).measured, crowd=collected.annotator_model, config=config
+        task,
+        answers,
+        lambda: judge(answers, Policy()).measured,
+        crowd=collected.annotator_model,
+        config=config,
+        voice=_hear(task, answers, policy, config).voice,
     )
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from labelloop.labeling.consensus.consensus import AnnotatorModel, fit_annotator_model
+from labelloop.labeling.consensus.voiced import with_voice
 from labelloop.service.db.engine import begin_read
 from labelloop.service.jobs.inbox import Inbox
 from qc_webhooks.decision.expected_gain import expected_gain
@@ -113,7 +114,10 @@ class AnnotatorModelScheduler:
         ]
         if len(facts) < MIN_TASKS:
             return 0
-        model = fit_annotator_model(record.evidence() for record in facts)
+        model = with_voice(
+            fit_annotator_model(record.evidence() for record in facts),
+            [record.heard for record in facts if record.heard is not None],
+        )
         rechecked = self._recheck_uncertain(project, facts, model, self._policy(project))
         took_s = time.monotonic() - started
         self._models.save(project, model, tasks=len(facts), newest=extent.newest, took_s=took_s)

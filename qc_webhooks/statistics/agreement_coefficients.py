@@ -10,6 +10,9 @@ Undefined results (no unit rated twice, or only one value) are NaN.
   its Variance in the Presence of High Agreement", 2008; both with missing ratings as in Gwet's Handbook, 4th ed.
 - Conger, "Integration and Generalization of Kappas for Multiple Raters", 1980, and Brennan and Prediger, "Coefficient
   Kappa: Some Uses, Misuses, and Alternatives", 1981; as in Gwet's Handbook.
+- ICC(1): Shrout and Fleiss, "Intraclass Correlations: Uses in Assessing Rater Reliability", 1979; with a different
+  number of raters per unit as in Donner, "A Review of Inference Procedures for the Intraclass Correlation Coefficient",
+  1986.
 - Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011.
 - Positive agreement: Hripcsak and Rothschild, "Agreement, the F-Measure, and Reliability in Information Retrieval",
   2005.
@@ -113,13 +116,16 @@ def brennan_prediger(ratings: Ratings, weights: Floats | None = None) -> float:
     return _corrected(observed_agreement(ratings, weights), 1 / len(ratings.values)) if ratings.values else NAN
 
 
-def krippendorff_alpha(ratings: Ratings, weights: Floats | None = None, *, level: str = "nominal") -> float:
+def krippendorff_alpha(
+    ratings: Ratings, weights: Floats | None = None, *, level: str = "nominal", distances: Floats | None = None
+) -> float:
     """Krippendorff's alpha.
 
     Args:
         ratings: The ratings; numeric for every level except nominal.
         weights: Weight of each unit, (units,); None: all equal.
         level: Key of ``DISTANCES``.
+        distances: Distances of the values instead, (values, values).
     """
     counts, size, weight = _rated_twice(ratings, weights)
     if not len(counts):
@@ -128,9 +134,28 @@ def krippendorff_alpha(ratings: Ratings, weights: Floats | None = None, *, level
     coincidences = (counts * shares[:, None]).T @ counts
     coincidences[np.diag_indices_from(coincidences)] -= shares @ counts
     totals = coincidences.sum(axis=1)
-    distance = DISTANCES[level](ratings.values, totals)
+    distance = DISTANCES[level](ratings.values, totals) if distances is None else distances
     expected = float(totals @ distance @ totals)
     return 1 - (float(totals.sum()) - 1) * float((coincidences * distance).sum()) / expected if expected > 0 else NAN
+
+
+def intraclass_correlation(ratings: Ratings, weights: Floats | None = None) -> float:
+    """ICC(1): share of the variance that is between units; numeric ratings, of at least two raters per unit."""
+    values = np.array(ratings.values, dtype=np.float64)
+    sizes = ratings.counts.sum(axis=1)
+    rated = sizes >= 2
+    counts, sizes = ratings.counts[rated], sizes[rated]
+    weight = np.ones(len(sizes)) if weights is None else weights[rated]
+    units, total = float(weight.sum()), float(weight @ sizes)
+    if units < 2 or total <= units:
+        return NAN
+    means = counts @ values / sizes
+    mean = float(weight @ (sizes * means)) / total
+    within = float(weight @ (counts @ values**2 - sizes * means**2)) / (total - units)
+    between = float(weight @ (sizes * (means - mean) ** 2)) / (units - 1)
+    size = (total - float(weight @ sizes**2) / total) / (units - 1)
+    spread = between + (size - 1) * within
+    return (between - within) / spread if spread > 0 else NAN
 
 
 def _nominal(values: tuple[Any, ...], totals: Floats) -> Floats:
@@ -201,8 +226,8 @@ def _ratio(part: float, whole: float) -> float:
     return float(part) / float(whole) if whole > 0 else NAN
 
 
-# Kinds of ratings: labels and choices; presence of objects; stars; numbers.
-NOMINAL, DETECTION, ORDINAL, NUMBER = "nominal", "detection", "ordinal", "number"
+# Kinds of ratings: labels and choices; presence of objects (alpha: `detection_alpha`); stars; numbers.
+NOMINAL, DETECTION, ORDINAL, NUMBER, DATE = "nominal", "detection", "ordinal", "number", "date"
 
 
 @dataclass(frozen=True)
@@ -229,10 +254,10 @@ STATISTICS: Mapping[str, StatisticEntry] = {
     "gwet_ac1": StatisticEntry(gwet_ac1, frozenset({NOMINAL})),
     "brennan_prediger": StatisticEntry(brennan_prediger, frozenset({NOMINAL})),
     "alpha_nominal": StatisticEntry(krippendorff_alpha, frozenset({NOMINAL})),
-    "alpha_detection": StatisticEntry(krippendorff_alpha, frozenset({DETECTION})),
     "alpha_ordinal": StatisticEntry(partial(krippendorff_alpha, level="ordinal"), frozenset({ORDINAL})),
-    "alpha_interval": StatisticEntry(partial(krippendorff_alpha, level="interval"), frozenset({NUMBER})),
+    "alpha_interval": StatisticEntry(partial(krippendorff_alpha, level="interval"), frozenset({NUMBER, DATE})),
     "alpha_ratio": StatisticEntry(partial(krippendorff_alpha, level="ratio"), frozenset({NUMBER})),
+    "icc": StatisticEntry(intraclass_correlation, frozenset({ORDINAL, NUMBER, DATE})),
 }
 
 

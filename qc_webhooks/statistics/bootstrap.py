@@ -1,7 +1,7 @@
 """Estimates with confidence intervals; without enough evidence there is no value."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +65,36 @@ def estimate(statistic: Statistic, ratings: Ratings, *, seed: int = 0, resamples
     distinct, frequencies = ratings.distinct
     units = int(frequencies.sum())
     rng = np.random.default_rng(seed)
-    times = max(_FEWEST, min(resamples, _WORK // max(distinct.codes.size, 1)))
+    times = min(resamples, resample_count(distinct.codes.size))
     draws = rng.multinomial(units, frequencies / units, size=times).astype(np.float64)
     resampled = [statistic(distinct, weights) for weights in draws]
     defined = np.array(resampled)[~np.isnan(resampled)]
     low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if defined.size else (value, value)
+    return Estimate(value, min(low, value), max(high, value), n)
+
+
+def resample_count(size: int) -> int:
+    """Resamples of data of this many numbers."""
+    return max(_FEWEST, min(RESAMPLES, _WORK // max(size, 1)))
+
+
+def mean_of_tasks(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Estimate:
+    """Mean of values that belong to tasks, with a bootstrap interval over the tasks.
+
+    Args:
+        sums: Sum of the values of each task.
+        counts: Number of values of each task.
+        seed: Seed of the resampling.
+    """
+    total, number, n = np.array(sums, dtype=float), np.array(counts, dtype=float), len(sums)
+    if n < MIN_UNITS:
+        return Estimate.insufficient(n)
+    value = float(total.sum() / number.sum())
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resample_count(n))
+    if total.min() == total.max() and number.min() == number.max() and value in {0.0, 1.0}:
+        return proportion_ci(round(value * n), n)  # a bootstrap of equal values has width zero
+    means = (draws @ total) / (draws @ number)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Estimate(value, min(low, value), max(high, value), n)
 
 

@@ -16,11 +16,14 @@ from qc_webhooks.store.tables import (
     ACTIONS,
     ANNOTATIONS,
     BOARDS,
+    CONFIRMED_TRUTHS,
     COPIES,
     CROWDS,
     FACTS,
+    PREVIEWS,
     PROJECTS,
     REVIEWS,
+    SEND_BACKS,
     TASKS,
     TRUTHS,
 )
@@ -119,7 +122,8 @@ class DecisionStore:
     def delete_project(self, project: int) -> None:
         """Delete a project's rows from all tables except the write log."""
         with self.engine.begin() as connection:
-            for table in (TASKS, ANNOTATIONS, CROWDS, FACTS, BOARDS, TRUTHS, COPIES, REVIEWS, PROJECTS):
+            for table in (TASKS, ANNOTATIONS, CROWDS, FACTS, BOARDS, TRUTHS, COPIES, REVIEWS, PREVIEWS, SEND_BACKS,
+                          CONFIRMED_TRUTHS, PROJECTS):  # fmt: skip
                 connection.execute(sa.delete(table).where(table.c.project == project))
 
     def last_decision(self, project: int, task: int, *, task_created_at: str) -> LastDecision | None:
@@ -173,6 +177,8 @@ class DecisionStore:
         """Delete a task's rows from all tables except the write log."""
         with self.engine.begin() as connection:
             _delete_task(connection, project, task)
+            for table in (PREVIEWS, SEND_BACKS, CONFIRMED_TRUTHS):
+                connection.execute(sa.delete(table).where(_is_task(table, project, task)))
 
     def reset_overlaps(self, project: int) -> None:
         """Clear the overlaps saved for a project, after Label Studio has reset them all."""

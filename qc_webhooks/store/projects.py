@@ -2,11 +2,18 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 
+from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.db.engine import begin_read
+from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy.conflict_rules import BY_MEAN
 from qc_webhooks.store.tables import PROJECTS
+
+# Version of the policy's defaults for new projects: single objects decide (see ``ConflictPolicy``).
+NEWEST_DEFAULTS = 2
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,7 @@ class ConnectedProject:
         polled_at: Seconds since 1970 of the last poll; None: never.
         swept_at: Seconds since 1970 of the last comparison of every task; None: never.
         evaluates: Whether Label Studio was set to serve tasks with a ground truth first.
+        defaults: Version of the policy's defaults that the project uses.
     """
 
     project: int
@@ -28,6 +36,12 @@ class ConnectedProject:
     polled_at: float | None = None
     swept_at: float | None = None
     evaluates: bool = False
+    defaults: int = NEWEST_DEFAULTS
+
+    @property
+    def policy_defaults(self) -> Policy:
+        """Its policy without a file: a project that was connected under older defaults keeps them."""
+        return Policy() if self.defaults >= NEWEST_DEFAULTS else Policy(conflicts=BY_MEAN)
 
 
 class ProjectStore:
@@ -41,7 +55,15 @@ class ProjectStore:
         with begin_read(self.engine) as connection:
             rows = connection.execute(sa.select(PROJECTS).order_by(PROJECTS.c.project)).all()
         return [
-            ConnectedProject(row.project, row.cursor, row.settled, row.polled_at, row.swept_at, bool(row.evaluates))
+            ConnectedProject(
+                row.project,
+                row.cursor,
+                row.settled,
+                row.polled_at,
+                row.swept_at,
+                bool(row.evaluates),
+                row.defaults or 1,
+            )
             for row in rows
         ]
 
@@ -54,9 +76,24 @@ class ProjectStore:
         with self.engine.begin() as connection:
             if connection.scalar(sa.select(PROJECTS.c.project).where(PROJECTS.c.project == project)) is not None:
                 return False
-            row = {"project": project, "connected_at": time.time(), "cursor": "", "settled": False}
+            row = {"project": project, "connected_at": time.time(), "cursor": "", "settled": False,
+                   "defaults": NEWEST_DEFAULTS}  # fmt: skip
             connection.execute(sa.insert(PROJECTS).values(row))
             return True
+
+    def policy(self, home: Path, project: int, *, config: LabelConfig | None = None) -> Policy:
+        """Policy of a project: its defaults, then the files (see ``read_policy``).
+
+        Raises:
+            PolicyError: See ``read_policy``.
+        """
+        connected = self.get(project)
+        return read_policy(home, project, config=config, defaults=connected.policy_defaults if connected else None)
+
+    def adopt_defaults(self, project: int, version: int = NEWEST_DEFAULTS) -> None:
+        """Use this version of the policy's defaults from now on."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.update(PROJECTS).where(PROJECTS.c.project == project).values(defaults=version))
 
     def set_evaluates(self, project: int, evaluates: bool) -> None:
         """Save whether Label Studio was set to serve tasks with a ground truth first."""

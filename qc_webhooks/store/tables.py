@@ -16,6 +16,7 @@ PROJECTS = sa.Table(
     sa.Column("polled_at", sa.Double),
     sa.Column("swept_at", sa.Double),
     sa.Column("evaluates", sa.Boolean),  # whether Label Studio was set to serve tasks with a ground truth first
+    sa.Column("defaults", sa.Integer),  # version of the policy's defaults; null: before single objects decided
 )
 
 # Task of each annotation (ANNOTATIONS_DELETED carries ids alone) and the version that was judged. Label Studio on
@@ -153,4 +154,39 @@ COPIES = sa.Table(
     sa.Column("copy", sa.Integer),
     sa.Column("fingerprint", sa.Text),
     sa.Column("mark", sa.Text),
+)
+
+# Verdict on each task under the newest defaults, for projects that keep older ones. `kinds` holds the conflict types
+# separated by blanks.
+PREVIEWS = sa.Table(
+    "qc_previews",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("outcome", sa.Text),
+    sa.Column("kinds", sa.Text),
+)
+
+# Tasks that a reviewer sent back to an annotator, the last time for each. `version` is the updated_at of the
+# annotation at that time; a newer one is the redone work.
+SEND_BACKS = sa.Table(
+    "qc_send_backs",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("annotator", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Text),
+    sa.Column("comment", sa.Text),
+    sa.Column("sent_at", sa.Double),
+    sa.Column("redone_at", sa.Double),
+    sa.Column("accepted_at", sa.Double),
+)
+
+# Ground truths that a reviewer confirmed although the annotators contradict them.
+CONFIRMED_TRUTHS = sa.Table(
+    "qc_confirmed_truths",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("annotation", sa.Integer),
 )

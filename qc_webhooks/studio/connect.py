@@ -13,10 +13,10 @@ from labelloop.service.studio import Studio
 from qc_webhooks.artifacts.review_copy import NOTE, with_note
 from qc_webhooks.errors import QualityControlError
 from qc_webhooks.pipeline.review_project import ReviewStore, ensure_review_project
-from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.policy import Policy
 from qc_webhooks.schedulers.overlap import count_low_overlap, describe_low_overlap
 from qc_webhooks.store.decisions import DecisionStore
-from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.projects import NEWEST_DEFAULTS, ProjectStore
 from qc_webhooks.studio.data_manager_tabs import ensure_tabs
 from qc_webhooks.studio.webhook import ensure_webhook
 
@@ -33,11 +33,12 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
             finds changes until the address is fixed and the project is connected again.
     """
     project = studio.project(project_id)
-    policy = read_policy(settings.home, project_id, config=_label_config(project))
+    policy = ProjectStore(engine).policy(settings.home, project_id, config=_label_config(project))
     changes = [_ensure_annotators(studio, project, policy, DecisionStore(engine))]
     changes += _short_tasks(studio, studio.project(project_id), policy)
     changes += ensure_tabs(studio, project_id)
     changes.append(_offer_note(project))
+    changes += _offer_defaults(ProjectStore(engine), project_id, policy)
     added = ProjectStore(engine).add(project_id)
     changes.append(ConnectionChange(f"quality control polls the project every {settings.poll_seconds:g} s", done=added))
     if policy.review_project and (change := ensure_review_project(studio, project_id, settings, ReviewStore(engine))):
@@ -102,6 +103,19 @@ def _offer_note(project: Mapping[str, Any]) -> ConnectionChange:
         done=False,
         choice=True,
     )
+
+
+def _offer_defaults(projects: ProjectStore, project: int, policy: Policy) -> list[ConnectionChange]:
+    """Say that a project connected under older defaults keeps them."""
+    connected = projects.get(project)
+    if connected is None or connected.defaults >= NEWEST_DEFAULTS or policy.conflicts.by_objects:
+        return []
+    what = (
+        "a missing or mislabelled object is no dispute while the mean agreement suffices, as when the project was"
+        f" connected: `labelloop qc what-if {project}` shows what the new default would dispute,"
+        f" `labelloop qc adopt {project}` adopts it"
+    )
+    return [ConnectionChange(what, done=False, choice=True)]
 
 
 def _ensure_annotators(

@@ -1,6 +1,6 @@
 """Data Manager tabs of quality control: created once, filters repaired, never the first tab."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,16 +72,21 @@ class Tab:
         return {"filter": name, "operator": self.operator, "type": self.kind, "value": self.value}
 
 
+# Beginning of the title of an annotator's own tab, and the most such tabs in a project.
+PERSONAL = "Sent back: "
+MAX_PERSONAL = 30
+
 TABS: Mapping[str, Tab] = {
     "QC: disputed": Tab("qc_status", "equal", "String", "disputed"),
     "QC: to review": Tab("qc_review", "equal", "String", "yes"),
+    "QC: sent back": Tab("qc_sent_back", "equal", "String", "sent back", note="qc_comment"),
     "QC: model doubts": Tab("qc_model_score", "greater", "Number", 0, order="-qc_model_score", note="qc_model_note"),
 }
 
 
-def tab_data(title: str) -> dict[str, Any]:
-    """A tab as Label Studio stores it, the most urgent tasks first."""
-    tab = TABS[title]
+def tab_data(title: str, tab: Tab | None = None) -> dict[str, Any]:
+    """A tab as Label Studio stores it, the most urgent tasks first; by default that of TABS."""
+    tab = tab or TABS[title]
     hidden = [*HIDDEN_COLUMNS, *_OTHER_COLUMNS]
     number = f"tasks:data.{tab.order.removeprefix('-')}"
     sign = "-" if tab.order.startswith("-") else ""
@@ -138,6 +143,34 @@ def ensure_tabs(studio: Studio, project: int) -> list[ConnectionChange]:
             studio.update_view(stored["id"], project, {**stored["data"], "filters": wanted["filters"]})
         changes.append(ConnectionChange(f'tab "{title}"', done=not is_current))
     return changes
+
+
+def ensure_personal_tabs(studio: Studio, project: int, names: Sequence[str]) -> dict[str, int]:
+    """Give each annotator with tasks to redo a tab with these, and delete the tabs of those who have none.
+
+    Args:
+        studio: Label Studio.
+        project: The project's id.
+        names: Names of the annotators, as in ``qc_sent_to``; those beyond ``MAX_PERSONAL`` use "QC: sent back".
+
+    Returns:
+        Name -> id of the tab.
+    """
+    wanted = {f"{PERSONAL}{name}": name for name in sorted(names)[:MAX_PERSONAL]}
+    tabs: dict[str, int] = {}
+    for view in studio.views(project):
+        title, filters = str(view.get("data", {}).get("title", "")), _filter_of(view.get("data", {}))
+        if not title.startswith(PERSONAL) or not any(item[0] == "filter:tasks:data.qc_sent_to" for item in filters):
+            continue
+        if title in wanted and title not in tabs:
+            tabs[title] = int(view["id"])
+        else:
+            studio.delete_view(view["id"])
+    for title, name in wanted.items():
+        if title not in tabs:
+            tab = Tab("qc_sent_to", "contains", "String", name, note="qc_comment")
+            tabs[title] = int(studio.add_view(project, tab_data(title, tab))["id"])
+    return {name: tabs[title] for title, name in wanted.items()}
 
 
 def _filter_of(data: Mapping[str, Any]) -> list[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ LOW_OVERLAP = 0.8
 
 # Kinds of METRICS that a consensus is computed for: regions, and choices about the whole task.
 REGIONS, CHOICES = ("regions", "keypoints"), ("choices", "taxonomy")
-SPANS, AMOUNTS, TEXTS = "spans", ("rating", "number"), ("text",)
+SPANS, AMOUNTS, TEXTS, RANKINGS = "spans", ("rating", "number"), ("text",), ("ranking",)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def annotator_view(answers: Answers) -> AnnotatorView:
         if kind in AMOUNTS and len(values) == 1 and math.isfinite(values[0].value)
     }
     texts = {name: "\n".join(values) for (name, kind), values in answers.controls.items() if kind in TEXTS and values}
-    return AnnotatorView(answers.annotator, tuple(regions), choices, answers.annotation, amounts, texts)
+    rankings = {name: tuple(values) for (name, kind), values in answers.controls.items() if kind in RANKINGS and values}
+    return AnnotatorView(answers.annotator, tuple(regions), choices, answers.annotation, amounts, texts, rankings)
 
 
 def are_mergeable(spans: Sequence[Span]) -> bool:
@@ -79,7 +80,7 @@ def are_mergeable(spans: Sequence[Span]) -> bool:
 def _span_region(control: str, span: Span) -> Region:
     """A span as a region, so that the consensus of regions merges it; only spans of one scope can match."""
     return Region(
-        Interval(min(span.start, span.end), max(span.start, span.end)), span.labels, span.id, control, span.to_name,
+        Interval(*span.extent), span.labels, span.id, control, span.to_name,
         span.results[0].type, None, _scope_index(span.scope), 0, 0, span.attributes, tuple(span.results),
     )  # fmt: skip
 
@@ -145,7 +146,7 @@ def _as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tol
         if isinstance(shape, Interval):
             scope = scopes.get(region.item_index, "")
             answers = {name: (types.get(name, ""), values) for name, values in region.attributes.items()}
-            span = Span(shape.start, shape.end, region.labels, region.id, region.to_name, scope, answers)
+            span = Span(shape.start, shape.end, region.labels, region.id, region.to_name, scope, answers=answers)
             regions.setdefault((region.control, SPANS), []).append(span)
             continue
         kind = "keypoints" if isinstance(shape, KeyPoint) else "regions"

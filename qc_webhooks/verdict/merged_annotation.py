@@ -19,6 +19,8 @@ from labelloop.labeling.consensus.consensus import (
     provenance_json,
     with_provenance,
 )
+from labelloop.labeling.consensus.model_voice import VoiceRegions
+from labelloop.labeling.consensus.rankings import Ranking, RankingConsensus
 from labelloop.labeling.consensus.results import MergedRegions, attach_results, rank_annotations
 from labelloop.labeling.consensus.scales import ScaleConsensus
 from labelloop.labeling.consensus.tags import SEPARATOR
@@ -30,7 +32,7 @@ from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Annotation, Task
 from labelloop.labeling.studio.values import ANSWERS, parse_answer, select_answers
 from qc_webhooks.agreement import Answers, complete_answers
-from qc_webhooks.agreement.answers import item_suffix
+from qc_webhooks.agreement.answers import answer_control, item_suffix
 from qc_webhooks.agreement.compare import Comparison
 from qc_webhooks.verdict.dispute_card import annotator_view
 
@@ -39,9 +41,13 @@ OUTVOTED_ANSWER = "another answer is more likely"
 OTHERS_ANSWER = "another annotator's answer is carried"
 OTHER_AMOUNT = "the weighted median of all answers is taken"
 OTHER_TEXT = "another annotator's text is nearer to all"
+OTHER_RANKING = "the weighted vote of all rankings is taken"
 LOOSE_RELATION = "a region at its end is not in the consensus"
 # Result types of answers about the whole task that are decided by vote.
-_VOTED = frozenset({"choices", "taxonomy", "datetime", "pairwise", "rating", "number", "textarea"})
+_VOTED = frozenset({"choices", "taxonomy", "datetime", "pairwise", "rating", "number", "textarea", "ranker"})
+
+# Result types that are merged, but not where they describe a region without a merge.
+_ABOUT_A_REGION = _VOTED | {"labels"}
 
 # ... whose answers may have several tags.
 _TAGGED = frozenset({"choices", "taxonomy"})
@@ -61,6 +67,7 @@ class Merged:
         choices: Control -> probability of its answer.
         intervals: Control of a rating or number -> 95 % interval of its true value.
         texts: Control of a text -> weighted mean similarity of the chosen text with the others.
+        rankings: Control of a ranking -> weighted mean similarity of the annotators' rankings with the merged one.
     """
 
     results: tuple[dict[str, Any], ...]
@@ -70,6 +77,7 @@ class Merged:
     choices: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     texts: Mapping[str, float] = field(default_factory=dict)
+    rankings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ def merge(
     config: LabelConfig | None = None,
     style: RegionStyle = PLAIN,
     agreed_consensus: Consensus | None = None,
+    voice: VoiceRegions | None = None,
 ) -> Merged:
     """Merge the annotations of a task.
 
@@ -110,6 +119,7 @@ def merge(
         config: The project's label config.
         style: How regions are written.
         agreed_consensus: Consensus of the complete answers, if already computed.
+        voice: The model's independent prediction, if it is heard.
 
     Raises:
         LabelingError: A region needs a control that the label config does not have.
@@ -121,13 +131,13 @@ def merge(
         if annotation.id in by_annotation
     }
     complete = complete_answers(answers)
-    if len(answers) == 1:
+    if len(answers) == 1 and not (voice is not None and crowd is not None and crowd.voice is not None):
         return _whole_annotation_of_best(answers, annotations, pairs, "the only annotation")
     if not complete:
         too_large = answers[0].too_large.rstrip(".")
         return _whole_annotation_of_best(answers, annotations, pairs, too_large or "no annotation can be read whole")
     views = [annotator_view(answer) for answer in complete]
-    agreed_consensus = agreed_consensus or consensus(views, crowd)
+    agreed_consensus = agreed_consensus or consensus(views, crowd, voice=voice)
     joined = attach_results(agreed_consensus, views, id_of=style.id_of)
     work = _Merge(annotations, complete, agreed_consensus, joined, pairs)
     results = [
@@ -141,6 +151,8 @@ def merge(
         results += work.amount(control, amount, with_probability=style.with_probability)
     for control, text in agreed_consensus.texts.items():
         results += work.text(control, text)
+    for control, ranking in agreed_consensus.rankings.items():
+        results += work.ranking(control, ranking, with_probability=style.with_probability)
     results += work.carry()
     rejected = [{**provenance_json(region), "reason": OUTVOTED} for region in agreed_consensus.rejected]
     unread = [_unread(answer, annotations[answer.annotation]) for answer in answers if not answer.is_complete]
@@ -153,6 +165,7 @@ def merge(
         choices,
         {name: (round(item.low, 4), round(item.high, 4)) for name, item in agreed_consensus.amounts.items()},
         {name: round(item.similarity, 4) for name, item in agreed_consensus.texts.items()},
+        {name: round(item.similarity, 4) for name, item in agreed_consensus.rankings.items()},
     )
 
 
@@ -230,7 +243,12 @@ class _Merge:
         drawn = {
             id(result) for answer in answers for region in annotator_view(answer).regions for result in region.result
         }
-        merged_controls = {*agreed_consensus.choices, *agreed_consensus.amounts, *agreed_consensus.texts}
+        merged_controls = {
+            *agreed_consensus.choices,
+            *agreed_consensus.amounts,
+            *agreed_consensus.texts,
+            *agreed_consensus.rankings,
+        }
         self._to_carry: dict[int, list[Result]] = {}
         self._voted: dict[tuple[int, str], list[Result]] = defaultdict(list)
         for answer in answers:
@@ -239,8 +257,8 @@ class _Merge:
             self._to_carry[answer.annotation] = carried = []
             for result in remaining:
                 is_voted = result.type in _VOTED and ids[result.id] < 2
-                if is_voted and result.from_name in merged_controls:
-                    self._voted[answer.annotation, result.from_name].append(result)
+                if is_voted and answer_control(result) in merged_controls:
+                    self._voted[answer.annotation, answer_control(result)].append(result)
                 else:
                     carried.append(result)
 
@@ -294,6 +312,23 @@ class _Merge:
                 self._reject(control, annotation, self._voted[annotation, control], OTHER_TEXT)
         return [dict(result.raw) for result in self._voted.get((by_annotator[text.annotator], control), ())]
 
+    def ranking(self, control: str, ranking: RankingConsensus, *, with_probability: bool) -> list[dict[str, Any]]:
+        """The merged ranking in the result of the annotator whose ranking is the nearest."""
+        by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
+        for annotator, written in ranking.rankings:
+            voted = self._voted.get((by_annotator[annotator], control))
+            if voted and _by_bucket(written) != _by_bucket(ranking.ranking):
+                self._reject(control, by_annotator[annotator], voted, OTHER_RANKING)
+        nearest = self._voted.get((by_annotator[ranking.nearest], control))
+        if not nearest:
+            return []
+        result = nearest[0]
+        empty: dict[str, list[str]] = {bucket: [] for bucket in result.value["ranker"]}
+        buckets = empty | _by_bucket(ranking.ranking)
+        raw = {**result.raw, "value": {**result.value, "ranker": buckets}}
+        meta = {"similarity": round(ranking.similarity, 4), "annotators": len(ranking.rankings)}
+        return [with_provenance(raw, meta)] if with_probability else [raw]
+
     def carry(self) -> list[dict[str, Any]]:
         """Results without a merge, by control; controls whose results share regions come from one annotator."""
         results: list[dict[str, Any]] = []
@@ -313,9 +348,11 @@ class _Merge:
     def _carry_from(self, annotation: int, results: Sequence[Result]) -> Iterator[dict[str, Any]]:
         ids = {result.id for result in results if result.id}
         why = "the highest mean agreement" if annotation in self._agreement else "the latest annotation"
+        kinds = {result.type: result.id for result in results if result.type not in _ABOUT_A_REGION}
         for control, own in _by_control(results):
-            line = self._line(control, annotation, own, f"{own[0].type or 'this type'} has no merge; {why}")
-            self.carried.append(line)
+            about = [kind for kind, name in kinds.items() if own[0].type in _ABOUT_A_REGION and name]
+            what = f"{own[0].type or 'this type'} of a {about[0]}" if about else own[0].type or "this type"
+            self.carried.append(self._line(control, annotation, own, f"{what} has no merge; {why}"))
         for result in results:
             raw: dict[str, Any] | None = result.raw
             if result.type == "relation":
@@ -370,6 +407,14 @@ def _combined(annotators: Sequence[Sequence[Result]], answer: ConsensusChoice) -
         raw = combined.setdefault(None, {**answered.raw, "value": {**answered.value, field: []}})
         raw["value"][field] += [tag.split(SEPARATOR) if answered.type == "taxonomy" else tag for tag in sorted(missing)]
     return list(combined.values())
+
+
+def _by_bucket(ranking: Ranking) -> dict[str, list[str]]:
+    """The items of each bucket, in order."""
+    buckets: dict[str, list[str]] = {}
+    for bucket, item in ranking:
+        buckets.setdefault(bucket, []).append(item)
+    return buckets
 
 
 def _key(result: Result) -> str:

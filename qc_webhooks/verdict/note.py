@@ -14,6 +14,23 @@ _LONGEST_TEXT = 40
 # Labels listed in a sentence about many regions.
 MOST_LABELS = 10
 
+# Type of conflict -> display name.
+CONFLICT_NAMES: Mapping[str, str] = {
+    "missing": "missed object",
+    "extra": "extra object",
+    "label": "different label",
+    "low_overlap": "low overlap",
+    "duplicate": "duplicate region",
+    "merged": "objects merged",
+    "split": "object split",
+    "attribute": "different attribute",
+    "empty": "empty annotation",
+    "choice": "different answer",
+    "answer": "different text or number",
+    "not_named": "too many to list",
+    "ground_truth": "ground truth in doubt",
+}
+
 
 def write_note(
     verdict: TaskVerdict, policy: Policy, *, expected_errors: float | None = None, more: Sequence[str] = ()
@@ -42,17 +59,44 @@ def _verdict_note(verdict: TaskVerdict, policy: Policy, expected_errors: float |
             if expected_errors is None
             else f" One more annotator is requested: the consensus may be wrong ({_percent(expected_errors)})."
         )
-        return f"{len(verdict.majority)} of {verdict.annotators} annotators agree.{more}{_uncompared(verdict)}"
+        agreeing = f"{len(verdict.majority)} of {verdict.annotators} annotators agree."
+        return f"{agreeing}{_settled(verdict)}{more}{_uncompared(verdict)}"
     lines = [describe(conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]
     if len(verdict.conflicts) > MOST_CONFLICTS:
         lines.append(f"And {len(verdict.conflicts) - MOST_CONFLICTS} more.")
-    head = "" if verdict.annotators == 2 else f"No majority among {verdict.annotators} annotators. The closest two: "
+    many = "Objects are in doubt" if verdict.disputed_objects else "No majority"
+    head = "" if verdict.annotators == 2 else f"{many} among {verdict.annotators} annotators. The closest two: "
     return f"{head}{' '.join(lines)}{_uncompared(verdict)}"
 
 
 def describe(conflict: Conflict) -> str:
     """Describe one conflict in one sentence."""
     return " ".join(_LINES[conflict.type](conflict).split())
+
+
+def describe_against_truth(conflict: Conflict, kind: str) -> str:
+    """Describe one conflict of a ground truth, with the annotators (``crowd``) or with another one (``truths``)."""
+    truth, others, verb = (
+        ("the ground truth", "the annotators", "do") if kind == "crowd" else ("the first", "the second", "does")
+    )
+    place = conflict_position(conflict)
+    if conflict.type == "missing":
+        text = f"{truth} has {region_name(conflict.a, conflict.shape)} {place}, {others} {verb} not."
+    elif conflict.type == "extra":
+        has = "have" if kind == "crowd" else "has"
+        text = f"{others} {has} {region_name(conflict.b, conflict.shape)} {place}, {truth} does not."
+    elif conflict.type == "label":
+        say = "say" if kind == "crowd" else "says"
+        text = f"{truth} says {_name(conflict.a)}, {others} {say} {_name(conflict.b)}: the {conflict.shape} {place}."
+    else:
+        text = describe(conflict)
+    return " ".join(f"{text[0].upper()}{text[1:]}".split())
+
+
+def _settled(verdict: TaskVerdict) -> str:
+    if not verdict.settled:
+        return ""
+    return f" The majority settles {verdict.settled} difference{'s' if verdict.settled > 1 else ''}."
 
 
 def _uncompared(verdict: TaskVerdict) -> str:

@@ -1,6 +1,6 @@
 """Facts of a task, stored so that statistics, dashboard and policy simulation need not read Label Studio."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -16,11 +16,15 @@ from labelloop.labeling.consensus.crowd import (
     choice_controls,
     choice_votes,
     control_of,
+    rankings_of,
     texts_of,
 )
+from labelloop.labeling.consensus.model_voice import HeardTask, VoiceRegions
+from labelloop.labeling.consensus.rankings import ranking_similarities
 from labelloop.labeling.consensus.scales import Amounts
 from labelloop.labeling.consensus.tags import Votes
 from labelloop.labeling.consensus.texts import Similarities, similarities
+from labelloop.labeling.consensus.voiced import heard_task
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.region import Region
@@ -28,9 +32,12 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import with_unique_ids
 from labelloop.labeling.studio.task import Annotation, Task
 from qc_webhooks.agreement.answers import Answers, complete_answers, read_answers
-from qc_webhooks.agreement.compare import compare
+from qc_webhooks.agreement.compare import Comparison, compare
+from qc_webhooks.agreement.detection_counts import DetectionCounts, count_detections
 from qc_webhooks.agreement.metrics import Tolerance
 from qc_webhooks.artifacts.overlays import overlays_of
+from qc_webhooks.verdict.concordance import kendall_w
+from qc_webhooks.verdict.continua import Continuum, continua_of
 from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.verdict import TaskVerdict
 
@@ -121,6 +128,8 @@ class AnnotatorPair(msgspec.Struct, frozen=True, array_like=True, gc=False):
         controls: Agreement by control.
         common_regions: Number of matched regions that at least one of them drew by hand or corrected.
         identical_regions: Number of these that are identical to the pixel.
+        deciding: Lowest and mean agreement that decide whether they agree; None: those of the agreements above.
+        disputed: Whether they disagree on a single object that the policy disputes.
     """
 
     a: int
@@ -129,6 +138,15 @@ class AnnotatorPair(msgspec.Struct, frozen=True, array_like=True, gc=False):
     controls: dict[str, float]
     common_regions: int
     identical_regions: int
+    deciding: tuple[float, float] | None = None
+    disputed: bool = False
+
+    @property
+    def agreement_threshold(self) -> tuple[float, float]:
+        """Highest ``agreement`` at which they agree, where every control counts and where the mean does; -1: none."""
+        if self.disputed:
+            return -1.0, -1.0
+        return self.deciding or (min(self.overall, *self.controls.values(), 1.0), self.overall)
 
 
 class Repeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -136,6 +154,20 @@ class Repeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     annotator: int
     agreement: float
+
+
+class RegionAnswers(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Answers to one control about the regions of one object.
+
+    Attributes:
+        control: The control.
+        type: Result type of the control.
+        answers: The values of each annotator, as text.
+    """
+
+    control: str
+    type: str
+    answers: tuple[tuple[int, tuple[str, ...]], ...]
 
 
 class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -154,6 +186,13 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
         review: Whether it waits for a reviewer.
         amounts: Ratings and numbers about the whole task, by control.
         texts: Similarity of each pair of texts about the whole task, by control.
+        rankings: Similarity of each pair of rankings, by control.
+        detections: Control -> counts of its detections, for each control with a region; None: not counted, because the
+            task has fewer than two annotators, has too many regions, or was judged by an earlier version.
+        spans: What each annotator marked on each text or recording; None: judged by an earlier version.
+        concordance: Kendall's W of the rankings, by control.
+        region_answers: Answers about the regions of an object that at least two annotators gave.
+        heard: What the model's independent prediction says about the objects; None: none is heard.
     """
 
     task: int
@@ -168,11 +207,22 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     review: bool = False
     amounts: tuple[tuple[str, Amounts], ...] = ()
     texts: tuple[tuple[str, Similarities], ...] = ()
+    rankings: tuple[tuple[str, Similarities], ...] = ()
+    detections: dict[str, DetectionCounts] | None = None
+    spans: tuple[Continuum, ...] | None = None
+    concordance: tuple[tuple[str, float], ...] = ()
+    heard: HeardTask | None = None
+    region_answers: tuple[RegionAnswers, ...] = ()
 
     @property
     def last_annotated_at(self) -> float:
         """Time of the last annotation, seconds since 1970."""
         return max((turn.submitted_at for turn in self.annotations), default=0.0)
+
+    @property
+    def rated(self) -> int:
+        """Number of annotators whose detections are counted."""
+        return len({turn.annotator for turn in self.blind})
 
     @property
     def blind(self) -> tuple[AnnotationFacts, ...]:
@@ -192,6 +242,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
             next((turn.annotator for turn in self.annotations if turn.ground_truth and turn.is_complete), None),
             self.amounts,
             self.texts,
+            self.rankings,
         )
 
 
@@ -203,6 +254,7 @@ def facts_of(
     *,
     config: LabelConfig | None = None,
     clusters: Sequence[Cluster] | None = None,
+    voice: VoiceRegions | None = None,
 ) -> TaskFacts:
     """Compute the facts of a task.
 
@@ -213,6 +265,7 @@ def facts_of(
         tolerance: Overlap thresholds for the same object.
         config: The project's label config; it names the keys of the images.
         clusters: Clusters of the complete answers' regions as ``consensus`` takes them, if already computed.
+        voice: The model's independent prediction, if it is heard.
     """
     answers = sorted(answers, key=lambda submission: submission.annotator)
     views = [annotator_view(submission) for submission in complete_answers(answers)]
@@ -252,7 +305,36 @@ def facts_of(
         verdict.outcome,
         amounts=amounts_of(views),
         texts=tuple((control, similarities(texts)) for control, texts in texts_of(views)),
+        rankings=tuple((control, ranking_similarities(rankings)) for control, rankings in rankings_of(views)),
+        detections=_detections(answers, tolerance),
+        spans=continua_of(task, answers, config),
+        concordance=_concordance(views),
+        region_answers=tuple(answer for cluster in clusters for answer in _region_answers(views, cluster)),
+        heard=None if voice is None else heard_task(views, clusters, voice, truth=_truth(answers)),
     )
+
+
+def _truth(answers: Sequence[Answers]) -> int | None:
+    return next((item.annotator for item in complete_answers(answers) if item.ground_truth), None)
+
+
+def _region_answers(views: Sequence[AnnotatorView], cluster: Cluster) -> Iterator[RegionAnswers]:
+    drawn = [(views[member.annotator].annotator, views[member.annotator].regions[member.region]) for member in cluster]
+    types = {result.from_name: result.type for _, region in drawn for result in region.result}
+    for control in sorted({name for _, region in drawn for name in region.attributes}):
+        answers = tuple(
+            (annotator, tuple(map(str, region.attributes[control])))
+            for annotator, region in drawn
+            if control in region.attributes
+        )
+        if len(answers) > 1:
+            yield RegionAnswers(control, types.get(control, ""), answers)
+
+
+def _concordance(views: Sequence[AnnotatorView]) -> tuple[tuple[str, float], ...]:
+    """Kendall's W of the rankings, by control, where it is defined."""
+    defined = ((control, kendall_w([ranking for _, ranking in rankings])) for control, rankings in rankings_of(views))
+    return tuple((control, round(value, 6)) for control, value in defined if value is not None)
 
 
 def image_urls_of(task: Task, config: LabelConfig | None) -> tuple[str, ...]:
@@ -283,6 +365,28 @@ def same_shape(a: Region, b: Region) -> bool:
         return False
     area_a, area_b = _area(a.geometry), _area(b.geometry)
     return abs(area_a - area_b) <= SAME_AREA * max(area_a, area_b)
+
+
+def _detections(answers: Sequence[Answers], tolerance: Tolerance) -> dict[str, DetectionCounts] | None:
+    """Counts of the detections of each control; a ground truth is no annotator."""
+    rated = [annotator_view(item) for item in complete_answers(answers) if not item.ground_truth]
+    if len(rated) < 2:
+        return None
+    found: dict[str, list[tuple[Region, int]]] = {}
+    for owner, view in enumerate(rated):
+        for region in view.regions:
+            found.setdefault(region.control, []).append((region, owner))
+    with suppress(TooLargeToJudge):
+        return {
+            control: count_detections(
+                [region for region, _ in regions],
+                [owner for _, owner in regions],
+                annotators=len(rated),
+                match_iou=tolerance.match_iou,
+            )
+            for control, regions in found.items()
+        }
+    return None
 
 
 def _against(submission: Answers, verdict: TaskVerdict, answers: Sequence[Answers]) -> tuple[float | None, bool]:
@@ -340,10 +444,20 @@ def _pairs(
             {name: round(score, 6) for name, score in pair.controls.items()},
             len(regions := common.get((min(pair.a, pair.b), max(pair.a, pair.b)), [])),
             sum(regions),
+            _deciding(pair),
+            pair.disputed,
         )
         for pair in verdict.comparisons
         if not pair.unjudged
     )
+
+
+def _deciding(pair: Comparison) -> tuple[float, float] | None:
+    if pair.deciding is None or pair.deciding == pair.controls:
+        return None
+    scores = list(pair.deciding.values())
+    mean = sum(scores) / len(scores) if scores else 1.0
+    return round(min(scores, default=1.0), 6), round(mean, 6)
 
 
 def _repeats(

@@ -9,8 +9,8 @@ from labelloop.labeling.errors import TooLargeToJudge
 from qc_webhooks.agreement.answers import Answers
 from qc_webhooks.agreement.compare import Comparison, compare, find_conflicts
 from qc_webhooks.agreement.conflicts import Conflict
-from qc_webhooks.agreement.metrics import Tolerance
 from qc_webhooks.policy import Policy
+from qc_webhooks.verdict.object_doubts import Doubt, judge_objects
 
 Outcome = Literal["agreed", "disputed", "waiting", "not_judged"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -21,19 +21,22 @@ class TaskVerdict:
     """The verdict on a task, from what its annotators submitted.
 
     Attributes:
-        outcome: ``waiting``: too few annotators; ``agreed``: a majority (more than half, at least two) agrees pairwise,
-            or there is a ground truth; ``disputed``: no majority is possible, whatever could not be compared;
-            ``not_judged``: the outcome depends on answers that cannot be read or compared.
+        outcome: ``waiting``: too few annotators; ``agreed``: a majority (more than half, at least two) agrees pairwise
+            and no object is in doubt (see ``object_doubts``), or there is a ground truth; ``disputed``: no majority is
+            possible, or an object stays in doubt, whatever could not be compared; ``not_judged``: the outcome depends
+            on answers that cannot be read or compared.
         annotators: Number of annotators who submitted, without skips.
         agreement: Mean overall agreement in [0, 1] over the comparable pairs of annotators; None without such a pair,
             and if the task is not judged.
         majority: Ids of the annotators who agree with each other; empty without a majority.
-        conflicts: For a dispute, the conflicts of the pair closest to agreeing.
+        conflicts: For a dispute, the conflicts of the pair closest to agreeing, those about objects in doubt first.
         comparisons: All pairs; ``Comparison.unjudged`` lists what could not be compared.
         ground_truth: Id of the annotation marked as ground truth; None without one.
         unread: Messages about results that could not be read.
         uncompared: Controls with answers that no metric compares.
         not_judged: Reasons why the task is not judged, one sentence each; empty otherwise.
+        settled: Number of objects and answers that a minority disputes and the others settle.
+        disputed_objects: Whether objects in doubt, and not the mean agreement, make the task disputed.
     """
 
     outcome: Outcome
@@ -46,6 +49,8 @@ class TaskVerdict:
     unread: tuple[str, ...] = ()
     uncompared: tuple[str, ...] = ()
     not_judged: tuple[str, ...] = ()
+    settled: int = 0
+    disputed_objects: bool = False
 
     @property
     def measured(self) -> tuple[Comparison, ...]:
@@ -87,12 +92,20 @@ def _compared(ordered: Sequence[Answers], policy: Policy) -> TaskVerdict:
     tolerance, weights = policy.tolerance, policy.weights
     unread = tuple(line for answer in ordered for line in answer.unread)
     uncompared = tuple(sorted({name for answer in ordered for name in answer.uncompared}))
+    objects = judge_objects(ordered, policy)
+    doubts = objects.doubts
     comparisons = tuple(
-        policy.without_uncounted(compare(a, b, tolerance=tolerance, weights=weights))
+        objects.decide(
+            policy.without_uncounted(
+                compare(a, b, tolerance=tolerance, weights=weights, known=objects.measured(a.annotator, b.annotator))
+            )
+        )
         for a, b in combinations(ordered, 2)
     )
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
-    majority = _majority(ordered, comparisons, policy.agrees)
+    by_mean = _majority(ordered, comparisons, policy.agrees_by_mean)
+    # The group that agrees on everything, if it is a majority; else one that differs in objects that votes settle.
+    majority = frozenset[int]() if doubts else _majority(ordered, comparisons, policy.agrees) or by_mean
     reasons: tuple[str, ...] = ()
     outcome: Outcome = "disputed"
     if truth is not None:
@@ -101,15 +114,17 @@ def _compared(ordered: Sequence[Answers], policy: Policy) -> TaskVerdict:
         outcome, majority = "waiting", frozenset()
     elif majority:
         outcome = "agreed"
-    elif _majority(ordered, comparisons, policy.may_agree):
+    elif all(doubt.may_be_settled for doubt in doubts) and _majority(ordered, comparisons, policy.may_agree):
         outcome, reasons = "not_judged", _reasons(ordered, policy)
     measured = _measured(comparisons)
     has_agreement = measured and outcome != "not_judged"
     agreement = sum(pair.overall for pair in measured) / len(measured) if has_agreement else None
-    conflicts = _closest_conflicts(ordered, comparisons, tolerance, policy) if outcome == "disputed" else ()
+    conflicts = _closest_conflicts(ordered, comparisons, doubts, policy) if outcome == "disputed" else ()
     return TaskVerdict(
-        outcome, len(ordered), agreement, majority, conflicts, comparisons, truth, unread, uncompared, reasons
-    )
+        outcome, len(ordered), agreement, majority, conflicts, comparisons, truth, unread, uncompared, reasons,
+        objects.settled if outcome == "agreed" and truth is None else 0,
+        outcome == "disputed" and bool(doubts) and bool(by_mean),
+    )  # fmt: skip
 
 
 def _measured(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
@@ -132,19 +147,25 @@ def _reasons(answers: Sequence[Answers], policy: Policy) -> tuple[str, ...]:
 
 
 def _closest_conflicts(
-    answers: Sequence[Answers], comparisons: Sequence[Comparison], tolerance: Tolerance, policy: Policy
+    answers: Sequence[Answers], comparisons: Sequence[Comparison], doubts: Sequence[Doubt], policy: Policy
 ) -> tuple[Conflict, ...]:
-    """Conflicts of the pair closest to agreeing: highest agreement, then fewest conflicts."""
+    """Conflicts of the pair closest to agreeing: highest agreement, then fewest conflicts; objects in doubt first."""
     by_id = {answer.annotator: answer for answer in answers}
-    highest = max(pair.overall for pair in comparisons)
-    conflicts = (
-        find_conflicts(
-            by_id[pair.a], by_id[pair.b], tolerance=tolerance, agreement=policy.agreement, controls=policy.thresholds
-        )
-        for pair in comparisons
-        if pair.overall == highest
-    )
-    return min(conflicts, key=len)
+    doubted: dict[tuple[int, int], list[Conflict]] = {}
+    for doubt in doubts:
+        doubted.setdefault((doubt.a, doubt.b), []).append(doubt.conflict)
+    candidates = [pair for pair in comparisons if not doubted or (pair.a, pair.b) in doubted]
+    highest = max(pair.overall for pair in candidates)
+
+    def conflicts_of(pair: Comparison) -> tuple[Conflict, ...]:
+        first = doubted.get((pair.a, pair.b), [])
+        found = find_conflicts(
+            by_id[pair.a], by_id[pair.b], tolerance=policy.tolerance, agreement=policy.agreement,
+            controls=policy.thresholds,
+        )  # fmt: skip
+        return (*first, *(conflict for conflict in found if conflict not in first))
+
+    return min((conflicts_of(pair) for pair in candidates if pair.overall == highest), key=len)
 
 
 def _majority(

@@ -468,6 +468,21 @@ def test_unsupported_controls_are_a_warning_with_the_reason(context):
         assert (finding.level, message in finding.what) == (level, True), finding.what
 
 
+@pytest.mark.parametrize(
+    ("controls", "level", "message"),
+    [({"c": False}, "warning", "switched off in the extra params"), ({"d": False}, "problem", "names 'd'")],
+)
+def test_controls_are_checked_with_the_extra_params(controls, level, message, settings):
+    studio = FakeLabelStudio()
+    studio.put_project(1, label_config="<View/>")
+    studio.put_backend(1, settings().ml_url, "", extra_params={"controls": controls})
+    checked = DoctorContext(settings(), 1, studio=studio)
+    config = config_of(checked.detector().names.names[0])
+    checked.fetch_once("config", lambda: config)
+    finding = policies.controls(checked)
+    assert (finding.level, message in finding.what) == (level, True), finding.what
+
+
 def test_backend_that_serves_another_version_is_a_problem(settings, serve):
     finding = policies.served_model(DoctorContext(settings(ml_url=serve(ml_app(settings())))))
     assert finding.level == "problem"

@@ -15,6 +15,8 @@ import pytest
 
 from exporters.dataset.versions import read_head, read_version, versions
 from exporters.pipeline.export import export
+from exporters.validate.issues import IssueReport
+from exporters.validate.latest import check_latest
 from exporters.validate.version import verify
 from labelloop.service.store import StoreError, open_store
 
@@ -115,6 +117,12 @@ def is_whole(store):
     return head.version if head else None
 
 
+def issues_of_latest(store):
+    report = IssueReport()
+    check_latest(store, report)
+    return {issue.flaw for issue in report.issues}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server, bucket, tmp_path, monkeypatch, fault):
     sleep = time.sleep
@@ -126,7 +134,7 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
     export(file, settings=well, to=address, formats=("coco", "yolo-detect"))
     file.write_text(json.dumps(tasks(40)))
     store, outcomes, told = open_store(address, well), [], []
-    for passed in range(0, 40, 4):
+    for passed in range(0, 180, 9):
         gateway = Gateway(s3_server.endpoint, FAULTS[fault])
         gateway.left = passed
         ours = well.replace(s3_endpoint_url=f"http://127.0.0.1:{gateway.server_port}")
@@ -138,21 +146,26 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
             outcomes.append("failed")
         else:
             assert read_version(store).version == report.version
-            outcomes.append("published")
+            outcomes.append("done" if report.latest else "published")
+            assert bool(report.latest) != any("labelloop dataset latest" in warning for warning in report.warnings)
         finally:
             gateway.shutdown()
             gateway.server_close()
         assert is_whole(store) == (before if outcomes[-1] == "failed" else report.version)
-        if outcomes[-1] == "published":
+        # it is of the version that it names, or says that it is being updated
+        assert issues_of_latest(store) <= {"latest-state", "latest-old"}
+        if outcomes[-1] == "done":
             break
     assert all(bucket in error.message and error.fix for error in told)
     assert outcomes[0] == "failed"
-    assert outcomes[-1] == "published"
+    assert "published" in outcomes
+    assert outcomes[-1] == "done"
+    assert issues_of_latest(store) == set()
 
 
 def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server, bucket, tmp_path):
     file = tmp_path / "export.json"
-    file.write_text(json.dumps(tasks(3000)))
+    file.write_text(json.dumps(tasks(600)))
     address = f"s3://{bucket}/set"
     settings = s3_server.settings(tmp_path / "home")
     store = open_store(address, settings)
@@ -168,7 +181,7 @@ def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server,
     subprocess.run(command, env=environment, check=True, capture_output=True)
     lasts = time.monotonic() - began
     published = is_whole(store)
-    for share in (0.6, 0.8, 0.95):
+    for share in (0.3, 0.5, 0.7, 0.95):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(share * lasts)
         process.send_signal(signal.SIGKILL)
@@ -177,6 +190,8 @@ def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server,
         assert now is not None
         assert now >= published
         published = now
+        assert issues_of_latest(store) <= {"latest-state", "latest-old"}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert is_whole(store) == read_version(store).version
     assert read_version(store).version in done.stdout
+    assert issues_of_latest(store) == set()

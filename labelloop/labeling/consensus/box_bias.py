@@ -115,6 +115,8 @@ def fit_box_bias(objects: Sequence[AnnotatedBoxes]) -> BoxBiasModel:
         margins = _sum_by_index(columns, share * offsets, len(annotators)) / (
             _sum_by_index(columns, share, len(annotators)) + POOLED_BOXES
         )
+        # Only differences of margins can be measured; a common one would grow with each iteration.
+        margins -= np.median(margins, axis=0)
         centre = (sums / total[:, None])[rows]
         squared = np.minimum((((corrected - centre) / _sides(centre)) ** 2).mean(axis=1), _MAX_OFFSET**2)
         free = 1 - weights / total[rows]  # degrees of freedom: each box is part of the mean

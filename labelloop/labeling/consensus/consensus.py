@@ -6,7 +6,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from labelloop.labeling.consensus.box_bias import box_edges
 from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_regions
 from labelloop.labeling.consensus.crowd import (
     AnnotatorModel,
@@ -20,15 +22,19 @@ from labelloop.labeling.consensus.crowd import (
     collect_evidence,
     control_of,
     fit_annotator_model,
+    rankings_of,
     region_votes,
     texts_of,
     uniform_confusion,
 )
 from labelloop.labeling.consensus.detection_model import ObjectEvidence
 from labelloop.labeling.consensus.merge import medoid, merge_shapes
+from labelloop.labeling.consensus.model_voice import VoiceRegions
+from labelloop.labeling.consensus.rankings import RankingConsensus, merge_rankings
 from labelloop.labeling.consensus.scales import ScaleConsensus, ScaleModel
 from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, has_several_tags, uniform_tags
 from labelloop.labeling.consensus.texts import TextConsensus, merge_texts
+from labelloop.labeling.consensus.voiced import hear
 from labelloop.labeling.geometry.overlap import iou_matrix
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
@@ -51,6 +57,8 @@ __all__ = [
 
 # An object is in the consensus if it is more likely than not to exist.
 MIN_PROBABILITY = 0.5
+# IoU from which a box is at the right place, as in the default policy.
+MATCH_IOU = 0.5
 
 
 class RegionProvenance(msgspec.Struct, frozen=True, gc=False):
@@ -73,15 +81,28 @@ class RegionProvenance(msgspec.Struct, frozen=True, gc=False):
     region_index: int = 0
 
 
+class ModelVote(msgspec.Struct, frozen=True, gc=False):
+    """A model's vote on an object.
+
+    Attributes:
+        version: Its version.
+        score: The score of its region; None: it does not mark the object.
+    """
+
+    version: str
+    score: float | None
+
+
 class ConsensusRegion(msgspec.Struct, frozen=True, gc=False):
     """The consensus of one cluster of regions.
 
     Attributes:
         region: Shape, labels and attributes of the consensus; its ``score`` is ``probability``.
-        probability: Probability that the object exists, 0 to 1.
+        probability: Probability that the object exists and, for a box, that the region overlaps it enough, 0 to 1.
         label_probability: Probability that the labels are right, given that it exists.
         sources: The regions of the cluster.
         missed_by: Annotators of the task who did not mark it.
+        voice: The vote of the model that is one more voice; None: none was heard.
     """
 
     region: Region
@@ -89,6 +110,7 @@ class ConsensusRegion(msgspec.Struct, frozen=True, gc=False):
     label_probability: float
     sources: tuple[RegionProvenance, ...]
     missed_by: tuple[int, ...]
+    voice: ModelVote | None = None
 
 
 class ConsensusChoice(msgspec.Struct, frozen=True, gc=False):
@@ -115,6 +137,7 @@ class Consensus(msgspec.Struct, frozen=True, gc=False):
         choices: Answers of per-task controls, by control.
         amounts: Ratings and numbers about the whole task, by control.
         texts: Texts about the whole task, by control.
+        rankings: Rankings, by control.
     """
 
     annotators: tuple[int, ...]
@@ -123,6 +146,7 @@ class Consensus(msgspec.Struct, frozen=True, gc=False):
     choices: Mapping[str, ConsensusChoice] = {}
     amounts: Mapping[str, ScaleConsensus] = {}
     texts: Mapping[str, TextConsensus] = {}
+    rankings: Mapping[str, RankingConsensus] = {}
 
 
 def consensus(
@@ -131,31 +155,42 @@ def consensus(
     *,
     min_iou: float = MIN_IOU,
     min_probability: float = MIN_PROBABILITY,
+    match_iou: float = MATCH_IOU,
     clusters: Sequence[Cluster] | None = None,
+    voice: VoiceRegions | None = None,
 ) -> Consensus:
     """Compute the consensus of several annotators.
 
     Regions are clustered, at most one of each annotator. A cluster is accepted if its probability (from the recall
-    and the false regions of all annotators) is above ``min_probability``. Its shape is the fused shape of its members,
-    its labels the most likely ones under the annotators' confusion matrices. Answers of several tags (multiple choice,
-    taxonomies) are decided tag by tag.
+    and the false regions of all annotators) is above ``min_probability``; the probability that is stated is calibrated
+    where the model is fitted (`AnnotatorModel.region_probabilities`), on the same side of the threshold. Its shape is
+    the fused shape of its members, its labels the most likely ones under the annotators' confusion matrices. Answers of
+    several tags (multiple choice, taxonomies) are decided tag by tag.
 
     Args:
         views: One view per annotator, in any order.
         model: The fitted model of the annotators; None: all are equally reliable.
         min_iou: Minimum average IoU of a cluster; the same as for ``collect_evidence``.
         min_probability: An object is accepted above this probability.
+        match_iou: IoU from which a box is at the right place; it only enters the stated probability.
         clusters: The clusters of the regions, if already computed: of the views sorted by annotator.
+        voice: What a model that never learned from this task says; heard where ``model`` knows its errors.
     """
     model = model or AnnotatorModel()
     ordered = sorted(views, key=lambda view: view.annotator)
     if clusters is None:
         clusters = cluster_regions([view.regions for view in ordered], min_iou=min_iou)
     regions = [_consensus_region(ordered, cluster, model) for cluster in clusters]
+    if voice is not None and model.voice is not None:
+        regions = _heard(ordered, clusters, model, voice, regions)
+        accepted = [region.probability > min_probability for region in regions]
+    else:
+        accepted = [region.probability > min_probability for region in regions]
+        regions = _state_probabilities(ordered, regions, model, match_iou, min_probability)
     return Consensus(
         tuple(view.annotator for view in ordered),
-        tuple(region for region in regions if region.probability > min_probability),
-        tuple(region for region in regions if region.probability <= min_probability),
+        tuple(region for region, is_accepted in zip(regions, accepted, strict=True) if is_accepted),
+        tuple(region for region, is_accepted in zip(regions, accepted, strict=True) if not is_accepted),
         {
             control: ConsensusChoice(*_best_answer(votes, model.tags.get(control), model.choices.get(control)), votes)
             for control in choice_controls(ordered)
@@ -166,6 +201,7 @@ def consensus(
             for control, answers in amounts_of(ordered)
         },
         {control: merge_texts(texts, model.texts.get(control, {})) for control, texts in texts_of(ordered)},
+        {control: merge_rankings(rankings, model.rankings.get(control)) for control, rankings in rankings_of(ordered)},
     )
 
 
@@ -208,7 +244,16 @@ def provenance_json(agreed: ConsensusRegion) -> dict[str, Any]:
             }
             for source in agreed.sources
         ],
+        **(
+            {}
+            if agreed.voice is None
+            else {"model": {"version": agreed.voice.version, "score": _score(agreed.voice.score)}}
+        ),
     }
+
+
+def _score(score: float | None) -> float | None:
+    return None if score is None else _rounded(score)
 
 
 def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: AnnotatorModel) -> ConsensusRegion:
@@ -236,6 +281,65 @@ def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: A
     )
     missed_by = tuple(annotator for annotator in annotators if annotator not in marked_by)
     return ConsensusRegion(region, probability, label_probability, sources, missed_by)
+
+
+def _state_probabilities(
+    views: Sequence[AnnotatorView],
+    regions: Sequence[ConsensusRegion],
+    model: AnnotatorModel,
+    match_iou: float,
+    min_probability: float,
+) -> list[ConsensusRegion]:
+    """The regions with calibrated probabilities; each stays on its side of the threshold."""
+    annotators = [view.annotator for view in views]
+    marked_by = [{source.annotator for source in agreed.sources} for agreed in regions]
+    marked = np.array([[annotator in markers for annotator in annotators] for markers in marked_by], dtype=bool)
+    if not regions or (exists := model.region_probabilities(annotators, marked)) is None:
+        return list(regions)
+    located = model.region_probabilities(annotators, marked, match_iou)
+    stated = []
+    for agreed, existing, at_place in zip(regions, exists.tolist(), located.tolist(), strict=True):  # type: ignore[union-attr]
+        probability = at_place if box_edges(agreed.region.geometry) else existing
+        limit = max if agreed.probability > min_probability else min
+        probability = limit(probability, min_probability)
+        region = msgspec.structs.replace(agreed.region, score=probability)
+        stated.append(msgspec.structs.replace(agreed, region=region, probability=probability))
+    return stated
+
+
+def _heard(
+    views: Sequence[AnnotatorView],
+    clusters: Sequence[Cluster],
+    model: AnnotatorModel,
+    voice: VoiceRegions,
+    regions: Sequence[ConsensusRegion],
+) -> list[ConsensusRegion]:
+    """The regions as a model's voice changes them, and those of it that no annotator marked."""
+    heard, alone = hear(views, clusters, model, voice)
+    result = []
+    for region, said in zip(regions, heard, strict=True):
+        labels, label_probability = region.region.labels, region.label_probability
+        if said.labels is not None:
+            best, label_probability = min(said.labels.items(), key=lambda item: (-item[1], item[0]))
+            labels = labels if tuple(sorted(labels)) == best else best
+        merged = msgspec.structs.replace(
+            region.region, geometry=said.box or region.region.geometry, labels=labels, score=said.probability
+        )
+        score = None if said.region is None else said.region.score
+        result.append(
+            msgspec.structs.replace(
+                region, region=merged, probability=said.probability, label_probability=label_probability,
+                voice=ModelVote(voice.version, score),
+            )
+        )  # fmt: skip
+    annotators = tuple(view.annotator for view in views)
+    for said in alone:
+        if said.region is not None:
+            own = msgspec.structs.replace(said.region, score=said.probability)
+            label_probability = max((said.labels or {}).values(), default=1.0)
+            vote = ModelVote(voice.version, said.region.score)
+            result.append(ConsensusRegion(own, said.probability, label_probability, (), annotators, vote))
+    return result
 
 
 def _best_answer(votes: Votes, tags: TagModel | None, confusion: ConfusionModel | None) -> tuple[Answer, float]:
@@ -284,6 +388,15 @@ def _majority(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     return max(answers, key=answers.count)
 
 
+def _most_tags(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The tags that most gave, in the order in which they were given; of single tags, the most frequent one."""
+    if not has_several_tags(answers):
+        return _majority(answers)
+    votes = tuple(enumerate(answers))
+    chosen, _ = uniform_tags(votes).best(votes)
+    return tuple(sorted(chosen, key=[tag for answer in (*answers, chosen) for tag in answer].index))
+
+
 def _median(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     return sorted(answers)[(len(answers) - 1) // 2]
 
@@ -295,6 +408,8 @@ def _nearest_text(answers: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 # Result type of a per-region answer -> merge; others take the majority.
 ATTRIBUTE_MERGES: Mapping[str, Callable[[Sequence[tuple[Any, ...]]], tuple[Any, ...]]] = {
+    "choices": _most_tags,
+    "taxonomy": _most_tags,
     "textarea": _nearest_text,
     "rating": _median,
     "number": _median,

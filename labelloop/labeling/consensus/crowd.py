@@ -12,6 +12,14 @@ from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, BoxBiasModel, 
 from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_regions
 from labelloop.labeling.consensus.dawid_skene import POOLING, class_posterior, dawid_skene
 from labelloop.labeling.consensus.detection_model import PRIOR, DetectionModel, ObjectEvidence, fit_detection_model
+from labelloop.labeling.consensus.detection_posterior import (
+    ClusterCounts,
+    DetectionPosterior,
+    fit_detection_posterior,
+)
+from labelloop.labeling.consensus.localisation import Localisation, fit_localisation
+from labelloop.labeling.consensus.model_voice import VoiceModel
+from labelloop.labeling.consensus.rankings import Ranking, Rankings, fit_ranking_accuracy, ranking_similarities
 from labelloop.labeling.consensus.scales import Amounts, ScaleModel, fit_scale_model
 from labelloop.labeling.consensus.tags import Answer, TagModel, Votes, fit_tag_model, has_several_tags
 from labelloop.labeling.consensus.texts import Similarities, Texts, fit_text_accuracy, similarities
@@ -33,6 +41,7 @@ class AnnotatorView(msgspec.Struct, frozen=True, gc=False):
         annotation: The annotation's id, for provenance.
         amounts: Ratings and numbers about the whole task, by control.
         texts: Texts about the whole task, by control; lines are separated by line breaks.
+        rankings: Rankings, by control.
     """
 
     annotator: int
@@ -41,6 +50,7 @@ class AnnotatorView(msgspec.Struct, frozen=True, gc=False):
     annotation: int | None = None
     amounts: Mapping[str, float] = {}
     texts: Mapping[str, str] = {}
+    rankings: Mapping[str, Ranking] = {}
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "looked"}):
@@ -56,6 +66,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "loo
         truth: The annotator whose annotation is the ground truth; None: there is none.
         amounts: The control and the answers of each rating and number about the whole task.
         texts: The control of each text about the whole task, and the similarity of each pair of annotators.
+        rankings: The same for rankings.
     """
 
     annotators: tuple[int, ...]
@@ -65,6 +76,18 @@ class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "loo
     truth: int | None = None
     amounts: tuple[tuple[str, Amounts], ...] = ()
     texts: tuple[tuple[str, Similarities], ...] = ()
+    rankings: tuple[tuple[str, Similarities], ...] = ()
+
+    @property
+    def boxes_by_cluster(self) -> tuple[AnnotatedBoxes, ...]:
+        """The boxes of each cluster, empty for one without; ``boxes`` are in the order of the clusters."""
+        found, next_box = list[AnnotatedBoxes](), 0
+        for _, votes in self.clusters:
+            boxes = self.boxes[next_box] if next_box < len(self.boxes) else ()
+            is_next = bool(boxes) and [who for who, _ in boxes] == [who for who, _ in votes]
+            found.append(boxes if is_next else ())
+            next_box += is_next
+        return tuple(found)
 
     @property
     def rated_annotators(self) -> tuple[int, ...]:
@@ -148,7 +171,11 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
         tags: Rates for each tag, by control whose answers have several tags; such a control is in no other mapping.
         scales: Biases and deviations, by control of ratings or numbers.
         texts: Accuracy of each annotator's texts, by control.
+        rankings: What each annotator's rankings get right, by control.
         box_bias: Bias and variance of boxes.
+        posterior: How sure ``detection`` is.
+        localisation: How far boxes lie from the object's border.
+        voice: Errors of the model that is one more voice of the consensus; None: none is heard.
     """
 
     detection: DetectionModel = PRIOR
@@ -158,6 +185,32 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
     tags: Mapping[str, TagModel] = {}
     scales: Mapping[str, ScaleModel] = {}
     texts: Mapping[str, Mapping[int, float]] = {}
+    rankings: Mapping[str, Mapping[int, float]] = {}
+    posterior: DetectionPosterior = DetectionPosterior()
+    localisation: Localisation = Localisation()
+    voice: VoiceModel | None = None
+
+    def region_probabilities(
+        self, annotators: Sequence[int], marked: NDArray[np.bool_], min_iou: float = 0.0
+    ) -> Floats | None:
+        """Probability of each cluster of an image to be an object that its region overlaps enough, (clusters,).
+
+        It is calibrated (see `DetectionPosterior`); that of `DetectionModel` is not, and decides. None: not fitted.
+
+        Args:
+            annotators: The annotators of the image, (n,).
+            marked: Who marked which cluster, (clusters, n).
+            min_iou: Required IoU of the region with the object; 0: the object only has to exist.
+        """
+        if not self.posterior.draws:
+            return None
+        exists: Floats = self.posterior.real_probabilities(annotators, marked).mean(axis=0)
+        if not min_iou:
+            return exists
+        count = marked.sum(axis=1).astype(np.float64)
+        located = self.localisation.region_rates(count / marked.shape[1], count, min_iou)
+        probabilities: Floats = exists * located
+        return probabilities
 
 
 def collect_evidence(views: Sequence[AnnotatorView], *, min_iou: float = MIN_IOU, truth: int | None = None) -> Evidence:
@@ -177,6 +230,7 @@ def collect_evidence(views: Sequence[AnnotatorView], *, min_iou: float = MIN_IOU
         truth,
         amounts_of(views),
         tuple((control, similarities(texts)) for control, texts in texts_of(views)),
+        tuple((control, ranking_similarities(rankings)) for control, rankings in rankings_of(views)),
     )
 
 
@@ -193,14 +247,20 @@ def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
     boxes: list[AnnotatedBoxes] = []
     amounts: dict[str, list[tuple[Amounts, float | None]]] = {}
     texts: dict[str, list[Similarities]] = {}
+    rankings: dict[str, list[Similarities]] = {}
+    counts, located = _ClusterCounter(), list[tuple[AnnotatedBoxes, int]]()
     for task in tasks:
         boxes += task.boxes
+        located += [(several, len(task.annotators)) for several in task.boxes]
+        counts.add(task)
         for control, values in task.amounts:
             truth = next((value for annotator, value in values if annotator == task.truth), None)
             rated = tuple(pair for pair in values if pair[0] != task.truth)
             amounts.setdefault(control, []).append((rated, truth))
         for control, alike in task.texts:
             texts.setdefault(control, []).append(alike)
+        for control, alike in task.rankings:
+            rankings.setdefault(control, []).append(alike)
         annotators = task.rated_annotators
         if not annotators:
             continue
@@ -213,20 +273,57 @@ def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
         for item in task.answers():
             choices.setdefault(item.control, []).append(item)
     tags = {control: items for control, items in {**labels, **choices}.items() if _are_tags(items)}
+    detection, box_bias = fit_detection_model(objects, images, known_images), fit_box_bias(boxes)
     return AnnotatorModel(
-        fit_detection_model(objects, images, known_images),
+        detection,
         {control: fit_confusion_model(*_votes_and_truths(items)) for control, items in labels.items()
          if control not in tags},
         {control: fit_confusion_model(*_votes_and_truths(items)) for control, items in choices.items()
          if control not in tags},
-        fit_box_bias(boxes),
+        box_bias,
         {control: fit_tag_model(*_votes_and_truths(items)) for control, items in tags.items()},
         {
             control: fit_scale_model([rated for rated, _ in items], [truth for _, truth in items])
             for control, items in amounts.items()
         },
         {control: fit_text_accuracy(items) for control, items in texts.items()},
+        {control: fit_ranking_accuracy(items) for control, items in rankings.items()},
+        fit_detection_posterior(counts.total(), detection),
+        fit_localisation(located, box_bias),
     )  # fmt: skip
+
+
+class _ClusterCounter:
+    """Counts clusters by their markers; see `ClusterCounts`."""
+
+    def __init__(self) -> None:
+        self._images: Counter[int] = Counter()
+        self._known_images: Counter[int] = Counter()
+        self._clusters: Counter[tuple[int, int]] = Counter()
+        self._objects: Counter[tuple[int, int]] = Counter()
+        self._false_regions: Counter[tuple[int, int]] = Counter()
+        self._sizes: dict[int, list[int]] = {}
+
+    def add(self, task: Evidence) -> None:
+        """Count the clusters of a task with at least two annotators, or with a ground truth."""
+        n = len(task.rated_annotators)
+        if n < (2 if task.truth is None else 1):
+            return
+        (self._images if task.truth is None else self._known_images)[n] += 1
+        for item in task.objects():
+            kind = {None: self._clusters, True: self._objects, False: self._false_regions}[item.is_real]
+            kind[n, len(item.votes)] += 1
+        self._sizes.setdefault(n, []).append(len(task.clusters))
+
+    def total(self) -> ClusterCounts:
+        """The counts, with Pearson's estimate of the dispersion of the clusters per image."""
+        groups = [np.array(sizes) for sizes in self._sizes.values()]
+        freedom = sum(len(sizes) - 1 for sizes in groups)
+        squares = sum(float(((sizes - sizes.mean()) ** 2).sum()) / max(float(sizes.mean()), 1e-9) for sizes in groups)
+        return ClusterCounts(
+            self._images, self._clusters, self._known_images, self._objects, self._false_regions,
+            max(1.0, squares / freedom) if freedom else 1.0,
+        )  # fmt: skip
 
 
 def _votes_and_truths(items: Sequence[LabelledItem]) -> tuple[list[Votes], list[Answer | None]]:
@@ -299,6 +396,15 @@ def texts_of(views: Sequence[AnnotatorView]) -> tuple[tuple[str, Texts], ...]:
     controls = sorted({control for view in views for control in view.texts})
     return tuple(
         (control, tuple((view.annotator, view.texts[control]) for view in views if control in view.texts))
+        for control in controls
+    )
+
+
+def rankings_of(views: Sequence[AnnotatorView]) -> tuple[tuple[str, Rankings], ...]:
+    """The rankings: control -> rankings."""
+    controls = sorted({control for view in views for control in view.rankings})
+    return tuple(
+        (control, tuple((view.annotator, view.rankings[control]) for view in views if control in view.rankings))
         for control in controls
     )
 

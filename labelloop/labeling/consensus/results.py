@@ -86,7 +86,12 @@ def attach_results(
 
 
 def _most_similar(agreed: ConsensusRegion, regions: Sequence[Region]) -> Region:
-    """The source region most similar to a consensus region: by kind of shape, then labels, then IoU."""
+    """The source region most similar to a consensus region: by kind of shape, then labels, then IoU.
+
+    That of an object that only a model marked is the model's region.
+    """
+    if not regions:
+        return agreed.region
     labels = sorted(agreed.region.labels)
     kind = type(agreed.region.geometry)
     indices = range(len(regions))

@@ -73,13 +73,18 @@ def merge_texts(texts: Texts, accuracy: Mapping[int, float] = {}) -> TextConsens
     return TextConsensus(chosen, annotator, similarity, texts)
 
 
-def fit_text_accuracy(items: Sequence[Similarities]) -> dict[int, float]:
-    """Accuracy of each annotator, such that the similarity of two is the product of their accuracies."""
+def fit_text_accuracy(items: Sequence[Similarities], *, typical: float = TYPICAL_ACCURACY) -> dict[int, float]:
+    """Accuracy of each annotator, such that the similarity of two is the product of their accuracies.
+
+    Args:
+        items: The similarities of each item.
+        typical: The accuracy to start from.
+    """
     pairs = [pair for item in items for pair in item]
     annotators = sorted({annotator for a, b, _ in pairs for annotator in (a, b)})
-    accuracy = dict.fromkeys(annotators, TYPICAL_ACCURACY)
+    accuracy = dict.fromkeys(annotators, typical)
     for _ in range(_ITERATIONS):
-        mean = sum(accuracy.values()) / len(accuracy) if accuracy else TYPICAL_ACCURACY
+        mean = sum(accuracy.values()) / len(accuracy) if accuracy else typical
         above = dict.fromkeys(annotators, _STRENGTH * mean)
         below = dict.fromkeys(annotators, _STRENGTH)
         for a, b, similarity in pairs:

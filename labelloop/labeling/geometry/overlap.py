@@ -104,6 +104,21 @@ def iou_pairs(
     """
     if not a or not b:
         return collect_pairs([])
+    if len(a) * len(b) > DENSE_PAIRS:
+        return _iou_pairs(a, b, min_iou, upper_triangle)
+    return _few_iou_pairs(tuple(a), tuple(b), min_iou, upper_triangle)
+
+
+# The same two annotators are compared for their agreement, their conflicts and the verdict on each object.
+@lru_cache(maxsize=64)
+def _few_iou_pairs(a: tuple[Geometry, ...], b: tuple[Geometry, ...], min_iou: float, upper_triangle: bool) -> Pairs:
+    pairs = _iou_pairs(a, b, min_iou, upper_triangle)
+    for column in pairs:
+        column.flags.writeable = False  # it is shared
+    return pairs
+
+
+def _iou_pairs(a: Sequence[Geometry], b: Sequence[Geometry], min_iou: float, upper_triangle: bool) -> Pairs:
     bounds, measure = _measure(a, b, min_iou)
     numbers: dict[Geometry, int] = {}
     b_ids = np.array([numbers.setdefault(shape, len(numbers)) for shape in b])
@@ -244,14 +259,22 @@ def match_pairs(pairs: Pairs, shape: tuple[int, ...], *, threshold: float) -> tu
     allowed = pairs.where((pairs.values >= threshold) & (pairs.values > 0))
     if not allowed.rows.size:
         return ()
+    if is_one_to_one(allowed):
+        return tuple(zip(allowed.rows.tolist(), allowed.columns.tolist(), strict=True))
     if shape[0] * shape[1] > DENSE_ASSIGNMENT:
         return _match_sparse(allowed)
     from scipy.optimize import linear_sum_assignment  # SciPy needs 30 MB, and few processes match
 
     scores = allowed.to_matrix(*shape)
-    rows, columns = linear_sum_assignment(scores, maximize=True)
-    is_match = scores[rows, columns] > 0
-    return tuple(zip(rows[is_match].tolist(), columns[is_match].tolist(), strict=True))
+    chosen = linear_sum_assignment(scores, maximize=True)
+    is_match = scores[chosen] > 0
+    return tuple(zip(*(indices[is_match].tolist() for indices in chosen), strict=True))
+
+
+def is_one_to_one(pairs: Pairs) -> bool:
+    """Whether no row and no column is in two pairs, so that a matching has nothing to choose from."""
+    count = len(pairs.rows)
+    return len(set(pairs.rows.tolist())) == count == len(set(pairs.columns.tolist()))
 
 
 def _match_sparse(pairs: Pairs) -> tuple[tuple[int, int], ...]:

@@ -51,6 +51,7 @@ class ModelPrediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     results: tuple[Result, ...] = ()
     model_version: str = ""
     score: float | None = None
+    created_at: str = ""
     malformed: tuple[MalformedItem, ...] = ()
 
 
@@ -170,6 +171,7 @@ def read_prediction_json(source: Mapping[str, Any]) -> ModelPrediction:
         results=_results(source.get("result"), malformed),
         model_version=text_or_empty(source.get("model_version")),
         score=number_or_none(source.get("score")),
+        created_at=text_or_empty(source.get("created_at")),
         malformed=tuple(malformed),
     )
 

@@ -134,19 +134,36 @@ def _changed_results(region: Region, shape: ValueCodec, config: LabelConfig | No
 
 
 def _changed_span(region: Region, interval: Interval, result: Result) -> dict[str, Any]:
-    """One result of a span with the region's labels, answers and, for a recording, ends.
+    """One result of a span with the region's labels and answers and, for a recording, a series or a video, its ends.
 
     The ends of a span of text stay those that its annotator marked: its text and its place in the page go with them.
+    So do those of a series with formatted times.
     """
     value = dict(result.value)
     if result.type in value and result.type not in ANSWERS:
         value[result.type] = list(region.labels)
     elif result.type in ANSWERS and result.from_name in region.attributes:
         value[ANSWERS[result.type]] = _answer(region.attributes[result.from_name], result.type)
-    if "channel" in value and all(isinstance(value.get(end), int | float) for end in ("start", "end")):
-        value |= {"start": interval.start, "end": interval.end}
+    value |= _ends(value, interval)
     score = {} if region.score is None or "score" not in result.raw else {"score": region.score}
     return {**result.raw, **score, "value": value}
+
+
+def _ends(value: dict[str, Any], interval: Interval) -> dict[str, Any]:
+    """The fields of a value with the ends of a span; empty where they stay as they are."""
+    ranges = value.get("ranges")
+    if isinstance(ranges, list) and len(ranges) == 1:  # frames of a video, both included
+        start, end = round(interval.start), round(interval.end) - 1
+        return {"ranges": [{**ranges[0], "start": start, "end": max(start, end)}]}
+    is_measured = all(
+        isinstance(value.get(end), int | float) and not isinstance(value.get(end), bool) for end in ("start", "end")
+    )
+    if not is_measured or not {"channel", "instant"} & value.keys():
+        return {}
+    middle = (interval.start + interval.end) / 2
+    ends = (middle, middle) if value["start"] == value["end"] else (interval.start, interval.end)
+    # an unchanged end stays the integer that it may be
+    return {name: end for name, end in zip(("start", "end"), ends, strict=True) if value[name] != end}
 
 
 def _new_results(region: Region, shape: ValueCodec, config: LabelConfig | None) -> list[dict[str, Any]]:

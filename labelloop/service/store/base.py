@@ -154,6 +154,30 @@ class Store(Protocol):
         """
         ...
 
+    def copy(self, key: str, to: str) -> None:
+        """Copy an object of this store without moving its bytes through this machine; a folder makes a hard link.
+
+        Raises:
+            ObjectNotFound: No object has the key.
+            StoreError: The server refuses, for example for an object over 5 GB.
+        """
+        ...
+
+    def lock(self, key: str, *, wait_s: float) -> AbstractContextManager[Callable[[], bool]]:
+        """Exclude other processes, on all machines, that lock the same name; the lock of a dead process is taken over.
+
+        Args:
+            key: A name, not the key of an object.
+            wait_s: Seconds to wait for others.
+
+        Returns:
+            A context manager. It yields a function that tells whether the lock is still held.
+
+        Raises:
+            StoreError: Others held it all the time.
+        """
+        ...
+
     def delete(self, key: str) -> None:
         """Delete an object; a missing key is not an error."""
         ...

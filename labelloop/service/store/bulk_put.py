@@ -36,7 +36,7 @@ def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str, *, move_
             shutil.copyfile(data, path)
         parts.append(path)
     if parts:
-        _sync_disk(folder)
+        sync_disk(folder)
     return parts
 
 
@@ -72,7 +72,7 @@ def sync_folder(folder: str | Path) -> None:
         return
 
 
-def _sync_disk(folder: str) -> None:
+def sync_disk(folder: str) -> None:
     """Sync the file system of the folder to disk: one call for any number of files."""
     libc: Any = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "syncfs"):  # not Linux

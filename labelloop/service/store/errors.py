@@ -51,3 +51,8 @@ class ObjectChanged(StoreError):
     status = 409
     reason = "was changed since it was read; nothing was written"
     fix = "Read it again and repeat the change."
+
+
+def lock_timeout(url: str, key: str, wait_s: float) -> StoreError:
+    """The error of a writer that waited in vain for a lock."""
+    return StoreError(url, key, f"other writers have held its lock for {wait_s:.0f} s", fix="Try again later.")

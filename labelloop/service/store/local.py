@@ -14,7 +14,7 @@ from pathlib import Path
 from labelloop.service.scratch import LOCK_NAME, disk_usage, is_in_use, is_older, scratch_folder
 from labelloop.service.store.base import Capabilities, Leftovers, ObjectInfo, Progress
 from labelloop.service.store.bulk_put import move_parts, sync_folder, write_parts
-from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError, lock_timeout
 from labelloop.service.store.keys import INTERNAL_PREFIX, validate_key
 from labelloop.service.store.probe import probe
 
@@ -22,6 +22,7 @@ _MAX_BATCH_FILES = 512
 _MAX_BATCH_BYTES = 16 << 20
 _LEFTOVER_AGE_S = 7 * 24 * 3600
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+_LOCK_POLL_S = 0.05
 _SETTING = " (LABELLOOP_STORE_URL by default)"
 _KEY_BELOW_OBJECT = "A key cannot be below another object's key."
 _FIXES = {
@@ -146,6 +147,33 @@ class FolderStore:
         """See `Store.copy_from`. A folder has no server, so nothing is copied."""
         del url, name
         return None
+
+    def copy(self, key: str, to: str) -> None:
+        """See `Store.copy`. A hard link, or a copy where the file system has none."""
+        source, path = self._path(key), self._path(to)
+        part = self._internal_folder("parts") / uuid.uuid4().hex
+        try:
+            with self._translate_errors(key):
+                link_or_copy(source, part)
+                with self._locked(to):
+                    self._publish(part, path, lambda part, path: part.replace(path))
+        finally:
+            part.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, key: str, *, wait_s: float) -> Iterator[Callable[[], bool]]:
+        """See `Store.lock`. A file lock, which ends with its process."""
+        deadline = time.monotonic() + wait_s
+        with (self._internal_folder("locks") / f"name-{_etag_of(key.encode())}").open("ab") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise lock_timeout(self._url, key, wait_s) from None
+                    time.sleep(_LOCK_POLL_S)
+            yield lambda: True
 
     def delete(self, key: str) -> None:
         """See `Store.delete`. Empty folders are removed."""
@@ -283,6 +311,16 @@ class FolderStore:
 
 def _etag_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a new file with the content of another one: a hard link, or a copy where there are none."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS | {errno.EXDEV}:
+            raise
+        shutil.copyfile(source, target)
 
 
 def _write_part(data: bytes | Path, part: Path) -> str:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 from labelloop.service.store.base import Capabilities, Leftovers, ObjectInfo, Progress
-from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound
+from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
 from labelloop.service.store.keys import INTERNAL_PREFIX, validate_key
 from labelloop.service.store.probe import NO_CREATE, probe
 from labelloop.service.store.s3_client import S3Location, s3_client
@@ -178,6 +178,22 @@ class BucketStore:
                 return None
         result = copied["CopyObjectResult"]
         return ObjectInfo(to, size, result["LastModified"].timestamp(), str(result["ETag"]))
+
+    def copy(self, key: str, to: str) -> None:
+        """See `Store.copy`. CopyObject, up to 5 GB."""
+        with translate_errors(self._url, key):
+            answer = self._client().copy_object(
+                **self._object_args(to), CopySource=self._object_args(key), MetadataDirective="COPY"
+            )
+        if not answer.get("CopyObjectResult", {}).get("ETag"):
+            raise StoreError(self._url, to, "the server did not copy an object")
+
+    @contextmanager
+    def lock(self, key: str, *, wait_s: float) -> Iterator[Callable[[], bool]]:
+        """See `Store.lock`. A lease: see `s3_lease`."""
+        lease = self.lease(key)
+        with lease.acquire(wait_s):
+            yield lease.is_held
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""

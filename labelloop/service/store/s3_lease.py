@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
-from labelloop.service.store.errors import ObjectExists, ObjectNotFound, StoreError
+from labelloop.service.store.errors import ObjectExists, ObjectNotFound, StoreError, lock_timeout
 from labelloop.service.store.keys import INTERNAL_PREFIX
 from labelloop.service.store.s3_client import S3Location
 from labelloop.service.store.s3_errors import translate_errors
@@ -45,18 +45,16 @@ class ObjectLease:
         self._observed_owner, self._last_heartbeat, self._last_change = b"", b"", 0.0
 
     @contextmanager
-    def acquire(self) -> Iterator[None]:
-        """Hold the lock; wait up to `WAIT_S` seconds for it.
+    def acquire(self, wait_s: float = WAIT_S) -> Iterator[None]:
+        """Hold the lock; wait up to `wait_s` seconds for it.
 
         Raises:
             StoreError: Other writers held it all the time.
         """
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + wait_s
         while not self.try_acquire():
             if time.monotonic() > deadline:
-                raise StoreError(
-                    self._url, self._key, f"other writers have held its lock for {WAIT_S:.0f} s", fix="Try again later."
-                )
+                raise lock_timeout(self._url, self._key, wait_s)
             time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - jitter, not security
         stopped = Event()
         Thread(target=self._heartbeat, args=(stopped,), name="lock", daemon=True).start()

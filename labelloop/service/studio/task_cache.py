@@ -299,8 +299,8 @@ class IncrementalSync(Generic[Item]):
 
     def counts_match(self) -> bool:
         """Whether the copy has as many tasks and annotations as Label Studio reports."""
-        fields = self._studio.project(self._project)
         numbers = ("task_number", "total_annotations_number", "skipped_annotations_number")
+        fields = self._studio.project(self._project, only=numbers)
         return self._copy.counts() == tuple(fields.get(name) for name in numbers)
 
     def sync_by_stamps(self) -> int:

@@ -34,13 +34,17 @@ class Admission:
     thresholds: Mapping[str, float]
 
 
-def admit(context: LearningContext, project: int, version: str) -> Admission:
+def admit(
+    context: LearningContext, project: int, version: str, *, source: str = "models add", seconds: float = 0.0
+) -> Admission:
     """Compare an external version with the served one, on held-out images or else on all labelled ones.
 
     Args:
         context: Dependencies of learning.
         project: The project; it need not be connected.
         version: A version on the store.
+        source: What asked for the evaluation, for the run.
+        seconds: Duration of the training, where it was trained here.
 
     Returns:
         The evaluation. With too few labelled images it passes unevaluated and says so. A run is recorded.
@@ -69,10 +73,11 @@ def admit(context: LearningContext, project: int, version: str) -> Admission:
         boxes=verdict.boxes,
     )  # fmt: skip
     run = TrainingRun(
-        project=project, asked_at=started, started_at=started, finished_at=time.time(), source="models add", tasks=0,
+        project=project, asked_at=started, started_at=started, finished_at=time.time(), source=source, tasks=0,
         held_out=len(held_out), boxes=0, parent=served.version, version=version,
         verdict="admitted" if verdict.passed else "refused", judged_by=verdict.judged_by, reason=verdict.reason,
         ap50=verdict.ap50, parent_ap50=verdict.parent_ap50, tolerance=policy.tolerance, metrics=metrics,
+        seconds={"train": seconds} if seconds else {},
     )  # fmt: skip
     context.runs.add(run)
     return Admission(verdict, _thresholds(result, policy, context.settings.score_threshold) if result.enough else {})

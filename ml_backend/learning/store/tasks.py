@@ -220,13 +220,26 @@ class TaskVectorStore:
             connection.execute(sa.update(TASK_VECTORS).where(others).values(**_NO_FEATURES))
 
     def save_uncertainties(
-        self, project: int, version: str, uncertainties: Mapping[int, tuple[float | None, float]]
+        self,
+        project: int,
+        version: str,
+        uncertainties: Mapping[int, float | None],
+        scores: Mapping[int, float] | None = None,
     ) -> None:
-        """Record predictions of a learned version: (uncertainty, score) by task."""
-        self._update(
-            project, [{"version": version, "doubt": uncertainty, "prelabel": version, "score": score, "one": task}
-                      for task, (uncertainty, score) in uncertainties.items()]
-        )  # fmt: skip
+        """Record predictions of a learned version.
+
+        Args:
+            project: The project id.
+            version: The version.
+            uncertainties: By task; None without detections.
+            scores: Scores of the pre-labels by task; None: Label Studio has no pre-labels of them.
+        """
+        rows: list[dict[str, Any]] = [
+            {"version": version, "doubt": uncertainty, "one": task} for task, uncertainty in uncertainties.items()
+        ]
+        if scores is not None:
+            rows = [row | {"prelabel": version, "score": scores[row["one"]]} for row in rows]
+        self._update(project, rows)
 
     def mark_prelabelled(self, project: int, version: str, scores: Mapping[int, float | None]) -> None:
         """Record existing predictions of a version: score by task."""

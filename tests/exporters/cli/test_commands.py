@@ -126,7 +126,7 @@ def test_failures_are_named_with_what_to_do_about_them(app, build, tmp_path, cap
     ]
     assert "task 8" not in output  # it is out by the rules
     assert "NOT published: 50.0% failed, over --max-errors 0.01." in output
-    assert "--version v000001" in output
+    assert "/versions/v000001/dropped.jsonl" in output
 
 
 def test_first_version_without_images_is_not_made(app, build, tmp_path, capsys):

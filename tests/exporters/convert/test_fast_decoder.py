@@ -100,7 +100,7 @@ def general_converter(rules, classes, *, registry, sizes, copier=None):
 @pytest.mark.parametrize("config", [CONFIG.format(more=""), None], ids=["config", "no config"])
 def test_both_ways_give_the_same_bytes(run, build, monkeypatch, seed, config):
     tasks = mixture(build, seed)
-    formats = tuple(name for name in FORMATS if "pose" not in name and not FORMATS[name].publish_plain)
+    formats = tuple(name for name in FORMATS if "pose" not in name and not name.startswith("ndjson"))
     options = {"label_config": config, "formats": formats, "split": "train=.5,val=.3,test=.2"}
     drafts = []
     read = FastTaskDecoder.decode

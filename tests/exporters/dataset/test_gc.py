@@ -38,7 +38,7 @@ def task(build, number, x=10, **fields):
 
 
 def keys(store):
-    return {entry.key for folder in ("objects/", "files/") for entry in store.entries(folder)}
+    return {entry.key for folder in ("objects/", "versions/") for entry in store.entries(folder)}
 
 
 def whole(store):
@@ -109,17 +109,17 @@ def test_copies_of_photos_stay_as_long_as_their_version_does(run, build, store, 
 def test_export_is_retried_when_gc_removed_its_objects(run, build, store, monkeypatch, age):
     run([task(build, 1)])
     commit_version, times = running.commit_version, []
-    publish_plain_files = running.publish_plain_files
+    publish_plain_version = running.publish_plain_version
 
-    def removing(where, manifest, scratch):
+    def removing(where, *arguments, **options):
         times.append(1)
-        manifest_with_files = publish_plain_files(where, manifest, scratch)
+        manifest_with_files = publish_plain_version(where, *arguments, **options)
         if len(times) == 1:
             age()  # as if the export took three days
             assert len(collect_garbage(where).objects) > 0
         return manifest_with_files
 
-    monkeypatch.setattr(running, "publish_plain_files", removing)
+    monkeypatch.setattr(running, "publish_plain_version", removing)
     monkeypatch.setattr(running, "commit_version", commit_version)
     out = run([task(build, 1), task(build, 2)])
     assert len(times) == 2

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from exporters.dataset.gc import collect_garbage
+from exporters.dataset.latest import read_latest
 from exporters.dataset.versions import (
     VersionClaim,
     manifest_key,
@@ -19,6 +20,8 @@ from exporters.dataset.versions import (
 )
 from exporters.model.class_map import load_classes
 from exporters.pipeline.export import export
+from exporters.validate.issues import IssueReport
+from exporters.validate.latest import check_latest
 from exporters.validate.version import verify
 from labelloop.service.store import open_store
 from tests.bare_s3 import BareS3
@@ -48,12 +51,18 @@ def whole(store):
     return [manifest.version for manifest in versions(store)]
 
 
+def check(store):
+    report = IssueReport()
+    check_latest(store, report)
+    return report.issues
+
+
 def classes_of(classes):
     return {name: number for number, name in enumerate(classes.names, start=1)}
 
 
 def claims(store):
-    return [key for key in store.list("versions/") if not key.endswith("manifest.json")]
+    return list(store.list("claims/"))
 
 
 @pytest.mark.parametrize("conditions", ["ignore", "refuse", "begin"])
@@ -61,13 +70,15 @@ def test_concurrent_exporters_share_one_class_map(conditions, file, tmp_path):
     with BareS3(conditions, slow_s=0.03) as bare_s3, ThreadPoolExecutor(3) as threads:
         settings = bare_s3.settings(tmp_path / "home")
         files = [file(number, f"label{number}") for number in (2, 3, 4)]
-        run = [
-            threads.submit(export, file, settings=settings, to=SET, fetch=False, formats=("coco",)) for file in files
-        ]
+        options = {"settings": settings, "to": SET, "fetch": False, "formats": ("coco",), "allow_shrink": True}
+        run = [threads.submit(export, file, **options) for file in files]
         reports = [future.result() for future in run]
         store = open_store(SET, settings)
-        assert whole(store) == sorted(report.version for report in reports) == ["v000001", "v000002", "v000003"]
-        assert read_head(store)[0].version == "v000003"
+        names = whole(store)
+        assert names == sorted({report.version for report in reports})
+        assert len(names) == 3
+        assert read_head(store)[0].version == names[-1] == read_latest(store).version
+        assert check(store) == []
         for report in reports:
             assert read_version(store, report.version).accounts.tasks.input == report.accounts.tasks.input
         assert claims(store) == []
@@ -80,13 +91,13 @@ def test_exporters_at_once_do_not_mind_clocks_that_are_set(file, tmp_path, monke
         settings = bare_s3.settings(tmp_path / "home")
         files = [file(number, f"label{number}") for number in (2, 3, 4)]
         began = time.monotonic()
-        run = [
-            threads.submit(export, file, settings=settings, to=SET, fetch=False, formats=("coco",)) for file in files
-        ]
-        assert sorted(future.result().version for future in run) == ["v000001", "v000002", "v000003"]
+        options = {"settings": settings, "to": SET, "fetch": False, "formats": ("coco",), "allow_shrink": True}
+        run = [threads.submit(export, file, **options) for file in files]
+        names = sorted({future.result().version for future in run})
         store = open_store(SET, settings)
-        assert whole(store) == ["v000001", "v000002", "v000003"]
-        assert read_head(store)[0].version == "v000003"
+        assert whole(store) == names
+        assert len(names) == 3
+        assert read_head(store)[0].version == names[-1]
         assert time.monotonic() - began < 60  # no lock was taken for held because of its date
 
 
@@ -96,11 +107,10 @@ def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(bare_s3
     )  # on a busy machine a second may pass between look and head
     settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
+    options = {"settings": settings, "to": SET, "fetch": False, "formats": ("coco",), "afresh": True, "latest": False}
     for version in ("v000001", "v000002"):
         bare_s3.asked.clear()
-        assert (
-            export(file(3), settings=settings, to=SET, fetch=False, formats=("coco",), afresh=True).version == version
-        )
+        assert export(file(3), **options).version == version
         requests = [(method, key.removeprefix("set/")) for method, key, _ in bare_s3.asked]
         manifest, head = (requests.index(("PUT", key)) for key in (manifest_key(version), "HEAD.json"))
         assert manifest < head
@@ -111,31 +121,43 @@ def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(bare_s3
     assert whole(store) == ["v000001", "v000002"]
 
 
-def test_claim_of_a_killed_exporter_is_contested_and_removed(bare_s3, file, tmp_path):
+def test_number_of_a_killed_exporter_is_never_used(bare_s3, file, tmp_path):
     settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
-    store.put("versions/v000001/claim.json", b"{}")
-    for version in ("v000001", "v000002"):
-        assert (
-            export(file(3), settings=settings, to=SET, fetch=False, formats=("coco",), afresh=True).version == version
-        )
-        assert read_head(store)[0].version == version
-        assert claims(store) == []
-    assert whole(store) == ["v000001", "v000002"]
+    store.put("claims/v000001.json", b"{}")
+    store.put("versions/v000001/voc.zip", b"half of it")
+    for version in ("v000002", "v000003"):
+        report = export(file(3), settings=settings, to=SET, fetch=False, formats=("coco",), afresh=True)
+        assert report.version == read_head(store)[0].version == version
+        assert claims(store) == ["claims/v000001.json"]
+    assert whole(store) == ["v000002", "v000003"]
 
 
-def test_one_exporter_holds_the_claim_until_it_is_contested(bare_s3, tmp_path):
+def test_claims_at_once_are_different_numbers_and_none_is_exclusive(bare_s3, tmp_path):
     settings = bare_s3.settings(tmp_path / "home")
     stores = [open_store(SET, settings) for _ in range(3)]
     turns = [VersionClaim(store, 4) for store in stores]
-    assert [turn.first() for turn in turns] == [5, 5, 5]
-    # the others have written their mark by now
-    assert [turn.exclusive_until(5) for turn in turns] == [0.0, 0.0, 0.0]
+    assert sorted(turn.version for turn in turns) == ["v000005", "v000006", "v000007"]
+    assert [turn.exclusive_until() for turn in turns] == [0.0, 0.0, 0.0]
     for turn in turns:
         turn.__exit__()
+    assert claims(stores[0]) == []
     with VersionClaim(stores[0], 5) as alone:
-        assert alone.exclusive_until(6) > 0.0
-        assert alone.exclusive_until(7) == 0.0  # not the one that it has claimed
+        assert alone.version == "v000006"
+        assert alone.exclusive_until() > 0.0
+
+
+def test_failed_exporter_removes_its_files_and_its_claim(bare_s3, tmp_path):
+    store = open_store(SET, bare_s3.settings(tmp_path / "home"))
+
+    def fail():
+        with VersionClaim(store, 0) as claim:
+            store.put(f"versions/{claim.version}/voc.zip", b"half of it")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk"):
+        fail()
+    assert list(store.list()) == []
 
 
 def test_version_that_was_not_published_is_no_turn(bare_s3, file, tmp_path):
@@ -173,8 +195,13 @@ def test_gc_removes_claims_of_killed_exporters_only(bare_s3, file, tmp_path):
     settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
     export(file(2), settings=settings, to=SET, fetch=False, formats=("coco",))
-    store.put("versions/v000001/contested.json", b"{}")
-    store.put("versions/v000002/claim.json", b"{}")
+    left = ["claims/v000001.json", "versions/v000001/contested.json", "versions/v000001/voc.zip"]
+    at_work = ["claims/v000002.json", "versions/v000002/voc.zip"]
+    for key in left + at_work:
+        store.put(key, b"{}")
     time.sleep(1.1)  # listings tell whole seconds
     collect_garbage(store, grace_h=0)
-    assert claims(store) == ["versions/v000002/claim.json"]
+    keys = set(store.list())
+    assert not keys & set(left)
+    assert keys >= set(at_work)
+    assert whole(store) == ["v000001"]

@@ -10,12 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from exporters.dataset.latest import read_latest
 from exporters.dataset.versions import publish_version, read_head, read_version, version_name, version_number, versions
 from exporters.errors import DatasetDamaged, StoreBusy, VersionNotFound
 from exporters.model.manifest import object_key
 from exporters.pipeline import export as module
 from exporters.validate import verify
+from exporters.validate.issues import IssueReport
+from exporters.validate.latest import check_latest
 from labelloop.service.store import StoreError, open_store
+
+
+def issues_of_latest(store):
+    report = IssueReport()
+    check_latest(store, report)
+    return report.issues
 
 
 @pytest.fixture
@@ -30,7 +39,7 @@ class Killed(BaseException):
 class FailingStore:
     """A store that stops at its nth write, as a killed process does, or as a server that answers 500."""
 
-    WRITES = ("put", "create", "swap")
+    WRITES = ("put", "create", "swap", "copy")
 
     def __init__(self, store, fail_at, error):
         self._store, self._left, self._error = store, fail_at, error
@@ -61,27 +70,31 @@ class FailingStore:
 def test_interruption_at_any_write_leaves_the_last_version(run, tasks, monkeypatch, error, tmp_path, settings):
     real = module.open_store
     outcomes = []
-    for write in range(20):
+    for write in range(40):
         prefix = f"set{write}"
         first = run(tasks[:3], to=prefix, formats=("coco", "yolo-detect"))
         store = real(f"file://{tmp_path / prefix}", settings)
         with monkeypatch.context() as patch:
             patch.setattr(module, "open_store", lambda url, s, n=write: FailingStore(real(url, s), n, error))
             try:
-                run(tasks, to=prefix, formats=("coco", "yolo-detect"))
-                outcomes.append("published")
+                report = run(tasks, to=prefix, formats=("coco", "yolo-detect")).report
+                outcomes.append("done" if report.latest else "published")
             except (Killed, StoreError):
-                outcomes.append("died")
+                outcomes.append("published" if read_head(store)[0].version != first.report.version else "died")
         whole = {manifest.version: manifest for manifest in versions(store)}
         assert read_head(store)[0].version == (first.report.version if outcomes[-1] == "died" else "v000002")
         for manifest in whole.values():
             assert verify(store, manifest.version)[1].issues == []
+        # the folder is of the version that it names, or says that it is being updated
+        assert {issue.flaw for issue in issues_of_latest(store)} <= {"latest-state", "latest-old"}
         after = run(tasks, to=prefix, formats=("coco", "yolo-detect"))
-        assert read_version(store).version == after.report.version
-        if outcomes[-1] == "published":
+        assert read_version(store).version == after.report.version == read_latest(store).version
+        assert issues_of_latest(store) == []
+        if outcomes[-1] == "done":
             break
     assert outcomes.count("died") >= 6
-    assert outcomes[-1] == "published"
+    assert outcomes.count("published") >= 2
+    assert outcomes[-1] == "done"
 
 
 def test_failed_export_leaves_no_version(run, tasks, monkeypatch, tmp_path, settings):
@@ -126,7 +139,7 @@ def test_process_killed_by_the_system_leaves_no_version(run, tasks, tmp_path):
         "from pathlib import Path\n"
         "from exporters.pipeline import export as module, export_run\n"
         "from labelloop.service.settings import Settings\n"
-        "def killed(store, manifest, claim):\n"
+        "def killed(store, manifest):\n"
         "    os.kill(os.getpid(), 9)\n"
         "export_run.commit_version = killed\n"
         f"module.export({str(tmp_path / 'export.json')!r}, settings=Settings(home={str(tmp_path / 'home')!r}),"
@@ -137,7 +150,7 @@ def test_process_killed_by_the_system_leaves_no_version(run, tasks, tmp_path):
     assert json.loads((first.root / "HEAD.json").read_bytes())["version"] == first.report.version
     assert not (first.root / "versions/v000002/manifest.json").exists()
     assert len(list(first.root.glob("objects/*/*"))) > len(first.objects())
-    assert run([*tasks, tasks[0] | {"id": 99}]).report.version == "v000002"
+    assert run([*tasks, tasks[0] | {"id": 99}]).report.version == "v000003"  # the number of the killed one is lost
 
 
 def test_same_input_gives_the_same_bytes(run, tasks):
@@ -172,7 +185,9 @@ def test_manifest_lists_every_object_with_its_size_and_checksum(run, tasks):
         for shard in [generation["index"], *(item for table in generation["tables"].values() for item in table)]
     ]
     listed = {object_key(shard["sha256"]): (shard["size"], shard["sha256"]) for shard in shards}
-    stored = {str(path.relative_to(out.root)): path.read_bytes() for path in out.root.glob("objects/*/*")}
+    listed |= {file["key"]: (file["size"], file["sha256"]) for file in out.manifest["files"]}
+    found = [*out.root.glob("objects/*/*"), *(path for path in out.root.glob("versions/**/*") if path.is_file())]
+    stored = {str(path.relative_to(out.root)): path.read_bytes() for path in found if path.name != "manifest.json"}
     assert listed == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in stored.items()}
     head = json.loads((out.root / "HEAD.json").read_bytes())
     assert head["sha256"] == hashlib.sha256(out.manifest_path.read_bytes()).hexdigest()

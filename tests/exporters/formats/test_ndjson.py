@@ -152,8 +152,8 @@ def numbers(text: str) -> list[list[float]]:
 
 def test_the_file_is_published_in_the_store(run, build):
     out = run(tasks(build, lambda n: f"https://host/{n}.jpg?X-Amz-Signature=x"), formats=("ndjson-detect",))
-    (file,) = out.manifest["files"]
-    assert file["path"] == "ndjson-detect/dataset.ndjson"
+    (file,) = [file for file in out.manifest["files"] if file["path"] == "ndjson-detect/dataset.ndjson"]
+    assert file["key"] == "versions/v000001/ndjson-detect/dataset.ndjson"
     lines = [json.loads(line) for line in (out.root / file["key"]).read_text().splitlines()]
     assert lines[0]["task"] == "detect"
     assert "path" not in lines[0]

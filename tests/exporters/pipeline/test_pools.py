@@ -60,10 +60,14 @@ def short_segments(monkeypatch):
     monkeypatch.setattr(conversion, "SEGMENT_BYTES", 20_000)
 
 
+# Files with a date or the address of the data set.
+DATED = {"manifest.json", "HEAD.json", "VERSION.json", "README.md", "report.html"}
+
+
 def everything(folder: Path) -> dict[str, bytes]:
     files = {}
     for path in folder.rglob("*"):
-        if path.is_file() and ".labelloop" not in path.parts and path.name not in {"manifest.json", "HEAD.json"}:
+        if path.is_file() and ".labelloop" not in path.parts and path.name not in DATED:
             files[str(path.relative_to(folder))] = path.read_bytes()
     return files
 

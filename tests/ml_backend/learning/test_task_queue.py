@@ -103,6 +103,28 @@ def test_pool_beyond_its_time_follows_and_no_image_is_tried_twice(context, learn
     assert sorted(studio.queue(run.version)) == waiting
 
 
+def test_large_project_names_the_version_before_a_bulk_import(context, learn, studio, policy, monkeypatch):
+    policy("debounce_s = 0\nheld_out = 0\n")
+    monkeypatch.setattr("ml_backend.learning.task_queue.LARGE", 10)
+    monkeypatch.setattr("ml_backend.learning.task_queue.POOL_S", 600.0)  # the whole pool, however busy the machine is
+    named_after: list[int] = []
+    monkeypatch.setattr(
+        "ml_backend.learning.task_queue.announce_version",
+        lambda _context, _project, version: named_after.append(len(studio.queue(version))),
+    )
+    waiting = [studio.add_image(seed) for seed in range(20, 32)]
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    done = rank_open_tasks(context, PROJECT, stop=lambda: len(studio.queue(run.version)) == HEAD)
+    assert (done.prelabelled, done.stopped, named_after) == (HEAD, True, [HEAD])
+    assert len(studio.calls_of("add_prediction")) == HEAD
+    assert not studio.calls_of("import_predictions")
+    backbone = context.base_models.backbone(context.base_models.served(PROJECT)).version
+    features = context.image_vectors.features(PROJECT, backbone, waiting)
+    assert {entry.version for entry in features.values()} == {run.version}, "an interrupted ranking keeps uncertainties"
+    rank_open_tasks(context, PROJECT, stop=never)
+    assert sorted(studio.queue(run.version)) == waiting
+
+
 def test_no_pre_labels_where_the_policy_wants_none(context, studio, policy):
     studio.add_image(3)
     policy("prelabels = 0\n")

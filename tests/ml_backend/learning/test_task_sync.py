@@ -118,9 +118,9 @@ def vectors(store):
     store.mirror(PROJECT).put([TaskStamp(number, "2026-01-01") for number in range(1, 1001)])
     created = {number: chance.normal(size=8).astype(np.float32) for number in range(1, 1001)}
     store.save_vectors(PROJECT, BACKBONE, {number: ("photo", vector) for number, vector in created.items()})
-    doubts = {number: (None if number % 10 == 0 else float(chance.random()), 0.5) for number in range(2, 1001, 2)}
-    store.save_uncertainties(PROJECT, "learned-0", doubts)
-    return created, {number: doubt for number, (doubt, _) in doubts.items()}
+    doubts = {number: None if number % 10 == 0 else float(chance.random()) for number in range(2, 1001, 2)}
+    store.save_uncertainties(PROJECT, "learned-0", doubts, dict.fromkeys(doubts, 0.5))
+    return created, doubts
 
 
 def test_fair_sample_of_a_few_is_that_of_all(store, vectors):

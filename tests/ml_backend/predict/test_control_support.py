@@ -160,3 +160,17 @@ def test_connect_promises_learning_only_where_it_comes(xml, message, learns, tmp
     assert bool(notes) == (not learns)
     assert TrainingDataStore(engine).project(7) is not None
     assert isinstance(first, ConnectionChange)
+
+
+REFUSED = "controls in the extra params names 'd'"
+
+
+@pytest.mark.parametrize(
+    ("controls", "note"), [({"c": False}, "it is switched off in the extra params"), ({"d": False}, REFUSED)]
+)
+def test_connect_reads_the_extra_params_as_setup_does(controls, note, tmp_path):
+    settings = Settings(home=tmp_path)
+    studio = studio_with(f"<View>{PROMISES['boxes'][0]}</View>")
+    studio.put_backend(7, settings.ml_url, "", extra_params={"controls": controls})
+    _, *notes = connect_to_learning(studio, 7, settings, open_database(settings))
+    assert [note in change.what for change in notes] == [True]

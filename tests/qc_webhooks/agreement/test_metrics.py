@@ -24,7 +24,7 @@ CONFIG = LabelConfig.parse(
     '<Choice value="plant"/></Taxonomy>'
     '<Rating name="stars" toName="image" maxRating="5"/><Number name="count" toName="image" min="0" max="10"/>'
     '<Number name="weight" toName="image"/><TextArea name="said" toName="image"/>'
-    '<DateTime name="day" toName="image"/>'
+    '<DateTime name="day" toName="image"/><List name="list" value="$items"/><Ranker name="rank" toName="list"/>'
     '<Choices name="colour" toName="image" perRegion="true"><Choice value="red"/><Choice value="blue"/></Choices>'
     '<TextArea name="about" toName="sound" perRegion="true"/>'
     "</View>"
@@ -74,6 +74,8 @@ KINDS = {
     "rating": lone(st.integers(1, 5).map(lambda stars: made("stars", "rating", {"rating": stars}))),
     "number": lone(st.tuples(st.sampled_from(["count", "weight"]), st.floats(0, 10)).map(
         lambda message: made(message[0], "number", {"number": message[1]}))),
+    "ranking": lone(st.permutations("abcd").map(
+        lambda items: made("rank", "ranker", {"ranker": {"best": items[:2], "rest": items[2:]}}))),
     "text": lone(st.text("abc d", max_size=12).map(lambda text: made("said", "textarea", {"text": [text]}))),
 }  # fmt: skip
 

@@ -123,10 +123,10 @@ def test_recall_and_precision_by_ground_truths():
 
 def test_recall_precision_and_strictness_are_found():
     result = rated(detections({1: 0.95, 2: 0.9, 3: 0.7}, {1: 0.05, 2: 0.5, 3: 0.05}))
-    recall = {who: item.regions.recall for who, item in result.items()}
+    recall = {who: item.regions.recall_of_found for who, item in result.items()}
     assert recall[3].high < recall[1].low, "lower recall"
     assert recall[3].low <= 0.7 <= recall[3].high
-    precision = {who: item.regions.precision.value for who, item in result.items()}
+    precision = {who: item.regions.precision_by_others.value for who, item in result.items()}
     assert precision[2] < precision[1], "lower precision"
     assert result[3].regions.strictness > 1.15 > result[2].regions.strictness
 

@@ -19,6 +19,8 @@ from qc_webhooks.dashboard.auth import MAX_FREE_GUESSES, password_hash, safe_nex
 from qc_webhooks.dashboard.dispute_queue import PAGE_SIZE
 from qc_webhooks.dashboard.downloads import DOWNLOADS
 from qc_webhooks.pipeline.checker import Checker
+from qc_webhooks.report.tuning import Tuning, TuningPoint
+from qc_webhooks.report.tuning_store import save_tuning
 from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.decisions import DecisionStore
@@ -475,3 +477,16 @@ def test_what_if_compares_with_the_policy_in_force(inside, filled):
     assert re.findall(row, text) == [("Agreed", "20", "40"), ("Disputes", "20", "0")]
     text = inside.get(f"{BASE}/what-if?agreement=nan&annotators=1e9&max_annotators=x").text
     assert 'value="0.7"' in text
+
+
+def test_last_tuning_is_drawn_with_its_policy(inside, filled, closed):
+    empty = inside.get(f"{BASE}/what-if").text
+    assert f"labelloop qc tune --from {PROJECT}" in empty
+    points = [TuningPoint(2, 3, gain, False, 0.0, labels, 0.0, error, error - 0.02, error + 0.02, 0.0, 0.1)
+              for gain, labels, error in ((0.1, 2.1, 0.09), (0.01, 2.5, 0.04))]  # fmt: skip
+    tuning = Tuning(0.05, points[1], None, points[1], tuple(points), (), 3.0, 40, 0, 5.0, 0.02)
+    save_tuning(closed.home, PROJECT, tuning)
+    text = inside.get(f"{BASE}/what-if").text
+    assert "2.50 labels per task" in text
+    assert "least_gain = 0.01" in text
+    assert text.count('class="spot line-1"') >= 2

@@ -60,7 +60,7 @@ def test_a_third_annotator_who_agrees_with_one_settles_it(studio, box, check):
     checked = check(task)
     assert checked.verdict.outcome == "agreed"
     assert keys(studio, task)["qc_status"] == "agreed"
-    assert keys(studio, task)["qc_note"] == "2 of 3 annotators agree."
+    assert keys(studio, task)["qc_note"] == "2 of 3 annotators agree. The majority settles 2 differences."
     assert studio.tasks_by_id[task]["overlap"] == 3
     assert not studio.serves(task, DAN)
 

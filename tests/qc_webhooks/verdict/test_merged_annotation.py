@@ -295,7 +295,7 @@ def test_ends_of_a_sound_are_medians_and_its_text_the_nearest(offline):
 
 
 def test_the_latest_answer_is_carried_where_nothing_can_be_compared(offline):
-    config, results = CONTROLS["ranker"]
+    config, results = CONTROLS["chat"]
     people = [renamed(results, who) for who in (1, 2, 3)]
     ((task,), _) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])
     assert task["annotations"][0]["result"] == people[2]

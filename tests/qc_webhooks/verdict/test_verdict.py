@@ -7,7 +7,7 @@ import pytest
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
 from qc_webhooks.agreement import read_answers
-from qc_webhooks.policy import ControlPolicy, Policy
+from qc_webhooks.policy import ConflictPolicy, ControlPolicy, Policy
 from qc_webhooks.verdict.note import MOST_CONFLICTS, write_note
 from qc_webhooks.verdict.verdict import judge
 from tests.qc_webhooks.conftest import CONFIG
@@ -30,7 +30,8 @@ def verdict_of(task, policy=POLICY):
         ([0, 30, 60], "disputed", set()),
         ([0, 0, 60, 60], "disputed", set()),  # a draw is no majority
         ([0, 0, 0, 60], "agreed", {1, 2, 3}),
-        ([0, 0, 0, 60, 60], "agreed", {1, 2, 3}),
+        ([0, 0, 0, 60, 60], "disputed", set()),  # three against two leaves the objects in doubt
+        ([0, 0, 0, 0, 60], "agreed", {1, 2, 3, 4}),
         ([0, 0, 30, 30, 60], "disputed", set()),
     ],
 )
@@ -188,18 +189,18 @@ def test_answers_to_a_renamed_control_are_not_taken_for_none(task, box):
 
 
 def test_what_no_metric_compares_is_not_judged(task, box):
-    def ranker(first):
-        return {"from_name": "best", "to_name": "image", "type": "ranker", "value": {"ranker": [first]}}
+    def custom(first):
+        return {"from_name": "best", "to_name": "image", "type": "custom", "value": {"custom": [first]}}
 
-    alone = verdict_of(task([ranker(1)], [ranker(5)]))
+    alone = verdict_of(task([custom(1)], [custom(5)]))
     assert (alone.outcome, alone.agreement) == ("not_judged", None)
     assert write_note(alone, POLICY) == "Not judged: Answers to best cannot be compared."
-    extra = task([box(), ranker(1)], [box(), ranker(5)])
+    extra = task([box(), custom(1)], [box(), custom(5)])
     assert verdict_of(extra).outcome == "not_judged"
     unweighed = verdict_of(extra, Policy(controls={"best": ControlPolicy(weight=0)}))
     assert write_note(unweighed, POLICY) == "2 of 2 annotators agree. Not compared: best."
     # What differs in what can be compared is a dispute, whatever cannot.
-    assert verdict_of(task([box(), ranker(1)], [box(60), ranker(5)])).outcome == "disputed"
+    assert verdict_of(task([box(), custom(1)], [box(60), custom(5)])).outcome == "disputed"
 
 
 def test_another_answer_about_the_same_region_is_a_dispute(task, box):
@@ -215,7 +216,10 @@ def test_another_answer_about_the_same_region_is_a_dispute(task, box):
 
 def test_controls_have_their_own_threshold_and_weight(task, box, choice):
     answers = task([box(10), choice("good")], [box(13), choice("bad")])  # the boxes agree by .74
-    strict = Policy(controls={"quality": ControlPolicy(weight=0), "label": ControlPolicy(agreement=0.8)})
+    strict = Policy(
+        controls={"quality": ControlPolicy(weight=0), "label": ControlPolicy(agreement=0.8)},
+        conflicts=ConflictPolicy(pixels=0),
+    )
     assert verdict_of(answers).outcome == "disputed"
     assert verdict_of(answers, Policy(controls={"quality": ControlPolicy(weight=0)})).outcome == "agreed"
     assert (

@@ -24,7 +24,7 @@ from labelloop.labeling.consensus.consensus import (
 from labelloop.labeling.consensus.detection_model import PRIOR, DetectionModel, ObjectEvidence
 from labelloop.labeling.consensus.merge import merge_shapes
 from labelloop.labeling.geometry.overlap import box_iou, iou, match
-from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle
+from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
 
@@ -168,11 +168,11 @@ def test_careful_annotator_outweighs_two_careless_ones():
 
 def test_stored_models_keep_their_json_keys():
     model = json.loads(msgspec.json.encode(fit_annotator_model([])))
-    assert set(model) == {"presence", "labels", "choices", "hands", "tags", "scales", "texts"}
+    assert {"presence", "labels", "choices", "hands", "tags", "scales", "texts", "rankings"} <= set(model)
     assert set(model["presence"]) == {"logits", "false_regions", "density", "coincidence", "typical"}
     assert set(model["hands"]) == {"known", "typical"}
     evidence = json.loads(msgspec.json.encode(collect_evidence([])))
-    assert set(evidence) == {"looked", "clusters", "choices", "boxes", "truth", "amounts", "texts"}
+    assert set(evidence) == {"looked", "clusters", "choices", "boxes", "truth", "amounts", "texts", "rankings"}
 
 
 def test_detection_probability_follows_the_formula():
@@ -190,10 +190,8 @@ def test_detection_probability_follows_the_formula():
         ([Rectangle(0, 0, 10, 10), Rectangle(2, 2, 10, 10), Rectangle(50, 0, 10, 90)], Rectangle(2, 0, 10, 12)),
         ([Ellipse(10, 10, 5, 3), Ellipse(12, 10, 5, 3), Ellipse(11, 10, 5, 3)], Ellipse(11, 10, 5, 3)),
         ([KeyPoint(1, 1, 2), KeyPoint(2, 5, 2), KeyPoint(9, 2, 2)], KeyPoint(2, 2, 2)),
-        ([Polygon(((0, 0), (9, 0), (9, 9))), Polygon(((0, 0), (10, 0), (10, 10))), Polygon(((0, 0), (30, 0), (0, 30)))],
-         Polygon(((0, 0), (10, 0), (10, 10)))),
     ],
-    ids=["rectangle", "ellipse", "key point", "polygon"],
+    ids=["rectangle", "ellipse", "key point"],
 )  # fmt: skip
 def test_merged_shape_is_the_middle(shapes, middle):
     assert iou(merge_shapes(shapes), middle) == pytest.approx(1)

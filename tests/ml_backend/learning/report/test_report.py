@@ -221,7 +221,8 @@ def test_without_a_task_there_is_no_plot_of_edits():
 def test_held_out_task_is_marked_at_every_rank(engine, learned, context):
     runs, _, waiting = learned
     served = runs[1].version
-    context.image_vectors.save_uncertainties(PROJECT, served, {task: (0.2, place_score(12)) for task in waiting})
+    scores = dict.fromkeys(waiting, place_score(12))
+    context.image_vectors.save_uncertainties(PROJECT, served, dict.fromkeys(waiting, 0.2), scores)
     facts = {"engine": engine, "served": served, "clock": lambda: 9.5}
     all_held = make_report(PROJECT, policy=LearningPolicy(held_out=1.0), **facts)
     assert all("held out for evaluation" in item.why for item in all_held.next)

@@ -1,0 +1,401 @@
+"""Make a folder of a store equal to a set of files: write what differs, remove what is not in the set.
+
+`BucketMirror` compares by the MD5 of the listing, without reading an object; `FolderMirror` reads the files. An
+interruption leaves a mixture, which the next run makes equal.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.dataset.folder import safe_join
+from exporters.dataset.shards import read_image_copy
+from exporters.model.file_names import hash_key
+from exporters.model.manifest import ImageCopy
+from exporters.structures.integer_sets import SpillingSet
+from labelloop.service.store import Store, StoreError, StoreUnreachable
+from labelloop.service.store.bulk_put import sync_disk
+from labelloop.service.store.local import link_or_copy
+
+_THREADS = 16
+_OBJECTS = "objects/"
+_MD5 = re.compile("[0-9a-f]{32}")
+
+
+class MirrorCounts(msgspec.Struct):
+    """The numbers of files that were written, removed and left alone, and the bytes that were sent.
+
+    ``unverified`` of the written files were written because the server's etags are not checksums of the content.
+    """
+
+    written: int = 0
+    removed: int = 0
+    same: int = 0
+    bytes: int = 0
+    unverified: int = 0
+
+
+class Mirror(Protocol):
+    """A folder of a store that is made equal to a set of files. Paths are relative to it."""
+
+    counts: MirrorCounts
+
+    def add(self, path: str, data: bytes) -> None:
+        """A file of the set."""
+
+    def add_file(self, path: str, file: Path, key: str = "") -> None:
+        """A large file of the set; ``key`` is an object of the store with the same content."""
+
+    def add_image(self, path: str, copy: ImageCopy) -> None:
+        """An image of the set: a copy in the store."""
+
+    def finish(self) -> None:
+        """Wait for all writes, then remove every file that is not in the set."""
+
+
+# Called with the number of files done.
+OnFiles = Callable[[int], None]
+# Called with the path of a file that differs, and how; with it, nothing is written or removed.
+OnDifference = Callable[[str, str], None]
+MISSING, DIFFERENT, EXTRA = "missing", "another content", "not of the version"
+
+
+class BucketMirror:
+    """A mirror in a bucket.
+
+    Args:
+        store: The store.
+        prefix: The folder, with a slash at its end.
+        keep: A path in it that is neither written nor removed.
+        on_files: Called after each file.
+        on_difference: Called for each difference instead of making the folder equal.
+    """
+
+    def __init__(
+        self, store: Store, prefix: str, *, keep: str, on_files: OnFiles, on_difference: OnDifference | None = None
+    ) -> None:
+        self._store, self._prefix, self._keep, self._on_files = store, prefix, keep, on_files
+        self._on_difference = on_difference
+        self._existing = _Listing(store, prefix)
+        self._existing.see(keep)
+        self._objects: _Listing | None = None
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="latest")
+        self._pending: deque[Future[object]] = deque()
+        self._done = 0
+        self.counts = MirrorCounts()
+
+    def add(self, path: str, data: bytes) -> None:
+        """See `Mirror.add`."""
+        if not self._is_same(path, lambda: _tag(hashlib.md5(data, usedforsecurity=False).hexdigest())):
+            self.counts.bytes += len(data)
+            self._change(lambda: self._store.put(self._prefix + path, data))
+
+    def add_file(self, path: str, file: Path, key: str = "") -> None:
+        """See `Mirror.add_file`. The server copies the object if there is one."""
+
+        def write() -> None:
+            if not (key and self._copy(key, path)):
+                self._store.put(self._prefix + path, file)
+
+        def tag() -> int:
+            with file.open("rb") as content:
+                return _tag(hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
+
+        if not self._is_same(path, tag):
+            self.counts.bytes += 0 if key else file.stat().st_size
+            self._change(write)
+
+    def add_image(self, path: str, copy: ImageCopy) -> None:
+        """See `Mirror.add_image`. The server copies it."""
+        if not self._is_same(path, lambda: _tag(copy.etag) if copy.etag else self._tag_of(copy)):
+            self._change(
+                lambda: (
+                    self._copy(copy.store_key, path)
+                    or self._store.put(self._prefix + path, read_image_copy(self._store, copy))
+                )
+            )
+
+    def finish(self) -> None:
+        """See `Mirror.finish`."""
+        self._wait(0)
+        if self._existing.unseen:
+            for entry in self._store.entries(self._prefix):
+                path = entry.key.removeprefix(self._prefix)
+                if path != self._keep and self._existing.is_unseen(path):
+                    self.counts.removed += 1
+                    if self._on_difference:
+                        self._on_difference(path, EXTRA)
+                    self._change(lambda key=entry.key: self._store.delete(key))  # type: ignore[misc]
+            self._wait(0)
+        self._threads.shutdown()
+
+    def close(self) -> None:
+        """Stop the threads; pending writes are abandoned."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _copy(self, key: str, path: str) -> bool:
+        """Let the server copy an object. Return False if it does not: over 5 GB, or without the operation."""
+        try:
+            self._store.copy(key, self._prefix + path)
+        except StoreUnreachable:
+            raise
+        except StoreError:
+            return False
+        return True
+
+    def _tag_of(self, copy: ImageCopy) -> int:
+        """Return the tag of an image that this program uploaded: the manifest has its SHA-256 only."""
+        if self._objects is None:
+            self._objects = _Listing(self._store, _OBJECTS)
+        return self._objects.see(copy.store_key.removeprefix(_OBJECTS)) or 0
+
+    def _is_same(self, path: str, tag: Callable[[], int]) -> bool:
+        stated = self._existing.see(path)
+        if stated is None:
+            self.counts.written += 1
+            if self._on_difference:
+                self._on_difference(path, MISSING)
+            return False
+        if not stated and self._on_difference:
+            stated = _tag(hashlib.md5(self._store.get(self._prefix + path), usedforsecurity=False).hexdigest())
+        if stated and stated == tag():
+            self.counts.same += 1
+            self._advance()
+            return True
+        self.counts.written += 1
+        self.counts.unverified += not stated
+        if self._on_difference:
+            self._on_difference(path, DIFFERENT)
+        return False
+
+    def _change(self, write: Callable[[], object]) -> None:
+        if self._on_difference:
+            return
+        self._wait(2 * _THREADS)
+        self._pending.append(self._threads.submit(write))
+
+    def _wait(self, most: int) -> None:
+        while len(self._pending) > most:
+            self._pending.popleft().result()
+            self._advance()
+
+    def _advance(self) -> None:
+        self._done += 1
+        self._on_files(self._done)
+
+
+class _Listing:
+    """The files below a prefix: 16 bytes each, hashes of the path and of the MD5 (0 if the server states none)."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        paths, tags = array("Q"), array("Q")
+        for entry in store.entries(prefix):
+            paths.append(hash_key(entry.key.removeprefix(prefix)))
+            tag = entry.tag.strip('"')
+            tags.append(_tag(tag))
+        keys: NDArray[np.uint64] = np.frombuffer(paths, np.uint64) if paths else np.empty(0, np.uint64)
+        order = np.argsort(keys)
+        self._keys: NDArray[np.uint64] = keys[order]
+        self._tags = np.frombuffer(tags, np.uint64)[order] if tags else keys
+        self._seen = np.zeros(len(keys), np.bool_)
+
+    @property
+    def unseen(self) -> int:
+        """The number of files that `see` was not called for."""
+        return int(np.count_nonzero(~self._seen))
+
+    def see(self, path: str) -> int | None:
+        """Return the hash of a file's MD5, 0 if it is not stated; None if there is no such file."""
+        at = self._find(path)
+        if at < 0:
+            return None
+        self._seen[at] = True
+        return int(self._tags[at])
+
+    def is_unseen(self, path: str) -> bool:
+        """Whether a file was listed and not seen."""
+        at = self._find(path)
+        return at >= 0 and not self._seen[at]
+
+    def _find(self, path: str) -> int:
+        key = np.uint64(hash_key(path))
+        at = int(np.searchsorted(self._keys, key))
+        return at if at < len(self._keys) and self._keys[at] == key else -1
+
+
+def _tag(etag: str) -> int:
+    """Return 64 bits of an etag that is an MD5; 0 for one that is not: of an encrypted or a multipart object."""
+    return int(etag[:16], 16) or 1 if _MD5.fullmatch(etag) else 0
+
+
+class FolderMirror:
+    """A mirror in a folder of this machine; images are hard links. See `BucketMirror`."""
+
+    def __init__(
+        self, store: Path, prefix: str, *, keep: str, on_files: OnFiles, on_difference: OnDifference | None = None
+    ) -> None:
+        self._store_root = store
+        self._root = safe_join(store, prefix.rstrip("/"))
+        self._is_new = not self._root.is_dir() or {path.name for path in self._root.iterdir()} <= {keep}
+        self._keep, self._on_files, self._on_difference = keep, on_files, on_difference
+        self._wanted = SpillingSet()
+        self._folders: set[str] = set()
+        self._done = 0
+        self.counts = MirrorCounts()
+
+    def add(self, path: str, data: bytes) -> None:
+        """See `Mirror.add`."""
+        self._add(path, len(data), lambda target: _has_content(target, data), lambda target: _write(target, data))
+
+    def add_file(self, path: str, file: Path, key: str = "") -> None:
+        """See `Mirror.add_file`."""
+        del key  # a link would make the version's own file writable by way of the mirror
+        size = file.stat().st_size
+        self._add(path, size, lambda target: _have_same_content(target, file), lambda target: _copy_file(file, target))
+
+    def add_image(self, path: str, copy: ImageCopy) -> None:
+        """See `Mirror.add_image`."""
+        source = self._store_root / copy.store_key
+        self._add(
+            path,
+            0,
+            lambda target: _is_linked(target, source) or _have_same_content(target, source),
+            lambda target: _link_file(source, target),
+        )
+
+    def finish(self) -> None:
+        """See `Mirror.finish`. Everything is synced to the disk."""
+        if not self._is_new:
+            for path in list(_files_below(self._root)):
+                name = path.relative_to(self._root).as_posix()
+                if name != self._keep and hash_key(name) not in self._wanted:
+                    self.counts.removed += 1
+                    if self._on_difference:
+                        self._on_difference(name, EXTRA)
+                    else:
+                        path.unlink()
+            for folder in sorted((path for path in self._root.rglob("*") if path.is_dir()), reverse=True):
+                if not self._on_difference and not any(folder.iterdir()):
+                    folder.rmdir()
+        if self._root.is_dir() and not self._on_difference:
+            sync_disk(str(self._root))
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+    def _add(self, path: str, size: int, is_same: Callable[[str], bool], write: Callable[[str], None]) -> None:
+        target = f"{self._root}/{path}"
+        if not self._is_new:
+            self._wanted.add(hash_key(path))
+        if not self._is_new and is_same(target):
+            self.counts.same += 1
+        else:
+            self.counts.written += 1
+            self.counts.bytes += size
+            if self._on_difference:
+                self._on_difference(path, DIFFERENT if os.path.lexists(target) else MISSING)
+            else:
+                self._make_folder(path, target.rpartition("/")[0])
+                write(target)
+        self._done += 1
+        self._on_files(self._done)
+
+    def _make_folder(self, path: str, folder: str) -> None:
+        if folder not in self._folders:
+            safe_join(self._root, path)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._folders.add(folder)
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            yield Path(folder) / name
+
+
+def _has_content(path: str, data: bytes) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return os.fstat(handle).st_size == len(data) and os.read(handle, len(data) + 1) == data
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def _have_same_content(path: str, other: Path) -> bool:
+    import filecmp
+
+    try:
+        return not Path(path).is_symlink() and filecmp.cmp(path, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _is_linked(path: str, source: Path) -> bool:
+    try:
+        return Path(path).samefile(source) and not Path(path).is_symlink()
+    except OSError:
+        return False
+
+
+def _write(path: str, data: bytes) -> None:
+    """Write a new file; an existing one may be a hard link and is never written through."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        _remove(path)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[os.write(handle, remaining) :]
+    finally:
+        os.close(handle)
+
+
+def _copy_file(source: Path, path: str) -> None:
+    _remove(path)
+    shutil.copyfile(source, path)
+
+
+def _link_file(source: Path, path: str) -> None:
+    _remove(path)
+    link_or_copy(source, Path(path))
+
+
+def _remove(path: str) -> None:
+    target = Path(path)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+
+
+def local_folder(store: Store) -> Path | None:
+    """Return the folder of a store on this machine's disk; None for a bucket."""
+    return Path(unquote(urlsplit(store.url).path)) if store.url.startswith("file://") else None
+
+
+def open_mirror(
+    store: Store, prefix: str, *, keep: str, on_files: OnFiles, on_difference: OnDifference | None = None
+) -> BucketMirror | FolderMirror:
+    """Open the mirror that fits a store."""
+    if (folder := local_folder(store)) is None:
+        return BucketMirror(store, prefix, keep=keep, on_files=on_files, on_difference=on_difference)
+    return FolderMirror(folder, prefix, keep=keep, on_files=on_files, on_difference=on_difference)

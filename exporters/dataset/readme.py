@@ -1,0 +1,92 @@
+"""Write the README.md of a data set: what lies where, how to load it, and what is in it."""
+
+from collections.abc import Mapping, Sequence
+
+from exporters.formats import FORMATS
+from exporters.model.manifest import PHOTOS, DatasetManifest
+
+_LISTED_CLASSES = 200
+
+
+def readme(url: str, manifest: DatasetManifest, *, folder: str) -> str:
+    """Return the text of README.md.
+
+    Args:
+        url: The address of the data set.
+        manifest: The version.
+        folder: The folder of the data set in which the README lies, with a slash at its end.
+    """
+    is_latest = folder == "latest/"
+    address = f"{url}/{folder}"
+    has_images = any(PHOTOS in generation.tables for generation in manifest.generations)
+    images = sum(manifest.splits.values())
+    about = f"{images:,} images ({_counts(manifest.splits)}), {len(manifest.classes):,} classes"
+    lines = [
+        f"# {url.rpartition('/')[2] or url} {manifest.version}",
+        "",
+        f"{about}, exported {manifest.created_at} by {manifest.code}.",
+    ]
+    if not manifest.published:
+        lines += ["", f"**Not published: {manifest.refused}.**"]
+    if is_latest:
+        lines += ["", _MIRROR.format(manifest.version)]
+    lines += [
+        "",
+        "Images lie beside the labels." if has_images else _WITHOUT_IMAGES,
+        "",
+        "| what | where | how to load it |",
+        "|---|---|---|",
+        *(_row(name, address, is_latest=is_latest) for name in manifest.formats),
+        "| images: name, address, task, size, split | `images.jsonl` | a line of JSON each |",
+        "| what is not in the data set, and why | `dropped.jsonl` | a line of JSON each |",
+        "",
+        "## Classes",
+        "",
+        "COCO counts classes from 1, YOLO from 0 (one less).",
+        "",
+        *(f"{number}. {_text(name)}" for name, number in list(manifest.classes.items())[:_LISTED_CLASSES]),
+    ]
+    if len(manifest.classes) > _LISTED_CLASSES:
+        lines.append(f"\nand {len(manifest.classes) - _LISTED_CLASSES} more.")
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, address: str, *, is_latest: bool) -> str:
+    how = _HOW.get(name) or _HOW.get(name.partition("-")[0], "")
+    if is_latest or not FORMATS[name].file_per_image:
+        return f"| {name} | `{name}/` | {_sync(address + name) if FORMATS[name].file_per_image else ''}{how} |"
+    return f"| {name} | `{name}.zip` | unzip it to `DIR`, then {how} |"
+
+
+_MIRROR = (
+    "This folder is a mirror of the newest version. Wait while `VERSION.json` says `updating`. What never changes lies"
+    " in `versions/{}/`."
+)
+_WITHOUT_IMAGES = (
+    "Images are not copied: `images.jsonl` has the address of each. `labelloop export --copy-images` copies them."
+)
+# Format, or what its name starts with -> how it is loaded from the folder `DIR`.
+_HOW: Mapping[str, str] = {
+    "coco": "`pycocotools.coco.COCO('coco/annotations/instances_train.json')`",
+    "voc": "`DIR/Annotations/`, `DIR/JPEGImages/` and `DIR/ImageSets/` as in VOCdevkit",
+    "yolo": "`yolo train data=DIR/data.yaml`",
+    "yolo-classify": "`yolo classify train data=DIR`",
+    "ndjson": "`yolo train data=dataset.ndjson`",
+    "webdataset": "`webdataset.WebDataset('train-000000.tar')`",
+}
+
+
+def _sync(place: str) -> str:
+    return f"`aws s3 sync {place} DIR`, then " if place.startswith("s3://") else f"`DIR` is `{place}`: "
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in numbers.items()) or "none"
+
+
+def _text(name: str) -> str:
+    """Return a class name as Markdown that renders as written."""
+    return "".join(f"\\{letter}" if letter in _MARKDOWN else letter for letter in " ".join(name.split()))
+
+
+_MARKDOWN: Sequence[str] = tuple("\\`*_[]<>#|")

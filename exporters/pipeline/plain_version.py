@@ -1,0 +1,53 @@
+"""Write the plain files of a version to ``versions/vNNNNNN/``: archives, COCO files, README.md and report.html."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from exporters.dataset.latest import README, REPORT
+from exporters.dataset.plain_files import PlainVersion
+from exporters.dataset.readme import readme
+from exporters.model.manifest import DatasetManifest, PlainFile
+from labelloop.service.store import Store
+
+# Images drawn in the report. Only copies are read: it must not wait for foreign hosts.
+_SAMPLES = 12
+
+
+def publish_plain_version(
+    store: Store, plain: PlainVersion, scratch: Path, *, root: Path | None = None
+) -> DatasetManifest:
+    """Write the files of a claimed version. Return its manifest, which lists them.
+
+    Args:
+        store: where the data set lives.
+        plain: the laid-out files of the version, with their images.
+        scratch: a folder on this machine's disk, from which `Store.put_many` may move files.
+        root: the folder of the store, if it is on this machine's disk.
+    """
+    from exporters.report.page import html_report
+
+    manifest = plain.manifest
+    folder = f"versions/{manifest.version}/"
+    plain.close()
+    texts = {
+        README: readme(store.url, manifest, folder=folder),
+        REPORT: html_report(plain.store, manifest, media=None, samples=_SAMPLES),
+    }
+    files = plain.version_files()
+    for name, text in texts.items():
+        files[name] = scratch / name
+        files[name].write_text(text, encoding="utf-8")
+    listed = [PlainFile(path, folder + path, file.stat().st_size, _sha256(file)) for path, file in files.items()]
+    store.put_many((folder + path, file) for path, file in files.items())
+    plain.report = files[REPORT]
+    if root is not None:
+        plain.moved(root / folder)
+    plain.manifest = msgspec.structs.replace(manifest, files=tuple(listed))
+    return plain.manifest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,46 @@
+"""Errors of fine-tuning, each with its fix."""
+
+from pathlib import Path
+
+from labelloop.service.errors import LabelloopError
+
+
+class TorchMissing(LabelloopError):
+    """The extra `[train]` is not installed."""
+
+    code = "train_extra_missing"
+    status = 501
+    message = "Fine-tuning needs torch and onnx2pytorch, and {missing}."
+    fix = (
+        "Install the extra: pip install 'labelloop[train]' (0.2 GB to download on a Mac or Windows; 3 GB on Linux, "
+        "where PyPI has torch with CUDA only. Without a GPU first run: "
+        "pip install torch --index-url https://download.pytorch.org/whl/cpu, 0.2 GB)."
+    )
+    missing: str
+
+
+class NotTrainable(LabelloopError):
+    """A model that can be served cannot be fine-tuned."""
+
+    code = "model_not_trainable"
+    status = 422
+    message = "The model {path} cannot be fine-tuned: {reason}."
+    fix = (
+        "Give another model with --model: the embedded default, `labelloop models pull yolox-nano`, or an ONNX export "
+        "of YOLOX, YOLOv5, v8 to v11 or NanoDet without built-in suppression. The refit of the last layer, `labelloop "
+        "learn`, and your own trainer (docs/how-to/continuous-training.md) work with it as before."
+    )
+    path: Path
+    reason: str
+
+
+class TooLittleToTrain(LabelloopError):
+    """The data set has too few labelled images to train and to evaluate."""
+
+    code = "too_little_to_train"
+    status = 409
+    message = "{source} cannot be trained on: {reason}."
+    fix = "Label more images with boxes, at least {least}; until then `labelloop learn` refits the last layer."
+    source: str
+    reason: str
+    least: int

@@ -1,0 +1,263 @@
+"""Fine-tune a model on labelled images: open, train, write back, and compare with its parent and with the refit."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelloop.service.media import load_image
+from ml_backend.catalogue.entries import CATALOGUE
+from ml_backend.detection.detections import Detections
+from ml_backend.detection.preprocess import prepare
+from ml_backend.errors import ModelError
+from ml_backend.finetune.errors import TooLittleToTrain
+from ml_backend.finetune.pictures import Album, decodable, split
+from ml_backend.finetune.recipe import Recipe
+from ml_backend.finetune.torch_parts import require_torch
+from ml_backend.inference.detector import load_detector
+from ml_backend.training.backbone import open_backbone
+from ml_backend.training.datasets import LocalImage
+from ml_backend.training.examples import Example
+from ml_backend.training.feature_cache import FeatureCache
+from ml_backend.training.metrics import GroundTruth, ap50
+from ml_backend.training.model_selection import select_and_fit
+from ml_backend.training.simulate import EVALUATION_FLOOR, FeatureSource
+
+if TYPE_CHECKING:
+    from ml_backend.finetune.loop import Device, Progress, TrainingResult
+
+# Metadata key of a fine-tuned model, JSON.
+TRAINED_KEY = "labelloop.train"
+
+# Fewest labelled images with a box.
+LEAST_IMAGES = 4
+
+# Bytes of features on disk for the refit that the result is compared with.
+CACHE_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """What to train.
+
+    Attributes:
+        model: The ONNX detector.
+        images: Labelled images.
+        out: The file to write.
+        recipe: Options.
+        source: Where the images come from, for the metadata.
+        data_version: Their version, for the metadata.
+        layout: Forced layout of the model; empty: recognised.
+        test: Images that nothing is trained on, for the final table; empty: the held-out images of `images`.
+        device: Where to compute.
+        checkpoint: File for the training's state; None: none.
+        compare: Whether the refit of the last layer is evaluated too.
+        folder: Where features of the refit are cached.
+    """
+
+    model: Path
+    images: Sequence[LocalImage]
+    out: Path
+    recipe: Recipe
+    source: str = ""
+    data_version: str = ""
+    layout: str = ""
+    test: Sequence[LocalImage] = ()
+    device: Device = "auto"
+    checkpoint: Path | None = None
+    compare: bool = True
+    folder: Path = Path()
+
+
+@dataclass(frozen=True)
+class Score:
+    """AP50 of one model on the images that decide."""
+
+    ap50: float
+    by_class: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What a training gave.
+
+    Attributes:
+        training: The training itself.
+        scores: Model (parent, refit, fine-tuned) -> its score on the evaluated images; empty without such images.
+        evaluated: Number of evaluated images.
+        evaluated_boxes: Number of boxes on them.
+        trained: Number of images trained on.
+        names: Class names.
+        bad: Images that could not be decoded.
+        difference: Largest difference between torch and ONNX Runtime after training.
+        notes: Further facts for the user.
+    """
+
+    training: TrainingResult
+    scores: dict[str, Score]
+    evaluated: int
+    evaluated_boxes: int
+    trained: int
+    names: tuple[str, ...]
+    bad: tuple[str, ...]
+    difference: float
+    notes: tuple[str, ...]
+
+
+def finetune(
+    job: FinetuneJob,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    phase: Callable[[str], None] = lambda _: None,
+    stopping: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Finetuned:
+    """Train a model and write it.
+
+    Args:
+        job: What to train.
+        progress: Called after every step.
+        phase: Called with the name of each phase.
+        stopping: Whether to write the checkpoint and end; no model is written then.
+        clock: Of the budget, in seconds.
+
+    Raises:
+        TorchMissing: The extra is not installed.
+        NotTrainable: The model cannot be trained.
+        TooLittleToTrain: There are too few labelled images.
+        ModelError: The model cannot be loaded.
+    """
+    require_torch()
+    from ml_backend.finetune.convert import open_trainable, save_model, trained_model
+    from ml_backend.finetune.loop import Trainer
+
+    names = tuple(sorted({label for image in job.images for label in image.labels}))
+    with tempfile.TemporaryDirectory() as scratch:
+        phase("opening the model")
+        detector = open_trainable(job.model, names, layout=job.layout, folder=Path(scratch))
+        spec = detector.detector.spec
+        phase("decoding images")
+        everything = Album(job.images, names, spec, side=job.recipe.augment.scale[1])
+        good, bad = decodable(everything, job.images)
+        if sum(bool(image.labels) for image in good) < LEAST_IMAGES:
+            reason = f"it has {sum(bool(image.labels) for image in good)} images with a box that can be decoded"
+            raise TooLittleToTrain(source=job.source or "The data set", reason=reason, least=LEAST_IMAGES)
+        trained, held_out = split(good, seed=job.recipe.seed, only_to_decide=bool(job.test))
+        album = Album(trained, names, spec, side=job.recipe.augment.scale[1])
+        judge = Album(held_out, names, spec, side=1.0) if any(image.labels for image in held_out) else None
+        trainer = Trainer(detector, album, judge, job.recipe, device=job.device, checkpoint=job.checkpoint, clock=clock)
+        notes = [f"resumed after {trainer.resumed} steps"] if trainer.resumed else []
+
+        def watched(state: Progress) -> None:
+            progress(state)
+            if stopping():
+                trainer.stop()
+
+        phase("training")
+        training = trainer.train(watched)
+        if training.ended == "stopped":
+            return Finetuned(training, {}, 0, 0, len(trained), names, tuple(bad), detector.difference, tuple(notes))
+        phase("writing the model")
+        model, difference = trained_model(detector, training.state, path=job.model)
+        facts = _facts(job, training, trained=len(trained), names=names)
+        save_model(model, job.out, **facts)
+        phase("comparing with the parent and the refit")
+        evaluated = list(job.test or held_out)
+        scores: dict[str, Score] = {}
+        if any(image.labels for image in evaluated):
+            scores["parent"] = evaluate(job.model, evaluated, layout=job.layout)
+            if job.compare:
+                try:
+                    scores["refit"] = refit_score(job.model, trained, evaluated, layout=job.layout, folder=job.folder)
+                except ModelError as error:
+                    notes.append(f"no refit to compare with: {error.message}")
+            scores["fine-tuned"] = evaluate(job.out, evaluated, layout=detector.detector.layout)
+        facts[TRAINED_KEY]["figures"] = {name: round(score.ap50, 4) for name, score in scores.items()}
+        facts[TRAINED_KEY]["figures_on"] = {"images": len(evaluated), "test": bool(job.test)}
+        save_model(model, job.out, **facts)
+    if job.checkpoint is not None:
+        job.checkpoint.unlink(missing_ok=True)
+    boxes = sum(len(image.labels) for image in evaluated)
+    return Finetuned(training, scores, len(evaluated), boxes, len(trained), names, tuple(bad), difference, tuple(notes))
+
+
+def evaluate(path: Path, images: Sequence[LocalImage], *, layout: str = "") -> Score:
+    """AP50 of a model file on labelled images, with its own suppression; classes match by name, whatever the case."""
+    detector = load_detector(path, layout=layout, threads=1, allow_numbered=True)
+    labels = {label.casefold(): label for image in images for label in image.labels}
+    names = [labels.get(name.casefold(), name) for name in detector.names.names]
+    found: list[Detections] = []
+    for image in images:
+        photo = load_image(image.path.read_bytes(), max_side=detector.spec.decode_side, name=image.path.name)
+        prepared = prepare(photo.pixels, detector.spec, size=(photo.width, photo.height))
+        found += detector.detect([prepared], floor=EVALUATION_FLOOR)
+    return _score(images, found, names)
+
+
+def refit_score(
+    path: Path, trained: Sequence[LocalImage], images: Sequence[LocalImage], *, layout: str = "", folder: Path
+) -> Score:
+    """AP50 of the refit of the last layer on the same images: what `labelloop learn` would serve.
+
+    Raises:
+        ModelError: The model cannot be refitted.
+    """
+    backbone = open_backbone(path, folder=folder, layout=layout, threads=1)
+    source = FeatureSource(backbone, FeatureCache(folder / "sights", max_bytes=CACHE_BYTES))
+    examples: list[Example] = [source.example(image) for image in trained]
+    classes = {label for image in trained for label in image.labels}
+    known = [(name, index) for index, name in enumerate(backbone.names) if name in classes]
+    head = select_and_fit(examples, levels=backbone.levels, backbone_classes=known).head
+    found = [head.detect(source.extract(image), floor=EVALUATION_FLOOR, exact=False) for image in images]
+    return _score(images, found, head.names)
+
+
+def _score(images: Sequence[LocalImage], found: Sequence[Detections], names: Sequence[str]) -> Score:
+    truths = [GroundTruth(np.asarray(image.boxes, np.float32).reshape(-1, 4), image.labels) for image in images]
+    by_class = ap50(truths, found, names=names)
+    return Score(float(np.mean(list(by_class.values()) or [0.0])), by_class)
+
+
+def _facts(job: FinetuneJob, training: TrainingResult, *, trained: int, names: Sequence[str]) -> dict[str, Any]:
+    """Metadata of the written model: where it comes from, and how to train it again."""
+    content = job.model.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    recipe = asdict(job.recipe) | {"steps": training.steps}
+    licence = _licence(job.model, digest)
+    return {
+        TRAINED_KEY: {
+            "parent": job.model.name,
+            "parent_sha256": digest,
+            "parent_licence": licence,
+            "data": job.source,
+            "data_version": job.data_version,
+            "images": trained,
+            "classes": list(names),
+            "recipe": recipe,
+            "steps": training.steps,
+            "seen": training.seen,
+            "ended": training.ended,
+            "held_out_ap50": training.best,
+        },
+        "license": licence,
+    }
+
+
+def _licence(path: Path, digest: str) -> str:
+    """The licence that a model states in its metadata, or that the catalogue knows; never a guess."""
+    import onnx
+
+    metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    if stated := metadata.get("license") or metadata.get("licence"):
+        return str(stated)
+    for entry in CATALOGUE.values():
+        if any(release.sha256 == digest for release in entry.files):
+            return entry.licence
+    return f"that of its parent {path.name}, which states none"

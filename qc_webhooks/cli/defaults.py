@@ -1,0 +1,93 @@
+"""`labelloop qc adopt`: show what the newest defaults dispute, and let a project use them."""
+
+import sqlalchemy as sa
+
+from labelloop.service.db.engine import open_database
+from labelloop.service.logging import setup_logging
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+from qc_webhooks.cli.qc import recheck_project
+from qc_webhooks.errors import QualityControlError
+from qc_webhooks.policy import policy_files
+from qc_webhooks.store.previews import DefaultsPreview, PreviewStore
+from qc_webhooks.store.projects import NEWEST_DEFAULTS, ConnectedProject, ProjectStore
+from qc_webhooks.verdict.note import CONFLICT_NAMES
+
+_MOST_TASKS = 20
+
+
+def adopt(project: int, *, back: bool = False) -> None:
+    """Let a project use the newest defaults: a missing, extra or mislabelled object disputes a task.
+
+    Its tasks are judged again. What changes is shown first; `labelloop qc what-if PROJECT` shows it without a change.
+
+    Args:
+        project: The project's id in Label Studio.
+        back: Return to the defaults before: the mean agreement decides alone.
+    """
+    settings = Settings()
+    setup_logging(settings)
+    engine, studio = open_database(settings), Studio.from_settings(settings)
+    projects, connected = ProjectStore(engine), connected_project(project, engine)
+    if not back:
+        print("\n".join(preview_lines(connected, PreviewStore(engine).summary(project))))
+    version = 1 if back else NEWEST_DEFAULTS
+    if connected.defaults == version:
+        print("Nothing to change: the project uses these defaults.")
+        return
+    projects.adopt_defaults(project, version)
+    wanted = "mean" if back else "objects"
+    if projects.policy(settings.home, project).conflicts.decide_by != wanted:
+        files = " or ".join(str(path) for path in policy_files(settings.home, project) if path.is_file())
+        print(f"Not in force: [conflicts] in {files} decides otherwise. Change or remove its `decide_by`.")
+        return
+    count = recheck_project(project, settings, studio, engine)
+    print(f"{count} tasks will be judged again. To return: labelloop qc adopt {project}{'' if back else ' --back'}")
+
+
+def project_preview(project: int) -> list[str]:
+    """What the newest defaults would change in a project, in a few lines.
+
+    Raises:
+        QualityControlError: The project is not connected.
+    """
+    engine = open_database(Settings())
+    return preview_lines(connected_project(project, engine), PreviewStore(engine).summary(project))
+
+
+def connected_project(project: int, engine: sa.Engine) -> ConnectedProject:
+    """The connected project.
+
+    Raises:
+        QualityControlError: The project is not connected.
+    """
+    connected = ProjectStore(engine).get(project)
+    if connected is None:
+        raise QualityControlError(
+            f"Project {project} is not connected to quality control.",
+            fix=f"Run: labelloop connect {project}",
+            code="not_connected",
+            status=404,
+        )
+    return connected
+
+
+def preview_lines(connected: ConnectedProject, preview: DefaultsPreview) -> list[str]:
+    """What the newest defaults would change, in a few lines."""
+    if connected.defaults >= NEWEST_DEFAULTS:
+        return ["The project uses the newest defaults: single objects decide (see [conflicts] in the policy)."]
+    kinds = ", ".join(f"{CONFLICT_NAMES.get(kind, kind)} {count}" for kind, count in preview.kinds.most_common())
+    named = f": {kinds}" if kinds else ""
+    lines = [f"The new default would dispute {preview.disputed_count} of {preview.tasks} tasks{named}."]
+    if preview.agreed_count:
+        lines.append(f"It would no longer dispute {preview.agreed_count} tasks: careful drawing of small objects.")
+    if preview.disputed:
+        more = preview.disputed_count - _MOST_TASKS
+        listed = ", ".join(map(str, preview.disputed[:_MOST_TASKS]))
+        lines.append(f"Tasks: {listed}{f' and {more} more' if more > 0 else ''}.")
+    if preview.known < preview.tasks:
+        lines.append(
+            f"{preview.tasks - preview.known} tasks are not compared yet: `labelloop worker` does it, 300 a minute."
+        )
+    lines.append(f"To adopt it: labelloop qc adopt {connected.project}. Until then nothing changes.")
+    return lines

@@ -1,0 +1,120 @@
+"""Letterboxed images run without most of their padding, where the graph gives the same boxes then."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ml_backend.detection.cut import ROWS, CutGrid, cells_inside
+from ml_backend.detection.preprocess import InputSpec, prepare
+from ml_backend.inference.detector import embedded_model, load_detector
+
+HEIGHT, WIDTH, STRIDES = 128, 192, (8, 16, 32)
+CELLS = sum(HEIGHT // stride * (WIDTH // stride) for stride in STRIDES)
+
+
+def grid_model(path, *, position=False, centres=False, target=-1, per_cell=6):
+    """A YOLOX head of one convolution a level, each cell of which sees its own pixels alone.
+
+    Args:
+        path: Where it is written.
+        position: Whether a constant of the size of a level is added, as a positional embedding is.
+        centres: Whether a constant with a row for each cell is added.
+        target: What the reshapes of the levels say of the number of cells: -1, or the number itself (0).
+        per_cell: Values of a cell.
+    """
+    rng = np.random.default_rng(1)
+    nodes, weights, levels = [], [], []
+    for stride in STRIDES:
+        kernel = (rng.normal(size=(per_cell, 3, stride, stride)) * 0.02 / stride).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"kernel{stride}"))
+        nodes.append(
+            helper.make_node("Conv", ["images", f"kernel{stride}"], [f"level{stride}"], strides=[stride, stride])
+        )
+        level = f"level{stride}"
+        rows, columns = HEIGHT // stride, WIDTH // stride
+        if position:
+            added = rng.normal(size=(1, per_cell, rows, columns)).astype(np.float32)
+            weights.append(numpy_helper.from_array(added, f"position{stride}"))
+            nodes.append(helper.make_node("Add", [level, f"position{stride}"], [f"placed{stride}"]))
+            level = f"placed{stride}"
+        shape = np.array([1, per_cell, target or rows * columns], np.int64)
+        weights.append(numpy_helper.from_array(shape, f"shape{stride}"))
+        nodes.append(helper.make_node("Reshape", [level, f"shape{stride}"], [f"flat{stride}"]))
+        levels.append(f"flat{stride}")
+    nodes.append(helper.make_node("Concat", levels, ["all"], axis=2))
+    nodes.append(helper.make_node("Transpose", ["all"], ["cells"], perm=[0, 2, 1]))
+    added = rng.uniform(0, 0.2, (CELLS, per_cell)).astype(np.float32) if centres else np.zeros(1, np.float32)
+    weights.append(numpy_helper.from_array(added, "added"))
+    nodes.append(helper.make_node("Add", ["cells", "added"], ["moved"]))
+    nodes.append(helper.make_node("Clip", ["moved", "low", "high"], ["output"]))
+    weights += [numpy_helper.from_array(np.float32(value), name) for name, value in (("low", 0), ("high", 1))]
+    graph = helper.make_graph(
+        nodes, "grid",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, HEIGHT, WIDTH])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, CELLS, per_cell])],
+        weights,
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def photo(width, height):
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("options", [{}, {"target": 0}, {"centres": True}, {"centres": True, "target": 0}])
+@pytest.mark.parametrize("size", [(150, 60), (60, 110)])
+def test_cut_input_gives_the_boxes_of_the_whole_one(options, size, tmp_path):
+    model = grid_model(tmp_path / "grid.onnx", **options)
+    detector = load_detector(model, layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True)
+    spec = detector.spec_for(*size)
+    assert spec.height * spec.width < HEIGHT * WIDTH
+    image = photo(*size)
+    [cut] = detector.detect([prepare(image, spec)], floor=0.0)
+    [whole] = detector.detect([prepare(image, detector.spec)], floor=0.0)
+    [plain] = load_detector(model, layout="yolox", allow_numbered=True).detect(
+        [prepare(image, detector.spec)], floor=0.0
+    )
+    np.testing.assert_array_equal(whole.boxes, plain.boxes)
+    known = {tuple(box) for box in whole.boxes.round(3).tolist()}
+    inside = cut.boxes[(cut.boxes[:, :2].mean(1) >= 0)].round(3).tolist()
+    assert sum(tuple(box) in known for box in inside) >= 0.9 * len(inside) > 20
+
+
+def test_graph_that_bakes_its_size_runs_on_whole_inputs(tmp_path):
+    model = grid_model(tmp_path / "grid.onnx", position=True)
+    detector = load_detector(model, layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True)
+    assert detector.spec_for(150, 60) == detector.spec
+    again = load_detector(model, layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True)
+    assert again.spec_for(150, 60) == again.spec
+
+
+def test_embedded_model_finds_the_same_on_a_cut_input(tmp_path):
+    from skimage import data
+
+    detector = load_detector(embedded_model(), threads=1, cache_folder=tmp_path)
+    assert (detector.spec_for(640, 480).height, detector.spec_for(480, 640).width) == (352, 352)
+    assert detector.spec_for(500, 500) == detector.spec
+    image = data.astronaut()[:384]
+    [cut] = detector.detect([prepare(image, detector.spec_for(512, 384))], floor=0.3)
+    [whole] = detector.detect([prepare(image, detector.spec)], floor=0.3)
+    assert len(cut) == len(whole) > 0
+    np.testing.assert_allclose(cut.boxes, whole.boxes, atol=4)
+    np.testing.assert_allclose(cut.scores, whole.scores, atol=0.03)
+
+
+def test_cells_of_a_rectangle_are_those_of_the_whole_grid():
+    grid = CutGrid(64, 96, (8, 32), True, {})
+    assert len(cells_inside(grid, 64, 96)) == 8 * 12 + 2 * 3
+    assert grid.feeds(64, 96)[ROWS].tolist() == list(range(102))
+    assert cells_inside(grid, 32, 64).tolist() == [
+        *(12 * row + column for row in range(4) for column in range(8)),
+        96,
+        97,
+    ]
+
+
+def test_stretched_inputs_are_not_cut():
+    grid, spec = CutGrid(416, 416, (32,), False, {}), InputSpec(416, 416, placement="stretch")
+    assert grid.spec(spec, 640, 480) == spec

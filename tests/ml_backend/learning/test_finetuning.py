@@ -1,0 +1,121 @@
+"""A project's fine-tuned model passes the gate, becomes the base of the next refit, or says why not; no torch here."""
+
+import numpy as np
+import onnx
+import pytest
+
+from ml_backend.finetune.classes import with_classes
+from ml_backend.finetune.errors import TooLittleToTrain
+from ml_backend.finetune.recipe import Recipe
+from ml_backend.finetune.run import Finetuned
+from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.learning.events import LEARN
+from ml_backend.learning.finetuning import SOURCE, finetune_project
+from ml_backend.learning.store.annotations import NotConnectedToLearning
+from tests.ml_backend.learning.conftest import PROJECT
+
+
+class Ended:
+    """A training's result, without torch."""
+
+    ended, seconds, seen, steps, curve, best = "budget", 60.0, 100, 10, (), None
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """A training that writes what `model` gives; returns the jobs that it was asked for."""
+    jobs = []
+
+    def use(model):
+        def finetune(job, **_):
+            jobs.append(job)
+            onnx.save(model(), job.out)
+            return Finetuned(Ended(), {}, len(job.test), 0, len(job.images), ("Cat",), (), 0.0, ())
+
+        monkeypatch.setattr("ml_backend.learning.finetuning.finetune", finetune)
+        return jobs
+
+    return use
+
+
+def other_classes():
+    """The embedded model with untrained class layers: it finds nothing."""
+    names = ["Cat", "Disc", "Square"]
+    return with_classes(load_detector(embedded_model(), threads=1), onnx.load(embedded_model()), names)
+
+
+@pytest.fixture
+def project(learn, studio, policy, monkeypatch):
+    policy("debounce_s = 0\nheld_out = 0.5\n")
+    for module in ("finetuning", "evaluator"):
+        monkeypatch.setattr(f"ml_backend.learning.{module}.ENOUGH_PHOTOS", 2)
+        monkeypatch.setattr(f"ml_backend.learning.{module}.ENOUGH_BOXES", 2)
+    return learn(tasks=[studio.label(seed) for seed in range(1, 9)])
+
+
+def test_a_better_model_is_served_and_the_refit_goes_on_upon_it(context, project, trained, monkeypatch):
+    file = context.base_models.registry.manifest(project.version).model
+    content = context.base_models.registry.get(project.version, file)
+    jobs = trained(lambda: onnx.load_from_string(content))
+    done = finetune_project(context, PROJECT, recipe=Recipe(), device="cpu")
+    assert done.published, done.reason
+    assert context.base_models.served(PROJECT).version == done.version
+    served = context.base_models.served(PROJECT)
+    assert (served.base, served.learned) == (done.version, False)
+    [job] = jobs
+    held = {image.name.split("-")[0] for image in job.test}
+    assert held
+    assert not held & {image.name.split("-")[0] for image in job.images}
+    boxes = np.array([box for image in job.images for box in image.boxes])
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    run = context.runs.last(PROJECT)[0]
+    assert (run.source, run.verdict, run.judged_by) == (SOURCE, "admitted", "held-out")
+    assert run.seconds == {"train": 60.0}
+    events = context.inbox.unfinished_events(LEARN, str(PROJECT))
+    assert any(event.payload.get("source") == "activation" for event in events)
+
+
+def test_a_worse_model_is_kept_and_not_served(context, project, trained):
+    trained(other_classes)
+    done = finetune_project(context, PROJECT, recipe=Recipe(), device="cpu")
+    assert not done.published
+    assert "held-out" in done.reason
+    assert context.base_models.served(PROJECT).version == project.version
+    assert context.base_models.registry.manifest(done.version).parent == project.version
+
+
+def test_without_held_out_tasks_nothing_can_judge_it(context, project, trained, monkeypatch):
+    monkeypatch.setattr("ml_backend.learning.finetuning.ENOUGH_PHOTOS", 50)
+    trained(other_classes)
+    done = finetune_project(context, PROJECT, recipe=Recipe(), device="cpu")
+    assert not done.published
+    assert f"labelloop models activate {done.version} --project {PROJECT}" in done.reason
+    assert context.base_models.served(PROJECT).version == project.version
+
+
+def test_a_project_without_labels_is_told_so(context, trained, studio, learn, policy):
+    with pytest.raises(NotConnectedToLearning):
+        finetune_project(context, PROJECT + 90, recipe=Recipe(), device="cpu")
+    context.training_data.connect(PROJECT)
+    trained(other_classes)
+    with pytest.raises(TooLittleToTrain):
+        finetune_project(context, PROJECT, recipe=Recipe(), device="cpu")
+
+
+def test_old_models_are_deleted_and_the_served_one_stays(context, project, trained, policy, monkeypatch):
+    monkeypatch.setattr("ml_backend.learning.finetuning.ENOUGH_PHOTOS", 50)
+    policy("debounce_s = 0\nheld_out = 0.5\nkeep = 1\n")
+    versions = []
+    for number in range(3):
+
+        def model(number=number):
+            changed = other_classes()
+            changed.doc_string = str(number)
+            return changed
+
+        trained(model)
+        versions.append(finetune_project(context, PROJECT, recipe=Recipe(), device="cpu").version)
+    left = {manifest.version for manifest in context.base_models.registry.versions()}
+    assert versions[-1] in left
+    assert not {versions[0], versions[1]} & left
+    assert project.version in left
