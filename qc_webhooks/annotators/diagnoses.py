@@ -30,7 +30,15 @@ from qc_webhooks.annotators.error_rates import (
     find_sloppy,
     presence_rates,
 )
-from qc_webhooks.annotators.explanations import MIN_ANSWERS, find_camps, fit_persons, may_be_camps, read_groups, split
+from qc_webhooks.annotators.explanations import (
+    MIN_ANSWERS,
+    extras_limit,
+    find_camps,
+    fit_persons,
+    may_be_camps,
+    read_groups,
+    split,
+)
 from qc_webhooks.annotators.questions import Asked, QuestionKind, questions_of
 from qc_webhooks.annotators.work_habits import find_click_through, find_copiers
 from qc_webhooks.statistics import ABSENT
@@ -273,7 +281,7 @@ def _split_of(asked: Asked, *, unit: str) -> tuple[Diagnosis | None, Floats]:
         if found is not None:
             return found, camps.open
     yes, no = split(asked)
-    posterior = fit_persons(yes, no).posterior(yes, no)
+    posterior = fit_persons(yes, no, extras_limit(asked)).posterior(yes, no)
     for class_ in (0, 1):
         groups = read_groups(asked, posterior[:, class_])
         if groups is None or not (groups[0] and groups[1]) or not _consistent_in_halves(asked, posterior[:, class_]):
