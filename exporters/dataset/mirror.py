@@ -12,15 +12,15 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.dataset.folder import safe_join
+from exporters.dataset.folder import local_folder, safe_join
 from exporters.dataset.shards import read_image_copy
 from exporters.model.file_names import hash_key
 from exporters.model.manifest import ImageCopy
@@ -277,23 +277,24 @@ class FolderMirror:
 
     def finish(self) -> None:
         """See `Mirror.finish`. Everything is synced to the disk."""
-        if not self._is_new:
-            for path in list(_files_below(self._root)):
-                name = path.relative_to(self._root).as_posix()
-                if name != self._keep and hash_key(name) not in self._wanted:
-                    self.counts.removed += 1
-                    if self._on_difference:
-                        self._on_difference(name, EXTRA)
-                    else:
-                        path.unlink()
-            for folder in sorted((path for path in self._root.rglob("*") if path.is_dir()), reverse=True):
-                if not self._on_difference and not any(folder.iterdir()):
-                    folder.rmdir()
+        extra = [] if self._is_new else [path for path in _files_below(self._root) if not self._is_wanted(path)]
+        for path in extra:
+            self.counts.removed += 1
+            if self._on_difference:
+                self._on_difference(path, EXTRA)
+            else:
+                _remove(f"{self._root}/{path}")
+        for folder in {parent for path in extra for parent in (self._root / path).parents}:
+            if not self._on_difference and folder.is_relative_to(self._root) and folder != self._root:
+                _remove_empty(folder)
         if self._root.is_dir() and not self._on_difference:
             sync_disk(str(self._root))
 
     def close(self) -> None:
         """Nothing is pending."""
+
+    def _is_wanted(self, path: str) -> bool:
+        return path == self._keep or hash_key(path) in self._wanted
 
     def _add(self, path: str, size: int, is_same: Callable[[str], bool], write: Callable[[str], None]) -> None:
         target = f"{self._root}/{path}"
@@ -319,10 +320,29 @@ class FolderMirror:
             self._folders.add(folder)
 
 
-def _files_below(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            yield Path(folder) / name
+def _files_below(root: Path, folder: str = "") -> Iterator[str]:
+    """Yield the relative path of each file, without a list of them."""
+    try:
+        entries = os.scandir(root / folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            path = f"{folder}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(root, f"{path}/")
+            else:
+                yield path
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing but empty folders is in it."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if not path.is_dir():
+                return
+            _remove_empty(path)
+        folder.rmdir()
 
 
 def _has_content(path: str, data: bytes) -> bool:
@@ -385,11 +405,6 @@ def _remove(path: str) -> None:
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
-
-
-def local_folder(store: Store) -> Path | None:
-    """Return the folder of a store on this machine's disk; None for a bucket."""
-    return Path(unquote(urlsplit(store.url).path)) if store.url.startswith("file://") else None
 
 
 def open_mirror(
