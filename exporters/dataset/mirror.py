@@ -10,7 +10,7 @@ import re
 import shutil
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -69,6 +69,8 @@ class Mirror(Protocol):
 OnFiles = Callable[[int], None]
 # Called with the path of a file that differs, and how; with it, nothing is written or removed.
 OnDifference = Callable[[str, str], None]
+# Yields the path and the tag of each file that was written last: `content_tag`, and `image_tag` of an image.
+PreviousFiles = Callable[[], Iterable[tuple[str, int]]]
 MISSING, DIFFERENT, EXTRA = "missing", "another content", "not of the version"
 
 
@@ -81,16 +83,26 @@ class BucketMirror:
         keep: A path in it that is neither written nor removed.
         on_files: Called after each file.
         on_difference: Called for each difference instead of making the folder equal.
+        previous: The files that were written last, for servers whose etags are no checksums; None if that is not known.
     """
 
     def __init__(
-        self, store: Store, prefix: str, *, keep: str, on_files: OnFiles, on_difference: OnDifference | None = None
+        self,
+        store: Store,
+        prefix: str,
+        *,
+        keep: str,
+        on_files: OnFiles,
+        on_difference: OnDifference | None = None,
+        previous: PreviousFiles | None = None,
     ) -> None:
         self._store, self._prefix, self._keep, self._on_files = store, prefix, keep, on_files
         self._on_difference = on_difference
-        self._existing = _Listing(store, prefix)
+        self._existing = _listing(store, prefix)
         self._existing.see(keep)
-        self._objects: _Listing | None = None
+        self._objects: FileTags | None = None
+        self._previous = previous
+        self._previous_tags: FileTags | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="latest")
         self._pending: deque[Future[object]] = deque()
         self._done = 0
@@ -98,7 +110,7 @@ class BucketMirror:
 
     def add(self, path: str, data: bytes) -> None:
         """See `Mirror.add`."""
-        if not self._is_same(path, lambda: _tag(hashlib.md5(data, usedforsecurity=False).hexdigest())):
+        if not self._is_same(path, lambda: content_tag(data)):
             self.counts.bytes += len(data)
             self._change(lambda: self._store.put(self._prefix + path, data))
 
@@ -109,17 +121,13 @@ class BucketMirror:
             if not (key and self._copy(key, path)):
                 self._store.put(self._prefix + path, file)
 
-        def tag() -> int:
-            with file.open("rb") as content:
-                return _tag(hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
-
-        if not self._is_same(path, tag):
+        if not self._is_same(path, lambda: file_tag(file)):
             self.counts.bytes += 0 if key else file.stat().st_size
             self._change(write)
 
     def add_image(self, path: str, copy: ImageCopy) -> None:
         """See `Mirror.add_image`. The server copies it."""
-        if not self._is_same(path, lambda: _tag(copy.etag) if copy.etag else self._tag_of(copy)):
+        if not self._is_same(path, lambda: self._tag_of(copy), lambda: image_tag(copy)):
             self._change(
                 lambda: (
                     self._copy(copy.store_key, path)
@@ -156,12 +164,16 @@ class BucketMirror:
         return True
 
     def _tag_of(self, copy: ImageCopy) -> int:
-        """Return the tag of an image that this program uploaded: the manifest has its SHA-256 only."""
-        if self._objects is None:
-            self._objects = _Listing(self._store, _OBJECTS)
-        return self._objects.see(copy.store_key.removeprefix(_OBJECTS)) or 0
+        """Return the tag of an image. Of one that this program uploaded the manifest has the SHA-256 only."""
+        if copy.etag:
+            tag = _tag(copy.etag)
+        else:
+            if self._objects is None:
+                self._objects = _listing(self._store, _OBJECTS)
+            tag = self._objects.see(copy.store_key.removeprefix(_OBJECTS)) or 0
+        return tag if tag or not self._on_difference else content_tag(read_image_copy(self._store, copy))
 
-    def _is_same(self, path: str, tag: Callable[[], int]) -> bool:
+    def _is_same(self, path: str, tag: Callable[[], int], previous_tag: Callable[[], int] | None = None) -> bool:
         stated = self._existing.see(path)
         if stated is None:
             self.counts.written += 1
@@ -170,6 +182,10 @@ class BucketMirror:
             return False
         if not stated and self._on_difference:
             stated = _tag(hashlib.md5(self._store.get(self._prefix + path), usedforsecurity=False).hexdigest())
+        if not stated and self._previous:
+            if self._previous_tags is None:
+                self._previous_tags = FileTags(self._previous())
+            stated, tag = self._previous_tags.see(path) or 0, previous_tag or tag
         if stated and stated == tag():
             self.counts.same += 1
             self._advance()
@@ -196,15 +212,18 @@ class BucketMirror:
         self._on_files(self._done)
 
 
-class _Listing:
-    """The files below a prefix: 16 bytes each, hashes of the path and of the MD5 (0 if the server states none)."""
+class FileTags:
+    """The paths and contents of a set of files, as hashes: 16 bytes each.
 
-    def __init__(self, store: Store, prefix: str) -> None:
+    Args:
+        tagged: The path and the tag of each file: `_tag` of its MD5, 0 if that is not known.
+    """
+
+    def __init__(self, tagged: Iterable[tuple[str, int]]) -> None:
         paths, tags = array("Q"), array("Q")
-        for entry in store.entries(prefix):
-            paths.append(hash_key(entry.key.removeprefix(prefix)))
-            tag = entry.tag.strip('"')
-            tags.append(_tag(tag))
+        for path, tag in tagged:
+            paths.append(hash_key(path))
+            tags.append(tag)
         keys: NDArray[np.uint64] = np.frombuffer(paths, np.uint64) if paths else np.empty(0, np.uint64)
         order = np.argsort(keys)
         self._keys: NDArray[np.uint64] = keys[order]
@@ -233,6 +252,27 @@ class _Listing:
         key = np.uint64(hash_key(path))
         at = int(np.searchsorted(self._keys, key))
         return at if at < len(self._keys) and self._keys[at] == key else -1
+
+
+def _listing(store: Store, prefix: str) -> FileTags:
+    """Return the files below a prefix of a bucket."""
+    return FileTags((entry.key.removeprefix(prefix), _tag(entry.tag.strip('"'))) for entry in store.entries(prefix))
+
+
+def content_tag(data: bytes) -> int:
+    """Return the tag of a file with this content."""
+    return _tag(hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+
+def file_tag(file: Path) -> int:
+    """Return the tag of a file on the disk."""
+    with file.open("rb") as content:
+        return _tag(hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
+
+
+def image_tag(copy: ImageCopy) -> int:
+    """Return the tag of an image, of which the key names the content."""
+    return hash_key(copy.store_key) or 1
 
 
 def _tag(etag: str) -> int:
@@ -408,9 +448,15 @@ def _remove(path: str) -> None:
 
 
 def open_mirror(
-    store: Store, prefix: str, *, keep: str, on_files: OnFiles, on_difference: OnDifference | None = None
+    store: Store,
+    prefix: str,
+    *,
+    keep: str,
+    on_files: OnFiles,
+    on_difference: OnDifference | None = None,
+    previous: PreviousFiles | None = None,
 ) -> BucketMirror | FolderMirror:
-    """Open the mirror that fits a store."""
+    """Open the mirror that fits a store. See `BucketMirror`."""
     if (folder := local_folder(store)) is None:
-        return BucketMirror(store, prefix, keep=keep, on_files=on_files, on_difference=on_difference)
+        return BucketMirror(store, prefix, keep=keep, on_files=on_files, on_difference=on_difference, previous=previous)
     return FolderMirror(folder, prefix, keep=keep, on_files=on_files, on_difference=on_difference)
