@@ -222,10 +222,17 @@ def find_diagnoses(tasks: Sequence[TaskFacts]) -> tuple[Diagnosis, ...]:
         if measured is not None and (groups := find_border_split(measured)) is not None:
             found.append(_border_diagnosis(control, *groups, items=int(measured.objects.sum()), people=measured.people))
     rates = _rates(tasks, questions, explained, found, without)
-    found += _careless(rates, borders, found)
+    careless = [*_careless(rates, borders, found)]
+    names = {who for item in careless for who in item.who}
+    # Who errs elsewhere too, and draws inexactly, misses small objects more: that is no view.
+    found = [item for item in found if not (_is_about_marking(item) and names.issuperset(item.who))] + careless
     found += _unexplained(questions, explained, rates, found)
     order = list(DIAGNOSES)
     return tuple(sorted(found, key=lambda item: (order.index(item.kind), -item.items, item.control, item.answers)))
+
+
+def _is_about_marking(item: Diagnosis) -> bool:
+    return item.kind == "one person" and item.measure == "misses"
 
 
 def named_by_measure(diagnoses: Iterable[Diagnosis]) -> dict[int, frozenset[str]]:
