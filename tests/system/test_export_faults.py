@@ -165,7 +165,7 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
 
 def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server, bucket, tmp_path):
     file = tmp_path / "export.json"
-    file.write_text(json.dumps(tasks(600)))
+    file.write_text(json.dumps(tasks(80)))
     address = f"s3://{bucket}/set"
     settings = s3_server.settings(tmp_path / "home")
     store = open_store(address, settings)
