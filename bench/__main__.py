@@ -22,6 +22,7 @@ BENCHES: Mapping[str, str] = {
     "drain": "bench.drain",
     "edits": "bench.edits",
     "export": "bench.export",
+    "export_plain": "bench.export_plain",
     "feature_cost": "bench.feature_cost",
     "keypoints": "bench.keypoints",
     "layouts": "bench.layouts",

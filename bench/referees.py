@@ -24,7 +24,7 @@ def ask(referee, given):
     python = os.environ.get(VARIABLE)
     if not python:
         return None
-    command = [python, str(SCRIPT), referee]
+    command = [python, "-I", str(SCRIPT), referee]  # isolated: `bench/queue.py` would hide the standard library's
     done = subprocess.run(command, check=False, input=json.dumps(given), capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

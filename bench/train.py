@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ def page(done: dict[str, dict]) -> str:
             "| data | labelled images | seeds | boxes | refit | fine-tuned | gain | refit upon it | seen | CPU min |",
             "|---|---|---|---|---|---|---|---|---|---|",
             *rows,
-            *(["", f"Not measured yet: {', '.join(missing)}."] if missing else []),
+            *(["", *textwrap.wrap(f"Not measured yet: {', '.join(missing)}.", 100)] if missing else []),
             "",
             "`refit upon it`: the last layer is refitted on the features of the fine-tuned model, on the same images;",
             "seed 0 alone.",

@@ -3,6 +3,8 @@
 Half of the items propose, with their gold as ground truth or without it; the other half measures against gold.
 """
 
+import os
+
 import msgspec
 import numpy as np
 
@@ -17,7 +19,7 @@ from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.task_facts import facts_of
 from qc_webhooks.verdict.verdict import judge
 
-SPLITS = 4
+SPLITS = int(os.environ.get("LABELLOOP_DRAWS", "4"))
 GOLD = 9999
 
 
@@ -29,8 +31,10 @@ def run() -> str:
         f"{SPLITS} random halves of the items each. Held out: labels per task and error against gold of the proposed",
         "policy on the other half, and in how many halves its 95 % interval holds the wanted error or lies below it.",
         "",
-        ("| data, reference of the proposing half | wanted error | labels | error said | labels, held out |"
-        " error, held out | reached |"),
+        (
+            "| data, reference of the proposing half | wanted error | labels | error said | labels, held out |"
+            " error, held out | reached |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     for name, tasks, targets in (

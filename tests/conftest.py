@@ -19,6 +19,9 @@ from pathlib import Path
 # wait for each other make a fit up to a hundred times slower.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+# Hundreds of processes are started: each would compile every module again, which takes .3 s of the processor.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 import hypothesis
 import pytest
 import structlog

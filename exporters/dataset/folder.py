@@ -4,8 +4,10 @@ import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from exporters.errors import DatasetDamaged
+from labelloop.service.store import Store
 
 
 class DiskTree:
@@ -49,3 +51,8 @@ def safe_join(folder: Path, path: str) -> Path:
     if not parts or ".." in parts or path.startswith("/") or "\\" in path:
         raise DatasetDamaged(url=str(folder), key=path, reason="the path leads out of the folder")
     return folder.joinpath(*parts)
+
+
+def local_folder(store: Store) -> Path | None:
+    """Return the folder of a store on this machine's disk; None for a bucket."""
+    return Path(unquote(urlsplit(store.url).path)) if store.url.startswith("file://") else None

@@ -7,19 +7,28 @@ moment: whoever comes last makes the folder equal to the newest version, whateve
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from exporters.dataset.mirror import Mirror, MirrorCounts, open_mirror
+from exporters.dataset.mirror import (
+    Mirror,
+    MirrorCounts,
+    PreviousFiles,
+    content_tag,
+    file_tag,
+    image_tag,
+    open_mirror,
+)
 from exporters.dataset.plain_files import PlainVersion
 from exporters.dataset.readme import readme
 from exporters.dataset.versions import read_head, read_version
-from exporters.errors import LatestTakenOver
+from exporters.errors import DatasetDamaged, LatestTakenOver, VersionNotFound
 from exporters.model.manifest import DatasetManifest
 from labelloop.service.store import ObjectNotFound, Store
 
@@ -135,7 +144,8 @@ def update_latest(
                 at=_now(),
             )
             _write_state(store, state)
-            counts = _mirror(store, plain, _Guard(store, is_held), progress)
+            previous = partial(_files_of, store, before.version, scratch) if before and before.is_complete else None
+            counts = _mirror(store, plain, _Guard(store, is_held), progress, None if check else previous)
             if not is_held():
                 raise LatestTakenOver(url=store.url)
             done = msgspec.structs.replace(
@@ -147,13 +157,19 @@ def update_latest(
     return LatestUpdate(head.version, counts)
 
 
-def _mirror(store: Store, plain: PlainVersion, guard: "_Guard", progress: FileProgress | None) -> MirrorCounts:
+def _mirror(
+    store: Store,
+    plain: PlainVersion,
+    guard: "_Guard",
+    progress: FileProgress | None,
+    previous: PreviousFiles | None,
+) -> MirrorCounts:
     def on_files(done: int) -> None:
         guard.check()
         if progress:
             progress(done, None)
 
-    with closing(open_mirror(store, FOLDER, keep=VERSION_FILE, on_files=on_files)) as mirror:
+    with closing(open_mirror(store, FOLDER, keep=VERSION_FILE, on_files=on_files, previous=previous)) as mirror:
         add_plain_files(mirror, store, plain)
         mirror.finish()
     return mirror.counts
@@ -177,6 +193,22 @@ def add_plain_files(mirror: Mirror, store: Store, plain: PlainVersion) -> None:
             mirror.add_file(name, path, _key(manifest, name))
     for name, copy in plain.image_paths():
         mirror.add_image(name, copy)
+
+
+def _files_of(store: Store, version: str, scratch: Path) -> Iterator[tuple[str, int]]:
+    """Yield the path and the tag of each file of a version; none if the version is gone."""
+    folder = scratch / "previous"
+    folder.mkdir()
+    try:
+        with PlainVersion(store, read_version(store, version), folder) as plain:
+            plain.pack_images(archives=False)
+            for fmt in plain.formats:
+                yield from ((name, content_tag(data)) for name, data in fmt.archived_labels())
+                yield from ((name, file_tag(path)) for name, path in fmt.files.items())
+            yield from ((name, file_tag(path)) for name, path in plain.tables.items())
+            yield from ((name, image_tag(copy)) for name, copy in plain.image_paths())
+    except (VersionNotFound, DatasetDamaged):
+        return
 
 
 class _Guard:

@@ -10,17 +10,17 @@ import re
 import shutil
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.dataset.folder import safe_join
+from exporters.dataset.folder import local_folder, safe_join
 from exporters.dataset.shards import read_image_copy
 from exporters.model.file_names import hash_key
 from exporters.model.manifest import ImageCopy
@@ -69,6 +69,8 @@ class Mirror(Protocol):
 OnFiles = Callable[[int], None]
 # Called with the path of a file that differs, and how; with it, nothing is written or removed.
 OnDifference = Callable[[str, str], None]
+# Yields the path and the tag of each file that was written last: `content_tag`, and `image_tag` of an image.
+PreviousFiles = Callable[[], Iterable[tuple[str, int]]]
 MISSING, DIFFERENT, EXTRA = "missing", "another content", "not of the version"
 
 
@@ -81,16 +83,26 @@ class BucketMirror:
         keep: A path in it that is neither written nor removed.
         on_files: Called after each file.
         on_difference: Called for each difference instead of making the folder equal.
+        previous: The files that were written last, for servers whose etags are no checksums; None if that is not known.
     """
 
     def __init__(
-        self, store: Store, prefix: str, *, keep: str, on_files: OnFiles, on_difference: OnDifference | None = None
+        self,
+        store: Store,
+        prefix: str,
+        *,
+        keep: str,
+        on_files: OnFiles,
+        on_difference: OnDifference | None = None,
+        previous: PreviousFiles | None = None,
     ) -> None:
         self._store, self._prefix, self._keep, self._on_files = store, prefix, keep, on_files
         self._on_difference = on_difference
-        self._existing = _Listing(store, prefix)
+        self._existing = _listing(store, prefix)
         self._existing.see(keep)
-        self._objects: _Listing | None = None
+        self._objects: FileTags | None = None
+        self._previous = previous
+        self._previous_tags: FileTags | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="latest")
         self._pending: deque[Future[object]] = deque()
         self._done = 0
@@ -98,7 +110,7 @@ class BucketMirror:
 
     def add(self, path: str, data: bytes) -> None:
         """See `Mirror.add`."""
-        if not self._is_same(path, lambda: _tag(hashlib.md5(data, usedforsecurity=False).hexdigest())):
+        if not self._is_same(path, lambda: content_tag(data)):
             self.counts.bytes += len(data)
             self._change(lambda: self._store.put(self._prefix + path, data))
 
@@ -109,17 +121,13 @@ class BucketMirror:
             if not (key and self._copy(key, path)):
                 self._store.put(self._prefix + path, file)
 
-        def tag() -> int:
-            with file.open("rb") as content:
-                return _tag(hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
-
-        if not self._is_same(path, tag):
+        if not self._is_same(path, lambda: file_tag(file)):
             self.counts.bytes += 0 if key else file.stat().st_size
             self._change(write)
 
     def add_image(self, path: str, copy: ImageCopy) -> None:
         """See `Mirror.add_image`. The server copies it."""
-        if not self._is_same(path, lambda: _tag(copy.etag) if copy.etag else self._tag_of(copy)):
+        if not self._is_same(path, lambda: self._tag_of(copy), lambda: image_tag(copy)):
             self._change(
                 lambda: (
                     self._copy(copy.store_key, path)
@@ -156,12 +164,16 @@ class BucketMirror:
         return True
 
     def _tag_of(self, copy: ImageCopy) -> int:
-        """Return the tag of an image that this program uploaded: the manifest has its SHA-256 only."""
-        if self._objects is None:
-            self._objects = _Listing(self._store, _OBJECTS)
-        return self._objects.see(copy.store_key.removeprefix(_OBJECTS)) or 0
+        """Return the tag of an image. Of one that this program uploaded the manifest has the SHA-256 only."""
+        if copy.etag:
+            tag = _tag(copy.etag)
+        else:
+            if self._objects is None:
+                self._objects = _listing(self._store, _OBJECTS)
+            tag = self._objects.see(copy.store_key.removeprefix(_OBJECTS)) or 0
+        return tag if tag or not self._on_difference else content_tag(read_image_copy(self._store, copy))
 
-    def _is_same(self, path: str, tag: Callable[[], int]) -> bool:
+    def _is_same(self, path: str, tag: Callable[[], int], previous_tag: Callable[[], int] | None = None) -> bool:
         stated = self._existing.see(path)
         if stated is None:
             self.counts.written += 1
@@ -170,6 +182,10 @@ class BucketMirror:
             return False
         if not stated and self._on_difference:
             stated = _tag(hashlib.md5(self._store.get(self._prefix + path), usedforsecurity=False).hexdigest())
+        if not stated and self._previous:
+            if self._previous_tags is None:
+                self._previous_tags = FileTags(self._previous())
+            stated, tag = self._previous_tags.see(path) or 0, previous_tag or tag
         if stated and stated == tag():
             self.counts.same += 1
             self._advance()
@@ -196,15 +212,18 @@ class BucketMirror:
         self._on_files(self._done)
 
 
-class _Listing:
-    """The files below a prefix: 16 bytes each, hashes of the path and of the MD5 (0 if the server states none)."""
+class FileTags:
+    """The paths and contents of a set of files, as hashes: 16 bytes each.
 
-    def __init__(self, store: Store, prefix: str) -> None:
+    Args:
+        tagged: The path and the tag of each file: `_tag` of its MD5, 0 if that is not known.
+    """
+
+    def __init__(self, tagged: Iterable[tuple[str, int]]) -> None:
         paths, tags = array("Q"), array("Q")
-        for entry in store.entries(prefix):
-            paths.append(hash_key(entry.key.removeprefix(prefix)))
-            tag = entry.tag.strip('"')
-            tags.append(_tag(tag))
+        for path, tag in tagged:
+            paths.append(hash_key(path))
+            tags.append(tag)
         keys: NDArray[np.uint64] = np.frombuffer(paths, np.uint64) if paths else np.empty(0, np.uint64)
         order = np.argsort(keys)
         self._keys: NDArray[np.uint64] = keys[order]
@@ -233,6 +252,27 @@ class _Listing:
         key = np.uint64(hash_key(path))
         at = int(np.searchsorted(self._keys, key))
         return at if at < len(self._keys) and self._keys[at] == key else -1
+
+
+def _listing(store: Store, prefix: str) -> FileTags:
+    """Return the files below a prefix of a bucket."""
+    return FileTags((entry.key.removeprefix(prefix), _tag(entry.tag.strip('"'))) for entry in store.entries(prefix))
+
+
+def content_tag(data: bytes) -> int:
+    """Return the tag of a file with this content."""
+    return _tag(hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+
+def file_tag(file: Path) -> int:
+    """Return the tag of a file on the disk."""
+    with file.open("rb") as content:
+        return _tag(hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
+
+
+def image_tag(copy: ImageCopy) -> int:
+    """Return the tag of an image, of which the key names the content."""
+    return hash_key(copy.store_key) or 1
 
 
 def _tag(etag: str) -> int:
@@ -277,23 +317,24 @@ class FolderMirror:
 
     def finish(self) -> None:
         """See `Mirror.finish`. Everything is synced to the disk."""
-        if not self._is_new:
-            for path in list(_files_below(self._root)):
-                name = path.relative_to(self._root).as_posix()
-                if name != self._keep and hash_key(name) not in self._wanted:
-                    self.counts.removed += 1
-                    if self._on_difference:
-                        self._on_difference(name, EXTRA)
-                    else:
-                        path.unlink()
-            for folder in sorted((path for path in self._root.rglob("*") if path.is_dir()), reverse=True):
-                if not self._on_difference and not any(folder.iterdir()):
-                    folder.rmdir()
+        extra = [] if self._is_new else [path for path in _files_below(self._root) if not self._is_wanted(path)]
+        for path in extra:
+            self.counts.removed += 1
+            if self._on_difference:
+                self._on_difference(path, EXTRA)
+            else:
+                _remove(f"{self._root}/{path}")
+        for folder in {parent for path in extra for parent in (self._root / path).parents}:
+            if not self._on_difference and folder.is_relative_to(self._root) and folder != self._root:
+                _remove_empty(folder)
         if self._root.is_dir() and not self._on_difference:
             sync_disk(str(self._root))
 
     def close(self) -> None:
         """Nothing is pending."""
+
+    def _is_wanted(self, path: str) -> bool:
+        return path == self._keep or hash_key(path) in self._wanted
 
     def _add(self, path: str, size: int, is_same: Callable[[str], bool], write: Callable[[str], None]) -> None:
         target = f"{self._root}/{path}"
@@ -319,10 +360,29 @@ class FolderMirror:
             self._folders.add(folder)
 
 
-def _files_below(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            yield Path(folder) / name
+def _files_below(root: Path, folder: str = "") -> Iterator[str]:
+    """Yield the relative path of each file, without a list of them."""
+    try:
+        entries = os.scandir(root / folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            path = f"{folder}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(root, f"{path}/")
+            else:
+                yield path
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing but empty folders is in it."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if not path.is_dir():
+                return
+            _remove_empty(path)
+        folder.rmdir()
 
 
 def _has_content(path: str, data: bytes) -> bool:
@@ -387,15 +447,16 @@ def _remove(path: str) -> None:
         target.unlink(missing_ok=True)
 
 
-def local_folder(store: Store) -> Path | None:
-    """Return the folder of a store on this machine's disk; None for a bucket."""
-    return Path(unquote(urlsplit(store.url).path)) if store.url.startswith("file://") else None
-
-
 def open_mirror(
-    store: Store, prefix: str, *, keep: str, on_files: OnFiles, on_difference: OnDifference | None = None
+    store: Store,
+    prefix: str,
+    *,
+    keep: str,
+    on_files: OnFiles,
+    on_difference: OnDifference | None = None,
+    previous: PreviousFiles | None = None,
 ) -> BucketMirror | FolderMirror:
-    """Open the mirror that fits a store."""
+    """Open the mirror that fits a store. See `BucketMirror`."""
     if (folder := local_folder(store)) is None:
-        return BucketMirror(store, prefix, keep=keep, on_files=on_files, on_difference=on_difference)
+        return BucketMirror(store, prefix, keep=keep, on_files=on_files, on_difference=on_difference, previous=previous)
     return FolderMirror(folder, prefix, keep=keep, on_files=on_files, on_difference=on_difference)

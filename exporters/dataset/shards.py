@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BytesIO
+from io import BufferedReader, BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
+from exporters.dataset.folder import local_folder
 from exporters.dataset.task_index import Rows, TaskIndex, read_page
 from exporters.errors import DatasetDamaged
 from exporters.formats.base import Record
@@ -110,8 +112,13 @@ class LocalFirst:
 
     def get(self, key: str) -> bytes:
         """See `Store.get`."""
+        file = self.local(key)
+        return file.read_bytes() if file is not None else self._store.get(key)
+
+    def local(self, key: str) -> Path | None:
+        """Return the file of an object in the folder; None if it has none."""
         file = self._folder / key.rpartition("/")[2]
-        return file.read_bytes() if key.startswith("objects/") and file.is_file() else self._store.get(key)
+        return file if key.startswith("objects/") and file.is_file() else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -268,17 +275,52 @@ def _page(store: Store, shard: Shard) -> Rows:
 def _lines(store: Store, generation: Generation, name: str) -> Iterator[ShardLine]:
     shards = generation.tables.get(name, ())
     decode = msgspec.json.Decoder(ShardLine).decode
-    with ThreadPoolExecutor(1 if len(shards) < 2 else _AHEAD) as threads:
-        coming = [
-            threads.submit(read_object, store, next_shard.sha256, next_shard.size) for next_shard in shards[:_AHEAD]
-        ]
-        for number, shard in enumerate(shards):
-            data = coming.pop(0).result()
-            if number + _AHEAD < len(shards):
-                after = shards[number + _AHEAD]
-                coming.append(threads.submit(read_object, store, after.sha256, after.size))
-            try:
-                for text in BytesIO(data):
-                    yield decode(text)
-            except msgspec.DecodeError as error:
-                raise DatasetDamaged(url=store.url, key=object_key(shard.sha256), reason=str(error)) from error
+    for shard, lines in _contents(store, shards):
+        try:
+            for text in lines:
+                yield decode(text)
+        except msgspec.DecodeError as error:
+            raise DatasetDamaged(url=store.url, key=object_key(shard.sha256), reason=str(error)) from error
+
+
+def _contents(store: Store, shards: Sequence[Shard]) -> Iterator[tuple[Shard, BufferedReader | BytesIO]]:
+    """Yield each shard with its content: from the disk, or from the store, a few shards ahead."""
+    files = [_local_file(store, shard) for shard in shards]
+    missing = [shard for shard, file in zip(shards, files, strict=True) if file is None]
+    with ThreadPoolExecutor(1 if len(missing) < 2 else _AHEAD) as threads:
+
+        def read(shard: Shard) -> Future[bytes]:
+            return threads.submit(read_object, store, shard.sha256, shard.size)
+
+        coming = deque(map(read, missing[:_AHEAD]))
+        following = iter(missing[_AHEAD:])
+        for shard, file in zip(shards, files, strict=True):
+            if file is not None:
+                with file.open("rb") as content:
+                    _verify_file(store, shard, content)
+                    yield shard, content
+            else:
+                data = coming.popleft().result()
+                coming.extend(map(read, islice(following, 1)))
+                yield shard, BytesIO(data)
+
+
+def _local_file(store: Store, shard: Shard) -> Path | None:
+    """Return the file of a shard on this machine's disk, so that it need not be held in memory."""
+    key = object_key(shard.sha256)
+    if isinstance(store, LocalFirst):
+        return store.local(key)
+    folder = local_folder(store)
+    file = folder / key if folder is not None else None
+    return file if file is not None and file.is_file() else None
+
+
+def _verify_file(store: Store, shard: Shard, content: BufferedReader) -> None:
+    """Compare a file with the manifest; then it is at its start again. Raises `DatasetDamaged`."""
+    key, size = object_key(shard.sha256), content.seek(0, 2)
+    if size != shard.size:
+        raise DatasetDamaged(url=store.url, key=key, reason=f"{size} bytes, the manifest says {shard.size}")
+    content.seek(0)
+    if hashlib.file_digest(content, "sha256").hexdigest() != shard.sha256:
+        raise DatasetDamaged(url=store.url, key=key, reason="its SHA-256 is not the manifest's")
+    content.seek(0)

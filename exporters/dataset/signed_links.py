@@ -5,8 +5,12 @@ from typing import Any
 
 import msgspec
 
+from exporters.dataset.folder import DiskTree
+from exporters.dataset.plain_files import format_context
 from exporters.dataset.shards import read_table, read_verified
 from exporters.errors import ExportError, VersionNotFound
+from exporters.formats import FORMATS
+from exporters.formats.base import included
 from exporters.formats.ndjson import FILE
 from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
 from labelloop.service.media.s3 import split_s3
@@ -56,11 +60,10 @@ def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign)
         VersionNotFound: the version does not have the format.
         ExportError: an image has no such address.
     """
-    file = next((entry for entry in manifest.files if entry.path == f"{name}/{FILE}"), None)
-    if file is None:
+    if name not in manifest.formats:
         raise VersionNotFound(store.url, f"{manifest.version} with {name}", [manifest.version])
     copies = _copies(store, manifest) if store.url.startswith("s3://") else {}
-    first_line, *rows = read_verified(store, file.key, file.sha256, file.size).splitlines()
+    first_line, *rows = _content(store, manifest, name).splitlines()
     header = msgspec.json.decode(first_line)
     header.pop("path", None)
     yield msgspec.json.encode(header) + b"\n"
@@ -82,6 +85,17 @@ def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign)
             code="photos_not_linked",
             status=409,
         )
+
+
+def _content(store: Store, manifest: DatasetManifest, name: str) -> bytes:
+    """Return the file of a format: the version's own, or made of its records."""
+    for file in manifest.files:
+        if file.path == f"{name}/{FILE}":
+            return read_verified(store, file.key, file.sha256, file.size)
+    with store.scratch() as folder:
+        records = included(read_table(store, manifest, name))
+        FORMATS[name](format_context(manifest)).write_files(records, DiskTree(folder))
+        return (folder / FILE).read_bytes()
 
 
 def _copies(store: Store, manifest: DatasetManifest) -> Mapping[str, str]:

@@ -18,9 +18,9 @@ import msgspec
 from exporters.convert.options import ConversionOptions
 from exporters.convert.task_images import ImageSizeReader, ImageSizes
 from exporters.convert.task_registry import TaskRegistry
+from exporters.dataset.folder import local_folder
 from exporters.dataset.gc import epoch, is_complete
 from exporters.dataset.latest import FileProgress, LatestUpdate, update_latest
-from exporters.dataset.mirror import local_folder
 from exporters.dataset.plain_files import PlainVersion
 from exporters.dataset.shards import LocalFirst, ObjectUploader, read_table
 from exporters.dataset.versions import VersionClaim, commit_version, publish_version, published_version, version_number

@@ -2,8 +2,9 @@
 
 import hashlib
 import heapq
+from array import array
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ SMALL, LARGE = 32**2, 96**2
 # Number of histogram bins for relative box sizes, and cells per side of the centre heat map.
 SIDE_STEPS = 20
 GRID = 24
-# Objects measured at a time.
-_ROWS = 4096
+# Numbers of an object: class id, box and area; and how many numbers are collected before they are measured.
+_COLUMNS = 6
+_VALUES = 16_384 * _COLUMNS
 
 
 class VersionStatistics:
@@ -48,27 +50,20 @@ class VersionStatistics:
         self.image_sizes: Counter[tuple[int, int]] = Counter()
         self.centres = np.zeros((GRID, GRID), dtype=np.int64)
         self._max_samples = samples
-        # One row per object that is not measured yet: width and height of its image, its box, its area.
-        self._rows: list[tuple[float, ...]] = []
         self._candidates: dict[int, list[tuple[int, int, tuple[Image, Sequence[DecodedObject]]]]] = {}
+        # What is not measured yet: class id, box and area of each object, and the split and size of each image.
+        self._values = array("d")
+        self._images: list[tuple[str, int, int, int]] = []
 
     def add(self, image: Image, objects: Sequence[DecodedObject]) -> None:
         """Add an image with its objects."""
-        split = image.split
         self.images += 1
+        self._values.extend([number for item in objects for number in (item.class_id, *item.box, item.area)])
+        self._images.append((image.split, image.width, image.height, len(objects)))
+        if len(self._values) >= _VALUES:
+            self.measure()
         if image.width:
-            self.image_sizes[image.width, image.height] += 1
-        self.images_without_objects[split] += not objects
-        self.objects_per_image[min(len(objects), 50)] += 1
-        by_class = Counter([item.class_id for item in objects])
-        for class_id, count in by_class.items():
-            self.objects[class_id, split] += count
-            self.images_with_class[class_id, split] += 1
-        if image.width:
-            self._rows += [(image.width, image.height, *item.box, item.area) for item in objects]
-            if len(self._rows) >= _ROWS:
-                self.measure()
-            self._add_candidate(image, by_class, objects)
+            self._add_candidate(image, objects)
 
     def samples(self) -> list[tuple[Image, Sequence[DecodedObject]]]:
         """The sample images, taken from all classes in rotation, so that rare classes appear as often as frequent ones.
@@ -88,11 +83,34 @@ class VersionStatistics:
         return sorted(chosen.values(), key=lambda sample: sample[0].id)
 
     def measure(self) -> None:
-        """Measure the objects added so far; call it before the counts of sizes and positions are read."""
-        if not self._rows:
-            return
-        image_width, image_height, left, top, right, bottom, area = np.array(self._rows, np.float64).T
-        self._rows.clear()
+        """Measure what was added so far; call it before the counts are read."""
+        values = np.array(self._values, np.float64).reshape(-1, _COLUMNS)
+        splits = sorted({split for split, *_ in self._images})
+        numbers = {split: number for number, split in enumerate(splits)}
+        images = np.array([(numbers[split], *rest) for split, *rest in self._images], np.int64).reshape(-1, 4)
+        for split, width, height, count in self._images:
+            if width:
+                self.image_sizes[width, height] += 1
+            self.images_without_objects[split] += not count
+            self.objects_per_image[min(count, 50)] += 1
+        self._images.clear()
+        self._values = array("d")
+        image_of = np.repeat(np.arange(len(images)), images[:, 3])
+        # one number for the split and the class of an object, and one with its image
+        width = int(values[:, 0].max(initial=0)) + 1
+        keys = images[image_of, 0] * width + values[:, 0].astype(np.int64)
+        in_image = np.unique(image_of * (width * len(splits)) + keys) % (width * len(splits))
+        for counts, found in ((self.objects, keys), (self.images_with_class, in_image)):
+            per_key: Counter[int] = Counter()
+            _count(per_key, found)
+            for key, number in per_key.items():
+                counts[key % width, splits[key // width]] += number
+        sized = images[image_of, 1] > 0
+        self._measure_boxes(images[image_of, 1:3][sized], values[sized, 1:5], values[sized, 5])
+
+    def _measure_boxes(self, sizes: NDArray[np.int64], boxes: NDArray[np.float64], area: NDArray[np.float64]) -> None:
+        """Measure boxes: sizes of their images (n, 2), boxes (n, 4) and areas (n,) in pixels."""
+        (image_width, image_height), (left, top, right, bottom) = sizes.T, boxes.T
         width, height = right - left, bottom - top
         relative = np.sqrt(np.maximum(0.0, width * height) / (image_width * image_height))
         _count(self.relative_sizes, np.minimum((relative * SIDE_STEPS).astype(np.int64), SIDE_STEPS - 1))
@@ -106,19 +124,19 @@ class VersionStatistics:
         row = ((top + bottom) / 2 / image_height * GRID).astype(np.int64)
         np.add.at(self.centres, (np.clip(row, 0, GRID - 1), np.clip(column, 0, GRID - 1)), 1)
 
-    def _add_candidate(self, image: Image, classes: Collection[int], objects: Sequence[DecodedObject]) -> None:
+    def _add_candidate(self, image: Image, objects: Sequence[DecodedObject]) -> None:
         """Keep the `samples` images with the smallest hashes of each class."""
-        key = int.from_bytes(hashlib.blake2b(image.file_name.encode(), digest_size=6).digest(), "big")
-        for class_id in classes or (0,):
+        key = -int.from_bytes(hashlib.blake2b(image.file_name.encode(), digest_size=6).digest(), "big")
+        for class_id in {item.class_id for item in objects} or (0,):
             candidates = self._candidates.setdefault(class_id, [])
-            entry = (-key, image.id, (image, objects))
             if len(candidates) < self._max_samples:
-                heapq.heappush(candidates, entry)
-            elif entry[0] > candidates[0][0]:
-                heapq.heapreplace(candidates, entry)
+                heapq.heappush(candidates, (key, image.id, (image, objects)))
+            elif candidates and key > candidates[0][0]:
+                heapq.heapreplace(candidates, (key, image.id, (image, objects)))
 
 
 def _count(counts: Counter[int], bins: NDArray[np.int64]) -> None:
     """Add the number of entries in each bin."""
-    for value, number in zip(*np.unique(bins, return_counts=True), strict=True):
-        counts[int(value)] += int(number)
+    values, numbers = np.unique(bins, return_counts=True)
+    for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+        counts[value] += number

@@ -72,9 +72,7 @@ def _author(task: int, wanted: str, authors: dict[int, str], users: list[dict[st
         meant = list(authors)
     if len(meant) != 1:
         named = ", ".join(f"{names.get(id_, 'user')} ({id_})" for id_ in sorted(authors)) or "none yet"
-        reason = (
-            f"{wanted} has no annotation of task {task}" if wanted else f"Task {task} has {len(authors)} authors"
-        )
+        reason = f"{wanted} has no annotation of task {task}" if wanted else f"Task {task} has {len(authors)} authors"
         raise QualityControlError(
             f"{reason}.",
             fix=f"Name one of its annotators with --annotator: {named}.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qc_webhooks.annotators.explanations import MIN_ANSWERS, fit_persons, read_groups, split
+from qc_webhooks.annotators.explanations import MIN_ANSWERS, extras_limit, fit_persons, read_groups, split
 from qc_webhooks.annotators.questions import MAX_ITEMS, Asked
 from qc_webhooks.annotators.work_habits import EdgeOffsets, edge_offsets
 from qc_webhooks.verdict.task_facts import RegionFacts, TaskFacts
@@ -57,7 +57,7 @@ def find_content_split(asked: Asked, *, unit: str = "pixels") -> ContentSplit | 
     yes, no = split(asked)
     # What two annotators marked is taken for real, and what nobody could confirm: the rest by its probability.
     confirmed = (yes.sum(axis=1) >= 2) | ((yes + no).sum(axis=1) <= 3)
-    real = np.where(confirmed, 1.0, fit_persons(yes, no).posterior(yes, no)[:, 0])
+    real = np.where(confirmed, 1.0, fit_persons(yes, no, extras_limit(asked)).posterior(yes, no)[:, 0])
     best: tuple[float, ContentSplit] | None = None
     for content, label, inside in _contents(asked, unit):
         inner, outer = real * inside, real * ~inside

@@ -4,8 +4,9 @@ Draws of the truth replace it: which clusters are objects, how many objects of e
 overlap their object enough (`DetectionPosterior`, `Localisation`). In each draw an annotator has a number of objects,
 of found ones and of right regions. Ground truth replaces the draws where it exists.
 
-The interval covers two things: the rate on these tasks under all draws, and the annotator's rate on tasks like these
-(the Beta posterior of each draw under Jeffreys' prior). Both are highest-density intervals; the wider end counts.
+The interval is for two readings: the rate on these tasks, which is what a ground truth of them would show, and the
+annotator's rate on tasks like these (the Beta posterior of each draw under Jeffreys' prior). Half of the draws are of
+either; it is the shortest interval that holds 95 % of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -223,8 +224,9 @@ def _estimate(hits: Counts, trials: Counts, rng: np.random.Generator) -> Estimat
         return Estimate.insufficient(n)
     on_these = hits / np.maximum(trials, 1)
     on_such = rng.beta(hits + 0.5, trials - hits + 0.5)
-    ends = np.array([_highest_density(on_these), _highest_density(on_such)])
-    return Estimate(float(np.median(on_these)), float(ends[:, 0].min()), float(ends[:, 1].max()), n)
+    value = float(np.median(on_these))
+    low, high = _highest_density(np.concatenate((on_these, on_such)))
+    return Estimate(value, min(low, value), max(high, value), n)
 
 
 def _highest_density(values: Floats) -> tuple[float, float]:

@@ -30,7 +30,15 @@ from qc_webhooks.annotators.error_rates import (
     find_sloppy,
     presence_rates,
 )
-from qc_webhooks.annotators.explanations import MIN_ANSWERS, find_camps, fit_persons, may_be_camps, read_groups, split
+from qc_webhooks.annotators.explanations import (
+    MIN_ANSWERS,
+    extras_limit,
+    find_camps,
+    fit_persons,
+    may_be_camps,
+    read_groups,
+    split,
+)
 from qc_webhooks.annotators.questions import Asked, QuestionKind, questions_of
 from qc_webhooks.annotators.work_habits import find_click_through, find_copiers
 from qc_webhooks.statistics import ABSENT
@@ -214,10 +222,17 @@ def find_diagnoses(tasks: Sequence[TaskFacts]) -> tuple[Diagnosis, ...]:
         if measured is not None and (groups := find_border_split(measured)) is not None:
             found.append(_border_diagnosis(control, *groups, items=int(measured.objects.sum()), people=measured.people))
     rates = _rates(tasks, questions, explained, found, without)
-    found += _careless(rates, borders, found)
+    careless = [*_careless(rates, borders, found)]
+    names = {who for item in careless for who in item.who}
+    # Who errs elsewhere too, and draws inexactly, misses small objects more: that is no view.
+    found = [item for item in found if not (_is_about_marking(item) and names.issuperset(item.who))] + careless
     found += _unexplained(questions, explained, rates, found)
     order = list(DIAGNOSES)
     return tuple(sorted(found, key=lambda item: (order.index(item.kind), -item.items, item.control, item.answers)))
+
+
+def _is_about_marking(item: Diagnosis) -> bool:
+    return item.kind == "one person" and item.measure == "misses"
 
 
 def named_by_measure(diagnoses: Iterable[Diagnosis]) -> dict[int, frozenset[str]]:
@@ -273,7 +288,7 @@ def _split_of(asked: Asked, *, unit: str) -> tuple[Diagnosis | None, Floats]:
         if found is not None:
             return found, camps.open
     yes, no = split(asked)
-    posterior = fit_persons(yes, no).posterior(yes, no)
+    posterior = fit_persons(yes, no, extras_limit(asked)).posterior(yes, no)
     for class_ in (0, 1):
         groups = read_groups(asked, posterior[:, class_])
         if groups is None or not (groups[0] and groups[1]) or not _consistent_in_halves(asked, posterior[:, class_]):

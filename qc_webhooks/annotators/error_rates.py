@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qc_webhooks.annotators.explanations import fit_persons, split
+from qc_webhooks.annotators.explanations import extras_limit, fit_persons, split
 from qc_webhooks.annotators.questions import MAX_ITEMS, Asked, answer_name
 from qc_webhooks.verdict.task_facts import TaskFacts
 
@@ -70,7 +70,7 @@ def presence_rates(asked: Asked, left_out: Floats) -> tuple[tuple[ErrorRate, ...
     """
     yes, no = split(asked)
     yes, no = yes * (1 - left_out)[:, None], no * (1 - left_out)[:, None]
-    fit = fit_persons(yes, no)
+    fit = fit_persons(yes, no, extras_limit(asked))
     logs = fit.log_likelihoods(yes, no)
     real = fit.posterior(yes, no)[:, 0]
     misses, extras = [], []

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qc_webhooks.annotators.questions import Asked
+from qc_webhooks.annotators.questions import NOT_ASKED, Asked
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -29,6 +29,8 @@ _REGROUP_FROM, _CONVERGED = 3, 1e-3
 _RATE_RANGE, _SHRINK = (0.004, 0.996), 4.0
 # First guess of an error rate: in camps it is low, so that open items are not taken for errors.
 _PRIOR_RATE, _CAMP_RATE = 0.1, 0.05
+# Annotators who mark the same false object, on average: one, and half another by coincidence.
+_FALSE_MARKS = 1.5
 # Pseudo-items of each class.
 _CLASS_ITEMS = 1.0
 # Held-out gain that supports camps: log-likelihood in total, and its mean over its standard error.
@@ -77,21 +79,33 @@ def split(asked: Asked) -> tuple[Floats, Floats]:
     return (asked.answers == 1).astype(np.float64), (asked.answers == 0).astype(np.float64)
 
 
-def fit_persons(yes: Floats, no: Floats) -> LatentFit:
-    """Fit the model without camps."""
-    return _fit(yes, no, None)
+def fit_persons(yes: Floats, no: Floats, most_extras: float = 1.0) -> LatentFit:
+    """Fit the model without camps; ``most_extras`` limits P(1 | true answer 0), see ``extras_limit``."""
+    return _fit(yes, no, None, most_extras)
 
 
-def fit_camps(yes: Floats, no: Floats, persons: LatentFit) -> LatentFit | None:
+def extras_limit(asked: Asked) -> float:
+    """Highest P(1 | true answer 0) of an annotator.
+
+    What is no object was marked by one annotator, and by another at most by coincidence. Objects that several mark are
+    objects, although others leave them out.
+    """
+    if asked.kind != "presence":
+        return 1.0
+    viewers = (asked.answers != NOT_ASKED).sum(axis=1)
+    return min(_FALSE_MARKS / float(viewers.mean()), 1.0) if len(viewers) else 1.0
+
+
+def fit_camps(yes: Floats, no: Floats, persons: LatentFit, most_extras: float = 1.0) -> LatentFit | None:
     """Fit the model with camps; None where no two groups are found."""
     starts = _initial_groups(yes, no, persons)
     # Either group may be the one that answers 1.
-    fits = [_fit(yes, no, groups) for start in starts for groups in (start, ~start)]
+    fits = [_fit(yes, no, groups, most_extras) for start in starts for groups in (start, ~start)]
     fits = [fit for fit in fits if fit.first is not None and not fit.first.all() and fit.first.any()]
     return max(fits, key=lambda fit: _log_likelihood(fit, yes, no), default=None)
 
 
-def _fit(yes: Floats, no: Floats, first: Booleans | None) -> LatentFit:
+def _fit(yes: Floats, no: Floats, first: Booleans | None, most_extras: float) -> LatentFit:
     people = yes.shape[1]
     classes = 2 if first is None else 3
     start = _PRIOR_RATE if first is None else _CAMP_RATE
@@ -106,6 +120,7 @@ def _fit(yes: Floats, no: Floats, first: Booleans | None) -> LatentFit:
         extras = _rates(
             ((1 - expected) * counts_yes).sum(axis=0), ((1 - expected) * (counts_yes + counts_no)).sum(axis=0)
         )
+        extras = np.minimum(extras, most_extras)
         shares = posterior.sum(axis=0) + _CLASS_ITEMS
         moved = max(float(np.abs(misses - fit.misses).max()), float(np.abs(extras - fit.extras).max()))
         fit = LatentFit(shares / shares.sum(), misses, extras, first)
@@ -186,8 +201,9 @@ def find_camps(asked: Asked) -> Camps | None:
     if len(asked.people) < 3:
         return None
     yes, no = split(asked)
-    persons = fit_persons(yes, no)
-    fit = fit_camps(yes, no, persons)
+    limit = extras_limit(asked)
+    persons = fit_persons(yes, no, limit)
+    fit = fit_camps(yes, no, persons, limit)
     # Where camps are not better on the tasks they are fitted to, they are not on others.
     if fit is None or _log_likelihood(fit, yes, no) - _log_likelihood(persons, yes, no) < MIN_GAIN:
         return None
@@ -245,8 +261,8 @@ def _held_out(asked: Asked, yes: Floats, no: Floats) -> tuple[float, float, list
     for held in (half, ~half):
         if held.all() or not held.any():
             return 0.0, 0.0, []
-        persons = fit_persons(yes[~held], no[~held])
-        camps = fit_camps(yes[~held], no[~held], persons)
+        persons = fit_persons(yes[~held], no[~held], extras_limit(asked))
+        camps = fit_camps(yes[~held], no[~held], persons, extras_limit(asked))
         if camps is None or camps.first is None:
             return 0.0, 0.0, []
         difference = _log_sum(camps.log_likelihoods(yes[held], no[held])) - _log_sum(

@@ -199,13 +199,14 @@ def qc_keys(context: RoutingContext) -> dict[str, Any]:
     """The qc_* keys of the verdict."""
     verdict = context.verdict
     # An annotator who is measured on the task must not see that it is resolved.
-    note = (
-        ""
-        if _is_measuring(context)
-        else write_note(
+    note = ""
+    if not _is_measuring(context):
+        text = write_note(
             verdict, context.policy, expected_errors=_expected_errors(context), more=_further_sentences(context)
         )
-    )
+        # What the annotator is to correct comes first; annotators who are still blind must not read it.
+        sent_back = [] if _is_served(context) else note_sentences(context.review.send_backs)
+        note = " ".join((*sent_back, text))
     return {
         "qc_status": verdict.outcome,
         "qc_agreement": None if verdict.agreement is None else round(verdict.agreement, 4),
@@ -297,12 +298,11 @@ def _expected_errors(context: RoutingContext) -> float | None:
 
 def _further_sentences(context: RoutingContext) -> list[str]:
     """Sentences of the note after the verdict: violations of the guideline and, in review, the reasons."""
-    sent_back = [] if _is_served(context) else note_sentences(context.review.send_backs)
     assessment = context.assessment
     if context.verdict.ground_truth is not None:
         return list(assessment.reasons)  # doubts about the ground truth
     reasons = [reason for reason in assessment.reasons if reason != BLOCKED] if needs_review(context) else []
-    return [*sent_back, *describe_violations(assessment.violations), *reasons]
+    return [*describe_violations(assessment.violations), *reasons]
 
 
 def _gain_text(gain: ExpectedGain | None) -> str:

@@ -130,11 +130,11 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
     file = tmp_path / "export.json"
     well = s3_server.settings(tmp_path / "home")
     address = f"s3://{bucket}/set"
-    file.write_text(json.dumps(tasks(20)))
+    file.write_text(json.dumps(tasks(5)))
     export(file, settings=well, to=address, formats=("coco", "yolo-detect"))
-    file.write_text(json.dumps(tasks(40)))
+    file.write_text(json.dumps(tasks(9)))
     store, outcomes, told = open_store(address, well), [], []
-    for passed in range(0, 180, 9):
+    for passed in range(0, 120, 7):
         gateway = Gateway(s3_server.endpoint, FAULTS[fault])
         gateway.left = passed
         ours = well.replace(s3_endpoint_url=f"http://127.0.0.1:{gateway.server_port}")
@@ -165,7 +165,7 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
 
 def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server, bucket, tmp_path):
     file = tmp_path / "export.json"
-    file.write_text(json.dumps(tasks(600)))
+    file.write_text(json.dumps(tasks(80)))
     address = f"s3://{bucket}/set"
     settings = s3_server.settings(tmp_path / "home")
     store = open_store(address, settings)

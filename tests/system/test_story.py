@@ -2,6 +2,9 @@
 
 import copy
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -173,6 +176,19 @@ def _pixels(item):
     left, wide = (number * width / 100 for number in across)
     top, high = (number * height / 100 for number in down)
     return left, top, wide, high
+
+
+def test_a_stranger_loads_the_bucket_without_labelloop(bucket, settled, loop, s3_server, tmp_path):
+    del bucket
+    _, anna = settled
+    words = [s3_server.endpoint, s3_server.key, s3_server.secret, loop.bucket, "story", str(tmp_path)]
+    script = Path(__file__).with_name("stranger.py")
+    done = subprocess.run([sys.executable, "-I", script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = sorted(row for rows in json.loads(done.stdout.splitlines()[-1]).values() for row in rows)
+    wanted = sorted(_pixels(item) for item in anna if item["type"] == "rectanglelabels")
+    assert np.allclose([row[:2] for row in found], [row[:2] for row in wanted], atol=0.02)
+    assert np.allclose([[x1 - x0, y1 - y0] for x0, y0, x1, y1 in found], [row[2:] for row in wanted], atol=0.02)
 
 
 def test_every_format_in_s3_tells_the_same_boxes(bucket, loop, tmp_path):

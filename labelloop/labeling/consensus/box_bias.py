@@ -4,8 +4,9 @@ The model of a box edge is
 
     edge of the object + margin of the annotator + noise, both in shares of the object's side
 
-Margins and variances are estimated alternately from the boxes of the same object by the other annotators. With few
-boxes, a margin is shrunk towards 0 and a variance towards the pooled variance.
+Margins and variances are estimated alternately from the boxes of the same object by the other annotators. Margins are
+relative to the median annotator's: one that all share cannot be seen. With few boxes, a margin is shrunk towards 0 and
+a variance towards the pooled variance.
 """
 
 from collections.abc import Mapping, Sequence

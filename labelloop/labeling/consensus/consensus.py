@@ -182,7 +182,8 @@ def consensus(
         clusters = cluster_regions([view.regions for view in ordered], min_iou=min_iou)
     regions = [_consensus_region(ordered, cluster, model) for cluster in clusters]
     if voice is not None and model.voice is not None:
-        regions = _heard(ordered, clusters, model, voice, regions)
+        regions = [region for region in _heard(ordered, clusters, model, voice, regions)
+                   if region.sources or region.probability > min_probability]  # fmt: skip
         accepted = [region.probability > min_probability for region in regions]
     else:
         accepted = [region.probability > min_probability for region in regions]

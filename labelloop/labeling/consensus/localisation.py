@@ -40,8 +40,8 @@ _NORMAL_VARIANCE = 0.645
 # Pseudo-boxes of the prior variance, and weight of a slope of 0.
 _PRIOR_BOXES, _SLOPE_WEIGHT = 20.0, 10.0
 _LEAST_SQUARE = 1e-6
-# Draws of the error for each of ``REFERENCE_ERRORS``.
-_DRAWS = 32
+# Draws of each object's error.
+_DRAWS = 24
 # Grid of standard deviations (in sides) of the table of region rates.
 _DEVIATIONS = np.geomspace(0.005, 1.0, 48)
 
@@ -98,10 +98,13 @@ class Localisation(msgspec.Struct, frozen=True, gc=False):
         drawn = np.concatenate(objects) if len(objects) else np.empty((0, 4))
         variance, sides = self.variance(shares), _sides(fused)
         hits = np.zeros((len(REFERENCE_ERRORS), len(drawn)))
-        for index, reference in enumerate(REFERENCE_ERRORS):
-            scale = np.sqrt(variance * (1 / np.maximum(counts, 1) + reference))[:, None] * sides
-            for step in _errors(self.degrees, _DRAWS):
-                hits[index] += _overlaps(drawn, (fused + step * scale)[rows]) >= min_iou
+        rng = np.random.default_rng(0)
+        for _ in range(_DRAWS):
+            # Other errors for each object: an error of chance common to all would not average out.
+            steps = _errors(rng, self.degrees, len(objects)) * sides
+            for index, reference in enumerate(REFERENCE_ERRORS):
+                scale = np.sqrt(variance * (1 / np.maximum(counts, 1) + reference))[:, None]
+                hits[index] += _overlaps(drawn, (fused + steps * scale)[rows]) >= min_iou
         rates: Floats = hits / _DRAWS
         return rates
 
@@ -134,9 +137,8 @@ def fit_localisation(objects: Sequence[tuple[AnnotatedBoxes, int]], bias: BoxBia
     return Localisation(level, slope, degrees)
 
 
-def _errors(degrees: float, count: int) -> Floats:
-    """Standard errors of the four edges, the same for every object, (count, 4)."""
-    rng = np.random.default_rng(0)
+def _errors(rng: np.random.Generator, degrees: float, count: int) -> Floats:
+    """Standard errors of the four edges, (count, 4)."""
     steps: Floats = rng.normal(size=(count, 4)) / np.sqrt(rng.chisquare(degrees, size=(count, 1)) / degrees)
     return steps
 
@@ -144,7 +146,7 @@ def _errors(degrees: float, count: int) -> Floats:
 @lru_cache(maxsize=32)
 def _rates_by_deviation(min_iou: float, degrees: float) -> Floats:
     """Share of errors of each of ``_DEVIATIONS`` that leave an IoU of at least ``min_iou`` with a unit square."""
-    steps = _errors(degrees, 4000)
+    steps = _errors(np.random.default_rng(0), degrees, 4000)
     square = np.array([[0.0, 0.0, 1.0, 1.0]])
     return np.array([(_overlaps(square, square + deviation * steps) >= min_iou).mean() for deviation in _DEVIATIONS])
 

@@ -21,6 +21,8 @@ Rankings = tuple[tuple[int, Ranking], ...]
 
 # What an unknown annotator gets right, and the least weight: of one who ranks at random.
 TYPICAL, _LEAST_WEIGHT = 0.7, 1e-3
+# What a majority over another item adds to a Borda count: it decides between nearly equal counts.
+_MAJORITY = 0.05
 # Items that are compared; of a longer list, the first ones.
 MAX_ITEMS = 500
 
@@ -130,14 +132,29 @@ def _by_borda(members: list[str], bucket: str, rankings: Rankings, weights: Sequ
     np.fill_diagonal(share, 0.0)
     best = max(range(len(rankings)), key=lambda one: weights[one])
     tie = {item: place for place, (_, item) in enumerate(rankings[best][1])}
-    score = share.sum(axis=1)
+    score = share.sum(axis=1) + _MAJORITY * np.sign(np.round(share - share.T, 9)).sum(axis=1)
     order_of = sorted(range(len(members)), key=lambda one: (-round(score[one], 9), tie.get(members[one], len(tie))))
     return [members[one] for one in order_of]
 
 
 def fit_ranking_accuracy(tasks: Sequence[Similarities]) -> dict[int, float]:
-    """What each annotator gets right, 0 to 1: the similarity of two is modelled as the product of theirs."""
-    return fit_text_accuracy(tasks, typical=TYPICAL)
+    """What each annotator gets right, 0 to 1: the similarity of two is modelled as the product of theirs.
+
+    Estimates are shrunk to their mean by the share of their variance that is chance (James and Stein 1961).
+    """
+    accuracy = fit_text_accuracy(tasks, typical=TYPICAL)
+    if len(accuracy) < 2:
+        return accuracy
+    squares, information = dict.fromkeys(accuracy, 0.0), dict.fromkeys(accuracy, 1e-9)
+    for a, b, similarity in (pair for task in tasks for pair in task):
+        error = similarity - accuracy[a] * accuracy[b]
+        for own, other in ((a, b), (b, a)):
+            squares[own] += (accuracy[other] * error) ** 2
+            information[own] += accuracy[other] ** 2
+    chance = float(np.mean([squares[who] / information[who] ** 2 for who in accuracy]))
+    mean, variance = float(np.mean(list(accuracy.values()))), float(np.var(list(accuracy.values()), ddof=1))
+    kept = max(1 - chance / variance, 0.0) if variance > 0 else 1.0
+    return {who: mean + kept * (value - mean) for who, value in accuracy.items()}
 
 
 def _weight(accuracy: float) -> float:

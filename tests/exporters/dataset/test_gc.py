@@ -97,6 +97,18 @@ def test_published_version_stays_whatever_comes_after_it(run, build, store, age)
     assert whole(store) == ["v000001", "v000002"]
 
 
+def test_version_in_latest_stays_with_its_files(run, build, store, age):
+    run([task(build, 1)])
+    for x in (20, 30, 40):
+        run([task(build, 1, x)], latest=False)
+    age()
+    assert collect_garbage(store, keep=1).versions == ("v000002", "v000003")
+    assert whole(store) == ["v000001", "v000004"]
+    assert store.exists("versions/v000001/voc.zip")
+    assert not store.exists("versions/v000002/voc.zip")
+    assert store.exists("latest/yolo-detect/data.yaml")
+
+
 def test_copies_of_photos_stay_as_long_as_their_version_does(run, build, store, age, photos):
     run([task(build, 1, image=photos("one.jpg")), task(build, 2, image=photos("two.jpg", 320, 200))], copy_images=True)
     run([task(build, 1, image=photos("one.jpg"))], copy_images=True, allow_shrink=True)

@@ -207,12 +207,23 @@ def test_classify_places_images_in_the_folders_of_their_classes(run, build, conf
         assert set(archive.namelist()) == {"labels.csv", "train/day/1.jpg", "train/night/2.jpg"}
 
 
-def test_etags_that_are_no_checksums_are_compared_or_said(to_s3, build, bare_s3):
+def test_etags_that_are_no_checksums_do_not_send_everything_again(to_s3, build, photos, bare_s3):
     bare_s3.opaque = True
-    to_s3(tasks_of(build, 5))
-    report, written, _ = to_s3(tasks_of(build, 5, moved=(2,)))
+    pictures = {n: photos(f"{n}.jpg", 64, 40 + n) for n in range(1, 6)}
+
+    def tasks(moved):
+        return [
+            build.task(n, build.annotation(build.box(20 if n == moved else 10, 10, 20, 20)), image=url)
+            for n, url in pictures.items()
+        ]
+
+    to_s3(tasks(0), copy_images=True)
+    report, written, _ = to_s3(tasks(2), copy_images=True)
     assert issues_of(to_s3.store) == []
-    assert report.latest_files["unverified"] or {path for path in written if path.endswith(".txt")} == {"2.txt"}
+    loose = {path.rpartition("/")[2] for path in written if "/labels/" in path or "/Annotations/" in path}
+    assert loose == {"2.txt", "2.xml"}
+    assert not [path for path in written if path.endswith(".jpg")]
+    assert report.latest_files["unverified"] <= 8  # the large files that changed, README.md and report.html
 
 
 @pytest.mark.parametrize("damage", ["changed", "deleted", "added", "half"])

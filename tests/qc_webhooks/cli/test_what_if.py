@@ -125,7 +125,9 @@ effect = "block"
 """
 
 
-@pytest.mark.parametrize("text", ["", "review_share = 0.3", REVIEWED, "agreement = 0.99\nmax_annotators = 2\n[conflicts]\npixels = 0"])
+@pytest.mark.parametrize(
+    "text", ["", "review_share = 0.3", REVIEWED, "agreement = 0.99\nmax_annotators = 2\n[conflicts]\npixels = 0"]
+)
 def test_what_if_sends_to_review_what_the_report_does(exported, policy, tmp_path, text, capsys):
     path = policy(text)
     assert not run("report", *exported, "--policy", path, "--json", tmp_path / "report.json")

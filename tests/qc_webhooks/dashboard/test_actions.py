@@ -99,6 +99,7 @@ def test_a_ground_truth_in_doubt_is_listed_and_confirmed(browser, studio, box, c
     page = f"{BASE}/disputes/{task}"
     assert "The ground truth (annotation 4) may be wrong" in browser.get(page).text
     assert f"Task {task}" in browser.get(f"{BASE}/disputes?state=truth").text
+    assert '<span class="state">ground truth in doubt</span>' in browser.get(page).text
     assert "is confirmed" in send(browser, page, f"/disputes/{task}/confirm-truth", annotation=4).text
     check(task)
     assert studio.tasks_by_id[task]["data"]["qc_review"] == "no"

@@ -429,6 +429,18 @@ def test_agreed_task_has_no_drawing(inside, filled):
     assert "not disputed" in text
 
 
+def test_detection_alpha_is_drawn_by_threshold_and_downloaded(inside, filled):
+    page = inside.get(f"{BASE}/agreement").text
+    assert "Detection alpha by IoU threshold" in page
+    assert "the line marks the policy&#39;s match_iou, 0.50" in page or "match_iou, 0.50" in page
+    assert page.count('class="band line-') >= 2
+    rows = inside.get(f"{BASE}/files/statistics.json").json
+    named = {row["statistic"]: row for row in rows if row["ratings"] == "detection"}
+    assert named["alpha_detection"]["value"] == named["alpha_detection_at_0.50"]["value"]
+    assert named["alpha_detection_mean_at_0.75"]["value_low"] <= named["alpha_detection_mean_at_0.75"]["value"]
+    assert named["f1_at_50"]["value_n"] == 40
+
+
 def test_annotators_are_named_and_missing_estimates_explained(inside, filled):
     text = inside.get(f"{BASE}/annotators").text
     assert "Anna" in text

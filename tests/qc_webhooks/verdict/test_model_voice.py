@@ -3,15 +3,20 @@
 import io
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
+from labelloop.labeling.consensus.consensus import fit_annotator_model
+from labelloop.labeling.consensus.voiced import with_voice
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
-from qc_webhooks.agreement import read_answers
+from qc_webhooks.agreement import Tolerance, read_answers
 from qc_webhooks.policy import Policy
 from qc_webhooks.report.report import HEARD, Export, write_consensus, write_report
 from qc_webhooks.verdict.model_voice import LATE, NO_PREDICTION, SHOWN, UNSCORED, hear_prediction
+from qc_webhooks.verdict.task_facts import TaskFacts, facts_of
+from qc_webhooks.verdict.verdict import judge
 
 CONFIG = LabelConfig.parse(
     '<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image"><Label value="car"/>'
@@ -109,6 +114,19 @@ def test_consensus_of_an_export_hears_the_model(tmp_path):
     assert added
     assert all(one["meta"]["labelloop"]["model"]["version"] == "v1" for one in added)
     assert all(one["from_name"] == "label" and one["to_name"] == "image" for one in added)
+
+
+def test_stored_facts_are_enough_to_estimate_the_model(tmp_path):
+    facts = []
+    for seen in export(tmp_path).tasks():
+        answers = read_answers(seen, config=CONFIG)
+        voice = hear_prediction(seen, answers, config=CONFIG).voice
+        stored = msgspec.json.encode(facts_of(seen, answers, judge(answers, Policy()), Tolerance(), voice=voice))
+        facts.append(msgspec.json.decode(stored, type=TaskFacts))
+    model = with_voice(fit_annotator_model(one.evidence() for one in facts), [one.heard for one in facts])
+    assert model.voice.tasks == 60
+    assert model.voice.recall() == pytest.approx(0.9, abs=0.12)
+    assert set(model.detection.logits) == {1, 2}
 
 
 def test_report_is_the_same_with_and_without_the_model(tmp_path):
