@@ -604,6 +604,11 @@ def _frontier(points: Sequence[TuningPoint], review_cost: float) -> tuple[Tuning
 
 def _left_out(tasks: Sequence[TaskFacts], policy: Policy) -> tuple[str, ...]:
     lines = []
+    if any(task.evidence().truth is None for task in tasks):
+        lines.append(
+            "The consensus of all has errors of its own, which the estimate does not see: the true error is higher. Mark"
+            " 50 ground truths to measure it."
+        )
     covered = {control for task in tasks for control, _ in (*task.evidence().clusters, *task.evidence().choices)}
     compared = {control for task in tasks for pair in task.pairs for control in map(control_name, pair.controls)}
     others = sorted(compared - covered)
