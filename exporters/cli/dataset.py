@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from exporters.console import JsonPath, pluralize, progress_bar, terminal_label, write_json
 from exporters.dataset.gc import GRACE_H, Garbage, collect_garbage, find_garbage
-from exporters.dataset.latest import update_latest
+from exporters.dataset.latest import read_latest, update_latest
 from exporters.dataset.pull import pull
 from exporters.dataset.signed_links import LONGEST_HOURS, signed_lines, signer
 from exporters.dataset.versions import read_head, read_version, versions
@@ -32,19 +32,20 @@ _SAMPLES, _MISSING = 20, 3
 
 
 def dataset_list(url: str, *, json: JsonPath = None) -> int:
-    """List the versions of a data set and mark the published one.
+    """List the versions of a data set; mark the published one, and the one that latest/ holds.
 
     Args:
         url: the data set: file:///DIR or s3://BUCKET/PREFIX.
         json: where to write the list as JSON ("-": to the standard output).
     """
     store = open_store(url, Settings())
-    head, _ = read_head(store)
+    (head, _), latest = read_head(store), read_latest(store)
     manifests = list(versions(store))
     entries: list[dict[str, Any]] = [
         {
             "version": manifest.version,
             "head": head is not None and head.version == manifest.version,
+            "latest": latest.state if latest is not None and latest.version == manifest.version else "",
             "parent": manifest.parent,
             "created_at": manifest.created_at,
             "published": manifest.published,
@@ -63,6 +64,7 @@ def dataset_list(url: str, *, json: JsonPath = None) -> int:
     for entry in entries:
         splits = ", ".join(f"{name} {count}" for name, count in entry["images"].items())
         note = "" if entry["published"] else f"  not published: {entry['refused']}"
+        note += {"complete": "  in latest/", "updating": "  latest/ is being updated to it"}.get(entry["latest"], "")
         print(
             f"{'*' if entry['head'] else ' '} {entry['version']}  {entry['created_at']}  images: {splits}"
             f"  formats: {', '.join(entry['formats'])}{note}"

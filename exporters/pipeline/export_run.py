@@ -42,6 +42,7 @@ from exporters.sources import TaskSource
 from labelloop import VERSION
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, StoreError
+from labelloop.service.system import annotate_enospc
 
 if TYPE_CHECKING:
     from exporters.pipeline.image_copier import ImageCopier
@@ -222,9 +223,10 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         folder, shards = scratch / "plain", self._shard_folder(scratch)
         folder.mkdir()
         store: Any = LocalFirst(self.store, shards) if shards else self.store
-        plain = stack.enter_context(PlainVersion(store, manifest, folder))
-        if note := plain.pack_images(archives=self.archives):
-            notes.append(note)
+        with annotate_enospc(scratch):
+            plain = stack.enter_context(PlainVersion(store, manifest, folder))
+            if note := plain.pack_images(archives=self.archives):
+                notes.append(note)
         return plain
 
     def _update_latest(self, plain: PlainVersion | None, scratch: Path, notes: list[str]) -> LatestUpdate | None:

@@ -19,8 +19,9 @@ from qc_webhooks.cli.offline import check_readable, read_config, show_progress
 from qc_webhooks.errors import QualityControlError
 from qc_webhooks.policy import Policy, parse_policy
 from qc_webhooks.report.report import Export
-from qc_webhooks.report.tuning import REVIEW_COST, Progress, Tuning, TuningPoint, policy_block, tune
+from qc_webhooks.report.tuning import REVIEW_COST, Tuning, TuningPoint, policy_block, tune
 from qc_webhooks.report.tuning_page import shown_curve, tuning_html
+from qc_webhooks.report.tuning_replay import Progress
 from qc_webhooks.report.tuning_store import save_tuning
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.task_facts import FactStore
