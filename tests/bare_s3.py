@@ -100,7 +100,11 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(412, "PreconditionFailed")
             return
         if source := self.headers["x-amz-copy-source"]:
-            data = objects[unquote(source).lstrip("/").partition("/")[2]][0]
+            copied = objects.get(unquote(source).lstrip("/").partition("/")[2])
+            if copied is None:
+                self.refuse(404, "NoSuchKey")
+                return
+            data = copied[0]
         time.sleep(random.uniform(0, self.server.slow_s))
         objects[self.key] = (data, self.headers["x-amz-meta-labelloop-writer"] or "", time.time())
         etag = self.etag(self.key)

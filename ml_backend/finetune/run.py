@@ -90,7 +90,8 @@ class Finetuned:
 
     Attributes:
         training: The training itself.
-        scores: Model (parent, refit, fine-tuned) -> its score on the evaluated images; empty without such images.
+        scores: Model (parent; refit; fine-tuned; fine-tuned, refitted) -> its score on the evaluated images; empty
+            without such images.
         evaluated: Number of evaluated images.
         evaluated_boxes: Number of boxes on them.
         trained: Number of images trained on.
@@ -170,15 +171,7 @@ def finetune(
         save_model(model, job.out, **facts)
         phase("comparing with the parent and the refit")
         evaluated = list(job.test or held_out)
-        scores: dict[str, Score] = {}
-        if any(image.labels for image in evaluated):
-            scores["parent"] = evaluate(job.model, evaluated, layout=job.layout)
-            if job.compare:
-                try:
-                    scores["refit"] = refit_score(job.model, trained, evaluated, layout=job.layout, folder=job.folder)
-                except ModelError as error:
-                    notes.append(f"no refit to compare with: {error.message}")
-            scores["fine-tuned"] = evaluate(job.out, evaluated, layout=detector.detector.layout)
+        scores = _compare(job, trained, evaluated, detector.detector.layout, notes)
         facts[TRAINED_KEY]["figures"] = {name: round(score.ap50, 4) for name, score in scores.items()}
         facts[TRAINED_KEY]["figures_on"] = {"images": len(evaluated), "test": bool(job.test)}
         save_model(model, job.out, **facts)
@@ -186,6 +179,24 @@ def finetune(
         job.checkpoint.unlink(missing_ok=True)
     boxes = sum(len(image.labels) for image in evaluated)
     return Finetuned(training, scores, len(evaluated), boxes, len(trained), names, tuple(bad), difference, tuple(notes))
+
+
+def _compare(
+    job: FinetuneJob, trained: Sequence[LocalImage], evaluated: Sequence[LocalImage], layout: str, notes: list[str]
+) -> dict[str, Score]:
+    """Score the parent, the refit, the result and the refit upon it, which is what a project is served."""
+    if not any(image.labels for image in evaluated):
+        return {}
+    scores = {"parent": evaluate(job.model, evaluated, layout=job.layout)}
+    models = [("refit", job.model, job.layout), ("fine-tuned, refitted", job.out, layout)] if job.compare else []
+    refits: dict[str, Score] = {}
+    try:
+        for name, path, form in models:
+            refits[name] = refit_score(path, trained, evaluated, layout=form, folder=job.folder)
+    except ModelError as error:
+        notes.append(f"no refit to compare with: {error.message}")
+    tuned = {"fine-tuned": evaluate(job.out, evaluated, layout=layout)}
+    return scores | {name: score for name, score in refits.items() if name == "refit"} | tuned | refits
 
 
 def evaluate(path: Path, images: Sequence[LocalImage], *, layout: str = "") -> Score:

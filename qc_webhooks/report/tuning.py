@@ -43,6 +43,8 @@ _GAINS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0
 REVIEW_COST = 3.0
 _REVIEW_THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _RESAMPLES = 500
+# Labels per task between two policies of the curve.
+_APART = 0.05
 
 
 class TuningPoint(msgspec.Struct, frozen=True, gc=False):
@@ -164,14 +166,15 @@ def tune(
     def with_interval(point: TuningPoint | None) -> TuningPoint | None:
         return None if point is None else _point(replayed, _candidate(point))
 
-    proposed = with_interval(_choose(points, target, review_cost))
+    chosen = _choose(points, target, review_cost)
+    proposed = with_interval(chosen)
     return Tuning(
         target,
         proposed,
         with_interval(_cheapest(reviewed, target, review_cost)),
         None if proposed is None else _held_out(replayed, target, review_cost, rng),
-        tuple(_point(replayed, _candidate(point)) for point in _frontier(alone, review_cost)),
-        tuple(_point(replayed, _candidate(point)) for point in _frontier(reviewed, review_cost)),
+        tuple(_point(replayed, _candidate(point)) for point in _frontier(alone, review_cost, chosen)),
+        tuple(_point(replayed, _candidate(point)) for point in _frontier(reviewed, review_cost, chosen)),
         review_cost,
         len(usable),
         sum(item.evidence().truth is not None for item in usable),
@@ -358,13 +361,14 @@ def _held_out(replayed: Replayed, target: float, review_cost: float, rng: np.ran
     )
 
 
-def _frontier(points: Sequence[TuningPoint], review_cost: float) -> tuple[TuningPoint, ...]:
-    """The policies that no cheaper one beats, at least .05 labels apart."""
+def _frontier(points: Sequence[TuningPoint], review_cost: float, chosen: TuningPoint | None) -> tuple[TuningPoint, ...]:
+    """The policies that no cheaper one beats, at least .05 labels apart; and the chosen one, if it is one of them."""
     kept: list[TuningPoint] = []
     for point in sorted(points, key=lambda item: (_cost(item, review_cost), item.error, item.review_below)):
-        if kept and (point.error >= kept[-1].error or _cost(point, review_cost) < _cost(kept[-1], review_cost) + 0.05):
-            continue
-        kept.append(point)
+        is_better = not kept or point.error < kept[-1].error
+        is_apart = not kept or _cost(point, review_cost) >= _cost(kept[-1], review_cost) + _APART
+        if is_better and (is_apart or point == chosen):
+            kept.append(point)
     return tuple(kept)
 
 
