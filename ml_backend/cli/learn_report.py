@@ -96,6 +96,8 @@ def _print(console: Console, report: LearningReport) -> None:
         console.print(f"Possible label errors on {report.doubted} tasks:")
     for entry in report.doubts:
         console.print(f"  task {entry.task}: {entry.note}", markup=False)
+    if report.withheld:
+        console.print(report.withheld, markup=False)
     for position, task in enumerate(report.next, 1):
         console.print(f"{position:3}. task {task.task}: {task.why}")
 

@@ -33,7 +33,7 @@ from ml_backend.learning.training_set import MAX_IMAGES
 from ml_backend.policy import read_learning_policy
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import LabelCheck, LabelIssue, cross_validated_issues, rate_issues
+from ml_backend.training.label_errors import Kind, LabelCheck, LabelIssue, cross_validated_issues, rate_issues
 
 KEYS = ("qc_model_note", "qc_model_score")
 
@@ -282,14 +282,26 @@ def _box_remarks(
         if stop():
             return None
         checks[index] = check
-    rated, withheld = rate_issues(list(checks.values()))
-    if withheld:
-        counts = {f"{kind} {label}": count for (kind, label), count in sorted(withheld.items())}
-        log.info("label_issues_withheld", project=project, issues=counts, reason="the model is wrong more often")
+    least = read_learning_policy(context.settings.home, project).opinion
+    rated, withheld = rate_issues(list(checks.values()), least=least)
+    sentence = withheld_sentence(withheld)
+    context.training_data.update_project(project, withheld=sentence)
+    if sentence:
+        log.info("label_issues_withheld", project=project, reason=sentence)
     for index, issues in zip(checks, rated, strict=True):
         task, number = places[index]
         remarks_by_task.setdefault(task, []).extend((number, issue) for issue in issues)
     return remarks_by_task
+
+
+def withheld_sentence(withheld: Mapping[tuple[Kind, str], int]) -> str:
+    """Which label issues are not raised and why; empty without any."""
+    if not withheld:
+        return ""
+    most = sorted(withheld.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{kind} {label} ({count})" for (kind, label), count in most[:MAX_REMARKS])
+    more = f" and {len(most) - MAX_REMARKS} more" if len(most) > MAX_REMARKS else ""
+    return f"Label issues that are not raised, because the model errs more often than annotators: {named}{more}."
 
 
 class _NoteWriter:

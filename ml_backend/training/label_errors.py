@@ -55,6 +55,9 @@ PLAUSIBLE_ERRORS: Mapping[Kind, float] = {"missing": 0.15, "class": 0.1, "loose"
 # Share of the issues of a kind and class, down to a confidence, that must be plausible errors for them to be raised.
 MIN_PLAUSIBLE = 0.5
 
+# Errors of the model that are added to those that were seen: a single issue proves little.
+UNSEEN_ERRORS = 0.5
+
 # Minimum confidence of an issue, and minimum score of a candidate that supports a labelled box.
 FLOOR, MIN_SUPPORT_SCORE = 0.02, 0.01
 
@@ -96,14 +99,17 @@ class LabelCheck:
     agreements: Sequence[Agreement] = ()
 
 
-def rate_issues(checks: Sequence[LabelCheck]) -> tuple[list[list[LabelIssue]], dict[tuple[Kind, str], int]]:
+def rate_issues(
+    checks: Sequence[LabelCheck], *, least: float = 0.0
+) -> tuple[list[list[LabelIssue]], dict[tuple[Kind, str], int]]:
     """Keep the issues that are plausibly errors of the annotators, with the probability that they are.
 
     Of the issues of a kind and class down to a confidence, at most `PLAUSIBLE_ERRORS` of the agreements down to it are
-    errors of annotators; the others are errors of the model, and so is one more: a single issue proves nothing.
+    errors of annotators; the others are errors of the model, and so is half a one that was not seen.
 
     Args:
         checks: Of all images, by heads that were not fitted on them.
+        least: Minimum confidence of the withheld issues that are counted.
 
     Returns:
         The kept issues of each image, most confident first, and the number of withheld ones by (kind, class).
@@ -114,11 +120,15 @@ def rate_issues(checks: Sequence[LabelCheck]) -> tuple[list[list[LabelIssue]], d
 
     def rated(issue: LabelIssue) -> LabelIssue | None:
         key = issue.kind, issue.label
-        raised = _count_from(issues_at[key], issue.confidence)
-        agreed = _count_from(agreements_at.get(key, np.zeros(0)), issue.confidence)
-        plausible = min(1.0, PLAUSIBLE_ERRORS[issue.kind] * agreed / (raised + 1))
+        levels = issues_at[key][: int(np.searchsorted(issues_at[key], issue.confidence, side="right"))]
+        raised = _counts_from(issues_at[key], levels)
+        agreed = _counts_from(agreements_at.get(key, np.zeros(0)), levels)
+        # More confident issues are at least as plausible as all from a lower confidence on.
+        share = float((PLAUSIBLE_ERRORS[issue.kind] * agreed / (raised + UNSEEN_ERRORS)).max())
+        plausible = min(1.0, share)
         if plausible < MIN_PLAUSIBLE:
-            withheld[key] = withheld.get(key, 0) + 1
+            if issue.confidence >= least:
+                withheld[key] = withheld.get(key, 0) + 1
             return None
         return replace(issue, confidence=issue.confidence * plausible)
 
@@ -133,8 +143,9 @@ def _confidences(found: Iterable[LabelIssue | Agreement]) -> dict[tuple[Kind, st
     return {key: np.sort(values) for key, values in by_key.items()}
 
 
-def _count_from(ascending: Doubles, confidence: float) -> int:
-    return len(ascending) - int(np.searchsorted(ascending, confidence, side="left"))
+def _counts_from(ascending: Doubles, confidences: Doubles) -> Doubles:
+    """Number of values from each confidence on."""
+    return np.asarray(len(ascending) - np.searchsorted(ascending, confidences, side="left"), np.float64)
 
 
 def check_labels(example: Example, head: LinearHead) -> LabelCheck:

@@ -103,6 +103,7 @@ class LearningReport(msgspec.Struct, frozen=True, kw_only=True):
         course: Next steps, in sentences.
         doubts: Label error notes, most confident first.
         doubted: Number of tasks with a note.
+        withheld: Label issues that are not raised and why, in words; empty without any.
     """
 
     project: int
@@ -121,6 +122,7 @@ class LearningReport(msgspec.Struct, frozen=True, kw_only=True):
     course: Sequence[str]
     doubts: Sequence[LabelErrorNote] = ()
     doubted: int = 0
+    withheld: str = ""
 
 
 def make_report(
@@ -180,6 +182,7 @@ def make_report(
         ),
         doubts=doubts[:MAX_NOTES],
         doubted=len(doubts),
+        withheld=(state.withheld if (state := training_data.project(project)) is not None else None) or "",
     )
 
 

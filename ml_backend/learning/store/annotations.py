@@ -50,6 +50,7 @@ class ProjectState:
     phase_at: float | None = None
     config: str = ""
     untold_since: float | None = None
+    withheld: str | None = None
 
 
 @dataclass(frozen=True)

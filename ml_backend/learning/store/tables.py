@@ -7,7 +7,7 @@ metadata = sa.MetaData()
 # Connected projects: how far the poller has read each, and the current phase of its run (empty: idle). `cursor`: Label
 # Studio's task.updated_at. `fingerprint`: of the training data of the last run. `config`: of the label config with
 # which the tasks were read. `untold_since`: since when a version is served but not announced to Label Studio, because
-# its predictions come first.
+# its predictions come first. `withheld`: the label issues that are not raised, in words.
 PROJECTS = sa.Table(
     "learn_projects",
     metadata,
@@ -22,6 +22,7 @@ PROJECTS = sa.Table(
     sa.Column("phase_at", sa.Double),
     sa.Column("config", sa.Text),
     sa.Column("untold_since", sa.Double),
+    sa.Column("withheld", sa.Text),
 )
 
 # Training data of annotated tasks. A task that lost its annotations keeps its row, so that its removal is trained in.

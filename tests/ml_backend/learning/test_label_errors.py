@@ -8,7 +8,7 @@ import pytest
 from ml_backend.heads.answers import WrongAnswer
 from ml_backend.jobs import handlers
 from ml_backend.learning.events import LABEL_ERRORS, LEARN, label_error_event
-from ml_backend.learning.label_errors import KEYS, MAX_DELAY_S, QUIET_S, note_of, review_labels
+from ml_backend.learning.label_errors import KEYS, MAX_DELAY_S, QUIET_S, note_of, review_labels, withheld_sentence
 from ml_backend.learning.store.label_errors import LabelErrorNote
 from ml_backend.training.label_errors import PLAUSIBLE_ERRORS, Agreement, LabelCheck, LabelIssue
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
@@ -167,3 +167,9 @@ def test_cross_validated_heads_find_a_missing_box(context, learn, studio):
     assert note.startswith("Perhaps a Disc is missing")
     assert abs(int(note.split(" at ")[1].split(",")[0]) - disc[0]) < 15
     assert sum("qc_model_note" in studio.tasks_by_id[task]["data"] for task in tasks) <= 1
+
+
+def test_withheld_issues_are_named_with_their_number():
+    assert withheld_sentence({}) == ""
+    sentence = withheld_sentence({("missing", "Cat"): 3, ("class", "Dog"): 7})
+    assert sentence.endswith("errs more often than annotators: class Dog (7), missing Cat (3).")
