@@ -8,6 +8,7 @@ it is wrong. See `rate_issues`.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ PLAUSIBLE_ERRORS: Mapping[Kind, float] = {"missing": 0.15, "class": 0.1, "loose"
 MIN_PLAUSIBLE = 0.5
 
 # Errors of the model that are added to those that were seen: a single issue proves little.
-UNSEEN_ERRORS = 0.5
+UNSEEN_ERRORS = 1.0
 
 # Minimum confidence of an issue, and minimum score of a candidate that supports a labelled box.
 FLOOR, MIN_SUPPORT_SCORE = 0.02, 0.01
@@ -105,7 +106,7 @@ def rate_issues(
     """Keep the issues that are plausibly errors of the annotators, with the probability that they are.
 
     Of the issues of a kind and class down to a confidence, at most `PLAUSIBLE_ERRORS` of the agreements down to it are
-    errors of annotators; the others are errors of the model, and so is half a one that was not seen.
+    errors of annotators; the others are errors of the model, and so is one that was not seen.
 
     Args:
         checks: Of all images, by heads that were not fitted on them.
@@ -118,14 +119,20 @@ def rate_issues(
     agreements_at = _confidences(agreement for check in checks for agreement in check.agreements)
     withheld: dict[tuple[Kind, str], int] = {}
 
+    @cache
+    def plausible_at(key: tuple[Kind, str], confidence: float) -> float:
+        raised, agreed = issues_at[key], agreements_at.get(key, np.zeros(0))
+        # More confident issues are at least as plausible as all from a lower confidence on.
+        levels = np.concatenate([raised, agreed])
+        levels = levels[levels <= confidence]
+        shares = (
+            PLAUSIBLE_ERRORS[key[0]] * _counts_from(agreed, levels) / (_counts_from(raised, levels) + UNSEEN_ERRORS)
+        )
+        return min(1.0, float(shares.max()))
+
     def rated(issue: LabelIssue) -> LabelIssue | None:
         key = issue.kind, issue.label
-        levels = issues_at[key][: int(np.searchsorted(issues_at[key], issue.confidence, side="right"))]
-        raised = _counts_from(issues_at[key], levels)
-        agreed = _counts_from(agreements_at.get(key, np.zeros(0)), levels)
-        # More confident issues are at least as plausible as all from a lower confidence on.
-        share = float((PLAUSIBLE_ERRORS[issue.kind] * agreed / (raised + UNSEEN_ERRORS)).max())
-        plausible = min(1.0, share)
+        plausible = plausible_at(key, issue.confidence)
         if plausible < MIN_PLAUSIBLE:
             if issue.confidence >= least:
                 withheld[key] = withheld.get(key, 0) + 1

@@ -121,11 +121,13 @@ def test_issues_of_a_class_are_raised_only_where_plausible(agreed, kept):
     assert {found.confidence for issues in rated for found in issues} <= {0.8}
 
 
-def test_less_confident_agreements_do_not_support_an_issue():
-    issue = LabelIssue("class", 0.9, (0, 0, 9, 9), "disc", 0)
-    rated, withheld = rate_issues([LabelCheck([issue], [Agreement("class", "disc", 0.5)] * 100)])
-    assert rated == [[]]
-    assert withheld == {("class", "disc"): 1}
+@pytest.mark.parametrize(("agreement", "kept"), [(0.95, [0.9]), (0.45, [])])
+def test_confident_issues_need_agreements_as_confident(agreement, kept):
+    box_at = (0.0, 0.0, 9.0, 9.0)
+    issues = [LabelIssue("class", score, box_at, "disc", 0) for score in (0.9, *[0.5] * 30)]
+    rated, withheld = rate_issues([LabelCheck(issues, [Agreement("class", "disc", agreement)] * 20)], least=0.4)
+    assert [issue.confidence for issue in rated[0]] == kept
+    assert withheld == {("class", "disc"): 31 - len(kept)}
 
 
 def test_agreements_name_found_and_well_placed_boxes():
