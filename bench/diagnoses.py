@@ -1,6 +1,6 @@
 """What is said of projects whose reason for disagreement is known: right, not enough evidence, or wrong.
 
-`python -m bench diagnoses` takes the table of all truths and sizes; LABELLOOP_DRAWS sets the draws of a row.
+`python -m bench diagnoses` takes the table of all truths and sizes; BENCH_DRAWS sets the draws of a row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.task_facts import facts_of
 from qc_webhooks.verdict.verdict import judge, without_verdict
 
-DRAWS = int(os.environ.get("LABELLOOP_DRAWS", "50"))
+DRAWS = int(os.environ.get("BENCH_DRAWS", "50"))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Quality control: consensus against gold, reliability against truth, injected errors, and speed.
 
-KaLOS, crowd-kit and weighted boxes fusion are measured beside it where ``LABELLOOP_REFEREES`` names a Python that has
+KaLOS, crowd-kit and weighted boxes fusion are measured beside it where ``BENCH_REFEREES`` names a Python that has
 them (see `bench.referees`).
 """
 
@@ -42,7 +42,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 DRAWS = 20
 BESIDE = (
     "KaLOS 0.8.0, crowd-kit 1.4.2 and weighted boxes fusion (ensemble-boxes 1.0.9) ran on the same data: "
-    "`LABELLOOP_REFEREES`\nnames a Python that has them. The model as one more voice: [voice](voice.md)."
+    "`BENCH_REFEREES`\nnames a Python that has them. The model as one more voice: [voice](voice.md)."
 )
 # What cross-fitting may choose from: least overlap of one object.
 LEAST = (0.1, 0.2, 0.3)

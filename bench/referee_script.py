@@ -1,6 +1,6 @@
 """Computed by other packages in an environment of their own: KaLOS, crowd-kit, ensemble-boxes. JSON in, JSON out.
 
-`bench.referees` runs it with the Python that ``LABELLOOP_REFEREES`` names, which has ``pip install kalos==0.8.0
+`bench.referees` runs it with the Python that ``BENCH_REFEREES`` names, which has ``pip install kalos==0.8.0
 crowd-kit ensemble-boxes``. It imports nothing of labelloop.
 """
 

@@ -13,7 +13,7 @@ from qc_webhooks.agreement.detection_counts import count_detections
 from qc_webhooks.statistics.detection_alpha import DetectionAgreement
 
 SCRIPT = Path(__file__).with_name("referee_script.py")
-VARIABLE = "LABELLOOP_REFEREES"
+VARIABLE = "BENCH_REFEREES"
 ALPHA_THRESHOLDS = (0.2, 0.3, 0.5, 0.75)
 # What WBF is tuned over, on the other half of the images: overlap of fused boxes, and share of annotators.
 WBF_LEAST, WBF_SHARES = (0.2, 0.3, 0.4, 0.5, 0.55), (0.2, 0.3, 0.34, 0.4, 0.5, 0.6)

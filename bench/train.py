@@ -22,7 +22,7 @@ SHARED = ROOT.parent / "shared"
 NANO = SHARED / "models" / "yolox_nano.onnx"
 MIRRORS = Path(os.environ.get("LABELLOOP_MIRRORS", ROOT.parent / ".mirror"))
 # Fits that are done, so that a stopped bench goes on; and the data sets that were unpacked.
-WORK = Path(os.environ.get("LABELLOOP_BENCH_WORK", Path(tempfile.gettempdir()) / "labelloop-bench-train"))
+WORK = Path(os.environ.get("BENCH_WORK", Path(tempfile.gettempdir()) / "labelloop-bench-train"))
 
 # Data set -> (seeds by number of labelled images).
 CASES: dict[str, dict[int, int]] = {
@@ -237,7 +237,7 @@ def page(done: dict[str, dict]) -> str:
             "`refit upon it`: the last layer is refitted on the features of the fine-tuned model, on the same images;",
             "seed 0 alone.",
             "The images of steel and circuit boards come from the repositories in `bench/sources.toml`",
-            "(`LABELLOOP_MIRRORS` names their folder). `LABELLOOP_BENCH_WORK` keeps fits that are done, so that a",
+            "(whose folder [the benches](../README.md) name). `BENCH_WORK` keeps fits that are done, so that a",
             "stopped bench goes on.",
         ]
     )

@@ -19,7 +19,7 @@ from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.task_facts import facts_of
 from qc_webhooks.verdict.verdict import judge
 
-SPLITS = int(os.environ.get("LABELLOOP_DRAWS", "4"))
+SPLITS = int(os.environ.get("BENCH_DRAWS", "4"))
 GOLD = 9999
 
 

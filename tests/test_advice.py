@@ -17,7 +17,7 @@ PACKAGES = ("labelloop", "ml_backend", "qc_webhooks", "exporters")
 # What stands for a value of the user's in a message, and a value to try.
 PLACES = {
     "PROJECT": "7", "N": "7", "P": "7", "ID": "7", "NUMBER": "7", "FILE": "file", "VERSION": "cars-1", "URL": "file:///x",
-    "NAME": "name", "COMMAND": "up", "...": "",
+    "NAME": "name", "COMMAND": "up", "TASK": "7", "M": "5", "...": "",
 }  # fmt: skip
 # A command ends where a sentence goes on.
 _MARKED = re.compile(r"`(labelloop(?: [^`]*)?)`")

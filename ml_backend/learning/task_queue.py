@@ -559,7 +559,9 @@ class _Ranking:
     def _add_all(
         self, numbers: Sequence[int], scored: Mapping[int, tuple[_ScoredPrediction, float]]
     ) -> Sequence[int] | None:
-        """Add predictions in one request; None where Label Studio did not take all of them."""
+        """Add predictions in one request, if any; None where Label Studio did not take all of them."""
+        if not numbers:
+            return ()
         rows = [
             {"task": number, "result": scored[number][0].prediction.result, "score": scored[number][1],
              "model_version": self._version}

@@ -248,7 +248,7 @@ def _scatter(offsets: EdgeOffsets, column_of: dict[int, int]) -> Floats:
         design[row, list(key)] = 1.0
     weights = np.sqrt([count for _, _, count in pairs])
     target = np.array([square for _, square, _ in pairs])
-    if np.linalg.matrix_rank(design) < people:
+    if np.linalg.matrix_rank(design) < people or not target.any():  # all draw exactly alike: nothing to share out
         return np.full(people, np.nan)
     # Relative errors: a large variance is known less exactly.
     weights = weights / np.maximum(target, target.mean() * 0.05)

@@ -199,6 +199,8 @@ def _corrected_by_others(origins: dict[int, int], who: int, prelabelled: set[int
 # A region is near-identical when its edges differ by less than this share of what is usual between the two annotators
 # and all others; a pair is reported above this share of near-identical regions.
 _NEAR, _MIN_NEAR_SHARE = 0.25, 0.4
+# Other people who drew the same objects, for the regions of two to be called nearly the same.
+_MIN_OTHERS = 2
 # Copied answers: share of the errors of two annotators that are the same, largest share of one kind of error, largest
 # share of same errors among the others (with a lower limit, as few errors say little), and chance of a false alarm.
 _MIN_SHARED, _MAX_ONE_KIND = 0.7, 0.75
@@ -334,10 +336,15 @@ def _near_copies(tasks: Sequence[TaskFacts]) -> Iterator[CopiedWork]:
             by_person[who].append(key)
     shares: dict[tuple[int, int], Estimate] = {}
     for (a, b), own in offsets.items():
-        keys = [key for key in (*by_person[a], *by_person[b]) if key != (a, b)]
-        others = np.concatenate([offsets[key] for key in keys]) if keys else np.zeros(0)
-        if len(others) >= MIN_UNITS:
-            limit = _NEAR * float(np.median(others))
+        by_other: dict[int, list[Floats]] = defaultdict(list)
+        for key in (*by_person[a], *by_person[b]):
+            if key != (a, b):
+                by_other[key[0] if key[1] in (a, b) else key[1]].append(offsets[key])
+        others = [np.concatenate(parts) for parts in by_other.values()]
+        # The most careful other person tells how alike careful drawing is; one alone may be careless.
+        medians = [float(np.median(part)) for part in others if len(part) >= MIN_UNITS]
+        if len(medians) >= _MIN_OTHERS:
+            limit = _NEAR * min(medians)
             shares[a, b] = proportion_ci(int((own < limit).sum()), len(own))
     for key, share in shares.items():
         usual = [other.value for name, other in shares.items() if name != key and other.value is not None]

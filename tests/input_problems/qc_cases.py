@@ -11,7 +11,8 @@ CONFIG = """<View><Image name="image" value="$image"/><Text name="text" value="$
 <RectangleLabels name="boxes" toName="image"><Label value="Car"/></RectangleLabels>
 <Labels name="words" toName="text"><Label value="Name"/></Labels>
 <TextArea name="caption" toName="image"/><Rating name="stars" toName="image"/>
-<DateTime name="day" toName="image"/><Ranker name="rank" toName="text"/></View>"""
+<DateTime name="day" toName="image"/>
+<Video name="clip" value="$clip"/><VideoRectangle name="track" toName="clip"/></View>"""
 SIZE = {"original_width": 100, "original_height": 100}
 BOX = {"id": "b", "from_name": "boxes", "to_name": "image", "type": "rectanglelabels", **SIZE,
        "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["Car"]}}  # fmt: skip
@@ -23,7 +24,9 @@ def said(control, type_, **value):
 
 
 CAPTION, STARS = said("caption", "textarea", text=["a car"]), said("stars", "rating", rating=3)
-DAY, RANK = said("day", "datetime", datetime="2026-01-01"), said("rank", "ranker", ranker={"rank": ["a", "b"]})
+DAY = said("day", "datetime", datetime="2026-01-01")
+FRAME = {"frame": 1, "enabled": True, "x": 1, "y": 1, "width": 9, "height": 9, "rotation": 0, "time": 0}
+TRACK = said("track", "videorectangle", sequence=[FRAME], framesCount=9) | {"to_name": "clip"}
 
 
 def annotations(*people, **fields):
@@ -92,9 +95,9 @@ CASES = (
     ),
     report("one of three annotations cannot be read, the others agree", annotations([BOX], [BROKEN], [BOX]), "agreed",
            note="that one has no part in the verdict, and its results are counted"),
-    report("answers that no metric compares", annotations([BOX, RANK], [BOX, RANK]), "not_judged"),
-    report("answers that no metric compares, with weight 0", annotations([BOX, RANK], [BOX, RANK]), "agreed",
-           policy="[controls.rank]\nweight = 0", note="named as not compared"),
+    report("answers that no metric compares", annotations([BOX, TRACK], [BOX, TRACK]), "not_judged"),
+    report("answers that no metric compares, with weight 0", annotations([BOX, TRACK], [BOX, TRACK]), "agreed",
+           policy="[controls.track]\nweight = 0", note="named as not compared"),
     *(
         Case(problem, "read", partial(command, source=annotations([BOX], [BOX], **{key: value})), ("1 agreed",), 0,
              partial(verdict, expected="agreed"))
@@ -106,7 +109,7 @@ CASES = (
     ),
     carried("answers that share an id, which have no merge", [CAPTION, STARS], rejected=2,
             words=("caption (1 tasks), stars (1 tasks)",)),
-    carried("rankings, which have no merge", [RANK], rejected=1, words=("rank (1 tasks)",)),
+    carried("tracks of a video, which have no merge", [TRACK], rejected=1, words=("track (1 tasks)",)),
     Case("an annotation that cannot be read, in a consensus", "skipped and counted",
          partial(command, words=("consensus",), source=annotations([DAY | {"id": "d"}], [BROKEN])),
          ("1 results could not be read",), 0),

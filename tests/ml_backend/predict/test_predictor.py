@@ -228,6 +228,7 @@ def test_a_slow_engine_fails_the_remaining_tasks_in_time(labelloop_model, album,
 
     class Slow:
         version, names, spec, batch, heads = detector.version, detector.names, detector.spec, 1, detector.heads
+        tiles = 1
         spec_for = staticmethod(detector.spec_for)
 
         def detect(self, photos, *, floor):
