@@ -134,7 +134,7 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
     export(file, settings=well, to=address, formats=("coco", "yolo-detect"))
     file.write_text(json.dumps(tasks(9)))
     store, outcomes, told = open_store(address, well), [], []
-    for passed in range(0, 120, 7):
+    for passed in range(0, 160, 19):
         gateway = Gateway(s3_server.endpoint, FAULTS[fault])
         gateway.left = passed
         ours = well.replace(s3_endpoint_url=f"http://127.0.0.1:{gateway.server_port}")

@@ -293,7 +293,7 @@ def test_connecting_twice_changes_nothing_and_dropped_tabs_come_back(qc):
     for _ in range(2):
         tabs.run()
     titles = [view["data"]["title"] for view in qc.admin.views(project)]
-    assert titles == ["Default", "QC: disputed", "QC: to review", "QC: model doubts"]
+    assert titles == ["Default", "QC: disputed", "QC: to review", "QC: sent back", "QC: model doubts"]
 
 
 def test_an_overlap_that_a_human_took_back_stays(qc, wait_until):

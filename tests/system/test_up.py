@@ -130,13 +130,13 @@ def test_the_second_start_finds_everything_as_it_was(start, home, wait_until):
     project = re.search(r"/projects/(\d+)/data", loop.shown).group(1)
     assert project == "1"
     assert "pre-labelling" not in loop.shown
-    worker = loop.parts["worker"]
+    worker, studio = loop.parts["worker"], loop.parts["label-studio"]
     os.kill(worker, signal.SIGKILL)
     told = next(line for line in loop.process.stdout if line.strip())
     assert told.startswith("Worker has exited (signal 9)")
     assert f"Its log: {home / 'logs' / 'worker.log'}\n" in iter(loop.process.stdout.readline, "")
     assert "It is being restarted" in loop.process.stdout.readline()
-    studio, url = loop.parts["label-studio"], re.search(r"(http://localhost:\d+)/projects", loop.shown).group(1)
+    url = re.search(r"(http://localhost:\d+)/projects", loop.shown).group(1)
     os.kill(studio, signal.SIGKILL)
     told = next(line for line in loop.process.stdout if line.strip())
     assert told.startswith("Label Studio has exited (signal 9)")

@@ -45,12 +45,13 @@ class ObjectLease:
         self._observed_owner, self._last_heartbeat, self._last_change = b"", b"", 0.0
 
     @contextmanager
-    def acquire(self, wait_s: float = WAIT_S) -> Iterator[None]:
-        """Hold the lock; wait up to `wait_s` seconds for it.
+    def acquire(self, wait_s: float | None = None) -> Iterator[None]:
+        """Hold the lock; wait up to `wait_s` seconds for it, `WAIT_S` if not given.
 
         Raises:
             StoreError: Other writers held it all the time.
         """
+        wait_s = WAIT_S if wait_s is None else wait_s
         deadline = time.monotonic() + wait_s
         while not self.try_acquire():
             if time.monotonic() > deadline:
