@@ -26,7 +26,7 @@ from exporters.model.file_names import hash_key
 from exporters.model.manifest import ImageCopy
 from exporters.structures.integer_sets import SpillingSet
 from labelloop.service.store import Store, StoreError, StoreUnreachable
-from labelloop.service.store.bulk_put import sync_disk
+from labelloop.service.store.bulk_put import sync_disk, write_new_file
 from labelloop.service.store.local import link_or_copy
 
 _THREADS = 16
@@ -417,16 +417,10 @@ def _is_linked(path: str, source: Path) -> bool:
 def _write(path: str, data: bytes) -> None:
     """Write a new file; an existing one may be a hard link and is never written through."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        write_new_file(path, data)
     except FileExistsError:
         _remove(path)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        remaining = memoryview(data)
-        while remaining:
-            remaining = remaining[os.write(handle, remaining) :]
-    finally:
-        os.close(handle)
+        write_new_file(path, data)
 
 
 def _copy_file(source: Path, path: str) -> None:

@@ -233,9 +233,16 @@ def load_detector(
         engine=opened.engine,
         units_checked=bool(layout) or _fits(opened),
         layout_file=request.file_path,
-        tiles=tiles_of(opened.engine.graph.metadata),
+        tiles=_tiles(path, opened.engine.graph),
         cut_readers=_CutReaders(request, opened) if opened.engine.graph.cut is not None else None,
     )
+
+
+def _tiles(path: Path, graph: Graph) -> int:
+    try:
+        return tiles_of(graph.metadata)
+    except ValueError as error:
+        raise ModelBroken(path=path, reason=str(error)) from error
 
 
 @dataclass(frozen=True)

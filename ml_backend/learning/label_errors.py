@@ -131,7 +131,7 @@ def review_labels(context: LearningContext, project: int, *, stop: Stop) -> Labe
         tasks = context.training_data.annotated_tasks(project)
         checksums = {task.task: task.checksum for task in tasks if task.reason != GROUND_TRUTH}
         try:
-            remarks = _remarks(context, project, tasks, stop)
+            remarks = _remarks(context, project, tasks, stop, least=policy.opinion)
         except ModelError as error:
             log.info("no_second_opinion", project=project, reason=str(error))
             return None
@@ -182,7 +182,7 @@ def _sentence(photo: int, issue: LabelIssue | WrongAnswer, drawn: Sequence[Seque
 
 
 def _remarks(
-    context: LearningContext, project: int, tasks: Sequence[AnnotatedTask], stop: Stop
+    context: LearningContext, project: int, tasks: Sequence[AnnotatedTask], stop: Stop, *, least: float
 ) -> dict[int, list[Remark]] | None:
     """Return the remarks on each reviewed task, newest tasks only; None if stopped."""
     config = context.studio.label_config(project)
@@ -194,7 +194,9 @@ def _remarks(
         if indexed[1].complete
     ]
     remarks = _answer_remarks(context, project, backbone, config, newest, stop=stop)
-    of_boxes = {} if not backbone.levels else _box_remarks(context, project, backbone, config, newest, stop=stop)
+    of_boxes = (
+        _box_remarks(context, project, backbone, config, newest, stop=stop, least=least) if backbone.levels else {}
+    )
     if remarks is None or of_boxes is None:
         return None
     for task, issues in of_boxes.items():
@@ -261,6 +263,7 @@ def _box_remarks(
     newest: Sequence[tuple[int, int, LabelledImage]],
     *,
     stop: Stop,
+    least: float,
 ) -> dict[int, list[Remark]] | None:
     """Return the remarks on boxes of images, given as (task, index in it, image); None if stopped."""
     examples: list[Example] = []
@@ -282,7 +285,6 @@ def _box_remarks(
         if stop():
             return None
         checks[index] = check
-    least = read_learning_policy(context.settings.home, project).opinion
     rated, withheld = rate_issues(list(checks.values()), least=least)
     sentence = withheld_sentence(withheld)
     context.training_data.update_project(project, withheld=sentence)

@@ -266,7 +266,11 @@ class Learner:
     ) -> Sequence[CandidateFeatures]:
         """Return the features of parts of a training image, of (task, URL)."""
         task, url = places[index]
-        return self._context.features.tile_features(backbone, url, parts, task=task)
+        try:
+            return self._context.features.tile_features(backbone, url, parts, task=task)
+        except MediaError as error:  # its features as a whole are cached
+            log.warning("photo_not_learned_from", task=task, reason=str(error))
+            return ()
 
     def _evaluate(self, inputs: RunInput, backbone: FrozenBackbone, learned: FitResult) -> CandidateResults:
         """Evaluate (step 4): run the candidate and the models it is compared with on labelled images."""

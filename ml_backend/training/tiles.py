@@ -166,7 +166,7 @@ def _view(
     return Example(candidates, example.drawn[shown], labels, example.complete, example.drawn[ignored], image)
 
 
-# (index of an image, its tiles) -> the candidates of each tile.
+# (index of an image, its tiles) -> the candidates of each tile; empty where the image cannot be loaded any more.
 TileFeatures = Callable[[int, Sequence[Part]], Sequence[CandidateFeatures]]
 
 
@@ -202,6 +202,7 @@ def fit_on_best_view(
         example, fit = examples[index], examples[index].candidates.fit
         parts = sample_parts((fit.width, fit.height), example.drawn, plan, count=count, key=f"{fit.width} {index}")
         candidates = tile_features(index, parts) if parts else ()
+        parts = parts if candidates else []  # the image cannot be loaded any more
         views += [
             whole_view(example, plan, image=index),
             *(view_of(example, of_part, part, image=index) for of_part, part in zip(candidates, parts, strict=True)),

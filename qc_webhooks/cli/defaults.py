@@ -1,13 +1,10 @@
 """`labelloop qc adopt`: show what the newest defaults dispute, and let a project use them."""
 
-import sqlalchemy as sa
-
 from labelloop.service.db.engine import open_database
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from qc_webhooks.cli.qc import recheck_project
-from qc_webhooks.errors import QualityControlError
+from qc_webhooks.cli.qc import connected_project, recheck_project
 from qc_webhooks.policy import policy_files
 from qc_webhooks.store.previews import DefaultsPreview, PreviewStore
 from qc_webhooks.store.projects import NEWEST_DEFAULTS, ConnectedProject, ProjectStore
@@ -53,23 +50,6 @@ def project_preview(project: int) -> list[str]:
     """
     engine = open_database(Settings())
     return preview_lines(connected_project(project, engine), PreviewStore(engine).summary(project))
-
-
-def connected_project(project: int, engine: sa.Engine) -> ConnectedProject:
-    """The connected project.
-
-    Raises:
-        QualityControlError: The project is not connected.
-    """
-    connected = ProjectStore(engine).get(project)
-    if connected is None:
-        raise QualityControlError(
-            f"Project {project} is not connected to quality control.",
-            fix=f"Run: labelloop connect {project}",
-            code="not_connected",
-            status=404,
-        )
-    return connected
 
 
 def preview_lines(connected: ConnectedProject, preview: DefaultsPreview) -> list[str]:

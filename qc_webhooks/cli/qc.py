@@ -156,8 +156,8 @@ def undo(
     print(f"{undone} undone, {skipped} skipped." if undone or skipped else "There is nothing to undo.")
 
 
-def project_status(project: int, settings: Settings, engine: sa.Engine) -> Status:
-    """Read the status of a project from the database.
+def connected_project(project: int, engine: sa.Engine) -> ConnectedProject:
+    """The connected project.
 
     Raises:
         QualityControlError: The project is not connected.
@@ -170,6 +170,16 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
             code="not_connected",
             status=404,
         )
+    return connected
+
+
+def project_status(project: int, settings: Settings, engine: sa.Engine) -> Status:
+    """Read the status of a project from the database.
+
+    Raises:
+        QualityControlError: The project is not connected.
+    """
+    connected = connected_project(project, engine)
     with begin_read(engine) as connection:
         of_project = TASKS.c.project == project
         outcomes = connection.execute(

@@ -23,13 +23,7 @@ def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str, *, move_
     for index, (_, data) in enumerate(items):
         path = f"{folder}/{index}"
         if isinstance(data, bytes):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                remaining = memoryview(data)
-                while remaining:
-                    remaining = remaining[os.write(handle, remaining) :]
-            finally:
-                os.close(handle)
+            write_new_file(path, data)
         elif str(data).startswith(f"{move_from}/"):
             os.replace(data, path)  # noqa: PTH105 - called for each file: strings are faster than Path
         else:
@@ -38,6 +32,21 @@ def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str, *, move_
     if parts:
         sync_disk(folder)
     return parts
+
+
+def write_new_file(path: str, data: bytes) -> None:
+    """Write a file that does not exist yet.
+
+    Raises:
+        FileExistsError: It exists.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[os.write(handle, remaining) :]
+    finally:
+        os.close(handle)
 
 
 def move_parts(parts: Sequence[str], targets: Sequence[str]) -> None:

@@ -1,9 +1,12 @@
 """Objects too small for whole images are learned on tiles, and served as they were learned."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ml_backend.detection.preprocess import prepare
+from ml_backend.errors import ModelBroken
 from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.inference.slicing import Slices, detect_as_learned, slice_boxes
 from ml_backend.training import tiles
@@ -136,3 +139,13 @@ def test_too_many_tiles_in_metadata_are_refused():
     for wrong in ("0", "17", "many", "-2"):
         with pytest.raises(ValueError, match="not a number from 1 to 16"):
             tiles_of({TILES_KEY: wrong})
+
+
+def test_tiles_in_metadata_that_are_no_number_name_the_model(tmp_path, backbone, examples):
+    learned = fit_on_best_view(
+        examples[:2], lambda index, parts: (), spec=backbone.spec, levels=backbone.levels
+    )  # no image can be loaded any more: whole images are learned from
+    assert learned.head.tiles == 1
+    write_learned(tmp_path / "odd.onnx", backbone, replace(learned.head, tiles=99))
+    with pytest.raises(ModelBroken, match="not a number from 1 to 16"):
+        load_detector(tmp_path / "odd.onnx")
