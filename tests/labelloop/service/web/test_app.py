@@ -149,7 +149,7 @@ def test_a_body_that_is_not_a_json_object_is_refused(client, body, message):
     assert answer.json == {"error": {"code": "bad_request", "message": message}}
 
 
-@pytest.mark.parametrize("body", [b"\xff\xfe", b'"\xff"', b"[" * 100_000, gzip.compress(b"{}")])
+@pytest.mark.parametrize("body", [b"\xff\xfe", b'"\xff"', b"[" * 100_000, gzip.compress(b"{}", mtime=0)])
 def test_junk_is_a_bad_request_and_no_crash(client, body):
     assert client.post("/echo", data=body, content_type="application/json").status_code == 400
 
