@@ -99,7 +99,8 @@ def fit(case: Case) -> dict:
     import torch
 
     from ml_backend.finetune.recipe import Recipe
-    from ml_backend.finetune.run import FinetuneJob, finetune, refit_score
+    from ml_backend.finetune.run import FinetuneJob, finetune
+    from ml_backend.finetune.scores import refit_score
 
     torch.set_num_threads(1)
     labelled, test = split(case)
@@ -111,9 +112,12 @@ def fit(case: Case) -> dict:
     done = finetune(job, clock=time.process_time)
     spent = time.process_time() - spent
     refit = refit_score(NANO, labelled, test, folder=WORK / "features")
-    upon = refit_score(out, labelled, test, folder=WORK / "features").ap50 if case.seed == 0 else None
+    upon = refit_score(out, labelled, test, folder=WORK / "features").ap50
+    crossed = done.crossed
     return {
         "key": case.key,
+        "crossed": [crossed.refit, crossed.tuned] if crossed else None,
+        "served": refit.ap50 if crossed and not crossed.passed else upon,
         "parent": done.scores["parent"].ap50,
         "refit": refit.ap50,
         "tuned": done.scores["fine-tuned"].ap50,

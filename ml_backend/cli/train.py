@@ -135,7 +135,7 @@ def train(
     with _progress(console) as shown, graceful_stop("the step") as stopping:
         done = finetune(job, progress=shown.step, phase=shown.phase, stopping=stopping)
     _print_limited(console, [f"left out: {line}" for line in done.bad])
-    if done.training.ended == "stopped":
+    if done.stopped:
         _stopped(console, stopping.exit_status)
     print_result(done)
     print(f"Written: {job.out}")

@@ -74,6 +74,13 @@ def with_classes(detector: Detector, model: onnx.ModelProto, names: Sequence[str
     return copy
 
 
+def class_tensors(detector: Detector, model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the stored tensors of the class layers; `with_classes` keeps them."""
+    weights = Weights.of(model)
+    layers = _class_layers(model, weights, detector)
+    return frozenset(weights.read_from.get(name, name) for node in layers for name in node.input[1:])
+
+
 def source_rows(detector: Detector, names: Sequence[str]) -> list[int]:
     """Class number of the model for each name; -1 where it has none, or where it is the background."""
     numbers = detector.names.indices or tuple(range(len(detector.names.names)))

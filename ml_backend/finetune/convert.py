@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import prepare
 from ml_backend.finetune.anchors import Anchors, anchors_of
-from ml_backend.finetune.classes import check_same, load_source, run, set_metadata, with_classes
+from ml_backend.finetune.classes import check_same, class_tensors, load_source, run, set_metadata, with_classes
 from ml_backend.finetune.errors import NotTrainable
 from ml_backend.finetune.graph import Weights, fuse_silu, open_batch, trainable_copy
 from ml_backend.finetune.torch_parts import import_converter
@@ -58,6 +58,7 @@ class TrainableDetector:
         own_objectness: Whether objectness is trained apart from the class scores.
         batched: Whether several images may be run at once.
         difference: Largest difference between torch and ONNX Runtime before training.
+        class_tensors: Names of the parameters of its class layers, which are trained first.
     """
 
     module: Any
@@ -68,6 +69,7 @@ class TrainableDetector:
     own_objectness: bool
     batched: bool
     difference: float
+    class_tensors: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,8 +123,9 @@ def open_trainable(path: Path, names: Sequence[str], *, layout: str = "", folder
             path=path, reason=f"torch computes other outputs than ONNX Runtime (difference {difference:.2g})"
         )
     parameters = _match(module, graph, source, path)
+    first = class_tensors(original, model) & parameters.keys()
     return TrainableDetector(
-        module, source, detector, parameters, anchors, original.layout in OWN_OBJECTNESS, batched, difference
+        module, source, detector, parameters, anchors, original.layout in OWN_OBJECTNESS, batched, difference, first
     )
 
 

@@ -123,11 +123,13 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self._module = detector.module.to(self.device).eval()  # batch statistics stay frozen
         self._parameters = list(detector.parameters.values())
-        decayed = [parameter for parameter in self._parameters if parameter.ndim > 1]
-        plain = [parameter for parameter in self._parameters if parameter.ndim <= 1]
+        first = {id(detector.parameters[name]) for name in detector.class_tensors}
+        self._body = [parameter for parameter in self._parameters if id(parameter) not in first]
+        self._probe = recipe.probe if first else 0.0
         groups = [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": chosen, "weight_decay": recipe.weight_decay if matrix else 0.0}
+            for matrix in (True, False)
+            if (chosen := [parameter for parameter in self._parameters if (parameter.ndim > 1) == matrix])
         ]
         self._optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.99))
         self._average = AveragedModel(torch.nn.ParameterList(self._parameters), avg_fn=self._averaged)
@@ -204,8 +206,11 @@ class Trainer:
         )
 
     def _step(self, indices: Sequence[int], share: float) -> float:
+        probing = share < self._probe
         for group in self._optimizer.param_groups:
-            group["lr"] = self._recipe.rate_at(share)
+            group["lr"] = self._recipe.probe_rate if probing else self._recipe.rate_at(share)
+        for parameter in self._body:
+            parameter.requires_grad_(not probing)
         pictures = [self._draw(index, share) for index in indices]
         batches = [pictures] if self._detector.batched else [[picture] for picture in pictures]
         # The divisor is the number of assigned candidates of the whole step, known only after it: gradients are

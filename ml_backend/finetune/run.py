@@ -6,29 +6,20 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from labelloop.service.media import load_image
 from ml_backend.catalogue.entries import CATALOGUE
-from ml_backend.detection.detections import Detections
-from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelError
+from ml_backend.finetune.cross_validation import SHARE, CrossValidation, FoldJob, Stopped, cross_validate, folds_file
+from ml_backend.finetune.cross_validation import is_due as cross_validation_is_due
 from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.pictures import Album, decodable, split
 from ml_backend.finetune.recipe import Recipe
+from ml_backend.finetune.scores import Score, evaluate, refit_score
 from ml_backend.finetune.torch_parts import require_torch
-from ml_backend.inference.detector import load_detector
-from ml_backend.training.backbone import open_backbone
 from ml_backend.training.datasets import LocalImage
-from ml_backend.training.examples import Example
-from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.metrics import GroundTruth, ap50
-from ml_backend.training.model_selection import select_and_fit
-from ml_backend.training.simulate import EVALUATION_FLOOR, FeatureSource
 
 if TYPE_CHECKING:
     from ml_backend.finetune.loop import Device, Progress, TrainingResult
@@ -38,9 +29,6 @@ TRAINED_KEY = "labelloop.train"
 
 # Fewest labelled images with a box.
 LEAST_IMAGES = 4
-
-# Bytes of features on disk for the refit that the result is compared with.
-CACHE_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -77,14 +65,6 @@ class FinetuneJob:
 
 
 @dataclass(frozen=True)
-class Score:
-    """AP50 of one model on the images that decide."""
-
-    ap50: float
-    by_class: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Finetuned:
     """What a training gave.
 
@@ -99,6 +79,7 @@ class Finetuned:
         bad: Images that could not be decoded.
         difference: Largest difference between torch and ONNX Runtime after training.
         notes: Further facts for the user.
+        crossed: Fine-tuning against the refit by cross-validation, with few images; else None.
     """
 
     training: TrainingResult
@@ -110,6 +91,12 @@ class Finetuned:
     bad: tuple[str, ...]
     difference: float
     notes: tuple[str, ...]
+    crossed: CrossValidation | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped before its end; no model was written."""
+        return self.training.ended == "stopped"
 
 
 def finetune(
@@ -137,7 +124,7 @@ def finetune(
     """
     require_torch()
     from ml_backend.finetune.convert import open_trainable, save_model, trained_model
-    from ml_backend.finetune.loop import Trainer
+    from ml_backend.finetune.loop import Trainer, TrainingResult
 
     names = tuple(sorted({label for image in job.images for label in image.labels}))
     with tempfile.TemporaryDirectory() as scratch:
@@ -151,13 +138,28 @@ def finetune(
             reason = f"it has {sum(bool(image.labels) for image in good)} images with a box that can be decoded"
             raise TooLittleToTrain(source=job.source or "The data set", reason=reason, least=LEAST_IMAGES)
         trained, held_out = split(good, seed=job.recipe.seed, only_to_decide=bool(job.test))
+        crossed: CrossValidation | None = None
+        recipe = job.recipe
+        if cross_validation_is_due(trained, recipe):
+            phase("cross-validating")
+            facts_of_folds = FoldJob(
+                job.model, trained, names, recipe, job.layout, job.device, job.folder, job.checkpoint
+            )
+            try:
+                crossed = cross_validate(facts_of_folds, progress=progress, stopping=stopping, clock=clock)
+            except Stopped:
+                none = TrainingResult({}, 0, 0, 0.0, "stopped", (), None)
+                return Finetuned(none, {}, 0, 0, len(trained), names, tuple(bad), detector.difference, ())
+            recipe = replace(recipe, minutes=recipe.minutes * (1 - SHARE)) if crossed else recipe
+        offset = SHARE if crossed else 0.0
         album = Album(trained, names, spec, side=job.recipe.augment.scale[1])
         judge = Album(held_out, names, spec, side=1.0) if any(image.labels for image in held_out) else None
-        trainer = Trainer(detector, album, judge, job.recipe, device=job.device, checkpoint=job.checkpoint, clock=clock)
+        recipe = recipe.for_boxes(sum(len(image.labels) for image in trained))
+        trainer = Trainer(detector, album, judge, recipe, device=job.device, checkpoint=job.checkpoint, clock=clock)
         notes = [f"resumed after {trainer.resumed} steps"] if trainer.resumed else []
 
         def watched(state: Progress) -> None:
-            progress(state)
+            progress(replace(state, share=offset + (1 - offset) * state.share))
             if stopping():
                 trainer.stop()
 
@@ -167,18 +169,24 @@ def finetune(
             return Finetuned(training, {}, 0, 0, len(trained), names, tuple(bad), detector.difference, tuple(notes))
         phase("writing the model")
         model, difference = trained_model(detector, training.state, path=job.model)
-        facts = _facts(job, training, trained=len(trained), names=names)
+        facts = _facts(job, recipe, training, trained=len(trained), names=names)
         save_model(model, job.out, **facts)
         phase("comparing with the parent and the refit")
         evaluated = list(job.test or held_out)
         scores = _compare(job, trained, evaluated, detector.detector.layout, notes)
+        if crossed:
+            facts[TRAINED_KEY]["cross_validation"] = asdict(crossed)
         facts[TRAINED_KEY]["figures"] = {name: round(score.ap50, 4) for name, score in scores.items()}
         facts[TRAINED_KEY]["figures_on"] = {"images": len(evaluated), "test": bool(job.test)}
         save_model(model, job.out, **facts)
     if job.checkpoint is not None:
         job.checkpoint.unlink(missing_ok=True)
+        folds_file(job.checkpoint).unlink(missing_ok=True)
     boxes = sum(len(image.labels) for image in evaluated)
-    return Finetuned(training, scores, len(evaluated), boxes, len(trained), names, tuple(bad), difference, tuple(notes))
+    notes += [f"{crossed.reason}{'' if crossed.passed else ': the refit is better here'}"] if crossed else []
+    return Finetuned(
+        training, scores, len(evaluated), boxes, len(trained), names, tuple(bad), difference, tuple(notes), crossed
+    )
 
 
 def _compare(
@@ -199,48 +207,12 @@ def _compare(
     return scores | {name: score for name, score in refits.items() if name == "refit"} | tuned | refits
 
 
-def evaluate(path: Path, images: Sequence[LocalImage], *, layout: str = "") -> Score:
-    """AP50 of a model file on labelled images, with its own suppression; classes match by name, whatever the case."""
-    detector = load_detector(path, layout=layout, threads=1, allow_numbered=True)
-    labels = {label.casefold(): label for image in images for label in image.labels}
-    names = [labels.get(name.casefold(), name) for name in detector.names.names]
-    found: list[Detections] = []
-    for image in images:
-        photo = load_image(image.path.read_bytes(), max_side=detector.spec.decode_side, name=image.path.name)
-        prepared = prepare(photo.pixels, detector.spec, size=(photo.width, photo.height))
-        found += detector.detect([prepared], floor=EVALUATION_FLOOR)
-    return _score(images, found, names)
-
-
-def refit_score(
-    path: Path, trained: Sequence[LocalImage], images: Sequence[LocalImage], *, layout: str = "", folder: Path
-) -> Score:
-    """AP50 of the refit of the last layer on the same images: what `labelloop learn` would serve.
-
-    Raises:
-        ModelError: The model cannot be refitted.
-    """
-    backbone = open_backbone(path, folder=folder, layout=layout, threads=1)
-    source = FeatureSource(backbone, FeatureCache(folder / "sights", max_bytes=CACHE_BYTES))
-    examples: list[Example] = [source.example(image) for image in trained]
-    classes = {label for image in trained for label in image.labels}
-    known = [(name, index) for index, name in enumerate(backbone.names) if name in classes]
-    head = select_and_fit(examples, levels=backbone.levels, backbone_classes=known).head
-    found = [head.detect(source.extract(image), floor=EVALUATION_FLOOR, exact=False) for image in images]
-    return _score(images, found, head.names)
-
-
-def _score(images: Sequence[LocalImage], found: Sequence[Detections], names: Sequence[str]) -> Score:
-    truths = [GroundTruth(np.asarray(image.boxes, np.float32).reshape(-1, 4), image.labels) for image in images]
-    by_class = ap50(truths, found, names=names)
-    return Score(float(np.mean(list(by_class.values()) or [0.0])), by_class)
-
-
-def _facts(job: FinetuneJob, training: TrainingResult, *, trained: int, names: Sequence[str]) -> dict[str, Any]:
+def _facts(
+    job: FinetuneJob, recipe: Recipe, training: TrainingResult, *, trained: int, names: Sequence[str]
+) -> dict[str, Any]:
     """Metadata of the written model: where it comes from, and how to train it again."""
     content = job.model.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    recipe = asdict(job.recipe) | {"steps": training.steps}
     licence = _licence(job.model, digest)
     return {
         TRAINED_KEY: {
@@ -251,7 +223,7 @@ def _facts(job: FinetuneJob, training: TrainingResult, *, trained: int, names: S
             "data_version": job.data_version,
             "images": trained,
             "classes": list(names),
-            "recipe": recipe,
+            "recipe": asdict(recipe) | {"steps": training.steps},
             "steps": training.steps,
             "seen": training.seen,
             "ended": training.ended,

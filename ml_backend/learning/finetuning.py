@@ -122,7 +122,7 @@ def finetune_project(
             folder=settings.home / "learn",
         )
         tuned = finetune(job, progress=progress, phase=phase, stopping=stopping)
-        if tuned.training.ended == "stopped":
+        if tuned.stopped:
             return ProjectTraining(tuned, notes=tuple(notes))
         phase("publishing")
         return _publish(context, project, job, tuned, notes)
@@ -143,6 +143,9 @@ def _publish(
         note=f"fine-tuned on {len(job.images)} images in {tuned.training.seconds / 60:.1f} minutes",
     )
     _remove_old(context, project, keep=manifest.version)
+    if tuned.crossed is not None and not tuned.crossed.passed:
+        reason = f"{tuned.crossed.reason}: the refit stays. Label more images"
+        return ProjectTraining(tuned, manifest.version, False, reason, tuple(notes))
     boxes = sum(len(image.labels) for image in job.test)
     photos = sum(bool(image.labels) for image in job.test)
     if photos < ENOUGH_PHOTOS or boxes < ENOUGH_BOXES:
