@@ -54,12 +54,12 @@ def import_dataset(
     ```
 
     Args:
-        source: a folder, a zip, a COCO or NDJSON file, a data.yaml, or s3://BUCKET/PREFIX.
+        source: a folder, a zip, a file of the data set (COCO, CVAT, NDJSON, data.yaml ...), or s3://BUCKET/PREFIX.
         project: the project's number, or "new".
         title: the title of a new project. Default: the data set's own name.
-        format: the format of the data set: coco, coco-results, voc, yolo, yolo-detect, yolo-segment, yolo-obb,
-            yolo-pose, yolo-classify, ndjson or images. "auto" detects all, but cannot distinguish yolo-obb from
-            yolo-segment.
+        format: the format of the data set: coco, coco-results, coco-captions, voc, yolo, yolo-detect, yolo-segment,
+            yolo-obb, yolo-pose, yolo-classify, labelme, cvat, createml, dota, open-images, ndjson or images. "auto"
+            detects all, but cannot distinguish yolo-obb from yolo-segment.
         labels_as: what the labels become: annotations (of people) or predictions (of a model).
         model_version: the name of the model, for predictions.
         images: upload the images, reference them where they are, or match them to tasks of the project (existing).

@@ -18,19 +18,25 @@ CONTROL_TAGS = {
     "rectangle": ("RectangleLabels",),
     "polygon": ("PolygonLabels",),
     "mask": ("BrushLabels", "BitmaskLabels"),
+    "ellipse": ("EllipseLabels",),
+    "vector": ("VectorLabels",),
     "keypoint": ("KeyPointLabels",),
     "choice": ("Choices",),
+    "text": ("TextArea",),
 }
 
 # Kind -> the tag that draws it together with a separate ``<Labels>``.
-SHAPE_TAGS = {"rectangle": "Rectangle", "polygon": "Polygon", "mask": "Brush"}
+SHAPE_TAGS = {"rectangle": "Rectangle", "polygon": "Polygon", "mask": "Brush", "ellipse": "Ellipse", "vector": "Vector"}
 
 _CONTROL_NAMES = {
     "rectangle": "box",
     "polygon": "outline",
     "mask": "mask",
+    "ellipse": "ellipse",
+    "vector": "line",
     "keypoint": "point",
     "choice": "class",
+    "text": "caption",
     "hidden": "visibility",
 }
 _OCCLUDED = "occluded"
@@ -53,7 +59,8 @@ class MissingLabels(msgspec.Struct, frozen=True):
     """Labels that a label config lacks.
 
     Attributes:
-        kind: A key of `CONTROL_TAGS`, or ``hidden``: the choice that marks an occluded key point.
+        kind: A key of `CONTROL_TAGS` (``text``: a control without labels), or ``hidden``: the choice that marks an
+            occluded key point.
         control: The control to add them to; empty if it does not exist yet.
         labels: The labels.
         attributes: XML attributes of the labels: COCO's category id and supercategory.
@@ -69,6 +76,8 @@ class MissingLabels(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.kind == "hidden":
             return "a per-region choice for occluded key points"
+        if self.kind == "text":
+            return "a <TextArea> for texts about the image"
         more = f" and {len(self.labels) - 8} more" if len(self.labels) > 8 else ""
         named = ", ".join(repr(label) for label in self.labels[:8]) + more
         tag = CONTROL_TAGS[self.kind][0]
@@ -161,16 +170,12 @@ def image_tag(config: LabelConfig) -> ObjectTag | None:
 def _missing_labels(
     requirements: LabelConfigRequirements, config: LabelConfig | None, image: str
 ) -> list[MissingLabels]:
-    required = [
-        (shape, requirements.labels if config is None else labels) for shape, labels in requirements.shapes.items()
-    ]
-    if not required and requirements.labels:
+    drawn = {shape: labels for shape, labels in requirements.shapes.items() if shape != "keypoint"}
+    points = tuple(dict.fromkeys((*requirements.keypoint_names, *requirements.shapes.get("keypoint", ()))))
+    required = [(shape, requirements.labels if config is None else labels) for shape, labels in drawn.items()]
+    if not required and requirements.labels and not points:
         required.append(("rectangle", requirements.labels))
-    required += [
-        (kind, labels)
-        for kind, labels in (("keypoint", requirements.keypoint_names), ("choice", requirements.choices))
-        if labels
-    ]
+    required += [(kind, labels) for kind, labels in (("keypoint", points), ("choice", requirements.choices)) if labels]
     attributes = _category_attributes(requirements)
     missing = [
         msgspec.structs.replace(lacking, edges=requirements.skeleton)
@@ -179,6 +184,8 @@ def _missing_labels(
         for kind, labels in required
         if (lacking := _missing_of_kind(kind, labels, config, image))
     ]
+    if requirements.texts and not (config and controls_of(config, "text", image)):
+        missing.append(MissingLabels("text", "", ()))
     if requirements.hidden and (config is None or hidden_choice(config, image) is None):
         missing.append(MissingLabels("hidden", "", (_OCCLUDED,)))
     return missing
@@ -209,6 +216,8 @@ def _add_control(view: Element, missing: MissingLabels, *, to_name: str = "image
     )
     tag = "Choices" if kind == "hidden" else CONTROL_TAGS[kind][0]
     control = SubElement(view, tag, name=name, toName=to_name)
+    if kind == "text":
+        control.set("editable", "true")
     if kind == "hidden":
         control.set("perRegion", "true")
         points = next((element.get("name", "") for element in view.iter("KeyPointLabels")), "")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from exporters.importing.label_config import controls_of, flag_choices, hidden_choice
+from exporters.importing.label_config import CONTROL_TAGS, controls_of, flag_choices, hidden_choice
 from labelloop.labeling.geometry.shapes import KeyPoint
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
@@ -78,10 +78,7 @@ class RegionWriter:
             for control in config.controls_of("Choices")
             if control.per_region and image.name in control.to_names
         }
-        self._controls = {
-            kind: controls_of(config, kind, image.name)
-            for kind in ("rectangle", "polygon", "mask", "keypoint", "choice")
-        }
+        self._controls = {kind: controls_of(config, kind, image.name) for kind in CONTROL_TAGS}
         self.notes: Counter[str] = Counter()
 
     def write(self, image: DatasetImage, identity: str) -> TaskResults:
@@ -105,6 +102,7 @@ class RegionWriter:
             regions += bool(object_results)
             results += object_results
         results += self._choices(image, f"{id_prefix}c")
+        results += self._texts(image, f"{id_prefix}t")
         if not results and not self._crowds and any(obj.crowd for obj in image.objects):
             self._report(DatasetProblem(image.name, "it has only crowds: imported without an annotation", failed=False))
         scores = [obj.score for obj in image.objects if obj.score is not None]
@@ -124,8 +122,11 @@ class RegionWriter:
             return []
         control, label = match
         remaining, answers = self._answer_choices(_object_attributes(obj))
+        geometry = obj.geometry
+        if isinstance(geometry, KeyPoint):
+            geometry = KeyPoint(geometry.x, geometry.y, POINT_WIDTH * image.width / 100)
         region = Region(
-            obj.geometry,
+            geometry,
             (label,),
             region_id,
             control.name,
@@ -215,6 +216,24 @@ class RegionWriter:
             results.append(result if image.score is None else result | {"score": image.score})
         return results
 
+    def _texts(self, image: DatasetImage, region_id: str) -> list[dict[str, Any]]:
+        """The texts of an image as one answer to the label config's first text area."""
+        if not image.texts:
+            return []
+        controls = self._controls["text"]
+        if not controls:
+            self._report(DatasetProblem(image.name, f"{len(image.texts)} texts: {NO_CONTROL}"))
+            return []
+        return [
+            {
+                "id": region_id,
+                "from_name": controls[0].name,
+                "to_name": self._image,
+                "type": "textarea",
+                "value": {"text": list(image.texts)},
+            }
+        ]
+
     def _label(self, kind: str, label: str) -> tuple[Control, str] | None:
         for control in self._controls[kind]:
             stored = control.label_for(label)
@@ -239,7 +258,7 @@ def _content(image: DatasetImage) -> Any:
         }
         for obj in image.objects
     ]
-    return [objects, image.choices]
+    return [objects, image.choices, image.texts] if image.texts else [objects, image.choices]
 
 
 def _object_attributes(obj: LabelledObject) -> ObjectAttributes:

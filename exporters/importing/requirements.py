@@ -11,7 +11,7 @@ from labelloop.service.datasets import Category, DataSet, DatasetImage, DatasetP
 Progress = Callable[[int, int | None], None]
 
 # Order of the controls in a new label config; the tool of the first one is selected when a task is opened.
-_CONTROL_ORDER = ("rectangle", "polygon", "mask")
+_CONTROL_ORDER = ("rectangle", "polygon", "mask", "ellipse", "vector", "keypoint")
 _MASK_FOLDERS = ("segmentation", "mask", "panoptic")
 
 
@@ -19,11 +19,13 @@ class LabelConfigRequirements(msgspec.Struct, frozen=True):
     """The requirements and counts of a data set.
 
     Attributes:
-        shapes: Shape (`rectangle`, `polygon`, `mask`) -> labels of the objects with this shape.
+        shapes: Shape (`rectangle`, `polygon`, `mask`, `ellipse`, `vector`, `keypoint`) -> labels of the objects with
+            this shape.
         labels: All object classes in the data set's order, including unused ones.
         keypoint_names: The names of the key points, in order.
         hidden: Whether any key point is occluded.
         choices: The classes of whole images.
+        texts: Whether any image has texts, such as captions.
         images: Number of images.
         objects: Number of objects.
         problems: Number of malformed items.
@@ -39,6 +41,7 @@ class LabelConfigRequirements(msgspec.Struct, frozen=True):
     keypoint_names: tuple[str, ...] = ()
     hidden: bool = False
     choices: tuple[str, ...] = ()
+    texts: bool = False
     images: int = 0
     objects: int = 0
     problems: int = 0
@@ -63,7 +66,7 @@ def scan(
     shapes: dict[str, Counter[str]] = {}
     labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
     named: set[str] = set()
-    hidden = False
+    hidden = texts = False
     image_count = objects = problems = unlabelled = empty = 0
     for item in data.images():
         if isinstance(item, DatasetProblem):
@@ -71,9 +74,11 @@ def scan(
             continue
         image_count += 1
         objects += len(item.objects)
-        only_crowds = not crowds and not item.choices and bool(item.objects) and all(obj.crowd for obj in item.objects)
+        answers = item.choices or item.texts
+        only_crowds = not crowds and not answers and bool(item.objects) and all(obj.crowd for obj in item.objects)
         unlabelled += only_crowds or not item.annotated
-        empty += item.annotated and not item.objects and not item.choices
+        empty += item.annotated and not (item.objects or answers)
+        texts |= bool(item.texts)
         if folder_images is not None and (name := folder_images.find(item.name)):
             named.add(name)
         hidden |= _count_shapes(item, shapes, crowds=crowds)
@@ -92,6 +97,7 @@ def scan(
         keypoint_names=data.keypoint_names,
         hidden=hidden,
         choices=tuple(choices),
+        texts=texts,
         images=image_count,
         objects=objects,
         problems=problems,

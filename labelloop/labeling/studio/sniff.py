@@ -43,9 +43,10 @@ _SIGNATURES = (  # (first bytes, description, fix if tasks are expected, fix if 
     (b"SQLite format 3", "an SQLite database", _EXPORT, _READ),
 )
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_CVAT = "Pass the XML file, or the folder that contains it."
 _VOC = "For Pascal VOC, pass the folder of the XML files."
 _MARKUP = (  # (pattern, description, both fixes) of a text that starts with "<"
-    (re.compile(rb"<annotations[\s>]"), "XML of CVAT", _CONVERT, _READ),
+    (re.compile(rb"<annotations[\s>]"), "XML of CVAT", f"Use the folder that contains it. {_IMPORT}", _CVAT),
     (re.compile(rb"<annotation[\s>]"), "XML of Pascal VOC", f"Use the folder that contains it. {_IMPORT}", _VOC),
     (re.compile(rb"<View[\s>]"), "a label config", "Pass it as --label-config, together with the file of tasks.", _VOC),
     (
@@ -135,7 +136,7 @@ KINDS: Mapping[str, JsonKind] = {
     "labelbox": JsonKind(
         "Labelbox's export", _key_sets("labeled data", "data_row", "datarow", "datarow id"), _CONVERT, _READ
     ),
-    "labelme": JsonKind("LabelMe's JSON", _key_sets("shapes,imagepath", "shapes,imagedata"), _CONVERT, _READ),
+    "labelme": JsonKind("LabelMe's JSON", _key_sets("shapes,imagepath", "shapes,imagedata"), _IMPORT, ""),
     "via": JsonKind(
         "the VGG Image Annotator's JSON",
         _key_sets("_via_img_metadata", "_via_settings", "regions,filename"),
@@ -144,7 +145,7 @@ KINDS: Mapping[str, JsonKind] = {
     ),
     "cvat": JsonKind("JSON of CVAT", _key_sets("shapes,tracks"), _CONVERT, _READ),
     "createml": JsonKind(
-        "Create ML's JSON", _key_sets("image,annotations", "imagefilename,annotation"), _CONVERT, _READ
+        "Create ML's JSON", _key_sets("image,annotations", "imagefilename,annotation"), _IMPORT, ""
     ),
     "datumaro": JsonKind("Datumaro's JSON", _key_sets("items,categories", "items,dm_format_version"), _CONVERT, _READ),
     "supervisely": JsonKind("Supervisely's JSON", _key_sets("objects,size", "classes,projecttype"), _CONVERT, _READ),
@@ -209,6 +210,12 @@ def sniff_non_data_set(head: bytes) -> WrongFileType | None:
         return None
     kind = _kind(head, _objects_of(head))
     return WrongFileType(kind.what, kind.fix_for_data_set) if kind and kind.fix_for_data_set else None
+
+
+def json_kind(head: bytes) -> str:
+    """The key of `KINDS` of JSON that may be truncated; empty if it is not recognised."""
+    kind = _kind(head, _objects_of(head)) if head.removeprefix(_BOM).lstrip()[:1] in {b"[", b"{"} else None
+    return next((name for name, value in KINDS.items() if value is kind), "")
 
 
 def _by_signature(text: bytes) -> tuple[str, str, str] | None:

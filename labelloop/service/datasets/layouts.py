@@ -2,10 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from labelloop.service.datasets.coco_captions import caption_files
 from labelloop.service.datasets.coco_files import coco_files
+from labelloop.service.datasets.createml import is_createml
+from labelloop.service.datasets.cvat import cvat_files
+from labelloop.service.datasets.dota import is_dota
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles
 from labelloop.service.datasets.image_folders import SPLITS
+from labelloop.service.datasets.labelme import is_labelme
+from labelloop.service.datasets.open_images import open_images_files
 from labelloop.service.datasets.yolo import has_label_files, is_yolo
 from labelloop.service.datasets.yolo_config import CONFIG_FILES, NOTES_FILE
 
@@ -23,7 +29,7 @@ def detect_layouts(files: DatasetFiles, images: ImageFiles) -> list[str]:
     detected = [layout for layout, is_present in _DETECTORS.items() if is_present(files)]
     if "yolo" not in detected and has_label_files(files, images):  # a README.txt alone is not a label file
         detected.append("yolo")
-    return detected
+    return [layout for layout in detected if not _HIDES.get(layout, frozenset()) & set(detected)]
 
 
 def sub_datasets(files: DatasetFiles) -> Mapping[str, DatasetFiles]:
@@ -75,9 +81,30 @@ def _is_dataset_root(names: Sequence[str]) -> bool:
     )
 
 
+def _has_json(files: DatasetFiles, is_present: Callable[[bytes], bool]) -> bool:
+    """Whether one of the first JSON files of a folder is of a format; folders of many files are read in part."""
+    names = [name for name in files.names if name.lower().endswith(".json")]
+    return any(is_present(files.read(name)) for name in names[:_MAX_SNIFFED_FILES])
+
+
+# JSON files that are read to recognise their format.
+_MAX_SNIFFED_FILES = 20
+# Format -> whether a folder has it, in the order of preference.
 _DETECTORS: Mapping[str, Callable[[DatasetFiles], bool]] = {
+    "dota": is_dota,
     "yolo": is_yolo,
+    "cvat": lambda files: bool(cvat_files(files)),
     "voc": lambda files: any(name.lower().endswith(".xml") for name in files.names),
-    "coco": lambda files: bool(coco_files(files)),
+    "labelme": lambda files: _has_json(files, is_labelme),
+    "createml": lambda files: _has_json(files, is_createml),
+    "coco": lambda files: not set(coco_files(files)) <= set(caption_files(files)),
+    "coco-captions": lambda files: bool(caption_files(files)),
+    "open-images": lambda files: bool(open_images_files(files)),
     "ndjson": lambda files: any(name.endswith(".ndjson") and "/" not in name for name in files.names),
+}
+# Format -> formats whose files it would misread: `voc` takes any XML, `coco` any damaged JSON, `yolo` any label folder.
+_HIDES: Mapping[str, frozenset[str]] = {
+    "yolo": frozenset({"dota"}),
+    "voc": frozenset({"cvat"}),
+    "coco": frozenset({"labelme", "createml"}),
 }

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from labelloop.labeling.geometry.shapes import Geometry, Mask, Rectangle
+from labelloop.labeling.geometry.shapes import Ellipse, Geometry, KeyPoint, Mask, Rectangle, Vector
 from labelloop.labeling.studio.region_attributes import NO_OBJECT_ATTRIBUTES, ObjectAttributes
 
 
@@ -47,6 +47,7 @@ class DatasetImage(msgspec.Struct, frozen=True):
         height: In pixels; 0 if unknown and not needed.
         objects: Its labelled objects.
         choices: The classes of the whole image.
+        texts: Texts about the whole image, such as captions.
         score: The model's confidence in those classes; None for an annotation.
         url: Its http or s3 address in the data set; empty if none.
         task: Its task id in Label Studio, if the data set has it.
@@ -62,6 +63,7 @@ class DatasetImage(msgspec.Struct, frozen=True):
     height: int = 0
     objects: tuple[LabelledObject, ...] = ()
     choices: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
     score: float | None = None
     url: str = ""
     task: int | None = None
@@ -73,7 +75,7 @@ class DatasetImage(msgspec.Struct, frozen=True):
     @property
     def annotated(self) -> bool:
         """Whether the labels form an annotation; an image whose labels all failed to read does not count as empty."""
-        return self.labelled and bool(self.objects or self.choices or not self.unread)
+        return self.labelled and bool(self.objects or self.choices or self.texts or not self.unread)
 
 
 class DatasetProblem(msgspec.Struct, frozen=True):
@@ -97,7 +99,7 @@ class Category(msgspec.Struct, frozen=True):
     supercategory: str = ""
 
 
-Shape = Literal["rectangle", "polygon", "mask"]
+Shape = Literal["rectangle", "polygon", "mask", "ellipse", "vector", "keypoint"]
 
 
 class DataSet(msgspec.Struct, frozen=True):
@@ -127,7 +129,14 @@ class DataSet(msgspec.Struct, frozen=True):
 
 
 def shape_of(geometry: Geometry) -> Shape:
-    """The Label Studio shape of a geometry: rectangle, brush mask, or polygon for any other outline."""
-    if isinstance(geometry, Rectangle):
-        return "rectangle"
-    return "mask" if isinstance(geometry, Mask) else "polygon"
+    """The Label Studio shape of a geometry: polygon for any outline that has no shape of its own."""
+    return next((shape for kind, shape in _SHAPES.items() if isinstance(geometry, kind)), "polygon")
+
+
+_SHAPES: Mapping[type, Shape] = {
+    Rectangle: "rectangle",
+    Mask: "mask",
+    Ellipse: "ellipse",
+    Vector: "vector",
+    KeyPoint: "keypoint",
+}

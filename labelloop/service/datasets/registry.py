@@ -8,14 +8,20 @@ import msgspec
 
 from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_non_data_set
 from labelloop.service.datasets.coco import read_coco_files
+from labelloop.service.datasets.coco_captions import is_captions, read_captions
 from labelloop.service.datasets.coco_files import candidate_files
 from labelloop.service.datasets.coco_results import read_results
+from labelloop.service.datasets.createml import is_createml, read_createml
+from labelloop.service.datasets.cvat import is_cvat, read_cvat
+from labelloop.service.datasets.dota import read_dota
 from labelloop.service.datasets.errors import DatasetError, unreadable_error
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_files
 from labelloop.service.datasets.image_folders import SPLITS, read_image_folders, read_unlabelled
+from labelloop.service.datasets.labelme import is_labelme, read_labelme
 from labelloop.service.datasets.layouts import detect_layouts, images_of, single_dataset
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem
 from labelloop.service.datasets.ndjson import read_ndjson
+from labelloop.service.datasets.open_images import is_open_images, read_open_images
 from labelloop.service.datasets.voc import read_voc
 from labelloop.service.datasets.yolo import read_yolo
 from labelloop.service.datasets.yolo_rows import ROW_PARSERS
@@ -23,7 +29,12 @@ from labelloop.service.settings import Settings
 
 # Characters that XML excludes (https://www.w3.org/TR/xml/#charsets); Label Studio stores labels in XML.
 _INVALID_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_FIX = "Pass a folder or zip of COCO, Pascal VOC, YOLO or images, or a COCO or NDJSON file."
+_FIX = (
+    "Pass a folder or zip of a data set or of images, or a file of COCO, NDJSON, CVAT, LabelMe, Create ML or Open"
+    " Images."
+)
+# Endings of the names of files that are data sets in a bucket.
+_FILE_ENDINGS = (".json", ".ndjson", ".jsonl", ".xml", ".csv")
 # Maximum number of folders of which one JSON file is read if no format was detected.
 _MAX_SNIFFED_FOLDERS = 50
 
@@ -80,6 +91,12 @@ READERS: Mapping[str, Callable[[DatasetSource], DataSet]] = {
     "yolo": _yolo_reader(""),
     **{f"yolo-{task}": _yolo_reader(task) for task in ROW_PARSERS},
     "yolo-classify": lambda source: read_image_folders(source.images),
+    "labelme": lambda source: read_labelme(source.files, source.images, source.file),
+    "cvat": lambda source: read_cvat(source.files, source.file),
+    "createml": lambda source: read_createml(source.files, source.images, source.file),
+    "dota": lambda source: read_dota(source.files, source.images),
+    "open-images": lambda source: read_open_images(source.files, source.images, source.file),
+    "coco-captions": lambda source: read_captions(source.files, source.images, source.file),
     "ndjson": _file_reader(read_ndjson, ".ndjson"),
     "images": lambda source: read_unlabelled(source.images, source.files),
 }
@@ -99,7 +116,7 @@ def open_source(source: str, settings: Settings, *, images: str = "", single: bo
     """
     source = source.removeprefix("file://")
     name = ""
-    if source.startswith("s3://") and source.endswith((".json", ".ndjson", ".jsonl")):
+    if source.startswith("s3://") and source.endswith(_FILE_ENDINGS):
         source, _, name = source.rpartition("/")
     elif not source.startswith("s3://") and (path := Path(source).expanduser()).is_file() and not _is_zip(path):
         source, name = str(path.parent), path.name
@@ -123,6 +140,8 @@ def read_dataset(source: DatasetSource, format: str = "auto") -> DataSet:  # noq
         DatasetError: The source has another format.
     """
     data = READERS[detect_format(source) if format == "auto" else format](source)
+    if format == "auto" and not source.file:
+        data = msgspec.structs.replace(data, notes=(*data.notes, *_other_layouts(source, data.format)))
     for name in (*data.labels, *data.keypoint_names, *data.choices):
         if (match := _INVALID_IN_XML.search(name)) is not None:
             where = f"{source.files.location}/{source.file}".rstrip("/")
@@ -165,6 +184,13 @@ def detect_format(source: DatasetSource) -> str:
     return "yolo-classify" if folders and folders <= SPLITS else "images"
 
 
+def _other_layouts(source: DatasetSource, chosen: str) -> Iterator[str]:
+    """A note on each other format that the folder has labels of."""
+    for name in detect_layouts(source.files, source.images):
+        if name != chosen and (name.partition("-")[0] != chosen.partition("-")[0] or name == "coco-captions"):
+            yield f"it has labels of the format {name} too: `--format {name}` reads those"
+
+
 def _refuse_foreign_labels(files: DatasetFiles) -> None:
     """Check one JSON file per folder. Raises `DatasetError` if it has labels in an unsupported format."""
     samples = {name.rpartition("/")[0]: name for name in reversed(files.names) if name.endswith((".json", ".jsonl"))}
@@ -177,12 +203,28 @@ def _detect_file_format(source: DatasetSource) -> str:
     name = source.file
     if name.endswith((".yaml", ".yml", ".data", ".names")):
         return "yolo"
+    if name.lower().endswith(".txt"):
+        fix = "Pass its folder; for DOTA the folder that has labelTxt/."
+        raise DatasetError(f"{source.files.location}/{name}", "it is one label file of a folder", fix=fix)
     data = source.files.read(name)
     if name.endswith((".ndjson", ".jsonl")):
         return "ndjson"
+    for format_name, is_present in _FILE_DETECTORS.items():
+        if is_present(data):
+            return format_name
     start = data.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
     if start not in {b"[", b"{"} or sniff_non_data_set(data[:HEAD_BYTES]) is not None:
         raise unreadable_error(
-            data, f"{source.files.location}/{name}", default="it is not JSON, YAML, NDJSON or zip", fix=_FIX
+            data, f"{source.files.location}/{name}", default="it is no data set that can be imported", fix=_FIX
         )
     return "coco-results" if start == b"[" else "coco"
+
+
+# Format -> whether the content of a file is of it.
+_FILE_DETECTORS: Mapping[str, Callable[[bytes], bool]] = {
+    "cvat": is_cvat,
+    "labelme": is_labelme,
+    "createml": is_createml,
+    "coco-captions": is_captions,
+    "open-images": is_open_images,
+}

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from labelloop.labeling.geometry.shapes import Mask, Point, Polygon, Rectangle
+from labelloop.labeling.errors import MaskTooLarge
+from labelloop.labeling.geometry.raster import run_lengths
+from labelloop.labeling.geometry.shapes import Mask, Point, Polygon, Rectangle, Vector, Vertex
 from labelloop.service.datasets.errors import MalformedData
 
 # Pixels: rounding of text formats. Four corners within this distance of a rectangle's corners are that rectangle.
@@ -57,16 +59,49 @@ def rectangle_or_polygon(points: Sequence[Point], *, upright: bool = True) -> Re
     Raises:
         MalformedData: The ring has fewer than three points or no area.
     """
+    outline = polygon(points)
+    ring = list(outline.points)
+    return (_as_rectangle(ring, upright=upright) if len(ring) == 4 else None) or outline
+
+
+def polygon(points: Sequence[Point]) -> Polygon:
+    """The polygon of a ring of points; the first may be repeated at the end.
+
+    Raises:
+        MalformedData: The ring has fewer than three points or no area.
+    """
     ring = list(points)
     if len(ring) > 3 and math.dist(ring[0], ring[-1]) < TOLERANCE / 10:
         ring.pop()
     if len(ring) < 3:
         raise MalformedData(f"an outline of {len(ring)} points")
-    if len(ring) == 4 and (four_corners := _as_rectangle(ring, upright=upright)):
-        return four_corners
     if _is_collinear(ring):
         raise MalformedData("an outline without area")
     return Polygon(tuple(ring))
+
+
+def open_line(points: Sequence[Point]) -> Vector:
+    """An open line through points. Raises `MalformedData` if there are fewer than two."""
+    if len(points) < 2:
+        raise MalformedData(f"a line of {len(points)} points")
+    ids = [f"v{index}" for index in range(len(points))]
+    links = zip(points, ids, [None, *ids[:-1]], strict=True)
+    return Vector(tuple(Vertex(x, y, own, before) for (x, y), own, before in links))
+
+
+def mask_in_box(pixels: NDArray[np.bool_], left: int, top: int, width: int, height: int) -> Mask:
+    """The mask of an image of ``width`` x ``height`` pixels from the pixels of a box in it.
+
+    Raises:
+        MalformedData: The mask is empty, or the box exceeds the image.
+    """
+    rows, columns = pixels.shape
+    if left < 0 or top < 0 or left + columns > width or top + rows > height:
+        raise MalformedData(f"a mask of {columns} x {rows} at {left}, {top} exceeds its image of {width} x {height}")
+    try:
+        return _require_pixels(Mask(width, height, run_lengths(pixels, left, top, width, height)))
+    except MaskTooLarge as error:
+        raise MalformedData(str(error)) from None
 
 
 def rings_to_mask(rings: Sequence[Sequence[float]], width: int, height: int) -> Mask:
