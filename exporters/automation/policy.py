@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from exporters.convert.annotation_policy import DISPUTED
 from exporters.convert.annotation_policy import parse_policy as parse_annotation_policy
 from exporters.errors import BadOption, ExportError
-from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.model.class_map import CATEGORY_IDS, parse_renames
 from exporters.model.splits import DEFAULT_SPLIT, SplitPolicy
+from exporters.tasks.table import format_names
 
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
@@ -57,7 +57,7 @@ class ExportPolicy:
 
     Attributes:
         to: The address of the data set; empty: the store, under the project's name.
-        format: The formats, separated by commas.
+        format: The formats, separated by commas; empty: coco,voc,yolo-detect, or tasks-jsonl without images.
         annotation: Which annotation of a task is exported.
         split: Shares of the splits.
         split_key: The key of the task data that holds an image's split; without a value the shares decide.
@@ -79,7 +79,7 @@ class ExportPolicy:
     """
 
     to: str = ""
-    format: str = ",".join(DEFAULT_FORMATS)
+    format: str = ""
     annotation: str = "latest"
     split: str = DEFAULT_SPLIT
     split_key: str = ""

@@ -17,7 +17,7 @@ from exporters.dataset.pull import pull
 from exporters.dataset.signed_links import LONGEST_HOURS, signed_lines, signer
 from exporters.dataset.versions import read_head, read_version, versions
 from exporters.errors import BadOption
-from exporters.formats import format_names
+from exporters.tasks.table import format_names
 from labelloop.service.logging import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings

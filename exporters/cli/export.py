@@ -21,11 +21,11 @@ from exporters.automation.policy import ExportPolicy
 from exporters.cli.export_summary import failures, summary
 from exporters.console import JsonPath, progress_bar, progress_bars, writable_json_path, write_json
 from exporters.errors import BadOption
-from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.model.accounting import ExportReport
 from exporters.model.splits import DEFAULT_SPLIT
 from exporters.pipeline.export import MAX_ERRORS
 from exporters.pipeline.export import export as run_export
+from exporters.tasks.table import format_names
 from labelloop.service.logging import setup_lazy_logging, setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
@@ -34,7 +34,7 @@ from labelloop.service.store import open_store
 def export(
     source: Annotated[str, Parameter(name=["--from"])],
     *,
-    formats: Annotated[str, Parameter(name=["--format"])] = ",".join(DEFAULT_FORMATS),
+    formats: Annotated[str, Parameter(name=["--format"])] = "",
     to: str | None = None,
     label_config: Path | None = None,
     annotation: str = "latest",
@@ -62,7 +62,7 @@ def export(
     webhook: str = "",
     then: str = "",
 ) -> int:
-    """Write annotated tasks as COCO, Pascal VOC and YOLO into a new version of a data set, in a folder or in S3.
+    """Write annotated tasks as COCO, Pascal VOC, YOLO or JSON Lines into a new version of a data set.
 
     ```
     labelloop export 7 --to s3://bucket/cars --format coco,yolo-detect
@@ -79,7 +79,8 @@ def export(
         source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder.
         formats: the formats to write, comma-separated: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb,
-            yolo-pose, yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset.
+            yolo-pose, yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset; of projects
+            of any kind: tasks-jsonl. Default: coco,voc,yolo-detect; tasks-jsonl for a project without images.
         to: the data set: a folder or s3://BUCKET/PREFIX. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
         annotation: which annotations to export: latest, consensus, ground-truth, user:ID or all. `latest` and

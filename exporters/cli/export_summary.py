@@ -9,12 +9,13 @@ from exporters.console import terminal_label
 from exporters.convert.annotation_policy import NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, PREDICTED, SKIPPED, UNSETTLED
 from exporters.convert.consensus import MERGED, OUTVOTED, PARTLY_READABLE
 from exporters.convert.tally import MALFORMED
+from exporters.convert.task_assembler import NO_IMAGE_IN_DATA
 from exporters.dataset.shards import read_table
 from exporters.dataset.versions import read_version
 from exporters.formats.base import UNSIZED
 from exporters.model.accounting import ExportReport, Loss
 from exporters.model.manifest import DROPPED
-from exporters.pipeline.publish_checks import EMPTY, NO_CLASS, NOTHING_LEFT, SHRUNK
+from exporters.pipeline.publish_checks import EMPTY, NO_CLASS, NO_TASK_LEFT, NOTHING_LEFT, SHRUNK
 from labelloop.service.store import Store
 
 # Examples shown of each reason.
@@ -70,11 +71,14 @@ def summary(report: ExportReport, failed: Iterable[Loss] = (), *, max_errors: fl
     """
     accounts = report.accounts
     refused = f"  (NOT published: {report.refused})" if report.refused else ""
-    lines = [
-        f"{report.url} {report.version or '(no version)'}{refused}",
-        f"  images   {_format_counts(report.images)}",
-        f"  classes  {_format_counts({terminal_label(label): number for label, number in report.classes.items()})}",
-    ]
+    lines = [f"{report.url} {report.version or '(no version)'}{refused}"]
+    if _is_of_images(report):
+        lines += [
+            f"  images   {_format_counts(report.images)}",
+            f"  classes  {_format_counts({terminal_label(label): number for label, number in report.classes.items()})}",
+        ]
+    if report.lines:
+        lines.append(f"  tasks    {_format_counts(report.lines)}")
     for name, count in (
         ("tasks", accounts.tasks),
         ("annotations", accounts.annotations),
@@ -84,7 +88,10 @@ def summary(report: ExportReport, failed: Iterable[Loss] = (), *, max_errors: fl
         lines.append(f"  {name}: {count.kept} of {count.input}")
         lines += [f"    {number} not: {reason}" for reason, number in count.dropped.items()]
     for name, counts in accounts.formats.items():
-        lines.append(f"  {name}: {counts.objects} objects")
+        what = (
+            f"{counts.objects} objects" if counts.tasks is None else f"{counts.tasks} tasks, {counts.objects} entries"
+        )
+        lines.append(f"  {name}: {what}")
         lines += [f"    {number} not: {reason}" for reason, number in counts.dropped.items()]
         lines += [f"    {number} {change}" for change, number in counts.converted.items()]
     lines += [f"  {name}: left out: {reason}" for name, reason in report.left_out.items()]
@@ -132,9 +139,9 @@ def _advice(report: ExportReport, max_errors: float | None) -> list[str]:
             f"NOT published, and no version made: {report.refused}. {_why_empty(report)}",
             f"→ {_missing_tasks_advice(report)}",
         ]
-    if report.refused == NOTHING_LEFT:
+    if report.refused in {NOTHING_LEFT, NO_TASK_LEFT}:
         return [
-            f"NOT published: {NOTHING_LEFT}. The published version stays. {_why_empty(report)}",
+            f"NOT published: {report.refused}. The published version stays. {_why_empty(report)}",
             f"→ {_missing_tasks_advice(report)} To start a new data set, pass another --to.",
         ]
     if report.refused.startswith(SHRUNK):
@@ -152,11 +159,17 @@ def _advice(report: ExportReport, max_errors: float | None) -> list[str]:
     unsized = [name for name, counts in report.accounts.formats.items() if UNSIZED in counts.converted]
     if unsized:
         lines.append(f"{', '.join(unsized)}: images of unknown size left out. Omit --no-fetch to read their size.")
-    if empty := [split for split, images in report.images.items() if not images]:
+    what, numbers = ("image", report.images) if _is_of_images(report) else ("task", report.lines)
+    if empty := [split for split, number in numbers.items() if not number]:
         lines.append(
-            f"There is no image in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1."
+            f"There is no {what} in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1."
         )
     return lines
+
+
+def _is_of_images(report: ExportReport) -> bool:
+    """Whether a format of images was asked for."""
+    return any(counts.tasks is None for counts in report.accounts.formats.values())
 
 
 def _dropped(report: ExportReport, pull: str) -> str:
@@ -181,6 +194,8 @@ def _missing_tasks_advice(report: ExportReport) -> str:
         return "Pass --label-config to use its labels as classes."
     dropped = report.accounts.tasks.dropped
     most = max(dropped, key=lambda reason: dropped[reason], default="")
+    if most == NO_IMAGE_IN_DATA:
+        return "If the project is not of images: --format tasks-jsonl. Else check --label-config."
     return _ADVICE.get(most, "Check --from, --annotation, --label-config and --disputed.")
 
 

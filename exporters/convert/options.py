@@ -22,6 +22,8 @@ class ConversionOptions(msgspec.Struct, frozen=True):
         crowd: The reliability of the annotators, for a consensus.
         renamed: Label -> the class that it counts as.
         sizeless: Whether a format needs no image sizes.
+        images: Whether there is a format of images.
+        tasks: Whether there is a format of tasks: it holds tasks without images too.
     """
 
     policy: Policy
@@ -32,6 +34,8 @@ class ConversionOptions(msgspec.Struct, frozen=True):
     crowd: AnnotatorModel | None = None
     renamed: Mapping[str, str] = {}
     sizeless: bool = False
+    images: bool = True
+    tasks: bool = False
 
 
 def image_class_control(config: LabelConfig | None) -> str:

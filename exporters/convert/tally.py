@@ -114,7 +114,10 @@ class TaskLosses(msgspec.Struct, frozen=True):
         self, annotation: Annotation, reading: ParsedAnnotation, reason: str, *, failed: bool = False
     ) -> Tally:
         """Return the tally of a whole annotation: its regions are counted, but not listed."""
-        regions = len(reading.regions) + len(reading.errors)
+        return self.whole_annotation(annotation, reason, len(reading.regions) + len(reading.errors), failed=failed)
+
+    def whole_annotation(self, annotation: Annotation, reason: str, regions: int, *, failed: bool = False) -> Tally:
+        """Return the tally of a whole annotation with some number of regions."""
         loss = self._loss("annotation", reason, annotation.id, detail=f"{regions} regions")
         dropped = Tally.drop("annotation", reason, loss=loss)
         if not regions:

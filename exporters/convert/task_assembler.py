@@ -143,6 +143,11 @@ class TaskAssembler:
         )
         if not any(placement.image for placement in placements.values()):
             reason = NO_SIZED_IMAGE if images else NO_IMAGE_IN_DATA
+            if self._rules.tasks:  # the formats of tasks hold it all the same
+                dropped = _without_image(reason, readings, losses)
+                return TaskContent(
+                    Tally.join(placed_tally, kept_tally(task, selection, split), dropped), reusable=reusable
+                )
             dropped = _drop_task(reason, readings, losses, failed=True, counted=bool(images))
             return TaskContent(Tally.join(placed_tally, dropped), reusable=reusable)
         readings_tally = _read_tally(readings, losses)
@@ -155,7 +160,7 @@ class TaskAssembler:
         return TaskContent(
             Tally.join(
                 placed_tally,
-                _kept_tally(task, selection, split),
+                kept_tally(task, selection, split),
                 readings_tally,
                 fused_tally,
                 *[region.tally for _, region in converted],
@@ -216,6 +221,7 @@ class TaskAssembler:
                 tuple(objects[image.slot]),
                 source=image.url,
                 choices=self._image_classes(readings, record.item_index, alone=alone),
+                texts=_image_texts(readings, record.item_index, alone=alone),
                 coco_fields=coco_fields,
             )
             for image in images
@@ -250,6 +256,19 @@ class TaskAssembler:
         return [(annotation, self._placer.read(task, annotation)) for annotation in task.annotations]
 
 
+def _image_texts(readings: Sequence[Reading], item_index: int, *, alone: bool) -> tuple[str, ...]:
+    """Return the distinct texts about an image, of the first text area that has any."""
+    results = [result for _, reading in readings for result in reading.other_results if result.type == "textarea"]
+    results = [result for result in results if alone or (result.item_index or 0) == item_index]
+    texts: dict[str, None] = {}
+    for result in results:
+        if result.from_name == results[0].from_name:
+            value = result.value.get("text")
+            written = value if isinstance(value, list) else [value]
+            texts |= dict.fromkeys(text for text in written if isinstance(text, str))
+    return tuple(texts)
+
+
 def _placed_on(
     region: Region, images: list[TaskImage], placements: Mapping[int, ImagePlacement]
 ) -> tuple[tuple[int, Image] | None, str]:
@@ -281,7 +300,15 @@ def _drop_task(
     )
 
 
-def _kept_tally(task: Task, selection: AnnotationSelection, split: str) -> Tally:
+def _without_image(reason: str, readings: Sequence[Reading], losses: TaskLosses) -> Tally:
+    """Return the tally of the results of a task that has no image but is in the data set."""
+    lost = [
+        losses.region(annotation, region.id, reason) for annotation, reading in readings for region in reading.regions
+    ]
+    return Tally.join(_read_tally(readings, losses), *lost)
+
+
+def kept_tally(task: Task, selection: AnnotationSelection, split: str) -> Tally:
     """Return the counts of a task that is in the data set."""
     lines: tuple[AccountLine, ...] = (
         (("kept", "task"), 1),

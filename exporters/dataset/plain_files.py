@@ -19,10 +19,11 @@ import msgspec
 from exporters.dataset.folder import DiskTree
 from exporters.dataset.shards import read_image_copy, read_index, read_table
 from exporters.dataset.zip_file import ZipWriter, read_files
-from exporters.formats import FORMATS
 from exporters.formats.base import Format, FormatContext, ImageReader, Record, included
 from exporters.model.keypoints import Skeleton
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, DatasetManifest, ImageCopy
+from exporters.tasks.formats.base import TaskFormat
+from exporters.tasks.table import format_class
 from labelloop.service.store import Store
 
 _T = TypeVar("_T")
@@ -45,7 +46,7 @@ class PlainFormat:
 
     def __init__(self, name: str, context: FormatContext, scratch: Path) -> None:
         self.name = name
-        self.format: Format = FORMATS[name](context)
+        self.format: Format | TaskFormat = format_class(name)(context)
         self.root = scratch / name
         self.root.mkdir()
         self.archive = ZipWriter(scratch / f"{name}.zip") if self.format.file_per_image else None

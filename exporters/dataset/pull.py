@@ -15,10 +15,10 @@ from exporters.dataset.shards import read_index, read_table
 from exporters.dataset.staging import Staging
 from exporters.dataset.task_index import TaskIndex
 from exporters.errors import BadOption
-from exporters.formats import FORMATS
 from exporters.formats.base import Record, included
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, DatasetManifest, ImageCopy
 from exporters.model.records import Image
+from exporters.tasks.table import TASK_FORMATS, format_class
 from labelloop.service.media import Media
 from labelloop.service.store import Store
 from labelloop.service.system import annotate_enospc
@@ -91,7 +91,7 @@ def pull(
         files = steps.labels()
         missing: list[tuple[str, str]] = []
         images = rotated = 0
-        if copies or media is not None:
+        if steps.with_images and (copies or media is not None):
             staging.check(*steps.image_folders)
             sources = image_sources(staging.previous_images())
             layout = ImageLayout(
@@ -124,6 +124,7 @@ class _PullSteps:
     ) -> None:
         self._store, self._manifest, self._root, self._progress = store, manifest, staging.root, progress
         self.folders: Mapping[str, str] = {name: "" if len(formats) == 1 else name for name in formats}
+        self.with_images = {name: folder for name, folder in self.folders.items() if name not in TASK_FORMATS}
         self._index: TaskIndex | None = read_index(store, manifest) if len(manifest.generations) > 1 else None
         self._images = sum(manifest.splits.values())
         self._done = 0
@@ -131,7 +132,10 @@ class _PullSteps:
     @property
     def image_folders(self) -> set[str]:
         """The entries of the target that images will add."""
-        entries = {f"{folder or FORMATS[name].image_folder}".partition("/")[0] for name, folder in self.folders.items()}
+        entries = {
+            f"{folder or format_class(name).image_folder}".partition("/")[0]
+            for name, folder in self.with_images.items()
+        }
         return {name for name in entries if not name.startswith(".")}  # packed elsewhere
 
     def labels(self) -> int:
@@ -139,7 +143,7 @@ class _PullSteps:
         files = 0
         for name, folder in self.folders.items():
             output = DiskTree(self._root / folder)
-            FORMATS[name](format_context(self._manifest)).write_files(
+            format_class(name)(format_context(self._manifest)).write_files(
                 included(self._with_progress(self._table(name))), output
             )
             files += output.files
@@ -152,8 +156,8 @@ class _PullSteps:
         """Return the paths of an image in the folders of the formats."""
         return list(
             dict.fromkeys(
-                safe_join(root / folder, f"{FORMATS[name].image_folder.format(split=split)}/{file_name}")
-                for name, folder in self.folders.items()
+                safe_join(root / folder, f"{format_class(name).image_folder.format(split=split)}/{file_name}")
+                for name, folder in self.with_images.items()
             )
         )
 
@@ -180,7 +184,7 @@ class _PullSteps:
     def finish(self) -> None:
         """Call `Format.finish` of each format."""
         for name, folder in self.folders.items():
-            FORMATS[name](format_context(self._manifest)).finish(self._root / folder)
+            format_class(name)(format_context(self._manifest)).finish(self._root / folder)
 
     def _table(self, name: str) -> Iterator[Record]:
         return read_table(self._store, self._manifest, name, index=self._index)

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from exporters.formats import FORMATS
 from exporters.model.manifest import PHOTOS, DatasetManifest
+from exporters.tasks.table import TASK_FORMATS, format_class
 
 _LISTED_CLASSES = 200
 
@@ -20,7 +20,14 @@ def readme(url: str, manifest: DatasetManifest, *, folder: str) -> str:
     address = f"{url}/{folder}"
     has_images = any(PHOTOS in generation.tables for generation in manifest.generations)
     images = sum(manifest.splits.values())
-    about = f"{images:,} images ({_counts(manifest.splits)}), {len(manifest.classes):,} classes"
+    has_lines = any(name in TASK_FORMATS for name in manifest.formats)
+    is_of_images = any(name not in TASK_FORMATS for name in manifest.formats)
+    contents = []
+    if is_of_images:
+        contents.append(f"{images:,} images ({_counts(manifest.splits)}), {len(manifest.classes):,} classes")
+    if has_lines:
+        contents.append(f"{sum(manifest.lines.values()):,} tasks ({_counts(manifest.lines)})")
+    about = ", ".join(contents)
     lines = [
         f"# {url.rpartition('/')[2] or url} {manifest.version}",
         "",
@@ -32,18 +39,17 @@ def readme(url: str, manifest: DatasetManifest, *, folder: str) -> str:
         lines += ["", _MIRROR.format(manifest.version)]
     lines += [
         "",
-        "Images lie beside the labels." if has_images else _WITHOUT_IMAGES,
-        "",
+        *(["Images lie beside the labels." if has_images else _WITHOUT_IMAGES, ""] if is_of_images else []),
         "| what | where | how to load it |",
         "|---|---|---|",
         *(_row(name, address, is_latest=is_latest) for name in manifest.formats),
-        "| images: name, address, task, size, split | `images.jsonl` | a line of JSON each |",
+        *(
+            ["| images: name, address, task, size, split | `images.jsonl` | a line of JSON each |"]
+            if is_of_images
+            else []
+        ),
         "| what is not in the data set, and why | `dropped.jsonl` | a line of JSON each |",
-        "",
-        "## Classes",
-        "",
-        "COCO counts classes from 1, YOLO from 0 (one less).",
-        "",
+        *(_CLASSES if is_of_images else ()),
         *(f"{number}. {_text(name)}" for name, number in list(manifest.classes.items())[:_LISTED_CLASSES]),
     ]
     if len(manifest.classes) > _LISTED_CLASSES:
@@ -53,11 +59,13 @@ def readme(url: str, manifest: DatasetManifest, *, folder: str) -> str:
 
 def _row(name: str, address: str, *, is_latest: bool) -> str:
     how = _HOW.get(name) or _HOW.get(name.partition("-")[0], "")
-    if is_latest or not FORMATS[name].file_per_image:
-        return f"| {name} | `{name}/` | {_sync(address + name) if FORMATS[name].file_per_image else ''}{how} |"
+    has_file_per_image = format_class(name).file_per_image
+    if is_latest or not has_file_per_image:
+        return f"| {name} | `{name}/` | {_sync(address + name) if has_file_per_image else ''}{how} |"
     return f"| {name} | `{name}.zip` | unzip it to `DIR`, then {how} |"
 
 
+_CLASSES = ("", "## Classes", "", "COCO counts classes from 1, YOLO from 0 (one less).", "")
 _MIRROR = (
     "This folder is a mirror of the newest version. Wait while `VERSION.json` says `updating`. What never changes lies"
     " in `versions/{}/`."
@@ -72,6 +80,7 @@ _HOW: Mapping[str, str] = {
     "yolo": "`yolo train data=DIR/data.yaml`",
     "yolo-classify": "`yolo classify train data=DIR`",
     "ndjson": "`yolo train data=dataset.ndjson`",
+    "tasks-jsonl": "`for line in open('tasks-jsonl/train.jsonl'): json.loads(line)`; keys: docs/reference/flat-form.md",
     "webdataset": "`webdataset.WebDataset('train-000000.tar')`",
 }
 

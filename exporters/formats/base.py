@@ -20,6 +20,7 @@ from exporters.model.clipping import is_axis_aligned
 from exporters.model.keypoints import Skeleton
 from exporters.model.manifest import ImageCopy
 from exporters.model.records import Item, Object
+from labelloop.labeling.studio.config import LabelConfig
 
 # `Format.implicit_conversions` of a format of boxes.
 BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
@@ -43,12 +44,14 @@ class FormatContext(msgspec.Struct, frozen=True):
             ``Object.class_id`` is final nevertheless.
         skeleton: The key points; ``None`` if the label config has none.
         categories: COCO's category ids and supercategories.
+        config: The label config, at export; None at pull, and where there is none.
     """
 
     splits: tuple[str, ...]
     classes: tuple[str, ...] = ()
     skeleton: Skeleton | None = None
     categories: Categories = Categories()
+    config: LabelConfig | None = None
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -233,3 +236,13 @@ def other_changes(block: Block, to: str) -> Iterator[tuple[int, str, int]]:
         for row in columns.others.keys() & range(columns.first[image], columns.first[image + 1]):
             if not is_axis_aligned(columns.others[row].geometry):
                 yield index, f"{shape_name(columns.others[row])} -> {to}", 1
+
+
+def columnar_points(block: Block) -> Iterator[tuple[int, Object]]:
+    """Yield the key points of the columnar images of a block, each with the index of its image."""
+    columns = block.columns
+    if columns is None or columns.points is None:
+        return
+    for number, index in enumerate(block.columnar):
+        for obj in columns.point_objects(number):
+            yield index, obj

@@ -25,13 +25,15 @@ class Count(msgspec.Struct, frozen=True):
 class FormatCount(msgspec.Struct, frozen=True):
     """Counts of one format: ``kept regions == regions + sum(dropped.values())``.
 
-    ``objects`` may exceed ``regions``: a region with several labels is one object per label.
+    ``objects`` may exceed ``regions``: a region with several labels is one object per label. A format of tasks has
+    ``tasks`` instead of regions: ``kept tasks == tasks + sum(dropped.values())``, and ``objects`` are its entries.
     """
 
     regions: int
     objects: int
     dropped: Mapping[str, int] = {}
     converted: Mapping[str, int] = {}
+    tasks: int | None = None
 
 
 class Accounts(msgspec.Struct, frozen=True):
@@ -59,6 +61,8 @@ class Accounts(msgspec.Struct, frozen=True):
         """Whether all sums match."""
         return all(count.balanced for count in (self.tasks, self.annotations, self.images, self.regions)) and all(
             self.regions.kept == format_count.regions + sum(format_count.dropped.values())
+            if format_count.tasks is None
+            else self.tasks.kept == format_count.tasks + sum(format_count.dropped.values())
             for format_count in self.formats.values()
         )
 
@@ -89,7 +93,7 @@ class ExportReport(msgspec.Struct, frozen=True):
     ``version`` is empty if no version was made. ``objects`` and ``bytes`` are those of the version, ``written`` those
     added by this export. ``left_out`` maps requested formats that the project cannot fill to the reason. ``latest`` is
     the version in ``latest/``: empty if its update failed, None if the export did not write it. ``latest_files`` are
-    the numbers of its files. ``archives`` are the version's plain files.
+    the numbers of its files. ``archives`` are the version's plain files. ``lines`` are the lines of tasks by split.
     """
 
     url: str
@@ -107,6 +111,7 @@ class ExportReport(msgspec.Struct, frozen=True):
     latest: str | None = None
     latest_files: Mapping[str, int] = {}
     archives: Sequence[str] = ()
+    lines: Mapping[str, int] = {}
     warnings: tuple[str, ...] = ()
 
 
@@ -164,8 +169,17 @@ class TaskAccountTable:
         return total
 
 
-def build_accounts(total: Mapping[tuple[str, ...], int], formats: Iterable[str]) -> Accounts:
-    """Build the accounts of an export, sorted by name, so that equal input gives equal bytes."""
+def build_accounts(
+    total: Mapping[tuple[str, ...], int], formats: Iterable[str], task_formats: Iterable[str] = ()
+) -> Accounts:
+    """Build the accounts of an export, sorted by name, so that equal input gives equal bytes.
+
+    Args:
+        total: The counts of all tasks.
+        formats: All formats.
+        task_formats: Those of them that are of tasks.
+    """
+    of_tasks = frozenset(task_formats)
 
     def section(*path: str) -> dict[str, int]:
         numbers = {name[-1]: number for name, number in total.items() if name[:-1] == path and number}
@@ -190,6 +204,7 @@ def build_accounts(total: Mapping[tuple[str, ...], int], formats: Iterable[str])
                 objects=section("format", name).get("objects", 0),
                 dropped=section("format", name, "dropped"),
                 converted=section("format", name, "converted"),
+                tasks=section("format", name).get("tasks", 0) if name in of_tasks else None,
             )
             for name in sorted(formats)
         },

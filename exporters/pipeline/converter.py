@@ -21,6 +21,7 @@ from exporters.model.accounting import Loss
 from exporters.model.clipping import CLIPPED
 from exporters.model.manifest import ImageCopy
 from exporters.model.records import Item
+from exporters.tasks.line import TaskLine
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.task import Task, read_task
 
@@ -53,8 +54,9 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
         repeated: Whether another task has the image too.
         unknown: The number of regions with a label that the label config does not have.
         clipped: The number of clipped regions.
-        kinds: The numbers of upright rectangles, rotated rectangles and polygons.
+        kinds: The numbers of upright rectangles, rotated rectangles, polygons and key points.
         about: Whether an import stored fields of the image.
+        noted: The numbers of regions with flags, with attributes and with notes; empty if there are none.
     """
 
     rule: str
@@ -64,6 +66,7 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
     clipped: int
     kinds: tuple[int, ...]
     about: bool = False
+    noted: tuple[int, ...] = ()
 
     def counted(self) -> Counted:
         """Return the counts of a task with this outcome."""
@@ -109,10 +112,14 @@ class ConvertedTask(msgspec.Struct, frozen=True):
 
 
 class ConvertedBlock(msgspec.Struct, frozen=True):
-    """The images of the converted tasks of a block, and their index rows; reused tasks are in neither."""
+    """The images of the converted tasks of a block, and their index rows; reused tasks are in neither.
+
+    ``lines`` are the lines of each of these tasks, for formats of tasks; empty without such a format.
+    """
 
     block: Block
     rows: Sequence[ConvertedTask]
+    lines: Sequence[Sequence[TaskLine]] = ()
 
 
 class TaskConverter(Protocol):
@@ -158,7 +165,7 @@ class GeneralConverter:
     def convert_task(self, block: SourceBlock, index: int) -> GeneralTask:
         """Convert one task of a block."""
         entry = block.entries[index]
-        outcome = self._assembler.assemble(_read(entry) if isinstance(entry, bytes) else entry)
+        outcome = self._assembler.assemble(read_entry(entry))
         content = outcome.content
         copied = copy_images(self._copier, content.items)
         tally = Tally.join(content.tally, copied.tally) if self._copier else content.tally
@@ -237,8 +244,11 @@ def convert_pending(
     return converted
 
 
-def _read(text: bytes) -> Task | MalformedTask:
+def read_entry(entry: bytes | MalformedTask) -> Task | MalformedTask:
+    """Return a task of a block; the error of one that cannot be read."""
+    if isinstance(entry, MalformedTask):
+        return entry
     try:
-        return read_task(text)
+        return read_task(entry)
     except MalformedTask as error:
         return error

@@ -11,11 +11,12 @@ from urllib.parse import quote
 from exporters.convert.annotation_policy import DISPUTED, consensus, parse_policy
 from exporters.convert.consensus import estimate_annotators, reliability
 from exporters.convert.options import ConversionOptions, image_class_control
-from exporters.convert.task_images import LazyImageSizeReader
+from exporters.convert.task_images import LazyImageSizeReader, task_images
 from exporters.dataset.latest import FileProgress
 from exporters.dataset.versions import published_version
 from exporters.errors import BadOption, ExportError, NearDuplicateLabels
-from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
+from exporters.formats import DEFAULT_FORMATS, FORMATS
+from exporters.formats.base import FormatContext
 from exporters.formats.yolo_classify import YoloClassify
 from exporters.model.accounting import ExportReport
 from exporters.model.class_map import CATEGORY_IDS, ORIGINAL, Categories, config_labels, near_duplicates, parse_renames
@@ -25,7 +26,9 @@ from exporters.model.splits import DEFAULT_SPLIT, DISPUTED_SPLIT, SplitPolicy
 from exporters.pipeline.export_run import ExportRun, Progress
 from exporters.sources import TaskSource, open_source
 from exporters.sources.json_file import JsonFile
+from exporters.tasks.table import DEFAULT_TASK_FORMATS, TASK_FORMATS, format_names, image_formats, task_formats
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import Task
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 
@@ -39,6 +42,7 @@ POSE = "-pose"
 # Formats that hold key points, besides those ending in `POSE`.
 KEYPOINT_FORMATS = frozenset({"coco", "webdataset"})
 NO_KEY_POINTS = "it needs key points (KeyPointLabels), and there are none"
+NO_IMAGES = "it is of images, and the label config has no <Image> that takes its value from the task's data"
 NO_QUESTION = "it needs Choices about the whole image, and the label config has none"
 _log = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ def export(
     source: str | int | Path,
     *,
     settings: Settings,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: Sequence[str] = (),
     to: str | None = None,
     label_config: str | None = None,
     annotation: str = "latest",
@@ -75,7 +79,8 @@ def export(
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines), or ``s3://BUCKET/KEY.json``.
         settings: how to reach Label Studio, S3 and the default store.
-        formats: names in ``FORMATS``.
+        formats: names in ``FORMATS`` and ``TASK_FORMATS``; none: ``DEFAULT_FORMATS``, or ``DEFAULT_TASK_FORMATS`` for a
+            source without images.
         to: the data set's address; by default a folder of the store named after the source.
         label_config: the label config's XML, for a source that has none.
         annotation: which annotations to export: a name in ``POLICIES`` or ``user:ID``.
@@ -126,23 +131,25 @@ def export(
             source, settings=settings, label_config=label_config, studio=studio, fresh=afresh, progress=progress
         )
         stack.callback(tasks.close)
-        if tasks.config and not tasks.config.images:
+        names = names or (DEFAULT_FORMATS if _has_images(tasks) else DEFAULT_TASK_FORMATS)
+        if tasks.config and not tasks.config.images and not task_formats(names):
             raise ExportError(
-                f"The label config of {tasks.title} has no <Image> that takes its value from the task's data.",
-                fix="Data sets are made of images. For a file, pass the label config of its project with"
-                " --label-config.",
+                f"The label config of {tasks.title} has no <Image> that takes its value from the task's data,"
+                f" and {', '.join(names)} {'are' if len(names) > 1 else 'is'} of images.",
+                fix="Use --format tasks-jsonl: it holds any project. For a file, check --label-config.",
                 code="no_images",
                 status=409,
             )
         store = open_store(to or _default_location(settings, tasks), settings)
-        skeleton = _skeleton(tasks, store, names)
+        skeleton = _skeleton(tasks, store, image_formats(names))
         left_out = _left_out(names, tasks.config, skeleton)
         if not set(names) - set(left_out):
             raise BadOption("--format", ",".join(names), f"another: {next(iter(left_out.values()))}")
         names = tuple(name for name in names if name not in left_out)
         if YoloClassify.name in names and (pairs := list(near_duplicates(_image_classes(tasks.config, renamed)))):
             raise NearDuplicateLabels(pairs)
-        crowd = estimate_annotators(tasks.tasks(), tasks.config) if chosen is consensus else None
+        of_images = image_formats(names)
+        crowd = estimate_annotators(tasks.tasks(), tasks.config) if chosen is consensus and of_images else None
 
         @cache
         def media() -> "Media":
@@ -170,7 +177,9 @@ def export(
                 ),
                 crowd=crowd,
                 renamed=renamed,
-                sizeless=any(not FORMATS[name].needs_size for name in names),
+                sizeless=any(not FORMATS[name].needs_size for name in of_images),
+                images=bool(of_images),
+                tasks=bool(task_formats(names)),
             ),
             skeleton=skeleton,
             categories=Categories.from_config(tasks.config, original=category_ids == ORIGINAL, renamed=renamed),
@@ -210,10 +219,22 @@ def _cluster(address: str, workers: int, config: "WorkerConfig") -> "Pool":
     return RayCluster(address, config, workers)
 
 
-def _left_out(names: Sequence[str], config: LabelConfig | None, skeleton: Skeleton | None) -> dict[str, str]:
+def _has_images(tasks: TaskSource) -> bool:
+    """Whether a source has images: by its label config; without one, by its first readable task."""
+    if tasks.config:
+        return bool(tasks.config.images)
+    first = next((task for task in tasks.tasks() if isinstance(task, Task)), None)
+    return first is None or bool(task_images(first, None))
+
+
+def _left_out(names: tuple[str, ...], config: LabelConfig | None, skeleton: Skeleton | None) -> dict[str, str]:
     """Return the formats that the project cannot fill, with the reason."""
     reasons = {} if skeleton else {name: NO_KEY_POINTS for name in names if name.endswith(POSE)}
-    if config and not image_class_control(config):
+    context = FormatContext((), config=config)
+    reasons |= {name: TASK_FORMATS[name].needs for name in task_formats(names) if not TASK_FORMATS[name].fits(context)}
+    if config and not config.images:
+        reasons |= dict.fromkeys(image_formats(names), NO_IMAGES)
+    elif config and not image_class_control(config):
         reasons |= {name: NO_QUESTION for name in names if name == YoloClassify.name}
     return reasons
 

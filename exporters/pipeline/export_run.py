@@ -25,20 +25,21 @@ from exporters.dataset.plain_files import PlainVersion
 from exporters.dataset.shards import LocalFirst, ObjectUploader, read_table
 from exporters.dataset.versions import VersionClaim, commit_version, publish_version, published_version, version_number
 from exporters.errors import ClassMapChanged, DatasetDamaged, LatestTakenOver, ObjectsCollected
-from exporters.formats import FORMATS
 from exporters.formats.base import Format, FormatContext
 from exporters.model.accounting import Accounts, ExportReport, TaskAccount, WriteStats, build_accounts
 from exporters.model.class_map import Categories, ClassMap, ClassMapSync, StoredClassMap, config_labels, load_classes
 from exporters.model.keypoints import Skeleton
 from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
 from exporters.pipeline.converter import TaskConverter, TaskOutcomeKey
-from exporters.pipeline.fast_converter import make_converter
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentWriter
 from exporters.pipeline.incremental import PreviousVersionIndex, SourceOrderChanged
 from exporters.pipeline.plain_version import publish_plain_version
 from exporters.pipeline.publish_checks import EMPTY, refusal_reason
 from exporters.pipeline.scheduler import ConversionScheduler, Pool, WorkerConfig, blocks_of, gc_relaxed
+from exporters.pipeline.task_converter import choose_converter
 from exporters.sources import TaskSource
+from exporters.tasks.formats.base import TaskFormat
+from exporters.tasks.table import format_class, task_formats
 from labelloop import VERSION
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, StoreError
@@ -127,8 +128,8 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         lost_classes = parent.classes if parent and not len(classes) else ()  # the map was lost; keep its numbers
         for label in (*lost_classes, *(config_labels(self.rules.config) if self.rules.config else ())):
             classes.id(label)
-        context = FormatContext(self.splits, (), self.skeleton, self.categories)
-        formats = tuple(FORMATS[name](context) for name in self.formats)  # fails early for an impossible format
+        context = FormatContext(self.splits, (), self.skeleton, self.categories, self.rules.config)
+        formats = tuple(format_class(name)(context) for name in self.formats)  # fails early for an impossible format
         with (
             numbering,
             self.store.scratch() as scratch,
@@ -143,18 +144,19 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             builder = GenerationBuilder(scratch, objects)
             with closing(copier) if copier else nullcontext():
                 sizes = ImageSizes(self.headers)
-                converter = make_converter(self.rules, classes, registry=registry, sizes=sizes, copier=copier)
+                converter = choose_converter(self.rules, classes, registry=registry, sizes=sizes, copier=copier)
                 state = _AttemptState(context, formats, classes, numbering, objects, scratch)
                 self._convert(converter, registry, builder, previous, state)
             generation = builder.finish(previous.removed() if previous else ())
             total = builder.accounts.total()
-            accounts = build_accounts(total, self.formats)
+            accounts = build_accounts(total, self.formats, task_formats(self.formats))
             splits = {split: total["images", split] for split in self.splits}
+            lines = {split: total["lines", split] for split in self.splits} if self.rules.tasks else {}
             refused = refusal_reason(
                 accounts,
-                splits,
+                _sum(splits, lines),
                 classes.names,
-                before=(parent.accounts, parent.splits) if parent else None,
+                before=(parent.accounts, _sum(parent.splits, parent.lines)) if parent else None,
                 max_errors=self.max_errors,
                 allow_shrink=self.allow_shrink,
             )
@@ -176,6 +178,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
                 skeleton=self.skeleton.edges if self.skeleton else (),
                 categories=self.categories,
                 splits=splits,
+                lines=lines,
                 accounts=accounts,
                 generations=(*(previous.generations if previous else ()), *([generation] if generation else ())),
             )
@@ -317,6 +320,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             "stems": "xxh3",  # the hash of names in the index
             "records": 2,  # the version of the record encoding
             "unsized": self.rules.sizeless,
+            **({"flat form": 1} if self.rules.tasks else {}),
             **({"one split": True} if self.photos or self.rules.split.reads_data else {}),
         }
         return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
@@ -365,6 +369,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             latest=update.version if update else None,
             latest_files=msgspec.structs.asdict(update.counts) if update and update.counts else {},
             archives=[file.path for file in manifest.files],
+            lines=manifest.lines,
             warnings=tuple(notes),
         )
 
@@ -373,11 +378,16 @@ class _AttemptState(msgspec.Struct, frozen=True):
     """The objects that one attempt works with."""
 
     context: FormatContext
-    formats: tuple[Format, ...]
+    formats: tuple[Format | TaskFormat, ...]
     classes: ClassMap
     numbering: ClassMapSync
     objects: ObjectUploader
     scratch: Path
+
+
+def _sum(images: Mapping[str, int], lines: Mapping[str, int]) -> dict[str, int]:
+    """Return the number of images and lines of tasks by split."""
+    return {split: images.get(split, 0) + lines.get(split, 0) for split in {**images, **lines}}
 
 
 def _code_version() -> str:

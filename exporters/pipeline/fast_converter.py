@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from exporters.columnar.block import Block
 from exporters.columnar.columns import Columns
@@ -189,15 +190,17 @@ class FastConverter:
         """Return the index rows of common tasks."""
         unknown = self._unknown_labels(columns)
         rows: list[ConvertedTask] = []
-        for index, (task, (upright, rotated, rings, clipped)) in enumerate(zip(accepted, outcomes.counts, strict=True)):
+        counts = zip(accepted, outcomes.counts, strict=True)
+        for index, (task, (upright, rotated, rings, clipped, points)) in enumerate(counts):
             pattern = TaskOutcomeKey(
                 task.task.rule,
                 task.image.split,
                 task.repeated,
                 unknown[index] if unknown else 0,
                 clipped,
-                (upright, rotated, rings),
+                (upright, rotated, rings, points),
                 bool(task.task.coco_fields),
+                outcomes.noted[index] if outcomes.noted else (),
             )
             rows.append(_row(task, pattern, outcomes.others.get(index, ()), outcomes.dropped.get(index, ())))
         return rows
@@ -209,12 +212,15 @@ class FastConverter:
         unknown_labels = [
             number for number, name in enumerate(self._classes.names, 1) if name not in self._rules.config_labels
         ]
-        if not unknown_labels:
+        points = columns.points
+        unknown_points = [label not in self._rules.config_labels for label in points.labels] if points else []
+        if not unknown_labels and not any(unknown_points):
             return []
-        cumulative = np.concatenate(([0], np.cumsum(np.isin(columns.class_ids, unknown_labels))))
-        first = np.array(columns.first)
-        counts: list[int] = (cumulative[first[1:]] - cumulative[first[:-1]]).tolist()
-        return counts
+        counts = _sums(np.isin(columns.class_ids, unknown_labels), columns.first)
+        if points:
+            counts += _sums(np.array(unknown_points), points.first)
+        result: list[int] = counts.tolist()
+        return result
 
 
 def _texts(block: SourceBlock) -> list[bytes | None]:
@@ -223,6 +229,12 @@ def _texts(block: SourceBlock) -> list[bytes | None]:
     if not block.previous:
         return texts
     return [text if position < 0 else None for text, position in zip(texts, block.previous, strict=True)]
+
+
+def _sums(values: NDArray[np.bool_], first: Sequence[int]) -> NDArray[np.int64]:
+    """Count the set rows of each part: (rows,), (parts + 1,) -> (parts,)."""
+    cumulative = np.concatenate(([0], np.cumsum(values)))
+    return np.diff(cumulative[np.array(first)])
 
 
 def _has_new_labels(batch: FastBatch, task: FastTask) -> bool:

@@ -1,7 +1,7 @@
 """Account for the tasks of a block: the outcome of each in the data set and in each format."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from exporters.columnar.block import Block
 from exporters.convert.tally import Counted
@@ -9,6 +9,8 @@ from exporters.formats.base import ATTRIBUTES, FLAGS, IMAGE_FIELDS, NOTES, Encod
 from exporters.model.accounting import Loss, TaskAccount, TaskAccountTable, task_account
 from exporters.model.records import Object
 from exporters.pipeline.converter import ConvertedTask, TaskOutcomeKey
+from exporters.tasks.formats.base import EncodedLine
+from exporters.tasks.line import TaskLine
 from labelloop.labeling.studio.region_attributes import CROWD
 
 
@@ -25,6 +27,7 @@ class FormatAccountant:
         self._columnar = dict(zip(block.columnar, range(len(block.columnar)), strict=True))
         self._notes: dict[int, list[tuple[str, ...]]] = {}  # image index -> account lines of formats
         self._losses: dict[int, list[Loss]] = {}  # task index -> what formats leave out
+        self._line_counts: dict[int, Counted] = {}  # task index -> counts of the formats of tasks
         self._refused: dict[tuple[int, str], dict[int, str]] = {}  # (image index, format) -> object id -> reason
 
     def add(self, fmt: Format, encoded: EncodedBlock) -> None:
@@ -60,6 +63,28 @@ class FormatAccountant:
         for index, change, times in encoded.converted:
             self._notes.setdefault(index, []).extend([("format", fmt.name, "converted", change)] * times)
 
+    def count_lines(self, task: int, lines: Sequence[TaskLine]) -> None:
+        """Count the lines of a task."""
+        self._line_counts.setdefault(task, Counter()).update(("lines", line.split) for line in lines)
+
+    def add_lines(self, name: str, task: int, lines: Sequence[TaskLine], encoded: Sequence[EncodedLine]) -> None:
+        """Add the result of a format of tasks for the lines of a task."""
+        counts = self._line_counts.setdefault(task, Counter())
+        written = [one for one in encoded if one.record is not None]
+        if written:
+            counts["format", name, "tasks"] += 1
+        else:
+            counts["format", name, "dropped", encoded[0].dropped] += 1
+        for line, one in zip(lines, encoded, strict=True):
+            counts["format", name, "objects"] += one.entries
+            for note, number in one.notes.items():
+                counts["format", name, "converted", note] += number
+            for region, reason in one.losses:
+                counts["format", name, "converted", f"left out: {reason}"] += 1
+                self._losses.setdefault(task, []).append(
+                    Loss("region", reason, line.task, line.annotation.get("id"), region, format=name)
+                )
+
     def losses(self, task: int) -> Sequence[Loss]:
         """Return what is left out of a task: of the data set, then of each format."""
         return (*self._rows[task].losses, *self._losses.get(task, ()))
@@ -81,13 +106,15 @@ class FormatAccountant:
         images_by_task: dict[int, list[int]] | None = None
         result: list[int] = []
         for task, row in enumerate(self._rows):
-            pattern = None if task in noted_tasks else row.pattern
+            pattern = None if task in noted_tasks or task in self._line_counts else row.pattern
             number = numbers.get(pattern) if pattern else None
             if number is None:
                 account = account_cache.get(pattern) if pattern else None
                 if account is None:
                     images_by_task = self._images_by_task() if images_by_task is None else images_by_task
-                    account = task_account(self._counted(row, images_by_task.get(task, [])))
+                    counted = self._counted(row, images_by_task.get(task, []))
+                    counted.update(self._line_counts.get(task, ()))
+                    account = task_account(counted)
                 number = table.number(account)
                 if pattern:
                     numbers[pattern], account_cache[pattern] = number, account
@@ -119,7 +146,11 @@ class FormatAccountant:
             counted["images", block.images[index].split] += 1
             counted.update(self._notes.get(index, ()))
             item = block.items.get(index)
-            metadata = _metadata_counts(item.objects if item else (), about=index in block.coco_fields)
+            metadata = (
+                _metadata_counts(item.objects, about=index in block.coco_fields)
+                if item
+                else self._columnar_metadata(index)
+            )
             for fmt in self._formats:
                 for (thing, what), number in metadata.items():
                     if what not in fmt.supported_metadata:
@@ -127,7 +158,7 @@ class FormatAccountant:
                         counted["format", fmt.name, "converted", line] += number
                 refused = self._refused.get((index, fmt.name), {})
                 if index in self._columnar:
-                    objects = regions = self._count_objects(self._columnar[index]) - len(refused)
+                    objects, regions = self._count_objects(self._columnar[index], refused)
                     for kind, change in enumerate(fmt.implicit_conversions):
                         if change:
                             counted["format", fmt.name, "converted", change] += self._count_kind(
@@ -141,9 +172,28 @@ class FormatAccountant:
                 counted["format", fmt.name, "regions"] += regions
         return counted
 
-    def _count_objects(self, image: int) -> int:
-        assert self._block.columns is not None
-        return self._block.columns.first[image + 1] - self._block.columns.first[image]
+    def _count_objects(self, image: int, refused: Mapping[int, str]) -> tuple[int, int]:
+        """Return the numbers of objects and of regions of a columnar image that were not refused."""
+        columns = self._block.columns
+        assert columns is not None
+        objects = columns.first[image + 1] - columns.first[image]
+        if columns.points is None:
+            return objects - len(refused), objects - len(refused)
+        first, last = columns.points.first[image : image + 2]
+        points = sum(int(number) in refused for number in columns.points.ids[first:last]) if refused else 0
+        objects -= len(refused) - points
+        return objects, objects + last - first - points
+
+    def _columnar_metadata(self, index: int) -> Counter[tuple[str, str]]:
+        """Like `_metadata_counts`, of a columnar image."""
+        columns, image = self._block.columns, self._columnar[index]
+        assert columns is not None
+        counts: Counter[tuple[str, str]] = Counter({("images", IMAGE_FIELDS): int(index in self._block.coco_fields)})
+        for notes in columns.metadata.notes[columns.first[image] : columns.first[image + 1]]:
+            if notes is not None:
+                for what, number in zip((FLAGS, ATTRIBUTES, NOTES), notes.counts, strict=True):
+                    counts["regions", what] += number
+        return +counts
 
     def _count_kind(self, image: int, kind: int) -> int:
         columns = self._block.columns

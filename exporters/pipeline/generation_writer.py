@@ -13,11 +13,12 @@ import msgspec
 
 from exporters.dataset.shards import ObjectUploader, TableWriter, line_heads
 from exporters.dataset.task_index import PageFile, PageWriter
-from exporters.formats.base import Format
+from exporters.formats.base import LEFT_OUT, Format
 from exporters.model.accounting import TaskAccount, TaskAccountTable
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
 from exporters.pipeline.converter import ConvertedBlock, TaskOutcomeKey
 from exporters.pipeline.format_accounting import FormatAccountant
+from exporters.tasks.formats.base import TaskFormat
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -44,14 +45,15 @@ class SegmentWriter:
 
     def __init__(
         self,
-        formats: Sequence[Format],
+        formats: Sequence[Format | TaskFormat],
         scratch: Path,
         objects: ObjectUploader,
         *,
         first: int,
         account_cache: dict[TaskOutcomeKey, TaskAccount] | None = None,
     ) -> None:
-        self._formats = formats
+        self._formats: list[Format] = [fmt for fmt in formats if not isinstance(fmt, TaskFormat)]
+        self._task_formats = [fmt for fmt in formats if isinstance(fmt, TaskFormat)]
         self._first = first
         self._rows = PageWriter()
         self._accounts = TaskAccountTable()
@@ -73,6 +75,8 @@ class SegmentWriter:
             encoded = fmt.encode(block)
             self._tables[fmt.name].add(heads, encoded.records)
             accountant.add(fmt, encoded)
+        if self._task_formats:
+            self._add_lines(converted, first, accountant)
         for task, row in enumerate(rows):
             seq = first + task
             if row.photos:
@@ -84,6 +88,19 @@ class SegmentWriter:
         numbers = accountant.account_numbers(self._accounts, self._numbers, self._account_cache)
         self._accounts.add(numbers)
         self._rows.add([row.key for row in rows], [row.digest for row in rows], numbers, [row.names for row in rows])
+
+    def _add_lines(self, converted: ConvertedBlock, first: int, accountant: FormatAccountant) -> None:
+        """Write the lines of a block."""
+        for task, lines in enumerate(converted.lines):
+            if not lines:
+                continue
+            heads = line_heads([first + task] * len(lines), [line.split for line in lines])
+            for fmt in self._task_formats:
+                encoded = [fmt.encode_line(line) for line in lines]
+                records = [LEFT_OUT if line.record is None else line.record for line in encoded]
+                self._tables[fmt.name].add(heads, records)
+                accountant.add_lines(fmt.name, task, lines, encoded)
+            accountant.count_lines(task, lines)
 
     def finish(self) -> SegmentResult:
         """Return what was written."""

@@ -6,7 +6,9 @@ from exporters.model.accounting import Accounts
 
 TOO_MUCH_FAILED = "too much failed"
 NOTHING_LEFT = "no image is in it, and images are in the one before"
+NO_TASK_LEFT = "no task is in it, and tasks are in the one before"
 NO_IMAGE = "no image is in it"
+NO_TASK = "no task is in it"
 NO_CLASS = "no object is in it, and there is no label config that names classes"
 SHRUNK = "far smaller than the published version"
 # Share of the published tasks, images, regions or objects of a format that may be missing in a version.
@@ -14,7 +16,7 @@ SHRINK = 1 / 3
 # Formats that need no object classes.
 WITHOUT_CLASSES = frozenset({"yolo-classify"})
 # Reasons for which no version is made at all.
-EMPTY = frozenset({NO_IMAGE, NO_CLASS})
+EMPTY = frozenset({NO_IMAGE, NO_TASK, NO_CLASS})
 
 
 def refusal_reason(
@@ -30,20 +32,22 @@ def refusal_reason(
 
     Args:
         accounts: The accounts of the version.
-        images: Split -> number of images.
+        images: Split -> number of images, and of lines of tasks.
         classes: The classes.
-        before: The accounts and images of the published version.
+        before: The accounts of the published version, and these numbers.
         max_errors: The largest share of failures of a published version.
         allow_shrink: Publish a version that is far smaller than the published one.
     """
     filled = any(images.values())
+    has_images = any(count.tasks is None for count in accounts.formats.values())
+    has_tasks = any(count.tasks is not None for count in accounts.formats.values())
     if not filled and before and any(before[1].values()):
-        return NOTHING_LEFT
+        return NOTHING_LEFT if has_images else NO_TASK_LEFT
     if not filled:
-        return NO_IMAGE
+        return NO_IMAGE if has_images else NO_TASK
     if accounts.failed_share > max_errors:
         return TOO_MUCH_FAILED
-    if not any(classes) and not WITHOUT_CLASSES & accounts.formats.keys():
+    if has_images and not has_tasks and not any(classes) and not WITHOUT_CLASSES & accounts.formats.keys():
         return NO_CLASS
     if before and not allow_shrink and (lost := _lost(accounts, before[0])):
         return f"{SHRUNK}: {lost}"
@@ -54,8 +58,11 @@ def _lost(now: Accounts, before: Accounts) -> str:
     """Describe what is missing compared to the published version; empty if little is."""
     counts = (
         ("tasks", now.tasks.kept, before.tasks.kept),
-        ("images", now.images.kept, before.images.kept),
-        ("regions", now.regions.kept, before.regions.kept),
+        *(
+            (("images", now.images.kept, before.images.kept), ("regions", now.regions.kept, before.regions.kept))
+            if any(count.tasks is None for count in now.formats.values())
+            else ()
+        ),
         *(
             (f"objects of {name}", format_count.objects, before.formats[name].objects)
             for name, format_count in now.formats.items()

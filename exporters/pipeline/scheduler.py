@@ -21,13 +21,13 @@ from exporters.convert.task_images import ImageSizeReader, ImageSizes, LazyImage
 from exporters.convert.task_registry import TaskRegistry, UsedKeys
 from exporters.dataset.shards import ObjectUploader
 from exporters.dataset.task_index import NO_DIGEST
-from exporters.formats import FORMATS
 from exporters.formats.base import FormatContext
 from exporters.model.class_map import ClassMap
 from exporters.pipeline.converter import SourceBlock, TaskConverter
-from exporters.pipeline.fast_converter import make_converter
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentResult, SegmentWriter
 from exporters.pipeline.incremental import PreviousVersionIndex, UnchangedTasks
+from exporters.pipeline.task_converter import choose_converter
+from exporters.tasks.table import format_class
 from labelloop.labeling.errors import MalformedTask
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
@@ -219,8 +219,8 @@ def convert_unit(config: WorkerConfig, unit: WorkUnit) -> ConvertedUnit:
         ObjectUploader(store) as objects,
         _headers(config) as headers,
     ):
-        converter = make_converter(config.rules, classes, registry=registry, sizes=ImageSizes(headers))
-        formats = [FORMATS[name](config.context) for name in config.formats]
+        converter = choose_converter(config.rules, classes, registry=registry, sizes=ImageSizes(headers))
+        formats = [format_class(name)(config.context) for name in config.formats]
         with SegmentWriter(formats, folder, objects, first=unit.first) as writer:
             for block in unit.blocks:
                 convert_block(block, converter, writer)

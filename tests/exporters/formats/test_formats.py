@@ -7,7 +7,8 @@ import yaml
 from pycocotools.cocoeval import COCOeval
 
 from exporters.errors import BadOption
-from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.formats import DEFAULT_FORMATS
+from exporters.tasks.table import format_names
 
 
 def average_precision(coco, kind):

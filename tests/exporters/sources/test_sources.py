@@ -129,7 +129,9 @@ def test_label_config_that_is_none_is_said(settings, tmp_path):
         open_source("x.json", settings=settings, label_config="<View>")
 
 
-@pytest.mark.parametrize("options", [{"disputed": "maybe"}, {"max_errors": 2}, {"formats": ()}, {"split": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"disputed": "maybe"}, {"max_errors": 2}, {"formats": ("coco", "no-such-format")}, {"split": "x"}]
+)
 def test_wrong_option_makes_no_version(run, build, options, tmp_path):
     with pytest.raises(BadOption):
         run([build.task(1, build.annotation(build.box(1, 1, 5, 5)))], **options)
@@ -155,6 +157,7 @@ def test_project_without_tasks_makes_no_version(run):
 
 
 def test_label_config_without_an_image_is_told_at_once(run, build, tmp_path):
-    with pytest.raises(ExportError, match="<Image>"):
-        run([build.task(1)], label_config='<View><Text name="text" value="$text"/></View>')
+    with pytest.raises(ExportError, match="<Image>") as refused:
+        run([build.task(1)], label_config='<View><Text name="text" value="$text"/></View>', formats=("coco", "voc"))
+    assert "--format tasks-jsonl" in refused.value.fix
     assert not (tmp_path / "set").exists()

@@ -1,0 +1,1 @@
+"""The formats of tasks: each encodes a line and writes its files."""

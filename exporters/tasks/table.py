@@ -1,0 +1,43 @@
+"""TASK_FORMATS: the formats of tasks, one line each; and every format by its name."""
+
+from typing import Any
+
+from exporters.errors import BadOption
+from exporters.formats import FORMATS
+from exporters.tasks.formats.base import TaskFormat
+from exporters.tasks.formats.jsonl import TasksJsonl
+
+TASK_FORMATS: dict[str, type[TaskFormat]] = {
+    "tasks-jsonl": TasksJsonl,
+}
+
+# Formats of an export without --format, of a project without images.
+DEFAULT_TASK_FORMATS = ("tasks-jsonl",)
+
+
+def format_class(name: str) -> type[Any]:
+    """Return the class of a format of images or of tasks."""
+    return FORMATS[name] if name in FORMATS else TASK_FORMATS[name]
+
+
+def format_names(text: str) -> tuple[str, ...]:
+    """Parse a comma-separated list of formats, without duplicates; an empty text is the default, ().
+
+    Raises:
+        BadOption: a format does not exist.
+    """
+    names = tuple(dict.fromkeys(name for name in (part.strip().lower() for part in text.split(",")) if name))
+    known = (*FORMATS, *TASK_FORMATS)
+    if (text and not names) or not set(names) <= set(known):
+        raise BadOption("--format", text, "one or more of " + ", ".join(known))
+    return names
+
+
+def image_formats(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the formats of images among some formats."""
+    return tuple(name for name in names if name not in TASK_FORMATS)
+
+
+def task_formats(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the formats of tasks among some formats."""
+    return tuple(name for name in names if name in TASK_FORMATS)
