@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from labelloop.labeling.geometry.label_placement import LabelsMisplaced, scale_of_labels
 from labelloop.service.media import MediaError
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import Prepared, prepare
@@ -15,7 +16,6 @@ from ml_backend.predict.predictor import ImageSource
 from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
 from ml_backend.training.examples import Example
 from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.label_placement import LabelsMisplaced, scale_of_labels
 from ml_backend.training.tiles import Part
 
 # Bytes of features in memory, about 150 images with the embedded model; saves reading them from disk for each run.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labelloop.labeling.geometry.label_placement import LabelsMisplaced, place_boxes
 from labelloop.service.datasets import (
     DatasetError,
     DatasetImage,
@@ -18,7 +19,6 @@ from labelloop.service.datasets import (
 from labelloop.service.datasets.registry import detect_format
 from labelloop.service.settings import Settings
 from ml_backend.errors import DatasetUnreadable, TestListUnusable
-from ml_backend.training.label_placement import LabelsMisplaced, place_boxes
 
 Box = tuple[float, float, float, float]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.training.label_placement import LabelsMisplaced, place_boxes, scale_of_labels
+from labelloop.labeling.geometry.label_placement import LabelsMisplaced, place_boxes, scale_of_labels
 
 BOXES = np.array([[10, 20, 60, 80]], np.float32)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detection.detections import Floats
+Floats = npt.NDArray[np.float32]
 
 # Relative difference of two aspect ratios that rounding to whole pixels explains on common images.
 ASPECT_TOLERANCE = 0.02
