@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from PIL import Image
 
 from bench.stack import running_stack
 from labelloop.labeling.studio.task import Task
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
+from labelloop.stack.demo_images import toys_on
 from labelloop.stack.demo_project import INTERFACES
 from labelloop.stack.state import read_state
+from ml_backend.learning.annotations import is_held_out
 
-SUBMITS = 10
-WAIT_S = 180.0
+# Submits after which the pre-labels of the open tasks are judged.
+JUDGED = (3, 6, 10)
+HELD_OUT, GOOD_IOU = 0.1, 0.5
+WAIT_S = 60.0
+Points = Sequence[Sequence[float]]
 
 # Sample image -> its label in the projects of boxes and outlines, and its answer in that of image labels.
 SUBJECTS: Mapping[str, tuple[str, str]] = {
@@ -31,143 +39,209 @@ SUBJECTS: Mapping[str, tuple[str, str]] = {
     "motorcycle2": ("Motorbike", "Motorbike"),
     "flower": ("Plant", "Flower"),
 }
+EVERY_LABEL = frozenset(label for pair in SUBJECTS.values() for label in pair)
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What ten submits to a project made.
+class Drawn:
+    """An object with its label; its outline in percent of the image."""
+
+    label: str
+    outline: Points
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the pre-labels of the open tasks show.
 
     Attributes:
-        version: The version that Label Studio names; empty: none was learned.
-        open_tasks: Tasks without an annotation.
-        prelabelled: Of those, the ones with a pre-label of that version.
-        right: Of those, the ones whose pre-label has the subject of the image, and nothing else.
-        right_before: Of the open tasks, those of which the embedded model's pre-label was so.
+        version: Version of the model that Label Studio names.
+        tasks: Open tasks.
+        right: Tasks whose pre-label shows the subject of the image, and no other subject.
+        toys: Toys on them.
+        found: Toys with a pre-label of the right label and an IoU of at least `GOOD_IOU`.
+        wrong: Pre-labels of toys that are none.
     """
 
     version: str
-    open_tasks: int
-    prelabelled: int
+    tasks: int
     right: int
-    right_before: int = 0
+    toys: int = 0
+    found: int = 0
+    wrong: int = 0
+
+    @property
+    def cells(self) -> str:
+        """Of a row of the table."""
+        share = f"{self.found} of {self.toys}" if self.toys else "-"
+        return f"{share} | {self.wrong if self.toys else '-'} | {self.right} of {self.tasks}"
 
 
 def run() -> str:
     """The figures, in Markdown."""
     rows = [
-        f"`labelloop up`, then {SUBMITS} submits by one annotator in each project of the demo, in the order in",
-        "which Label Studio serves the tasks. Boxes and outlines are the pre-labels of the image's",
-        "subject, or one drawn around the middle where there is none. Then the open tasks: how many have a",
-        "pre-label of the learned version, and of how many it shows the image's subject and nothing else;",
-        "beside it the same of the embedded model.",
+        f"`labelloop up`, then {JUDGED[-1]} submits by one annotator in each project of the demo, in the order in",
+        "which Label Studio serves the tasks. The annotator keeps the pre-labels of the image's subject, and draws the",
+        "toys, which the embedded model does not know. Before the first submit, and after some of them,",
+        "the pre-labels of the tasks that are open then: toys found with their label (IoU of .5 or more, of outlines",
+        "that of the masks), pre-labels of toys where there is none, and tasks with the image's subject and no other.",
         "",
-        "| project | version after ten submits | open tasks | pre-labelled by it | right | right before |",
+        "| project | submits | version | toys found | toys that are none | subject right |",
         "|---|---|---|---|---|---|",
     ]
     with running_stack() as settings:
         projects = read_state(settings.home).projects
         for interface in INTERFACES.values():
             key = "demo" if interface.name == "boxes" else f"demo-{interface.name}"
-            learned = submit_ten(settings, projects[key].id, interface.name)
-            rows.append(
-                f"| {interface.title} | {learned.version or 'none'} | {learned.open_tasks} | {learned.prelabelled} | "
-                f"{learned.right} | {learned.right_before} |"
-            )
-            print(rows[-1], flush=True)
-            if not learned.prelabelled:
-                rows[-1] += " **nothing was learned**"
+            judge = Annotator(settings, projects[key].id, interface.name)
+            for submits, seen in judge.label():
+                rows.append(f"| {interface.title} | {submits} | {seen.version or 'none'} | {seen.cells} |")
+                print(rows[-1], flush=True)
     return "\n".join([*rows, "", f"{os.cpu_count()} cores; load average {os.getloadavg()[0]:.1f} at the end."])
 
 
-def submit_ten(settings: Settings, project: int, interface: str) -> Learned:
-    """Submit ten tasks, and wait for a version that learned from most of them."""
-    studio = Studio.from_settings(settings)
-    for _ in range(SUBMITS):
-        task = studio.next_task(project)
-        assert task is not None
-        full = studio.task(project, task["id"])
-        assert full is not None
-        studio.add_annotation(task["id"], annotation(full, interface), lead_time=5.0)
-        time.sleep(1.0)
-    end = time.monotonic() + WAIT_S
-    result = Learned("", 0, 0, 0)
-    while time.monotonic() < end:
-        result = learned_so_far(studio, project)
-        # Some of the submits are held out for evaluation.
-        if result.version and 2 * tasks_of(result.version) >= SUBMITS and result.prelabelled == result.open_tasks:
-            break
-        time.sleep(2.0)
-    return result
+class Annotator:
+    """Submits tasks of one project, and judges the pre-labels of those that are open."""
+
+    def __init__(self, settings: Settings, project: int, interface: str) -> None:
+        self._studio = Studio.from_settings(settings)
+        self._photos = Path(settings.home) / "photos"
+        self._project, self._interface = project, interface
+        self._taught: set[int] = set()
+
+    def label(self) -> list[tuple[int, Seen]]:
+        """(submits, what the pre-labels show then), before the first submit and after those of `JUDGED`."""
+        seen = [(0, self._judge())]
+        for number in range(1, JUDGED[-1] + 1):
+            task = self._studio.next_task(self._project)
+            assert task is not None
+            full = self._studio.task(self._project, task["id"])
+            assert full is not None
+            self._studio.add_annotation(task["id"], self._annotation(full), lead_time=5.0)
+            if not is_held_out(self._project, task["id"], HELD_OUT):
+                self._taught.add(task["id"])
+            time.sleep(1.0)
+            if number in JUDGED:
+                self._wait()
+                seen.append((number, self._judge()))
+        return seen
+
+    def _wait(self) -> None:
+        """Until a version that learned from every submit has pre-labelled the open tasks, or none comes."""
+        end = time.monotonic() + WAIT_S
+        while time.monotonic() < end:
+            version = self._version()
+            if version.startswith("learned-") and int(version.split("-")[1]) >= len(self._taught):
+                tasks = self._open_tasks()
+                if all(any(one.model_version == version for one in task.predictions) for task in tasks):
+                    return
+            time.sleep(1.0)
+
+    def _version(self) -> str:
+        return str(self._studio.project(self._project)["model_version"])
+
+    def _open_tasks(self) -> list[Task]:
+        return [task for task in self._studio.tasks(self._project) if not task.annotations]
+
+    def _judge(self) -> Seen:
+        tasks, version = self._open_tasks(), self._version()
+        right = found = toys = wrong = 0
+        for task in tasks:
+            shown, answers = _prelabels(task, version)
+            label, answer = SUBJECTS[_subject_of(task)]
+            subjects = {one.label for one in shown} & EVERY_LABEL | answers
+            right += bool(subjects) and subjects <= {label, answer}
+            if self._interface == "subjects":
+                continue
+            truth = self._toys(task)
+            names = {toy.label for toy in truth}
+            hits = [any(_same(toy, one) for one in shown) for toy in truth]
+            toys, found = toys + len(truth), found + sum(hits)
+            wrong += sum(one.label in names and not any(_same(toy, one) for toy in truth) for one in shown)
+        return Seen(version, len(tasks), right, toys, found, wrong)
+
+    def _toys(self, task: Task) -> list[Drawn]:
+        width, height = self._size(task)
+        found = []
+        for toy in toys_on(_name_of(task), (width, height)):
+            points = toy.outline
+            if self._interface == "boxes":
+                left, top, right, bottom = toy.box
+                points = ((left, top), (right, top), (right, bottom), (left, bottom))
+            found.append(Drawn(toy.label, [[100 * x / width, 100 * y / height] for x, y in points]))
+        return found
+
+    def _size(self, task: Task) -> tuple[int, int]:
+        with Image.open(self._photos / _name_of(task)) as image:
+            return image.size
+
+    def _annotation(self, task: Task) -> list[dict[str, Any]]:
+        """What an annotator submits: the pre-labels that show the subject, and the toys; or an answer."""
+        label, answer = SUBJECTS[_subject_of(task)]
+        if self._interface == "subjects":
+            value = {"choices": [answer]}
+            return [{"id": "answer", "from_name": "subject", "to_name": "image", "type": "choices", "value": value}]
+        kept = [
+            result.raw
+            for prediction in task.predictions[-1:]
+            for result in prediction.results
+            if result.value.get(result.type) == [label]
+        ]
+        width, height = self._size(task)
+        size = {"original_width": width, "original_height": height, "image_rotation": 0, "to_name": "image"}
+        drawn = [_value(toy, outline=self._interface == "outlines") for toy in self._toys(task)]
+        toys = [
+            {"id": f"toy{number}", "from_name": "objects", "type": kind, "value": value, **size}
+            for number, (kind, value) in enumerate(drawn)
+        ]
+        return [*kept, *toys]
 
 
-def learned_so_far(studio: Studio, project: int) -> Learned:
-    """The state of a project's open tasks."""
-    version = str(studio.project(project)["model_version"])
-    tasks = [task for task in studio.tasks(project) if not task.annotations]
-    if not version.startswith("learned-"):
-        return Learned("", len(tasks), 0, 0)
-    shown = [(task, chosen_labels(task, version)) for task in tasks]
-    made = [(task, labels) for task, labels in shown if labels is not None]
-    right = sum(is_right(task, labels) for task, labels in made)
-    return Learned(
-        version, len(tasks), len(made), right, sum(is_right(task, chosen_labels(task, "")) for task in tasks)
-    )
-
-
-def is_right(task: Task, labels: set[str] | None) -> bool:
-    """Whether a pre-label shows the subject of the image, and nothing else."""
-    return bool(labels) and labels <= set(SUBJECTS[subject_of(task)])
-
-
-def tasks_of(version: str) -> int:
-    """The number of tasks that a version learned from, which is part of its name."""
-    return int(version.split("-")[1])
-
-
-def chosen_labels(task: Task, version: str) -> set[str] | None:
-    """The labels and answers of a task's pre-label of this version; None without a region or an answer.
-
-    Without a version: of the version before all learned ones.
-    """
-    for prediction in task.predictions:
-        name = prediction.model_version
-        wanted = name == version if version else not name.startswith("learned-")
-        if wanted and prediction.results:
-            values = [value for result in prediction.results for value in result.value.values()]
-            return {name for value in values if isinstance(value, list) for name in value if isinstance(name, str)}
-    return None
-
-
-def subject_of(task: Task) -> str:
-    """The sample image of a task: uploads are called `<hash>-<name>-<crop>.jpg`."""
-    name = str(task.data["image"]).rpartition("/")[2].removesuffix(".jpg")
-    return next(part for part in name.split("-") if part in SUBJECTS)
-
-
-def annotation(task: Task, interface: str) -> list[dict[str, Any]]:
-    """What an annotator submits: the pre-labels that show the subject, or a shape around the middle; or an answer."""
-    label, answer = SUBJECTS[subject_of(task)]
-    if interface == "subjects":
-        return [_result("subject", "choices", {"choices": [answer]})]
-    kept = [
-        result.raw
-        for prediction in task.predictions[-1:]
-        for result in prediction.results
-        if result.value.get(result.type) == [label]
-    ]
-    return kept or [_around(label, outline=interface == "outlines")]
-
-
-def _around(label: str, *, outline: bool) -> dict[str, Any]:
-    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    points = np.column_stack((50 + 40 * np.cos(angles), 50 + 40 * np.sin(angles))).tolist()
+def _value(toy: Drawn, *, outline: bool) -> tuple[str, dict[str, Any]]:
+    """Type and value of a result."""
     if outline:
-        value = {"points": points, "closed": True, "polygonlabels": [label]}
-        return _result("objects", "polygonlabels", value)
-    box = {"x": 10, "y": 10, "width": 80, "height": 80, "rotation": 0, "rectanglelabels": [label]}
-    return _result("objects", "rectanglelabels", box)
+        return "polygonlabels", {"points": toy.outline, "closed": True, "polygonlabels": [toy.label]}
+    (x, y), (right, bottom) = toy.outline[0], toy.outline[2]
+    value = {"x": x, "y": y, "width": right - x, "height": bottom - y, "rotation": 0, "rectanglelabels": [toy.label]}
+    return "rectanglelabels", value
 
 
-def _result(control: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
-    size = {"original_width": 800, "original_height": 600, "image_rotation": 0}
-    return {"id": "drawn", "from_name": control, "to_name": "image", "type": kind, "value": value, **size}
+def _prelabels(task: Task, version: str) -> tuple[list[Drawn], set[str]]:
+    """The regions, and the answers, of a task's newest pre-label of this version, else of its newest."""
+    predictions = [one for one in task.predictions if one.model_version == version] or task.predictions
+    shown, answers = [], set()
+    for result in predictions[-1].results if predictions else ():
+        value = result.value
+        if result.type == "choices":
+            answers.update(value["choices"])
+        elif "points" in value:
+            shown.append(Drawn(value[result.type][0], value["points"]))
+        elif "width" in value:
+            left, top = value["x"], value["y"]
+            right, bottom = left + value["width"], top + value["height"]
+            box = [[left, top], [right, top], [right, bottom], [left, bottom]]
+            shown.append(Drawn(value[result.type][0], box))
+    return shown, answers
+
+
+def _same(truth: Drawn, shown: Drawn) -> bool:
+    if truth.label != shown.label:
+        return False
+    one, other = (_mask(drawn.outline) for drawn in (truth, shown))
+    return bool((one & other).sum() >= GOOD_IOU * (one | other).sum())
+
+
+def _mask(outline: Points) -> np.ndarray:
+    """Drawn on a square of 500 pixels."""
+    mask = np.zeros((500, 500), np.uint8)
+    cv2.fillPoly(mask, [np.round(5 * np.asarray(outline)).astype(np.int32)], 1)
+    return mask
+
+
+def _name_of(task: Task) -> str:
+    """The file of a task: uploads are called `<hash>-<file>`."""
+    return str(task.data["image"]).rpartition("/")[2].partition("-")[2]
+
+
+def _subject_of(task: Task) -> str:
+    return _name_of(task).rpartition("-")[0]

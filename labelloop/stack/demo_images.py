@@ -1,12 +1,14 @@
-"""Images of the demo project: a folder of the user, or crops of sample images in installed packages."""
+"""Images of the demo project: a folder of the user, or crops of sample images in installed packages, with toys."""
 
 import importlib.util
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from labelloop.stack.demo_objects import Toy, add_toys
 from labelloop.stack.errors import StackError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -153,5 +155,20 @@ def _write(photo: PackagedImage, path: Path, index: int, folder: Path) -> Path:
         image = ImageOps.mirror(image)
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     written = folder / f"{photo.name}-{index + 1}.jpg"
-    image.save(written, quality=90)
+    painted, _ = add_toys(image, _toy_seed(written.name))
+    painted.save(written, quality=90)
     return written
+
+
+def toys_on(name: str, size: tuple[int, int]) -> tuple[Toy, ...]:
+    """Where the toys are on a packaged image.
+
+    Args:
+        name: Its file name, as `packaged_images` wrote it.
+        size: Its width and height in pixels.
+    """
+    return add_toys(Image.new("RGB", size), _toy_seed(name))[1]
+
+
+def _toy_seed(name: str) -> int:
+    return zlib.crc32(name.encode())

@@ -41,6 +41,9 @@ _LABELS = """\
     <Label value="Chair" background="#f08c00"/>
     <Label value="Table" background="#0c8599" predicted_values="diningtable,dining table"/>
     <Label value="Plant" background="#66a80f" predicted_values="pottedplant,potted plant"/>
+    <Label value="Balloon" background="#e64980"/>
+    <Label value="Parcel" background="#12b886"/>
+    <Label value="Beach ball" background="#fab005"/>
 """
 _VIEW = """\
 <View>
@@ -64,6 +67,7 @@ _SUBJECTS = """\
   </Choices>
 """
 _CORRECT = "move, relabel or delete what is wrong, add what is missing, then press Submit."
+_TOYS = "It does not know balloons, parcels and beach balls yet: it learns them from your first submits."
 
 # Demo projects by name. To add one: add its interface.
 INTERFACES: Mapping[str, DemoInterface] = {
@@ -73,15 +77,15 @@ INTERFACES: Mapping[str, DemoInterface] = {
             "boxes",
             "Photos",
             _drawn("RectangleLabels"),
-            "Draw a box around every person, animal and thing that has a label. The model's boxes are only"
-            f" proposals: {_CORRECT}",
+            "Draw a box around every person, animal, toy and thing that has a label. The model's boxes are only"
+            f" proposals: {_CORRECT} {_TOYS}",
         ),
         DemoInterface(
             "outlines",
             "Photos: outlines",
             _drawn("PolygonLabels"),
-            "Draw the outline of every person, animal and thing that has a label. The model's outlines are only"
-            f" proposals: {_CORRECT}",
+            "Draw the outline of every person, animal, toy and thing that has a label. The model's outlines are only"
+            f" proposals: {_CORRECT} {_TOYS}",
         ),
         DemoInterface(
             "subjects",
