@@ -1,6 +1,7 @@
 """Commands `labelloop ml serve` and `labelloop models inspect`."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -146,7 +147,11 @@ def models_inspect(
     if suggest or write:
         print_suggestions(model, image, out=out, size=size, rank=choose if write else 0)
         return
-    detector = load_detector((model or embedded_model()).expanduser(), layout=layout, names=names, allow_numbered=True)
+    with TemporaryDirectory() as folder:  # opened as the ML backend does: its padding cut off where the graph allows it
+        detector = load_detector(
+            (model or embedded_model()).expanduser(), layout=layout, names=names, allow_numbered=True,
+            cache_folder=Path(folder),
+        )  # fmt: skip
     for line in describe(detector):
         print(line)
     if image is None:

@@ -28,8 +28,8 @@ MAX_BYTES = 1 << 28
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 0.01
 
 
-def cut_graph(path: Path, graph: Graph, outputs: Arrays, spec: InputSpec) -> tuple[bytes, CutGrid] | None:
-    """Open the size of a graph's input.
+def cut_graph(path: Path, graph: Graph, outputs: Arrays, spec: InputSpec) -> tuple[bytes, CutGrid] | str:
+    """Open the size of a graph's input, which has padding (`has_padding`).
 
     Args:
         path: Its file.
@@ -38,10 +38,10 @@ def cut_graph(path: Path, graph: Graph, outputs: Arrays, spec: InputSpec) -> tup
         spec: Its input format.
 
     Returns:
-        (the changed graph, its grid); None where it has no grid, or its file is too large.
+        (the changed graph, its grid), or why it cannot be changed.
     """
-    if spec.placement not in {"top-left", "centre"} or graph.image is None or not graph.batched:
-        return None
+    if graph.image is None or not graph.batched:
+        return "its input has no batch axis"
     sides = {side for array in outputs.values() for side in array.shape[1:]}
     cells, strides = next(
         (
@@ -51,8 +51,10 @@ def cut_graph(path: Path, graph: Graph, outputs: Arrays, spec: InputSpec) -> tup
         ),
         (0, ()),
     )
-    if not strides or path.stat().st_size > MAX_BYTES or path.with_name(f"{path.name}.data").is_file():
-        return None
+    if not strides:
+        return "its outputs do not have a row for each cell of a grid"
+    if path.stat().st_size > MAX_BYTES or path.with_name(f"{path.name}.data").is_file():
+        return f"its weights are in a file of their own, or larger than {MAX_BYTES >> 20} MiB"
     model = onnx.load(path)
     _open_input(model.graph, graph)
     levels = {-(-spec.height // stride) * -(-spec.width // stride) for stride in strides}
@@ -62,6 +64,11 @@ def cut_graph(path: Path, graph: Graph, outputs: Arrays, spec: InputSpec) -> tup
     grid = CutGrid(spec.height, spec.width, strides, has_rows, shapes)
     model.metadata_props.append(onnx.StringStringEntryProto(key=CUT, value=grid.dump()))
     return model.SerializeToString(), grid
+
+
+def has_padding(spec: InputSpec) -> bool:
+    """Whether images are shown with their aspect ratio, so that padding fills the rest of the input."""
+    return spec.placement in {"top-left", "centre"}
 
 
 def is_same(

@@ -58,6 +58,7 @@ class Detector:
         tiles: Tiles along an image's longer side that the model was learned on; 1: whole images.
         gives_features: Whether detections carry frozen features where the graph has them; not needed without heads.
         cut_readers: Readers of its outputs on inputs of less than the whole size.
+        uncut: Why its padding is run as well, see `cut_graph`; empty where it is not, or there is none.
     """
 
     version: str
@@ -73,6 +74,7 @@ class Detector:
     gives_features: bool = True
     tiles: int = 1
     cut_readers: "_CutReaders | None" = None
+    uncut: str = ""
 
     @property
     def answers(self) -> frozenset[str]:
@@ -235,6 +237,7 @@ def load_detector(
         layout_file=request.file_path,
         tiles=_tiles(path, opened.engine.graph),
         cut_readers=_CutReaders(request, opened) if opened.engine.graph.cut is not None else None,
+        uncut=opened.uncut,
     )
 
 
@@ -300,6 +303,7 @@ class _Opened:
     layout: str
     why: str
     trial_outputs: Arrays
+    uncut: str = ""
 
 
 class _CutReaders:
@@ -325,33 +329,37 @@ class _CutReaders:
 
 
 def _with_cut(request: _Request, opened: _Opened, threads: int, save_optimized: Path) -> _Opened:
-    """The same model on a graph whose input may be cut, where that changes nothing else; else as it is.
+    """The same model on a graph whose input may be cut, where that changes nothing else; else as it is, and why.
 
     Models learned here are not cut: their scores are calibrated on whole inputs.
     """
-    if opened.reader.calibrations is not None or opened.engine.batch != 1:
+    from ml_backend.inference.cut_graph import has_padding  # loads onnx
+
+    if opened.reader.calibrations is not None or opened.engine.batch != 1 or not has_padding(opened.reader.spec):
         return opened
     own = save_optimized.with_name(f"{save_optimized.name}.cut")
     try:
         cut = _cut(request, opened, threads, own)
     except (ModelError, Misfit, ValueError, IndexError, KeyError) as error:  # the graph depends on the size
-        log.info("input_not_cut", model=str(request.path), reason=f"{type(error).__name__}: {error}"[:200])
-        cut = None
-    if cut is None:
+        cut = f"it cannot be run on a part of its input ({type(error).__name__}: {error})"[:200]
+    if isinstance(cut, str):
         own.unlink(missing_ok=True)
-    elif own.is_file():
+        # Once: the next start opens the model from the cache.
+        log.warning("input_not_cut", model=str(request.path), reason=cut, effect="the padding of images is run as well")
+        return replace(opened, uncut=cut)
+    if own.is_file():
         own.replace(save_optimized)
-    return cut or opened
+    return cut
 
 
-def _cut(request: _Request, opened: _Opened, threads: int, save_optimized: Path) -> _Opened | None:
-    """The model on a graph whose input may be cut; None where it gives other values or has no grid."""
+def _cut(request: _Request, opened: _Opened, threads: int, save_optimized: Path) -> _Opened | str:
+    """The model on a graph whose input may be cut, or why there is none."""
     from ml_backend.inference.cut_graph import cut_graph, is_same, pattern  # loads onnx
 
     graph, spec = opened.engine.graph, opened.reader.spec
     made = cut_graph(request.path, graph, opened.trial_outputs, spec)
-    if made is None:
-        return None
+    if isinstance(made, str):
+        return made
     engine = Engine(request.path, threads=threads, save_optimized=save_optimized, changed=made[0])
     cut = replace(opened, engine=engine)
     readers = _CutReaders(request, cut)
@@ -364,9 +372,9 @@ def _cut(request: _Request, opened: _Opened, threads: int, save_optimized: Path)
 
     again = engine.run([_grey(spec)], opened.reader.outputs)
     if not all(np.array_equal(opened.trial_outputs[name], array) for name, array in again.items()):
-        return None
+        return "it gives other values once its input may be cut"
     same = is_same(made[1], run, prepare(pattern(spec), spec).tensor, channels_last=graph.channels_last)
-    return cut if same else None
+    return cut if same else "it gives other boxes on a part of its input"
 
 
 def _fits(opened: _Opened) -> bool:
@@ -395,7 +403,10 @@ def _open_cached(request: _Request, threads: int, cache: OnnxSessionCache) -> _O
             if opened is None:
                 opened = _open(request, threads, save_optimized=graph_path)
                 opened = _with_cut(request, opened, threads, graph_path)
-                cache.store(graph_path, layout=opened.layout, why=opened.why, trial_outputs=opened.trial_outputs)
+                cache.store(
+                    graph_path, layout=opened.layout, why=opened.why, trial_outputs=opened.trial_outputs,
+                    uncut=opened.uncut,
+                )  # fmt: skip
             return opened
     except OSError:  # the cache is not writable
         return _open(request, threads)
@@ -411,7 +422,7 @@ def _open_from_cache(request: _Request, threads: int, cached: CachedSession | No
         reader = request.reader(cached.layout, engine.graph, cached.trial_outputs)
     except (ModelBroken, ValueError, IndexError, KeyError):  # the cached file is damaged: open it from scratch
         return None
-    return _Opened(engine, reader, cached.layout, cached.why, cached.trial_outputs)
+    return _Opened(engine, reader, cached.layout, cached.why, cached.trial_outputs, cached.uncut)
 
 
 def _open(request: _Request, threads: int, *, save_optimized: Path | None = None) -> _Opened:

@@ -21,8 +21,10 @@ import numpy as np
 from ml_backend.checksums import file_checksum
 from ml_backend.detection.onnx_graph import Arrays
 
-# Keys stored with the trial outputs: layout, reason, and checksum of the optimised graph (empty: none).
-_LAYOUT, _WHY, _GRAPH = "labelloop layout", "labelloop why", "labelloop graph"
+# Keys stored with the trial outputs: layout, reason, checksum of the optimised graph (empty: none), why it is not cut.
+_LAYOUT, _WHY, _GRAPH, _UNCUT = "labelloop layout", "labelloop why", "labelloop graph", "labelloop uncut"
+
+_KEYS = frozenset({_LAYOUT, _WHY, _GRAPH, _UNCUT})
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class CachedSession:
         layout: Key of `LAYOUTS`.
         why: Why the layout was chosen.
         trial_outputs: Outputs of the run on a grey image.
+        uncut: Why its input cannot be cut, see `cut_graph`; empty where it can, or has no padding.
     """
 
     graph: Path | None
     layout: str
     why: str
     trial_outputs: Arrays
+    uncut: str = ""
 
 
 class OnnxSessionCache:
@@ -58,13 +62,14 @@ class OnnxSessionCache:
         file, graph = self._files()
         try:
             with np.load(file, allow_pickle=False) as archive:
-                trial_outputs = {name: archive[name] for name in archive.files if name not in {_LAYOUT, _WHY, _GRAPH}}
+                trial_outputs = {name: archive[name] for name in archive.files if name not in _KEYS}
+                uncut = str(archive[_UNCUT]) if _UNCUT in archive.files else ""
                 layout, why, checksum = str(archive[_LAYOUT]), str(archive[_WHY]), str(archive[_GRAPH])
             if checksum and file_checksum(graph) != checksum:
                 return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return CachedSession(graph if checksum else None, layout, why, trial_outputs)
+        return CachedSession(graph if checksum else None, layout, why, trial_outputs, uncut)
 
     @contextmanager
     def locked(self) -> Iterator[Path]:
@@ -78,7 +83,7 @@ class OnnxSessionCache:
             finally:
                 graph.unlink(missing_ok=True)
 
-    def store(self, graph: Path, *, layout: str, why: str, trial_outputs: Arrays) -> None:
+    def store(self, graph: Path, *, layout: str, why: str, trial_outputs: Arrays, uncut: str = "") -> None:
         """Store an entry; call it within `locked`. Write errors, such as a full disk, are ignored."""
         file, stored_graph = self._files()
         with suppress(OSError):
@@ -86,7 +91,9 @@ class OnnxSessionCache:
             if checksum:
                 graph.replace(stored_graph)
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".seen-", delete=False) as part:
-                entries = {_LAYOUT: np.array(layout), _WHY: np.array(why), _GRAPH: np.array(checksum)}
+                entries = {
+                    _LAYOUT: np.array(layout), _WHY: np.array(why), _GRAPH: np.array(checksum), _UNCUT: np.array(uncut),
+                }  # fmt: skip
                 np.savez(part, **entries, **trial_outputs)  # type: ignore[arg-type]
             Path(part.name).replace(file)
 

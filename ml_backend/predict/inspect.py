@@ -56,6 +56,10 @@ def describe(detector: Detector) -> Iterator[str]:
     for index, tensor in enumerate(graph.inputs):
         yield f"{'Input:' if index == 0 else '':<10}{tensor}"
     yield f"Shown as: {_input_text(reader.spec)}"
+    if graph.cut is not None:
+        yield "Padding:  cut off, the boxes are the same"
+    elif detector.uncut:
+        yield f"Padding:  run as well, which takes longer: {detector.uncut}"
     for index, tensor in enumerate(graph.outputs):
         unread = "" if tensor.name in reader.outputs else " (not read)"
         yield f"{'Outputs:' if index == 0 else '':<10}{tensor}{unread}"

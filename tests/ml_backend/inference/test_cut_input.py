@@ -4,10 +4,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from structlog.testing import capture_logs
 
 from ml_backend.detection.cut import ROWS, CutGrid, cells_inside
 from ml_backend.detection.preprocess import InputSpec, prepare
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.predict.inspect import describe
 
 HEIGHT, WIDTH, STRIDES = 128, 192, (8, 16, 32)
 CELLS = sum(HEIGHT // stride * (WIDTH // stride) for stride in STRIDES)
@@ -82,12 +84,27 @@ def test_cut_input_gives_the_boxes_of_the_whole_one(options, size, tmp_path):
     assert sum(tuple(box) in known for box in inside) >= 0.9 * len(inside) > 20
 
 
-def test_graph_that_bakes_its_size_runs_on_whole_inputs(tmp_path):
+def test_graph_that_bakes_its_size_runs_whole_and_says_so_once(tmp_path):
     model = grid_model(tmp_path / "grid.onnx", position=True)
-    detector = load_detector(model, layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True)
+    with capture_logs() as first:
+        detector = load_detector(model, layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True)
     assert detector.spec_for(150, 60) == detector.spec
-    again = load_detector(model, layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True)
+    assert [entry["event"] for entry in first] == ["input_not_cut"]
+    assert "cannot be run on a part of its input" in first[0]["reason"]
+    with capture_logs() as second:
+        again = load_detector(model, layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True)
     assert again.spec_for(150, 60) == again.spec
+    assert not second
+    assert again.uncut == detector.uncut == first[0]["reason"]
+    [said] = [line for line in describe(again) if line.startswith("Padding:")]
+    assert detector.uncut in said
+
+
+def test_inspection_says_that_padding_is_cut_off(tmp_path):
+    detector = load_detector(
+        grid_model(tmp_path / "grid.onnx"), layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True
+    )
+    assert "Padding:  cut off, the boxes are the same" in list(describe(detector))
 
 
 def test_embedded_model_finds_the_same_on_a_cut_input(tmp_path):
