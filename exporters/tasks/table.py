@@ -5,10 +5,20 @@ from typing import Any
 from exporters.errors import BadOption
 from exporters.formats import FORMATS
 from exporters.tasks.formats.base import TaskFormat
+from exporters.tasks.formats.conll import Conll
+from exporters.tasks.formats.csv_table import Csv
 from exporters.tasks.formats.jsonl import TasksJsonl
+from exporters.tasks.formats.parquet import TasksParquet
+from exporters.tasks.formats.preferences import PreferenceJsonl
+from exporters.tasks.formats.spacy_jsonl import SpacyJsonl
 
 TASK_FORMATS: dict[str, type[TaskFormat]] = {
     "tasks-jsonl": TasksJsonl,
+    "tasks-parquet": TasksParquet,
+    "conll": Conll,
+    "spacy-jsonl": SpacyJsonl,
+    "csv": Csv,
+    "preference-jsonl": PreferenceJsonl,
 }
 
 # Formats of an export without --format, of a project without images.
