@@ -15,7 +15,9 @@ from exporters.model.manifest import DROPPED, IMAGES, DatasetManifest
 from exporters.model.records import Image
 from exporters.report.charts import class_colour, heat_map, histogram, split_colour, stacked_bar_chart
 from exporters.report.statistics import SIDE_STEPS, VersionStatistics
+from exporters.report.tasks import listed_labels, task_statistics
 from exporters.report.thumbnails import draw_thumbnails
+from exporters.tasks.table import TASK_FORMATS
 from labelloop.service.charts import count as thousands
 from labelloop.service.store import Store
 
@@ -66,6 +68,9 @@ def html_report(store: Store, manifest: DatasetManifest, *, media: "Media | None
         class_colour=class_colour,
         objects=sum(statistics.objects.values()),
         max_bars=MAX_BARS,
+        of_images=any(name not in TASK_FORMATS for name in manifest.formats),
+        tasks=task_statistics(store, manifest),
+        listed_labels=listed_labels,
     )
 
 
