@@ -1,16 +1,18 @@
-"""Objects as columns (struct of arrays): the counterpart of `Object` for boxes and polygons, clipped with numpy.
+"""Objects as columns (struct of arrays): the counterpart of `Object` for boxes, polygons and key points.
 
-Most tasks hold boxes and polygons with one label, well inside their image. `clip_batch` clips blocks of them; shapes it
-cannot decide with certainty go through `exporters.model.clipping.clip_to_image` one by one (`clip_remaining`). The
-arithmetic repeats that of `Rectangle`, `Polygon` and `clip_to_image` operation by operation, so both ways give the same
-bits.
+`clip_batch` clips blocks of shapes with numpy, those that the edge of the image cuts with shapely's vectorised
+functions; shapes it cannot decide with certainty go through `exporters.model.clipping.clip_to_image` one by one
+(`clip_remaining`). The arithmetic repeats that of `Rectangle`, `Polygon` and `clip_to_image` operation by operation, so
+both ways give the same bits.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from exporters.columnar.polygons import Floats, Rings, simple_areas
@@ -18,21 +20,26 @@ from exporters.model.clipping import CLIPPED, MIN_MEAN_WIDTH, TOLERANCE, Clipped
 from exporters.model.clipping import clip_to_image as fit_one
 from exporters.model.records import Object
 from exporters.structures.arrays import offsets
-from labelloop.labeling.geometry.shapes import Geometry, Polygon, Rectangle
+from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Polygon, Rectangle
+from labelloop.labeling.studio.region_attributes import CROWD, NO_OBJECT_ATTRIBUTES, ObjectAttributes
 
-# Kinds of rows: an axis-aligned rectangle, a rotated one, a polygon, and a shape with an `Object` of its own.
-UPRIGHT, ROTATED, RING, NOT_VECTORISED = range(4)
+# Kinds of rows: an axis-aligned rectangle, a rotated one, a polygon, a shape with an `Object` of its own, a key point.
+UPRIGHT, ROTATED, RING, NOT_VECTORISED, POINT = range(5)
+# shapely's type id of a polygon.
+_POLYGON = 3
 
 
 class Shapes(msgspec.Struct, frozen=True):
     """Shapes as drawn, in pixels, one row each.
 
     Attributes:
-        boxes: (rows, 5): x, y, width, height in pixels and rotation in degrees of a rectangle; NaN for a polygon.
+        boxes: (rows, 5): x, y, width, height in pixels and rotation in degrees of a rectangle; x, y and diameter of a
+            key point; NaN for a polygon.
         rings: The corners of the rotated rectangles and of the polygons.
         sizes: (rows, 2): width and height of the image, in pixels.
         rotated: (rows,), whether the row is a rotated rectangle.
         ring: (rows,), whether the row is a polygon.
+        point: (rows,), whether the row is a key point.
     """
 
     boxes: Floats
@@ -40,9 +47,12 @@ class Shapes(msgspec.Struct, frozen=True):
     sizes: Floats
     rotated: NDArray[np.bool_]
     ring: NDArray[np.bool_]
+    point: NDArray[np.bool_]
 
     def geometry(self, row: int) -> Geometry:
         """Return the shape of a row."""
+        if self.point[row]:
+            return KeyPoint(*self.boxes[row, :3].tolist())
         if self.ring[row]:
             ring = int(np.searchsorted(self.rings.rows, row))
             points = self.rings.points[self.rings.first[ring] : self.rings.first[ring + 1]]
@@ -54,27 +64,92 @@ class ClippedShapes(msgspec.Struct, frozen=True):
     """Shapes clipped to their images, one row each: `exporters.model.clipping.ClippedShape` as columns.
 
     Attributes:
-        kinds: (rows,): `UPRIGHT`, `ROTATED`, `RING`, or `NOT_VECTORISED` where the other columns are not valid.
+        kinds: (rows,): `UPRIGHT`, `ROTATED`, `RING`, `POINT`, or `NOT_VECTORISED` where the other columns are not
+            valid.
         boxes: (rows, 4): x_min, y_min, x_max, y_max in pixels.
         areas: (rows,), in square pixels.
         is_clipped: (rows,), whether the edge of the image cuts the shape.
+        rings: The visible outlines of the rotated rectangles and of the polygons.
+        outlines: The visible part (shapely) of those that the edge cuts, by row.
     """
 
     kinds: NDArray[np.uint8]
     boxes: Floats
     areas: Floats
     is_clipped: NDArray[np.bool_]
+    rings: Rings
+    outlines: Mapping[int, Any] = {}
+
+    def shape(self, row: int) -> ClippedShape:
+        """Return a row, which is vectorised and no key point."""
+        x_min, y_min, x_max, y_max = self.boxes[row].tolist()
+        repairs = (CLIPPED,) if self.is_clipped[row] else ()
+        return ClippedShape((x_min, y_min, x_max, y_max), float(self.areas[row]), repairs, self.outlines.get(row))
+
+
+class RegionNotes(msgspec.Struct, frozen=True):
+    """What a region has besides its shape and its label: see `Object.attributes` and `Object.remarks`."""
+
+    attributes: Mapping[str, tuple[Any, ...]] = {}
+    remarks: ObjectAttributes = NO_OBJECT_ATTRIBUTES
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Whether it has flags, attributes and notes, each as 0 or 1."""
+        remarks = self.remarks
+        return (
+            int(bool(remarks.flags - {CROWD} or remarks.pose)),
+            int(bool(remarks.attributes or self.attributes)),
+            int(bool(remarks.fields or remarks.meta)),
+        )
 
 
 class RegionMetadata(msgspec.Struct, frozen=True):
-    """Region ids and scores, one per row, as in `Object`."""
+    """Region ids, scores and notes, one per row, as in `Object`; ``notes`` is empty if no row has any."""
 
     regions: list[str] = []
     scores: list[float | None] = []
+    notes: list[RegionNotes | None] = []
 
     def take(self, rows: Sequence[int]) -> "RegionMetadata":
         """Return the metadata of some rows."""
-        return RegionMetadata([self.regions[row] for row in rows], [self.scores[row] for row in rows])
+        notes = [self.notes[row] for row in rows] if self.notes else []
+        return RegionMetadata(
+            [self.regions[row] for row in rows],
+            [self.scores[row] for row in rows],
+            notes if any(note is not None for note in notes) else [],
+        )
+
+    def noted(self, row: int) -> RegionNotes:
+        """Return the notes of a row."""
+        return (self.notes[row] if self.notes else None) or _NO_NOTES
+
+
+_NO_NOTES = RegionNotes()
+
+
+class PointColumns(msgspec.Struct, frozen=True):
+    """The key points of some images, one row each, grouped by image.
+
+    Attributes:
+        first: The first row of each image, then the number of rows: (images + 1,).
+        xy: (rows, 2), in pixels.
+        diameters: (rows,), of their markers, in pixels.
+        ids: (rows,), the object ids.
+        labels: Their names.
+        parents: The regions that they belong to; empty without one.
+        hidden: Whether the annotator marked them as not visible.
+        metadata: Region ids, scores and notes.
+    """
+
+    first: list[int]
+    xy: Floats
+    diameters: Floats
+    ids: NDArray[np.int64]
+    labels: list[str]
+    parents: list[str]
+    hidden: list[bool]
+    metadata: RegionMetadata
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -86,11 +161,12 @@ class Columns(msgspec.Struct, frozen=True):
         annotators: The user id of each image's annotator.
         shapes: The shapes as drawn.
         clipped: The shapes clipped to their images.
-        metadata: Region ids and scores.
+        metadata: Region ids, scores and notes.
         ids: (rows,), the object ids.
         class_ids: (rows,), from 1.
         classes: The class names, in the order of their ids.
         others: The objects of the rows of kind `NOT_VECTORISED`.
+        points: The key points, if there are any: objects without a box.
     """
 
     first: list[int]
@@ -103,6 +179,7 @@ class Columns(msgspec.Struct, frozen=True):
     class_ids: NDArray[np.int64]
     classes: Sequence[str]
     others: Mapping[int, Object] = {}
+    points: PointColumns | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,12 +196,46 @@ class Columns(msgspec.Struct, frozen=True):
 
     def objects(self, image: int) -> tuple[Object, ...]:
         """Return the objects of an image."""
+        objects = self.box_objects(image)
+        if self.points is not None:
+            objects = sorted([*objects, *self.point_objects(image)], key=lambda obj: obj.id)
+        return tuple(objects)
+
+    def box_objects(self, image: int) -> list[Object]:
+        """Return the objects of an image that have a box: all but key points, a row each."""
         rows = range(self.first[image], self.first[image + 1])
-        return tuple(self.others.get(row) or self.object(image, row, self._fitted(row)) for row in rows)
+        return [self.others.get(row) or self.object(image, row, self.clipped.shape(row)) for row in rows]
+
+    def point_objects(self, image: int) -> list[Object]:
+        """Return the key points of an image as objects."""
+        points = self.points
+        if points is None:
+            return []
+        return [
+            Object(
+                id=(number := int(points.ids[row])),
+                class_id=0,
+                label=points.labels[row],
+                geometry=KeyPoint(*points.xy[row].tolist(), float(points.diameters[row])),
+                box=None,
+                area=0.0,
+                number=number,
+                region=points.metadata.regions[row],
+                parent=points.parents[row],
+                hidden=points.hidden[row],
+                annotation=self.annotations[image],
+                annotator=self.annotators[image],
+                score=points.metadata.scores[row],
+                attributes=(notes := points.metadata.noted(row)).attributes,
+                remarks=notes.remarks,
+            )
+            for row in range(points.first[image], points.first[image + 1])
+        ]
 
     def object(self, image: int, row: int, fitted: ClippedShape) -> Object:
         """Return a row as an object, with its clipped shape."""
         number, class_id = int(self.ids[row]), int(self.class_ids[row])
+        notes = self.metadata.noted(row)
         return Object(
             number,
             class_id,
@@ -139,31 +250,36 @@ class Columns(msgspec.Struct, frozen=True):
             annotation=self.annotations[image],
             annotator=self.annotators[image],
             score=self.metadata.scores[row],
+            attributes=notes.attributes,
+            remarks=notes.remarks,
         )
-
-    def _fitted(self, row: int) -> ClippedShape:
-        x_min, y_min, x_max, y_max = self.clipped.boxes[row].tolist()
-        repairs = (CLIPPED,) if self.clipped.is_clipped[row] else ()
-        return ClippedShape((x_min, y_min, x_max, y_max), float(self.clipped.areas[row]), repairs)
 
 
 def percent_to_pixels(
-    boxes: Floats, points: Floats, counts: Sequence[int] | NDArray[np.int64], ring: NDArray[np.bool_], sizes: Floats
+    boxes: Floats,
+    points: Floats,
+    counts: Sequence[int] | NDArray[np.int64],
+    ring: NDArray[np.bool_],
+    sizes: Floats,
+    point: NDArray[np.bool_] | None = None,
 ) -> Shapes:
     """Convert shapes from percent of the image to pixels.
 
     Args:
-        boxes: (rows, 5): x, y, width, height in percent and rotation in degrees; ignored for a polygon.
+        boxes: (rows, 5): x, y, width, height in percent and rotation in degrees; ignored for a polygon; of a key point
+            x, y and its diameter in percent of the width.
         points: (points, 2): the points of all polygons, in percent, concatenated.
         counts: (polygons,), the number of points of each.
         ring: (rows,), whether the row is a polygon.
         sizes: (rows, 2): width and height of the image, in pixels.
+        point: (rows,), whether the row is a key point; None if there are none.
     """
     pixels = boxes.copy("F")
     pixels[:, :2] *= sizes
     pixels[:, 2:4] *= sizes
     pixels[:, :4] /= 100
-    rotated = ~ring & (pixels[:, 4] != 0)
+    point = np.zeros(len(boxes), np.bool_) if point is None else point
+    rotated = ~(ring | point) & (pixels[:, 4] != 0)
     corners = _corners(pixels[rotated]) if rotated.any() else np.empty((0, 2))
     points = points * np.repeat(sizes[ring], counts, axis=0) / 100
     rows = np.concatenate((np.flatnonzero(rotated), np.flatnonzero(ring)))
@@ -171,7 +287,7 @@ def percent_to_pixels(
     rings = Rings(rows, offsets(lengths), np.concatenate((corners, points)))
     if len(corners):
         rings = rings.take(np.argsort(rows, kind="stable"))  # in the order of their rows
-    return Shapes(pixels, rings, sizes, rotated, ring)
+    return Shapes(pixels, rings, sizes, rotated, ring, point)
 
 
 def clip_batch(shapes: Shapes) -> ClippedShapes:
@@ -190,21 +306,70 @@ def clip_batch(shapes: Shapes) -> ClippedShapes:
     clipped = np.maximum(over[:, 0], over[:, 1]) > TOLERANCE
     sides = boxes[:, 2:] - boxes[:, :2]  # none is longer than as drawn
     vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE)
-    upright = ~(shapes.rotated | shapes.ring)
+    upright = ~(shapes.rotated | shapes.ring | shapes.point)
     areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
     min_areas = MIN_MEAN_WIDTH * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)
     vectorised &= upright | shapes.ring | (areas >= min_areas)
-    vectorised &= upright | ~clipped  # other shapes cut by the edge need shapely
     # a full turn: the general code computes its box from its corners
     vectorised &= ~(shapes.rotated & (shapes.boxes[:, 4] % 360 == 0))
     if shapes.ring.any():
         drawn_rings = rings.take(np.flatnonzero(shapes.ring[rings.rows])) if shapes.rotated.any() else rings
         simple, areas[drawn_rings.rows] = simple_areas(drawn_rings)
         vectorised[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= min_areas[drawn_rings.rows])
+    outlines: dict[int, Any] = {}
+    if (cut := np.flatnonzero(clipped & vectorised & ~upright)).size:
+        rings, outlines = _clip_at_edge(shapes, cut, boxes=boxes, areas=areas, vectorised=vectorised)
     kinds = np.full(len(areas), UPRIGHT, np.uint8)
     kinds[shapes.rotated], kinds[shapes.ring] = ROTATED, RING
     kinds[~vectorised] = NOT_VECTORISED
-    return ClippedShapes(kinds, boxes, areas, clipped)
+    if shapes.point.any():
+        x, y = shapes.boxes[:, 0], shapes.boxes[:, 1]
+        inside = (x >= 0) & (y >= 0) & (x <= shapes.sizes[:, 0]) & (y <= shapes.sizes[:, 1])
+        kinds[shapes.point] = np.where(inside[shapes.point], POINT, NOT_VECTORISED)
+        clipped &= ~shapes.point
+    return ClippedShapes(kinds, boxes, areas, clipped, rings, outlines)
+
+
+def _clip_at_edge(
+    shapes: Shapes, rows: NDArray[np.int64], *, boxes: Floats, areas: Floats, vectorised: NDArray[np.bool_]
+) -> tuple[Rings, dict[int, Any]]:
+    """Clip rotated rectangles and simple polygons that the edge of the image cuts.
+
+    Sets the boxes and areas of those whose visible part is one ring, and marks the others as not vectorised.
+
+    Args:
+        shapes: All shapes.
+        rows: (cut,), the rows to clip.
+        boxes: (rows, 4), written to.
+        areas: (rows,), written to.
+        vectorised: (rows,), written to.
+
+    Returns:
+        The outlines of all shapes, those of the clipped rows replaced, and the visible parts (shapely) by row.
+    """
+    rings = shapes.rings
+    indices = np.searchsorted(rings.rows, rows)
+    drawn = rings.take(indices)
+    owners = np.repeat(np.arange(len(rows)), np.diff(drawn.first))
+    outlines = shapely.polygons(shapely.linearrings(drawn.points, indices=owners))
+    width, height = shapes.sizes[rows].T
+    visible = shapely.intersection(outlines, shapely.box(0, 0, width, height))
+    bounds, visible_areas = shapely.bounds(visible), shapely.area(visible)
+    bounds[:, :2] = np.maximum(bounds[:, :2], 0.0)
+    bounds[:, 2:] = np.minimum(bounds[:, 2:], shapes.sizes[rows])
+    sides = bounds[:, 2:] - bounds[:, :2]
+    # a margin, as the general code compares sides that are not clamped: what is near a limit is left to it
+    kept = (visible_areas > 2 * MIN_MEAN_WIDTH * sides.max(axis=1)) & (sides >= 2 * TOLERANCE).all(axis=1)
+    kept &= (shapely.get_type_id(visible) == _POLYGON) & (shapely.get_num_interior_rings(visible) == 0)
+    vectorised[rows[~kept]] = False
+    rows, indices, visible = rows[kept], indices[kept], visible[kept]
+    boxes[rows], areas[rows] = bounds[kept], visible_areas[kept]
+    points, owners = shapely.get_coordinates(visible, return_index=True)
+    lengths = np.bincount(owners, minlength=len(rows)) - 1  # without the last point, which repeats the first
+    closing = np.cumsum(lengths + 1) - 1
+    return rings.replaced(indices, lengths, np.delete(points, closing, axis=0)), dict(
+        zip(rows.tolist(), visible, strict=True)
+    )
 
 
 def clip_remaining(shapes: Shapes, rows: Sequence[int]) -> dict[int, ClippedShape | str]:
@@ -223,11 +388,24 @@ def take_rows(shapes: Shapes, clipped: ClippedShapes, rows: NDArray[np.int64]) -
     """Return the shapes at some rows, in ascending order."""
     new_rows = np.full(len(shapes.boxes), -1)
     new_rows[rows] = np.arange(len(rows))
-    rings = shapes.rings.take(np.flatnonzero(new_rows[shapes.rings.rows] >= 0))
-    rings = msgspec.structs.replace(rings, rows=new_rows[rings.rows])
+
+    def take_rings(rings: Rings) -> Rings:
+        taken = rings.take(np.flatnonzero(new_rows[rings.rows] >= 0))
+        return msgspec.structs.replace(taken, rows=new_rows[taken.rows])
+
+    drawn = take_rings(shapes.rings)
     return (
-        Shapes(shapes.boxes[rows], rings, shapes.sizes[rows], shapes.rotated[rows], shapes.ring[rows]),
-        ClippedShapes(clipped.kinds[rows], clipped.boxes[rows], clipped.areas[rows], clipped.is_clipped[rows]),
+        Shapes(
+            shapes.boxes[rows], drawn, shapes.sizes[rows], shapes.rotated[rows], shapes.ring[rows], shapes.point[rows]
+        ),
+        ClippedShapes(
+            clipped.kinds[rows],
+            clipped.boxes[rows],
+            clipped.areas[rows],
+            clipped.is_clipped[rows],
+            drawn if clipped.rings is shapes.rings else take_rings(clipped.rings),
+            {int(new_rows[row]): outline for row, outline in clipped.outlines.items() if new_rows[row] >= 0},
+        ),
     )
 
 

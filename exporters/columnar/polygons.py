@@ -41,6 +41,23 @@ class Rings(msgspec.Struct, frozen=True):
         source = np.repeat(self.first[:-1][indices] - first[:-1], lengths) + np.arange(first[-1])
         return Rings(self.rows[indices], first, self.points[source])
 
+    def replaced(self, indices: Ints, lengths: Ints, points: Floats) -> "Rings":
+        """Return the rings with other points for those at ``indices``, which ascend.
+
+        Args:
+            indices: (replaced,).
+            lengths: (replaced,), the number of points of each.
+            points: (points, 2), ring after ring.
+        """
+        new_lengths, is_new = np.diff(self.first), np.zeros(len(self.rows), np.bool_)
+        kept = self.points[np.repeat(~np.isin(np.arange(len(self.rows)), indices), new_lengths)]
+        new_lengths[indices], is_new[indices] = lengths, True
+        first = offsets(new_lengths)
+        result = np.empty((first[-1], 2))
+        at = np.repeat(is_new, new_lengths)
+        result[at], result[~at] = points, kept
+        return Rings(self.rows, first, result)
+
 
 def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:
     """Return which rings are certainly simple, and the areas of all rings: (rings,) each."""

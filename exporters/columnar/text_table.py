@@ -26,6 +26,7 @@ SMALLEST = 1_000
 _GROUP = 10_000
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
+_SPACED = str.maketrans({",": " ", "[": None, "]": None})
 
 
 def to_units(values: NDArray[np.float64], digits: int) -> Ints:
@@ -134,6 +135,13 @@ def round_half_up(values: NDArray[np.float64], digits: int) -> NDArray[np.float6
 def json_numbers(values: NDArray[np.float64]) -> list[str]:
     """Encode each number of an array as JSON, in C order."""
     return _encode(values.ravel().tolist())[1:-1].decode().split(",") if values.size else []
+
+
+def json_rows(values: NDArray[np.float64]) -> list[str]:
+    """Encode the numbers of each row, (rows, columns), as JSON, with spaces between them."""
+    if not len(values):
+        return []
+    return _encode_lines(values.tolist()).decode().translate(_SPACED).split("\n")[:-1]
 
 
 def json_rings(rings: Rings, points: NDArray[np.float64]) -> list[str]:

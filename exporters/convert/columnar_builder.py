@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.columnar.columns import NOT_VECTORISED, Columns, take_rows
+from exporters.columnar.columns import NOT_VECTORISED, POINT, Columns, PointColumns, take_rows
 from exporters.convert.fast_decoder import FastBatch, FastTask
 from exporters.model.clipping import ClippedShape
 from exporters.model.records import OBJECTS_A_TASK, Object
@@ -20,8 +20,9 @@ class RegionOutcomes(msgspec.Struct, frozen=True):
     """The outcomes of the regions of some tasks, by the index of the task.
 
     Attributes:
-        counts: Per task: upright rectangles, rotated rectangles and polygons clipped in columns, and how many were cut
-            by the edge.
+        counts: Per task: upright rectangles, rotated rectangles and polygons clipped in columns, how many were cut by
+            the edge, and key points.
+        noted: Per task: the regions with flags, with attributes and with notes; empty if no region has any.
         others: Per task: the shapes of the regions clipped one by one, if any.
         dropped: Per task: the rejected regions, if any.
     """
@@ -29,6 +30,7 @@ class RegionOutcomes(msgspec.Struct, frozen=True):
     counts: list[list[int]]
     others: dict[int, list[ClippedShape]]
     dropped: dict[int, list[DroppedRegion]]
+    noted: list[tuple[int, ...]] = []
 
 
 def build_columns(
@@ -56,6 +58,12 @@ def build_columns(
         rows, owners = rows[kept_rows], owners[kept_rows]
     first_row = offsets(np.bincount(owners, minlength=len(accepted)))
     ids = tasks[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
+    is_point = batch.clipped.kinds[rows] == POINT
+    points = _point_columns(batch, rows[is_point], owners[is_point], ids[is_point], len(accepted))
+    counts = _counts(batch, rows, owners, len(accepted))
+    if points is not None:
+        rows, owners, ids = rows[~is_point], owners[~is_point], ids[~is_point]
+        first_row = offsets(np.bincount(owners, minlength=len(accepted)))
     shapes, clipped, metadata, class_ids = batch.shapes, batch.clipped, batch.metadata, batch.class_ids
     if len(rows) < len(class_ids):
         shapes, clipped = take_rows(shapes, clipped, rows)
@@ -70,8 +78,9 @@ def build_columns(
         ids,
         class_ids,
         classes,
+        points=points,
     )
-    outcomes = RegionOutcomes(_counts(columns, owners, len(accepted)), {}, {})
+    outcomes = RegionOutcomes(counts, {}, {}, _noted(columns))
     others: dict[int, Object] = {}
     if remaining:
         clipped = msgspec.structs.replace(clipped, boxes=clipped.boxes.copy(), is_clipped=clipped.is_clipped.copy())
@@ -89,11 +98,44 @@ def build_columns(
     return msgspec.structs.replace(columns, clipped=clipped, others=others), outcomes
 
 
-def _counts(columns: Columns, owners: NDArray[np.int64], tasks: int) -> list[list[int]]:
-    kinds, is_clipped = columns.clipped.kinds, columns.clipped.is_clipped & (columns.clipped.kinds != NOT_VECTORISED)
-    counts = np.bincount(owners * (NOT_VECTORISED + 1) + kinds, minlength=tasks * (NOT_VECTORISED + 1)).reshape(
-        tasks, -1
+def _point_columns(
+    batch: FastBatch, rows: NDArray[np.int64], owners: NDArray[np.int64], ids: NDArray[np.int64], tasks: int
+) -> PointColumns | None:
+    """Return the key points at some rows; None if there are none."""
+    if not len(rows):
+        return None
+    assert batch.shapes is not None
+    listed = rows.tolist()
+    return PointColumns(
+        offsets(np.bincount(owners, minlength=tasks)).tolist(),
+        batch.shapes.boxes[rows, :2],
+        batch.shapes.boxes[rows, 2],
+        ids,
+        [batch.names[row] for row in listed],
+        [batch.parents.get(row, "") for row in listed],
+        [row in batch.hidden for row in listed],
+        batch.metadata.take(listed),
     )
+
+
+def _counts(batch: FastBatch, rows: NDArray[np.int64], owners: NDArray[np.int64], tasks: int) -> list[list[int]]:
+    assert batch.clipped is not None
+    kinds = batch.clipped.kinds[rows]
+    is_clipped = batch.clipped.is_clipped[rows] & (kinds != NOT_VECTORISED)
+    counts = np.bincount(owners * (POINT + 1) + kinds, minlength=tasks * (POINT + 1)).reshape(tasks, -1)
     counts[:, NOT_VECTORISED] = np.bincount(owners[is_clipped], minlength=tasks)
     result: list[list[int]] = counts.tolist()
     return result
+
+
+def _noted(columns: Columns) -> list[tuple[int, ...]]:
+    """Count the objects of each image with flags, with attributes and with notes; empty if none has any."""
+    if not columns.metadata.notes:
+        return []
+    counts = np.zeros((len(columns) + 1, 3), np.int64)
+    cache: dict[int, tuple[int, int, int]] = {}
+    for row, notes in enumerate(columns.metadata.notes, 1):
+        if notes is not None:
+            counts[row] = cache.get(id(notes)) or cache.setdefault(id(notes), notes.counts)
+    sums = np.cumsum(counts, axis=0)[np.array(columns.first)]
+    return list(map(tuple, np.diff(sums, axis=0).tolist()))

@@ -1,11 +1,14 @@
-"""Decode common Label Studio tasks in blocks, straight into columns: one image, boxes and polygons with one label each.
+"""Decode common Label Studio tasks in blocks, straight into columns.
 
-The common form is declared as types, which msgspec validates while it decodes. Any other task is read by
-`labelloop.labeling` and `exporters.convert.task_assembler`, which handle everything. Both ways give the same data set,
-to the byte.
+A common task has one image, and boxes, polygons and key points with one label each, which may come from a control of its
+own; each may have answers: choices, texts, ratings, numbers. The common form is declared as types, which msgspec
+validates while it decodes. Any other task is read by `labelloop.labeling` and `exporters.convert.task_assembler`, which
+handle everything. Both ways give the same data set, to the byte.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from itertools import chain
 from typing import Annotated, Any, Literal, cast
 
@@ -18,6 +21,7 @@ from exporters.columnar.columns import (
     NOT_VECTORISED,
     ClippedShapes,
     RegionMetadata,
+    RegionNotes,
     Shapes,
     clip_batch,
     clip_remaining,
@@ -29,32 +33,54 @@ from exporters.convert.task_images import guess_image_key
 from exporters.model.class_map import ClassMap
 from exporters.model.clipping import ClippedShape
 from exporters.model.file_names import imported_coco_fields, original_name
+from exporters.model.keypoints import HIDDEN
 from exporters.model.records import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.structures.arrays import pack
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.region_attributes import CROWD, object_attributes
+from labelloop.labeling.studio.values import ANSWERS
 
 # Tasks decoded at a time.
 _AT_ONCE = 16
 _NAN = float("nan")
 _Coordinate = Annotated[float, Meta(gt=-1e9, lt=1e9)]
-_Length = Annotated[float, Meta(gt=0, lt=1e9)]
 _Pixels = Annotated[int, Meta(gt=0, lt=100_000)]
-_Nothing = Annotated[dict[str, Any], Meta(max_length=0)]
+_Answer = Annotated[int, Meta(gt=-1_000_000_000, lt=1_000_000_000)] | _Coordinate
 # A region id. Bounded, like the pixels, so that formats can use fixed-width cells.
 _Id = Annotated[str, Meta(min_length=1, max_length=200)]
+# The result types of shapes, as rows of the columns: see `_Block`.
+_RECTANGLE, _POLYGON, _POINT = range(3)
+_SHAPES = {
+    "rectanglelabels": _RECTANGLE,
+    "rectangle": _RECTANGLE,
+    "polygonlabels": _POLYGON,
+    "polygon": _POLYGON,
+    "keypointlabels": _POINT,
+    "keypoint": _POINT,
+}
+_LABELS = "labels"
+_ATTACHED = (_LABELS, "choices", "textarea", "rating", "number")
+# The class number of a key point, which has none: it names a part of an object.
+_NO_CLASS = -1
 
 
 class Value(msgspec.Struct, gc=False):
-    """The value of a result: of a rectangle, without ``points``, or of a polygon."""
+    """The value of a result: of a rectangle or a key point, without ``points``; of a polygon; or an answer."""
 
     x: _Coordinate = _NAN
     y: _Coordinate = _NAN
-    width: _Length = _NAN
-    height: _Length = _NAN
+    width: _Coordinate = _NAN
+    height: _Coordinate = _NAN
     rotation: _Coordinate = 0.0
     points: Annotated[list[tuple[_Coordinate, _Coordinate]], Meta(min_length=3)] | None = None
     rectanglelabels: tuple[str] | None = None
     polygonlabels: tuple[str] | None = None
+    keypointlabels: tuple[str] | None = None
+    labels: tuple[str] | None = None
+    choices: list[str] | str | None = None
+    text: list[str] | str | None = None
+    rating: _Answer | None = None
+    number: _Answer | None = None
 
 
 class _Task(msgspec.Struct, gc=False):
@@ -88,8 +114,11 @@ class FastBatch(msgspec.Struct, frozen=True):
         shapes: The shapes as drawn.
         clipped: The shapes clipped to their images.
         remaining: The rows of kind `NOT_VECTORISED`: their clipped shape, or the reason why it is rejected.
-        metadata: Region ids and scores.
-        class_ids: (rows,), the class numbers; 0 for a label without a number.
+        metadata: Region ids, scores and notes.
+        class_ids: (rows,), the class numbers; 0 for a label without a number, negative for a key point.
+        names: The name of each key point, by row.
+        parents: The region of each key point that has one, by row.
+        hidden: The rows of the key points that are marked as not visible.
     """
 
     tasks: list[FastTask | None]
@@ -98,6 +127,9 @@ class FastBatch(msgspec.Struct, frozen=True):
     remaining: Mapping[int, ClippedShape | str] = {}
     metadata: RegionMetadata = RegionMetadata()
     class_ids: NDArray[np.int64] = np.empty(0, np.int64)
+    names: Mapping[int, str] = {}
+    parents: Mapping[int, str] = {}
+    hidden: AbstractSet[int] = frozenset()
 
 
 class FastTaskDecoder:
@@ -133,8 +165,15 @@ class FastTaskDecoder:
         url = task.data.get(keys[0]) if len(keys) == 1 else None
         if type(url) is not str or not url or (task.meta and original_name(task.meta, url)):
             return None
-        rule = self._rule(annotation)
-        return _DecodedTask(task.id, keys[0], url, annotation, rule, imported_coco_fields(task.meta)) if rule else None
+        if not (rule := self._rule(annotation)):
+            return None
+        shapes, answers = annotation.result, _NO_ANSWERS
+        if any([result.type in _ATTACHED or result.meta for result in shapes]):
+            regions = _join_results(shapes)
+            if regions is None:
+                return None
+            shapes, answers = regions
+        return _DecodedTask(task.id, keys[0], url, annotation, rule, imported_coco_fields(task.meta), shapes, answers)
 
     def _rule(self, annotation: Any) -> str:
         """Return the rule that selects the only annotation of a task; empty if none does.
@@ -158,6 +197,92 @@ class _DecodedTask(msgspec.Struct, gc=False):
     annotation: Any
     rule: str
     coco_fields: Mapping[str, Any]
+    shapes: list[Any]
+    answers: "Mapping[str, _Answers]"
+
+
+class _Answers(msgspec.Struct, gc=False):
+    """What the results of a region say besides its shape: those of other controls, and its ``meta``.
+
+    Attributes:
+        label: The label of a control of its own; empty if the shape has it.
+        score: The score of the first result that has one.
+        notes: The answers and the notes.
+    """
+
+    label: str
+    score: float | None
+    notes: RegionNotes | None
+
+
+_NO_ANSWERS: "Mapping[str, _Answers]" = {}
+
+
+def _join_results(results: Sequence[Any]) -> "tuple[list[Any], dict[str, _Answers]] | None":
+    """Return the shapes of an annotation, and what the other results say about them, by region.
+
+    None if an answer is about no shape, or needs the general decoder otherwise. See `labelloop.labeling.studio.reading`.
+    """
+    shapes = [result for result in results if result.type in _SHAPES]
+    attached: dict[str, list[Any]] = {shape.id: [] for shape in shapes}
+    if len(attached) < len(shapes):
+        return None
+    for result in results:
+        if result.type not in _SHAPES:
+            if result.id not in attached:
+                return None
+            attached[result.id].append(result)
+    answers = {}
+    for shape in shapes:
+        others = attached[shape.id]
+        if others or shape.meta:
+            region = _region_answers(shape, others)
+            if region is None:
+                return None
+            answers[shape.id] = region
+    return shapes, answers
+
+
+def _region_answers(shape: Any, others: Sequence[Any]) -> "_Answers | None":
+    """Return what the results of a region say; None if it needs the general decoder."""
+    label, score, meta = "", shape.score, shape.meta
+    has_label = bool(getattr(shape.value, shape.type, None) or shape.value.labels)
+    attributes: dict[str, tuple[Any, ...]] = {}
+    for other in others:
+        kind, value = other.type, other.value
+        if kind == _LABELS:
+            if value.labels is None:
+                return None
+            if has_label:
+                attributes[other.from_name] = value.labels
+            else:
+                (label,), has_label = value.labels, True
+        else:
+            answer = getattr(value, ANSWERS[kind])
+            if answer is None:
+                return None
+            attributes[other.from_name] = tuple(answer) if type(answer) is list else (answer,)
+        score = other.score if score is None else score
+        meta = meta or other.meta
+    if not (attributes or meta):
+        return _Answers(label, score, None)
+    notes = _choice_notes(*attributes.popitem()) if _is_choice(others, attributes, meta) else None
+    if notes is None:
+        notes = RegionNotes(attributes, object_attributes(meta, attributes))
+    if notes.remarks.fields or CROWD in notes.remarks.flags:
+        return None
+    return _Answers(label, score, notes)
+
+
+def _is_choice(others: Sequence[Any], attributes: Mapping[str, Any], meta: Any) -> bool:
+    """Whether choices of one control are all that a region has: few regions differ in them."""
+    return not meta and len(attributes) == 1 and others[-1].type == "choices" and others[-1].from_name in attributes
+
+
+@lru_cache(1024)
+def _choice_notes(control: str, answers: tuple[str, ...]) -> RegionNotes:
+    attributes = {control: answers}
+    return RegionNotes(attributes, object_attributes(None, attributes))
 
 
 class _Block:
@@ -172,21 +297,27 @@ class _Block:
         self._fields = [bytearray() for _ in range(5)]  # x, y, width, height, rotation
         self._sizes = [bytearray(), bytearray()]
         self._points, self._counts = bytearray(), bytearray()
-        self._ring, self._polygon, self._labelled = bytearray(), bytearray(), bytearray()
+        self._ring, self._shapes, self._labelled = bytearray(), bytearray(), bytearray()
         self._unique_ids = bytearray()
-        self._metadata = RegionMetadata([], [])
+        self._metadata = RegionMetadata([], [], [])
         self._class_ids = bytearray()
+        self._names: dict[int, str] = {}
+        self._parents: dict[int, str] = {}
+        self._hidden: set[int] = set()
         self._rows = 0
 
     def add(self, tasks: Sequence[_DecodedTask | None]) -> None:
         """Add the columns of some tasks; ``None`` stands for a task that needs the general decoder."""
-        annotations = [task.annotation for task in tasks if task]
-        results = list(chain.from_iterable([annotation.result for annotation in annotations]))
+        results = list(chain.from_iterable([task.shapes for task in tasks if task]))
         values = [result.value for result in results]
+        shapes = bytes([_SHAPES[result.type] for result in results])
         points = [value.points for value in values]
         polygons = [ring for ring in points if ring]
-        labels = [value.polygonlabels if value.points else value.rectanglelabels for value in values]
+        labels = [getattr(result.value, result.type, None) or result.value.labels for result in results]
         names = [label[0] if label else "" for label in labels]
+        scores = [result.score for result in results]
+        if any(task.answers for task in tasks if task):
+            self._add_answers(tasks, names, scores)
         self._points += pack(list(chain.from_iterable(chain.from_iterable(polygons))))
         self._counts += pack(list(map(len, polygons)), "q")
         x, y, width, height, rotation = self._fields
@@ -199,12 +330,38 @@ class _Block:
         image_width += pack([result.original_width for result in results], "I")
         image_height += pack([result.original_height for result in results], "I")
         self._ring += bytes(map(bool, points))
-        self._polygon += bytes([result.type == "polygonlabels" for result in results])
+        self._shapes += shapes
         self._labelled += bytes(map(bool, map(str.strip, names)))
-        self._class_ids += pack(list(self._classes.ids(names)), "q")
-        self._metadata.scores.extend([result.score for result in results])
+        class_ids = list(self._classes.ids(names))
+        if _POINT in shapes:
+            for index in [index for index, shape in enumerate(shapes) if shape == _POINT]:
+                class_ids[index] = _NO_CLASS
+                self._add_point(self._rows + index, results[index], names[index])
+        self._class_ids += pack(class_ids, "q")
+        self._metadata.scores.extend(scores)
         self._metadata.regions.extend([result.id for result in results])
         self._add_tasks(tasks)
+
+    def _add_answers(self, tasks: Sequence[_DecodedTask | None], names: list[str], scores: list[float | None]) -> None:
+        """Record the answers of some tasks; replace the label and the score of regions that have others."""
+        row, notes = 0, self._metadata.notes
+        notes += [None] * (self._rows - len(notes))
+        for task in tasks:
+            for shape in task.shapes if task else ():
+                answer = task.answers.get(shape.id) if task else None
+                if answer is not None:
+                    names[row], scores[row] = answer.label or names[row], answer.score
+                notes.append(answer.notes if answer else None)
+                row += 1
+
+    def _add_point(self, row: int, result: Any, name: str) -> None:
+        """Record what only key points have."""
+        self._names[row] = name
+        if result.parentID:
+            self._parents[row] = result.parentID
+        notes = self._metadata.notes[row] if row < len(self._metadata.notes) else None
+        if notes and any(str(answer).casefold() in HIDDEN for given in notes.attributes.values() for answer in given):
+            self._hidden.add(row)
 
     def _add_tasks(self, tasks: Sequence[_DecodedTask | None]) -> None:
         """Record the rows of each task, which follow those of the tasks before it."""
@@ -213,10 +370,10 @@ class _Block:
             if task is None:
                 self._tasks.append(None)
                 continue
-            annotation, result = task.annotation, task.annotation.result
-            first, last = last, last + len(result)
-            self._unique_ids.append(len(set(regions[first:last])) == len(result))  # results with one id are one region
-            width, height = result[0].original_width, result[0].original_height
+            annotation, shapes = task.annotation, task.shapes
+            first, last = last, last + len(shapes)
+            self._unique_ids.append(len(set(regions[first:last])) == len(shapes))  # results with one id are one region
+            width, height = shapes[0].original_width, shapes[0].original_height
             rows, ids = (first, last), (annotation.id, annotation.completed_by)
             self._tasks.append(
                 FastTask(task.task, task.key, task.url, task.rule, *rows, width, height, *ids, task.coco_fields)
@@ -231,12 +388,15 @@ class _Block:
         first = np.array([task.first for task in tasks])
         lengths = np.array([task.last for task in tasks]) - first
         x, y, width, height, rotation = (np.frombuffer(field) for field in self._fields)
-        ring, polygon = np.frombuffer(self._ring, np.bool_), np.frombuffer(self._polygon, np.bool_)
-        valid_rows = np.frombuffer(self._labelled, np.bool_) & (ring == polygon)
-        valid_rows &= ring | ~np.isnan(x + y + width + height)
+        ring, kinds = np.frombuffer(self._ring, np.bool_), np.frombuffer(self._shapes, np.uint8)
+        point = kinds == _POINT
+        valid_rows = np.frombuffer(self._labelled, np.bool_) & (ring == (kinds == _POLYGON))
+        valid_rows &= ring | point | ((width > 0) & (height > 0))
+        valid_rows &= ring | ~np.isnan(x + y)
+        width = np.where(point & np.isnan(width), 0.0, width)  # a marker without a diameter
         sizes = [np.frombuffer(size, np.uint32) for size in self._sizes]
         for size in sizes:
-            valid_rows &= size == np.repeat(size[first], lengths)  # one image has one size
+            valid_rows &= (size == np.repeat(size[first], lengths)) & (size > 0)  # one image has one size
         valid_tasks = np.logical_and.reduceat(valid_rows, first) & np.frombuffer(self._unique_ids, np.bool_)
         if not valid_tasks.all():
             validity = iter(valid_tasks.tolist())
@@ -248,12 +408,24 @@ class _Block:
             np.frombuffer(self._counts, np.int64),
             ring,
             np.stack(sizes).astype(np.float64).T,
+            point,
         )
         clipped = clip_batch(shapes)
         undecided = np.flatnonzero((clipped.kinds == NOT_VECTORISED) & np.repeat(valid_tasks, lengths))
         remaining = clip_remaining(shapes, undecided.tolist())
+        notes = self._metadata.notes
+        if notes:
+            notes += [None] * (self._rows - len(notes))
         return FastBatch(
-            self._tasks, shapes, clipped, remaining, self._metadata, np.frombuffer(self._class_ids, np.int64)
+            self._tasks,
+            shapes,
+            clipped,
+            remaining,
+            self._metadata,
+            np.frombuffer(self._class_ids, np.int64),
+            self._names,
+            self._parents,
+            self._hidden,
         )
 
 
@@ -263,15 +435,16 @@ def _task_type(config: LabelConfig | None) -> Any:
     result = msgspec.defstruct(
         "Result",
         [
-            ("type", Literal["rectanglelabels", "polygonlabels"]),
+            ("type", Literal[(*_SHAPES, *_ATTACHED)]),
             ("value", Value),
             ("id", _Id),
             ("from_name", control),
-            ("original_width", _Pixels),
-            ("original_height", _Pixels),
+            ("original_width", _Pixels, 0),  # only that of a shape counts
+            ("original_height", _Pixels, 0),
             ("item_index", Literal[0] | None, None),
             ("score", _Coordinate | None, None),
-            ("meta", _Nothing | None, None),
+            ("meta", dict[str, Any] | None, None),
+            ("parentID", str | None, None),
         ],
         gc=False,
     )

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from exporters.columnar.block import Block
+from exporters.columnar.columns import Columns
 from exporters.formats.base import (
     ATTRIBUTES,
     FLAGS,
@@ -20,22 +21,19 @@ from exporters.formats.base import (
     NO_AREA,
     NOTES,
     EncodedBlock,
-    FormatContext,
     ItemFormat,
     OutputTree,
     Record,
     duplicates,
     shape_name,
 )
-from exporters.formats.coco_columnar import annotation_rows
+from exporters.formats.coco_columnar import ColumnarAssignment, annotation_rows, assign_points, merge_attributes
 from exporters.model.clipping import is_axis_aligned, outline_rings, visible_outline
 from exporters.model.keypoints import GIVEN_TO_ONLY_OBJECT, ORPHAN_KEYPOINT, KeypointAssignment, KeypointXYV
 from exporters.model.outlines import single_ring
 from exporters.model.records import Image, Item, Object
 from labelloop.labeling.errors import MaskTooLarge
 from labelloop.labeling.geometry.shapes import KeyPoint, Mask
-from labelloop.labeling.studio.region_attributes import CROWD, POSE
-from labelloop.labeling.studio.region_attributes import FLAGS as REGION_FLAGS
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -82,11 +80,6 @@ class Coco(ItemFormat):
     original_ids: ClassVar[bool] = True
     implicit_conversions: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
 
-    def __init__(self, context: FormatContext) -> None:
-        super().__init__(context)
-        if context.skeleton:  # images are encoded one by one, which counts conversions
-            self.implicit_conversions = ("", "", "")
-
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """Encode an image and its objects; shapes without an area are rejected, except key points of an object."""
         skeleton = self.context.skeleton
@@ -116,31 +109,42 @@ class Coco(ItemFormat):
         ), dropped
 
     def encode(self, block: Block) -> EncodedBlock:
-        """See `Format.encode`. Key points need all objects of an image: with a skeleton, images go one by one."""
+        """See `Format.encode`."""
         columns = block.columns
-        if columns is None or self.context.skeleton:
+        if columns is None:
             return super().encode(block)
         encoded = self.encode_items(block.items.items(), len(block))
         images = [block.images[index] for index in block.columnar]
+        skeleton = self.context.skeleton
+        assignment = assign_points(columns, skeleton) if skeleton else ColumnarAssignment({}, _with_points(columns), [])
+        texts = assignment.texts
         others: dict[int, bytes] = {}
         for row, obj in columns.others.items():
             number = bisect_right(columns.first, row) - 1
             converted: Counter[str] = Counter()
-            others[row] = _encode(self._annotation(obj, images[number], converted))
+            text = _encode(self._annotation(obj, images[number], converted))
+            others[row] = b"%b,%b}" % (text[:-1], texts[row]) if texts else text
             encoded.converted.extend((block.columnar[number], change, times) for change, times in converted.items())
+        encoded.converted.extend(
+            (block.columnar[number], GIVEN_TO_ONLY_OBJECT, times) for number, times in assignment.inferred
+        )
         names = columns.classes if self.original_ids else ()
         ids = [self.context.categories.id(name, number) for number, name in enumerate(names, 1)]
         numbers = np.array([0, *ids], np.int64)[columns.class_ids] if ids else columns.class_ids
-        rows_by_image = annotation_rows(columns, [image.id for image in images], numbers, others)
+        rows_by_image = annotation_rows(columns, [image.id for image in images], numbers, others, texts)
         heads = _encode_lines([_image_fields(image) for image in images]).split(b"\n")
         for number, (index, rows) in enumerate(zip(block.columnar, rows_by_image, strict=True)):
             coco_fields = block.coco_fields.get(index)
             head = _head(images[number], coco_fields) if coco_fields else heads[number]
             encoded.records[index] = _record(head, rows, _source(coco_fields) if coco_fields else b"")
-        for number in sorted(columns.duplicate_images(_DIGITS)):
+        for number in sorted(columns.duplicate_images(_DIGITS) | assignment.undecided):
             index = block.columnar[number]
             item = Item(images[number], columns.objects(number), coco_fields=block.coco_fields.get(index, {}))
-            encoded.records[index], rejected = self.item(item, Counter())  # what it converts is counted above
+            converted = Counter()
+            encoded.records[index], rejected = self.item(item, converted)
+            if number in assignment.undecided and converted[GIVEN_TO_ONLY_OBJECT]:
+                encoded.converted.append((index, GIVEN_TO_ONLY_OBJECT, converted[GIVEN_TO_ONLY_OBJECT]))
+            # what else it converts is counted above
             encoded.refused.extend((index, obj, reason) for obj, reason in rejected)
         return encoded
 
@@ -200,7 +204,7 @@ class Coco(ItemFormat):
             record["segmentation"] = _segmentation(obj, image, converted)
         if obj.score is not None:
             record["score"] = obj.score
-        if attributes := _attributes(obj):
+        if attributes := merge_attributes(obj.remarks, obj.attributes):
             record["attributes"] = attributes
         if obj.annotators:
             record["annotators"] = obj.annotators
@@ -259,14 +263,6 @@ class _SplitFileWriter:
             return next(iter(self._infos))
         sources = {"sources": [msgspec.Raw(text) for text in self._infos]} if self._infos else {}
         return _encode({"description": "exported by labelloop"} | sources)
-
-
-def _attributes(obj: Object) -> dict[str, Any]:
-    """Return the attributes of an object: imported ones, its flags, and per-region answers."""
-    remarks = obj.remarks
-    flags = {flag: True for flag in REGION_FLAGS if flag in remarks.flags and flag != CROWD}
-    pose = {POSE: remarks.pose} if remarks.pose else {}
-    return {**remarks.attributes, **flags, **pose, **obj.attributes}
 
 
 def _crowd(obj: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:
@@ -350,8 +346,13 @@ def _rle(mask: Mask) -> dict[str, Any]:
     return {"size": [mask.height, mask.width], "counts": mask.rle.decode("ascii")}
 
 
+def _with_points(columns: Columns) -> set[int]:
+    """Return the images with key points."""
+    return set(np.flatnonzero(np.diff(columns.points.first)).tolist()) if columns.points else set()
+
+
 def _keypoints(keypoints: Sequence[KeypointXYV]) -> dict[str, Any]:
     return {
-        "keypoints": [number for x, y, visibility in keypoints for number in (round(x, 4), round(y, 4), visibility)],
+        "keypoints": [number for x, y, visibility in keypoints for number in (_round(x), _round(y), visibility)],
         "num_keypoints": sum(visibility > 0 for *_, visibility in keypoints),
     }

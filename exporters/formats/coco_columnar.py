@@ -1,11 +1,15 @@
 """Encode COCO annotations of a whole block from columns, byte-identical to `exporters.formats.coco`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from exporters.columnar.columns import NOT_VECTORISED, Columns
+from exporters.columnar.columns import NOT_VECTORISED, Columns, RegionNotes
 from exporters.columnar.text_table import (
     Cell,
     Ints,
@@ -18,14 +22,89 @@ from exporters.columnar.text_table import (
     split_parts,
     to_units,
 )
+from exporters.model.keypoints import Skeleton
+from labelloop.labeling.studio.region_attributes import CROWD, FLAGS, POSE, ObjectAttributes
 
 _encode = msgspec.json.Encoder().encode
-# Enclose text that is replaced later: the outline of a row, or the whole row.
-_OUTLINE_MARK, _ROW_MARK = b"\x02", b"\x03"
+# Enclose text that is replaced later: the outline of a row, the whole row, its notes, its key points.
+_OUTLINE_MARK, _ROW_MARK, _NOTES_MARK, _POINTS_MARK = b"\x02", b"\x03", b"\x04", b"\x05"
+# The digits of a coordinate, as in `exporters.formats.coco`.
+_DIGITS = 4
+
+
+class ColumnarAssignment(msgspec.Struct, frozen=True):
+    """The key points of a block, assigned to the objects of their images.
+
+    Attributes:
+        texts: The key points of each row as JSON, without braces; empty without a skeleton.
+        undecided: The images whose key points need `Skeleton.assign`: some belong to no object, or to one twice.
+        inferred: (image, number) of key points without a parent that were assigned to the image's only object.
+    """
+
+    texts: Sequence[bytes]
+    undecided: AbstractSet[int] = frozenset()
+    inferred: Sequence[tuple[int, int]] = ()
+
+
+def assign_points(columns: Columns, skeleton: Skeleton) -> ColumnarAssignment:
+    """Assign the key points of each image to its objects: see `Skeleton.assign`."""
+    count = len(skeleton.names)
+    xy, visibility = np.zeros((len(columns), count, 2)), np.zeros((len(columns), count), np.int64)
+    undecided: set[int] = set()
+    inferred: Counter[int] = Counter()
+    if points := columns.points:
+        index_of = {name: index for index, name in enumerate(skeleton.names)}
+        rows: list[int] = []
+        for image, (first, last) in enumerate(zip(points.first, points.first[1:], strict=False)):
+            if first == last:
+                continue
+            start, stop = columns.first[image], columns.first[image + 1]
+            row_of = dict(zip(columns.metadata.regions[start:stop], range(start, stop), strict=True))
+            parents = points.parents[first:last]
+            if stop - start == 1 and not any(parents):
+                inferred[image] = last - first
+                rows += [start] * (last - first)
+            else:
+                rows += [row_of.get(parent, -1) for parent in parents]
+        owners, names = np.array(rows), np.array([index_of.get(label, -1) for label in points.labels])
+        image_of = np.repeat(np.arange(len(points.first) - 1), np.diff(points.first))
+        keys = owners * count + names
+        order = np.argsort(keys, kind="stable")
+        wrong = (owners < 0) | (names < 0)
+        wrong[order[1:]] |= keys[order[1:]] == keys[order[:-1]]
+        undecided = set(image_of[wrong].tolist())
+        xy[owners[~wrong], names[~wrong]] = points.xy[~wrong]
+        visibility[owners[~wrong], names[~wrong]] = np.where(points.hidden, 1, 2)[~wrong]
+    kept = [(image, times) for image, times in inferred.items() if image not in undecided]
+    return ColumnarAssignment(_point_texts(xy, visibility), undecided, kept)
+
+
+def _point_texts(xy: NDArray[np.float64], visibility: Ints) -> list[bytes]:
+    """Return the key points of each object as JSON: (rows, points, 2), (rows, points)."""
+    objects, count = visibility.shape
+    if not objects:
+        return []
+    x, y = decimals(to_units(xy.reshape(-1, 2).T, _DIGITS), _DIGITS)
+    cells: list[Cell] = [*x, b",", *y, b",", *integers(visibility.ravel())]
+    first = np.arange(objects + 1) * count
+    lists = split_parts(render_rows([*cells, row_ends(first, b",")], objects * count), first)
+    numbers = (visibility > 0).sum(axis=1).tolist()
+    return [b'"keypoints":[%b],"num_keypoints":%d' % pair for pair in zip(lists, numbers, strict=True)]
+
+
+def merge_attributes(remarks: ObjectAttributes, answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an object: imported ones, its flags, and per-region answers."""
+    flags = {flag: True for flag in FLAGS if flag in remarks.flags and flag != CROWD}
+    pose = {POSE: remarks.pose} if remarks.pose else {}
+    return {**remarks.attributes, **flags, **pose, **answers}
 
 
 def annotation_rows(
-    columns: Columns, images: Sequence[int], categories: Ints, others: Mapping[int, bytes]
+    columns: Columns,
+    images: Sequence[int],
+    categories: Ints,
+    others: Mapping[int, bytes],
+    points: Sequence[bytes] = (),
 ) -> list[bytes]:
     """Return the annotations of each image as JSON, comma-separated.
 
@@ -34,8 +113,9 @@ def annotation_rows(
         images: the id of each image.
         categories: (rows,), the category id of each row.
         others: the annotations of the rows of kind `NOT_VECTORISED`.
+        points: the key points of each row; empty without a skeleton.
     """
-    metadata, rings = columns.metadata, columns.shapes.rings
+    metadata, rings = columns.metadata, columns.clipped.rings
     corners = to_units(columns.clipped.boxes.T, 4)
     x0, y0, x1, y1, *sides = decimals(np.concatenate((corners, corners[2:] - corners[:2])), 4)
     [area] = decimals(
@@ -51,8 +131,13 @@ def annotation_rows(
     cells += [b']],"iscrowd":0,"region_id":', json_texts(metadata.regions)]
     cells += [b',"annotation_id":', _repeat_per_image(columns.annotations, lengths)]
     cells += [b',"annotator":', _repeat_per_image(columns.annotators, lengths), *_score_cells(metadata.scores)]
+    noted = [row for row, notes in enumerate(metadata.notes) if notes is not None]
+    cells += _mark_cells(columns, noted, _NOTES_MARK) * 2
+    cells += [b",", _POINTS_MARK, _POINTS_MARK] if points else []
     text = render_rows([*cells, b"}", *row, row_ends(columns.first, b",")], len(columns))
     text = _replace_marked(text, _OUTLINE_MARK, _outlines(columns))
+    text = _replace_marked(text, _NOTES_MARK, _notes([metadata.noted(row) for row in noted]))
+    text = _replace_marked(text, _POINTS_MARK, points)
     return split_parts(_replace_marked(text, _ROW_MARK, [others[row] for row in sorted(others)]), columns.first)
 
 
@@ -74,6 +159,21 @@ def _replace_marked(text: bytes, mark: bytes, replacements: Sequence[bytes]) -> 
     return b"".join(pieces)
 
 
+def _notes(notes: Sequence[RegionNotes]) -> list[bytes]:
+    """Return the attributes and the ``meta`` of some rows, as they follow the other keys of an annotation."""
+    cache: dict[int, bytes] = {}
+    texts = []
+    for note in notes:
+        text = cache.get(id(note))
+        if text is None:
+            attributes = merge_attributes(note.remarks, note.attributes)
+            text = b',"attributes":' + _encode(attributes) if attributes else b""
+            text += b',"meta":' + _encode(note.remarks.meta) if note.remarks.meta else b""
+            cache[id(note)] = text
+        texts.append(text)
+    return texts
+
+
 def _score_cells(scores: Sequence[float | None]) -> list[Cell]:
     if scores.count(None) == len(scores):
         return []
@@ -92,7 +192,7 @@ def _repeat_per_image(values: Sequence[int | None], lengths: Ints) -> Cell:
 
 def _outlines(columns: Columns) -> list[bytes]:
     """Return the points of each ring, clamped to its image: ``x,y,x,y``."""
-    rings = columns.shapes.rings
+    rings = columns.clipped.rings
     if not len(rings.rows):
         return []
     sizes = np.repeat(columns.shapes.sizes[rings.rows], np.diff(rings.first), axis=0)

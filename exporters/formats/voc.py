@@ -5,7 +5,7 @@ whole pixels counted from 1, the maximum included: the box of a whole W x H imag
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from html import escape
 from typing import Any, ClassVar
@@ -24,13 +24,14 @@ from exporters.formats.base import (
     ItemFormat,
     OutputTree,
     Record,
+    columnar_points,
     duplicates,
     other_changes,
     shape_name,
 )
 from exporters.model.clipping import is_axis_aligned
 from exporters.model.records import Box, Image, Item, Object
-from labelloop.labeling.studio.region_attributes import POSE, flag_of
+from labelloop.labeling.studio.region_attributes import CROWD, POSE, ObjectAttributes, flag_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -67,7 +68,8 @@ class Voc(ItemFormat):
             if not is_axis_aligned(obj.geometry):
                 converted[f"{shape_name(obj)} -> box"] += 1
             converted["crowd -> difficult object"] += obj.crowd
-            lines.append(_object_xml(obj, obj.box, image))
+            box = to_voc_pixels(obj.box, image.width, image.height)
+            lines.append(_object_xml(_xml_text(obj.label), obj.remarks, obj.attributes, obj.clipped, box))
         keys = self._keys(encoded_objects, lines, image)
         unique: dict[Any, str] = {}
         for key, line in zip(keys, lines, strict=True):
@@ -89,23 +91,29 @@ class Voc(ItemFormat):
             return super().encode(block)
         encoded = self.encode_items(block.items.items(), len(block))
         encoded.converted.extend(other_changes(block, "box"))
+        encoded.refused.extend((index, obj, NO_AREA) for index, obj in columnar_points(block))
         sizes = columns.shapes.sizes
         low = np.minimum(np.rint(columns.clipped.boxes[:, :2]) + 1, sizes)
         high = np.minimum(np.maximum(np.rint(columns.clipped.boxes[:, 2:]), low), sizes)
         edges = np.column_stack((low, high)).astype(np.int64).T.tolist()
         numbers = columns.class_ids.tolist()
         names = {number: _xml_text(columns.classes[number - 1]) for number in set(numbers)}
+        clipped = columns.clipped.is_clipped.tolist()
         rows = [
-            _OBJECT_XML % (names[number], _UNSPECIFIED, clipped, 0, "", *box, "")
-            for number, clipped, *box in zip(numbers, columns.clipped.is_clipped.tolist(), *edges, strict=True)
+            _OBJECT_XML % (names[number], _UNSPECIFIED, cut, 0, "", *box, "")
+            for number, cut, *box in zip(numbers, clipped, *edges, strict=True)
         ]
+        for row, notes in enumerate(columns.metadata.notes):
+            if notes is not None:
+                box = [edge[row] for edge in edges]
+                rows[row] = _object_xml(names[numbers[row]], notes.remarks, notes.attributes, clipped[row], box)
         first = columns.first
         for number, index in enumerate(block.columnar):
             image = block.images[index]
             image_rows = rows[first[number] : first[number + 1]]
             unique = list(dict.fromkeys(image_rows))
             if len(unique) < len(image_rows):
-                rejected = duplicates(columns.objects(number), image_rows)
+                rejected = duplicates(columns.box_objects(number), image_rows)
                 encoded.refused.extend((index, obj, reason) for obj, reason in rejected)
             page = VocPage(image.stem, _page_xml(image, unique))
             encoded.records[index] = _encode(page)
@@ -167,22 +175,24 @@ _OBJECT_XML = (
 )
 
 
-def _object_xml(obj: Object, box: Box, image: Image) -> str:
-    remarks = obj.remarks
+def _object_xml(
+    name: str, remarks: ObjectAttributes, answers: Mapping[str, Any], is_clipped: bool, box: Sequence[int]
+) -> str:
+    """Return the XML of an object: its name as XML, what it has besides, and its box in VOC pixels."""
+    flags = remarks.flags
     return _OBJECT_XML % (
-        _xml_text(obj.label),
+        name,
         _xml_text(remarks.pose) or _UNSPECIFIED,
-        obj.clipped or "truncated" in remarks.flags,
-        obj.crowd or "difficult" in remarks.flags,
-        "    <occluded>1</occluded>\n" if "occluded" in remarks.flags else "",
-        *to_voc_pixels(box, image.width, image.height),
-        _attributes_xml(obj),
+        is_clipped or "truncated" in flags,
+        CROWD in flags or "difficult" in flags,
+        "    <occluded>1</occluded>\n" if "occluded" in flags else "",
+        *box,
+        _attributes_xml({**remarks.attributes, **answers}),
     )
 
 
-def _attributes_xml(obj: Object) -> str:
+def _attributes_xml(attributes: Mapping[str, Any]) -> str:
     """Return the attributes except VOC's own flags, one element per list item. Source: CVAT's VOC exports."""
-    attributes = {**obj.remarks.attributes, **obj.attributes}
     rows = [
         f"      <attribute>\n        <name>{_xml_text(name)}</name>\n"
         f"        <value>{_xml_text(_scalar_text(value))}</value>\n"

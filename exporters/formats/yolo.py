@@ -6,9 +6,11 @@ segment, OBB and pose differ only in the rows of an object, and one data set has
 
 import math
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import ClassVar
 
 import msgspec
@@ -35,6 +37,7 @@ from exporters.formats.base import (
     ItemFormat,
     OutputTree,
     Record,
+    columnar_points,
     duplicates,
     other_changes,
     shape_name,
@@ -113,12 +116,28 @@ class YoloRows(ItemFormat):
     def _take(self, encoded: EncodedBlock, block: Block, rows_by_image: Iterable[Sequence[str]]) -> None:
         """Fill in the records of the columnar images of a block from their rows."""
         assert block.columns is not None
+        encoded.refused.extend((index, obj, NO_AREA) for index, obj in columnar_points(block))
         for number, (index, rows) in enumerate(zip(block.columnar, rows_by_image, strict=True)):
             unique = list(dict.fromkeys(rows))
             if len(unique) < len(rows):
-                rejected = duplicates(block.columns.objects(number), rows)
+                rejected = duplicates(block.columns.box_objects(number), rows)
                 encoded.refused.extend((index, obj, reason) for obj, reason in rejected)
             encoded.records[index] = self._page(block.images[index], unique)
+
+    def _lines(self, encoded: EncodedBlock, block: Block, rows: list[str]) -> list[list[str]]:
+        """Return the lines of each columnar image, given the rows of its objects without their classes."""
+        columns = block.columns
+        assert columns is not None
+        kinds = (columns.class_ids - 1).tolist()
+        owners = {row: bisect_right(columns.first, row) - 1 for row in columns.others}
+        for row, obj in columns.others.items():
+            assert obj.box is not None
+            converted: Counter[str] = Counter()
+            index = block.columnar[owners[row]]
+            rows[row] = self._row(obj, obj.box, block.images[index], converted)
+            encoded.converted.extend((index, change, times) for change, times in converted.items())
+        lines = [f"{kind} {row}\n" for kind, row in zip(kinds, rows, strict=True)]
+        return [lines[start:stop] for start, stop in pairwise(columns.first)]
 
     def _page(self, image: Image, rows: Sequence[str]) -> bytes:
         """Return the record of an image with these rows."""
@@ -165,7 +184,7 @@ def _encode_box_rows(columns: Columns) -> list[str]:
     for image in set((np.searchsorted(first, small, side="right") - 1).tolist()):
         rows[image] = "".join(
             f"{obj.class_id - 1} {box_row(obj.box, *sizes[row].astype(int).tolist())}\n"
-            for row, obj in enumerate(columns.objects(image), columns.first[image])
+            for row, obj in enumerate(columns.box_objects(image), columns.first[image])
             if obj.box is not None
         )
     return rows

@@ -9,17 +9,21 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
+import shapely
 
 from exporters.columnar.block import Block
-from exporters.columnar.text_table import json_numbers, json_rings, round_half_up
+from exporters.columnar.columns import NOT_VECTORISED, RING, ROTATED
+from exporters.columnar.polygons import Floats
+from exporters.columnar.text_table import json_numbers, json_rings, json_rows, round_half_up
 from exporters.formats.base import EncodedBlock, shape_name
 from exporters.formats.yolo import DIGITS, YoloRows, format_row
-from exporters.model.outlines import min_area_box, single_ring
+from exporters.model.outlines import min_area_box, min_area_boxes, single_ring
 from exporters.model.records import Box, Image, Object
 from labelloop.labeling.geometry.shapes import Point, Rectangle
 
 BRIDGED = "parts and holes joined by bridges"
 TOO_LARGE = "turned box larger than the image -> upright box"
+_SMALLEST = "{} -> smallest turned box"
 
 
 class YoloSegment(YoloRows):
@@ -34,7 +38,7 @@ class YoloSegment(YoloRows):
         if columns is None:
             return super().encode(block)
         encoded = self.encode_items(block.items.items(), len(block))
-        boxes, sizes, rings = columns.clipped.boxes, columns.shapes.sizes, columns.shapes.rings
+        boxes, sizes, rings = columns.clipped.boxes, columns.shapes.sizes, columns.clipped.rings
         shares = json_numbers(round_half_up(boxes / np.hstack((sizes, sizes)), DIGITS))
         edges = (shares[index::4] for index in range(4))
         rows = [f"{x0} {y0} {x1} {y0} {x1} {y1} {x0} {y1}" for x0, y0, x1, y1 in zip(*edges, strict=True)]
@@ -42,18 +46,7 @@ class YoloSegment(YoloRows):
         points = round_half_up(np.minimum(np.maximum(rings.points, 0.0), ring_sizes) / ring_sizes, DIGITS)
         for row, text in zip(rings.rows.tolist(), json_rings(rings, points), strict=True):
             rows[row] = text[1:-1].replace(",", " ")
-        kinds = (columns.class_ids - 1).tolist()
-        lines: list[list[str]] = []
-        for number, index in enumerate(block.columnar):
-            image_rows = range(columns.first[number], columns.first[number + 1])
-            converted: Counter[str] = Counter()
-            for row in columns.others.keys() & image_rows:
-                obj = columns.others[row]
-                assert obj.box is not None
-                rows[row] = self._row(obj, obj.box, block.images[index], converted)
-            encoded.converted.extend((index, change, times) for change, times in converted.items())
-            lines.append([f"{kinds[row]} {rows[row]}\n" for row in image_rows])
-        self._take(encoded, block, lines)
+        self._take(encoded, block, self._lines(encoded, block, rows))
         return encoded
 
     def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
@@ -71,11 +64,45 @@ class YoloObb(YoloRows):
 
     name: ClassVar[str] = "yolo-obb"
     size_independent: ClassVar[tuple[type, ...]] = (Rectangle,)
+    implicit_conversions: tuple[str, str, str] = ("", "", _SMALLEST.format("polygon"))
+
+    def encode(self, block: Block) -> EncodedBlock:
+        """See `Format.encode`."""
+        columns = block.columns
+        if columns is None:
+            return super().encode(block)
+        encoded = self.encode_items(block.items.items(), len(block))
+        corners, sizes = _box_corners(columns.clipped.boxes), columns.shapes.sizes
+        kinds, rings = columns.clipped.kinds, columns.shapes.rings
+        drawn = rings.take(np.flatnonzero((kinds[rings.rows] == ROTATED) & ~columns.clipped.is_clipped[rings.rows]))
+        corners[drawn.rows] = drawn.points.reshape(-1, 4, 2)
+        visible = columns.clipped.rings
+        visible = visible.take(
+            np.flatnonzero(
+                (kinds[visible.rows] == RING)
+                | ((kinds[visible.rows] == ROTATED) & columns.clipped.is_clipped[visible.rows])
+            )
+        )
+        owners = np.repeat(np.arange(len(visible.rows)), np.diff(visible.first))
+        outlines = shapely.polygons(shapely.linearrings(visible.points, indices=owners))
+        for position, row in enumerate(visible.rows.tolist()):
+            outlines[position] = columns.clipped.outlines.get(row, outlines[position])
+        corners[visible.rows] = min_area_boxes(outlines)
+        low, high = corners.min(axis=1), corners.max(axis=1)
+        accepted = ((low + high >= 0) & ((low + high) / 2 <= sizes) & (high - low <= sizes)).all(axis=1)
+        large = np.flatnonzero(~accepted & (kinds != NOT_VECTORISED))
+        corners[large] = _box_corners(columns.clipped.boxes[large])
+        owners = np.searchsorted(np.array(columns.first), large, side="right") - 1
+        for number, times in Counter(owners.tolist()).items():
+            encoded.converted.append((block.columnar[number], TOO_LARGE, times))
+        rows = json_rows(round_half_up(corners / sizes[:, None], DIGITS).reshape(-1, 8))
+        self._take(encoded, block, self._lines(encoded, block, rows))
+        return encoded
 
     def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         corners = min_area_box(obj)
         if not isinstance(obj.geometry, Rectangle):
-            converted[f"{shape_name(obj)} -> smallest turned box"] += 1
+            converted[_SMALLEST.format(shape_name(obj))] += 1
         if not _accepted(corners, image):
             converted[TOO_LARGE] += 1
             x_min, y_min, x_max, y_max = box
@@ -94,6 +121,11 @@ def _accepted(corners: Iterable[Point], image: Image) -> bool:
         0 <= (max(values) + min(values)) / 2 <= size and max(values) - min(values) <= size
         for values, size in zip((xs, ys), image.canvas, strict=True)
     )
+
+
+def _box_corners(boxes: Floats) -> Floats:
+    """Return the corners of upright boxes, clockwise from the top left one: (rows, 4) -> (rows, 4, 2)."""
+    return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
 
 
 def _points(points: Iterable[Point], image: Image) -> str:

@@ -1,6 +1,7 @@
 """Derive the shapes that formats need: one ring for parts and holes, and the minimum-area rotated box."""
 
 import math
+from typing import Any
 
 import numpy as np
 import shapely
@@ -61,8 +62,24 @@ def min_area_box(obj: Object) -> list[Point]:
                 x_min, y_min, x_max, y_max = obj.box
                 return [(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]
             return list(shape.corners)
-    hull = shapely.get_coordinates(shapely.convex_hull(visible_outline(obj)))
-    return _smallest_box(hull[:-1])
+    [corners] = min_area_boxes(np.array([visible_outline(obj)])).tolist()
+    return [(x, y) for x, y in corners]
+
+
+def min_area_boxes(outlines: NDArray[Any]) -> Points:
+    """Return the corners of the minimum-area rotated box of each outline, in order and in pixels: (n, 4, 2).
+
+    Args:
+        outlines: (n,) shapely polygons with an area.
+    """
+    points, owners = shapely.get_coordinates(shapely.convex_hull(outlines), return_index=True)
+    lengths = np.bincount(owners, minlength=len(outlines))
+    first = np.cumsum(lengths) - lengths
+    corners = np.empty((len(outlines), 4, 2))
+    for length in np.unique(lengths).tolist():
+        same = np.flatnonzero(lengths == length)
+        corners[same] = _smallest_boxes(points[first[same][:, None] + np.arange(length - 1)])
+    return corners
 
 
 def _bridged(ring: Points, other: Points) -> Points:
@@ -85,22 +102,21 @@ def _nearest(ring: Points, other: Points) -> tuple[int, int]:
     return int(nearest[other_index]), int(other_index)
 
 
-def _smallest_box(hull: Points) -> list[Point]:
-    """Return the minimum-area box around a convex ring (n, 2): one of its sides lies along an edge of the ring.
+def _smallest_boxes(hulls: Points) -> Points:
+    """Return the minimum-area boxes of convex rings, (k, n, 2) -> (k, 4, 2): one side lies along an edge of the ring.
 
     Source: Freeman and Shapira, "Determining the minimum-area encasing rectangle", CACM 18 (1975).
     """
-    sides = np.roll(hull, -1, axis=0) - hull
-    lengths = np.hypot(sides[:, 0], sides[:, 1])
-    along = sides[lengths > 0] / lengths[lengths > 0, None]  # (m, 2)
-    across = np.column_stack((-along[:, 1], along[:, 0]))
-    u, v = hull @ along.T, hull @ across.T  # (n, m)
-    areas = np.ptp(u, axis=0) * np.ptp(v, axis=0)
-    best = int(areas.argmin())
-    a, b = along[best], across[best]
-    low_u, high_u, low_v, high_v = u[:, best].min(), u[:, best].max(), v[:, best].min(), v[:, best].max()
-    corners = [low_u * a + low_v * b, high_u * a + low_v * b, high_u * a + high_v * b, low_u * a + high_v * b]
-    return [(float(x), float(y)) for x, y in corners]
+    sides = np.roll(hulls, -1, axis=1) - hulls
+    along = sides / np.hypot(sides[..., 0], sides[..., 1])[..., None]  # (k, n, 2)
+    across = np.stack((-along[..., 1], along[..., 0]), axis=2)
+    u, v = hulls @ along.transpose(0, 2, 1), hulls @ across.transpose(0, 2, 1)  # (k, n, n)
+    each = np.arange(len(hulls))
+    best = (np.ptp(u, axis=1) * np.ptp(v, axis=1)).argmin(axis=1)
+    u, v, a, b = u[each, :, best], v[each, :, best], along[each, best], across[each, best]
+    low_u, high_u = (side[:, None] * a for side in (u.min(axis=1), u.max(axis=1)))
+    low_v, high_v = (side[:, None] * b for side in (v.min(axis=1), v.max(axis=1)))
+    return np.stack((low_u + low_v, high_u + low_v, high_u + high_v, low_u + high_v), axis=1)
 
 
 def _axes_box(shape: Ellipse) -> Rectangle:

@@ -61,10 +61,22 @@ def is_true(word: str) -> bool:
     return word.strip().casefold() in _TRUE_WORDS
 
 
+def is_false(word: str) -> bool:
+    """Whether a word means false."""
+    return word.strip().casefold() in _FALSE_WORDS
+
+
 def read_object_attributes(region: Region) -> ObjectAttributes:
     """Read an object's attributes from its results. Answers override the note, the note overrides attributes."""
-    meta = next((result.meta for result in region.result if result.meta), None) or {}
-    if not meta and not region.attributes:
+    return object_attributes(next((result.meta for result in region.result if result.meta), None), region.attributes)
+
+
+def object_attributes(
+    meta: Mapping[str, Any] | None, answers_by_control: Mapping[str, tuple[Any, ...]]
+) -> ObjectAttributes:
+    """Like `read_object_attributes`, from a region's ``meta`` and its answers by control."""
+    meta = meta or {}
+    if not meta and not answers_by_control:
         return NO_OBJECT_ATTRIBUTES
     attributes = meta.get(ATTRIBUTES)
     attributes = attributes if isinstance(attributes, dict) else {}
@@ -81,7 +93,7 @@ def read_object_attributes(region: Region) -> ObjectAttributes:
             flags[flag] = True
         elif colon and name.strip().casefold() == POSE:
             pose = value.strip()
-    for control, answers in region.attributes.items():
+    for control, answers in answers_by_control.items():
         if control.casefold() == POSE:
             pose = _text(answers[0] if answers else "") or pose
         control_flag = flag_of(control)
