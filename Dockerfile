@@ -21,7 +21,7 @@ COPY exporters exporters
 COPY qc_webhooks qc_webhooks
 RUN python3 -m venv .venv \
     && .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip \
-    && .venv/bin/python -m pip install --quiet --disable-pip-version-check '.[demo,postgres,redis]'
+    && .venv/bin/python -m pip install --quiet --disable-pip-version-check '.[azure,demo,gcs,postgres,redis]'
 
 FROM base AS labelloop
 COPY --from=build /opt/labelloop/.venv /opt/labelloop/.venv

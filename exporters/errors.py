@@ -18,7 +18,7 @@ class SourceNotFound(ExportError):
     code = "source_not_found"
     status = 404
     message = "Nothing to export at {source!r}: {reason}."
-    fix = "Pass a project's number, a Label Studio JSON or JSON lines file, or s3://BUCKET/KEY.json."
+    fix = "Pass a project's number, a Label Studio JSON or JSON lines file, or s3://BUCKET/KEY.json (gs://, az://)."
 
 
 class IncompleteInput(ExportError):

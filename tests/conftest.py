@@ -44,6 +44,9 @@ def _own_environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith("LABELLOOP_") and not name.startswith("LABELLOOP_TEST_"):
             monkeypatch.delenv(name)
+        if name.startswith(("AZURE_", "GOOGLE_")) or name == "STORAGE_EMULATOR_HOST":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # no search for a server with Google's credentials
     umask = os.umask(0o022)
     os.umask(umask)
     yield

@@ -381,7 +381,7 @@ def test_our_image_is_installed_by_the_makefiles_own_commands():
     assert image[:2] == made[:2]
     install = "--quiet --disable-pip-version-check"
     assert made[2] == f".venv/bin/python -m pip install {install} --editable '.[dev]'"
-    assert image[2] == f".venv/bin/python -m pip install {install} '.[demo,postgres,redis]'"
+    assert image[2] == f".venv/bin/python -m pip install {install} '.[azure,demo,gcs,postgres,redis]'"
 
 
 def test_our_image_installs_no_extra_that_the_tests_do_not():
@@ -389,7 +389,7 @@ def test_our_image_installs_no_extra_that_the_tests_do_not():
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (tested,) = re.findall(r"labelloop\[([\w,]+)\]", " ".join(extras["dev"]))
-    assert set(tested.split(",")) >= {"demo", "postgres", "redis"}
+    assert set(tested.split(",")) >= {"azure", "demo", "gcs", "postgres", "redis"}
 
 
 def test_label_studio_is_the_release_and_the_steps_of_make_up(tmp_path):

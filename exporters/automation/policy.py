@@ -14,6 +14,7 @@ from exporters.errors import BadOption, ExportError
 from exporters.model.class_map import CATEGORY_IDS, parse_renames
 from exporters.model.splits import DEFAULT_SPLIT, SplitPolicy
 from exporters.tasks.table import format_names
+from labelloop.service.store.addresses import BUCKET_SCHEMES
 
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
@@ -131,8 +132,8 @@ class ExportPolicy:
         checks = (
             (
                 "to",
-                "://" in self.to and (scheme not in {"file", "s3"} or not location),
-                "file:///DIR or s3://BUCKET/PREFIX",
+                "://" in self.to and (scheme not in {"file", *BUCKET_SCHEMES} or not location),
+                "file:///DIR, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX",
             ),
             ("disputed", self.disputed not in DISPUTED, ", ".join(DISPUTED)),
             ("category_ids", self.category_ids not in CATEGORY_IDS, ", ".join(CATEGORY_IDS)),

@@ -16,6 +16,7 @@ from labelloop.service.datasets import READERS, DataSet, DatasetProblem
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.signals import graceful_stop
+from labelloop.service.store import is_bucket_url
 from labelloop.service.studio import Studio
 
 # Problems printed; the report lists all.
@@ -200,6 +201,6 @@ def _title(requested: str, source: str) -> str:
             raise BadOption("--title", requested, "3 to 50 characters, the limits of Label Studio")
         return title
     path = Path(source.rstrip("/"))
-    path = path if source.startswith("s3://") else path.expanduser().absolute()
+    path = path if is_bucket_url(source) else path.expanduser().absolute()
     name = (path.stem if path.suffix else path.name).encode(errors="replace").decode()[:50].strip()
     return name if len(name) > 2 else f"Imported {name}".strip()

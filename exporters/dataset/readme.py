@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from exporters.model.manifest import PHOTOS, DatasetManifest
 from exporters.tasks.table import TASK_FORMATS, format_class
+from labelloop.service.store.addresses import bucket_scheme, split_bucket_url
 
 _LISTED_CLASSES = 200
 
@@ -86,7 +87,14 @@ _HOW: Mapping[str, str] = {
 
 
 def _sync(place: str) -> str:
-    return f"`aws s3 sync {place} DIR`, then " if place.startswith("s3://") else f"`DIR` is `{place}`: "
+    bucket, key = split_bucket_url(place)
+    commands = {
+        "s3": f"`aws s3 sync {place} DIR`, then ",
+        "gs": f"`gcloud storage rsync --recursive {place} DIR`, then ",
+        "az": f"`az storage blob download-batch --source {bucket.removeprefix('az://')} --pattern '{key}/*'"
+        f" --destination .`, `DIR` is `{key}`: ",
+    }
+    return commands.get(bucket_scheme(place), f"`DIR` is `{place}`: ")
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

@@ -1,6 +1,6 @@
 """Sign addresses of images in a private bucket, in an NDJSON file for a trainer without a key."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,36 +13,9 @@ from exporters.formats import FORMATS
 from exporters.formats.base import included
 from exporters.formats.ndjson import FILE
 from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
-from labelloop.service.media.s3 import split_s3
-from labelloop.service.settings import Settings
-from labelloop.service.store import Store
-from labelloop.service.store.s3_client import s3_client
-from labelloop.service.store.s3_errors import translate_errors
-
-# Limit of S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
-LONGEST_HOURS = 7 * 24
-
-# An ``s3://`` address -> an address that is public for a limited time.
-Sign = Callable[[str], str]
-
-
-def signer(settings: Settings, hours: float) -> Sign:
-    """Return a function that signs ``s3://`` addresses with the key of the settings, without requests.
-
-    Args:
-        settings: the S3 server and the key.
-        hours: how long an address is valid, at most `LONGEST_HOURS`.
-    """
-    client = s3_client(settings)
-    seconds = int(min(hours, LONGEST_HOURS) * 3600)
-
-    def sign(address: str) -> str:
-        bucket, key = split_s3(address)
-        with translate_errors(f"s3://{bucket}", key):
-            signed: str = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=seconds)
-        return signed
-
-    return sign
+from labelloop.service.store import Store, is_bucket_url
+from labelloop.service.store.addresses import from_studio_url
+from labelloop.service.store.signing import Sign
 
 
 def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign) -> Iterator[bytes]:
@@ -54,7 +27,7 @@ def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign)
         store: where the data set lives.
         manifest: the version.
         name: one of the ``ndjson-`` formats.
-        sign: signs ``s3://`` addresses.
+        sign: signs addresses of objects.
 
     Raises:
         VersionNotFound: the version does not have the format.
@@ -62,7 +35,7 @@ def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign)
     """
     if name not in manifest.formats:
         raise VersionNotFound(store.url, f"{manifest.version} with {name}", [manifest.version])
-    copies = _copies(store, manifest) if store.url.startswith("s3://") else {}
+    copies = _copies(store, manifest) if is_bucket_url(store.url) else {}
     first_line, *rows = _content(store, manifest, name).splitlines()
     header = msgspec.json.decode(first_line)
     header.pop("path", None)
@@ -71,7 +44,7 @@ def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign)
     for row in rows:
         image: dict[str, Any] = msgspec.json.decode(row)
         address = f"{store.url}/{copies[image['file']]}" if image["file"] in copies else image["url"]
-        if address.startswith("s3://"):
+        if is_bucket_url(from_studio_url(address)):
             image["url"] = sign(address)
         elif not address.startswith(("http://", "https://")):
             missing.append(address)
@@ -81,7 +54,7 @@ def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign)
         number, example = len(missing), missing[0][:100]
         raise ExportError(
             f"{number} images of {store.url} can only be read by Label Studio or this machine, such as {example}.",
-            fix="Export with --copy-images to s3://...: the images are then stored with the labels.",
+            fix="Export with --copy-images to a bucket: the images are then stored with the labels.",
             code="photos_not_linked",
             status=409,
         )

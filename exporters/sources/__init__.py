@@ -1,15 +1,15 @@
-"""Sources of annotated tasks: a live project, a JSON file, or Label Studio's target storage, on disk or in S3."""
+"""Sources of annotated tasks: a live project, a JSON file, or Label Studio's target storage, on disk or in a bucket."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.errors import BadOption, SourceNotFound
 from exporters.sources.base import Progress, TaskSource
-from exporters.sources.json_file import JsonFile, S3JsonFile
+from exporters.sources.json_file import BucketJsonFile, JsonFile
 from labelloop.labeling.errors import MalformedConfig
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.settings import Settings
-from labelloop.service.store import open_store
+from labelloop.service.store import is_bucket_url, open_store, split_bucket_url
 
 if TYPE_CHECKING:
     from labelloop.service.studio import Studio
@@ -26,10 +26,10 @@ def open_source(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> TaskSource:
-    """Open the source that a project id, a file path, a folder, or an s3:// URL names.
+    """Open the source that a project id, a file path, a folder, or the URL of a bucket names.
 
     Args:
-        source: Where the tasks are. An s3:// URL of an object is a JSON export; any other s3:// URL, like a folder, is
+        source: Where the tasks are. The URL of an object in a bucket is a JSON export; any other, like a folder, is
             Label Studio's target storage.
         settings: Access to Label Studio and S3, and the home folder for local copies of projects and storages.
         label_config: XML of the label config; for a project the default is its own.
@@ -55,12 +55,12 @@ def open_source(
 
         return LabelStudioProject(int(text), config, settings, studio, fresh=fresh, progress=progress)
     path = Path(text.removeprefix("file://"))
-    if text.startswith("s3://"):
-        bucket, _, key = text.removeprefix("s3://").partition("/")
-        if not bucket:
+    if is_bucket_url(text):
+        bucket, key = split_bucket_url(text)
+        if bucket.endswith("/"):
             raise SourceNotFound(source=text, reason="it names no bucket")
-        if key and not key.endswith("/") and open_store(f"s3://{bucket}", settings).exists(key):
-            return S3JsonFile(text, config, settings)
+        if key and not key.endswith("/") and open_store(bucket, settings).exists(key):
+            return BucketJsonFile(text, config, settings)
     elif path.is_dir():
         text = path.absolute().as_uri()
     else:

@@ -15,7 +15,7 @@ from labelloop.labeling.studio.stream import check_complete, iter_raw_tasks
 from labelloop.labeling.studio.task import Task
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store import ObjectNotFound, open_store
+from labelloop.service.store import ObjectNotFound, open_store, split_bucket_url
 
 
 class JsonFile:
@@ -87,15 +87,15 @@ class JsonFile:
         """Do nothing: the file is open only while it is read."""
 
 
-class S3JsonFile(JsonFile):
+class BucketJsonFile(JsonFile):
     """A JSON export in a bucket, downloaded first."""
 
     def __init__(self, url: str, config: LabelConfig | None, settings: Settings) -> None:
-        bucket, _, key = url.partition("://")[2].partition("/")
+        bucket, key = split_bucket_url(url)
         with ExitStack() as stack:
             path = stack.enter_context(scratch_folder()) / "export.json"
             try:
-                open_store(f"s3://{bucket}", settings).download(key, path)
+                open_store(bucket, settings).download(key, path)
             except ObjectNotFound as error:
                 raise SourceNotFound(source=url, reason="there is no such object") from error
             super().__init__(path, config, location=url)

@@ -181,7 +181,7 @@ def store(context: DoctorContext) -> Finding:
         return ok(f"{url} is readable and writable")
     return problem(
         f"The store {url} fails the write test. {capabilities.detail}",
-        "Give the user of LABELLOOP_S3_ACCESS_KEY_ID the right to read, write, list and delete in this bucket.",
+        "Give the credentials of labelloop the right to read, write, list and delete in this bucket.",
     )
 
 
@@ -192,7 +192,7 @@ def store_conditions(context: DoctorContext) -> Finding:
         return ok("the server supports create-only and compare-and-swap writes")
     return warning(
         f"{context.settings.store_url}: {capabilities.detail}",
-        "Let only labelloop write there, or use a server with conditional writes, such as AWS S3.",
+        "Let only labelloop write there, or use a server with conditional writes: AWS S3, Google Cloud Storage, Azure.",
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labelloop.labeling.splits import split_of
 from labelloop.service.settings import Settings
-from labelloop.service.store import StoreError, open_store
+from labelloop.service.store import StoreError, is_bucket_url, open_store
 from ml_backend.errors import DatasetUnreadable
 from ml_backend.training.datasets import LocalImage, read_labelled
 
@@ -64,7 +64,7 @@ def read_training_data(source: str, *, images: Path | None = None, settings: Set
     """Read a folder in any format that `labelloop learn simulate` reads, or a published data set by its address.
 
     Args:
-        source: A folder, a COCO JSON file, or a data set of `labelloop export` (a folder, file:// or s3://).
+        source: A folder, a COCO JSON file, or a data set of `labelloop export` (a folder, file://, s3://, gs:// or az://).
         images: Folder of the images where they are not below `source`.
         settings: Locate the home folder and the store.
 
@@ -74,7 +74,7 @@ def read_training_data(source: str, *, images: Path | None = None, settings: Set
     """
     if _is_published(source, settings):
         return _pulled(source, images, settings)
-    if source.startswith("s3://"):
+    if is_bucket_url(source):
         raise DatasetUnreadable(
             path=Path(source),
             reason="it is not a data set of `labelloop export`",

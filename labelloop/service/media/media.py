@@ -2,13 +2,14 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from labelloop.service.media.circuit_breaker import HostCircuitBreaker
+from labelloop.service.media.cloud import CloudDownloader
 from labelloop.service.media.disk_cache import DiskCache
 from labelloop.service.media.download import Downloader, too_many_bytes
 from labelloop.service.media.errors import MediaMissing, NotAnImage
@@ -17,6 +18,7 @@ from labelloop.service.media.s3 import S3Downloader
 from labelloop.service.media.url import ImageAddress, parse_address, via_label_studio
 from labelloop.service.memory_budget import MemoryBudget, never_abandoned
 from labelloop.service.settings import Settings
+from labelloop.service.store.addresses import to_studio_url
 from labelloop.service.studio import Studio
 
 
@@ -37,7 +39,10 @@ class Media:
         self._budget = MemoryBudget(settings.media_memory_bytes, wait_s=decode_wait_s)
         self._studio = studio
         self._downloader = Downloader(settings, studio)
-        self._s3 = S3Downloader(settings)
+        self._buckets: Mapping[str, S3Downloader | CloudDownloader] = {
+            "s3": S3Downloader(settings),
+            "cloud": CloudDownloader(settings),
+        }
         self._circuit_breaker = HostCircuitBreaker()
         self._cache = DiskCache(settings.home / "media", settings.media_cache_bytes)
 
@@ -133,19 +138,22 @@ class Media:
     def _host(self, address: ImageAddress) -> str:
         if address.kind == "s3":
             return urlsplit(self._settings.s3_endpoint_url).netloc or "S3"
+        if address.kind == "cloud":
+            return address.target.partition("://")[0]
         return urlsplit(address.target).netloc.rpartition("@")[2] if address.kind != "inline" else ""
 
     def _download(self, address: ImageAddress, task_id: int | None, into: BinaryIO) -> None:
         if address.kind == "inline":
             into.write(_inline(address.url, self._settings.media_max_bytes))
-        elif address.kind == "s3":
+        elif address.kind in self._buckets:
             try:
-                self._s3.fetch(address.target, into)
+                self._buckets[address.kind].fetch(address.target, into)
             except MediaMissing:
                 if self._studio is None or task_id is None:
                     raise
                 # The settings may be for another bucket; Label Studio may have a storage for this one.
-                self._downloader.fetch(via_label_studio(address.url, self._studio, task_id).target, into)
+                url = to_studio_url(address.url)
+                self._downloader.fetch(via_label_studio(url, self._studio, task_id).target, into)
         else:
             self._downloader.fetch(address.target, into)
 

@@ -6,6 +6,7 @@
 | `/data/local-files/?d=...`, a local root is set | `file`       | the disk                                            |
 | `/data/upload/...` and other paths              | `studio`     | Label Studio                                        |
 | `s3://...` with S3 settings, or no Label Studio | `s3`         | the bucket                                          |
+| `gs://`, `azure-blob://`, `az://`, likewise     | `cloud`      | the bucket                                          |
 | `s3://`, `gs://`, `azure-blob://`, ...          | `resolve`    | the bucket, through Label Studio and the task's id  |
 | `http://...`, `https://...`                     | `web`        | the host; Label Studio's own media with our token   |
 """
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
+from labelloop.service.media.cloud import named_credentials
 from labelloop.service.media.errors import MediaHostRefused, MediaMissing
 from labelloop.service.settings import Settings
+from labelloop.service.store.addresses import bucket_scheme, from_studio_url, to_studio_url
 from labelloop.service.studio import Studio
 
-Kind = Literal["inline", "file", "studio", "s3", "resolve", "web"]
-_BUCKETS = frozenset({"s3", "s3s", "gs", "azure-blob", "redis"})
+Kind = Literal["inline", "file", "studio", "s3", "cloud", "resolve", "web"]
+_BUCKETS = frozenset({"s3", "s3s", "gs", "azure-blob", "az", "redis"})
 _NEEDS_STUDIO = "Set LABELLOOP_LABEL_STUDIO_URL and LABELLOOP_LABEL_STUDIO_API_KEY."
 
 
@@ -33,7 +36,7 @@ class ImageAddress:
     Attributes:
         kind: See the table above.
         url: The address in the task.
-        target: The location to read: an absolute http address, a path on disk, or the `s3://` address.
+        target: The location to read: an absolute http address, a path on disk, or the address in a bucket.
         identity: The cache key. It includes the query, so that a caller with an invalid signature does not get what a
             valid one fetched. For downloads with the token it includes Label Studio and the token.
     """
@@ -58,19 +61,37 @@ def parse_address(url: str, settings: Settings, studio: Studio | None, task_id: 
     if scheme in {"http", "https"}:
         return _web(url, settings, studio)
     if scheme in _BUCKETS:
-        # Without Label Studio only the machine's own credentials remain, such as the role of a training instance.
-        if scheme == "s3" and (settings.s3_endpoint_url or settings.s3_access_key_id or studio is None):
-            credentials = f"{settings.s3_endpoint_url} {settings.s3_access_key_id}"
-            fallback = (
-                f"{studio.cache_key} {task_id}" if studio is not None else ""
-            )  # S3 access may fall back to Label Studio
-            return ImageAddress("s3", url, url, f"s3 {credentials} {fallback} {url}")
-        return via_label_studio(url, studio, task_id)
+        direct = _direct(scheme, url, settings, studio, task_id)
+        return via_label_studio(to_studio_url(url), studio, task_id) if direct is None else direct
     if scheme:
         raise MediaHostRefused(url, f"{scheme}: addresses are not supported")
     if not url.startswith("/"):
-        raise MediaHostRefused(url, "not an address", fix="An image is http(s)://, s3://, /data/..., or a data: URI.")
+        raise MediaHostRefused(
+            url, "not an address", fix="An image is http(s)://, s3://, gs://, azure-blob://, /data/..., or a data: URI."
+        )
     return _path(url, settings, studio)
+
+
+def _direct(
+    scheme: str, url: str, settings: Settings, studio: Studio | None, task_id: int | None
+) -> ImageAddress | None:
+    """The address of an object that this machine reads by itself; None: Label Studio reads it.
+
+    Without Label Studio only the machine's own credentials remain, such as the role of a training instance.
+    """
+    # direct access may fall back to Label Studio
+    fallback = f"{studio.cache_key} {task_id}" if studio is not None else ""
+    if scheme == "s3" and (settings.s3_endpoint_url or settings.s3_access_key_id or studio is None):
+        credentials = f"{settings.s3_endpoint_url} {settings.s3_access_key_id}"
+        return ImageAddress("s3", url, url, f"s3 {credentials} {fallback} {url}")
+    ours = from_studio_url(url)
+    cloud = bucket_scheme(ours)
+    if cloud not in {"gs", "az"}:
+        return None
+    credentials = named_credentials(cloud)
+    if credentials or studio is None or settings.store_url.startswith(f"{cloud}://"):
+        return ImageAddress("cloud", url, ours, f"{cloud} {credentials} {fallback} {ours}")
+    return None
 
 
 def via_label_studio(url: str, studio: Studio | None, task_id: int | None) -> ImageAddress:

@@ -44,12 +44,14 @@ class ObjectInfo:
         size: Its size in bytes.
         modified: Time of the last write by the store's clock, Unix time in seconds.
         tag: Changes with the content; not the etag that `swap` takes.
+        etag: The etag that `swap` takes, where a listing has it; else empty.
     """
 
     key: str
     size: int
     modified: float
     tag: str
+    etag: str = ""
 
 
 class Store(Protocol):

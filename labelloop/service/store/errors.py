@@ -28,6 +28,26 @@ class StoreUnreachable(StoreError):
     status = 503
 
 
+class StoreSilent(StoreUnreachable):
+    """The server does not answer."""
+
+
+class AccessDenied(StoreUnreachable):
+    """The credentials lack a right.
+
+    Attributes:
+        right: The name of the right at its provider, such as `storage.objects.list`.
+        detail: What the server said.
+    """
+
+    right: str = ""
+    detail: str = ""
+
+    def __init__(self, url: str, key: str, right: str, *, detail: str = "", fix: str = "") -> None:
+        reason = f"access is denied: the right {right} is missing" + (f" ({detail})" if detail else "")
+        super().__init__(url, key, reason, fix=fix, right=right, detail=detail)
+
+
 class ObjectNotFound(StoreError):
     """No object has this key."""
 
@@ -51,6 +71,12 @@ class ObjectChanged(StoreError):
     status = 409
     reason = "was changed since it was read; nothing was written"
     fix = "Read it again and repeat the change."
+
+
+def missing_extra(url: str, extra: str) -> StoreError:
+    """The error for a kind of store whose client library is not installed."""
+    fix = f"Run: pip install 'labelloop[{extra}]'"
+    return StoreUnreachable(url, "", "its client library is not installed", fix=fix, code="missing_extra")
 
 
 def lock_timeout(url: str, key: str, wait_s: float) -> StoreError:

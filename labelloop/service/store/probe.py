@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from labelloop.service.store.base import Capabilities, Store
-from labelloop.service.store.errors import ObjectChanged, ObjectExists, StoreError
+from labelloop.service.store.errors import AccessDenied, ObjectChanged, ObjectExists, StoreError
 
 _PREFIX = "labelloop-self-test"
 NO_CREATE = (
@@ -51,13 +51,14 @@ def probe(store: Store, conditional: ServerConditionalWriter | None = None) -> C
         The measured capabilities.
 
     Raises:
+        AccessDenied: Rights are missing; all of them are named, except that nothing else is tested without writing.
         StoreError: The store cannot be written or read.
     """
     key = f"{_PREFIX}/{uuid.uuid4().hex}"
+    store.put(key, b"first")
+    _require_rights(store, key)
+    store.put(key, b"first")
     try:
-        store.put(key, b"first")
-        if store.get(key) != b"first" or not store.exists(key) or key not in store.list(f"{_PREFIX}/"):
-            raise StoreError(store.url, key, "a written object is not read back or not listed")
         create_only = _refuses_second_create(store, conditional, key)
         compare_and_swap = _compares_etags(store, conditional, key)
         lets_several_create = (
@@ -75,6 +76,36 @@ def probe(store: Store, conditional: ServerConditionalWriter | None = None) -> C
             filter(None, (detail[create_only, compare_and_swap], CONCURRENT_CREATES if lets_several_create else ""))
         ),
     )
+
+
+def _require_rights(store: Store, key: str) -> None:
+    """Read, list and delete the probe's object, which is gone afterwards.
+
+    Raises:
+        AccessDenied: Rights are missing; all of them are named.
+        StoreError: It is not read back or not listed.
+    """
+
+    def read() -> bool:
+        return store.get(key) == b"first" and store.exists(key)
+
+    def list_() -> bool:
+        return key in store.list(f"{_PREFIX}/")
+
+    def delete() -> bool:
+        store.delete(key)
+        return True
+
+    denied: list[AccessDenied] = []
+    for works in (read, list_, delete):
+        try:
+            if not works():
+                raise StoreError(store.url, key, "a written object is not read back or not listed")
+        except AccessDenied as error:
+            denied.append(error)
+    if denied:
+        rights = " and ".join(dict.fromkeys(error.right for error in denied))
+        raise AccessDenied(store.url, "", rights, detail=denied[0].detail, fix=denied[0].fix)
 
 
 def _refuses_second_create(store: Store, conditional: ServerConditionalWriter | None, key: str) -> bool:

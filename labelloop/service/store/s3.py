@@ -4,9 +4,7 @@ import logging
 import mimetypes
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from io import FileIO
 from pathlib import Path
@@ -17,13 +15,13 @@ from labelloop.service.settings import Settings
 from labelloop.service.store.base import Capabilities, Leftovers, ObjectInfo, Progress
 from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
 from labelloop.service.store.keys import INTERNAL_PREFIX, validate_key
+from labelloop.service.store.parallel import put_concurrently
 from labelloop.service.store.probe import NO_CREATE, probe
 from labelloop.service.store.s3_client import S3Location, s3_client
 from labelloop.service.store.s3_conditional_writes import SETTLE_S, ConditionalWrites, Conditions
 from labelloop.service.store.s3_errors import to_store_error, translate_errors
 from labelloop.service.store.s3_lease import ObjectLease
 
-_THREADS = 16
 _UPLOAD_CONCURRENCY = 3
 _MULTIPART_THRESHOLD = 16 << 20
 _READ_ATTEMPTS = 4
@@ -202,7 +200,7 @@ class BucketStore:
 
     def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
         """See `Store.put_many`. 16 concurrent writes with one connection pool."""
-        return _put_concurrently(self.put, items, progress, threads=_THREADS)
+        return put_concurrently(self.put, items, progress)
 
     def leftovers(self, *, before: float, remove: bool = False) -> Leftovers:
         """See `Store.leftovers`. Incomplete multipart uploads, whose parts are billed until they are aborted.
@@ -303,49 +301,3 @@ class BucketStore:
                 if not self._probed_conditions.create:
                     _log.warning("store_without_conditional_writes", extra={"store": self._url, "detail": NO_CREATE})
             return self._probed_conditions
-
-
-def _put_concurrently(
-    put: Callable[[str, bytes | Path], object],
-    items: Iterable[tuple[str, bytes | Path]],
-    progress: Progress | None,
-    *,
-    threads: int,
-) -> int:
-    """Write every item; the first error stops it and is raised after the running writes have finished.
-
-    Args:
-        put: Writes one object; called in several threads.
-        items: Read one by one, at most `2 * threads` ahead of the finished writes.
-        progress: As in `Store.put_many`; called in the caller's thread.
-        threads: Number of concurrent writes.
-
-    Returns:
-        The number of objects written.
-    """
-    done = size = 0
-    pending: deque[tuple[Future[object], int]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
-        try:
-            for key, data in items:
-                if len(pending) >= 2 * threads:
-                    done, size = _finish_oldest(pending, done, size, progress)
-                length = data.stat().st_size if isinstance(data, Path) else len(data)
-                pending.append((pool.submit(put, key, data), length))
-            while pending:
-                done, size = _finish_oldest(pending, done, size, progress)
-        except BaseException:
-            for future, _ in pending:
-                future.cancel()
-            raise
-    return done
-
-
-def _finish_oldest(
-    pending: deque[tuple[Future[object], int]], done: int, size: int, progress: Progress | None
-) -> tuple[int, int]:
-    future, length = pending.popleft()
-    future.result()
-    if progress is not None:
-        progress(done + 1, size + length)
-    return done + 1, size + length

@@ -1,9 +1,10 @@
 """Translate errors of S3 servers and botocore to `StoreError` with a fix; never a secret."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from labelloop.service.store.errors import ObjectNotFound, StoreError, StoreUnreachable
+from labelloop.service.store.errors import AccessDenied, ObjectNotFound, StoreError, StoreSilent, StoreUnreachable
 
 _KEYS = "Check LABELLOOP_S3_ACCESS_KEY_ID and LABELLOOP_S3_SECRET_ACCESS_KEY."
 _REGION = "Set LABELLOOP_S3_REGION to the bucket's region."
@@ -12,6 +13,19 @@ _ADDRESS = (
 )
 _STALLS = "Check the network and the server's log; then run it again."
 _RIGHTS = "Grant this key read, write, list and delete access to the bucket."
+_DENIED = {"AccessDenied": _RIGHTS, "403": f"{_KEYS} {_RIGHTS}"}
+# Operation -> the right that it needs, where the name is another one.
+_ACTIONS = {
+    "HeadObject": "s3:GetObject",
+    "ListObjectsV2": "s3:ListBucket",
+    "CopyObject": "s3:GetObject and s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "ListParts": "s3:ListMultipartUploadParts",
+}
+_STATED_ACTION = re.compile(r"\bs3:[A-Za-z]+")
 _LATER = "The server failed several times in a row: check its log, and try again later."
 _REASONS = {  # S3 error code -> (reason, fix)
     "InvalidAccessKeyId": ("the server does not know the access key", _KEYS),
@@ -22,8 +36,6 @@ _REASONS = {  # S3 error code -> (reason, fix)
     ),
     "ExpiredToken": ("the session token has expired", "Log in again: the temporary credentials have expired."),
     "RequestTimeTooSkewed": ("the clocks differ too much", "Set this machine's clock."),
-    "AccessDenied": ("access is denied", _RIGHTS),
-    "403": ("access is denied", f"{_KEYS} {_RIGHTS}"),
     "NoSuchBucket": (
         "the bucket does not exist",
         "Create the bucket, or correct its name in the address (LABELLOOP_STORE_URL by default).",
@@ -62,6 +74,11 @@ def to_store_error(url: str, key: str, error: Exception) -> StoreError:
         code = error_code(error)
         if code in {"NoSuchKey", "404"}:
             return ObjectNotFound(url, key)
+        if code in _DENIED:
+            stated = _STATED_ACTION.search(_message(error))  # AWS names it
+            operation = str(error.operation_name)
+            right = stated[0] if stated else _ACTIONS.get(operation, f"s3:{operation}")
+            return AccessDenied(url, key, right, detail=code, fix=_DENIED[code])
         if code in _REASONS:
             reason, fix = _REASONS[code]
             return StoreUnreachable(url, key, f"{reason} ({code})", fix=fix)
@@ -80,7 +97,7 @@ def to_store_error(url: str, key: str, error: Exception) -> StoreError:
             url, key, f"its response was cut off or stalled on every attempt ({error})", fix=_STALLS
         )
     if isinstance(error, NoConnection | HTTPClientError):
-        return StoreUnreachable(
+        return StoreSilent(
             url, key, f"the server does not answer ({error})", fix="Check LABELLOOP_S3_ENDPOINT_URL and the network."
         )
     if isinstance(error, BotoCoreError):

@@ -66,7 +66,7 @@ def test_store_addresses_are_normalised(url, opened, settings):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "file://relative/path", "s3://", "s3://key:secret@bucket", "gs://bucket", "http://host/a"]
+    "url", ["", "file://relative/path", "s3://", "s3://key:secret@bucket", "ftp://bucket", "http://host/a"]
 )
 def test_invalid_store_addresses_are_refused(url, settings):
     with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix")) as caught:

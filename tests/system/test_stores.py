@@ -1,14 +1,17 @@
-"""One suite for every kind of store: a folder, and a bucket of a real S3 server (OpenStack Swift)."""
+"""One suite for every kind of store: a folder, S3 (OpenStack Swift), Google (fake-gcs-server) and Azure (Azurite)."""
 
 import hashlib
+import json
 import os
 import threading
 import time
 
+import httpx
 import pytest
 
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import (
+    AccessDenied,
     Leftovers,
     ObjectChanged,
     ObjectExists,
@@ -22,12 +25,31 @@ from labelloop.service.store.s3_client import s3_client
 pytestmark = pytest.mark.system
 
 
-@pytest.fixture(params=["file", "s3"])
-def store(request, tmp_path):
+CLOUDS = {"gs": "gcs_server", "az": "azure_server"}
+
+
+def cloud_bucket(scheme, request, monkeypatch):
+    """The address of a fresh bucket of an emulator, whose environment is set."""
+    server = request.getfixturevalue(CLOUDS[scheme])
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"{scheme}://{server.make_bucket()}"
+
+
+@pytest.fixture(params=["file", "s3", *CLOUDS])
+def store(request, tmp_path, monkeypatch):
     if request.param == "file":
         return open_store((tmp_path / "a store").as_uri(), Settings(home=tmp_path))
-    server = request.getfixturevalue("s3_server")
-    return open_store(f"s3://{server.make_bucket()}/some prefix", server.settings(tmp_path))
+    if request.param == "s3":
+        server = request.getfixturevalue("s3_server")
+        return open_store(f"s3://{server.make_bucket()}/some prefix", server.settings(tmp_path))
+    return open_store(f"{cloud_bucket(request.param, request, monkeypatch)}/some prefix", Settings(home=tmp_path))
+
+
+@pytest.fixture(params=list(CLOUDS))
+def cloud(request, monkeypatch):
+    """The address of a bucket of Google or Azure."""
+    return cloud_bucket(request.param, request, monkeypatch)
 
 
 def test_what_is_put_is_read_back_and_replaced(store):
@@ -137,21 +159,152 @@ def test_a_large_file_goes_up_in_parts(store, tmp_path):
             out.write(os.urandom(1 << 20))
     store.put("large.bin", file)
     with file.open("rb") as expected:
-        assert hashlib.sha256(store.get("large.bin")).digest() == hashlib.file_digest(expected, "sha256").digest()
+        digest = hashlib.file_digest(expected, "sha256").digest()
+    assert hashlib.sha256(store.get("large.bin")).digest() == digest
+    store.download("large.bin", tmp_path / "again")
+    with (tmp_path / "again").open("rb") as again:
+        assert hashlib.file_digest(again, "sha256").digest() == digest
+    assert not (tmp_path / "again.part").exists()
 
 
 def test_self_test_says_what_the_store_does_and_leaves_nothing(store):
     found = store.self_test()
     assert found.writable
     assert found.create_only
-    if store.url.startswith("file:"):
+    if not store.url.startswith("s3:"):
         assert found.compare_and_swap
         assert found.detail == ""
+        assert store.write_settle_s == 0
     else:  # Swift answers 501 to If-Match
         assert not found.compare_and_swap
         assert "If-Match" in found.detail
         assert "lock object" in found.detail
     assert list(store.list()) == []
+
+
+def test_listing_tells_size_and_time_page_by_page(store):
+    store.put_many((f"many/{n:04}", b"x" * (n % 3)) for n in range(1001))
+    began = time.time()
+    entries = list(store.entries("many/"))
+    assert [entry.key for entry in entries] == [f"many/{n:04}" for n in range(1001)]
+    assert [entry.size for entry in entries] == [n % 3 for n in range(1001)]
+    assert all(abs(entry.modified - began) < 60 for entry in entries)
+    assert len({entry.tag for entry in entries}) > 1
+
+
+def test_copies_are_made_by_the_store_of_what_was_there(store):
+    store.put("images/a b ü.jpg", b"one")
+    store.copy("images/a b ü.jpg", "latest/a.jpg")
+    store.put("images/a b ü.jpg", b"two")
+    assert (store.get("latest/a.jpg"), store.get("images/a b ü.jpg")) == (b"one", b"two")
+    with pytest.raises(StoreError):
+        store.copy("images/none", "latest/none")
+    if store.url.startswith("file:"):
+        return
+    seen = []
+    copied = store.copy_from(f"{store.url}/images/a b ü.jpg", lambda source: seen.append(source) or "copies/b")
+    assert (copied.key, copied.size, seen[0].size) == ("copies/b", 3, 3)
+    assert store.get("copies/b") == b"two"
+    assert store.copy_from(f"{store.url}/images/none", lambda source: "copies/c") is None
+    assert store.copy_from(f"{store.url}/images/a b ü.jpg", lambda source: "") is None
+
+
+def test_a_lock_has_one_holder_and_is_free_afterwards(store):
+    with store.lock("latest", wait_s=20) as is_held:
+        assert is_held()
+        with pytest.raises(StoreError, match="lock"), store.lock("latest", wait_s=0.1):
+            pass
+        with store.lock("another", wait_s=20) as other_is_held:
+            assert other_is_held()
+    with store.lock("latest", wait_s=20) as is_held:
+        assert is_held()
+    assert list(store.list()) == []
+
+
+def test_the_lock_of_a_killed_holder_is_taken_over_once(cloud, monkeypatch):
+    from labelloop.service.store import etag_lock, open_bucket
+
+    bucket = open_bucket(cloud)
+    dead = etag_lock.EtagLock(bucket, "p/", cloud, "latest")
+    assert dead.try_acquire()
+    monkeypatch.setattr(etag_lock, "LEASE_S", 0.3)
+    waiting = [etag_lock.EtagLock(bucket, "p/", cloud, "latest") for _ in range(4)]
+    assert [lock.try_acquire() for lock in waiting] == [False] * 4
+    time.sleep(0.4)
+    taken = []
+    _all_at_once(4, lambda n: taken.append(waiting[n].try_acquire()), ())
+    assert sorted(taken) == [False, False, False, True]
+    assert not dead.is_held()
+
+
+def test_signed_links_are_read_without_a_key(store, tmp_path, monkeypatch):
+    from labelloop.service.store.signing import signer
+
+    if store.url.startswith("file:"):
+        pytest.skip("a folder has no links")
+    settings = store._settings if store.url.startswith("s3:") else Settings(home=tmp_path)
+    if store.url.startswith("gs:"):
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(service_account(tmp_path)))
+    store.put("images/a b ü#1.jpg", b"image")
+    link = signer(settings, 1)(f"{store.url}/images/a b ü#1.jpg")
+    answer = httpx.get(link)
+    assert (answer.status_code, answer.content) == (200, b"image")
+    if not store.url.startswith("gs:"):  # fake-gcs-server does not check signatures
+        assert httpx.get(link.replace("%20b%20", "%20b")).status_code in {401, 403}
+
+
+def service_account(folder):
+    """The JSON file of a service account that nobody has."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = rsa.generate_private_key(65537, 2048)
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    file = folder / "service.json"
+    account = {
+        "type": "service_account",
+        "client_email": "a@b.c",
+        "token_uri": "http://127.0.0.1:9",
+        "private_key": text,
+    }
+    file.write_text(json.dumps(account))
+    return file
+
+
+def test_missing_bucket_of_a_cloud_is_named(cloud, tmp_path):
+    store = open_store(f"{cloud}-none", Settings(home=tmp_path))
+    for call in (lambda: store.put("k", b"x"), lambda: store.create("k", b"x"), lambda: list(store.list())):
+        with pytest.raises(StoreUnreachable, match="does not exist") as caught:
+            call()
+        assert "Create the" in caught.value.fix
+        assert f"{cloud}-none" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rights", "call", "right"),
+    [
+        ("wcdl", lambda store: store.get("k"), "blobs/read (SAS: r)"),
+        ("rdl", lambda store: store.put("k", b"x"), "blobs/write (SAS: c and w)"),
+        ("rdl", lambda store: store.create("n", b"x"), "blobs/write (SAS: c and w)"),
+        ("rwcd", lambda store: list(store.list()), "blobs/read on the container (SAS: l)"),
+    ],
+    ids=["read", "write", "create", "list"],
+)
+def test_a_right_that_an_azure_signature_lacks_is_named(azure_server, tmp_path, monkeypatch, rights, call, right):
+    bucket = azure_server.make_bucket()
+    for environment, act in (
+        (azure_server.environment(), lambda store: store.put("k", b"x")),
+        (azure_server.with_sas(rights), call),
+    ):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        store = open_store(f"az://{bucket}", Settings(home=tmp_path))
+        if act is not call:
+            act(store)
+    with pytest.raises(AccessDenied) as caught:
+        call(store)
+    assert right in str(caught.value)
+    assert "sig=" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

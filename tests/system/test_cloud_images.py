@@ -1,0 +1,41 @@
+"""Images of tasks that name an object of Google's or Azure's store, read with this machine's credentials."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labelloop.service.media import Media, MediaMissing
+from labelloop.service.media.errors import MediaTooLarge
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_bucket
+from tests.system.test_stores import cloud_bucket
+
+pytestmark = pytest.mark.system
+# What Label Studio's cloud storages write into tasks.
+STUDIO = {"gs": "gs", "az": "azure-blob"}
+
+
+@pytest.fixture(params=list(STUDIO))
+def image(request, monkeypatch, tmp_path):
+    """The address of an image in a task."""
+    bucket = cloud_bucket(request.param, request, monkeypatch)
+    pixels = np.random.default_rng(0).integers(0, 255, (1500, 2000, 3), np.uint8)  # 9 MB, in parts
+    Image.fromarray(pixels).save(tmp_path / "a.bmp")
+    open_bucket(bucket).write("images/a b ü#1.bmp", tmp_path / "a.bmp", content_type="image/bmp")
+    return f"{STUDIO[request.param]}://{bucket.partition('://')[2]}/images/a b ü#1.bmp"
+
+
+def test_an_image_in_the_cloud_is_read_without_label_studio(image, tmp_path):
+    media = Media(Settings(home=tmp_path / "home"), None)
+    assert media.size(image) == (2000, 1500)
+    assert media.photo(image, max_side=400).pixels.shape[1] == 400
+
+
+def test_a_missing_image_in_the_cloud_is_named(image, tmp_path):
+    with pytest.raises(MediaMissing, match="no such object"):
+        Media(Settings(home=tmp_path / "home"), None).size(image.replace("#1", "#2"))
+
+
+def test_an_image_over_the_limit_is_refused_before_its_end(image, tmp_path):
+    with pytest.raises(MediaTooLarge):
+        Media(Settings(home=tmp_path / "home", media_max_bytes=1 << 20), None).size(image)
