@@ -65,6 +65,11 @@ COMMANDS: Sequence[Command] = (
         "Check a data set for errors that loaders ignore.",
     ),
     Command(
+        "dataset check",
+        "exporters.cli.check:dataset_check",
+        "Look at a data set: near-duplicates, leaky splits, class balance, odd boxes.",
+    ),
+    Command(
         "dataset link",
         "exporters.cli.dataset:dataset_link",
         "Sign one URL from which a trainer elsewhere downloads labels and images.",
@@ -103,6 +108,7 @@ COMMANDS: Sequence[Command] = (
         "Estimate how many labels you need, from a data set that is already labelled.",
     ),
     Command("train", "ml_backend.cli.train:train", "Fine-tune the detector on your labels for some minutes."),
+    Command("trainer", "ml_backend.cli.trainer:trainer", "Fine-tune on this machine for an ML backend on another one."),
     Command("qc serve", "qc_webhooks.cli.qc:serve", "Serve the webhook of quality control."),
     Command(
         "qc status",
