@@ -7,6 +7,8 @@ agreement, consensus and exports from a run on a small task whose annotators ans
 `python -m tests.image_templates` writes the page again.
 """
 
+import base64
+import io
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,15 +19,16 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from PIL import Image
 
 from exporters.pipeline.export import export
-from labelloop.labeling.geometry.brush_codec import encode_rle
+from labelloop.labeling.geometry.brush_codec import decode_mask, encode_rle
 from labelloop.labeling.studio.config import Control, LabelConfig
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.settings import Settings
 from ml_backend.learning.annotations import training_data_of
 from ml_backend.predict.control_support import ControlSupport, ModelOutputs, controls_of
-from ml_backend.smart.controls import OUTLINES, PROMPTS, serves_smart_tools
+from ml_backend.smart.controls import BARE_OUTLINES, OUTLINES, PROMPTS, serves_smart_tools
 from qc_webhooks.agreement import compare, read_answers
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.merged_annotation import merge
@@ -186,6 +189,15 @@ TEMPLATES: tuple[Template, ...] = (
     ),
 )
 
+# `Labels` with a shape of the same image, as Label Studio's own templates rarely have them.
+PAIRS: tuple[Template, ...] = tuple(
+    Template(
+        "", f"`Labels` and `{tag}`",
+        _IMAGE + _labels("Labels", "label", "image", "Airplane", "Car") + f'<{tag} name="shape" toName="image"/>',
+    )
+    for tag in ("Rectangle", "Polygon", "Brush", "Bitmask", "Ellipse", "KeyPoint")
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -213,13 +225,33 @@ def _mask(variant: int) -> dict[str, Any]:
     return {"format": "rle", "rle": encode_rle(pixels)}
 
 
+def _ellipse(variant: int) -> dict[str, Any]:
+    return {"x": 25 + 50 * variant, "y": 30, "radiusX": 15, "radiusY": 20, "rotation": 0}
+
+
+def _bitmask(variant: int) -> dict[str, Any]:
+    png = io.BytesIO()
+    drawn = decode_mask(_mask(variant)["rle"], SIDE, SIDE)
+    Image.fromarray(np.where(drawn, 255, 0).astype(np.uint8)).save(png, "PNG")
+    return {"imageDataURL": f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"}
+
+
+def _point(variant: int) -> dict[str, Any]:
+    return {"x": 20 + 50 * variant, "y": 20, "width": 1}
+
+
 # Type of a result -> its value but for labels, drawn here (0) or there (1).
 _SHAPES: Mapping[str, Callable[[int], dict[str, Any]]] = {
     "rectanglelabels": _box,
     "polygonlabels": _polygon,
     "brushlabels": _mask,
-    "keypointlabels": lambda variant: {"x": 20 + 50 * variant, "y": 20, "width": 1},
+    "keypointlabels": _point,
 }
+# Type of a shape without labels of its own, which draws those of `Labels`, likewise.
+_BARE: Mapping[str, Callable[[int], dict[str, Any]]] = {
+    "rectangle": _box, "polygon": _polygon, "ellipse": _ellipse, "brush": _mask, "bitmask": _bitmask,
+    "keypoint": _point,
+}  # fmt: skip
 
 
 def answers_to(template: Template, control: Control, variant: int) -> list[dict[str, Any]]:
@@ -235,9 +267,10 @@ def answers_to(template: Template, control: Control, variant: int) -> list[dict[
     if kind in _SHAPES:
         return [{**base, **sizes, "value": {**_SHAPES[kind](variant), kind: names[:1]}}]
     if kind == "labels" and image.tag == "Image":
-        (shape,) = config.controls_of("Rectangle")
-        drawn = {**base, **sizes, "value": {**_box(variant), "labels": names[:1]}}
-        return [{**drawn, "from_name": shape.name, "type": "rectangle", "value": _box(variant)}, drawn]
+        shape = config.controls_of(*_BARE)[0]
+        value = _BARE[shape.type](variant)
+        drawn = {**base, **sizes, "value": {**value, "labels": names[:1]}}
+        return [{**drawn, "from_name": shape.name, "type": shape.type, "value": value}, drawn]
     if kind == "labels":
         return [{**base, "value": {"start": 2 * variant, "end": 2 * variant + 2, "text": "ab", "labels": names[:1]}}]
     if control.per_region:
@@ -337,11 +370,13 @@ def exports(template: Template, control: Control, folder: Path) -> Cell:
 
 def smart_tool(template: Template, control: Control) -> Cell:
     """Whether smart tools answer prompts of the control, once the labeling interface asks for them."""
-    partners = template.config.controls_of("Rectangle") if control.type == "labels" else ()
+    partners = template.config.controls_of(*_BARE) if control.type == "labels" else ()
     prompts = [drawer for drawer in (control, *partners) if drawer.tag in PROMPTS]
     if not prompts:
-        outline = control.tag in OUTLINES
+        outline = any(drawer.tag in {*OUTLINES, *BARE_OUTLINES} for drawer in (control, *partners))
         prompt = "it sends no prompts: add `KeyPointLabels` or `RectangleLabels` with the same labels"
+        if control.type == "labels":
+            prompt = "its shape sends no prompts: add `KeyPoint` or `Rectangle` for the same image"
         return Cell(False, prompt) if outline else Cell(None)
     body = template.body.replace(f'name="{prompts[0].name}"', f'name="{prompts[0].name}" smart="true"')
     if serves_smart_tools(LabelConfig.parse(f"<View>{body}</View>")):
@@ -378,11 +413,18 @@ def template_cells(template: Template) -> dict[str, dict[str, Cell]]:
 
 def page(templates: Sequence[Template] = TEMPLATES) -> str:
     """The reference page, in Markdown."""
-    cells = {template.title: template_cells(template) for template in templates}
-    rows = [f"| {' | '.join(('template', *COLUMNS))} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    rows += [f"| {title} | {' | '.join(_summary(cells[title][name]) for name in COLUMNS)} |" for title in cells]
+    cells = {template.title: template_cells(template) for template in (*templates, *PAIRS)}
+    rows = _table("template", [template.title for template in templates], cells)
+    pairs = _table("controls", [template.title for template in PAIRS], cells)
     notes = [line for title in cells for line in _notes(title, cells[title])]
-    return "\n".join((INTRODUCTION.strip(), "", *rows, "", NOTES.strip(), *notes)) + "\n"
+    return (
+        "\n".join((INTRODUCTION.strip(), "", *rows, "", GENERIC.strip(), "", *pairs, "", NOTES.strip(), *notes)) + "\n"
+    )
+
+
+def _table(what: str, titles: Sequence[str], cells: Mapping[str, Mapping[str, Mapping[str, Cell]]]) -> list[str]:
+    rows = [f"| {' | '.join((what, *COLUMNS))} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    return rows + [f"| {title} | {' | '.join(_summary(cells[title][name]) for name in COLUMNS)} |" for title in titles]
 
 
 def _summary(cells: Mapping[str, Cell]) -> str:
@@ -432,6 +474,13 @@ classes or after learning them.
 
 `tests/test_image_templates.py` makes this page: the first three columns from
 [the table of controls](controls.md), the others from a small task of each template.
+"""
+
+GENERIC = """
+## Labels and shapes as controls of their own
+
+A labeling interface may have `Labels`, and shapes without labels for the same image. Such a pair is
+served like the shape's form with labels.
 """
 
 NOTES = """

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import Control, LabelConfig
 from ml_backend.checksums import file_checksum
 from ml_backend.heads.base import FitInput, HeadExample, HeadKind, HeadResult, ImagePrediction, Pixels
 from ml_backend.heads.crop_features import CHANNELS, CropFrame, crop_backbone
@@ -200,7 +200,7 @@ def fit_keypoints(inputs: FitInput) -> HeadResult | None:
     learned_labels = {label for object_points, _, _ in fitted for label in object_points.model.labels}
     controls = tuple(
         control.name
-        for control in inputs.config.controls_of("KeyPointLabels")
+        for control in point_controls(inputs.config)
         if any(label.stored in learned_labels for label in control.labels)
     )
     head = KeyPointsHead(
@@ -388,6 +388,13 @@ def _features(frames: Sequence[CropFrame], pixels: Pixels, width: int, side: int
 def _located(model: PointModel, frames: Sequence[CropFrame], pixels: Pixels | None, width: int) -> Located:
     features = _features(frames, pixels, width, model.side) if pixels is not None and model.has_heat_maps else None
     return model.locate(features, len(frames))
+
+
+def point_controls(config: LabelConfig) -> tuple[Control, ...]:
+    """The controls whose labels name points: `KeyPointLabels`, and `Labels` of an image that has a `KeyPoint`."""
+    drawn_on = {name for shape in config.controls_of("KeyPoint") for name in shape.to_names}
+    generic = (control for control in config.controls_of("Labels") if drawn_on & set(control.to_names))
+    return (*config.controls_of("KeyPointLabels"), *generic)
 
 
 def _detector_names(config: LabelConfig, owner: str) -> tuple[str, ...]:

@@ -180,11 +180,12 @@ def _support(
         filled = bool(filling)
         how = " and ".join(dict.fromkeys(_how(target) for target in filling))
         if control.name in model.answers:
-            filled, how = True, f"from {'points' if drawn == (KEY_POINTS,) else 'answers'} learned in this project"
+            learned = f"from {'points' if KEY_POINTS in drawn else 'answers'} learned in this project"
+            filled, how = True, f"{how} and {learned}" if how and drawn != (KEY_POINTS,) else learned
         why = "" if filled else _not_filled(control, drawn, model, has_target=bool(own_targets))
     if not learns:
         why = f"{why}; " * bool(why) + kind_of(drawn[0]).reason
-    elif model is not None and model.unlearnable and kind_of(control.tag).draws not in LEARNED_APART:
+    elif model is not None and model.unlearnable and (control.per_region or not _learned_apart(drawn)):
         learns, why = False, f"{why}; " * bool(why) + f"the model cannot be learned on: {model.unlearnable}"
     return ControlSupport(control.name, tag, object_tag, prelabels=filled, learns=learns, reason=why, how=how)
 
@@ -222,12 +223,17 @@ def _drawn_by(config: LabelConfig, control: Control, image: ObjectTag) -> tuple[
     return tuple(f"{name}Labels" for name in partner_shapes(config, image))
 
 
+def _learned_apart(drawn: Sequence[str]) -> bool:
+    """Whether a control is learned from, in any of its shapes, also where boxes cannot be trained."""
+    return any(kind_of(tag).draws in LEARNED_APART for tag in drawn)
+
+
 def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, has_target: bool) -> str:
     """Why this model does not fill a control that another model could fill."""
     draws = kind_of(control.tag).draws
     if draws == ANSWERS or (draws == CHOICES and (control.per_region or "classes" not in model.provides)):
         return "no answer is learned yet"
-    if kind_of(control.tag).draws == "KeyPoint" and not model.keypoint_names:
+    if tuple(drawn) == (KEY_POINTS,) and not model.keypoint_names:
         return (
             "no point is learned yet: points of three objects or images teach them, and the learning page has the "
             "figures of points that were refused"

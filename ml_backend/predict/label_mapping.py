@@ -12,6 +12,9 @@ from ml_backend.predict.shapes import SEGMENTED, SHAPES
 # What a plain detector outputs.
 BOXES = frozenset({"boxes"})
 
+# Key of `SHAPES` of points.
+POINT = "KeyPoint"
+
 _NO_OPTIONS: Mapping[str, str] = {}
 
 
@@ -52,6 +55,11 @@ class Target:
     def is_filled(self) -> bool:
         """Whether the model, or a head of its version, has something for it."""
         return bool(self.labels or self.keypoint_labels or self.draws == ANSWERS)
+
+    @property
+    def draws_points(self) -> bool:
+        """Whether it shows learned points."""
+        return self.draws == ANSWERS and (self.control.type == "keypointlabels" or self.shape is not None)
 
     def threshold(self, default: float) -> float:
         """The control's own `model_score_threshold`, else the default. Lower scores are not shown."""
@@ -138,7 +146,12 @@ def find_targets(
         for to_name in control.to_names if served_as != OFF else ():
             if to_name in images and control.name in answers:
                 image = images[to_name]
-                targets.append(Target(control, None, image.name, image.value, image.is_list, {}, draws=ANSWERS))
+                # Learned points of `Labels` are drawn by a KeyPoint; its other shapes are served as before.
+                shape = partner_shapes(config, image).get(POINT) if kind_of(control.tag).draws == PARTNER else None
+                targets.append(Target(control, shape, image.name, image.value, image.is_list, {}, draws=ANSWERS))
+                if shape is not None:
+                    drawn = _target(config, control, image, names, provides=provides, served_as=served_as)
+                    targets += [drawn] if drawn is not None and drawn.draws != POINT else []
             elif to_name in images:
                 target = _target(config, control, images[to_name], names, provides=provides, served_as=served_as)
                 targets += [_with_keypoint_labels(target, keypoint_names)] if target else []
@@ -250,7 +263,7 @@ def partner_shapes(config: LabelConfig, image: ObjectTag) -> dict[str, Control]:
 
 def _with_keypoint_labels(target: Target, keypoint_names: Sequence[str]) -> Target:
     """Add keypoint labels: matched by name, ignoring underscores, or by the number in a label's `model_index`."""
-    if target.draws != "KeyPoint" or not keypoint_names:
+    if target.draws != POINT or not keypoint_names:
         return target
     point_labels = {}
     for number, name in enumerate(keypoint_names):
@@ -274,7 +287,7 @@ def _rank(target: Target) -> int:
         return 0
     if target.source in SHAPES[target.draws].native:
         return 0
-    return 2 if target.draws == "KeyPoint" else 1
+    return 2 if target.draws == POINT else 1
 
 
 def _without_duplicate_labels(targets: Sequence[Target]) -> tuple[Target, ...]:

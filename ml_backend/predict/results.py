@@ -147,12 +147,12 @@ def _learned_points(
     results: list[dict[str, Any]] = []
     candidates: list[tuple[float, float]] = []
     prediction = image.prediction
-    point_targets = [target.target for target in targets if target.target.control.type == "keypointlabels"]
+    point_targets = [target.target for target in targets if target.target.draws_points]
     if prediction is None or not prediction.points:
         return results, candidates
     ids = {str(result["id"]) for result in drawn}
     drawing = [target.target for target in targets if target.target.draws not in {ANSWERS, CHOICES}]
-    for target in (target for target in point_targets if target.draws == ANSWERS):
+    for target in point_targets:
         for label, x, y, confidence, index in prediction.points:
             stored = target.control.label_for(label)
             parents = [_region_id(image, other, str(index)) for other in drawing if other.to_name == target.to_name]
@@ -161,8 +161,8 @@ def _learned_points(
                 continue
             point = KeyPoint(x, y, POINT_WIDTH * image.width)
             name = _region_id(image, target, f"{index} {label}")
-            [result] = _results(image, target, stored, point, score=confidence, region=name)
-            results.append({**result, "parentID": parent} if parent else result)
+            written = _results(image, target, stored, point, score=confidence, region=name)
+            results += [{**result, "parentID": parent} for result in written] if parent else written
             candidates.append((confidence, POINT_THRESHOLD))
     return results, candidates
 

@@ -1,13 +1,31 @@
 """Which controls of a label config smart tools serve, and which ones draw the answer."""
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import Control, LabelConfig
 
 # Controls that send prompts in Label Studio 1.23.2; polygons, ellipses and brush strokes send none.
 PROMPTS = ("RectangleLabels", "KeyPointLabels", "Rectangle", "KeyPoint")
 
-# Controls that draw outlines; the first one in the config answers clicks where no control is reserved for that.
+# Controls that draw outlines; the first one in the config answers clicks where no control is reserved for that. Those
+# without labels of their own draw those of a Labels control.
 OUTLINES = ("BrushLabels", "PolygonLabels", "BitmaskLabels", "EllipseLabels")
+BARE_OUTLINES = ("Brush", "Polygon", "Bitmask", "Ellipse")
+BOXES = ("RectangleLabels", "Rectangle")
+
+
+class Drawer(NamedTuple):
+    """A control that can draw an answer.
+
+    Attributes:
+        control: Has the labels; None: the prompt's own.
+        shape: Draws: `control` itself, or a shape for the labels of a `Labels` control; None: the prompt's own.
+    """
+
+    control: Control | None = None
+    shape: Control | None = None
 
 
 def is_smart(control: Control) -> bool:
@@ -27,37 +45,61 @@ def serves_smart_tools(config: LabelConfig) -> bool:
         if not is_smart(control):
             continue
         for to_name in images & set(control.to_names):
-            labels: list[tuple[str, ...]] = [(label.stored,) for label in control.labels] or [()]
-            if control.type in {"rectanglelabels", "rectangle"}:
+            if _is_box(control):
                 return True
-            if any(_drawable_by(config, to_name, label_set) for label_set in labels):
+            labelled = [control] if control.labels else _labels_of(config, to_name)
+            if any(drawers(config, to_name, (label.stored,)) for one in labelled for label in one.labels):
                 return True
     return False
 
 
-def answering_controls(config: LabelConfig, last: Region) -> tuple[Control | None, ...]:
-    """Controls that draw the answer to a prompt; None stands for the prompt's own.
+def answering_controls(config: LabelConfig, last: Region) -> tuple[Drawer, ...]:
+    """Controls that draw the answer to a prompt.
 
     A box is answered by a tighter one, and by an outline on each control with `smart="false"`. Clicks are answered by
     those controls, else by the first control that can.
     """
+    able = drawers(config, last.to_name, last.labels)
     reserved = tuple(
-        control
-        for control in config.controls_of(*OUTLINES)
-        if _accepts(control, last.to_name, last.labels) and control.attributes.get("smart", "").lower() == "false"
+        drawer
+        for drawer in able
+        if drawer.shape is not None and not _is_box(drawer.shape) and _is_reserved(drawer.shape)
     )
-    if last.type not in {"keypointlabels", "keypoint"}:
-        return (None, *(control for control in reserved if control.name != last.control))
-    return reserved or _drawable_by(config, last.to_name, last.labels)[:1]
+    if last.type in {"keypointlabels", "keypoint"}:
+        return reserved or able[:1]
+    own = (last.control, last.type)
+    others = (one for one in reserved if one.control and one.shape and (one.control.name, one.shape.type) != own)
+    return (Drawer(), *others)
 
 
-def _drawable_by(config: LabelConfig, to_name: str, labels: tuple[str, ...]) -> tuple[Control, ...]:
-    return tuple(
-        control
-        for tag in (*OUTLINES, "RectangleLabels")
-        for control in config.controls_of(tag)
-        if _accepts(control, to_name, labels)
-    )
+def drawers(config: LabelConfig, to_name: str, labels: tuple[str, ...]) -> tuple[Drawer, ...]:
+    """Controls of an image that can draw an object of these labels: outlines first, then boxes."""
+    return tuple(_drawers(config, to_name, labels))
+
+
+def _drawers(config: LabelConfig, to_name: str, labels: tuple[str, ...]) -> Iterator[Drawer]:
+    for tags, bare_tags in ((OUTLINES, BARE_OUTLINES), (BOXES[:1], BOXES[1:])):
+        for tag, bare in zip(tags, bare_tags, strict=True):
+            for control in config.controls_of(tag):
+                if _accepts(control, to_name, labels):
+                    yield Drawer(control, control)
+            for shape in config.controls_of(bare):
+                labelled = (one for one in _labels_of(config, to_name) if _accepts(one, to_name, labels))
+                if to_name in shape.to_names and (control := next(labelled, None)) is not None:
+                    yield Drawer(control, shape)
+
+
+def _labels_of(config: LabelConfig, to_name: str) -> Sequence[Control]:
+    """The `Labels` controls of an image."""
+    return [control for control in config.controls_of("Labels") if to_name in control.to_names]
+
+
+def _is_box(control: Control) -> bool:
+    return control.type in {"rectanglelabels", "rectangle"}
+
+
+def _is_reserved(control: Control) -> bool:
+    return control.attributes.get("smart", "").lower() == "false"
 
 
 def _accepts(control: Control, to_name: str, labels: tuple[str, ...]) -> bool:

@@ -197,8 +197,8 @@ def _results(
 ) -> list[dict[str, Any]]:
     """Results of one object, on each control that draws it."""
     written: list[dict[str, Any]] = []
-    for control in answering_controls(config, request.last):
-        kind = control.type if control is not None else request.last.type
+    for control, shape in answering_controls(config, request.last):
+        kind = shape.type if shape is not None else request.last.type
         geometry = _shape(kind, prompt, mask, request.last)
         if geometry is None:
             continue

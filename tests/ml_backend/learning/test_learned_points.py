@@ -18,6 +18,9 @@ POINTS_OF_BOXES = """<View><Image name="image" value="$image"/><RectangleLabels 
 <Label value="head"/><Label value="tail"/></KeyPointLabels></View>"""
 BOXES = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
 <Label value="Animal"/></RectangleLabels></View>"""
+GENERIC = """<View><Image name="image" value="$image"/><Labels name="label" toName="image">
+<Label value="Animal"/><Label value="head"/><Label value="tail"/></Labels>
+<Rectangle name="rectangle" toName="image"/><KeyPoint name="keypoint" toName="image"/></View>"""
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +87,40 @@ def test_points_of_a_box_are_children_of_its_region(context, studio, learn):
     boxes = {one["id"] for result in results for one in result if one["type"] == "rectanglelabels"}
     assert points
     assert {one["parentID"] for one in points} <= boxes
+
+
+def generic(results):
+    """The results as `Labels` with a Rectangle and a KeyPoint gives them: two of each region."""
+    written = []
+    for result in results:
+        kind = result["type"].removesuffix("labels")
+        shape = {name: value for name, value in result["value"].items() if name != result["type"]}
+        labels = {**shape, "labels": result["value"][result["type"]]}
+        written.append({**result, "from_name": kind, "type": kind, "value": shape})
+        written.append({**result, "from_name": "label", "type": "labels", "value": labels})
+    return written
+
+
+def test_labels_with_a_rectangle_and_a_key_point_learn_both(context, studio, learn):
+    studio.put_project(PROJECT, label_config=GENERIC)
+    run = learn(tasks=[annotate(studio, seed, generic(animal_json(seed, rotated=False))) for seed in range(10)])
+    assert run.metrics.heads["keypoints"].passed, run.metrics.heads["keypoints"].reason
+    results, [support] = predict(context, studio, GENERIC, range(40, 46))
+    assert "points learned in this project" in support.how
+    written = [one for result in results for one in result]
+    by_id = {}
+    for one in written:
+        by_id.setdefault(one["id"], set()).add((one["from_name"], one["type"]))
+    boxes = {name for name, kinds in by_id.items() if kinds == {("rectangle", "rectangle"), ("label", "labels")}}
+    points = {name for name, kinds in by_id.items() if kinds == {("keypoint", "keypoint"), ("label", "labels")}}
+    assert boxes
+    assert points
+    assert boxes | points == set(by_id)
+    assert {one["parentID"] for one in written if one["id"] in points} <= boxes
+    assert {one["value"]["labels"][0] for one in written if one["id"] in points and "labels" in one["value"]} == {
+        "head",
+        "tail",
+    }
 
 
 def test_a_project_of_rotated_boxes_is_served_rotated_boxes(context, studio, learn):

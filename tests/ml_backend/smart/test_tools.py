@@ -106,6 +106,24 @@ def test_click_is_answered_on_its_reserved_control(case, tools):
     assert iou(shape(result), scene()[1]) > 0.85
 
 
+@pytest.mark.parametrize("tag", ["Brush", "Polygon", "Ellipse", "Bitmask"])
+def test_click_is_answered_by_a_shape_that_draws_labels(tools, tag):
+    xml = f"""<View><Image name="image" value="$image"/><Labels name="label" toName="image">{LABELS}</Labels>
+    <KeyPoint name="kp" toName="image" smartOnly="true"/><{tag} name="shape" toName="image" smart="false"/></View>"""
+    config = LabelConfig.parse(xml)
+    assert serves_smart_tools(config)
+    drawn = click(200, 140)
+    value = {name: drawn["value"][name] for name in ("x", "y", "width")}
+    prompts = [
+        {**drawn, "type": "keypoint", "value": value},
+        {**drawn, "from_name": "label", "type": "labels", "value": {**value, "labels": ["Car"]}},
+    ]
+    results = tools.answer({"id": 3, "data": {"image": "disc.png"}}, config, {"result": prompts}).result
+    assert [(one["from_name"], one["type"]) for one in results] == [("shape", tag.lower()), ("label", "labels")]
+    assert results[1]["value"]["labels"] == ["Car"]
+    assert iou(shape(results[0]), scene()[1]) > 0.85
+
+
 def test_click_becomes_a_box_without_reserved_control(tools):
     [result] = ask(tools, click(200, 140), outlets="")
     assert (result["from_name"], result["type"]) == ("box", "rectanglelabels")
