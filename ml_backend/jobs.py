@@ -20,12 +20,16 @@ from ml_backend.learning.image_vectors import BackgroundEmbedder
 from ml_backend.learning.label_errors import MAX_DELAY_S, QUIET_S, LabelErrorUpdate, review_labels, run_at_low_priority
 from ml_backend.learning.poller import LearningPoller
 from ml_backend.learning.task_queue import rank_open_tasks
+from ml_backend.learning.train_scheduler import TrainScheduler
 from ml_backend.learning.training_run import Learner
 from ml_backend.malloc import trim_memory, use_single_arena
 from ml_backend.policy import LearningPolicyError
 
 # Delay in seconds before an interrupted ranking resumes, in case the training run changes nothing.
 RESUME_AFTER_S = 1.0
+
+# Seconds between two looks whether a fine-tuning is due or has ended.
+TRAIN_INTERVAL_S = 5.0
 
 # Seconds between two rounds of embedding images in the background.
 EMBED_INTERVAL_S = 5.0
@@ -109,10 +113,11 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 
 
 def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[PeriodicJob]:
-    """Return the periodic jobs: the poller every ``poll_seconds``, and background embedding of open images."""
+    """Return the periodic jobs: the poller every ``poll_seconds``, fine-tunings, embedding of open images."""
     context = _context_of(settings, studio, engine)
     return [
         PeriodicJob("learn.poll", settings.poll_seconds, LearningPoller(context).run),
+        PeriodicJob("learn.train", TRAIN_INTERVAL_S, TrainScheduler(settings, engine).run),
         PeriodicJob("learn.looks", EMBED_INTERVAL_S, BackgroundEmbedder(context).run),
     ]
 

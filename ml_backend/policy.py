@@ -1,9 +1,12 @@
 """Read the learning policy of a project (`learn.toml`): when to train, when to publish, how to order tasks."""
 
+import re
 import tomllib
 from dataclasses import dataclass, fields, replace
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from labelloop.service.errors import LabelloopError
 
@@ -24,6 +27,47 @@ class LearningPolicyError(LabelloopError):
 
 
 @dataclass(frozen=True)
+class FinetunePolicy:
+    """When the worker or a trainer fine-tunes by itself. Every field is a key of the table ``[train]``.
+
+    Attributes:
+        on: `auto` (where torch is installed, or a trainer asks for work), `on` or `off`.
+        labels: New labelled tasks since the last fine-tuning, at least 4.
+        hours: Hours in which it may start, such as "22:00-06:00"; empty: always.
+        time_zone: Time zone of `hours`, such as "Europe/Berlin"; empty: that of the machine.
+        minutes: Budget of one fine-tuning, 1 to 1440.
+        cores: Most CPU cores that it uses on the worker, 1 to 256.
+        memory_gb: Most memory that it uses on the worker, in GiB, 1 to 1024.
+        where: `worker`, `trainer` (`labelloop trainer` on another machine) or `anywhere`.
+    """
+
+    on: str = "auto"
+    labels: int = 30
+    hours: str = ""
+    time_zone: str = ""
+    minutes: float = 10.0
+    cores: int = 1
+    memory_gb: float = 4.0
+    where: str = "anywhere"
+
+    def opens_in(self, now: datetime) -> timedelta:
+        """Time until it may start; 0 within `hours`.
+
+        Args:
+            now: The time, with its zone.
+        """
+        if not self.hours:
+            return timedelta()
+        local = now.astimezone(ZoneInfo(self.time_zone) if self.time_zone else None)
+        start, end = (time.fromisoformat(part.strip()) for part in self.hours.split("-"))
+        clock = local.time().replace(tzinfo=None)
+        if start <= clock < end if start < end else (clock >= start or clock < end):
+            return timedelta()
+        at = local.replace(hour=start.hour, minute=start.minute, second=0, microsecond=0)
+        return (at if at > local else at + timedelta(days=1)) - local
+
+
+@dataclass(frozen=True)
 class LearningPolicy:
     """The settings of learning. Every field is a key of ``learn.toml``; see docs/reference/policy.md.
 
@@ -39,6 +83,7 @@ class LearningPolicy:
         drawing_costs: Cost of drawing a missed box, in deletions, for choosing thresholds, 0 to 100; 0: maximise F1.
         queue: Whether `connect` sets the project to uncertainty sampling.
         keep: Learned versions of the project to keep on the store, at least 1; a rollback reaches this far.
+        train: When it is fine-tuned by itself.
     """
 
     learn: bool = True
@@ -52,6 +97,7 @@ class LearningPolicy:
     opinion: float = 0.4
     queue: bool = True
     keep: int = 10
+    train: FinetunePolicy = FinetunePolicy()
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -63,7 +109,18 @@ _RANGES: dict[str, tuple[float, float]] = {
     "opinion": (0, 1),
     "prelabels": (0, 1_000_000),
     "keep": (1, 1000),
+    "train.labels": (4, 1_000_000),
+    "train.minutes": (1, 1440),
+    "train.cores": (1, 256),
+    "train.memory_gb": (1, 1024),
 }
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "train.on": ("auto", "on", "off"),
+    "train.where": ("anywhere", "worker", "trainer"),
+}
+
+_HOURS = re.compile(r"\s*([01]\d|2[0-3]):[0-5]\d\s*-\s*([01]\d|2[0-3]):[0-5]\d\s*")
 
 
 def policy_files(home: Path, project: int) -> tuple[Path, Path]:
@@ -102,21 +159,47 @@ def _merged(policy: LearningPolicy, path: Path) -> LearningPolicy:
         raise LearningPolicyError(path, "", f"is not valid TOML: {error}") from error
     except OSError as error:
         raise LearningPolicyError(path, "", f"cannot be read: {error.strerror}") from error
-    return replace(policy, **{key: _value(path, key, value) for key, value in table.items()})
+    train = table.pop("train", {})
+    if not isinstance(train, dict):
+        raise LearningPolicyError(path, "train", "must be a table: [train]")
+    tuned = replace(policy.train, **{key: _value(path, f"train.{key}", value) for key, value in train.items()})
+    return replace(policy, train=tuned, **{key: _value(path, key, value) for key, value in table.items()})
+
+
+def _types() -> dict[str, type]:
+    types: dict[str, type] = {field.name: type(field.default) for field in fields(LearningPolicy)}
+    del types["train"]
+    return types | {f"train.{field.name}": type(field.default) for field in fields(FinetunePolicy)}
 
 
 def _value(path: Path, key: str, value: Any) -> Any:
-    types: dict[str, type] = {field.name: type(field.default) for field in fields(LearningPolicy)}
+    types = _types()
     if key not in types:
-        raise LearningPolicyError(path, key, f"is not a known key. Known keys: {', '.join(types)}")
+        table = key.startswith("train.")
+        known = [name.removeprefix("train.") for name in types if name.startswith("train.") == table]
+        known += [] if table else ["[train]"]
+        raise LearningPolicyError(path, key, f"is not a known key. Known keys: {', '.join(known)}")
     kind = types[key]
     if kind is float and type(value) is int:
         value = float(value)
+    if key == "train.on" and isinstance(value, bool):
+        value = "on" if value else "off"
     if type(value) is not kind:  # bool is an int to isinstance; `first = true` must not pass
-        names = {bool: "true or false", int: "a whole number", float: "a number"}
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
         raise LearningPolicyError(path, key, f"must be {names[kind]}, not {value!r}")
     if key in _RANGES and isinstance(value, int | float):
         low, high = _RANGES[key]
         if not low <= value <= high:
             raise LearningPolicyError(path, key, f"is {value}; it must be between {low:g} and {high:g}")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise LearningPolicyError(path, key, f"is {value!r}; it must be one of: {', '.join(_CHOICES[key])}")
+    if key == "train.hours" and value and not _HOURS.fullmatch(value):
+        raise LearningPolicyError(path, key, f'is {value!r}; it must be hours such as "22:00-06:00"')
+    if key == "train.time_zone" and value:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise LearningPolicyError(
+                path, key, f'is {value!r}, no time zone; give one such as "Europe/Berlin"'
+            ) from None
     return value

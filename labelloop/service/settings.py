@@ -19,7 +19,7 @@ from labelloop.service.errors import SettingsError
 
 PREFIX = "LABELLOOP_"
 MIB = 2**20
-_MIN_PASSWORD_LENGTH = 10
+_MIN_PASSWORD_LENGTH, _MIN_TOKEN_LENGTH = 10, 16
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on", "y", "t"}), frozenset({"0", "false", "no", "off", "n", "f"})
 
 
@@ -74,7 +74,11 @@ class Settings:
     queue_url: str = _option(
         "", "Wake-up queue of the workers: sqlite:///path, redis://... or postgresql://... Empty: SQLite in home."
     )
-    store_url: str = _option("", "Object store: file:///path or s3://bucket/prefix. Empty: the folder `store` in home.")
+    store_url: str = _option(
+        "",
+        "Object store: file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
+        " Empty: the folder `store` in home.",
+    )
 
     label_studio_url: str = _option("http://localhost:8080", "URL of Label Studio, as labelloop reaches it.")
     label_studio_public_url: str = _option(
@@ -93,6 +97,9 @@ class Settings:
     basic_auth_password: SecretStr = _option(SecretStr(""), "Password for Basic auth on the services.")
     dashboard_password: SecretStr = _option(
         SecretStr(""), "Password of the dashboard, at least 10 characters. Empty: no dashboard."
+    )
+    trainer_token: SecretStr = _option(
+        SecretStr(""), "Token of `labelloop trainer`, at least 16 characters. Empty: the ML backend hands out no work."
     )
     ml_url: str = _option("http://localhost:9090", "URL of the ML backend, as Label Studio reaches it.")
     qc_url: str = _option("http://localhost:9091", "URL of the QC service, as Label Studio reaches it.")
@@ -376,7 +383,7 @@ def _queue_url(value: str) -> str:
 
 
 def _store_url(value: str) -> str:
-    return _checked_url(value, {"file", "s3"}, "file:///path or s3://bucket/prefix")
+    return _checked_url(value, {"file", "s3", "gs", "az"}, "file:///path, s3://bucket/prefix, gs://... or az://...")
 
 
 def _with_psycopg(url: str) -> str:
@@ -392,6 +399,12 @@ def _checked_url(url: str, schemes: set[str], expected: str) -> str:
     return url
 
 
+def _token(token: SecretStr) -> SecretStr:
+    if token and len(token.get_secret_value()) < _MIN_TOKEN_LENGTH:
+        raise ValueError(f"it has fewer than {_MIN_TOKEN_LENGTH} characters")
+    return token
+
+
 # Validates and normalises an option beyond its type; raises ValueError.
 _VALIDATORS: Mapping[str, Any] = {
     "label_studio_url": _http_url,
@@ -400,6 +413,7 @@ _VALIDATORS: Mapping[str, Any] = {
     "qc_url": _http_url,
     "s3_endpoint_url": _http_url,
     "dashboard_password": _password,
+    "trainer_token": _token,
     "database_url": _database_url,
     "queue_url": _queue_url,
     "store_url": _store_url,

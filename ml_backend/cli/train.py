@@ -79,7 +79,7 @@ def train(
     Args:
         project: Project number, as in its address: /projects/NUMBER/.
         data: Labelled images: a folder of COCO, Pascal VOC or YOLO with its images, or a data set of `labelloop export`
-            (a folder or s3://BUCKET/PREFIX). Polygons and masks count as their bounding boxes.
+            (a folder, s3://BUCKET/PREFIX, gs:// or az://). Polygons and masks count as their bounding boxes.
         model: ONNX detector to start from, or `default` for the embedded model. With a project: the one it is served.
         out: The ONNX file to write. Its class layers are those of your labels; inputs, outputs and speed are the
             model's.
@@ -176,7 +176,8 @@ def _train_project(
     _print_limited(console, trained.notes)
     if not trained.version:
         _stopped(console, stopping.exit_status)
-    print_result(trained.tuned)
+    if trained.tuned is not None:
+        print_result(trained.tuned)
     print(f"{'published' if trained.published else 'not published'} {trained.version} (train): {trained.reason}")
     if not trained.published:
         raise SystemExit(1)

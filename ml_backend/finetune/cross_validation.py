@@ -31,7 +31,7 @@ FOLDS, SHARE = 2, 0.5
 log = structlog.get_logger(__name__)
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the training was asked to end
+class Stopped(Exception):
     """The training was asked to end; folds that are done are kept."""
 
 

@@ -59,7 +59,7 @@ class Weights:
         tensor = self.source(name)
         assert tensor is not None, name
         dtype = numpy_helper.to_array(tensor).dtype
-        new = numpy_helper.from_array(np.ascontiguousarray(values.astype(dtype)), tensor.name)
+        new = numpy_helper.from_array(np.array(values, dtype, order="C"), tensor.name)
         tensor.CopyFrom(new)
 
 

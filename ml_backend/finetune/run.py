@@ -48,6 +48,7 @@ class FinetuneJob:
         checkpoint: File for the training's state; None: none.
         compare: Whether the refit of the last layer is evaluated too.
         folder: Where features of the refit are cached.
+        names: Its classes, in their order; empty: those of the images, sorted.
     """
 
     model: Path
@@ -62,6 +63,7 @@ class FinetuneJob:
     checkpoint: Path | None = None
     compare: bool = True
     folder: Path = Path()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def finetune(
     from ml_backend.finetune.convert import open_trainable, save_model, trained_model
     from ml_backend.finetune.loop import Trainer, TrainingResult
 
-    names = tuple(sorted({label for image in job.images for label in image.labels}))
+    names = job.names or tuple(sorted({label for image in job.images for label in image.labels}))
     with tempfile.TemporaryDirectory() as scratch:
         phase("opening the model")
         detector = open_trainable(job.model, names, layout=job.layout, folder=Path(scratch))
@@ -138,20 +140,17 @@ def finetune(
             reason = f"it has {sum(bool(image.labels) for image in good)} images with a box that can be decoded"
             raise TooLittleToTrain(source=job.source or "The data set", reason=reason, least=LEAST_IMAGES)
         trained, held_out = split(good, seed=job.recipe.seed, only_to_decide=bool(job.test))
-        crossed: CrossValidation | None = None
-        recipe = job.recipe
+        recipe, crossed = job.recipe, None
         if cross_validation_is_due(trained, recipe):
             phase("cross-validating")
-            facts_of_folds = FoldJob(
-                job.model, trained, names, recipe, job.layout, job.device, job.folder, job.checkpoint
-            )
+            folds = FoldJob(job.model, trained, names, recipe, job.layout, job.device, job.folder, job.checkpoint)
             try:
-                crossed = cross_validate(facts_of_folds, progress=progress, stopping=stopping, clock=clock)
+                crossed = cross_validate(folds, progress=progress, stopping=stopping, clock=clock)
             except Stopped:
                 none = TrainingResult({}, 0, 0, 0.0, "stopped", (), None)
                 return Finetuned(none, {}, 0, 0, len(trained), names, tuple(bad), detector.difference, ())
-            recipe = replace(recipe, minutes=recipe.minutes * (1 - SHARE)) if crossed else recipe
         offset = SHARE if crossed else 0.0
+        recipe = replace(recipe, minutes=recipe.minutes * (1 - offset))
         album = Album(trained, names, spec, side=job.recipe.augment.scale[1])
         judge = Album(held_out, names, spec, side=1.0) if any(image.labels for image in held_out) else None
         recipe = recipe.for_boxes(sum(len(image.labels) for image in trained))
@@ -213,7 +212,7 @@ def _facts(
     """Metadata of the written model: where it comes from, and how to train it again."""
     content = job.model.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    licence = _licence(job.model, digest)
+    licence = licence_of(job.model)
     return {
         TRAINED_KEY: {
             "parent": job.model.name,
@@ -233,13 +232,14 @@ def _facts(
     }
 
 
-def _licence(path: Path, digest: str) -> str:
+def licence_of(path: Path) -> str:
     """The licence that a model states in its metadata, or that the catalogue knows; never a guess."""
     import onnx
 
     metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     if stated := metadata.get("license") or metadata.get("licence"):
         return str(stated)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for entry in CATALOGUE.values():
         if any(release.sha256 == digest for release in entry.files):
             return entry.licence

@@ -18,6 +18,7 @@ from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.label_errors import LabelErrorStore
 from ml_backend.learning.store.runs import RunStore
 from ml_backend.learning.store.tasks import TaskVectorStore
+from ml_backend.learning.store.train_jobs import TrainJobStore
 from ml_backend.learning.sync import LabelStudioSync
 from ml_backend.training.feature_cache import FeatureCache
 
@@ -35,6 +36,7 @@ class LearningContext:
     image_vectors: TaskVectorStore
     label_errors: LabelErrorStore
     runs: RunStore
+    train_jobs: TrainJobStore
     sync: LabelStudioSync
     base_models: BaseModels
     features: FeatureProvider
@@ -57,6 +59,7 @@ class LearningContext:
             image_vectors=TaskVectorStore(engine),
             label_errors=LabelErrorStore(engine),
             runs=RunStore(engine),
+            train_jobs=TrainJobStore(engine),
             sync=LabelStudioSync(studio, media, training_data),
             base_models=base_models,
             features=features,
@@ -68,6 +71,7 @@ class LearningContext:
         self.training_data.disconnect(project)
         self.image_vectors.drop(project)
         self.label_errors.drop(project)
+        self.train_jobs.drop(project)
 
     def enqueue(self, event: LearningEvent, *, delay_s: float = 0.0) -> bool:
         """Put an event in the inbox and wake a worker; returns False for a duplicate."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,14 @@ import structlog
 from labelloop.service.media import MediaError
 from labelloop.service.scratch import scratch_folder
 from ml_backend.finetune.checkpoints import checkpoint_file
+from ml_backend.finetune.classes import set_metadata
+from ml_backend.finetune.cross_validation import CrossValidation
 from ml_backend.finetune.errors import TooLittleToTrain
+from ml_backend.finetune.protocol import TrainProgress
 from ml_backend.finetune.recipe import Recipe
-from ml_backend.finetune.run import LEAST_IMAGES, Finetuned, FinetuneJob, finetune
+from ml_backend.finetune.returned import with_returned_weights
+from ml_backend.finetune.run import LEAST_IMAGES, TRAINED_KEY, Finetuned, FinetuneJob, finetune, licence_of
+from ml_backend.finetune.scores import Score
 from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.external_models import admit
@@ -46,14 +51,14 @@ class ProjectTraining:
     """What came of a project's training.
 
     Attributes:
-        tuned: The training; None where it was stopped.
+        tuned: The training; None where it was done elsewhere.
         version: The version that was added; empty where it was stopped.
         published: Whether it is served now.
         reason: Why it is, or why not.
         notes: Further facts, such as images that could not be loaded.
     """
 
-    tuned: Finetuned
+    tuned: Finetuned | None
     version: str = ""
     published: bool = False
     reason: str = ""
@@ -125,44 +130,111 @@ def finetune_project(
         if tuned.stopped:
             return ProjectTraining(tuned, notes=tuple(notes))
         phase("publishing")
-        return _publish(context, project, job, tuned, notes)
+        candidate = _Candidate(
+            job.out, len(taught), version, tuned.training.seconds, scores=tuned.scores, crossed=tuned.crossed
+        )
+        added, published, reason, more = _publish(context, project, candidate)
+        return ProjectTraining(tuned, added, published, reason, (*notes, *more))
 
 
-def _publish(
-    context: LearningContext, project: int, job: FinetuneJob, tuned: Finetuned, notes: Sequence[str]
+def judge_returned(
+    context: LearningContext, project: int, content: bytes, *, base: str, classes: Sequence[str], done: TrainProgress
 ) -> ProjectTraining:
-    """Add the version, judge it like an external model, and activate it if it passes."""
+    """Check the model that a trainer handed back, and publish it through the gate like one that was trained here.
+
+    Args:
+        context: Dependencies of learning.
+        project: The project.
+        content: The file.
+        base: The version that the trainer was handed.
+        classes: The classes of its data, in their order.
+        done: Its last progress.
+
+    Raises:
+        ReturnedModelRefused: It is not the model that was handed out with other weights.
+        StudioError, StoreError: Label Studio or the store cannot be reached.
+    """
+    served = context.base_models.served(project)
+    if served.base != base:
+        reason = f"it was trained on {base or 'another model'}, and the project's base is {served.base} by now"
+        return ProjectTraining(None, "", False, reason)
+    model = with_returned_weights(served.path, content, classes, layout=served.layout)
+    minutes = done.curve[-1][0] if done.curve else 0.0
+    crossed = CrossValidation(done.crossed.refit, done.crossed.tuned, done.crossed.images) if done.crossed else None
+    facts = {
+        "parent": served.path.name, "parent_sha256": hashlib.sha256(served.path.read_bytes()).hexdigest(),
+        "data": f"project {project}", "data_version": done.data_version, "images": done.images,
+        "classes": list(classes), "steps": done.step, "seen": done.seen, "ended": done.ended,
+        "held_out_ap50": done.best, "device": done.device,
+    }  # fmt: skip
+    with scratch_folder() as scratch:
+        file = scratch / f"trained-{done.images}.onnx"
+        set_metadata(model, **{TRAINED_KEY: facts, "license": licence_of(served.path)})
+        file.write_bytes(model.SerializeToString())
+        candidate = _Candidate(file, done.images, done.data_version, 60 * minutes, crossed=crossed)
+        version, published, reason, notes = _publish(context, project, candidate)
+        return ProjectTraining(None, version, published, reason, notes)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A trained model, to be judged.
+
+    Attributes:
+        file: The ONNX file.
+        images: Number of images that it was trained on.
+        data_version: Version of the data.
+        seconds: Duration of the training.
+        scores: AP50 by model on the held-out images, where they were compared.
+        crossed: Cross-validation against the refit, with few images.
+    """
+
+    file: Path
+    images: int
+    data_version: str
+    seconds: float
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    crossed: CrossValidation | None = None
+
+
+def _publish(context: LearningContext, project: int, candidate: _Candidate) -> tuple[str, bool, str, tuple[str, ...]]:
+    """Add the version, judge it like an external model, and activate it if it passes.
+
+    Returns:
+        The version, whether it is served now, the reason, and notes.
+    """
     settings = context.settings
     served = context.base_models.served(project)
-    metrics = {"trainer": TRAINER, "tasks": len(job.images), "data_version": job.data_version}
+    metrics = {"trainer": TRAINER, "tasks": candidate.images, "data_version": candidate.data_version}
     manifest = context.base_models.registry.add(
-        job.out,
-        metrics=metrics | {f"ap50_{name}": round(score.ap50, 4) for name, score in tuned.scores.items()},
+        candidate.file,
+        metrics=metrics | {f"ap50_{name}": round(score.ap50, 4) for name, score in candidate.scores.items()},
         parent=served.version,
         project=str(project),
-        note=f"fine-tuned on {len(job.images)} images in {tuned.training.seconds / 60:.1f} minutes",
+        note=f"fine-tuned on {candidate.images} images in {candidate.seconds / 60:.1f} minutes",
     )
-    _remove_old(context, project, keep=manifest.version)
-    if tuned.crossed is not None and not tuned.crossed.passed:
-        reason = f"{tuned.crossed.reason}: the refit stays. Label more images"
-        return ProjectTraining(tuned, manifest.version, False, reason, tuple(notes))
-    boxes = sum(len(image.labels) for image in job.test)
-    photos = sum(bool(image.labels) for image in job.test)
-    if photos < ENOUGH_PHOTOS or boxes < ENOUGH_BOXES:
+    version = manifest.version
+    _remove_old(context, project, keep=version)
+    crossed = candidate.crossed
+    if crossed is not None and not crossed.passed:
+        return version, False, f"{crossed.reason}: the refit stays; label more images", ()
+    held = [photo for _, _, photos in context.training_data.training_tasks(project, "held_out") for photo in photos]
+    boxes, photos = sum(len(photo.labels) for photo in held), sum(bool(photo.labels) for photo in held)
+    if crossed is None and (photos < ENOUGH_PHOTOS or boxes < ENOUGH_BOXES):
         reason = (
             f"too few held-out tasks to judge it: {photos} images with {boxes} boxes, and {ENOUGH_PHOTOS} with "
-            f"{ENOUGH_BOXES} are needed. To serve it anyway: labelloop models activate {manifest.version} "
-            f"--project {project}"
+            f"{ENOUGH_BOXES} are needed. To serve it anyway: labelloop models activate {version} --project {project}"
         )
-        return ProjectTraining(tuned, manifest.version, False, reason, tuple(notes))
-    verdict = admit(context, project, manifest.version, source=SOURCE, seconds=tuned.training.seconds).verdict
+        return version, False, reason, ()
+    verdict = admit(context, project, version, source=SOURCE, seconds=candidate.seconds).verdict
+    reason = f"{verdict.reason}; {crossed.reason}" if crossed is not None else verdict.reason
     if not verdict.passed:
-        return ProjectTraining(tuned, manifest.version, False, verdict.reason, tuple(notes))
-    done = activation.activate(manifest.version, settings=settings, project=project, studio=context.studio, tried=True)
+        return version, False, reason, ()
+    done = activation.activate(version, settings=settings, project=project, studio=context.studio, tried=True)
     if read_learning_policy(settings.home, project).learn:
         for event in activation_events(project, base=True):
             context.enqueue(event)
-    return ProjectTraining(tuned, manifest.version, True, verdict.reason, (*notes, *done.notes))
+    return version, True, reason, tuple(done.notes)
 
 
 def _remove_old(context: LearningContext, project: int, *, keep: str) -> None:

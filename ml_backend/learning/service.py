@@ -22,7 +22,8 @@ from ml_backend.learning.report.report import MAX_EDITED, LearningReport, make_r
 from ml_backend.learning.store.annotations import NotConnectedToLearning, TrainingDataStore
 from ml_backend.learning.store.runs import RunStore, TrainingRun
 from ml_backend.policy import read_learning_policy
-from ml_backend.predict.control_support import controls_of, reasons
+from ml_backend.predict.control_notes import notes_of
+from ml_backend.predict.control_support import controls_of
 from ml_backend.predict.protocol import ProjectOptions
 from ml_backend.serving import activation
 from ml_backend.studio.extra_params import options_of
@@ -124,6 +125,15 @@ class LearningService:
             for project in training_data.projects()
         ]
 
+    @property
+    def engine(self) -> sa.Engine:
+        """The database, opened on first use.
+
+        Raises:
+            DatabaseError: It cannot be opened.
+        """
+        return self._jobs().inbox.engine
+
     def learns(self, project: int) -> bool:
         """Whether the project's policy turns learning on."""
         return read_learning_policy(self._settings.home, project).learn
@@ -170,9 +180,13 @@ def connect_to_learning(studio: Studio, project: int, settings: Settings, engine
     except MalformedConfig as error:
         what = f"Project {project} does not learn: its label config cannot be read ({error.reason})"
         return [ConnectionChange(what, done=False, note=True)]
-    supported = controls_of(config, activation.served_outputs(settings, project), options=options.controls)
+    outputs = activation.served_outputs(settings, project)
+    supported = controls_of(config, outputs, options=options.controls)
     new = TrainingDataStore(engine).connect(project)
-    notes = [*refused, *(ConnectionChange(reason, done=False, note=True) for reason in reasons(supported))]
+    notes = [
+        *refused,
+        *(ConnectionChange(reason, done=False, note=True) for reason in notes_of(config, supported, outputs)),
+    ]
     if not policy.learn:
         return [
             ConnectionChange(f"Project {project} does not learn: its learn.toml says so", done=False, note=True),

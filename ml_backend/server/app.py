@@ -24,6 +24,7 @@ from ml_backend.inference.detector import Detector
 from ml_backend.learning.events import ACTIONS, project_of
 from ml_backend.learning.service import LearningService
 from ml_backend.malloc import return_freed_memory
+from ml_backend.predict.control_notes import notes_of
 from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons, why_not_learnable
 from ml_backend.predict.label_mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.predict.predictor import ImageSource, Predictor
@@ -44,6 +45,7 @@ from ml_backend.server.concurrency_limit import ConcurrencyLimiter
 from ml_backend.server.pages import MAX_ID_DIGITS, Pages
 from ml_backend.server.project_options import ProjectOptionsStore
 from ml_backend.server.readiness import ready_checks
+from ml_backend.server.trainer_endpoints import TrainerEndpoints
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
 from ml_backend.smart import SmartTools
@@ -76,14 +78,18 @@ def create_app(settings: Settings | None = None, *, photos: ImageSource | None =
     app = create_web_app(
         "ml_backend", settings, ready=ready_checks(settings, serving), open_paths=("/health", "/health/")
     )
-    _Endpoints(app, settings, serving, photos).add()
+    learning = LearningService(settings)
+    _Endpoints(app, settings, serving, photos, learning).add()
+    TrainerEndpoints(settings, learning, photos).add(app)
     return app
 
 
 class _Endpoints:
     """The views, with the state that one worker shares between requests."""
 
-    def __init__(self, app: Flask, settings: Settings, serving: ModelServer, photos: ImageSource) -> None:
+    def __init__(
+        self, app: Flask, settings: Settings, serving: ModelServer, photos: ImageSource, learning: LearningService
+    ) -> None:
         metrics = metrics_of(app)
         self._app = app
         self._settings = settings
@@ -102,7 +108,7 @@ class _Endpoints:
         )
         self._smart = SmartTools(photos, segmenter=segmenter)
         self._secrets = WebhookSecrets(settings)
-        self._learning = LearningService(settings)
+        self._learning = learning
         self._pages = Pages(settings, self._learning, serving, self._projects)
         self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
         # Separate limits, so that a large batch does not delay an interactive request.
@@ -151,7 +157,13 @@ class _Endpoints:
         outputs = ModelOutputs.of(detector) if detector else None
         supported = controls_of(config, outputs, options=options.controls)
         unserved = [reason for reason in [self._serving.unserved(setup.project)] if reason]
-        return _json({"model_version": version, "controls": supported, "notes": [*unserved, *reasons(supported)]})
+        return _json(
+            {
+                "model_version": version,
+                "controls": supported,
+                "notes": [*unserved, *notes_of(config, supported, outputs)],
+            }
+        )
 
     def predict(self) -> Response:
         """Predict tasks, one entry per task; an interactive request goes to the smart tools."""

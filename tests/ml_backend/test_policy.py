@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.policy import LearningPolicy, LearningPolicyError, policy_files, read_learning_policy
+from ml_backend.policy import FinetunePolicy, LearningPolicy, LearningPolicyError, policy_files, read_learning_policy
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "policy.md"
 
@@ -34,6 +34,12 @@ def test_a_projects_own_file_goes_before_everybodys(tmp_path):
         ("tolerance = 2", "tolerance is 2"),
         ("frist = 3", "frist is not a known key"),
         ("first = ", "is not valid TOML"),
+        ("train = 3", "train must be a table"),
+        ("[train]\nlabel = 3", "train.label is not a known key. Known keys: on, labels"),
+        ("[train]\nlabels = 1", "train.labels is 1"),
+        ('[train]\nwhere = "moon"', "train.where is 'moon'; it must be one of: anywhere, worker, trainer"),
+        ('[train]\nhours = "22-6"', "train.hours is '22-6'; it must be hours such as"),
+        ('[train]\ntime_zone = "Mars/Olympus"', "train.time_zone is 'Mars/Olympus', no time zone"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_file(tmp_path, text, said):
@@ -43,7 +49,25 @@ def test_what_cannot_be_used_is_named_with_its_file(tmp_path, text, said):
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize("field", fields(LearningPolicy), ids=lambda field: field.name)
+def test_the_tables_of_both_files_are_merged(tmp_path):
+    write(tmp_path, '[train]\nlabels = 50\nhours = "22:00-06:00"\non = false\n')
+    write(tmp_path, "first = 3\n[train]\nlabels = 60\nminutes = 5\non = true\n", project=7)
+    expected = FinetunePolicy(labels=60, hours="22:00-06:00", minutes=5.0, on="on")
+    assert read_learning_policy(tmp_path, 7) == LearningPolicy(first=3, train=expected)
+    assert read_learning_policy(tmp_path, 8).train.on == "off"
+
+
+@pytest.mark.parametrize("field", fields(FinetunePolicy), ids=lambda field: field.name)
+def test_every_key_of_the_train_table_is_described(field):
+    default = f'`"{field.default}"`' if isinstance(field.default, str) else str(field.default)
+    rows = [line for line in PAGE.read_text().splitlines() if re.match(rf"\| `{field.name}` \|", line)]
+    assert any(f"| {default} |" in row for row in rows)
+
+
+KEYS = [field for field in fields(LearningPolicy) if field.name != "train"]
+
+
+@pytest.mark.parametrize("field", KEYS, ids=lambda field: field.name)
 def test_every_key_is_described_with_its_default(field):
     rows = [line for line in PAGE.read_text().splitlines() if re.match(rf"\| `{field.name}` \|", line)]
     default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)

@@ -123,8 +123,8 @@ def run_child(handlers: Callable[[], Mapping[str, Handler]], descriptor: int) ->
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=_JobRequest)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.nice(NICENESS)
-    _prefer_for_oom_kill()
-    _limit_memory(request.memory_bytes)
+    prefer_for_oom_kill()
+    limit_memory(request.memory_bytes)
     outcome = _handle(request, handlers)
     shortened = msgspec.structs.replace(outcome, reason=outcome.reason[:2000])
     os.write(descriptor, msgspec.json.encode(shortened))
@@ -150,7 +150,7 @@ def _is_memory_error(error: BaseException | None) -> bool:
     return False
 
 
-def _limit_memory(limit: int) -> None:
+def limit_memory(limit: int) -> None:
     """Set RLIMIT_DATA (written memory) on Linux, elsewhere RLIMIT_AS (reserved memory)."""
     which = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
     hard = resource.getrlimit(which)[1]
@@ -158,7 +158,7 @@ def _limit_memory(limit: int) -> None:
         resource.setrlimit(which, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def _prefer_for_oom_kill() -> None:
+def prefer_for_oom_kill() -> None:
     """Make the Linux OOM killer choose this process, not the worker."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

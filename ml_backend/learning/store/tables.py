@@ -117,3 +117,38 @@ TRAINING_RUNS = sa.Table(
     sa.Column("metrics", sa.Text),  # JSON: see `runs.Metrics`
     sa.Column("seconds", sa.Text),  # JSON: {phase: seconds}, see `runs.PHASES`
 )
+
+# Fine-tunings: waiting, running with a lease, or ended. The last ones of each project are kept.
+TRAIN_JOBS = sa.Table(
+    "learn_train_jobs",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
+    sa.Column("project", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),  # see `train_jobs.STATES`
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("labelled", sa.Integer, nullable=False),  # labelled tasks when it was created
+    sa.Column("place", sa.Text, nullable=False),  # anywhere | worker | trainer
+    sa.Column("minutes", sa.Double, nullable=False),
+    sa.Column("cores", sa.Integer, nullable=False),
+    sa.Column("memory_bytes", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),  # who runs it, or ran it last; empty: not run yet
+    sa.Column("token", sa.Text, nullable=False),  # of the lease; empty: not leased
+    sa.Column("leased_until", sa.Double),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("base", sa.Text, nullable=False),  # version that a trainer was handed
+    sa.Column("classes", sa.Text, nullable=False),  # JSON: the classes of the data that it was handed, in order
+    sa.Column("progress", sa.Text, nullable=False),  # JSON: `train_jobs.TrainProgress`
+    sa.Column("version", sa.Text, nullable=False),  # that came of it; empty: none
+    sa.Column("reason", sa.Text, nullable=False),  # of the verdict or the failure
+)
+
+# Trainers on other machines, by their last call.
+TRAINERS = sa.Table(
+    "learn_trainers",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+)

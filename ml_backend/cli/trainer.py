@@ -1,0 +1,77 @@
+"""Command `labelloop trainer`: fine-tune on this machine for an ML backend elsewhere."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter
+
+from labelloop.service.errors import SettingsError
+from labelloop.service.logging import setup_logging
+from labelloop.service.settings import Settings
+from labelloop.service.signals import graceful_stop
+from labelloop.service.system import available_cores
+from ml_backend.finetune.torch_parts import require_torch
+from ml_backend.trainer.agent import AgentOptions, run_agent
+from ml_backend.trainer.client import TrainerClient
+
+if TYPE_CHECKING:
+    from ml_backend.finetune.loop import Device
+
+
+def trainer(
+    *,
+    url: str,
+    token: str = "",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    name: str = "",
+    threads: int = 0,
+    once: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Fine-tune on this machine, such as one with a GPU, for an ML backend elsewhere.
+
+    It asks the ML backend for work over HTTP and needs no open port. Fine-tunings that are due there (the table [train]
+    of learn.toml) are trained here; the model goes back, is evaluated there, and is served if it passes. Needs the
+    extra [train] here: pip install 'labelloop[train]'.
+
+    ```
+    labelloop trainer --url http://labels.example.org:9090 --token TOKEN
+    LABELLOOP_TRAINER_TOKEN=TOKEN labelloop trainer --url https://user:password@labels.example.org/ml
+    ```
+
+    Ctrl-C writes a checkpoint and gives the job back; a trainer that dies loses its job after 90 seconds.
+
+    Args:
+        url: Address of the ML backend; with its Basic auth, if it has any: https://USER:PASSWORD@HOST.
+        token: LABELLOOP_TRAINER_TOKEN of the ML backend; default: this variable here, which other users cannot see.
+        device: Where to train; auto: on a GPU that torch finds, else on the CPU.
+        name: Name of this trainer, on the learning page; default: that of the machine.
+        threads: CPU threads; 0: one per core.
+        once: End after one job.
+
+    Raises:
+        TorchMissing: The extra is not installed.
+        BackendRefused: The token is wrong, or the ML backend has none.
+    """
+    settings = Settings()
+    setup_logging(settings)
+    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+        raise SettingsError(f"{url} is not the address of an ML backend.", fix="Give --url http://HOST:9090.")
+    token = token or settings.trainer_token.get_secret_value()
+    if not token:
+        raise SettingsError(
+            "There is no token.", fix="Give --token or LABELLOOP_TRAINER_TOKEN the value that the ML backend has."
+        )
+    require_torch()
+    import torch
+
+    torch.set_num_threads(threads or available_cores())
+    found: Device = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    options = AgentOptions(name or socket.gethostname(), found, settings.home, once=once)
+    with TrainerClient(url, token) as client, graceful_stop("the step") as stopping:
+        print(f"Trainer {options.name} ({found}) asks {client.url} for work. Ctrl-C ends it.", flush=True)
+        run_agent(client, options, stopping=stopping, say=lambda line: print(line, flush=True))
+    if stopping():
+        raise SystemExit(stopping.exit_status)

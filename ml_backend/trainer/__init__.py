@@ -1,0 +1,1 @@
+"""`labelloop trainer`: an agent that asks an ML backend for fine-tunings, and hands the models back."""

@@ -1,0 +1,302 @@
+"""`labelloop trainer` against the ML backend's endpoints: a lease, the data, the model and back; no torch here."""
+
+import threading
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from labelloop.service.settings import SecretStr
+from ml_backend.finetune.classes import with_classes
+from ml_backend.finetune.cross_validation import CrossValidation
+from ml_backend.finetune.errors import NotTrainable
+from ml_backend.finetune.graph import Weights
+from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, TrainOffer, TrainProgress
+from ml_backend.finetune.returned import ReturnedModelRefused, with_returned_weights
+from ml_backend.finetune.run import TRAINED_KEY, Finetuned
+from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.learning.store.train_jobs import returned_key
+from ml_backend.learning.train_child import _run
+from ml_backend.server.app import create_app
+from ml_backend.trainer.agent import AgentOptions, run_agent
+from ml_backend.trainer.client import BackendRefused, LeaseGone, TrainerClient
+from tests.ml_backend.learning.conftest import PROJECT
+
+TOKEN = "a-token-of-the-tests"
+NAMES = ("Disc", "Square")
+
+
+@pytest.fixture
+def project(context, studio, policy):
+    """Six labelled tasks; returns the version that is served."""
+    policy("held_out = 0.0\n[train]\nlabels = 4\n")
+    for seed in range(1, 7):
+        studio.label(seed)
+    context.training_data.connect(PROJECT)
+    context.sync.sweep(PROJECT, config=studio.label_config(PROJECT), held_out=0.0)
+    return context.base_models.served(PROJECT).version
+
+
+def connected(settings, context, token=TOKEN):
+    app = create_app(settings.replace(trainer_token=SecretStr(token)), photos=context.media)
+    return TrainerClient("http://localhost", TOKEN, transport=httpx.WSGITransport(app=app))
+
+
+@pytest.fixture
+def client(settings, context, project):
+    with connected(settings, context) as client:
+        yield client
+
+
+@pytest.fixture
+def job(context, project):
+    facts = {"labelled": 6, "place": "anywhere", "minutes": 1, "cores": 1, "memory_bytes": 2**32}
+    return context.train_jobs.create(PROJECT, **facts)
+
+
+@pytest.fixture
+def options(tmp_path):
+    return AgentOptions("gpu-box", "cpu", tmp_path / "trainer", once=True, heartbeat_s=0.05)
+
+
+def graph(names=NAMES):
+    return with_classes(load_detector(embedded_model(), threads=1), onnx.load(embedded_model()), names)
+
+
+def changed(model, by=0.001):
+    """A model with other weights of its largest tensor."""
+    weights = Weights.of(model)
+    name = max(weights.stored, key=lambda name: numpy_helper.to_array(weights.stored[name]).size)
+    weights.write(name, weights.value(name) + by)
+    return model
+
+
+def ended(how="budget"):
+    return SimpleNamespace(ended=how, seconds=60.0, seen=80, steps=10, curve=(), best=None)
+
+
+def trains(*, model=lambda: changed(graph()), crossed=None, how="budget"):
+    """A training without torch."""
+    seen = []
+
+    def train(job, reporter, stopping):
+        seen.append(job)
+        reporter.phase("training")
+        for number in range(3):
+            state = {"step": number, "seen": 8 * number, "share": number / 3, "loss": 3.0 - number}
+            reporter.step(SimpleNamespace(**state, ap50=None, best=None))
+        reporter.send()
+        if how == "budget":
+            onnx.save(model(), job.out)
+        return Finetuned(ended(how), {}, 0, 0, len(job.images), job.names, (), 0.0, (), crossed)
+
+    train.seen = seen
+    return train
+
+
+def run(client, options, train):
+    said = []
+    run_agent(client, options, stopping=lambda: False, say=said.append, train=train)
+    return said
+
+
+def test_the_doors_are_closed_by_default(settings, context, project, job):
+    with connected(settings, context, token="") as client, pytest.raises(BackendRefused) as refused:
+        client.work("gpu-box", "cpu", wait_s=0)
+    assert "LABELLOOP_TRAINER_TOKEN" in str(refused.value)
+    with connected(settings, context, token="another-token-of-tests") as client, pytest.raises(BackendRefused):
+        client.work("gpu-box", "cpu", wait_s=0)
+    assert context.train_jobs.trainers() == []
+
+
+def test_every_door_needs_the_token(settings, context, project, job):
+    app = create_app(settings.replace(trainer_token=SecretStr(TOKEN)), photos=context.media)
+    claimed = context.train_jobs.claim(job.id, "gpu-box")
+    rules = [rule for rule in app.url_map.iter_rules() if rule.rule.startswith("/trainer")]
+    assert len(rules) == 7
+    for rule in rules:
+        path = rule.rule.replace("<int:number>", str(job.id)).replace("<name>", "1-0")
+        method = next(iter(rule.methods - {"HEAD", "OPTIONS"}))
+        answer = app.test_client().open(path, method=method, headers={LEASE_HEADER: claimed.token}, json={})
+        assert answer.status_code == 403, path
+        if "jobs" in path:  # the token alone opens no job
+            headers = {TOKEN_HEADER: TOKEN, LEASE_HEADER: "another"}
+            answer = app.test_client().open(path, method=method, headers=headers, json={})
+            assert answer.json["error"]["code"] == "lease_lost", path
+
+
+def test_without_work_nothing_is_given(client, context):
+    assert client.work("gpu-box", "cpu", wait_s=0) == (None, 0.0)
+    [known] = context.train_jobs.trainers()
+    assert (known.name, known.device) == ("gpu-box", "cpu")
+
+
+def test_a_request_for_work_is_kept_open(client, context, project):
+    def create():
+        facts = {"labelled": 6, "place": "trainer", "minutes": 1, "cores": 1, "memory_bytes": 2**32}
+        context.train_jobs.create(PROJECT, **facts)
+
+    timer = threading.Timer(0.3, create)
+    timer.start()
+    offer, _ = client.work("gpu-box", "cpu", wait_s=10)
+    timer.join()
+    assert offer.project == PROJECT
+
+
+def test_a_trained_model_comes_back_and_is_judged(client, context, options, job, project):
+    train = trains(crossed=CrossValidation(0.5, 0.9, 6))
+    said = run(client, options, train)
+    assert "handed back" in said[-1]
+    [given] = train.seen
+    assert given.names == ("Disc", "Square")
+    assert len(given.images) == 6
+    assert all(image.boxes for image in given.images)
+    assert not given.model.exists()  # the scratch folder is gone
+    back = context.train_jobs.job(job.id)
+    assert (back.state, back.holder, back.classes) == ("returned", "gpu-box", NAMES)
+    assert back.progress.step == 2
+    assert [point[1] for point in back.progress.curve] == [3.0, 2.0, 1.0]
+    judged = judge(context, job)
+    assert judged.state in {"published", "refused"}
+    assert "0.900 by cross-validation" in judged.reason
+    manifest = context.base_models.registry.manifest(judged.version)
+    assert (manifest.classes, manifest.metrics["trainer"]) == (NAMES, "labelloop train")
+    file = context.base_models.registry.get(judged.version, manifest.model)
+    metadata = {entry.key: entry.value for entry in onnx.load_from_string(file).metadata_props}
+    assert '"images": 6' in metadata[TRAINED_KEY]
+    assert not context.base_models.registry.store.exists(returned_key(job.id))
+
+
+def judge(context, job):
+    claimed = context.train_jobs.claim(job.id, "worker here")
+    _run(context, context.train_jobs, claimed, SimpleNamespace(send=lambda: True), threading.Event())
+    return context.train_jobs.job(job.id)
+
+
+def test_a_refit_that_is_better_stays(client, context, options, job, project):
+    run(client, options, trains(crossed=CrossValidation(0.9, 0.5, 6)))
+    judged = judge(context, job)
+    assert judged.state == "refused"
+    assert "the refit stays" in judged.reason
+    assert context.base_models.served(PROJECT).version == project
+
+
+def test_a_trainer_that_is_stopped_gives_its_job_back(client, context, options, job):
+    assert "given back" in run(client, options, trains(how="stopped"))[-1]
+    again = context.train_jobs.job(job.id)
+    assert (again.state, again.attempts) == ("waiting", 0)
+    assert again.reason == "the trainer gpu-box was stopped"
+
+
+def test_a_trainer_whose_job_was_given_to_another_drops_it(client, context, options, job):
+    def train(job_, reporter, stopping):
+        token = context.train_jobs.job(job.id).token
+        context.train_jobs.release(job.id, token, reason="gpu-box was heard no more")
+        context.train_jobs.claim(job.id, "another")
+        while not stopping():
+            pass
+        return Finetuned(ended("stopped"), {}, 0, 0, 0, (), (), 0.0, ())
+
+    assert "given to another" in run(client, options, train)[-1]
+    assert context.train_jobs.job(job.id).holder == "another"
+
+
+def test_a_model_that_cannot_be_trained_ends_the_job_with_the_fix(client, context, options, job):
+    def train(job_, *_):
+        raise NotTrainable(path=job_.model, reason="it is quantised")
+
+    run(client, options, train)
+    failed = context.train_jobs.job(job.id)
+    assert failed.state == "failed"
+    assert "it is quantised" in failed.reason
+
+
+def test_a_crash_is_tried_again(client, context, options, job):
+    def train(*_):
+        raise ZeroDivisionError("0 images")
+
+    run(client, options, train)
+    again = context.train_jobs.job(job.id)
+    assert (again.state, again.attempts) == ("waiting", 1)
+    assert "ZeroDivisionError" in again.reason
+
+
+def test_a_model_that_is_too_large_or_damaged_is_refused(client, context, job, tmp_path):
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    client.data(offer)
+    file = tmp_path / "large.onnx"
+    file.write_bytes(b"\0" * (offer.max_bytes + 1))
+    with pytest.raises(Exception, match="its parent allows"):
+        client.hand_back(offer, file)
+    other = TrainOffer(offer.id, offer.project, "another lease", 1, 1, "m", "", "", 1)
+    file.write_bytes(b"small")
+    with pytest.raises(LeaseGone):
+        client.hand_back(other, file)
+    assert not client.progress(other, TrainProgress())
+    client.hand_back(offer, file)
+    judged = judge(context, job)
+    assert judged.state == "failed"
+    assert "it is not ONNX" in judged.reason
+
+
+@pytest.mark.parametrize("name", ["../settings.env", "1", "1-99999999", "999-0", "x-0"])
+def test_only_images_of_the_data_are_given(client, job, name):
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    with pytest.raises(Exception, match="no image|nothing at"):
+        client.image(offer, name)
+
+
+def without(model):
+    del model.graph.node[-1]
+
+
+def external(model):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def infinite(model):
+    changed(model, by=np.inf)
+
+
+def reshaped(model):
+    tensor = model.graph.initializer[0]
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(np.concatenate([values, values]), tensor.name))
+
+
+def rewired(model):
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    node.attribute[0].ints[:] = [3, 3]
+
+
+def added(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "more"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(without, "nodes"), (external, "another file"), (infinite, "not finite"), (reshaped, "another shape"),
+     (rewired, "node .* differs"), (added, "tensors differ: more")],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)  # fmt: skip
+def test_anything_but_new_weights_is_refused(damage, said):
+    model = graph()
+    damage(model)
+    with pytest.raises(ReturnedModelRefused, match=said):
+        with_returned_weights(embedded_model(), model.SerializeToString(), NAMES)
+
+
+def test_the_weights_are_taken_into_our_own_graph():
+    model = changed(graph())
+    model.metadata_props.add(key="learned_from", value="somewhere")
+    model.doc_string = "theirs"
+    taken = with_returned_weights(embedded_model(), model.SerializeToString(), NAMES)
+    assert taken.doc_string != "theirs"
+    assert "learned_from" not in {entry.key for entry in taken.metadata_props}
+    theirs, ours = Weights.of(model), Weights.of(taken)
+    assert all(np.array_equal(theirs.value(name), ours.value(name)) for name in theirs.stored)
