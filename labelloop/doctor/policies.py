@@ -12,6 +12,7 @@ from labelloop.doctor.finding import Finding, ok, problem, warning
 from labelloop.service.errors import BadRequest
 from ml_backend.checksums import verify_file
 from ml_backend.inference.detector import embedded_model
+from ml_backend.predict.control_notes import hints_of
 from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons
 from ml_backend.predict.label_mapping import mapping_report
 from ml_backend.server.readiness import require_served_files
@@ -93,15 +94,18 @@ def controls(context: DoctorContext) -> Finding:
         options = context.options()
     except BadRequest as error:
         return problem(f"The ML backend refuses the project: {error.message}", error.fix)
-    supported = controls_of(context.label_config(), ModelOutputs.of(context.detector()), options=options.controls)
-    unsupported = reasons(supported)
+    config, outputs = context.label_config(), ModelOutputs.of(context.detector(), reads_graph=True)
+    supported = controls_of(config, outputs, options=options.controls)
+    unsupported, hints = reasons(supported), hints_of(config, supported, outputs)
     if not supported:
         return warning(NO_CONTROL, _NO_TARGET)
     if unsupported:
         return warning(
-            " ".join(unsupported), "Annotators label these without pre-labels, see docs/reference/controls.md."
+            " ".join([*unsupported, *hints]),
+            "Annotators label these without pre-labels, see docs/reference/controls.md.",
         )
-    return ok(f"{', '.join(support.control for support in supported)}: pre-labelled and learned from")
+    served = f"{', '.join(support.control for support in supported)}: pre-labelled and learned from"
+    return ok(". ".join([served, *hints]))
 
 
 def qc_policy(context: DoctorContext) -> Finding:

@@ -27,6 +27,9 @@ NAME = "region_labels"
 # A box within this share of the image's side from its edge is cut by it.
 EDGE = 0.005
 
+# Why nothing is learned with a model whose boxes cannot be trained.
+NO_FEATURES = "the served model gives no features of its boxes, so answers about objects are not learned"
+
 
 def fit_region_labels(inputs: FitInput) -> HeadResult | None:
     """Fit and judge a model for each control about objects; None where there is none or none was ever answered."""
@@ -54,6 +57,8 @@ def fit_region_labels(inputs: FitInput) -> HeadResult | None:
             parent=parent.controls.get(control.name) if parent is not None else None,
             tolerance=inputs.tolerance,
         )
+    if results and not any(example.embeddings.shape[1] for example in inputs.examples if any(example.region_choices)):
+        return HeadResult(None, "accuracy", None, None, passed=False, reason=NO_FEATURES, judged_by="nothing")
     held_out = sum(any(example.region_choices) for example in inputs.held_out)
     return head_result(results, parent=parent, held_out=held_out, extra={"labels": names})
 

@@ -90,6 +90,7 @@ class ModelOutputs:
         keypoint_names: Keypoint names.
         unlearnable: Why the model cannot be fine-tuned; empty where it can.
         answers: Names of the controls that the heads of the version answer.
+        lent: Why answers about images are learned on features of the embedded model; empty where they are not.
     """
 
     names: tuple[str, ...]
@@ -97,17 +98,25 @@ class ModelOutputs:
     keypoint_names: tuple[str, ...] = ()
     unlearnable: str = ""
     answers: frozenset[str] = frozenset()
+    lent: str = ""
 
     @classmethod
-    def of(cls, detector: Detector) -> ModelOutputs:
-        """Read the outputs of an opened detector, with its heads."""
-        from ml_backend.training.feature_export import (
-            not_learnable_reason,  # imported here: it loads onnx, which a start without a model does not need
-        )
+    def of(cls, detector: Detector, *, reads_graph: bool = False) -> ModelOutputs:
+        """Read the outputs of an opened detector, with its heads.
 
+        Args:
+            detector: The model.
+            reads_graph: Also find out whether a model that nothing was learned on has features of images; that parses
+                its file.
+        """
+        # Imported here: it loads onnx, which a start without a model does not need.
+        from ml_backend.training.feature_export import no_image_features, not_learnable_reason
+        from ml_backend.training.lent_features import LENT
+
+        lent = detector.engine.graph.metadata.get(LENT, "")
         return cls(
             detector.names.names, detector.provides, detector.keypoint_names, not_learnable_reason(detector),
-            detector.answers,
+            detector.answers, lent or (no_image_features(detector) if reads_graph else ""),
         )  # fmt: skip
 
 

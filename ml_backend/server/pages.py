@@ -7,7 +7,8 @@ from ml_backend.errors import ModelError
 from ml_backend.learning.report.page import front_page, learning_page, page_headers
 from ml_backend.learning.service import LearningService
 from ml_backend.learning.store.annotations import NotConnectedToLearning
-from ml_backend.predict.control_support import ModelOutputs, controls_of, reasons, why_not_learnable
+from ml_backend.predict.control_notes import notes_of
+from ml_backend.predict.control_support import ModelOutputs, controls_of, why_not_learnable
 from ml_backend.server.project_options import ProjectOptionsStore
 from ml_backend.serving.model_server import ModelServer
 
@@ -54,7 +55,7 @@ class Pages:
             return unserved
         outputs = ModelOutputs.of(detector) if detector else None
         options = self._projects.options(project).controls
-        return [*unserved, *reasons(controls_of(config, outputs, options=options))]
+        return [*unserved, *notes_of(config, controls_of(config, outputs, options=options), outputs)]
 
     def _active(self, project: int | None = None) -> str:
         try:

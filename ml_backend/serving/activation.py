@@ -114,7 +114,7 @@ def open_served_model(settings: Settings, project: int | None = None) -> tuple[D
 def served_outputs(settings: Settings, project: int | None = None) -> ModelOutputs | None:
     """Return the outputs of the served model, which decide the controls it fills; None if it cannot be opened."""
     try:
-        return ModelOutputs.of(open_served_model(settings.replace(inference_threads=1), project)[0])
+        return ModelOutputs.of(open_served_model(settings.replace(inference_threads=1), project)[0], reads_graph=True)
     except (ModelError, StoreError):
         return None
 

@@ -84,9 +84,9 @@ def _drawers(config: LabelConfig, to_name: str, labels: tuple[str, ...]) -> Iter
                 if _accepts(control, to_name, labels):
                     yield Drawer(control, control)
             for shape in config.controls_of(bare):
-                labelled = (one for one in _labels_of(config, to_name) if _accepts(one, to_name, labels))
-                if to_name in shape.to_names and (control := next(labelled, None)) is not None:
-                    yield Drawer(control, shape)
+                labelled = [one for one in _labels_of(config, to_name) if _accepts(one, to_name, labels)]
+                if labelled and to_name in shape.to_names:
+                    yield Drawer(labelled[0], shape)
 
 
 def _labels_of(config: LabelConfig, to_name: str) -> Sequence[Control]:

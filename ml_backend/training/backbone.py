@@ -23,6 +23,7 @@ from ml_backend.inference.detector import Detector, load_detector
 from ml_backend.inference.session import Engine
 from ml_backend.layouts.labelloop import EMBEDDINGS
 from ml_backend.training.feature_export import LEVELS, export_features, export_image_features, not_learnable_reason
+from ml_backend.training.lent_features import LENT
 
 log = structlog.get_logger(__name__)
 
@@ -127,6 +128,11 @@ class FrozenBackbone:
         ]
 
     @property
+    def lent(self) -> str:
+        """Why its features of images are those of the embedded model; empty where they are its own."""
+        return self.detector.engine.graph.metadata.get(LENT, "")
+
+    @property
     def image_outputs(self) -> tuple[str, ...]:
         """The output with image features; empty without."""
         return (IMAGE_FEATURES,) if self.detector.engine.graph.image_features else ()
@@ -188,7 +194,11 @@ def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 
     if not _is_intact(exported):
         folder.mkdir(parents=True, exist_ok=True)
         partial = exported.with_suffix(".partial")
-        onnx.save(_exported(detector), partial)
+        exported_model = _exported(detector)
+        reason = next((entry.value for entry in exported_model.metadata_props if entry.key == LENT), "")
+        if reason:
+            log.warning("features_lent", model=detector.version, by="the embedded model", reason=reason)
+        onnx.save(exported_model, partial)
         sidecar_of(exported).unlink(missing_ok=True)
         partial.replace(exported)
         write_checksum(exported)

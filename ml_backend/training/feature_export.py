@@ -7,7 +7,8 @@ https://arxiv.org/abs/2003.06957, refit nothing else). Where classes and boxes h
 both are concatenated, with those of their common stem.
 
 A further output holds features of the whole image, see `image_features`. Graphs without candidates that can be trained,
-such as classifiers, get that output alone, in addition to their own.
+such as classifiers, get that output alone, in addition to their own. A graph without a feature map gets those of the
+embedded model, see `lent_features`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +20,11 @@ from onnx import helper, numpy_helper
 
 from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelBroken, NotLearnable
-from ml_backend.inference.detector import Detector
+from ml_backend.inference.detector import Detector, embedded_model, load_detector
 from ml_backend.inference.run_limit import RunLimit
 from ml_backend.layouts.labelloop import EMBEDDINGS
 from ml_backend.training.image_features import FeatureTensor, add_image_features, backbone_maps, select_maps
+from ml_backend.training.lent_features import add_lent_features
 from ml_backend.training.onnx_builder import GraphBuilder
 from ml_backend.training.onnx_decoders import DECODERS
 from ml_backend.training.roi_features import (
@@ -35,6 +37,9 @@ from ml_backend.training.roi_features import (
 
 # Metadata key of an exported graph: number of candidates per level, in their order, as a JSON list.
 LEVELS = "labelloop.levels"
+
+# Why a graph has no features of images of its own.
+NO_MAP = "it has no feature map that describes a whole image"
 
 LEARNED_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 # Operations without learned weights that may lie between the last layer and the outputs.
@@ -156,8 +161,7 @@ def export_features(detector: Detector) -> onnx.ModelProto:
         DECODERS[layout](nodes, detector)
         nodes.concat([_flat(nodes, levels, boxes_per_cell) for levels in columns], axis=2, name=EMBEDDINGS)
         nodes.output(EMBEDDINGS, ("batch", "candidates", sum(levels[0].width for levels in columns)))
-    if tensors:
-        add_image_features(nodes, tensors)
+    _add_features_of_images(nodes, detector, tensors)
     return nodes.build()
 
 
@@ -168,16 +172,31 @@ def export_image_features(detector: Detector) -> onnx.ModelProto:
         detector: Of any layout.
 
     Raises:
-        NotLearnable: The graph has no feature map to pool.
+        NotLearnable: The graph has no feature map to pool, and cannot be given those of the embedded model.
         ModelBroken: The file cannot be read.
     """
     model = _load(detector)
-    tensors = _image_tensors(detector, model)
-    if not tensors:
-        raise NotLearnable(path=detector.path, reason="it has no feature map that describes a whole image")
     nodes = GraphBuilder(model, prefix="features")
-    add_image_features(nodes, tensors)
+    _add_features_of_images(nodes, detector, _image_tensors(detector, model))
     return nodes.build()
+
+
+def no_image_features(detector: Detector) -> str:
+    """Why a model has no features of images of its own; empty where it has."""
+    if detector.engine.graph.image_features:
+        return ""
+    return "" if _image_tensors(detector, _load(detector)) else NO_MAP
+
+
+def _add_features_of_images(nodes: GraphBuilder, detector: Detector, tensors: Sequence[FeatureTensor]) -> None:
+    """Add the features of images: of the graph itself, else of the embedded model."""
+    if tensors or detector.engine.graph.image_features:
+        add_image_features(nodes, tensors)
+        return
+    lender = load_detector(embedded_model(), threads=1)
+    model = _load(lender)
+    maps = _image_tensors(lender, model)
+    add_lent_features(nodes, detector, lender, model, maps, reason=NO_MAP)
 
 
 def _load(detector: Detector) -> onnx.ModelProto:
@@ -257,8 +276,7 @@ def _with_roi_features(detector: Detector, model: onnx.ModelProto, tensors: Sequ
     nodes.set_metadata(**{LEVELS: list(levels)})
     width = add_pooled_features(nodes, maps, detector.spec, count=sum(levels), name=EMBEDDINGS)
     nodes.output(EMBEDDINGS, ("batch", "candidates", width))
-    if tensors:
-        add_image_features(nodes, tensors)
+    _add_features_of_images(nodes, detector, tensors)
     return nodes.build()
 
 

@@ -1,18 +1,25 @@
 """Frozen features of images and boxes come with the boxes in one run, and are the same in training and serving."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ml_backend.detection.preprocess import prepare
+from ml_backend.detection.onnx_graph import IMAGE_FEATURES, Graph, Tensor
+from ml_backend.detection.preprocess import InputSpec, prepare
 from ml_backend.errors import NotLearnable
 from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.training.backbone import CandidateFeatures, open_backbone
 from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.feature_export import export_image_features
+from ml_backend.training.feature_export import NO_MAP, _image_tensors, export_image_features, no_image_features
 from ml_backend.training.image_features import BackboneMaps, backbone_maps, select_maps
+from ml_backend.training.lent_features import LENT, add_lent_features
 from ml_backend.training.linear_head import LinearHead, head_detector
+from ml_backend.training.onnx_builder import GraphBuilder
 from ml_backend.training.onnx_export import write_learned
 from ml_backend.training.region_features import region_embeddings, region_rows
 from tests.drawn import draw_shapes
@@ -109,9 +116,57 @@ def test_a_classifier_gives_the_input_of_its_last_layer(tmp_path):
     assert np.array_equal(after.image_features, features.image_features)
 
 
-def test_a_graph_without_feature_maps_has_no_features(labelloop_model):
-    with pytest.raises(NotLearnable, match="no feature map that describes a whole image"):
-        export_image_features(load_detector(labelloop_model()))
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("dtype", "color"), [("float32", "BGR"), ("uint8", "RGB")])
+def test_a_graph_without_feature_maps_gets_those_of_the_embedded_model(backbone, layout, dtype, color):
+    from skimage import data
+
+    image = data.astronaut()
+    spec = InputSpec(320, 320, layout=layout, color=color, dtype=dtype)
+    if dtype == "float32":
+        spec = replace(spec, scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    sides = (3, 320, 320) if layout == "NCHW" else (320, 320, 3)
+    seen = helper.make_tensor_value_info("image", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["b", *sides])
+    graph = helper.make_model(
+        helper.make_graph([], "bare", [seen], []), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    )
+    read = Graph((Tensor("image", (None, *sides), dtype),), ())
+    detector = SimpleNamespace(spec=spec, engine=SimpleNamespace(graph=read), path=None)
+    lender = load_detector(embedded_model(), threads=1)
+    nodes = GraphBuilder(graph, prefix="features")
+    maps = _image_tensors(lender, onnx.load(embedded_model()))
+    add_lent_features(nodes, detector, lender, onnx.load(embedded_model()), maps, reason=NO_MAP)
+    session = onnxruntime.InferenceSession(nodes.build().SerializeToString())
+    [lent] = session.run([IMAGE_FEATURES], {"image": prepare(image, spec).tensor[None]})
+    [features] = backbone.extract_features([prepare(image, backbone.spec)])
+    assert lent.shape == (1, len(features.image_features))
+    alike = np.dot(lent[0], features.image_features)
+    assert alike / np.linalg.norm(lent) / np.linalg.norm(features.image_features) > 0.97
+
+
+def test_versions_without_feature_maps_say_whose_features_they_have(labelloop_model, tmp_path):
+    detector = load_detector(labelloop_model(), threads=1)
+    assert no_image_features(detector) == NO_MAP
+    backbone = open_backbone(detector.path, folder=tmp_path, threads=1)
+    assert backbone.lent == NO_MAP
+    image = np.random.default_rng(1).integers(0, 255, (64, 96, 3)).astype(np.uint8)
+    [features] = backbone.extract_features([prepare(image, backbone.spec)])
+    assert features.image_features.any()
+    onnx.save(export_image_features(detector), tmp_path / "version.onnx")
+    version = load_detector(tmp_path / "version.onnx", threads=1)
+    assert version.engine.graph.metadata[LENT] == NO_MAP
+    [before], [after] = (one.detect([prepare(image, one.spec)], floor=0.0) for one in (detector, version))
+    assert np.array_equal(before.boxes, after.boxes)
+    assert np.array_equal(after.image_features, features.image_features)
+
+
+def test_a_graph_of_an_old_opset_has_no_features(labelloop_model):
+    detector = load_detector(labelloop_model(), threads=1)
+    model = onnx.load(detector.path)
+    model.opset_import[0].version = 10
+    lender = load_detector(embedded_model(), threads=1)
+    with pytest.raises(NotLearnable, match="its opset 10 is too old"):
+        add_lent_features(GraphBuilder(model, prefix="features"), detector, lender, model, [], reason=NO_MAP)
 
 
 def test_the_maps_before_the_neck_are_pooled(backbone):
