@@ -14,18 +14,20 @@ from exporters.console import JsonPath, pluralize, progress_bar, terminal_label,
 from exporters.dataset.gc import GRACE_H, Garbage, collect_garbage, find_garbage
 from exporters.dataset.latest import read_latest, update_latest
 from exporters.dataset.pull import pull
-from exporters.dataset.signed_links import LONGEST_HOURS, signed_lines, signer
+from exporters.dataset.signed_links import signed_lines
 from exporters.dataset.versions import read_head, read_version, versions
 from exporters.errors import BadOption
 from exporters.tasks.table import format_names
 from labelloop.service.logging import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
-from labelloop.service.store import open_store
+from labelloop.service.store import is_bucket_url, open_store
+from labelloop.service.store.signing import LONGEST_HOURS, signer
 from labelloop.service.studio import Studio
 
 if TYPE_CHECKING:
     from exporters.dataset.diff import ChangeCounts, ClassChange, Differences
+    from exporters.dataset.task_diff import TaskDifferences
 
 # Changed images that `dataset diff` prints, and missing images of each reason that `dataset pull` prints.
 _SAMPLES, _MISSING = 20, 3
@@ -35,7 +37,7 @@ def dataset_list(url: str, *, json: JsonPath = None) -> int:
     """List the versions of a data set; mark the published one, and the one that latest/ holds.
 
     Args:
-        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         json: where to write the list as JSON ("-": to the standard output).
     """
     store = open_store(url, Settings())
@@ -85,7 +87,7 @@ def dataset_diff(url: str, a: str, b: str = "latest", *, json: JsonPath = None) 
     ```
 
     Args:
-        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         a: the earlier version, such as 11 or v000011.
         b: the later version; "latest" is the published one.
         json: where to write the changes as JSON ("-": to the standard output).
@@ -118,7 +120,7 @@ def dataset_gc(
     ```
 
     Args:
-        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         keep: the number of published versions to keep, counted from the newest; default: all.
         grace: hours during which new objects and versions are never removed; longer than any export takes.
         delete: remove it; without this nothing is changed.
@@ -143,6 +145,10 @@ def diff_text(changes: "Differences") -> str:
     if changes.classes_added:
         lines.append(f"  new classes: {', '.join(map(terminal_label, changes.classes_added))}")
     lines.append(f"  tasks    {_change(changes.tasks)}")
+    if changes.lines is not None:
+        lines += _line_changes(changes.lines)
+    if not changes.format:
+        return "\n".join(lines)
     lines.append(f"  images   {_change(changes.images)}")
     lines += [f"    {number} moved: {move}" for move, number in changes.splits.items()]
     lines.append(f"  objects  {_objects(changes.objects)}   (from {changes.format})")
@@ -186,6 +192,25 @@ def gc_text(garbage: Garbage, *, deleted: bool) -> str:
     return "\n".join(lines)
 
 
+def _line_changes(changes: "TaskDifferences") -> list[str]:
+    """Format the changes of lines of tasks."""
+    numbers = changes.lines
+    changed_lines = ", ".join(f"{numbers[name]} {name}" for name in ("added", "removed", "changed"))
+    lines = [f"  lines    {changed_lines}, {numbers['same']} the same"]
+    lines += [f"    {number} moved: {move}" for move, number in changes.splits.items()]
+    for control, counts in changes.answers.items():
+        lines.append(
+            f"    answers to {terminal_label(control)}: {counts.added} added, {counts.removed} removed,"
+            f" {counts.changed} changed"
+        )
+    for label, regions in changes.regions.items():
+        added, removed = regions.get("added", 0), regions.get("removed", 0)
+        lines.append(f"    regions labelled {terminal_label(label)}: {added} added, {removed} removed")
+    lines += [f"  task {task}: {what}" for task, what in changes.samples[:_SAMPLES]]
+    changed = numbers["added"] + numbers["removed"] + numbers["changed"]
+    return [*lines, *([f"  and {changed - _SAMPLES} more tasks"] if changed > _SAMPLES else [])]
+
+
 def _change(counts: "ChangeCounts") -> str:
     return f"{counts.added} added, {counts.removed} removed, {counts.changed} changed, {counts.same} the same"
 
@@ -220,7 +245,7 @@ def dataset_pull(
     ```
 
     Args:
-        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         to: the folder to write; one sub-folder per format if there are several.
         version: "latest", or a version's number: 3 or v000003.
         formats: the formats to write, comma-separated; default: all of the version.
@@ -298,7 +323,7 @@ def dataset_latest(url: str, *, json: JsonPath = None) -> int:
     ```
 
     Args:
-        url: the data set: a folder or s3://BUCKET/PREFIX.
+        url: the data set: a folder, s3://BUCKET/PREFIX, gs:// or az://.
         json: where to write what was done as JSON ("-": to the standard output).
 
     Returns:
@@ -340,7 +365,7 @@ def dataset_link(
     ```
 
     Args:
-        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         format: ndjson-detect, ndjson-segment, ndjson-obb or ndjson-pose; the version's only one by default.
         version: "latest", or a number: 3 or v000003.
         hours: how long the addresses are valid, at most 168.
@@ -358,7 +383,7 @@ def dataset_link(
         raise BadOption("--format", format, choices)
     sign = signer(settings, hours)
     data = b"".join(signed_lines(store, manifest, name, sign))
-    if out is not None or not store.url.startswith("s3://"):
+    if out is not None or not is_bucket_url(store.url):
         path = out or Path(f"{manifest.version}-{name}.ndjson")
         path.write_bytes(data)
         print(f"{path}: valid for {hours:g} hours")
@@ -381,7 +406,7 @@ def dataset_report(
     ```
 
     Args:
-        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         out: the HTML file to write.
         version: "latest", or a number: 3 or v000003.
         samples: the number of images shown with their objects drawn.

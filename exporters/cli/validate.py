@@ -5,13 +5,15 @@ from urllib.parse import unquote, urlsplit
 
 from exporters.console import JsonPath, pluralize, writable_json_path, write_json
 from exporters.dataset.pull import pull
+from exporters.model.manifest import DatasetManifest
 from exporters.validate.folder import VALIDATED_FORMATS, validate
 from exporters.validate.issues import ISSUE_KINDS, IssueReport
 from exporters.validate.latest import check_latest
+from exporters.validate.tasks import VALIDATED_TASK_FORMATS, check_content, check_task_files
 from exporters.validate.version import verify
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store import Store, open_store
+from labelloop.service.store import Store, is_bucket_url, open_store
 
 EXAMPLES = 20
 
@@ -30,7 +32,8 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
     ```
 
     Args:
-        place: a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX; also a data set of `labelloop export`.
+        place: a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX (gs://, az://); also a data set of
+            `labelloop export`.
         version: the version, for a data set of `labelloop export`: "latest", or a number: 3 or v000003.
         json: where to write the findings as JSON ("-": to the standard output).
 
@@ -51,14 +54,24 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
                 to = folder / checked_formats[0] if len(checked_formats) == 1 else folder
                 pull(store, manifest, to=to, formats=checked_formats, copies=False)
                 validate(folder, problems)
+            _check_tasks(store, manifest, scratch / "tasks", problems)
     return _print_problems(f"{place} {manifest.version if manifest else version}", problems, json=report_to)
+
+
+def _check_tasks(store: Store, manifest: DatasetManifest, folder: Path, problems: IssueReport) -> None:
+    """Check the files of the formats of tasks."""
+    formats = [name for name in manifest.formats if name in VALIDATED_TASK_FORMATS]
+    if formats:
+        pull(store, manifest, to=folder / formats[0] if len(formats) == 1 else folder, formats=formats, copies=False)
+        check_task_files(folder, problems)
+        check_content(folder, problems)
 
 
 def dataset_verify(url: str, *, version: str = "latest", json: JsonPath = None) -> int:
     """Compare a version with its manifest: size and SHA-256 of every file, and the numbers of images and labels.
 
     Args:
-        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         version: "latest", or a number: 3 or v000003.
         json: where to write the findings as JSON ("-": to the standard output).
 
@@ -71,7 +84,7 @@ def dataset_verify(url: str, *, version: str = "latest", json: JsonPath = None) 
 
 def _store(location: str) -> Store | None:
     """Return the store of a data set made by `labelloop export`; ``None`` for any other, or a pulled one."""
-    if location.startswith("s3://"):
+    if is_bucket_url(location):
         store = open_store(location, Settings())
         names = ("HEAD.json", "versions/") if not location.endswith((".json", ".ndjson", ".jsonl", ".zip")) else ()
         return store if any(next(iter(store.list(name)), "") for name in names) else None

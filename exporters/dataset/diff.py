@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from exporters.dataset.shards import read_index, read_rows
+from exporters.dataset.task_diff import WHOLE_LINES, TaskDifferences, line_changes
 from exporters.dataset.task_index import TaskIndex
 from exporters.errors import BadOption
 from exporters.formats.decode import DECODERS, DecodedObject, decode_objects
@@ -74,6 +75,7 @@ class Differences(msgspec.Struct, frozen=True):
         objects: The sum over all classes.
         classes: The changes by class.
         samples: Some images that changed.
+        lines: The changes of the lines of tasks; None if the versions have no format of whole lines in common.
     """
 
     url: str
@@ -88,6 +90,7 @@ class Differences(msgspec.Struct, frozen=True):
     objects: ClassChange
     classes: Mapping[str, ClassChange]
     samples: tuple[Sample, ...]
+    lines: TaskDifferences | None = None
 
 
 def diff_versions(store: Store, a: DatasetManifest, b: DatasetManifest) -> Differences:
@@ -97,22 +100,36 @@ def diff_versions(store: Store, a: DatasetManifest, b: DatasetManifest) -> Diffe
         BadOption: they have no format with objects in common.
         DatasetDamaged: an object of the data set is missing or damaged.
     """
-    name = next((format_name for format_name in DECODERS if format_name in a.formats and format_name in b.formats), "")
-    if not name:
-        raise BadOption(
-            "A and B", f"{a.version} {b.version}", "versions with a format in common: " + ", ".join(DECODERS)
-        )
+    in_common = [name for name in a.formats if name in b.formats]
+    name = next((format_name for format_name in DECODERS if format_name in in_common), "")
+    whole = next((format_name for format_name in WHOLE_LINES if format_name in in_common), "")
+    if not name and not whole:
+        known = ", ".join((*DECODERS, *WHOLE_LINES))
+        raise BadOption("A and B", f"{a.version} {b.version}", f"versions with a format in common: {known}")
     old, new = read_index(store, a), read_index(store, b)
     before, after = _rows(a, old), _rows(b, new)
+    changed_before = {key for key, location in before.items() if after.get(key) != location}
+    changed_after = {key for key, location in after.items() if before.get(key) != location}
+    tasks = ChangeCounts(
+        added=len(after.keys() - before.keys()),
+        removed=len(before.keys() - after.keys()),
+        changed=len(changed_after & before.keys()),
+        same=len(after) - len(changed_after),
+    )
+    lines = None
+    if whole:
+        lines = line_changes(
+            ((store, a, old, whole, changed_before), (store, b, new, whole, changed_after)), samples=SAMPLES
+        )
     changes = _ChangeCollector(a, b)
+    if not name:
+        return msgspec.structs.replace(changes.result(store.url, name, tasks), lines=lines)
     with (
         scratch_folder() as folder,
         closing(sqlite3.connect(folder / "before.sqlite3", isolation_level=None)) as database,
     ):
         database.execute("PRAGMA synchronous=OFF")
         database.execute("CREATE TABLE images (id INTEGER PRIMARY KEY, image BLOB, record BLOB)")
-        changed_before = {key for key, location in before.items() if after.get(key) != location}
-        changed_after = {key for key, location in after.items() if before.get(key) != location}
         database.execute("BEGIN")
         for image, record in _images(store, a, old, name, changed_before):
             database.execute("INSERT INTO images VALUES (?, ?, ?)", (_decode(image).id, image, record))
@@ -130,13 +147,7 @@ def diff_versions(store: Store, a: DatasetManifest, b: DatasetManifest) -> Diffe
         for image, record in database.execute("SELECT image, record FROM images ORDER BY id"):
             old_image = _decode(image)
             changes.removed(old_image, _objects(name, record, old_image, a))
-    tasks = ChangeCounts(
-        added=len(after.keys() - before.keys()),
-        removed=len(before.keys() - after.keys()),
-        changed=len(changed_after & before.keys()),
-        same=len(after) - len(changed_after),
-    )
-    return changes.result(store.url, name, tasks)
+    return msgspec.structs.replace(changes.result(store.url, name, tasks), lines=lines)
 
 
 class _ChangeCollector:

@@ -45,6 +45,7 @@ class FlatAnnotation(msgspec.Struct, frozen=True):
         item_answers: Answers about one item of a list (``perItem``).
         controls: Control -> the type of its results, and for answers about the task the other fields of the result.
         other: Results that the other keys do not hold exactly, as Label Studio stores them.
+        replaced: Positions in the list that the other keys give: results that those in ``other`` replace.
     """
 
     answers: Mapping[str, Any] = {}
@@ -53,6 +54,7 @@ class FlatAnnotation(msgspec.Struct, frozen=True):
     item_answers: Sequence[Json] = ()
     controls: Mapping[str, Json] = {}
     other: Sequence[Json] = ()
+    replaced: Sequence[int] = ()
 
 
 class PlainAnswers:
@@ -108,34 +110,54 @@ def stored_answer(kind: str, control: str, plain: Any) -> Json:
 def flatten(results: Sequence[Mapping[str, Any]], plain: PlainAnswers) -> FlatAnnotation:
     """Return the flat form of the results of an annotation."""
     flat = _Flattener(plain).add(results).flat()
-    again: dict[str, list[Json]] = {}
-    for result in rebuild(flat):
-        again.setdefault(_identity(result), []).append(result)
+    again: dict[str, list[tuple[int, Json]]] = {}
+    rebuilt = rebuild(flat)
+    for position, result in enumerate(rebuilt):
+        again.setdefault(_identity(result), []).append((position, result))
+    exact: set[int] = set()
     other = []
     for result in results:
         candidates = again.get(_identity(result), [])
-        if result in candidates:
-            candidates.remove(result)  # type: ignore[arg-type]
-        else:
+        position = next((at for at, one in candidates if at not in exact and _is_same(one, result)), None)
+        if position is None:
             other.append(dict(result))
-    return msgspec.structs.replace(flat, other=other) if other else flat
+        else:
+            exact.add(position)
+    replaced = [position for position in range(len(rebuilt)) if position not in exact]
+    return msgspec.structs.replace(flat, other=other, replaced=replaced) if other or replaced else flat
 
 
 def rebuild(flat: FlatAnnotation) -> list[Json]:
     """Return the results of which ``flat`` is the flat form, in its order; `FlatAnnotation.other` comes last."""
-    replaced = {_identity(result) for result in flat.other}
-    results: list[Json] = []
+    replaced = frozenset(flat.replaced)
+    results = [result for position, result in enumerate(_derived(flat)) if position not in replaced]
+    return [*results, *map(dict, flat.other)]
+
+
+def _derived(flat: FlatAnnotation) -> Iterator[Json]:
     for region in flat.regions:
-        results += _region_results(region, flat.controls)
+        yield from _region_results(region, flat.controls)
     for control, answer in flat.answers.items():
-        results.append(_answer_result(control, answer, flat.controls.get(control, {})))
+        yield _answer_result(control, answer, flat.controls.get(control, {}))
     for entry in flat.item_answers:
-        results.append(_answer_result(entry["control"], entry["answer"], entry))
+        yield _answer_result(entry["control"], entry["answer"], entry)
     for relation in flat.relations:
         ends = {"from_id": relation["from"], "to_id": relation["to"], "type": RELATION}
         known = {name: relation[name] for name in ("direction", "labels") if name in relation}
-        results.append({**ends, **known, **relation.get("fields", {})})
-    return [*(result for result in results if _identity(result) not in replaced), *map(dict, flat.other)]
+        yield {**ends, **known, **relation.get("fields", {})}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON: unlike ``==``, it tells 1 from true and from 1.0."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_is_same(item, other[key]) for key, item in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return bool(one == other)
 
 
 class _Flattener:
@@ -267,11 +289,11 @@ def _region_results(region: Mapping[str, Any], controls: Mapping[str, Mapping[st
         yield common | {"from_name": region["control"], "type": region["type"], "value": {**value, **labels}}
     place = {} if kind == CHAT_MESSAGE else shape
     if control := region.get("label_control"):
-        its_type = controls[control]["type"]
+        its_type = controls.get(control, {}).get("type")
         value = {**place, _labels_field(str(its_type).lower()): region["labels"]}
         yield common | {"from_name": control, "type": its_type, "value": value}
     for control, answer in region["answers"].items():
-        its_type = controls[control]["type"]
+        its_type = controls.get(control, {}).get("type")
         lowered = str(its_type).lower()
         if lowered in _DRAWN or lowered.endswith("labels"):
             stored = {_labels_field(lowered): answer}

@@ -57,6 +57,8 @@ def flat_json(flat: FlatAnnotation) -> Json:
     line["controls"] = flat.controls
     if flat.other:
         line["other"] = flat.other
+    if flat.replaced:
+        line["replaced"] = flat.replaced
     return line
 
 

@@ -151,6 +151,52 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
         "write ImageSets/Main/{train,val,trainval,test}.txt",
     ),
     "voc-image-missing": IssueKind("an image that is not in JPEGImages", "loading stops", "add the image"),
+    "image-missing": IssueKind(
+        "an image that is not in the data set, or a name that several images have",
+        "its labels are never used",
+        "add the image, or drop its labels",
+    ),
+    "object-outside": IssueKind(
+        "an object that exceeds its image", "crops and normalised coordinates are wrong", "clip it to the image"
+    ),
+    "object-twice": IssueKind(
+        "a duplicate object of an image",
+        "one of the two can never be matched: recall is too low",
+        "drop one",
+    ),
+    "imagefolder-split": IssueKind(
+        "an ImageFolder split without objects beside splits that have some",
+        "load_dataset infers other types for its columns, and stops",
+        "load each split by itself (data_dir=DIR/val), or choose a larger split",
+    ),
+    "tasks-line": IssueKind(
+        "a line that is not in its format, or in the file of another split",
+        "reading stops, or the task is used in another split",
+        "export the data set again with --afresh",
+    ),
+    "tasks-twice": IssueKind(
+        "a task with one annotation on two lines", "it counts twice", "drop one of the lines"
+    ),
+    "tasks-dangling": IssueKind(
+        "a relation to a region that the line does not have",
+        "the relation cannot be used",
+        "delete the relation in Label Studio, and export again",
+    ),
+    "tasks-span": IssueKind(
+        "a span or token that does not fit its text, or a tag that continues another entity",
+        "loaders drop the entity, or read other ones",
+        "correct the span in Label Studio, and export again",
+    ),
+    "tasks-pair": IssueKind(
+        "a preference between two equal or missing responses",
+        "it teaches nothing",
+        "correct the responses in the tasks' data",
+    ),
+    "tasks-leak": IssueKind(
+        "a task with the same data in another split",
+        "the model is tested on what it was trained on",
+        "export without --split-key, or give both tasks one split",
+    ),
     "label-unread": IssueKind(
         "labels that cannot be read", "training does not use them", "write them in the data set's format"
     ),

@@ -14,6 +14,7 @@ from exporters.errors import DatasetDamaged
 from exporters.model.manifest import IMAGES, PHOTOS, DatasetManifest, ImageCopy, PlainFile, object_key
 from exporters.model.records import Image
 from exporters.model.splits import DISPUTED_SPLIT
+from exporters.tasks.table import TASK_FORMATS
 from exporters.validate.issues import IssueReport
 from labelloop.service.store import ObjectNotFound, Store
 
@@ -124,8 +125,11 @@ def _check_counts(store: Store, manifest: DatasetManifest, report: IssueReport) 
         report.add("version-counts", key, "splits", f"{stated}, the table of images has {dict(splits)}")
     for name in manifest.formats:
         records = sum(1 for _ in read_table(store, manifest, name))
-        if records != splits.total():
-            report.add("version-counts", key, name, f"{records} records for {splits.total()} images")
+        is_of_tasks = name in TASK_FORMATS
+        wanted = sum(manifest.lines.values()) if is_of_tasks else splits.total()
+        if records != wanted:
+            what = "lines of tasks" if is_of_tasks else "images"
+            report.add("version-counts", key, name, f"{records} records for {wanted} {what}")
     largest = max(manifest.classes.values(), default=0)
     if sorted(manifest.classes.values()) != list(range(1, largest + 1)):
         report.add("version-counts", key, "classes", "the ids are not 1, 2, 3 ...")

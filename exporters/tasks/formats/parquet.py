@@ -17,7 +17,7 @@ from exporters.tasks.formats.jsonl import TasksJsonl
 # Rows of a row group: what is in memory at once.
 _GROUP = 512
 # Keys of a line that are columns of JSON.
-_AS_JSON = ("meta", "item_answers", "controls", "other", "consensus", "qc")
+_AS_JSON = ("meta", "item_answers", "controls", "other", "replaced", "consensus", "qc")
 _MADE = ("id", "by", "rule", "ground_truth", "created_at", "updated_at", "lead_time")
 _PLACES = ("start", "end", "x", "y", "width", "height", "rotation")
 _encode = msgspec.json.Encoder().encode

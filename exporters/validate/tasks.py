@@ -1,0 +1,156 @@
+"""Check the files of tasks: lines that cannot be read back, dangling relations, and the same content in two splits."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from exporters.model.splits import DISPUTED_SPLIT
+from exporters.tasks.documents import SPAN_TYPES
+from exporters.tasks.flat import rebuild
+from exporters.tasks.line import flat_of
+from exporters.validate.issues import IssueReport
+
+Json = dict[str, Any]
+
+
+def check_task_files(folder: Path, report: IssueReport) -> None:
+    """Check the folders of formats of tasks below a folder, as `labelloop dataset pull` writes them."""
+    for name, check in _CHECKS.items():
+        place = folder / name
+        if place.is_dir():
+            for file in sorted(path for path in place.iterdir() if path.suffix in {".jsonl", ".conll"}):
+                check(file, f"{name}/{file.name}", report)
+
+
+def check_lines(file: Path, name: str, report: IssueReport) -> None:
+    """Check a file of tasks-jsonl."""
+    seen: set[bytes] = set()
+    for where, line in _json_lines(file, name, report):
+        try:
+            flat = flat_of(line)
+            results = rebuild(flat)
+        except (msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
+            report.add("tasks-line", name, where, f"it is not in the flat form: {error}")
+            continue
+        if line.get("split") != file.stem:
+            report.add("tasks-line", name, where, f"its split is {line.get('split')!r}")
+        annotation = line.get("annotation")
+        who = annotation.get("id") if isinstance(annotation, dict) else None
+        key = hashlib.blake2b(msgspec.json.encode([line.get("task"), who]), digest_size=8).digest()
+        if key in seen:
+            report.add("tasks-twice", name, where, f"task {line.get('task')}, annotation {who}")
+        seen.add(key)
+        ids = {region.get("id") for region in flat.regions} | {result.get("id") for result in results}
+        for relation in flat.relations:
+            if lost := [end for end in (relation.get("from"), relation.get("to")) if end not in ids]:
+                report.add("tasks-dangling", name, where, f"a relation to {lost[0]!r}")
+        for region in flat.regions:
+            if str(region.get("type")).lower() in SPAN_TYPES and _is_reversed(region["shape"]):
+                report.add("tasks-span", name, where, f"region {region.get('id')}: {region['shape']!r:.80}")
+
+
+def check_spans(file: Path, name: str, report: IssueReport) -> None:
+    """Check a file of spacy-jsonl: every span is in its text, and tokens and spans fit each other."""
+    for where, line in _json_lines(file, name, report):
+        text, spans, tokens = line.get("text"), line.get("spans"), line.get("tokens", [])
+        if not isinstance(text, str) or not isinstance(spans, list) or not isinstance(tokens, list):
+            report.add("tasks-line", name, where, "expected text, spans and tokens")
+            continue
+        for token in tokens:
+            if not isinstance(token, dict) or text[slice(token.get("start"), token.get("end"))] != token.get("text"):
+                report.add("tasks-span", name, where, f"token {token!r:.80}")
+                break
+        for span in spans:
+            if not isinstance(span, dict) or not _fits(span, text, tokens):
+                report.add("tasks-span", name, where, f"span {span!r:.80}")
+
+
+def check_conll(file: Path, name: str, report: IssueReport) -> None:
+    """Check a file of conll: four columns, and no tag that continues another entity."""
+    before = "O"
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            columns = line.rstrip("\n").split(" ")
+            if columns == [""]:
+                before = "O"
+                continue
+            tag = columns[-1]
+            if len(columns) != 4 or not (tag == "O" or tag[:2] in {"B-", "I-"}):
+                report.add("tasks-line", name, f"line {number}", f"{line.strip()!r:.60}: expected TOKEN -X- _ TAG")
+            elif tag.startswith("I-") and before[2:] != tag[2:]:
+                report.add("tasks-span", name, f"line {number}", f"{tag} follows {before}")
+            before = tag
+            report.checked["tokens"] += 1
+
+
+def check_preferences(file: Path, name: str, report: IssueReport) -> None:
+    """Check a file of preference-jsonl: two different responses per pair."""
+    for where, line in _json_lines(file, name, report):
+        if not {"prompt", "chosen", "rejected"} <= line.keys():
+            report.add("tasks-line", name, where, "expected prompt, chosen and rejected")
+        elif line["chosen"] == line["rejected"] or line["chosen"] is None or line["rejected"] is None:
+            report.add("tasks-pair", name, where, f"task {line.get('task')}: {line['chosen']!r:.60}")
+
+
+def check_content(folder: Path, report: IssueReport) -> None:
+    """Check that the same data is not in two splits of tasks-jsonl."""
+    splits: dict[bytes, str] = {}
+    for file in sorted((folder / "tasks-jsonl").glob("*.jsonl")):
+        if file.stem == DISPUTED_SPLIT:  # not used for training
+            continue
+        with file.open("rb") as lines:
+            for number, text in enumerate(lines, start=1):
+                try:
+                    data = msgspec.json.decode(text)["data"]
+                except (msgspec.DecodeError, KeyError, TypeError):
+                    continue
+                shown = msgspec.json.encode(data, order="deterministic")
+                other = splits.setdefault(hashlib.blake2b(shown, digest_size=8).digest(), file.stem)
+                if other != file.stem:
+                    where = f"line {number}"
+                    report.add("tasks-leak", f"tasks-jsonl/{file.name}", where, f"its data is in {other} too")
+
+
+_CHECKS: Mapping[str, Callable[[Path, str, IssueReport], None]] = {
+    "tasks-jsonl": check_lines,
+    "spacy-jsonl": check_spans,
+    "conll": check_conll,
+    "preference-jsonl": check_preferences,
+}
+# The formats of tasks that are checked.
+VALIDATED_TASK_FORMATS = tuple(_CHECKS)
+
+
+def _json_lines(file: Path, name: str, report: IssueReport) -> Iterator[tuple[str, Json]]:
+    with file.open("rb") as lines:
+        for number, text in enumerate(lines, start=1):
+            report.checked["lines of tasks"] += 1
+            try:
+                line = msgspec.json.decode(text)
+            except msgspec.DecodeError as error:
+                report.add("tasks-line", name, f"line {number}", f"it is not JSON: {error}")
+                continue
+            if isinstance(line, dict):
+                yield f"line {number}", line
+            else:
+                report.add("tasks-line", name, f"line {number}", "it is not an object")
+
+
+def _is_reversed(shape: Mapping[str, Any]) -> bool:
+    start, end = shape.get("start"), shape.get("end")
+    return type(start) in (int, float) and type(end) in (int, float) and (start < 0 or end < start)
+
+
+def _fits(span: Mapping[str, Any], text: str, tokens: list[Json]) -> bool:
+    start, end = span.get("start"), span.get("end")
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text) or not span.get("label"):
+        return False
+    if "token_start" not in span:
+        return True
+    try:
+        return tokens[span["token_start"]]["start"] == start and tokens[span["token_end"]]["end"] == end
+    except (IndexError, KeyError, TypeError):
+        return False
