@@ -94,6 +94,15 @@ class S3Server:
             label_studio_api_key=SecretStr(""),
         ).replace(**changes)
 
+    def environment(self) -> dict[str, str]:
+        """Of a program that uses boto3."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
     def client(self):
         """boto3's, as anybody makes one."""
         return boto3.client(

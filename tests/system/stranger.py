@@ -1,39 +1,64 @@
-"""Somebody who has a bucket, boto3 and other people's loaders, and no labelloop: run as a script of its own.
+"""Somebody who has a bucket, its vendor's client, other people's loaders, and no labelloop: run as a script of its own.
 
-``python -I stranger.py ENDPOINT KEY SECRET BUCKET PREFIX FOLDER`` downloads a data set into the folder, loads it with
-pycocotools and supervision, compares the formats with each other, and prints {image: [[x0, y0, x1, y1], ...]}.
+``python -I stranger.py s3://BUCKET/PREFIX FOLDER`` (``gs://``, ``az://``), with the credentials in the environment,
+downloads a data set into the folder, loads it with pycocotools and supervision, compares the formats with each other,
+and prints {image: [[x0, y0, x1, y1], ...]}.
 """
 
 import json
+import os
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Importing them fails from here on.
 sys.modules.update(dict.fromkeys(("labelloop", "exporters", "ml_backend", "qc_webhooks")))
 
-import boto3  # noqa: E402
 import numpy as np  # noqa: E402
 import supervision as sv  # noqa: E402
-from botocore.config import Config  # noqa: E402
 from pycocotools.coco import COCO  # noqa: E402
 from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 
-def download(endpoint: str, key: str, secret: str, bucket: str, prefix: str, folder: Path) -> None:
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        config=Config(s3={"addressing_style": "path"}),
-    )
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
+def from_s3(bucket: str, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each object, by boto3."""
+    import boto3
+    from botocore.config import Config
+
+    client = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for entry in page["Contents"]:
-            path = folder / entry["Key"].removeprefix(f"{prefix}/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read())
+            yield entry["Key"], client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+
+
+def from_google(bucket: str, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each object, by google-cloud-storage."""
+    from google.cloud.storage import Client
+
+    for blob in Client().list_blobs(bucket, prefix=prefix):
+        yield blob.name, blob.download_as_bytes()
+
+
+def from_azure(container: str, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each blob, by azure-storage-blob."""
+    from azure.storage.blob import ContainerClient
+
+    with ContainerClient.from_connection_string(os.environ["AZURE_STORAGE_CONNECTION_STRING"], container) as client:
+        for name in client.list_blob_names(name_starts_with=prefix):
+            yield name, client.download_blob(name).readall()
+
+
+CLIENTS = {"s3": from_s3, "gs": from_google, "az": from_azure}
+
+
+def download(url: str, folder: Path) -> None:
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    for name, content in CLIENTS[scheme](bucket, f"{prefix}/"):
+        path = folder / name.removeprefix(f"{prefix}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def boxes(dataset: sv.DetectionDataset) -> dict[str, list]:
@@ -85,5 +110,5 @@ def read(folder: Path) -> dict[str, list]:
 
 
 if __name__ == "__main__":
-    download(*sys.argv[1:6], Path(sys.argv[6]))
-    print(json.dumps(read(Path(sys.argv[6]))))
+    download(sys.argv[1], Path(sys.argv[2]))
+    print(json.dumps(read(Path(sys.argv[2]))))

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -24,9 +25,15 @@ def test_stranger_loads_the_bucket_without_labelloop(bucket, s3, s3_server, sett
     report = export(f"s3://{bucket}/export.json", split="train=.5,val=.5", **options)
     assert report.published
     assert report.latest == report.version == "v000001"
-    words = [s3_server.endpoint, s3_server.key, s3_server.secret, bucket, "sets/cars", str(tmp_path / "read")]
+    words = [f"s3://{bucket}/sets/cars", str(tmp_path / "read")]
+    environment = {**os.environ, **s3_server.environment()}
     done = subprocess.run(
-        [sys.executable, "-I", STRANGER, *words], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, "-I", STRANGER, *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout.splitlines()[-1])) == set(BOXES)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,9 +182,12 @@ def _pixels(item):
 def test_a_stranger_loads_the_bucket_without_labelloop(bucket, settled, loop, s3_server, tmp_path):
     del bucket
     _, anna = settled
-    words = [s3_server.endpoint, s3_server.key, s3_server.secret, loop.bucket, "story", str(tmp_path)]
+    words = [f"s3://{loop.bucket}/story", str(tmp_path)]
     script = Path(__file__).with_name("stranger.py")
-    done = subprocess.run([sys.executable, "-I", script, *words], capture_output=True, text=True, check=False)
+    environment = {**os.environ, **s3_server.environment()}
+    done = subprocess.run(
+        [sys.executable, "-I", script, *words], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     found = sorted(row for rows in json.loads(done.stdout.splitlines()[-1]).values() for row in rows)
     wanted = sorted(_pixels(item) for item in anna if item["type"] == "rectanglelabels")
