@@ -47,6 +47,8 @@ BENCHES: Mapping[str, str] = {
     "smart": "bench.smart",
     "shapes": "bench.shapes",
     "sources": "bench.sources",
+    "start": "bench.start",
+    "stores": "bench.stores",
     "submit": "bench.submit",
     "swap": "bench.swap",
     "thresholds": "bench.thresholds",

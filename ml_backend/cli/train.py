@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -157,21 +157,28 @@ def _train_project(
     from labelloop.service.studio import Studio
     from ml_backend.learning.context import LearningContext
     from ml_backend.learning.finetuning import finetune_project
+    from ml_backend.learning.train_by_hand import train_by_hand
 
     with (
         closing(Studio.from_settings(settings)) as studio,
         _progress(console) as shown,
         graceful_stop("the step") as stopping,
     ):
-        trained = finetune_project(
-            LearningContext.of(settings, studio, open_database(settings)),
+        context = LearningContext.of(settings, studio, open_database(settings))
+        trained = train_by_hand(
+            context,
             project,
-            recipe=recipe,
-            device=device,
-            fresh=fresh,
-            progress=shown.step,
-            phase=shown.phase,
-            stopping=stopping,
+            lambda reporter: finetune_project(
+                context,
+                project,
+                recipe=recipe,
+                device=device,
+                fresh=fresh,
+                progress=_both(shown.step, reporter.step),
+                phase=_both(shown.phase, reporter.phase),
+                stopping=lambda: stopping() or reporter.lost,
+            ),
+            minutes=recipe.minutes,
         )
     _print_limited(console, trained.notes)
     if not trained.version:
@@ -182,6 +189,14 @@ def _train_project(
     if not trained.published:
         raise SystemExit(1)
     print("`labelloop worker` now refits the last layer upon it, and pre-labels the open tasks.")
+
+
+def _both(*calls: Callable[[Any], None]) -> Callable[[Any], None]:
+    def call(value: Any) -> None:
+        for each in calls:
+            each(value)
+
+    return call
 
 
 def _check_options(project: int | None, *, data: str, out: Path | None, minutes: float, json_: Path | None) -> None:

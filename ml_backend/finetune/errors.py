@@ -19,6 +19,16 @@ class TorchMissing(LabelloopError):
     missing: str
 
 
+class TrainingRuns(LabelloopError):
+    """A fine-tuning of the project runs already."""
+
+    code = "training_runs"
+    status = 409
+    message = "Project {project} is being fine-tuned already: {what}."
+    fix = "Wait for it: its learning page shows how far it is. Or set `on = \"off\"` in the table [train] of learn.toml."
+    project: int
+
+
 class NotTrainable(LabelloopError):
     """A model that can be served cannot be fine-tuned."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,8 @@ from ml_backend.finetune.run import LEAST_IMAGES, TRAINED_KEY, Finetuned, Finetu
 from ml_backend.finetune.scores import Score
 from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.context import LearningContext
-from ml_backend.learning.evaluation.external_models import admit
+from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict
+from ml_backend.learning.evaluation.external_models import admit, record_admission
 from ml_backend.learning.evaluator import ENOUGH_BOXES, ENOUGH_PHOTOS
 from ml_backend.learning.events import activation_events
 from ml_backend.learning.features import boxes_on_image
@@ -217,7 +219,9 @@ def _publish(context: LearningContext, project: int, candidate: _Candidate) -> t
     _remove_old(context, project, keep=version)
     crossed = candidate.crossed
     if crossed is not None and not crossed.passed:
-        return version, False, f"{crossed.reason}: the refit stays; label more images", ()
+        reason = f"{crossed.reason}: the refit stays; label more images"
+        verdict = AcceptanceVerdict(False, "cross-validation", reason, crossed.tuned, crossed.refit)
+        return _refused(context, project, version, verdict, candidate, parent=served.version)
     held = [photo for _, _, photos in context.training_data.training_tasks(project, "held_out") for photo in photos]
     boxes, photos = sum(len(photo.labels) for photo in held), sum(bool(photo.labels) for photo in held)
     if crossed is None and (photos < ENOUGH_PHOTOS or boxes < ENOUGH_BOXES):
@@ -225,16 +229,33 @@ def _publish(context: LearningContext, project: int, candidate: _Candidate) -> t
             f"too few held-out tasks to judge it: {photos} images with {boxes} boxes, and {ENOUGH_PHOTOS} with "
             f"{ENOUGH_BOXES} are needed. To serve it anyway: labelloop models activate {version} --project {project}"
         )
-        return version, False, reason, ()
-    verdict = admit(context, project, version, source=SOURCE, seconds=candidate.seconds).verdict
-    reason = f"{verdict.reason}; {crossed.reason}" if crossed is not None else verdict.reason
+        verdict = AcceptanceVerdict(False, "nothing", reason, photos=photos, boxes=boxes)
+        return _refused(context, project, version, verdict, candidate, parent=served.version)
+    folds = (crossed.tuned, crossed.refit, crossed.reason) if crossed is not None else None
+    verdict = admit(context, project, version, source=SOURCE, seconds=candidate.seconds, crossed=folds).verdict
     if not verdict.passed:
-        return version, False, reason, ()
+        return version, False, verdict.reason, ()
     done = activation.activate(version, settings=settings, project=project, studio=context.studio, tried=True)
     if read_learning_policy(settings.home, project).learn:
         for event in activation_events(project, base=True):
             context.enqueue(event)
-    return version, True, reason, tuple(done.notes)
+    return version, True, verdict.reason, tuple(done.notes)
+
+
+def _refused(
+    context: LearningContext,
+    project: int,
+    version: str,
+    verdict: AcceptanceVerdict,
+    candidate: _Candidate,
+    *,
+    parent: str,
+) -> tuple[str, bool, str, tuple[str, ...]]:
+    """Record a verdict without another evaluation."""
+    record_admission(
+        context, project, version, verdict, source=SOURCE, started=time.time(), seconds=candidate.seconds, parent=parent
+    )
+    return version, False, verdict.reason, ()
 
 
 def _remove_old(context: LearningContext, project: int, *, keep: str) -> None:

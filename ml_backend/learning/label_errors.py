@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -24,9 +24,11 @@ from ml_backend.errors import ModelError
 from ml_backend.heads.answers import LearnedControl, WrongAnswer, find_wrong_answers, questions
 from ml_backend.heads.base import HeadExample, Pixels
 from ml_backend.heads.image_labels import answered_images
+from ml_backend.heads.region_labels import answered_regions
 from ml_backend.learning.annotations import GROUND_TRUTH, LabelledImage, task_checksum
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluator import known_classes
+from ml_backend.learning.features import boxes_on_image
 from ml_backend.learning.store.annotations import AnnotatedTask
 from ml_backend.learning.store.label_errors import LabelErrorNote
 from ml_backend.learning.training_set import MAX_IMAGES
@@ -34,6 +36,7 @@ from ml_backend.policy import read_learning_policy
 from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
 from ml_backend.training.label_errors import Kind, LabelCheck, LabelIssue, cross_validated_issues, rate_issues
+from ml_backend.training.region_features import region_embeddings
 
 KEYS = ("qc_model_note", "qc_model_score")
 
@@ -173,12 +176,17 @@ def _sentence(photo: int, issue: LabelIssue | WrongAnswer, drawn: Sequence[Seque
     if isinstance(issue, WrongAnswer):
         form = ANSWER_SENTENCES[bool(issue.given), bool(issue.suggested)]
         sentence = form.format(control=issue.control, given=issue.given, suggested=issue.suggested)
-        return f"{sentence}{where} [{100 * issue.confidence:.0f} %]"
-    left, top, right, bottom = issue.box
-    location = f"at {left:.0f}, {top:.0f} ({right - left:.0f} x {bottom - top:.0f} px)"
+        place = f" for the object {_location(issue.box)}" if issue.box is not None else ""
+        return f"{sentence}{place}{where} [{100 * issue.confidence:.0f} %]"
+    location = _location(issue.box)
     drawn_label = drawn[photo][issue.drawn] if issue.drawn is not None else issue.label
     sentence = SENTENCES[issue.kind].format(label=issue.label, drawn=drawn_label, place=location + where)
     return f"{sentence} [{100 * issue.confidence:.0f} %]"
+
+
+def _location(box: tuple[float, float, float, float]) -> str:
+    left, top, right, bottom = box
+    return f"at {left:.0f}, {top:.0f} ({right - left:.0f} x {bottom - top:.0f} px)"
 
 
 def _remarks(
@@ -193,14 +201,21 @@ def _remarks(
         for indexed in enumerate(annotated.photos)
         if indexed[1].complete
     ]
-    remarks = _answer_remarks(context, project, backbone, config, newest, stop=stop)
-    of_boxes = (
-        _box_remarks(context, project, backbone, config, newest, stop=stop, least=least) if backbone.levels else {}
-    )
-    if remarks is None or of_boxes is None:
-        return None
-    for task, issues in of_boxes.items():
-        remarks.setdefault(task, []).extend(issues)
+    kinds: list[Callable[[], dict[int, list[Remark]] | None]] = [
+        lambda: _answer_remarks(context, project, backbone, config, newest, stop=stop),
+    ]
+    if backbone.levels:
+        kinds += [
+            lambda: _region_remarks(context, project, backbone, config, newest, stop=stop),
+            lambda: _box_remarks(context, project, backbone, config, newest, stop=stop, least=least),
+        ]
+    remarks: dict[int, list[Remark]] = {}
+    for kind in kinds:
+        found = kind()
+        if found is None:
+            return None
+        for task, issues in found.items():
+            remarks.setdefault(task, []).extend(issues)
     return remarks
 
 
@@ -248,6 +263,63 @@ def _answer_remarks(
         for issue in find_wrong_answers(question, answered_examples, least=MIN_CONFIDENCE):
             task, number = places[answered_examples.tasks[issue.example]]
             remarks[task].append((number, issue))
+    return remarks
+
+
+def _region_remarks(
+    context: LearningContext,
+    project: int,
+    backbone: FrozenBackbone,
+    config: LabelConfig,
+    images: Sequence[tuple[int, int, LabelledImage]],
+    *,
+    stop: Stop,
+) -> dict[int, list[Remark]] | None:
+    """Return the remarks on answers about objects of images, given as (task, index in it, image); None if stopped."""
+    controls = questions(config, per_region=True)
+    answered = [entry for entry in images if entry[2].region_choices][:MAX_ANSWERED] if controls else []
+    if sum(len(image.region_choices) for _, _, image in answered) < MIN_IMAGES:
+        return {}
+    examples: list[HeadExample] = []
+    places: list[tuple[int, int]] = []
+    for task, number, image in reversed(answered):
+        if stop():
+            return None
+        try:
+            features = context.features.features(backbone, image.url, task=task)
+            width, height = features.fit.width, features.fit.height
+            boxes = boxes_on_image(image, width, height)
+        except MediaError as error:
+            log.warning("photo_not_judged", project=project, task=task, reason=str(error))
+            continue
+        # Each example is a task of its own: its number leads back to its place.
+        examples.append(
+            HeadExample(
+                len(places), image.url, width, height, boxes, image.labels, region_embeddings(features, boxes), None,
+                _no_pixels, region_choices=image.region_choices,
+            )
+        )  # fmt: skip
+        places.append((task, number))
+    remarks: dict[int, list[Remark]] = {task: [] for task, _ in places}
+    labels = tuple(sorted({label for example in examples for label in example.labels}))
+    for control in controls:
+        answers = [
+            choices[control.name]
+            for example in examples
+            for choices in example.region_choices
+            if control.name in choices
+        ]
+        if stop():
+            return None
+        if len(answers) < MIN_IMAGES:
+            continue
+        question = LearnedControl.of(control, answers)
+        regions = answered_regions(question, examples, labels)
+        for issue in find_wrong_answers(question, regions, least=MIN_CONFIDENCE):
+            example = examples[regions.tasks[issue.example]]
+            task, number = places[example.task]
+            left, top, right, bottom = example.boxes[regions.regions[issue.example]].tolist()
+            remarks[task].append((number, replace(issue, box=(left, top, right, bottom))))
     return remarks
 
 

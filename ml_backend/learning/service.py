@@ -21,6 +21,8 @@ from ml_backend.learning.events import LEARN, queue_event, read_event, sweep_eve
 from ml_backend.learning.report.report import MAX_EDITED, LearningReport, make_report
 from ml_backend.learning.store.annotations import NotConnectedToLearning, TrainingDataStore
 from ml_backend.learning.store.runs import RunStore, TrainingRun
+from ml_backend.learning.store.train_jobs import TrainJobStore
+from ml_backend.learning.train_schedule import able, nobody
 from ml_backend.policy import read_learning_policy
 from ml_backend.predict.control_notes import notes_of
 from ml_backend.predict.control_support import controls_of
@@ -133,6 +135,14 @@ class LearningService:
             DatabaseError: It cannot be opened.
         """
         return self._jobs().inbox.engine
+
+    def finetuning(self, project: int) -> str:
+        """Why a project that is to be fine-tuned (`on = "on"`) cannot be; empty if it can, or need not be."""
+        policy = read_learning_policy(self._settings.home, project)
+        jobs = TrainJobStore(self.engine)
+        if policy.train.on != "on" or not policy.learn or able(policy.train, jobs.trainers(), now=jobs.now()):
+            return ""
+        return f"Project {project}: {nobody(policy.train)}"
 
     def learns(self, project: int) -> bool:
         """Whether the project's policy turns learning on."""

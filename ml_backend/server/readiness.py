@@ -11,6 +11,7 @@ from labelloop.service.readiness import (
     INTEGRITY_INTERVAL_S,
     Check,
     DatabaseChecks,
+    NotReady,
     cached,
     require_home,
     sqlite_file,
@@ -20,6 +21,8 @@ from labelloop.service.store import open_store
 from ml_backend.checksums import file_checksum, verify_file
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.detector import embedded_model
+from ml_backend.learning.service import LearningService
+from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.tables import PROJECTS
 from ml_backend.serving.activation import cache_of
 from ml_backend.serving.active_versions import read_pointer
@@ -38,7 +41,7 @@ def ready_checks(settings: Settings, serving: ModelServer) -> Mapping[str, Check
 
     Database, worker and events are checked once a project is connected: before that, nothing is to be trained.
     """
-    learning = _DatabaseChecks(settings)
+    learning, service = _DatabaseChecks(settings), LearningService(settings)
     return {
         "model": serving.check,
         "model-files": cached(lambda: require_served_files(settings), FILES_EVERY_S, failed_s=FILES_EVERY_S / 10),
@@ -49,7 +52,23 @@ def ready_checks(settings: Settings, serving: ModelServer) -> Mapping[str, Check
         ),
         "worker": cached(lambda: learning.check(DatabaseChecks.worker)),
         "events": cached(lambda: learning.check(DatabaseChecks.events)),
+        "training": cached(lambda: require_training(settings, service)),
     }
+
+
+def require_training(settings: Settings, learning: LearningService) -> None:
+    """Check that each project that is to be fine-tuned (`on = "on"` in the table [train]) can be.
+
+    Raises:
+        NotReady: Nobody can: torch is not installed where the worker runs, and no trainer asks for work.
+        LearningPolicyError: A learn.toml cannot be used.
+    """
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        return  # no project was ever connected
+    for state in TrainingDataStore(learning.engine).projects():
+        if reason := learning.finetuning(state.project):
+            raise NotReady(reason)
 
 
 def require_served_files(settings: Settings) -> None:

@@ -35,7 +35,13 @@ class Admission:
 
 
 def admit(
-    context: LearningContext, project: int, version: str, *, source: str = "models add", seconds: float = 0.0
+    context: LearningContext,
+    project: int,
+    version: str,
+    *,
+    source: str = "models add",
+    seconds: float = 0.0,
+    crossed: tuple[float, float, str] | None = None,
 ) -> Admission:
     """Compare an external version with the served one, on held-out images or else on all labelled ones.
 
@@ -45,6 +51,8 @@ def admit(
         version: A version on the store.
         source: What asked for the evaluation, for the run.
         seconds: Duration of the training, where it was trained here.
+        crossed: Cross-validated AP50 of a refit upon it and of one upon its parent, and both in words: with too few
+            held-out images it is judged by them too.
 
     Returns:
         The evaluation. With too few labelled images it passes unevaluated and says so. A run is recorded.
@@ -68,19 +76,44 @@ def admit(
         verdict = judge_held_out(result, parent, tolerance=policy.tolerance)
     else:
         verdict = _by_labels(context, project, version, result, served=served, labelled=labelled, config=config)
+        if crossed is not None and verdict.passed:
+            tuned, refit, words = crossed
+            verdict = AcceptanceVerdict(
+                True, "cross-validation", words, tuned, refit, photos=verdict.photos, boxes=verdict.boxes
+            )
+    record_admission(
+        context, project, version, verdict, source=source, started=started, seconds=seconds, parent=served.version,
+        held_out=len(held_out),
+    )  # fmt: skip
+    return Admission(verdict, _thresholds(result, policy, context.settings.score_threshold) if result.enough else {})
+
+
+def record_admission(
+    context: LearningContext,
+    project: int,
+    version: str,
+    verdict: AcceptanceVerdict,
+    *,
+    source: str,
+    started: float,
+    parent: str,
+    seconds: float = 0.0,
+    held_out: int = 0,
+) -> None:
+    """Record the verdict on a version that was not learned in service as a run, which the learning page shows."""
+    policy = read_learning_policy(context.settings.home, project)
     metrics = RunMetrics(
         by_class=dict(verdict.by_class), parent_by_class=dict(verdict.parent_by_class), photos=verdict.photos,
         boxes=verdict.boxes,
     )  # fmt: skip
     run = TrainingRun(
         project=project, asked_at=started, started_at=started, finished_at=time.time(), source=source, tasks=0,
-        held_out=len(held_out), boxes=0, parent=served.version, version=version,
+        held_out=held_out, boxes=0, parent=parent, version=version,
         verdict="admitted" if verdict.passed else "refused", judged_by=verdict.judged_by, reason=verdict.reason,
         ap50=verdict.ap50, parent_ap50=verdict.parent_ap50, tolerance=policy.tolerance, metrics=metrics,
         seconds={"train": seconds} if seconds else {},
     )  # fmt: skip
     context.runs.add(run)
-    return Admission(verdict, _thresholds(result, policy, context.settings.score_threshold) if result.enough else {})
 
 
 def _by_labels(

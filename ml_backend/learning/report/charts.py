@@ -7,6 +7,10 @@ from labelloop.service.charts import Bar, Chart, ChartLine, DataPoint, LinearSca
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits
 from ml_backend.learning.report.report import TaskEdits
 from ml_backend.learning.store.runs import TITLES, TrainingRun
+from ml_backend.learning.store.train_jobs import TrainJob
+
+# Source of the runs of fine-tunings.
+FINETUNED = "train"
 
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 12, 40
 # Space between the vertical axis and the first mark.
@@ -147,7 +151,47 @@ def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height:
     )  # fmt: skip
 
 
+def training_curves(job: TrainJob) -> list[HeadCurve]:
+    """Return the charts of a fine-tuning over its minutes: the loss, and AP50 on held-out images if there are any."""
+    loss = [(minutes, value) for minutes, value, _ in job.progress.curve]
+    ap50 = [(minutes, value) for minutes, _, value in job.progress.curve if value is not None]
+    charts = []
+    for title, points, top in (("Loss", loss, max((value for _, value in loss), default=0.0)), ("AP50", ap50, 1.0)):
+        if len(points) > 1:
+            charts.append(HeadCurve(title, title, _over_minutes(title, points, job.minutes, top)))
+    return charts
+
+
+def _over_minutes(
+    title: str,
+    points: Sequence[tuple[float, float]],
+    minutes: float,
+    top: float,
+    *,
+    width: float = 680.0,
+    height: float = 190.0,
+) -> Chart:
+    right, bottom = width - RIGHT, height - BOTTOM
+    x, y = (
+        LinearScale(0, max(minutes, points[-1][0]), LEFT + _INSET, right - _INSET),
+        LinearScale(0, top or 1, bottom, TOP),
+    )
+    marks = [minutes * part / 5 for part in range(6)]
+    line = ChartLine("held-out", polyline([(x(at), y(value)) for at, value in points]))
+    text = f"{title} over {points[-1][0]:.1f} minutes: {points[0][1]:.2f} at first, {points[-1][1]:.2f} last."
+    spots = tuple(
+        DataPoint(x(at), y(value), f"{title} {value:.3f} after {at:.1f} minutes", "held-out")
+        for at, value in (points if title == "AP50" else points[-1:])
+    )
+    return Chart(
+        width, height, LEFT, right, TOP, bottom, x.ticks(marks, "{:.3g}".format),
+        y.ticks([(top or 1) * part / 4 for part in range(5)], "{:.2g}".format), (line,), spots, text=text,
+    )  # fmt: skip
+
+
 def _kind(run: TrainingRun) -> str:
+    if run.source == FINETUNED and run.verdict == "admitted":
+        return "tuned"
     return "refused" if run.verdict not in {"published", "admitted"} else run.judged_by
 
 

@@ -12,9 +12,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from labelloop.service.charts import decimal, percent
-from ml_backend.learning.report.charts import ABOVE, edits_over_time, head_curves, learning_curve
+from ml_backend.learning.report.charts import (
+    ABOVE,
+    FINETUNED,
+    edits_over_time,
+    head_curves,
+    learning_curve,
+    training_curves,
+)
 from ml_backend.learning.report.report import LearningReport
 from ml_backend.learning.store.annotations import STATES
+from ml_backend.learning.store.train_jobs import STATES as TRAIN_STATES
 
 # Most runs in the table of versions.
 VERSIONS = 100
@@ -36,6 +44,10 @@ def learning_page(report: LearningReport, *, label_studio: str = "", notes: Sequ
         notes=notes,
         curve=learning_curve(report.runs),
         curves=head_curves(report.runs),
+        trainings=[(job, training_curves(job)) for job in report.trainings],
+        tuned_versions={job.version for job in report.trainings if job.version}
+        | {run.version for run in report.runs if run.source == FINETUNED},
+        train_states=TRAIN_STATES,
         edits=edits_over_time(report.tasks),
         versions=list(reversed(report.runs))[:VERSIONS],
         states=STATES,

@@ -12,7 +12,9 @@ from ml_backend.learning.store.annotations import AnnotatedTask, TrainingDataSto
 from ml_backend.learning.store.label_errors import LabelErrorNote, LabelErrorStore
 from ml_backend.learning.store.runs import RunStore, TrainingRun
 from ml_backend.learning.store.tasks import QueuedTask, TaskVectorStore
+from ml_backend.learning.store.train_jobs import TrainJob, TrainJobStore
 from ml_backend.learning.task_order import HEAD, REST_FROM, STEP
+from ml_backend.learning.train_schedule import state_in_words
 from ml_backend.policy import LearningPolicy
 
 # Most runs in a report, newest first.
@@ -23,6 +25,9 @@ MAX_NEXT = 12
 
 # Most label error notes in a report.
 MAX_NOTES = 10
+
+# Most fine-tunings in a report.
+MAX_TRAININGS = 5
 
 # Most tasks whose edits the web page counts, evenly sampled over time, to keep the page fast.
 MAX_EDITED = 600
@@ -104,6 +109,8 @@ class LearningReport(msgspec.Struct, frozen=True, kw_only=True):
         doubts: Label error notes, most confident first.
         doubted: Number of tasks with a note.
         withheld: Label issues that are not raised and why, in words; empty without any.
+        finetuning: What fine-tuning does now, in words, with the fix where it cannot go on.
+        trainings: The last fine-tunings, newest first.
     """
 
     project: int
@@ -123,6 +130,8 @@ class LearningReport(msgspec.Struct, frozen=True, kw_only=True):
     doubts: Sequence[LabelErrorNote] = ()
     doubted: int = 0
     withheld: str = ""
+    finetuning: str = ""
+    trainings: Sequence[TrainJob] = ()
 
 
 def make_report(
@@ -157,6 +166,9 @@ def make_report(
     counts = training_data.counts(project)
     open_now = TaskVectorStore(engine).queued(project, served, limit=MAX_NEXT)
     doubts = LabelErrorStore(engine).all(project)
+    store = TrainJobStore(engine)
+    trainings = [msgspec.structs.replace(job, token="") for job in store.last(project, MAX_TRAININGS)]
+    labelled = counts.get("teaches", 0) + counts.get("held_out", 0)
     return LearningReport(
         project=project,
         made_at=clock(),
@@ -182,6 +194,16 @@ def make_report(
         ),
         doubts=doubts[:MAX_NOTES],
         doubted=len(doubts),
+        finetuning=state_in_words(
+            policy.train,
+            next(iter(trainings), None),
+            labelled=labelled,
+            known=store.trainers(),
+            now=store.now(),
+        )
+        if policy.learn
+        else "",
+        trainings=trainings,
         withheld=(state.withheld if (state := training_data.project(project)) is not None else None) or "",
     )
 

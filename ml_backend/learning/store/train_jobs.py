@@ -161,6 +161,19 @@ class TrainJobStore:
             values["leased_until"] = self._clock(connection) + lease_s
             return connection.execute(self._update(number, token).values(values)).rowcount == 1
 
+    def begin(
+        self, project: int, holder: str, *, labelled: int, minutes: float, cores: int, memory_bytes: int
+    ) -> TrainJob | None:
+        """Lease a job for a training that was started by hand: the waiting one, or a new one.
+
+        Returns:
+            None if another runs.
+        """
+        job = self.create(
+            project, labelled=labelled, place="worker", minutes=minutes, cores=cores, memory_bytes=memory_bytes
+        ) or next(iter(self.last(project, 1)), None)
+        return self.claim(job.id, holder) if job is not None and job.state == "waiting" else None
+
     def handed(self, number: int, token: str, *, base: str, classes: Sequence[str]) -> bool:
         """Record the base and the classes of the data that a trainer was handed; False if the lease was lost."""
         values = {"base": base, "classes": msgspec.json.encode(tuple(classes)).decode()}
