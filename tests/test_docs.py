@@ -9,6 +9,7 @@ from exporters.automation.policy import ExportPolicy
 from exporters.automation.triggers import TRIGGERS
 from exporters.convert.annotation_policy import POLICIES
 from exporters.formats import FORMATS
+from exporters.tasks.table import TASK_FORMATS
 from exporters.validate import ISSUE_KINDS
 from labelloop.cli.main import create_cli
 from labelloop.doctor import CHECKS
@@ -36,6 +37,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "be
 REFERENCE = ROOT / "docs" / "reference"
 TABLES = {
     "FORMATS": FORMATS,
+    "TASK_FORMATS": TASK_FORMATS,
     "POLICIES": POLICIES,
     "TRIGGERS": TRIGGERS,
     "ISSUE_KINDS": ISSUE_KINDS,

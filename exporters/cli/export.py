@@ -68,6 +68,7 @@ def export(
     labelloop export 7 --to s3://bucket/cars --format coco,yolo-detect
     aws s3 sync s3://bucket/cars/latest/yolo-detect cars && yolo train data=cars/data.yaml
     labelloop export export.json --label-config config.xml --to /data/cars     # then: /data/cars/latest/coco/
+    labelloop export 9 --to /data/reviews --format tasks-jsonl,csv             # text, audio, chats: any project
     labelloop export 7 --to s3://bucket/cars --watch --at 02:30 --then ./train.sh
     ```
 
@@ -80,7 +81,8 @@ def export(
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder. Also gs:// and az://.
         formats: the formats to write, comma-separated: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb,
             yolo-pose, yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset; of projects
-            of any kind: tasks-jsonl. Default: coco,voc,yolo-detect; tasks-jsonl for a project without images.
+            of any kind: tasks-jsonl, tasks-parquet, conll, spacy-jsonl, csv, preference-jsonl. Default:
+            coco,voc,yolo-detect; tasks-jsonl for a project without images.
         to: the data set: a folder, s3://BUCKET/PREFIX, gs:// or az://. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
         annotation: which annotations to export: latest, consensus, ground-truth, user:ID or all. `latest` and
@@ -90,7 +92,8 @@ def export(
         split_key: a key of the tasks' data that holds the image's split (train, val or test), such as the `split` that
             `labelloop import` sets; without a value the shares decide.
         group_by: a key of the tasks' data, such as patient or video.id: all images of one value are in one split.
-            `folder` uses the folder of the image's address.
+            `folder` uses the folder of the image's address. `look` reads the images, and keeps near-duplicates in
+            one split; an image that the published version has stays where it is, and moves are reported.
         disputed: tasks that quality control marked as disputed or could not judge: out of the data set, in it, or
             apart, in a split named `disputed`.
         rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
@@ -162,7 +165,7 @@ def export(
             raise BadOption("--watch", ", ".join(wrong), "it without " + ", ".join(incompatible))
         return _watch(source, policy, settings)
     config, report_to = _config(label_config), writable_json_path(json)
-    with progress_bars("tasks", "files of latest/") as (progress, file_progress):
+    with progress_bars("tasks", "files of latest/", "images") as (progress, file_progress, look_progress):
         report = run_export(
             source,
             settings=settings,
@@ -187,6 +190,7 @@ def export(
             ray=ray,
             progress=progress,
             file_progress=file_progress,
+            look_progress=look_progress,
         )
     if not write_json(report_to, report):
         print(_summary(report, policy, settings))
