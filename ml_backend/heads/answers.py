@@ -153,11 +153,13 @@ class AnsweredExamples:
         features: (n, g) float32.
         answers: The answer of each.
         tasks: The task of each.
+        regions: Index of the object in its image; empty where the examples are images.
     """
 
     features: Floats
     answers: tuple[tuple[str, ...], ...]
     tasks: tuple[int, ...]
+    regions: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -166,7 +168,10 @@ class AnsweredExamples:
     def __getitem__(self, rows: Sequence[int]) -> AnsweredExamples:
         """Select examples by index."""
         return AnsweredExamples(
-            self.features[list(rows)], tuple(self.answers[row] for row in rows), tuple(self.tasks[row] for row in rows)
+            self.features[list(rows)],
+            tuple(self.answers[row] for row in rows),
+            tuple(self.tasks[row] for row in rows),
+            tuple(self.regions[row] for row in rows) if self.regions else (),
         )
 
 
@@ -382,6 +387,7 @@ class WrongAnswer:
         given: The given value that is wrong; empty: one is missing.
         suggested: The value that fits better; empty: the given tag only has to go.
         confidence: In [0, 1].
+        box: x_min, y_min, x_max, y_max in pixels of the image: the object that it is about; None: the image.
     """
 
     control: str
@@ -389,6 +395,7 @@ class WrongAnswer:
     given: str
     suggested: str
     confidence: float
+    box: tuple[float, float, float, float] | None = None
 
 
 def find_wrong_answers(question: LearnedControl, examples: AnsweredExamples, *, least: float) -> list[WrongAnswer]:

@@ -70,6 +70,7 @@ def answered_regions(
     parts: list[Floats] = []
     answers: list[tuple[str, ...]] = []
     tasks: list[int] = []
+    regions: list[int] = []
     for example in examples:
         if len(example.region_choices) != len(example.boxes) or not example.embeddings.shape[1]:
             continue
@@ -86,6 +87,7 @@ def answered_regions(
             parts.append(features[rows])
             answers += [example.region_choices[row].get(question.name, ()) for row in rows]
             tasks += [example.task] * len(rows)
+            regions += rows
     width = parts[-1].shape[1] if parts else 0
     complete = [part.shape[1] == width for part in parts for _ in part]
     features = np.concatenate([part for part in parts if part.shape[1] == width] or [np.zeros((0, 0), np.float32)])
@@ -93,6 +95,7 @@ def answered_regions(
         features,
         tuple(answer for answer, keep in zip(answers, complete, strict=True) if keep),
         tuple(task for task, keep in zip(tasks, complete, strict=True) if keep),
+        tuple(region for region, keep in zip(regions, complete, strict=True) if keep),
     )
 
 

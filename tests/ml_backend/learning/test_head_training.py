@@ -9,12 +9,14 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.media import MediaMissing
 from ml_backend.heads import HEADS
 from ml_backend.heads.base import HeadKind, HeadResult
-from ml_backend.learning import head_training
+from ml_backend.learning import head_training, label_errors
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict
 from ml_backend.learning.evaluation.candidate import CandidateEvaluator
 from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.learning.training_run import Learner
+from ml_backend.predict.control_notes import hints_of
+from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import Predictor
 from ml_backend.serving.activation import roll_back, served_version
@@ -157,6 +159,24 @@ def test_answers_about_regions_and_ratings_are_served_with_their_boxes(context, 
     assert {result["value"]["rating"] for result in results if result["type"] == "rating"} <= {1, 2}
 
 
+def test_wrong_answers_about_objects_are_noted_with_their_place(context, studio, configured, monkeypatch):
+    configured(REGIONS)
+    monkeypatch.setattr(label_errors, "_box_remarks", lambda *_args, **_options: {})
+    tasks = [annotate(studio, seed, "regions") for seed in range(10)]
+    wrong = studio.add_image(14)
+    (label, box), *others = draw_discs(14)[1]
+    swapped = coloured("Square" if label == "Disc" else "Disc", box)
+    studio.annotate(wrong, 1, [*swapped, *(part for item in others for part in coloured(*item))])
+    context.training_data.connect(PROJECT)
+    context.sync.sweep(PROJECT, config=LabelConfig.parse(REGIONS), held_out=0.0)
+    label_errors.review_labels(context, PROJECT, stop=lambda: False)
+    note = studio.tasks_by_id[wrong]["data"]["qc_model_note"]
+    assert "olour is perhaps red, not blue for the object at" in note
+    assert f"at {box[0]}, {box[1]} (" in note
+    scores = {task: studio.tasks_by_id[task]["data"].get("qc_model_score", 0.0) for task in (*tasks, wrong)}
+    assert max(scores, key=scores.get) == wrong
+
+
 @pytest.fixture
 def served_by(settings, studio, engine):
     """served_by(model): the context and the runs of a project whose model is this file."""
@@ -183,6 +203,22 @@ def test_a_classifier_of_your_own_learns_answers_on_its_features(studio, configu
     assert (after.layout, after.names.names) == ("classify", before.names.names)
     results = predict(context, studio, CHOICES, range(20, 26))
     assert any(results)
+    assert {result["from_name"] for found in results for result in found} == {"kind"}
+
+
+def test_a_model_without_feature_maps_learns_answers_on_those_of_the_embedded_one(
+    studio, configured, served_by, labelloop_model
+):
+    configured(CHOICES)
+    context, learn = served_by(labelloop_model())
+    run = learn(tasks=[annotate(studio, seed, "answers") for seed in range(15)])
+    assert run.verdict == "published", run.reason
+    served = context.base_models.detector(run.version)
+    outputs = ModelOutputs.of(served)
+    assert served.layout == "labelloop"
+    config = LabelConfig.parse(CHOICES)
+    assert "embedded model" in " ".join(hints_of(config, controls_of(config, outputs), outputs))
+    results = predict(context, studio, CHOICES, range(20, 26))
     assert {result["from_name"] for found in results for result in found} == {"kind"}
 
 
