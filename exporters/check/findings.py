@@ -31,7 +31,10 @@ class FindingKind:
     severity: Severity = "warning"
 
 
-_GROUP = "export again with `--group-by look`, or with `--group-by KEY` if the tasks name the video, patient or burst"
+_GROUP = (
+    "`labelloop export --group-by look` keeps them in one split, or `--group-by KEY` if the tasks name the video or"
+    " patient; elsewhere move them to one split"
+)
 FINDING_KINDS: Mapping[str, FindingKind] = {
     "twins-across-splits": FindingKind(
         "near-duplicate images in different splits",

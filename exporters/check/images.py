@@ -88,7 +88,7 @@ class CheckedDataset(msgspec.Struct, frozen=True):
 def version_dataset(store: Store, manifest: DatasetManifest) -> CheckedDataset:
     """Open a version of `labelloop export`. Raises `DatasetDamaged` while its images are read."""
     names = {number: label for label, number in manifest.classes.items()}
-    format_name = best_format(manifest)
+    format_name = best_format(manifest.formats)
 
     def images() -> Iterator[CheckedImage]:
         index = read_index(store, manifest) if len(manifest.generations) > 1 else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from exporters.check.boxes import INPUT_SIZE, BoxChecker, ClassStatistics
 from exporters.check.findings import CheckReport, Finding, ShownImage
 from exporters.check.images import CheckedDataset, CheckedImage
-from exporters.look.cache import FingerprintCache, identity_of
+from exporters.look.cache import FingerprintCache, cache_file
 from exporters.look.fingerprint import Fingerprint
 from exporters.look.reader import ImageLocation, read_fingerprints
 from exporters.look.twins import Twins, find_twins
@@ -83,7 +83,10 @@ def check(
             scratch = stack.enter_context(scratch_folder())
             looks = _Looks(dataset, settings, options, names, report)
             thumbnails, sizes = looks.read(scratch / "thumbnails", reading)
-            _report_twins(find_twins(thumbnails, mirror=options.mirror, progress=comparing), looks, report)
+            readable = np.flatnonzero(sizes.all(axis=1))
+            _report_twins(
+                find_twins(thumbnails, among=readable, mirror=options.mirror, progress=comparing), looks, report
+            )
         elif not options.images:
             report.notes.append("Images were not read: twins, sizes and unreadable files were not checked.")
         checker = BoxChecker(statistics.usual(), report, input_size=options.input_size)
@@ -127,12 +130,6 @@ class _Positions:
         return [bytes(self._identities[16 * row : 16 * row + 16]) for row in range(self.count)]
 
 
-def cache_file(dataset: CheckedDataset, settings: Settings) -> Path:
-    """Return the file of the fingerprints of a data set on this machine."""
-    where = dataset.store.url if dataset.store is not None else dataset.title
-    return settings.home / "look" / f"{identity_of(where).hex()}.sqlite"
-
-
 class _Looks:
     """Reads the fingerprints of all images."""
 
@@ -150,7 +147,8 @@ class _Looks:
     def read(self, thumbnails: Path, progress: Progress | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the thumbnails (n, side, side) and sizes (n, 2) of all images; zeros for those not read."""
         identities = self.positions.identities()
-        with FingerprintCache(cache_file(self._dataset, self._settings)) as cache:
+        place = self._dataset.store.url if self._dataset.store is not None else self._dataset.title
+        with FingerprintCache(cache_file(place, self._settings.home)) as cache:
             if self._dataset.store is not None:
                 cache.fetch(self._dataset.store)
             missing = cache.missing(identities)
@@ -231,7 +229,7 @@ def _report_twins(twins: Twins, looks: _Looks, report: CheckReport) -> None:
             f"{with_scene:,} of {len(groups):,} images share their background with another one: frames of fixed"
             " cameras. Split by video or camera: `labelloop export --group-by KEY`."
         )
-    if twins.blank:
-        report.notes.append(f"{twins.blank:,} images show nothing (one colour) and were not compared.")
+    for position in twins.blank.tolist():
+        report.add(Finding("image-blank", "", 0.0, (ShownImage(position),)))
     if twins.limited:
         report.notes.append(f"{twins.limited:,} images have more look-alikes than are compared; pairs are counted low.")

@@ -172,7 +172,7 @@ class ImagePlacer:
         group = policy.group(url, task.data)
         notes = (
             (("notes", NO_SPLIT), int(bool(policy.key))),
-            (("notes", NO_GROUP), int(bool(policy.group_by) and not group)),
+            (("notes", NO_GROUP), int(policy.groups_by_data and not group)),
         )
         return policy.assign(url, group), Tally(notes)
 

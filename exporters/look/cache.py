@@ -35,6 +35,11 @@ def identity_of(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+def cache_file(place: str, home: Path) -> Path:
+    """Return the file of the fingerprints of a data set, by its address, below a home folder."""
+    return home / "look" / f"{identity_of(place).hex()}.sqlite"
+
+
 class FingerprintCache:
     """Fingerprints by identity, in a SQLite file; several processes may use it.
 

@@ -4,14 +4,14 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -19,7 +19,7 @@ from exporters.dataset.shards import read_image_copy
 from exporters.errors import DatasetDamaged, ExportError
 from exporters.look.fingerprint import Fingerprint, fingerprint
 from exporters.model.manifest import ImageCopy
-from labelloop.service.media import MediaError
+from labelloop.service.media import DecodedImage, MediaError, load_image
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, StoreError, open_store
 from labelloop.service.system import available_cores
@@ -59,6 +59,7 @@ class ImageLocation(msgspec.Struct, frozen=True, omit_defaults=True):
         return not self.path and not self.store.startswith("file:")
 
 
+_T = TypeVar("_T")
 Job = tuple[int, ImageLocation]
 # The position of a job, and the fingerprint or why the image cannot be read.
 Outcome = tuple[int, Fingerprint | str]
@@ -80,7 +81,7 @@ def read_fingerprints(jobs: Iterable[Job], settings: Settings, *, count: int, wo
     units = iter(lambda: list(islice(remaining, _UNIT)), [])
     workers = workers or (1 if count < _FEW else min(available_cores(), _MAX_WORKERS))
     if workers == 1:
-        opened = _Opened(settings)
+        opened = ImageOpener(settings)
         try:
             for unit in units:
                 yield from _read_unit(opened, unit)
@@ -107,32 +108,51 @@ def read_fingerprints(jobs: Iterable[Job], settings: Settings, *, count: int, wo
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-class _Opened:
-    """The stores and the media client of one process, opened on first use."""
+class ImageOpener:
+    """Reads images; opens the stores and the media client on first use. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        self._settings = settings
         self._stores: dict[str, Store] = {}
         self._media: Media | None = None
         self._studio: Any = None
         self._lock = threading.Lock()
 
-    def read(self, location: ImageLocation) -> Fingerprint | str:
+    def fingerprint(self, location: ImageLocation) -> Fingerprint | str:
         """Return the fingerprint of an image, or why it cannot be read."""
-        limit = self.settings.media_max_pixels
+        return self._attempt(
+            lambda: fingerprint(
+                self._content(location), name=_name(location), max_pixels=self._settings.media_max_pixels
+            )
+        )
+
+    def thumbnail(self, location: ImageLocation, max_side: int) -> DecodedImage | str:
+        """Return an image scaled to a longest side in pixels, or why it cannot be read."""
+        return self._attempt(
+            lambda: load_image(
+                self._content(location),
+                max_side=max_side,
+                name=_name(location),
+                max_pixels=self._settings.media_max_pixels,
+            )
+        )
+
+    def _attempt(self, read: Callable[[], _T]) -> _T | str:
         try:
-            if location.path:
-                return fingerprint(Path(location.path), max_pixels=limit)
-            if location.copy is not None:
-                data = read_image_copy(self._store(location.store), location.copy)
-                return fingerprint(data, name=location.copy.file_name, max_pixels=limit)
-            if location.key:
-                return fingerprint(self._store(location.store).get(location.key), name=location.key, max_pixels=limit)
-            return fingerprint(self._image_file(location), name=location.url, max_pixels=limit)
+            return read()
         except MediaError as error:
             return f"{error.reason}. {error.fix}".rstrip()
         except (StoreError, DatasetDamaged, OSError) as error:
             return str(error)
+
+    def _content(self, location: ImageLocation) -> bytes | Path:
+        if location.path:
+            return Path(location.path)
+        if location.copy is not None:
+            return read_image_copy(self._store(location.store), location.copy)
+        if location.key:
+            return self._store(location.store).get(location.key)
+        return self._fetch(location)
 
     def close(self) -> None:
         """Close connections."""
@@ -144,23 +164,27 @@ class _Opened:
     def _store(self, url: str) -> Store:
         with self._lock:
             if url not in self._stores:
-                self._stores[url] = open_store(url, self.settings)
+                self._stores[url] = open_store(url, self._settings)
             return self._stores[url]
 
-    def _image_file(self, location: ImageLocation) -> bytes:
+    def _fetch(self, location: ImageLocation) -> bytes:
         with self._lock:
             if self._media is None:
                 from labelloop.service.media import Media
 
-                if self.settings.label_studio_api_key.get_secret_value():
+                if self._settings.label_studio_api_key.get_secret_value():
                     from labelloop.service.studio import Studio
 
-                    self._studio = Studio.from_settings(self.settings)
-                self._media = Media(self.settings, self._studio)
+                    self._studio = Studio.from_settings(self._settings)
+                self._media = Media(self._settings, self._studio)
         return self._media.path(location.url, task_id=location.task).read_bytes()
 
 
-_opened: _Opened | None = None
+def _name(location: ImageLocation) -> str:
+    return location.path or location.key or location.url
+
+
+_opened: ImageOpener | None = None
 
 
 def _initialise(settings: Settings) -> None:
@@ -169,7 +193,7 @@ def _initialise(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-    _opened = _Opened(settings)
+    _opened = ImageOpener(settings)
 
 
 def _end_with_parent() -> None:
@@ -185,8 +209,10 @@ def _work(unit: Sequence[Job]) -> list[Outcome]:
     return _read_unit(_opened, unit)
 
 
-def _read_unit(opened: _Opened, unit: Sequence[Job]) -> list[Outcome]:
+def _read_unit(opened: ImageOpener, unit: Sequence[Job]) -> list[Outcome]:
     if not any(location.is_remote for _, location in unit):
-        return [(position, opened.read(location)) for position, location in unit]
+        return [(position, opened.fingerprint(location)) for position, location in unit]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="images") as threads:
-        return list(zip([job[0] for job in unit], threads.map(lambda job: opened.read(job[1]), unit), strict=True))
+        return list(
+            zip([job[0] for job in unit], threads.map(lambda job: opened.fingerprint(job[1]), unit), strict=True)
+        )

@@ -32,7 +32,7 @@ class Twins:
         likeness: (m,) float32, correlation of the details, 0 to 1.
         twin: (m,) bool. False: the same scene with something else in it, such as frames of a fixed camera.
         mirrored: (m,) bool, whether one is the mirror image of the other.
-        blank: Number of images that show nothing; they are not compared.
+        blank: Positions of images that show nothing; they are not compared.
         limited: Number of images with more candidates than `MAX_PER_IMAGE`, of which the others were not compared.
     """
 
@@ -40,7 +40,7 @@ class Twins:
     likeness: NDArray[np.float32]
     twin: NDArray[np.bool_]
     mirrored: NDArray[np.bool_]
-    blank: int = 0
+    blank: NDArray[np.int64]
     limited: int = 0
 
     def groups(self, images: int) -> NDArray[np.int64]:
@@ -55,16 +55,24 @@ class Twins:
         return np.asarray(starts[labels], np.int64)
 
 
-def find_twins(thumbnails: NDArray[np.uint8], *, mirror: bool = False, progress: Progress | None = None) -> Twins:
+def find_twins(
+    thumbnails: NDArray[np.uint8],
+    *,
+    among: NDArray[np.int64] | None = None,
+    mirror: bool = False,
+    progress: Progress | None = None,
+) -> Twins:
     """Find the pairs of images that look alike.
 
     Args:
         thumbnails: (n, side, side) uint8, see `fingerprint.thumbnail_of`; may be mapped from a file.
+        among: Positions of the images to compare; None: all.
         mirror: Whether mirror images are compared too.
         progress: Called with (compared pairs, all pairs).
     """
     hashes, blank = hashes_of(thumbnails)
-    positions = np.flatnonzero(~blank).astype(np.uint32)
+    compared = np.ones(len(thumbnails), np.bool_) if among is None else np.isin(np.arange(len(thumbnails)), among)
+    positions = np.flatnonzero(~blank & compared).astype(np.uint32)
     hashes = hashes[positions]
     searches = [(False, _Candidates(len(hashes)).collect(close_pairs(hashes)))]
     if mirror:
@@ -83,7 +91,7 @@ def find_twins(thumbnails: NDArray[np.uint8], *, mirror: bool = False, progress:
             done += len(first)
             if progress:
                 progress(done, total)
-    return _ranked(parts, blank=int(blank.sum()), limited=sum(found.limited for _, found in searches))
+    return _ranked(parts, blank=np.flatnonzero(blank & compared), limited=sum(found.limited for _, found in searches))
 
 
 def _is_twin(likeness: Likeness) -> NDArray[np.bool_]:
@@ -97,7 +105,7 @@ def _is_scene(likeness: Likeness) -> NDArray[np.bool_]:
     return (likeness.detail >= 0.7) & (likeness.correlation >= 0.9)
 
 
-def _ranked(parts: list[tuple[NDArray[np.uint32], Likeness, bool]], *, blank: int, limited: int) -> Twins:
+def _ranked(parts: list[tuple[NDArray[np.uint32], Likeness, bool]], *, blank: NDArray[np.int64], limited: int) -> Twins:
     pairs = np.concatenate([pairs for pairs, _, _ in parts] or [np.empty((0, 2), np.uint32)])
     detail = np.concatenate([likeness.detail for _, likeness, _ in parts] or [np.empty(0, np.float32)])
     twin = np.concatenate([_is_twin(likeness) for _, likeness, _ in parts] or [np.empty(0, np.bool_)])

@@ -11,6 +11,8 @@ from labelloop.labeling.splits import SPLITS, split_of
 
 # `group_by` value: the folder of the image's address, unless the task's data has such a key.
 FOLDER = "folder"
+# `group_by` value: near-duplicate images are in one split, see `exporters.pipeline.look_splits`.
+LOOK = "look"
 # Split of disputed tasks with ``disputed="apart"``.
 DISPUTED_SPLIT = "disputed"
 DEFAULT_SPLIT = "train=.8,val=.1,test=.1"
@@ -23,6 +25,7 @@ class SplitPolicy(msgspec.Struct, frozen=True):
         shares: Split -> share, 0 to 1.
         group_by: A key of the task's data: images with one value are in one split. Empty: no groups.
         key: A key of the task's data that holds its split; without a valid value the shares decide. Empty: none.
+        twins: `hash_key` of an image's public address -> its split, for images that follow their near-duplicates.
 
     >>> Split.parse("train=.8,val=.2").of("s3://bucket/a.jpg") in ("train", "val")
     True
@@ -31,6 +34,7 @@ class SplitPolicy(msgspec.Struct, frozen=True):
     shares: Mapping[str, float]
     group_by: str = ""
     key: str = ""
+    twins: Mapping[int, str] = {}
 
     @classmethod
     def parse(cls, text: str, *, group_by: str = "", key: str = "") -> "SplitPolicy":
@@ -60,7 +64,12 @@ class SplitPolicy(msgspec.Struct, frozen=True):
     @property
     def reads_data(self) -> bool:
         """Whether the task's data decides, besides the image's address."""
-        return bool(self.group_by or self.key)
+        return bool(self.groups_by_data or self.key)
+
+    @property
+    def groups_by_data(self) -> bool:
+        """Whether a value of the task's data, or the folder of the image, groups images."""
+        return bool(self.group_by) and self.group_by != LOOK
 
     def explicit_split(self, data: Mapping[str, Any]) -> str:
         """Return the split stated in a task's data; empty if there is none."""
@@ -71,7 +80,7 @@ class SplitPolicy(msgspec.Struct, frozen=True):
 
         A key with dots addresses nested objects: ``patient.id``.
         """
-        if not self.group_by:
+        if not self.groups_by_data:
             return ""
         value = _value(data, self.group_by)
         if value is None and self.group_by == FOLDER:
@@ -91,6 +100,8 @@ class SplitPolicy(msgspec.Struct, frozen=True):
 
     def assign_key(self, key: int) -> str:
         """Return the split of an image without a group, by `hash_key` of its public address."""
+        if (twins := self.twins.get(key)) is not None:
+            return twins
         position = key / 2**64
         for name, share in self.shares.items():
             if position < share:

@@ -1,6 +1,6 @@
 """The tasks of the published version, so that an export converts only those that changed since."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -28,9 +28,12 @@ class PreviousVersionIndex:
     appended. If the source has another order, the published version cannot be reused.
     """
 
-    def __init__(self, generations: tuple[Generation, ...], index: TaskIndex) -> None:
+    def __init__(
+        self, generations: tuple[Generation, ...], index: TaskIndex, moved: Container[int] = frozenset()
+    ) -> None:
         self.generations = generations
         self._index = index
+        self._moved = moved
         self._by_digest = ByDigest(index)
         self._order = np.argsort(index.keys, kind="stable").astype(np.uint32)
         self._keys = index.keys[self._order]
@@ -39,12 +42,21 @@ class PreviousVersionIndex:
         self._appending = False
 
     @classmethod
-    def load(cls, store: Store, parent: DatasetManifest, rules: str) -> "PreviousVersionIndex | None":
-        """Load the index of a version; None if its rules differ or it is better rewritten."""
+    def load(
+        cls, store: Store, parent: DatasetManifest, rules: str, moved: Container[int] = frozenset()
+    ) -> "PreviousVersionIndex | None":
+        """Load the index of a version; None if its rules differ or it is better rewritten.
+
+        Args:
+            store: The data set's store.
+            parent: The version.
+            rules: The digest of the rules of the export.
+            moved: Keys of tasks that are converted again although they are unchanged, as their split is another.
+        """
         if parent.rules != rules or not parent.generations or len(parent.generations) >= MAX_GENERATIONS:
             return None
         index = read_index(store, parent)
-        return cls(parent.generations, index) if index.stored <= MAX_STORED_RATIO * len(index) else None
+        return cls(parent.generations, index, moved) if index.stored <= MAX_STORED_RATIO * len(index) else None
 
     def find_unchanged(self, digests: Sequence[bytes]) -> list[int]:
         """Return the position of the task that was converted from each text; -1 if there is none."""
@@ -57,9 +69,8 @@ class PreviousVersionIndex:
 
     def keep(self, position: int, registry: TaskRegistry) -> TaskAccount | None:
         """Reuse a task with its id and names. Return its account; None if another task uses one of them now."""
-        if self._seen[position] or not registry.try_reserve(
-            int(self._index.keys[position]), self._index.names(position)
-        ):
+        key = int(self._index.keys[position])
+        if self._seen[position] or key in self._moved or not registry.try_reserve(key, self._index.names(position)):
             return None
         self._advance_to(position)
         return self._index.account(position)

@@ -100,10 +100,11 @@ def _data_url(store: Store, copies: Mapping[str, ImageCopy], image: Image, media
             return "", "images were not requested"
     except (MediaError, DatasetDamaged, OSError) as error:
         return "", str(error)
-    return _encode_jpeg(loaded.pixels), ""
+    return encode_jpeg(loaded.pixels), ""
 
 
-def _encode_jpeg(pixels: Any) -> str:
+def encode_jpeg(pixels: Any) -> str:
+    """Return RGB pixels (h, w, 3) uint8 as the data URL of a JPEG."""
     from PIL import Image as Pillow
 
     out = io.BytesIO()
