@@ -1,9 +1,12 @@
 """FORMATS: the data set formats that can be written, one line each."""
 
-from exporters.errors import BadOption
 from exporters.formats.base import Format
 from exporters.formats.coco import Coco
+from exporters.formats.coco_panoptic import CocoPanoptic
+from exporters.formats.dota import Dota
+from exporters.formats.image_folder import ImageFolder
 from exporters.formats.ndjson import NdjsonDetect, NdjsonObb, NdjsonPose, NdjsonSegment
+from exporters.formats.semantic_png import SemanticPng
 from exporters.formats.voc import Voc
 from exporters.formats.voc_masks import VocMasks
 from exporters.formats.webdataset import WebDataset
@@ -26,19 +29,11 @@ FORMATS: dict[str, type[Format]] = {
     "ndjson-obb": NdjsonObb,
     "ndjson-pose": NdjsonPose,
     "webdataset": WebDataset,
+    "semantic-png": SemanticPng,
+    "coco-panoptic": CocoPanoptic,
+    "dota": Dota,
+    "imagefolder": ImageFolder,
 }
 
 # Formats of an export without --format: those that any label config can fill.
 DEFAULT_FORMATS = ("coco", "voc", "yolo-detect")
-
-
-def format_names(text: str) -> tuple[str, ...]:
-    """Parse a comma-separated list of formats, without duplicates.
-
-    Raises:
-        BadOption: a format does not exist, or the list is empty.
-    """
-    names = tuple(dict.fromkeys(name for name in (part.strip().lower() for part in text.split(",")) if name))
-    if not names or not set(names) <= set(FORMATS):
-        raise BadOption("--format", text, "one or more of " + ", ".join(FORMATS))
-    return names

@@ -10,12 +10,13 @@ import msgspec
 
 from exporters.errors import BadOption, ClassMapChanged, DatasetDamaged, NearDuplicateLabels
 from labelloop.labeling.studio.config import Label, LabelConfig
+from labelloop.labeling.studio.region_attributes import is_false
 from labelloop.service.store import ObjectChanged, ObjectNotFound, Store
 
 KEY = "classes.json"
 _FORMAT = "labelloop-classes/1"
 # Attributes of labels in the label config, which Label Studio stores and ignores.
-SUPERCATEGORY, COCO_ID = "supercategory", "coco_id"
+SUPERCATEGORY, COCO_ID, IS_THING = "supercategory", "coco_id", "isthing"
 ORIGINAL = "original"
 # Category ids of COCO files: those of the class map, or those of the imported COCO file.
 CATEGORY_IDS = ("classes", ORIGINAL)
@@ -86,17 +87,18 @@ def parse_renames(texts: Iterable[str]) -> dict[str, str]:
 class Categories(msgspec.Struct, frozen=True):
     """Category ids and supercategories of the classes, by label, for COCO files.
 
-    Without ``ids`` a category has its class's number.
+    Without ``ids`` a category has its class's number. ``stuff`` are the labels without instances (``isthing="0"``).
     """
 
     ids: Mapping[str, int] = {}
     supercategories: Mapping[str, str] = {}
+    stuff: tuple[str, ...] = ()
 
     @classmethod
     def from_config(
         cls, config: LabelConfig | None, *, original: bool, renamed: Mapping[str, str] | None = None
     ) -> Self:
-        """Read ``coco_id`` and ``supercategory`` of the labels of a label config.
+        """Read ``coco_id``, ``supercategory`` and ``isthing`` of the labels of a label config.
 
         Args:
             config: The label config.
@@ -108,14 +110,17 @@ class Categories(msgspec.Struct, frozen=True):
         """
         ids: dict[str, int] = {}
         supercategories: dict[str, str] = {}
+        stuff: dict[str, None] = {}
         for label in _drawn_labels(config) if config else ():
             name = (renamed or {}).get(label.stored, label.stored)
             if kind := label.attributes.get(SUPERCATEGORY):
                 supercategories.setdefault(name, kind)
+            if is_false(label.attributes.get(IS_THING, "")):
+                stuff[name] = None
             if (coco_id := label.attributes.get(COCO_ID, "")).isdecimal():
                 ids.setdefault(name, int(coco_id))
         if not original:
-            return cls({}, supercategories)
+            return cls({}, supercategories, tuple(stuff))
         named = {number: name for name, number in ids.items()}
         if not ids:
             wanted = (
@@ -126,7 +131,7 @@ class Categories(msgspec.Struct, frozen=True):
             if named[own] != name:
                 wanted = f"it with labels of different {COCO_ID}: {name!r} and {named[own]!r} both have {own}"
                 raise BadOption("--category-ids", "original", wanted)
-        return cls(ids, supercategories)
+        return cls(ids, supercategories, tuple(stuff))
 
     def id(self, label: str, class_id: int) -> int:
         """Return the category id of a label; one without its own gets its class number plus the largest of the ids."""

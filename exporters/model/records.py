@@ -88,7 +88,8 @@ class Item(msgspec.Struct, frozen=True):
     """One image with all of its objects; an image without objects is a negative sample.
 
     ``source`` is the address that the image is read from, signatures included: it is never written to the data set.
-    ``choices`` are the answers about the whole image, to the label config's first task-level ``Choices``.
+    ``choices`` are the answers about the whole image, to the label config's first task-level ``Choices``, ``texts``
+    those to its first task-level ``TextArea``.
     ``coco_fields`` are fields of a COCO image stored by an import, with its ``license`` and its data set's ``info``.
     """
 
@@ -96,6 +97,7 @@ class Item(msgspec.Struct, frozen=True):
     objects: tuple[Object, ...] = ()
     source: str = ""
     choices: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
     coco_fields: Mapping[str, Any] = {}
 
 

@@ -8,6 +8,7 @@ from exporters.errors import DatasetNotFound
 from exporters.validate.coco import check_coco_files
 from exporters.validate.issues import IssueReport
 from exporters.validate.ndjson import check_ndjson
+from exporters.validate.objects import check_objects
 from exporters.validate.voc import check_voc
 from exporters.validate.yolo import check_yolo
 from labelloop.service.datasets import (
@@ -22,10 +23,14 @@ from labelloop.service.datasets import (
     sub_datasets,
 )
 from labelloop.service.settings import Settings
+from labelloop.service.store import is_bucket_url
 
 _TASKS = ("detect", "segment", "obb", "pose")
 # The export formats that `validate` checks.
-VALIDATED_FORMATS = ("coco", "voc", "voc-masks", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS))
+VALIDATED_FORMATS = (
+    *("coco", "voc", "voc-masks", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS)),
+    *("semantic-png", "coco-panoptic", "dota", "imagefolder"),
+)
 
 
 def validate(source: Path | str, report: IssueReport | None = None, settings: Settings | None = None) -> IssueReport:
@@ -45,7 +50,7 @@ def validate(source: Path | str, report: IssueReport | None = None, settings: Se
     """
     report = IssueReport() if report is None else report
     text = str(source)
-    if not text.startswith("s3://") and not Path(text).expanduser().exists():
+    if not is_bucket_url(text) and not Path(text).expanduser().exists():
         raise DatasetNotFound(location=text, reason="there is no such file or folder")
     location = open_source(text, settings or Settings(), single=False)
     if location.file:
@@ -73,18 +78,17 @@ def _check(layout: str, source: DatasetSource, prefix: str, report: IssueReport)
     """Run the checks of a layout; if they find nothing, report the labels that an import could not read."""
     before = report.counts.total()
     check = _CHECKS.get(layout)
-    if check is not None:
-        check(source, prefix, report)
+    if check is None:
+        check_objects(READERS[layout](source), source, prefix, report)
+        return
+    check(source, prefix, report)
     if report.counts.total() > before or layout == "ndjson":  # an import needs image sizes, which ndjson may omit
         return
-    ambiguous = (DatasetError,) if check else ()  # rows of four corners have two meanings
-    with suppress(*ambiguous):
+    with suppress(DatasetError):  # rows of four corners have two meanings
         for item in READERS[layout](source).images():
             if isinstance(item, DatasetProblem):
                 file = prefix + (source.file or item.item)
                 report.add("label-unread", file, source.file and item.item, item.reason)
-            elif check is None:
-                report.checked["images"] += 1
 
 
 _CHECKS: Mapping[str, Callable[[DatasetSource, str, IssueReport], None]] = {

@@ -99,6 +99,8 @@ def read_cvat(files: DatasetFiles, file: str = "") -> DataSet:
     readable = [name for name in names if name not in summary.errors]
     if not readable:
         raise next(iter(summary.errors.values()), DatasetError(files.location, "it has no XML of CVAT"))
+    if not summary.images:
+        raise DatasetError(f"{files.location}/{readable[0]}", "it is XML of CVAT without an image", fix=_VIDEO_FIX)
 
     def read() -> Iterator[DatasetImage | DatasetProblem]:
         for name, error in summary.errors.items():

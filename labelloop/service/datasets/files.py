@@ -13,10 +13,12 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from labelloop.service.datasets.errors import DatasetError
+from labelloop.service.datasets.mask_files import mask_folders
 from labelloop.service.media import MediaError, image_size
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store import ObjectNotFound, Store, open_store
+from labelloop.service.store import ObjectNotFound, Store, is_bucket_url, open_store
+from labelloop.service.store.addresses import to_studio_url
 
 # Share of the free disk space that an unpacked archive may use.
 _MAX_DISK_SHARE = 0.9
@@ -43,7 +45,7 @@ class DatasetFiles(Protocol):
         """The local path; None for an object in a bucket."""
 
     def url(self, name: str) -> str:
-        """The ``s3://`` address; empty for a local file."""
+        """The address as Label Studio's tasks have it; empty for a local file."""
 
 
 class FolderFiles:
@@ -191,25 +193,27 @@ class PrefixFiles:
 
     def url(self, name: str) -> str:
         """See `DatasetFiles.url`."""
-        return f"{self._url}/{name}"
+        return to_studio_url(f"{self._url}/{name}")
 
 
 def open_files(location: str, settings: Settings) -> DatasetFiles:
-    """Open a folder, a zip archive or ``s3://BUCKET/PREFIX``.
+    """Open a folder, a zip archive or ``s3://BUCKET/PREFIX``, also ``gs://`` and ``az://``.
 
     Raises:
         DatasetError: The folder does not exist, or the archive cannot be unpacked.
     """
-    if location.startswith("s3://") and location.lower().endswith(".zip"):
+    if is_bucket_url(location) and location.lower().endswith(".zip"):
         raise DatasetError(location, "archives are read from local disk only", fix="Download it, and pass the file.")
-    if location.startswith("s3://"):
+    if is_bucket_url(location):
         return PrefixFiles(location, open_store(location, settings))
     folder = Path(location.removeprefix("file://")).expanduser()
     if folder.is_file() and folder.suffix.lower() == ".zip":
         return ZipFiles(folder)
     if not folder.is_dir():
         raise DatasetError(
-            folder, "the folder does not exist", fix="Pass a folder, a zip, a JSON file or s3://BUCKET/PREFIX."
+            folder,
+            "the folder does not exist",
+            fix="Pass a folder, a zip, a JSON file or the s3://, gs:// or az:// address of a prefix.",
         )
     return FolderFiles(folder)
 
@@ -219,7 +223,8 @@ class ImageFiles:
 
     def __init__(self, files: DatasetFiles) -> None:
         self.files = files
-        self.names = tuple(name for name in files.names if is_image_name(name))
+        masks = mask_folders(files.names)
+        self.names = tuple(name for name in files.names if is_image_name(name) and not name.startswith(masks))
         self._sizes: dict[str, tuple[int, int] | str] = {}
 
     @cached_property

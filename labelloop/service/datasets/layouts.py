@@ -9,9 +9,13 @@ from labelloop.service.datasets.cvat import cvat_files
 from labelloop.service.datasets.dota import is_dota
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles
+from labelloop.service.datasets.image_folder_metadata import METADATA, metadata_files
 from labelloop.service.datasets.image_folders import SPLITS
 from labelloop.service.datasets.labelme import is_labelme
+from labelloop.service.datasets.mask_files import SEMANTIC_CLASSES, SEMANTIC_FOLDER
 from labelloop.service.datasets.open_images import open_images_files
+from labelloop.service.datasets.panoptic import panoptic_files
+from labelloop.service.datasets.semantic_masks import has_semantic_masks
 from labelloop.service.datasets.yolo import has_label_files, is_yolo
 from labelloop.service.datasets.yolo_config import CONFIG_FILES, NOTES_FILE
 
@@ -72,11 +76,14 @@ def _is_dataset_root(names: Sequence[str]) -> bool:
     """Whether the files of a folder mark it as the root of a data set."""
     if NOTES_FILE in names and "classes.txt" in names:
         return True
+    has_masks = any(name.startswith(f"{SEMANTIC_FOLDER}/") for name in names)
     return any(
         name in CONFIG_FILES
         or ("/" not in name and name.endswith((".ndjson", ".names")))
         or (name.startswith("Annotations/") and name.lower().endswith(".xml"))
         or (name.startswith("annotations/") and name.endswith(".json"))
+        or (name == SEMANTIC_CLASSES and has_masks)
+        or (name.rpartition("/")[2] == METADATA and name.count("/") < 2)
         for name in names
     )
 
@@ -97,9 +104,12 @@ _DETECTORS: Mapping[str, Callable[[DatasetFiles], bool]] = {
     "voc": lambda files: any(name.lower().endswith(".xml") for name in files.names),
     "labelme": lambda files: _has_json(files, is_labelme),
     "createml": lambda files: _has_json(files, is_createml),
-    "coco": lambda files: not set(coco_files(files)) <= set(caption_files(files)),
+    "coco": lambda files: not set(coco_files(files)) <= {*caption_files(files), *panoptic_files(files)},
+    "coco-panoptic": lambda files: bool(panoptic_files(files)),
     "coco-captions": lambda files: bool(caption_files(files)),
     "open-images": lambda files: bool(open_images_files(files)),
+    "semantic-png": has_semantic_masks,
+    "imagefolder": lambda files: bool(metadata_files(files)),
     "ndjson": lambda files: any(name.endswith(".ndjson") and "/" not in name for name in files.names),
 }
 # Format -> formats whose files it would misread: `voc` takes any XML, `coco` any damaged JSON, `yolo` any label folder.

@@ -16,16 +16,20 @@ from labelloop.service.datasets.cvat import is_cvat, read_cvat
 from labelloop.service.datasets.dota import read_dota
 from labelloop.service.datasets.errors import DatasetError, unreadable_error
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_files
+from labelloop.service.datasets.image_folder_metadata import METADATA, read_image_folder_metadata
 from labelloop.service.datasets.image_folders import SPLITS, read_image_folders, read_unlabelled
 from labelloop.service.datasets.labelme import is_labelme, read_labelme
 from labelloop.service.datasets.layouts import detect_layouts, images_of, single_dataset
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem
 from labelloop.service.datasets.ndjson import read_ndjson
 from labelloop.service.datasets.open_images import is_open_images, read_open_images
+from labelloop.service.datasets.panoptic import is_panoptic, read_panoptic
+from labelloop.service.datasets.semantic_masks import read_semantic_masks
 from labelloop.service.datasets.voc import read_voc
 from labelloop.service.datasets.yolo import read_yolo
 from labelloop.service.datasets.yolo_rows import ROW_PARSERS
 from labelloop.service.settings import Settings
+from labelloop.service.store import is_bucket_url
 
 # Characters that XML excludes (https://www.w3.org/TR/xml/#charsets); Label Studio stores labels in XML.
 _INVALID_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -97,6 +101,9 @@ READERS: Mapping[str, Callable[[DatasetSource], DataSet]] = {
     "dota": lambda source: read_dota(source.files, source.images),
     "open-images": lambda source: read_open_images(source.files, source.images, source.file),
     "coco-captions": lambda source: read_captions(source.files, source.images, source.file),
+    "coco-panoptic": lambda source: read_panoptic(source.files, source.images, source.file),
+    "semantic-png": lambda source: read_semantic_masks(source.files, source.images),
+    "imagefolder": lambda source: read_image_folder_metadata(source.files, source.images, source.file),
     "ndjson": _file_reader(read_ndjson, ".ndjson"),
     "images": lambda source: read_unlabelled(source.images, source.files),
 }
@@ -106,7 +113,7 @@ def open_source(source: str, settings: Settings, *, images: str = "", single: bo
     """Locate a data set: its files, and its image files in ``images`` or in the data set itself.
 
     Args:
-        source: A folder, a file, ``s3://BUCKET/PREFIX`` or ``s3://BUCKET/KEY.json``.
+        source: A folder, a file, ``s3://BUCKET/PREFIX`` or ``s3://BUCKET/KEY.json``; also ``gs://`` and ``az://``.
         settings: S3 endpoint and credentials.
         images: Folder or ``s3://BUCKET/PREFIX`` of the images; empty: the data set.
         single: Whether the folder must have a single data set, possibly in a subfolder.
@@ -116,9 +123,9 @@ def open_source(source: str, settings: Settings, *, images: str = "", single: bo
     """
     source = source.removeprefix("file://")
     name = ""
-    if source.startswith("s3://") and source.endswith(_FILE_ENDINGS):
+    if is_bucket_url(source) and source.endswith(_FILE_ENDINGS):
         source, _, name = source.rpartition("/")
-    elif not source.startswith("s3://") and (path := Path(source).expanduser()).is_file() and not _is_zip(path):
+    elif not is_bucket_url(source) and (path := Path(source).expanduser()).is_file() and not _is_zip(path):
         source, name = str(path.parent), path.name
     files = open_files(source, settings)
     part = single_dataset(files) if single and not name else files
@@ -187,7 +194,7 @@ def detect_format(source: DatasetSource) -> str:
 def _other_layouts(source: DatasetSource, chosen: str) -> Iterator[str]:
     """A note on each other format that the folder has labels of."""
     for name in detect_layouts(source.files, source.images):
-        if name != chosen and (name.partition("-")[0] != chosen.partition("-")[0] or name == "coco-captions"):
+        if name != chosen and (name.partition("-")[0] != chosen.partition("-")[0] or name.startswith("coco-")):
             yield f"it has labels of the format {name} too: `--format {name}` reads those"
 
 
@@ -207,6 +214,8 @@ def _detect_file_format(source: DatasetSource) -> str:
         fix = "Pass its folder; for DOTA the folder that has labelTxt/."
         raise DatasetError(f"{source.files.location}/{name}", "it is one label file of a folder", fix=fix)
     data = source.files.read(name)
+    if name.rpartition("/")[2] == METADATA:
+        return "imagefolder"
     if name.endswith((".ndjson", ".jsonl")):
         return "ndjson"
     for format_name, is_present in _FILE_DETECTORS.items():
@@ -215,7 +224,10 @@ def _detect_file_format(source: DatasetSource) -> str:
     start = data.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
     if start not in {b"[", b"{"} or sniff_non_data_set(data[:HEAD_BYTES]) is not None:
         raise unreadable_error(
-            data, f"{source.files.location}/{name}", default="it is no data set that can be imported", fix=_FIX
+            data,
+            f"{source.files.location}/{name}",
+            default="it is not JSON, XML, CSV, YAML, NDJSON or zip of a data set",
+            fix=_FIX,
         )
     return "coco-results" if start == b"[" else "coco"
 
@@ -225,6 +237,7 @@ _FILE_DETECTORS: Mapping[str, Callable[[bytes], bool]] = {
     "cvat": is_cvat,
     "labelme": is_labelme,
     "createml": is_createml,
+    "coco-panoptic": is_panoptic,
     "coco-captions": is_captions,
     "open-images": is_open_images,
 }

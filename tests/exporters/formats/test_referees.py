@@ -116,6 +116,10 @@ PACKED = ("yolo-classify", "webdataset")
 """Formats that lay photos out in a way of their own; their tests are in test_classify.py and test_webdataset.py."""
 
 
+# Formats that supervision does not read: see test_new_formats.py.
+READ_ELSEWHERE = ("semantic-png", "coco-panoptic", "dota", "imagefolder")
+
+
 @pytest.mark.parametrize("copied", [True, False])
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in PACKED])
 def test_pulled_folder_is_what_a_trainer_reads(run, tasks, config, settings, tmp_path, truth, name, copied):
@@ -152,6 +156,10 @@ def test_pulled_folder_is_what_a_trainer_reads(run, tasks, config, settings, tmp
         stems = (folder / "ImageSets/Main/train.txt").read_text().split()
         assert all((folder / f"JPEGImages/{stem}.jpg").is_file() for stem in stems)
         data = supervision.DetectionDataset.from_pascal_voc(str(folder / "JPEGImages"), str(folder / "Annotations"))
+    elif name in READ_ELSEWHERE:
+        places = FORMATS[name].image_folder.format(split="train")
+        assert len([path for path in (folder / places).iterdir() if path.suffix == ".jpg"]) == 4
+        return
     else:
         sheet = folder / "annotations/instances_train.json"
         assert all(

@@ -180,7 +180,7 @@ WRONG = {
     "labelbox": ([{"ID": "x", "Labeled Data": "u", "Label": {}}], "Labelbox", "COCO"),
     "labelbox lines": ({"data_row": {"id": "x"}, "projects": {}}, "Labelbox", "COCO"),
     "json-min": ([{"image": "x", "annotation_id": 1, "annotator": 1}], "JSON-MIN", "export --from"),
-    "labelme": ({"shapes": [], "imagePath": "a.jpg"}, "LabelMe", "COCO"),
+    "supervisely": ({"objects": [], "size": {}}, "Supervisely", "COCO"),
     "no objects": ([None, 1], "a list without objects", ""),
     "text": ("x", "JSON", ""),
 }

@@ -113,7 +113,9 @@ def test_export_of_any_regions_has_no_issue(tmp_path_factory, annotations):
         BUILD.task(number, BUILD.annotation(*regions, number=number))
         for number, regions in enumerate([good, *annotations], start=1)
     ]
-    assert flaws(tasks, tmp_path_factory.mktemp("any")) == []
+    found = flaws(tasks, tmp_path_factory.mktemp("any"))
+    # a split without objects is named: no way to write its columns gives them a type
+    assert [flaw for flaw in found if not flaw.startswith("imagefolder-split")] == []
 
 
 @pytest.mark.parametrize("ways", ["columns", "one by one"])

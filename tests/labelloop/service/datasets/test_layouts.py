@@ -161,8 +161,8 @@ def test_every_layout_that_is_read_is_validated(tmp_path):
     for name in ("coco", "voc", "yolo", "classes", "nd"):
         places = [tmp_path / name, packed(tmp_path / name)]
         assert validate(places[0]).checked == validate(places[1]).checked
-    assert validate(tmp_path / "classes").checked == {"images": 3}
-    assert validate(tmp_path / "results.json").checked == {"images": 1}
+    assert +validate(tmp_path / "classes").checked == {"images": 3, "photos": 3}
+    assert validate(tmp_path / "results.json").checked["objects"] == 1
     assert validate(tmp_path / "yolo/data.yaml").checked["label files"] == 4
 
 
@@ -296,8 +296,8 @@ def test_files_of_other_tools_are_named_with_a_fix(tmp_path, kind, value, name):
 
 def test_photos_beside_labels_of_another_tool_are_not_taken_for_plain(tmp_path):
     makers.make_photos(tmp_path)
-    (tmp_path / "a.json").write_text(json.dumps({"shapes": [], "imagePath": "a.jpg"}))
-    with pytest.raises(DatasetError, match="LabelMe"):
+    (tmp_path / "a.json").write_text(json.dumps({"objects": [], "size": {}}))
+    with pytest.raises(DatasetError, match="Supervisely"):
         read(tmp_path)
 
 

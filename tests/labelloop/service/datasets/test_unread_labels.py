@@ -63,7 +63,7 @@ def test_yolo_rows_are_read_whatever_mark_they_begin_with(read, tmp_path, encodi
 
 
 @pytest.mark.parametrize("sheet", [True, False])
-def test_a_folder_of_label_txt_annotates_nothing(read, tmp_path, sheet):
+def test_a_folder_of_label_txt_is_dota(read, tmp_path, sheet):
     for split in ("train", "valid"):
         makers.make_photos(tmp_path / split / "images", ("a.jpg",))
         (tmp_path / split / "labelTxt").mkdir()
@@ -72,9 +72,8 @@ def test_a_folder_of_label_txt_annotates_nothing(read, tmp_path, sheet):
     if sheet:
         (tmp_path / "data.yaml").write_text("nc: 2\nnames: [bus, car]\ntrain: ../train/images\n")
     photos, problems = read(tmp_path)
-    assert not any(photo.annotated for photo in photos.values())
-    assert [problem.item for problem in problems] == ["train/labelTxt/a.txt", "valid/labelTxt/a.txt"]
-    assert "DOTA" in problems[0].reason
+    assert problems == []
+    assert [[obj.label for obj in photo.objects] for photo in photos.values()] == [["car", "bus"]]
 
 
 COCO_ONLY = {

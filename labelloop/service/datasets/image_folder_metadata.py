@@ -1,0 +1,161 @@
+"""Read Hugging Face ImageFolder: images with a ``metadata.jsonl`` in their folder, a row for each image.
+
+Format: https://huggingface.co/docs/datasets/image_dataset#imagefolder. ``objects`` has ``bbox`` (x, y, width, height in
+pixels) and ``category`` or ``categories``; ``label`` is the class of the image, ``text`` its captions, a line each.
+"""
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from labelloop.labeling.geometry.shapes import Rectangle
+from labelloop.labeling.splits import split_of
+from labelloop.service.datasets.errors import DatasetError, MalformedData
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles
+from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, LabelledObject
+from labelloop.service.datasets.shapes import image_size_or_zero, parse_number, rectangle
+from labelloop.service.datasets.text import decode_json, decode_text
+
+METADATA = "metadata.jsonl"
+# Written by `labelloop export`: the class names by number.
+_CLASSES = "classes.json"
+_KNOWN = frozenset({"file_name", "image_id", "width", "height", "objects", "label", "text", "caption"})
+
+
+def metadata_files(files: DatasetFiles) -> list[str]:
+    """The metadata files of a folder and its subfolders."""
+    return [name for name in files.names if PurePosixPath(name).name == METADATA]
+
+
+def read_image_folder_metadata(files: DatasetFiles, images: ImageFiles, file: str = "") -> DataSet:
+    """Read the metadata files of a folder, or one file.
+
+    Args:
+        files: The files of the data set.
+        images: Its image files.
+        file: The only file to read; empty: all.
+
+    Raises:
+        DatasetError: There is no metadata file, or one is not text.
+    """
+    names = [file] if file else metadata_files(files)
+    if not names:
+        raise DatasetError(files.location, f"it has no {METADATA}")
+    try:
+        lines = {name: decode_text(files.read(name)).split("\n") for name in names}
+        classes = _class_names(files)
+    except MalformedData as error:
+        raise DatasetError(files.location, f"a {METADATA} cannot be read: {error}") from None
+    labels, choices = dict.fromkeys(classes), dict[str, None]()
+    unread: Counter[str] = Counter()
+    for name, rows in lines.items():
+        for item in _read_file(rows, name, images, classes, unread):
+            if isinstance(item, DatasetImage):
+                labels.update((obj.label, None) for obj in item.objects)
+                choices.update((choice, None) for choice in item.choices)
+
+    def read() -> Iterator[DatasetImage | DatasetProblem]:
+        for name, rows in lines.items():
+            yield from _read_file(rows, name, images, classes, Counter())
+
+    counts = {f"column {column!r:.40}: not read": number for column, number in sorted(unread.items())}
+    return DataSet("imagefolder", read, tuple(labels), choices=tuple(sorted(choices)), counts=counts)
+
+
+def _class_names(files: DatasetFiles) -> list[str]:
+    if _CLASSES not in files.names:
+        return []
+    names = decode_json(files.read(_CLASSES))
+    return [str(name).strip() for name in names] if isinstance(names, list) else []
+
+
+def _read_file(
+    lines: Sequence[str], file: str, images: ImageFiles, classes: Sequence[str], unread: Counter[str]
+) -> Iterator[DatasetImage | DatasetProblem]:
+    folder = posixpath.dirname(file)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            row = decode_json(line.encode())
+        except MalformedData as error:
+            yield DatasetProblem(where, str(error))
+            continue
+        name = row.get("file_name") if isinstance(row, dict) else None
+        if not isinstance(name, str) or not name.strip():
+            yield DatasetProblem(where, "not an object with a file_name")
+            continue
+        unread.update(str(key) for key in row.keys() - _KNOWN)
+        joined = posixpath.normpath(posixpath.join(folder, name.replace("\\", "/"))).lstrip("/")
+        if joined.startswith("../"):
+            yield DatasetProblem(where, f"its file_name {name!r:.60} is outside the folder")
+            continue
+        found = images.find(joined)
+        size = image_size_or_zero(row.get("width"), row.get("height"))
+        if not size[0] and found is not None and not isinstance(measured := images.size(found), str):
+            size = measured
+        objects: list[LabelledObject] = []
+        failed = 0
+        for item in _read_objects(row.get("objects"), where, classes):
+            if isinstance(item, DatasetProblem):
+                failed += 1
+                yield item
+            else:
+                objects.append(item)
+        text = row.get("text", row.get("caption"))
+        yield DatasetImage(
+            found or joined,
+            *size,
+            tuple(objects),
+            _choices(row.get("label"), classes),
+            texts=tuple(dict.fromkeys(part.strip() for part in text.split("\n") if part.strip()))
+            if isinstance(text, str)
+            else (),
+            split=split_of(folder.rpartition("/")[2]),
+            labelled=any(key in row for key in ("objects", "label", "text", "caption")),
+            unread=failed,
+        )
+
+
+def _choices(label: Any, classes: Sequence[str]) -> tuple[str, ...]:
+    if type(label) is int:
+        return (classes[label] if 0 <= label < len(classes) else f"class {label}",)
+    return (label.strip(),) if isinstance(label, str) and label.strip() else ()
+
+
+def _read_objects(objects: Any, where: str, classes: Sequence[str]) -> Iterator[LabelledObject | DatasetProblem]:
+    if objects is None:
+        return
+    columns = objects if isinstance(objects, dict) else {}
+    boxes = columns.get("bbox", columns.get("bboxes"))
+    kinds = next(
+        (columns[key] for key in ("category_name", "category", "categories", "label", "labels") if key in columns), None
+    )
+    if not isinstance(boxes, list) or not isinstance(kinds, list) or len(boxes) != len(kinds):
+        yield DatasetProblem(where, "its objects are not lists bbox and category of one length")
+        return
+    crowds = columns.get("iscrowd")
+    crowds = crowds if isinstance(crowds, list) else []
+    for index, (box, kind) in enumerate(zip(boxes, kinds, strict=True)):
+        try:
+            shape, label = _box(box), _category(kind, classes)
+        except MalformedData as error:
+            yield DatasetProblem(f"{where}, objects[{index}]", str(error))
+        else:
+            yield LabelledObject(shape, label, crowd=index < len(crowds) and crowds[index] == 1)
+
+
+def _box(box: Any) -> Rectangle:
+    if not isinstance(box, list) or len(box) != 4:
+        raise MalformedData(f"its bbox is {box!r:.60}, not [x, y, width, height]")
+    return rectangle(*(parse_number(value, "bbox") for value in box))
+
+
+def _category(kind: Any, classes: Sequence[str]) -> str:
+    label = _choices(kind, classes)
+    if not label:
+        raise MalformedData(f"its category is {kind!r:.40}, neither a name nor a number")
+    return label[0]
