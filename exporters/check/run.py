@@ -16,6 +16,7 @@ from exporters.look.fingerprint import Fingerprint
 from exporters.look.reader import ImageLocation, read_fingerprints
 from exporters.look.twins import Twins, find_twins
 from labelloop.service.datasets import DatasetProblem
+from labelloop.service.datasets.files import is_image_name
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 
@@ -68,7 +69,8 @@ def check(
     statistics, names = ClassStatistics(), _Positions()
     for item in dataset.images():
         if isinstance(item, DatasetProblem):
-            report.add(Finding("label-unread", f"{item.item}: {item.reason}", 0.0))
+            kind = "image-unreadable" if is_image_name(item.item) else "label-unread"
+            report.add(Finding(kind, f"{item.item}: {item.reason}", 0.0))
             continue
         names.add(item)
         statistics.add(item)
@@ -87,8 +89,10 @@ def check(
             _report_twins(
                 find_twins(thumbnails, among=readable, mirror=options.mirror, progress=comparing), looks, report
             )
-        elif not options.images:
-            report.notes.append("Images were not read: twins, sizes and unreadable files were not checked.")
+        elif not names.count:
+            report.notes.append("It has no images.")
+        else:
+            report.notes.append("Images were not read: near-duplicates, sizes and unreadable files were not checked.")
         checker = BoxChecker(statistics.usual(), report, input_size=options.input_size)
         for position, image in enumerate(_images(dataset)):
             size = tuple(sizes[position].tolist()) if sizes is not None and sizes[position].all() else None
