@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from labelloop.doctor import label_studio, policies, project, services, storage
+from labelloop.doctor import label_studio, policies, project, services, storage, training
 from labelloop.doctor.finding import DoctorCheck
 
 CHECKS: Mapping[str, DoctorCheck] = {
@@ -42,6 +42,8 @@ CHECKS: Mapping[str, DoctorCheck] = {
     "qc-hook": DoctorCheck(project.qc_webhook, needs=("project",), project=True),
     "qc-policy": DoctorCheck(policies.qc_policy, needs=("project",), project=True),
     "export-policy": DoctorCheck(policies.export_policy, needs=("project",), project=True),
+    "base-model": DoctorCheck(training.base_model, needs=("project", "store"), project=True),
+    "fine-tuning": DoctorCheck(training.fine_tuning, needs=("project", "database"), project=True),
     "tabs": DoctorCheck(project.tabs, needs=("project",), project=True),
     "media": DoctorCheck(project.media, needs=("project",), project=True),
     "labels": DoctorCheck(policies.labels, needs=("project", "model"), project=True),

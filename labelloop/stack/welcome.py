@@ -1,5 +1,7 @@
 """The text that `labelloop up` prints once everything runs: addresses, log-ins and first steps."""
 
+import os
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -7,6 +9,9 @@ from labelloop.stack.accounts import ADMIN, ANNOTATORS, StackUser
 from labelloop.stack.environment import read_env
 from labelloop.stack.layout import URLS
 from labelloop.stack.up import DASHBOARD, KEY, KEY_USER, Ready
+from ml_backend.catalogue.offer import OFFER
+from ml_backend.finetune.torch_parts import torch_missing
+from ml_backend.policy import FinetunePolicy
 
 _TEXT = """
 [bold]The loop is up.[/] Project [bold]{title}[/], {tasks} images, pre-labelled: [bold]{studio}/projects/{project}/data[/]{others}
@@ -24,11 +29,19 @@ _TEXT = """
   3. Within seconds it is in the tab [bold]QC: disputed[/], with the reason, and goes to a third annotator:
      log in as the admin and press Label All Tasks.
   4. The model learns from every Submit, and serves the most informative tasks next: [bold]{command} learn {project} --watch[/]
-     in another terminal shows each training run and the gate's verdict.
+     in another terminal shows each training run and the gate's verdict.{finetuning}
   5. There too: [bold]{command} export {project}[/] writes a data set, [bold]{command} doctor[/] checks every part.
 
-Ctrl-C stops everything.
+{offer}Ctrl-C stops everything.
 """  # noqa: E501 - markup makes source lines longer than printed ones
+
+
+def _finetuning() -> str:
+    """Whether minutes of fine-tuning follow the refits, or how to have that."""
+    labels = FinetunePolicy().labels
+    if torch_missing():
+        return f"\n     With torch installed (docs/how-to/train.md) it is fine-tuned too, from {labels} labels on."
+    return f"\n     From {labels} labelled images on it is fine-tuned too, in the background."
 
 
 def welcome(ready: Ready, *, command: str = "labelloop", console: Console | None = None) -> None:
@@ -66,5 +79,7 @@ def welcome(ready: Ready, *, command: str = "labelloop", console: Console | None
         anna=ANNOTATORS[0].email,
         ben=ANNOTATORS[1].email,
         command=escape(command),
+        finetuning=_finetuning(),
+        offer="" if settings.get("LABELLOOP_MODEL") or os.environ.get("LABELLOOP_MODEL") else f"{escape(OFFER)}.\n\n",
     )
     (console or Console(highlight=False)).print(text, soft_wrap=True)

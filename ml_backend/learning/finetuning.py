@@ -77,6 +77,7 @@ def finetune_project(
     progress: Callable[[Progress], None] = lambda _: None,
     phase: Callable[[str], None] = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> ProjectTraining:
     """Train on a project's labelled tasks, judge the result on its held-out tasks, and serve it if it passes.
 
@@ -92,6 +93,7 @@ def finetune_project(
         progress: Called after every step.
         phase: Called with the name of each phase.
         stopping: Whether to write the checkpoint and end.
+        clock: Of the budget, in seconds.
 
     Raises:
         NotConnectedToLearning: The project does not learn.
@@ -128,7 +130,7 @@ def finetune_project(
             checkpoint=checkpoint_file(settings.home, served.path, version, recipe, fresh=fresh),
             folder=settings.home / "learn",
         )
-        tuned = finetune(job, progress=progress, phase=phase, stopping=stopping)
+        tuned = finetune(job, progress=progress, phase=phase, stopping=stopping, clock=clock)
         if tuned.stopped:
             return ProjectTraining(tuned, notes=tuple(notes))
         phase("publishing")

@@ -21,8 +21,8 @@ from ml_backend.learning.events import LEARN, queue_event, read_event, sweep_eve
 from ml_backend.learning.report.report import MAX_EDITED, LearningReport, make_report
 from ml_backend.learning.store.annotations import NotConnectedToLearning, TrainingDataStore
 from ml_backend.learning.store.runs import RunStore, TrainingRun
-from ml_backend.learning.store.train_jobs import TrainJobStore
-from ml_backend.learning.train_schedule import able, nobody
+from ml_backend.learning.store.train_jobs import TrainJob, TrainJobStore
+from ml_backend.learning.train_schedule import able, nobody, state_in_words
 from ml_backend.policy import read_learning_policy
 from ml_backend.predict.control_notes import notes_of
 from ml_backend.predict.control_support import controls_of
@@ -143,6 +143,15 @@ class LearningService:
         if policy.train.on != "on" or not policy.learn or able(policy.train, jobs.trainers(), now=jobs.now()):
             return ""
         return f"Project {project}: {nobody(policy.train)}"
+
+    def finetuning_state(self, project: int) -> tuple[str, str, TrainJob | None]:
+        """Return why fine-tuning is impossible though it is asked for, its state in words, and the last job."""
+        policy, jobs = read_learning_policy(self._settings.home, project), TrainJobStore(self.engine)
+        counts = TrainingDataStore(self.engine).counts(project)
+        labelled = counts.get("teaches", 0) + counts.get("held_out", 0)
+        last = next(iter(jobs.last(project, 1)), None)
+        words = state_in_words(policy.train, last, labelled=labelled, known=jobs.trainers(), now=jobs.now())
+        return self.finetuning(project), words, last
 
     def learns(self, project: int) -> bool:
         """Whether the project's policy turns learning on."""

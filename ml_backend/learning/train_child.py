@@ -11,6 +11,8 @@ import signal
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
@@ -32,6 +34,9 @@ from ml_backend.learning.store.train_jobs import State, TrainJob, TrainJobStore,
 
 # Seconds from the end of the parent to the end of this process, if it cannot stop in order.
 GRACE_S = 12.0
+
+# Most times that a budget may last by the clock, on a busy machine.
+MAX_STRETCH = 4
 
 # Lowest priority, so that a refit and pre-labels go first.
 NICENESS = 19
@@ -109,6 +114,7 @@ def _train(
         context,
         job.project,
         recipe=Recipe(minutes=job.minutes),
+        clock=time.monotonic if torch.cuda.is_available() else _budget_clock(torch.get_num_threads()),
         progress=reporter.step,
         phase=reporter.phase,
         stopping=lambda: stop.is_set() or reporter.lost,
@@ -116,6 +122,12 @@ def _train(
     if done.tuned is not None:
         reporter.ended(done.tuned)
     return done
+
+
+def _budget_clock(threads: int) -> Callable[[], float]:
+    """Clock of the budget: seconds of computing, because this process yields to every other; see `MAX_STRETCH`."""
+    started = time.monotonic()
+    return lambda: max(time.process_time() / threads, (time.monotonic() - started) / MAX_STRETCH)
 
 
 def _judge(context: LearningContext, job: TrainJob) -> ProjectTraining:

@@ -29,6 +29,9 @@ COMMAND = (sys.executable, "-m", "ml_backend.learning.train_child")
 # Seconds for the child to write its checkpoint when the worker stops; then it is killed.
 STOP_S = 15.0
 
+# Time after which a child counts as hanging: so many budgets, and seconds for reading, evaluating and publishing.
+LIMIT, LIMIT_S = 5, 3600.0
+
 # Seconds until the next attempt where another fine-tuning runs on this machine.
 BUSY_S = 60.0
 
@@ -63,7 +66,7 @@ class TrainScheduler:
         self._lock = threading.Lock()
         self._child: tuple[subprocess.Popen[bytes], TrainJob] | None = None
         self._stopped = False
-        self._rest_until = 0.0
+        self._rest_until = self._started_at = 0.0
         atexit.register(self.stop)
 
     def run(self) -> None:
@@ -74,6 +77,7 @@ class TrainScheduler:
         for job in self._jobs.expire():
             log.warning("training_lost", project=job.project, job=job.id, holder=job.holder)
         self._end_child()
+        self._keep_child()
         for state in self._data.projects():
             try:
                 self._create(state.project)
@@ -148,8 +152,19 @@ class TrainScheduler:
             process = subprocess.Popen(
                 [*self._command, str(job.id), job.token], stdin=subprocess.PIPE, env=environment, start_new_session=True
             )  # its standard input stays open: the child ends when this process does
-            self._child = process, job
+            self._child, self._started_at = (process, job), self._clock()
         log.info("training_started", project=job.project, job=job.id, state=job.state, pid=process.pid)
+
+    def _keep_child(self) -> None:
+        """Renew the child's lease: on a busy machine it may not come to that itself. One that hangs is killed."""
+        if self._child is None:
+            return
+        process, job = self._child
+        if self._clock() - self._started_at > LIMIT * 60 * job.minutes + LIMIT_S:
+            log.warning("training_hangs", project=job.project, job=job.id)
+            process.kill()
+        elif not self._jobs.heartbeat(job.id, job.token):
+            process.send_signal(signal.SIGTERM)  # the job was deleted, or given to another
 
     def _end_child(self, *, reason: str = "") -> None:
         """Note the end of the child; a job that it did not end or give back itself is lost."""
