@@ -12,6 +12,7 @@ from pathlib import Path
 BENCHES: Mapping[str, str] = {
     "answers": "bench.answers",
     "base": "bench.base",
+    "beside": "bench.beside",
     "bounds": "bench.bounds",
     "brush": "bench.brush",
     "cluster": "bench.cluster",

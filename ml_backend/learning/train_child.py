@@ -52,7 +52,7 @@ def main(number: int, lease: str) -> int:
     threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
     settings = Settings()
     setup_logging(settings)
-    _lower_priority()
+    lower_priority()
     prefer_for_oom_kill()
     engine = open_database(settings)
     jobs = TrainJobStore(engine)
@@ -146,7 +146,7 @@ def _stop_with_parent(stop: threading.Event) -> None:
     os._exit(1)
 
 
-def _lower_priority() -> None:
+def lower_priority() -> None:
     """Yield to every other process: `nice`, and the same for the session (autogroup of sched(7))."""
     with suppress(OSError):
         os.nice(NICENESS)
