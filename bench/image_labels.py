@@ -30,6 +30,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from bench.parts import Parts
 from labelloop.service.media import load_image
 from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import embedded_model
@@ -72,10 +73,11 @@ def run() -> str:
             data = _read(source)
             sets += [data] if data else []
             missing += [] if data else [source["repo"]]
-    parts = [_sets(sets), _accuracy(sets), _active(sets), _errors(sets), _costs(sets)] if sets else []
+    parts = Parts("image_labels", ("ml_backend/training", "ml_backend/models"))
+    tables = [table(sets, parts) for table in (_sets, _accuracy, _active, _errors, _costs)] if sets else []
     if missing:
-        parts.append(f"Not there (set LABELLOOP_MIRRORS to a folder of git mirrors): {', '.join(missing)}.")
-    return "\n\n".join(parts)
+        tables.append(f"Not there (set LABELLOOP_MIRRORS to a folder of git mirrors): {', '.join(missing)}.")
+    return "\n\n".join([*tables, *([parts.remark] if parts.remark else [])])
 
 
 def _read(source: dict[str, str]) -> Data | None:
@@ -132,7 +134,7 @@ def _chosen(folder: Path, source: dict[str, str]) -> list[ImageWithLabels]:
     return chosen[:TAGGED] if source.get("tags") else chosen
 
 
-def _sets(sets: list[Data]) -> str:
+def _sets(sets: list[Data], _parts: Parts) -> str:
     rows = ["| data set | images | labels | features |", "|---|---|---|---|"]
     for data in sets:
         what = "classes" if data.kind == "single" else "tags"
@@ -140,21 +142,27 @@ def _sets(sets: list[Data]) -> str:
     return "## Data\n\n" + "\n".join(rows)
 
 
-def _accuracy(sets: list[Data]) -> str:
+def _accuracy(sets: list[Data], parts: Parts) -> str:
     """Accuracy (macro-F1 of tags) on images that nothing was fitted on, by labelled images of a class."""
     rows = ["| data set | model | " + " | ".join(f"{size} a class" for size in PER_CLASS_SIZES) + " |",
             "|---|---|" + "---|" * len(PER_CLASS_SIZES)]  # fmt: skip
     for data in sets:
-        results: dict[tuple[str, int], list[float]] = defaultdict(list)
-        for size in PER_CLASS_SIZES:
-            for seed in range(2 * SEEDS if size == 1 else SEEDS):
-                train, test = _split(data, size, seed)
-                for name, score in _models(data, train, test).items():
-                    results[name, size].append(score)
-        for name in dict.fromkeys(name for name, _ in results):
-            cells = " | ".join(f"{np.mean(results[name, size]):.3f}" for size in PER_CLASS_SIZES)
-            rows.append(f"| {data.name} | {name} | {cells} |")
+        rows += parts.rows(f"accuracy on {data.name}", lambda data=data: _accuracy_of(data))
     return "## Accuracy by labelled images\n\n" + "\n".join(rows)
+
+
+def _accuracy_of(data: Data) -> list[str]:
+    rows = []
+    results: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for size in PER_CLASS_SIZES:
+        for seed in range(2 * SEEDS if size == 1 else SEEDS):
+            train, test = _split(data, size, seed)
+            for name, score in _models(data, train, test).items():
+                results[name, size].append(score)
+    for name in dict.fromkeys(name for name, _ in results):
+        cells = " | ".join(f"{np.mean(results[name, size]):.3f}" for size in PER_CLASS_SIZES)
+        rows.append(f"| {data.name} | {name} | {cells} |")
+    return rows
 
 
 def _split(data: Data, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -208,82 +216,87 @@ def _neighbours(fewest: int) -> KNeighborsClassifier | GridSearchCV:
     return GridSearchCV(KNeighborsClassifier(), grid, cv=StratifiedKFold(min(5, fewest)))
 
 
-def _active(sets: list[Data]) -> str:
+def _active(sets: list[Data], parts: Parts) -> str:
     """Images that active learning needs for the accuracy that random order has at each number of images."""
     rows = ["| data set | order | " + " | ".join(map(str, CURVE)) + " | images needed |",
             "|---|---|" + "---|" * (len(CURVE) + 1)]  # fmt: skip
-    ratios = []
     for data in sets:
-        images = [
-            ImageWithLabels(Path(), f"{row:06}", tuple(np.array(data.classes)[given]))
-            for row, given in enumerate(data.truth)
-        ]
-        scores: dict[tuple[str, int], list[float]] = defaultdict(list)
-        for seed in range(SEEDS):
-            test = np.random.default_rng(1000 + seed).permutation(len(images))[:TEST_IMAGES]
-            names = frozenset(images[row].name for row in test)
-            for outcome in simulate_labels(
-                [images[row] for row in np.random.default_rng(seed).permutation(len(images))],
-                data.features[np.random.default_rng(seed).permutation(len(images))],
-                test=names, kind=data.kind, sizes=CURVE, strategies=("random", "active"), seeds=1,
-            ):  # fmt: skip
-                scores[outcome.strategy, outcome.labelled].append(outcome.score)
-        curves = {name: [float(np.mean(scores[name, size])) for size in CURVE] for name in ("random", "active")}
-        reached = np.maximum.accumulate(curves["active"])
-        ratio = [
-            float(np.interp(value, reached, CURVE)) / size for value, size in zip(curves["random"], CURVE, strict=True)
-        ][1:]
-        ratios += ratio
-        for name, curve in curves.items():
-            needed = f"{np.mean(ratio):.2f} on average, {max(ratio):.2f} at most" if name == "active" else "1"
-            rows.append(f"| {data.name} | {name} | " + " | ".join(f"{value:.3f}" for value in curve) + f" | {needed} |")
-    return (
-        "## Active learning against random order\n\n"
-        + "\n".join(rows)
-        + f"\n\nOver all sets and sizes, active learning "
-        f"needs {np.mean(ratios):.2f} of the images, {max(ratios):.2f} at most, for the accuracy of random order."
-    )
+        rows += parts.rows(f"active learning on {data.name}", lambda data=data: _active_of(data))
+    return "## Active learning against random order\n\n" + "\n".join(rows)
 
 
-def _errors(sets: list[Data]) -> str:
+def _active_of(data: Data) -> list[str]:
+    rows = []
+    images = [
+        ImageWithLabels(Path(), f"{row:06}", tuple(np.array(data.classes)[given]))
+        for row, given in enumerate(data.truth)
+    ]
+    scores: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for seed in range(SEEDS):
+        test = np.random.default_rng(1000 + seed).permutation(len(images))[:TEST_IMAGES]
+        names = frozenset(images[row].name for row in test)
+        for outcome in simulate_labels(
+            [images[row] for row in np.random.default_rng(seed).permutation(len(images))],
+            data.features[np.random.default_rng(seed).permutation(len(images))],
+            test=names, kind=data.kind, sizes=CURVE, strategies=("random", "active"), seeds=1,
+        ):  # fmt: skip
+            scores[outcome.strategy, outcome.labelled].append(outcome.score)
+    curves = {name: [float(np.mean(scores[name, size])) for size in CURVE] for name in ("random", "active")}
+    reached = np.maximum.accumulate(curves["active"])
+    ratio = [
+        float(np.interp(value, reached, CURVE)) / size for value, size in zip(curves["random"], CURVE, strict=True)
+    ][1:]
+    for name, curve in curves.items():
+        needed = f"{np.mean(ratio):.2f} on average, {max(ratio):.2f} at most" if name == "active" else "1"
+        rows.append(f"| {data.name} | {name} | " + " | ".join(f"{value:.3f}" for value in curve) + f" | {needed} |")
+    return rows
+
+
+def _errors(sets: list[Data], parts: Parts) -> str:
     """AUROC of planted wrong labels by out-of-fold probabilities."""
-    has_cleanlab = importlib.util.find_spec("cleanlab") is not None
     rows = ["| data set | labelloop | cleanlab, self-confidence | cleanlab, normalised margin |", "|---|---|---|---|"]
     for data in sets:
-        found: dict[str, list[float]] = defaultdict(list)
-        for seed in range(SEEDS):
-            rng = np.random.default_rng(seed)
-            rows_of = rng.permutation(len(data.truth))[:REVIEWED]
-            right = data.truth[rows_of]
-            wrong = rng.random(len(right)) < WRONG_SHARE
-            shift = rng.integers(1, len(data.classes), len(right))
-            if data.kind == "single":
-                given = np.where(wrong, (right.argmax(axis=1) + shift) % len(data.classes), right.argmax(axis=1))
-                truth = np.eye(len(data.classes), dtype=bool)[given]
-            else:
-                truth = right.copy()
-                truth[wrong, shift[wrong] - 1] ^= True
-            used = truth.any(axis=0)
-            fitted = fit_label_model(
-                data.features[rows_of], truth[:, used], classes=np.array(data.classes)[used].tolist(), kind=data.kind
-            )
-            probabilities = fitted.out_of_fold
-            if data.kind == "single":
-                labels = truth[:, used].argmax(axis=1)
-                scores = {"labelloop": wrongness(probabilities, labels)}
-            else:
-                labels = truth[:, used]
-                scores = {"labelloop": tag_wrongness(probabilities, labels).max(axis=1)}
-            if has_cleanlab:
-                scores |= _cleanlab(probabilities, labels, data.kind)
-            for name, score in scores.items():
-                found[name].append(float(roc_auc_score(wrong, score)))
-        cells = [
-            f"{np.mean(found[name]):.3f}" if found[name] else "-"
-            for name in ("labelloop", "self_confidence", "normalized_margin")
-        ]
-        rows.append(f"| {data.name} | " + " | ".join(cells) + " |")
+        rows += parts.rows(f"wrong labels on {data.name}", lambda data=data: _errors_of(data))
     return f"## Wrong labels found ({WRONG_SHARE:.0%} planted, AUROC)\n\n" + "\n".join(rows)
+
+
+def _errors_of(data: Data) -> list[str]:
+    rows = []
+    has_cleanlab = importlib.util.find_spec("cleanlab") is not None
+    found: dict[str, list[float]] = defaultdict(list)
+    for seed in range(SEEDS):
+        rng = np.random.default_rng(seed)
+        rows_of = rng.permutation(len(data.truth))[:REVIEWED]
+        right = data.truth[rows_of]
+        wrong = rng.random(len(right)) < WRONG_SHARE
+        shift = rng.integers(1, len(data.classes), len(right))
+        if data.kind == "single":
+            given = np.where(wrong, (right.argmax(axis=1) + shift) % len(data.classes), right.argmax(axis=1))
+            truth = np.eye(len(data.classes), dtype=bool)[given]
+        else:
+            truth = right.copy()
+            truth[wrong, shift[wrong] - 1] ^= True
+        used = truth.any(axis=0)
+        fitted = fit_label_model(
+            data.features[rows_of], truth[:, used], classes=np.array(data.classes)[used].tolist(), kind=data.kind
+        )
+        probabilities = fitted.out_of_fold
+        if data.kind == "single":
+            labels = truth[:, used].argmax(axis=1)
+            scores = {"labelloop": wrongness(probabilities, labels)}
+        else:
+            labels = truth[:, used]
+            scores = {"labelloop": tag_wrongness(probabilities, labels).max(axis=1)}
+        if has_cleanlab:
+            scores |= _cleanlab(probabilities, labels, data.kind)
+        for name, score in scores.items():
+            found[name].append(float(roc_auc_score(wrong, score)))
+    cells = [
+        f"{np.mean(found[name]):.3f}" if found[name] else "-"
+        for name in ("labelloop", "self_confidence", "normalized_margin")
+    ]
+    rows.append(f"| {data.name} | " + " | ".join(cells) + " |")
+    return rows
 
 
 def _cleanlab(probabilities: np.ndarray, labels: np.ndarray, kind: str) -> dict[str, np.ndarray]:
@@ -303,24 +316,30 @@ def _cleanlab(probabilities: np.ndarray, labels: np.ndarray, kind: str) -> dict[
     return scores
 
 
-def _costs(sets: list[Data]) -> str:
+def _costs(sets: list[Data], parts: Parts) -> str:
     """Time of a fit on 300 images and of a prediction."""
     rows = ["| data set | fit on 300 images, s | a prediction, ms |", "|---|---|---|"]
     for data in sets:
-        used = data.truth[:300].any(axis=0)
-        started = time.process_time()
-        fitted = fit_label_model(
-            data.features[:300],
-            data.truth[:300][:, used],
-            classes=np.array(data.classes)[used].tolist(),
-            kind=data.kind,
-        )
-        fit_s = time.process_time() - started
-        started = time.process_time()
-        for row in data.features[:200]:
-            fitted.model.probabilities(row[None])
-        rows.append(f"| {data.name} | {fit_s:.2f} | {(time.process_time() - started) * 1000 / 200:.3f} |")
+        rows += parts.rows(f"costs on {data.name}", lambda data=data: _costs_of(data))
     return "## Costs (seconds of one core)\n\n" + "\n".join(rows)
+
+
+def _costs_of(data: Data) -> list[str]:
+    rows = []
+    used = data.truth[:300].any(axis=0)
+    started = time.process_time()
+    fitted = fit_label_model(
+        data.features[:300],
+        data.truth[:300][:, used],
+        classes=np.array(data.classes)[used].tolist(),
+        kind=data.kind,
+    )
+    fit_s = time.process_time() - started
+    started = time.process_time()
+    for row in data.features[:200]:
+        fitted.model.probabilities(row[None])
+    rows.append(f"| {data.name} | {fit_s:.2f} | {(time.process_time() - started) * 1000 / 200:.3f} |")
+    return rows
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 import shapely
 
+from bench.parts import Parts
 from labelloop.labeling.geometry.mask_shapes import smallest_rotated_box
 from labelloop.labeling.geometry.shapes import Rectangle
 from labelloop.labeling.studio.config import LabelConfig
@@ -63,6 +64,7 @@ Listed = Sequence[tuple[str, np.ndarray, tuple[str, ...], tuple]]
 
 def run() -> str:
     """Measure both kinds on every data set that is there, and give the tables."""
+    parts = Parts("keypoints", ("ml_backend/heads",))
     points, rotated, missing = [], [], []
     for source in tomllib.loads(SOURCES.read_text())["source"]:
         if "keypoints" not in source["benches"]:
@@ -71,13 +73,11 @@ def run() -> str:
         if read is None:
             missing.append(source["repo"])
             continue
-        listed = LAYOUTS[source["layout"]](read, _files(source))
-        examples = [_example(read, number, *item) for number, item in enumerate(listed[:MOST_IMAGES])]
-        examples = [example for example in examples if example is not None]
+        rows = parts.rows(source["name"], lambda source=source, read=read: _rows(source, read))
         if source["kind"] == "points":
-            points += _points(source, examples)
+            points += rows
         else:
-            rotated += _rotated(source, examples)
+            rotated += rows
     if missing:
         missing = ["", f"Not there (set LABELLOOP_MIRRORS to a folder of git mirrors): {', '.join(missing)}."]
     return "\n".join([
@@ -93,7 +93,15 @@ def run() -> str:
         "by more than 5 degrees, each from the upright box around it: upright, and with the learned rotation.", "",
         "| data set | images | upright AP50 | box of the mask | learned | IoU upright | IoU learned | served |",
         "|---|---|---|---|---|---|---|---|", *rotated, *missing,
+        *(["", parts.remark] if parts.remark else []),
     ])  # fmt: skip
+
+
+def _rows(source: dict, read: Read) -> list[str]:
+    listed = LAYOUTS[source["layout"]](read, _files(source))
+    examples = [_example(read, number, *item) for number, item in enumerate(listed[:MOST_IMAGES])]
+    examples = [example for example in examples if example is not None]
+    return (_points if source["kind"] == "points" else _rotated)(source, examples)
 
 
 def _points(source: dict, examples: list[HeadExample]) -> list[str]:
