@@ -1,14 +1,14 @@
 """Decode the records of each format into the objects of an image: class, box and outline in pixels."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from html import unescape
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import shapely
 
-from exporters.model.manifest import DatasetManifest
+from exporters.model.class_map import Categories
 from exporters.model.records import Box, Image
 from labelloop.labeling.geometry.shapes import Point
 from labelloop.service.datasets.coco_records import ring_points
@@ -140,18 +140,38 @@ DECODERS: Mapping[str, Decoder] = {
 }
 
 
-def decode_objects(name: str, record: bytes, image: Image, manifest: DatasetManifest) -> list[DecodedObject]:
+class ClassNumbers(Protocol):
+    """The classes of a data set: a manifest, or those of an export that is running."""
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        """The number of each class, from 1."""
+
+    @property
+    def categories(self) -> Categories:
+        """COCO's category ids."""
+
+
+def decode_objects(name: str, record: bytes, image: Image, classes: ClassNumbers) -> list[DecodedObject]:
     """Return the objects of an image from a format's record, with the class map's numbers."""
-    objects = DECODERS[name](record, image, manifest.classes)
-    if name != "coco" or not manifest.categories.ids:
+    objects = DECODERS[name](record, image, classes.classes)
+    class_of = class_by_category(classes) if name == "coco" else {}
+    if not class_of:
         return objects
-    class_by_category = {manifest.categories.id(label, number): number for label, number in manifest.classes.items()}
-    return [msgspec.structs.replace(obj, class_id=class_by_category.get(obj.class_id, 0)) for obj in objects]
+    return [msgspec.structs.replace(obj, class_id=class_of.get(obj.class_id, 0)) for obj in objects]
 
 
-def best_format(manifest: DatasetManifest) -> str:
-    """Return the most informative format of a version; empty if none has objects (image classes only)."""
-    return next((name for name in DECODERS if name in manifest.formats), "")
+def class_by_category(classes: ClassNumbers) -> Mapping[int, int]:
+    """Return the class number of each COCO category; empty if they are equal."""
+    categories = classes.categories
+    if not categories.ids:
+        return {}
+    return {categories.id(label, number): number for label, number in classes.classes.items()}
+
+
+def best_format(formats: Container[str]) -> str:
+    """Return the most informative of some formats; empty if none has objects (image classes only)."""
+    return next((name for name in DECODERS if name in formats), "")
 
 
 def _segmentation_rings(segmentation: Any) -> list[Ring]:

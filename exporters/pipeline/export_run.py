@@ -30,11 +30,14 @@ from exporters.model.accounting import Accounts, ExportReport, TaskAccount, Writ
 from exporters.model.class_map import Categories, ClassMap, ClassMapSync, StoredClassMap, config_labels, load_classes
 from exporters.model.keypoints import Skeleton
 from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
+from exporters.model.splits import LOOK
 from exporters.pipeline.converter import TaskConverter, TaskOutcomeKey
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentWriter
 from exporters.pipeline.incremental import PreviousVersionIndex, SourceOrderChanged
+from exporters.pipeline.look_splits import LookSplits, split_by_look
 from exporters.pipeline.plain_version import publish_plain_version
 from exporters.pipeline.publish_checks import EMPTY, refusal_reason
+from exporters.pipeline.report_collector import ReportCollector
 from exporters.pipeline.scheduler import ConversionScheduler, Pool, WorkerConfig, blocks_of, gc_relaxed
 from exporters.pipeline.task_converter import choose_converter
 from exporters.sources import TaskSource
@@ -81,6 +84,8 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     workers: int = 0
     pool: Callable[[WorkerConfig], Pool] | None = None
+    look_progress: Progress | None = None
+    look: LookSplits = LookSplits()
 
     def run_with_retries(self) -> ExportReport:
         """Run the export; retry up to four times after concurrent class map changes or removals by `dataset gc`."""
@@ -99,9 +104,25 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             epoch_read, loading = executor.submit(epoch, self.store), executor.submit(load_classes, self.store)
             parent = published_version(self.store)
             start_epoch, stored = epoch_read.result(), loading.result()
+        run = self._grouped_by_look(parent) if self.rules.split.group_by == LOOK else self
+        return run.run_on(parent, start_epoch, stored)
+
+    def _grouped_by_look(self, parent: DatasetManifest | None) -> "ExportRun":
+        """Return this export with the splits of the groups of near-duplicates."""
+        policy = self.rules.split
+        look = split_by_look(
+            self.source, policy, store=self.store, parent=parent, settings=self.settings, progress=self.look_progress
+        )
+        replace = msgspec.structs.replace
+        return replace(self, look=look, rules=replace(self.rules, split=replace(policy, twins=look.twins)))
+
+    def run_on(self, parent: DatasetManifest | None, start_epoch: str, stored: StoredClassMap) -> ExportReport:
+        """Write a version that follows ``parent``, with the class map and the epoch that were read with it."""
         try:
             previous = (
-                None if self.afresh or parent is None else PreviousVersionIndex.load(self.store, parent, self._digest())
+                None
+                if self.afresh or parent is None
+                else PreviousVersionIndex.load(self.store, parent, self._digest(), self.look.moved_tasks)
             )
         except DatasetDamaged as damaged:
             _log.warning("everything_is_written_again", extra={"reason": damaged.message})
@@ -145,7 +166,10 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             with closing(copier) if copier else nullcontext():
                 sizes = ImageSizes(self.headers)
                 converter = choose_converter(self.rules, classes, registry=registry, sizes=sizes, copier=copier)
-                state = _AttemptState(context, formats, classes, numbering, objects, scratch)
+                report = (
+                    None if previous or not self.archives else ReportCollector(self.formats, classes, self.categories)
+                )
+                state = _AttemptState(context, formats, classes, numbering, objects, scratch, report)
                 self._convert(converter, registry, builder, previous, state)
             generation = builder.finish(previous.removed() if previous else ())
             total = builder.accounts.total()
@@ -183,14 +207,20 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
                 generations=(*(previous.generations if previous else ()), *([generation] if generation else ())),
             )
             objects.flush()
-            notes: list[str] = []
+            notes = [*self.look.notes]
             with ExitStack() as stack:
                 plain = self._lay_out(manifest, scratch, notes, stack)
                 manifest = msgspec.structs.replace(manifest, version=claim.version)
                 if plain is not None:
                     plain.manifest = manifest
                 if self.archives and plain is not None:
-                    manifest = publish_plain_version(self.store, plain, scratch, root=local_folder(self.store))
+                    manifest = publish_plain_version(
+                        self.store,
+                        plain,
+                        scratch,
+                        root=local_folder(self.store),
+                        statistics=report.statistics if report else None,
+                    )
                 claim.begin_check()
                 if epoch(self.store) != start_epoch and not is_complete(self.store, manifest):
                     raise ObjectsCollected(url=self.store.url)
@@ -265,7 +295,12 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             converter=converter,
             registry=registry,
             writer=lambda: SegmentWriter(
-                state.formats, state.scratch, objects, first=builder.converted, account_cache=patterns
+                state.formats,
+                state.scratch,
+                objects,
+                first=builder.converted,
+                account_cache=patterns,
+                on_records=state.report,
             ),
             builder=builder,
             previous=previous,
@@ -279,6 +314,8 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         conversion.convert_serial(blocks, until=0 if self.pool or self.workers else POOL_AFTER // len(self.formats))
         if (following := next(blocks, None)) is None:
             return
+        if state.report:
+            state.report.stop()
         config = WorkerConfig(
             store=self.store.url,
             settings=self.settings,
@@ -295,7 +332,8 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         from exporters.pipeline.image_copier import ImageCopier
 
         records = read_table(self.store, parent, PHOTOS) if parent else ()
-        copies = ((record.split, msgspec.json.decode(record.body, type=ImageCopy)) for record in records)
+        decoded = ((record.split, msgspec.json.decode(record.body, type=ImageCopy)) for record in records)
+        copies = ((split, copy) for split, copy in decoded if copy.file_name not in self.look.moved_images)
         assert self.photos is not None
         return ImageCopier(self.photos, self.store, objects, scratch, copies)
 
@@ -318,7 +356,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             "splits": self.splits,
             "headers": self.headers is not None,
             "stems": "xxh3",  # the hash of names in the index
-            "records": 2,  # the version of the record encoding
+            "records": 3,  # the version of the record encoding
             "unsized": self.rules.sizeless,
             **({"flat form": 1} if self.rules.tasks else {}),
             **({"one split": True} if self.photos or self.rules.split.reads_data else {}),
@@ -383,6 +421,7 @@ class _AttemptState(msgspec.Struct, frozen=True):
     numbering: ClassMapSync
     objects: ObjectUploader
     scratch: Path
+    report: ReportCollector | None
 
 
 def _sum(images: Mapping[str, int], lines: Mapping[str, int]) -> dict[str, int]:

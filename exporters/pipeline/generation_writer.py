@@ -5,7 +5,7 @@ segments, so the bytes do not depend on the number of processes.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,12 +16,17 @@ from exporters.dataset.task_index import PageFile, PageWriter
 from exporters.formats.base import LEFT_OUT, Format
 from exporters.model.accounting import TaskAccount, TaskAccountTable
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
+from exporters.model.records import Image
 from exporters.pipeline.converter import ConvertedBlock, TaskOutcomeKey
 from exporters.pipeline.format_accounting import FormatAccountant
 from exporters.tasks.formats.base import TaskFormat
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
+
+
+# Called with a format, images, and their records.
+OnRecords = Callable[[str, Sequence[Image], Sequence[bytes]], None]
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
@@ -41,6 +46,7 @@ class SegmentWriter:
         objects: uploads shards.
         first: the number of tasks of the generation before this segment.
         account_cache: cache of the accounts of patterns, shared by segments.
+        on_records: called with each format, the images of a block, and their records.
     """
 
     def __init__(
@@ -51,10 +57,12 @@ class SegmentWriter:
         *,
         first: int,
         account_cache: dict[TaskOutcomeKey, TaskAccount] | None = None,
+        on_records: OnRecords | None = None,
     ) -> None:
         self._formats: list[Format] = [fmt for fmt in formats if not isinstance(fmt, TaskFormat)]
         self._task_formats = [fmt for fmt in formats if isinstance(fmt, TaskFormat)]
         self._first = first
+        self._on_records = on_records
         self._rows = PageWriter()
         self._accounts = TaskAccountTable()
         self._numbers: dict[TaskOutcomeKey, int] = {}
@@ -75,6 +83,8 @@ class SegmentWriter:
             encoded = fmt.encode(block)
             self._tables[fmt.name].add(heads, encoded.records)
             accountant.add(fmt, encoded)
+            if self._on_records:
+                self._on_records(fmt.name, block.images, encoded.records)
         if self._task_formats:
             self._add_lines(converted, first, accountant)
         for task, row in enumerate(rows):

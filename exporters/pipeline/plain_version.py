@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,12 +12,20 @@ from exporters.dataset.readme import readme
 from exporters.model.manifest import DatasetManifest, PlainFile
 from labelloop.service.store import Store
 
+if TYPE_CHECKING:
+    from exporters.report.statistics import VersionStatistics
+
 # Images drawn in the report. Only copies are read: it must not wait for foreign hosts.
-_SAMPLES = 12
+SAMPLES = 12
 
 
 def publish_plain_version(
-    store: Store, plain: PlainVersion, scratch: Path, *, root: Path | None = None
+    store: Store,
+    plain: PlainVersion,
+    scratch: Path,
+    *,
+    root: Path | None = None,
+    statistics: "VersionStatistics | None" = None,
 ) -> DatasetManifest:
     """Write the files of a claimed version. Return its manifest, which lists them.
 
@@ -25,6 +34,7 @@ def publish_plain_version(
         plain: the laid-out files of the version, with their images.
         scratch: a folder on this machine's disk, from which `Store.put_many` may move files.
         root: the folder of the store, if it is on this machine's disk.
+        statistics: those of all images of the version, with `SAMPLES` samples; None: they are collected here.
     """
     from exporters.report.page import html_report
 
@@ -33,7 +43,7 @@ def publish_plain_version(
     plain.close()
     texts = {
         README: readme(store.url, manifest, folder=folder),
-        REPORT: html_report(plain.store, manifest, media=None, samples=_SAMPLES),
+        REPORT: html_report(plain.store, manifest, media=None, samples=SAMPLES, statistics=statistics),
     }
     files = plain.version_files()
     for name, text in texts.items():

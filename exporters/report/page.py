@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from exporters.dataset.shards import read_index, read_table
-from exporters.formats.base import LEFT_OUT
-from exporters.formats.decode import best_format, decode_objects
+from exporters.formats.decode import best_format
 from exporters.model.accounting import Loss
 from exporters.model.manifest import DROPPED, IMAGES, DatasetManifest
 from exporters.model.records import Image
@@ -22,18 +22,29 @@ from labelloop.service.charts import count as thousands
 from labelloop.service.store import Store
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
 
+    from exporters.report.check import CheckSection
     from labelloop.service.media import Media
 
 # Maximum number of listed losses, and of classes with a bar; the page states how many more there are.
 LISTED_LOSSES = 200
 MAX_BARS = 30
+# Images read at a time.
+_AT_ONCE = 256
 
 _RATIO_LABELS = ("1:4", "1:2.8", "1:2", "1:1.4", "1:1", "1.4:1", "2:1", "2.8:1", "4:1")
 
 
-def html_report(store: Store, manifest: DatasetManifest, *, media: "Media | None" = None, samples: int = 24) -> str:
+def html_report(
+    store: Store,
+    manifest: DatasetManifest,
+    *,
+    media: "Media | None" = None,
+    samples: int = 24,
+    check: "CheckSection | None" = None,
+    statistics: VersionStatistics | None = None,
+) -> str:
     """Render the report of a version.
 
     Args:
@@ -41,6 +52,8 @@ def html_report(store: Store, manifest: DatasetManifest, *, media: "Media | None
         manifest: The version.
         media: Reads images that the version has no copy of; None: only copies are shown.
         samples: Number of sample images.
+        check: The findings of `labelloop dataset check`; None: no such section.
+        statistics: The statistics of all images of the version; None: they are collected from its records.
 
     Returns:
         The HTML page.
@@ -48,42 +61,50 @@ def html_report(store: Store, manifest: DatasetManifest, *, media: "Media | None
     Raises:
         DatasetDamaged: An object of the version is missing or differs from the manifest.
     """
-    statistics = VersionStatistics(samples)
-    name = best_format(manifest)
-    for image, record in _records(store, manifest, name):
-        has_objects = name and record != LEFT_OUT
-        statistics.add(image, decode_objects(name, record, image, manifest) if has_objects else ())
+    if statistics is None:
+        statistics = VersionStatistics(samples)
+        name = best_format(manifest.formats)
+        pairs = _records(store, manifest, name)
+        while part := list(islice(pairs, _AT_ONCE)):
+            images, records = zip(*part, strict=True)
+            statistics.add(name, images, records, manifest)
     statistics.measure()
     losses, unlisted_losses = _losses(store, manifest)
-    return _template().render(
-        manifest=manifest,
-        url=store.url,
-        statistics=statistics,
-        charts=_charts(statistics, manifest),
-        class_rows=_class_rows(statistics, manifest),
-        thumbnails=draw_thumbnails(store, manifest, statistics.samples(), media),
-        losses=losses,
-        unlisted_losses=unlisted_losses,
-        split_colour=split_colour,
-        class_colour=class_colour,
-        objects=sum(statistics.objects.values()),
-        max_bars=MAX_BARS,
-        of_images=any(name not in TASK_FORMATS for name in manifest.formats),
-        tasks=task_statistics(store, manifest),
-        listed_labels=listed_labels,
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            check=check,
+            manifest=manifest,
+            url=store.url,
+            statistics=statistics,
+            charts=_charts(statistics, manifest),
+            class_rows=_class_rows(statistics, manifest),
+            thumbnails=draw_thumbnails(store, manifest, statistics.samples(), media),
+            losses=losses,
+            unlisted_losses=unlisted_losses,
+            split_colour=split_colour,
+            class_colour=class_colour,
+            objects=sum(statistics.objects.values()),
+            max_bars=MAX_BARS,
+            of_images=any(name not in TASK_FORMATS for name in manifest.formats),
+            tasks=task_statistics(store, manifest),
+            listed_labels=listed_labels,
+        )
     )
 
 
 @cache
-def _template() -> "Template":
+def environment() -> "Environment":
+    """Return the environment of the templates: everything is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    created = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["readable"] = _readable
-    environment.filters["thousands"] = thousands
-    return environment.get_template("report.html.jinja")
+    created.filters["readable"] = _readable
+    created.filters["thousands"] = thousands
+    return created
 
 
 def _records(store: Store, manifest: DatasetManifest, name: str) -> Iterator[tuple[Image, bytes]]:

@@ -2,14 +2,16 @@
 
 import hashlib
 import heapq
-from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.formats.decode import DecodedObject
+from exporters.formats.base import LEFT_OUT
+from exporters.formats.decode import ClassNumbers, DecodedObject, decode_objects
+from exporters.formats.decode_numbers import decode_numbers
 from exporters.model.records import Image
 
 # COCO size ranges: small below 32 x 32 pixels, large from 96 x 96. https://cocodataset.org/#detection-eval
@@ -17,9 +19,10 @@ SMALL, LARGE = 32**2, 96**2
 # Number of histogram bins for relative box sizes, and cells per side of the centre heat map.
 SIDE_STEPS = 20
 GRID = 24
-# Numbers of an object: class id, box and area; and how many numbers are collected before they are measured.
-_COLUMNS = 6
-_VALUES = 16_384 * _COLUMNS
+# Objects that are collected before they are measured.
+_OBJECTS = 16_384
+# Returns the objects of an image.
+_Load = Callable[[], Sequence[DecodedObject]]
 
 
 class VersionStatistics:
@@ -50,27 +53,43 @@ class VersionStatistics:
         self.image_sizes: Counter[tuple[int, int]] = Counter()
         self.centres = np.zeros((GRID, GRID), dtype=np.int64)
         self._max_samples = samples
-        self._candidates: dict[int, list[tuple[int, int, tuple[Image, Sequence[DecodedObject]]]]] = {}
+        self._candidates: dict[int, list[tuple[int, int, tuple[Image, _Load]]]] = {}
         # What is not measured yet: class id, box and area of each object, and the split and size of each image.
-        self._values = array("d")
+        self._values: list[NDArray[np.float64]] = []
+        self._objects = 0
         self._images: list[tuple[str, int, int, int]] = []
 
-    def add(self, image: Image, objects: Sequence[DecodedObject]) -> None:
-        """Add an image with its objects."""
-        self.images += 1
-        self._values.extend([number for item in objects for number in (item.class_id, *item.box, item.area)])
-        self._images.append((image.split, image.width, image.height, len(objects)))
-        if len(self._values) >= _VALUES:
+    def add(self, name: str, images: Sequence[Image], records: Sequence[bytes], classes: ClassNumbers) -> None:
+        """Add images with their objects.
+
+        Args:
+            name: The format of the records; empty if there is none with objects.
+            images: The images.
+            records: The record of each image.
+            classes: The class numbers.
+        """
+        numbers = decode_numbers(name, records, images, classes)
+        counts, class_ids = numbers.counts.tolist(), numbers.values[:, 0].astype(np.int64).tolist()
+        self.images += len(images)
+        self._values.append(numbers.values)
+        self._objects += len(class_ids)
+        last = 0
+        for image, record, count in zip(images, records, counts, strict=True):
+            first, last = last, last + count
+            self._images.append((image.split, image.width, image.height, count))
+            if image.width:
+                has_objects = name and record != LEFT_OUT
+                load: _Load = partial(decode_objects, name, record, image, classes) if has_objects else tuple
+                self._add_candidate(image, set(class_ids[first:last]), load)
+        if self._objects >= _OBJECTS:
             self.measure()
-        if image.width:
-            self._add_candidate(image, objects)
 
     def samples(self) -> list[tuple[Image, Sequence[DecodedObject]]]:
         """The sample images, taken from all classes in rotation, so that rare classes appear as often as frequent ones.
 
         The choice depends only on the file names: reports of the same version show the same samples.
         """
-        chosen: dict[int, tuple[Image, Sequence[DecodedObject]]] = {}
+        chosen: dict[int, tuple[Image, _Load]] = {}
         queues = [
             sorted((-key, image_id, sample) for key, image_id, sample in candidates)
             for candidates in self._candidates.values()
@@ -80,11 +99,11 @@ class VersionStatistics:
                 if index < len(queue) and len(chosen) < self._max_samples:
                     _, image_id, sample = queue[index]
                     chosen.setdefault(image_id, sample)
-        return sorted(chosen.values(), key=lambda sample: sample[0].id)
+        return [(image, load()) for image, load in sorted(chosen.values(), key=lambda sample: sample[0].id)]
 
     def measure(self) -> None:
         """Measure what was added so far; call it before the counts are read."""
-        values = np.array(self._values, np.float64).reshape(-1, _COLUMNS)
+        values = np.concatenate([*self._values, np.empty((0, 6))])
         splits = sorted({split for split, *_ in self._images})
         numbers = {split: number for number, split in enumerate(splits)}
         images = np.array([(numbers[split], *rest) for split, *rest in self._images], np.int64).reshape(-1, 4)
@@ -94,7 +113,8 @@ class VersionStatistics:
             self.images_without_objects[split] += not count
             self.objects_per_image[min(count, 50)] += 1
         self._images.clear()
-        self._values = array("d")
+        self._values.clear()
+        self._objects = 0
         image_of = np.repeat(np.arange(len(images)), images[:, 3])
         # one number for the split and the class of an object, and one with its image
         width = int(values[:, 0].max(initial=0)) + 1
@@ -124,15 +144,15 @@ class VersionStatistics:
         row = ((top + bottom) / 2 / image_height * GRID).astype(np.int64)
         np.add.at(self.centres, (np.clip(row, 0, GRID - 1), np.clip(column, 0, GRID - 1)), 1)
 
-    def _add_candidate(self, image: Image, objects: Sequence[DecodedObject]) -> None:
+    def _add_candidate(self, image: Image, class_ids: set[int], load: _Load) -> None:
         """Keep the `samples` images with the smallest hashes of each class."""
         key = -int.from_bytes(hashlib.blake2b(image.file_name.encode(), digest_size=6).digest(), "big")
-        for class_id in {item.class_id for item in objects} or (0,):
+        for class_id in class_ids or (0,):
             candidates = self._candidates.setdefault(class_id, [])
             if len(candidates) < self._max_samples:
-                heapq.heappush(candidates, (key, image.id, (image, objects)))
+                heapq.heappush(candidates, (key, image.id, (image, load)))
             elif candidates and key > candidates[0][0]:
-                heapq.heapreplace(candidates, (key, image.id, (image, objects)))
+                heapq.heapreplace(candidates, (key, image.id, (image, load)))
 
 
 def _count(counts: Counter[int], bins: NDArray[np.int64]) -> None:
