@@ -92,7 +92,7 @@ class Detector:
         Heads are trained on features of whole inputs.
         """
         cut = self.engine.graph.cut
-        if cut is None or self.cut_readers is None or self.heads or self.batch != 1:
+        if cut is None or self.cut_readers is None or self.heads:
             return self.spec
         return cut.spec(self.spec, width, height)
 
@@ -125,7 +125,7 @@ class Detector:
         """Detect objects on at most `batch` images, in pixels of each original image, best first.
 
         Args:
-            images: Made by `prepare` with this detector's `spec`, or a single one with that of `spec_for`.
+            images: Of one size, made by `prepare` with this detector's `spec`, or with that of `spec_for`.
             floor: Minimum score.
 
         Raises:
@@ -331,11 +331,12 @@ class _CutReaders:
 def _with_cut(request: _Request, opened: _Opened, threads: int, save_optimized: Path) -> _Opened:
     """The same model on a graph whose input may be cut, where that changes nothing else; else as it is, and why.
 
-    Models learned here are not cut: their scores are calibrated on whole inputs.
+    Models learned here are not cut: their scores are calibrated on whole inputs. On a GPU none is: there padding costs
+    little, and the search of kernels for each new size much.
     """
     from ml_backend.inference.cut_graph import has_padding  # loads onnx
 
-    if opened.reader.calibrations is not None or opened.engine.batch != 1 or not has_padding(opened.reader.spec):
+    if opened.reader.calibrations is not None or not opened.engine.on_cpu or not has_padding(opened.reader.spec):
         return opened
     own = save_optimized.with_name(f"{save_optimized.name}.cut")
     try:

@@ -62,6 +62,7 @@ class Engine:
             raise ModelBroken(path=path, reason=f"it does not have exactly one image input. Its inputs: {inputs}")
         self._input = self.graph.image.name
         self.batch = self._batch()
+        self.on_cpu: bool = self._session.get_providers() == CPU_ONLY
 
     def run(self, images: Sequence[npt.NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:
         """Run at most `batch` images; smaller batches are padded where the graph's batch is fixed.

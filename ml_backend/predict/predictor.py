@@ -48,6 +48,9 @@ MASK_BYTES, DRAWING_BYTES = 3, 512 << 20
 
 log = structlog.get_logger(__name__)
 
+# Batches of images that wait for others of their size.
+WAITING_BATCHES = 2
+
 # Threads per request that fetch and decode images. Each request has its own pool, so a slow host behind one batch
 # does not delay an annotator's single task.
 PREPARE_THREADS = 4
@@ -301,15 +304,9 @@ class Predictor:
             for _, image in self._prefetch(job, batch=1, max_side=side, make=make, then=detect):
                 yield image
             return
-        batch: list[tuple[ImageRequest, _Decoded]] = []
         coming = self._prefetch(job, batch=detector.batch, max_side=side, make=make, then=lambda _, ready: ready)
-        for decoded_request in chain(coming, [None]):
-            batch += [decoded_request] if decoded_request else []
-            if batch and (decoded_request is None or len(batch) == detector.batch):
-                batch_detections = detector.detect([decoded.prepared for _, decoded in batch], floor=floor)
-                for (request, decoded), detections in zip(batch, batch_detections, strict=True):
-                    yield finish(request, decoded, detections)
-                batch = []
+        for request, decoded, detections in _in_batches(coming, detector, floor):
+            yield finish(request, decoded, detections)
 
     def _with_heads(
         self,
@@ -469,6 +466,40 @@ class Predictor:
         self._skipped(code)
         keys = [target.target.data_key for target in request.targets]
         log.warning("photo_skipped", task=task_id, data_key=keys[0], item=request.item, code=code, reason=reason)
+
+
+def _in_batches(
+    coming: Iterator[tuple[ImageRequest, _Decoded]], detector: Detector, floor: float
+) -> Iterator[tuple[ImageRequest, _Decoded, Detections]]:
+    """Run images in batches of one size each, as full as they get; yields them in their order.
+
+    At most `WAITING_BATCHES` batches of images wait for others of their size, or for an earlier image.
+    """
+    waiting: dict[tuple[int, ...], list[int]] = {}  # size of the input -> numbers of images
+    images: dict[int, tuple[ImageRequest, _Decoded]] = {}
+    found: dict[int, Detections] = {}
+    first = 0
+
+    def run(size: tuple[int, ...]) -> None:
+        numbers = waiting.pop(size)
+        prepared = [images[number][1].prepared for number in numbers]
+        found.update(zip(numbers, detector.detect(prepared, floor=floor), strict=True))
+
+    for number, item in enumerate(chain(coming, [None])):
+        if item is None:
+            for size in list(waiting):
+                run(size)
+        else:
+            images[number] = item
+            size = item[1].prepared.tensor.shape
+            waiting.setdefault(size, []).append(number)
+            if len(waiting[size]) == detector.batch:
+                run(size)
+            elif len(images) >= WAITING_BATCHES * detector.batch:
+                run(min(waiting, key=lambda waiting_size: waiting[waiting_size][0]))  # of the image that comes first
+        while first in found:
+            yield (*images.pop(first), found.pop(first))
+            first += 1
 
 
 def _mask_head(heads: Mapping[str, Head]) -> PixelHead | None:

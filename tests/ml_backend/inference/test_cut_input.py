@@ -6,16 +6,22 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from structlog.testing import capture_logs
 
+from labelloop.labeling.studio.config import LabelConfig
 from ml_backend.detection.cut import ROWS, CutGrid, cells_inside
 from ml_backend.detection.preprocess import InputSpec, prepare
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.inference.session import Engine
 from ml_backend.predict.inspect import describe
+from ml_backend.predict.label_mapping import find_targets
+from ml_backend.predict.predictor import Predictor
 
 HEIGHT, WIDTH, STRIDES = 128, 192, (8, 16, 32)
+CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">
+<Label value="0"/></RectangleLabels></View>"""
 CELLS = sum(HEIGHT // stride * (WIDTH // stride) for stride in STRIDES)
 
 
-def grid_model(path, *, position=False, centres=False, target=-1, per_cell=6):
+def grid_model(path, *, position=False, centres=False, target=-1, per_cell=6, batch=1):
     """A YOLOX head of one convolution a level, each cell of which sees its own pixels alone.
 
     Args:
@@ -24,6 +30,7 @@ def grid_model(path, *, position=False, centres=False, target=-1, per_cell=6):
         centres: Whether a constant with a row for each cell is added.
         target: What the reshapes of the levels say of the number of cells: -1, or the number itself (0).
         per_cell: Values of a cell.
+        batch: Images of a run.
     """
     rng = np.random.default_rng(1)
     nodes, weights, levels = [], [], []
@@ -40,7 +47,7 @@ def grid_model(path, *, position=False, centres=False, target=-1, per_cell=6):
             weights.append(numpy_helper.from_array(added, f"position{stride}"))
             nodes.append(helper.make_node("Add", [level, f"position{stride}"], [f"placed{stride}"]))
             level = f"placed{stride}"
-        shape = np.array([1, per_cell, target or rows * columns], np.int64)
+        shape = np.array([batch, per_cell, target or rows * columns], np.int64)
         weights.append(numpy_helper.from_array(shape, f"shape{stride}"))
         nodes.append(helper.make_node("Reshape", [level, f"shape{stride}"], [f"flat{stride}"]))
         levels.append(f"flat{stride}")
@@ -53,8 +60,8 @@ def grid_model(path, *, position=False, centres=False, target=-1, per_cell=6):
     weights += [numpy_helper.from_array(np.float32(value), name) for name, value in (("low", 0), ("high", 1))]
     graph = helper.make_graph(
         nodes, "grid",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, HEIGHT, WIDTH])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, CELLS, per_cell])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, HEIGHT, WIDTH])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, CELLS, per_cell])],
         weights,
     )  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
@@ -82,6 +89,30 @@ def test_cut_input_gives_the_boxes_of_the_whole_one(options, size, tmp_path):
     known = {tuple(box) for box in whole.boxes.round(3).tolist()}
     inside = cut.boxes[(cut.boxes[:, :2].mean(1) >= 0)].round(3).tolist()
     assert sum(tuple(box) in known for box in inside) >= 0.9 * len(inside) > 20
+
+
+def test_batches_have_images_of_one_size_in_the_order_of_the_tasks(tmp_path, album, monkeypatch):
+    sizes = [(150, 60), (60, 110), (150, 60), (160, 64), (60, 110), (150, 60), (150, 60)]
+    model = grid_model(tmp_path / "grid.onnx", batch=3)
+    detector = load_detector(model, layout="yolox", cache_folder=tmp_path / "cache", allow_numbered=True, threads=1)
+    batches = []
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda self, images, names=None: (
+        batches.append([image.shape for image in images]), run(self, images, names))[1])  # fmt: skip
+    config = LabelConfig.parse(CONFIG)
+    targets = find_targets(config, detector.names.names)
+    tasks = [{"id": number, "data": {"image": f"{number}.png"}} for number in range(len(sizes))]
+    photos = album({f"{number}.png": np.roll(photo(*size), number, 0) for number, size in enumerate(sizes)})
+    predictor = Predictor(photos, score_threshold=0.0)
+    together = predictor.predict(tasks, detector=detector, targets=targets)
+    assert all(len(set(shapes)) == 1 for shapes in batches)
+    assert len(batches) < len(sizes)
+    assert any(len(shapes) == detector.batch for shapes in batches)
+    one = [
+        Predictor(photos, score_threshold=0.0).predict([task], detector=detector, targets=targets)[0] for task in tasks
+    ]
+    assert together == one
+    assert len({str(entry.result) for entry in together}) == len(sizes)
 
 
 def test_graph_that_bakes_its_size_runs_whole_and_says_so_once(tmp_path):
