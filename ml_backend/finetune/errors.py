@@ -25,7 +25,7 @@ class TrainingRuns(LabelloopError):
     code = "training_runs"
     status = 409
     message = "Project {project} is being fine-tuned already: {what}."
-    fix = "Wait for it: its learning page shows how far it is. Or set `on = \"off\"` in the table [train] of learn.toml."
+    fix = 'Wait for it: its learning page shows how far it is. Or set `on = "off"` in the table [train] of learn.toml.'
     project: int
 
 

@@ -104,6 +104,7 @@ class Trainer:
         device: Device = "auto",
         checkpoint: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        decides: bool = True,
     ) -> None:
         """Prepare, and read the checkpoint if there is one of the same recipe.
 
@@ -115,6 +116,7 @@ class Trainer:
             device: Where to compute; auto: a GPU where there is one.
             checkpoint: File for the state; None: none.
             clock: Of the budget, in seconds.
+            decides: Whether `held_out` may end the training and choose its result; else it is only shown.
         """
         self._detector, self._album, self._held_out, self._recipe = detector, album, held_out, recipe
         self._clock, self._checkpoint = clock, checkpoint
@@ -138,7 +140,7 @@ class Trainer:
         self._state = _State()
         self._rng = np.random.default_rng(recipe.seed)
         self._stop = False
-        self._decides = held_out is not None and len(held_out) >= ENOUGH_TO_DECIDE
+        self._decides = decides and held_out is not None and len(held_out) >= ENOUGH_TO_DECIDE
         self._read_checkpoint()
 
     def stop(self) -> None:

@@ -30,7 +30,9 @@ IN_MEMORY_BYTES = 2 * 2**30
 class Album:
     """Decoded images, the first of them kept in memory."""
 
-    def __init__(self, images: Sequence[LocalImage], names: Sequence[str], spec: InputSpec, *, side: float) -> None:
+    def __init__(
+        self, images: Sequence[LocalImage], names: Sequence[str], spec: InputSpec, *, side: float, keep: bool = True
+    ) -> None:
         """Decode nothing yet.
 
         Args:
@@ -38,12 +40,14 @@ class Album:
             names: Class names; labels of other classes are left out.
             spec: Input format of the network.
             side: Longest side in memory, as a factor of the input's.
+            keep: Whether decoded images are kept.
         """
         self._images = list(images)
         self._numbers = {name: index for index, name in enumerate(names)}
         self._max_side = round(max(spec.width, spec.height) * side)
         self._kept: dict[int, Picture] = {}
         self._bytes = 0
+        self._most = IN_MEMORY_BYTES if keep else 0
 
     def __len__(self) -> int:
         """Number of images."""
@@ -70,7 +74,7 @@ class Album:
         boxes = np.asarray(image.boxes, np.float32).reshape(-1, 4)[known] * factors
         classes = np.array([self._numbers[image.labels[at]] for at in known], np.int64)
         picture = Picture(pixels, boxes, classes, image.name, (loaded.width, loaded.height))
-        if self._bytes + pixels.nbytes <= IN_MEMORY_BYTES:
+        if self._bytes + pixels.nbytes <= self._most:
             self._kept[index] = picture
             self._bytes += pixels.nbytes
         return picture

@@ -60,8 +60,8 @@ class Reporter:
         return self._lost.is_set()
 
     def phase(self, name: str) -> None:
-        """Note the phase."""
-        self.note(phase=name)
+        """Note the phase; the curve is that of the training on all images."""
+        self.note(phase=name, **({"curve": ()} if name == "training" else {}))
 
     def note(self, **fields: object) -> None:
         """Note fields of the progress."""

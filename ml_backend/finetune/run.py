@@ -22,6 +22,8 @@ from ml_backend.finetune.torch_parts import require_torch
 from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
+    from ml_backend.detection.preprocess import InputSpec
+    from ml_backend.finetune.convert import TrainableDetector
     from ml_backend.finetune.loop import Device, Progress, TrainingResult
 
 # Metadata key of a fine-tuned model, JSON.
@@ -29,6 +31,9 @@ TRAINED_KEY = "labelloop.train"
 
 # Fewest labelled images with a box.
 LEAST_IMAGES = 4
+
+# Most test images whose AP50 the curve shows, where none are held out to decide.
+MAX_SHOWN = 16
 
 
 @dataclass(frozen=True)
@@ -125,21 +130,20 @@ def finetune(
         ModelError: The model cannot be loaded.
     """
     require_torch()
-    from ml_backend.finetune.convert import open_trainable, save_model, trained_model
+    from ml_backend.finetune.convert import open_trainable
     from ml_backend.finetune.loop import Trainer, TrainingResult
 
     names = job.names or tuple(sorted({label for image in job.images for label in image.labels}))
     with tempfile.TemporaryDirectory() as scratch:
         phase("opening the model")
         detector = open_trainable(job.model, names, layout=job.layout, folder=Path(scratch))
-        spec = detector.detector.spec
         phase("decoding images")
-        everything = Album(job.images, names, spec, side=job.recipe.augment.scale[1])
-        good, bad = decodable(everything, job.images)
-        if sum(bool(image.labels) for image in good) < LEAST_IMAGES:
-            reason = f"it has {sum(bool(image.labels) for image in good)} images with a box that can be decoded"
-            raise TooLittleToTrain(source=job.source or "The data set", reason=reason, least=LEAST_IMAGES)
-        trained, held_out = split(good, seed=job.recipe.seed, only_to_decide=bool(job.test))
+        good, test, bad = _decoded(job, names, detector.detector.spec)
+        trained, held_out = split(good, seed=job.recipe.seed, only_to_decide=bool(test))
+        base = Finetuned(
+            TrainingResult({}, 0, 0, 0.0, "stopped", (), None), {}, 0, 0, len(trained), names, tuple(bad),
+            detector.difference, (),
+        )  # fmt: skip
         recipe, crossed = job.recipe, None
         if cross_validation_is_due(trained, recipe):
             phase("cross-validating")
@@ -147,14 +151,17 @@ def finetune(
             try:
                 crossed = cross_validate(folds, progress=progress, stopping=stopping, clock=clock)
             except Stopped:
-                none = TrainingResult({}, 0, 0, 0.0, "stopped", (), None)
-                return Finetuned(none, {}, 0, 0, len(trained), names, tuple(bad), detector.difference, ())
+                return base
         offset = SHARE if crossed else 0.0
         recipe = replace(recipe, minutes=recipe.minutes * (1 - offset))
-        album = Album(trained, names, spec, side=job.recipe.augment.scale[1])
-        judge = Album(held_out, names, spec, side=1.0) if any(image.labels for image in held_out) else None
         recipe = recipe.for_boxes(sum(len(image.labels) for image in trained))
-        trainer = Trainer(detector, album, judge, recipe, device=job.device, checkpoint=job.checkpoint, clock=clock)
+        album = Album(trained, names, detector.detector.spec, side=recipe.augment.scale[1])
+        shown = held_out or test[:MAX_SHOWN]
+        judge = Album(shown, names, detector.detector.spec, side=1.0) if _any_labelled(shown) else None
+        trainer = Trainer(
+            detector, album, judge, recipe, device=job.device, checkpoint=job.checkpoint, clock=clock,
+            decides=bool(held_out),
+        )  # fmt: skip
         notes = [f"resumed after {trainer.resumed} steps"] if trainer.resumed else []
 
         def watched(state: Progress) -> None:
@@ -165,34 +172,77 @@ def finetune(
         phase("training")
         training = trainer.train(watched)
         if training.ended == "stopped":
-            return Finetuned(training, {}, 0, 0, len(trained), names, tuple(bad), detector.difference, tuple(notes))
-        phase("writing the model")
-        model, difference = trained_model(detector, training.state, path=job.model)
+            return replace(base, training=training, notes=tuple(notes))
+        evaluated = test or held_out
         facts = _facts(job, recipe, training, trained=len(trained), names=names)
-        save_model(model, job.out, **facts)
-        phase("comparing with the parent and the refit")
-        evaluated = list(job.test or held_out)
-        scores = _compare(job, trained, evaluated, detector.detector.layout, notes)
-        if crossed:
-            facts[TRAINED_KEY]["cross_validation"] = asdict(crossed)
-        facts[TRAINED_KEY]["figures"] = {name: round(score.ap50, 4) for name, score in scores.items()}
-        facts[TRAINED_KEY]["figures_on"] = {"images": len(evaluated), "test": bool(job.test)}
-        save_model(model, job.out, **facts)
+        scores, difference = _written(
+            job, detector, training, facts=facts, images=(trained, evaluated), crossed=crossed, phase=phase, notes=notes
+        )
     if job.checkpoint is not None:
         job.checkpoint.unlink(missing_ok=True)
         folds_file(job.checkpoint).unlink(missing_ok=True)
+    if crossed:
+        notes.append(f"{crossed.reason}{'' if crossed.passed else ': the refit is better here'}")
     boxes = sum(len(image.labels) for image in evaluated)
-    notes += [f"{crossed.reason}{'' if crossed.passed else ': the refit is better here'}"] if crossed else []
-    return Finetuned(
-        training, scores, len(evaluated), boxes, len(trained), names, tuple(bad), difference, tuple(notes), crossed
-    )
+    return replace(
+        base, training=training, scores=scores, evaluated=len(evaluated), evaluated_boxes=boxes,
+        difference=difference, notes=tuple(notes), crossed=crossed,
+    )  # fmt: skip
+
+
+def _decoded(
+    job: FinetuneJob, names: Sequence[str], spec: InputSpec
+) -> tuple[list[LocalImage], list[LocalImage], list[str]]:
+    """(images to train on, images to test on, messages for those that cannot be decoded).
+
+    Raises:
+        TooLittleToTrain: Too few of them have a box.
+    """
+    good, bad = decodable(Album(job.images, names, spec, side=1.0, keep=False), job.images)
+    test, more = decodable(Album(job.test, names, spec, side=1.0, keep=False), job.test)
+    labelled = sum(bool(image.labels) for image in good)
+    if labelled < LEAST_IMAGES:
+        reason = f"it has {labelled} images with a box that can be decoded"
+        raise TooLittleToTrain(source=job.source or "The data set", reason=reason, least=LEAST_IMAGES)
+    return good, test, bad + more
+
+
+def _written(
+    job: FinetuneJob,
+    detector: TrainableDetector,
+    training: TrainingResult,
+    *,
+    facts: dict[str, Any],
+    images: tuple[Sequence[LocalImage], Sequence[LocalImage]],
+    crossed: CrossValidation | None,
+    phase: Callable[[str], None],
+    notes: list[str],
+) -> tuple[dict[str, Score], float]:
+    """Write the model, and compare it on images (trained on, evaluated): (scores, difference to ONNX Runtime)."""
+    from ml_backend.finetune.convert import save_model, trained_model
+
+    phase("writing the model")
+    model, difference = trained_model(detector, training.state, path=job.model)
+    save_model(model, job.out, **facts)
+    phase("comparing with the parent and the refit")
+    scores = _compare(job, *images, detector.detector.layout, notes)
+    if crossed:
+        facts[TRAINED_KEY]["cross_validation"] = asdict(crossed)
+    facts[TRAINED_KEY]["figures"] = {name: round(score.ap50, 4) for name, score in scores.items()}
+    facts[TRAINED_KEY]["figures_on"] = {"images": len(images[1]), "test": bool(job.test)}
+    save_model(model, job.out, **facts)
+    return scores, difference
+
+
+def _any_labelled(images: Sequence[LocalImage]) -> bool:
+    return any(image.labels for image in images)
 
 
 def _compare(
     job: FinetuneJob, trained: Sequence[LocalImage], evaluated: Sequence[LocalImage], layout: str, notes: list[str]
 ) -> dict[str, Score]:
     """Score the parent, the refit, the result and the refit upon it, which is what a project is served."""
-    if not any(image.labels for image in evaluated):
+    if not _any_labelled(evaluated):
         return {}
     scores = {"parent": evaluate(job.model, evaluated, layout=job.layout)}
     models = [("refit", job.model, job.layout), ("fine-tuned, refitted", job.out, layout)] if job.compare else []

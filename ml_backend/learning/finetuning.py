@@ -235,13 +235,16 @@ def _publish(context: LearningContext, project: int, candidate: _Candidate) -> t
         return _refused(context, project, version, verdict, candidate, parent=served.version)
     folds = (crossed.tuned, crossed.refit, crossed.reason) if crossed is not None else None
     verdict = admit(context, project, version, source=SOURCE, seconds=candidate.seconds, crossed=folds).verdict
+    reason = verdict.reason
+    if crossed is not None and crossed.reason != reason:
+        reason = f"{reason}; {crossed.reason}"
     if not verdict.passed:
-        return version, False, verdict.reason, ()
+        return version, False, reason, ()
     done = activation.activate(version, settings=settings, project=project, studio=context.studio, tried=True)
     if read_learning_policy(settings.home, project).learn:
         for event in activation_events(project, base=True):
             context.enqueue(event)
-    return version, True, verdict.reason, tuple(done.notes)
+    return version, True, reason, tuple(done.notes)
 
 
 def _refused(

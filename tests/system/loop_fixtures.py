@@ -113,6 +113,7 @@ def loop(label_studio, s3_server, tmp_path_factory):
         "LABELLOOP_MEDIA_HOSTS": "127.0.0.2",  # where tests receive webhooks: private, and allowed
         "LABELLOOP_BASIC_AUTH_USER": "label-studio",
         "LABELLOOP_BASIC_AUTH_PASSWORD": secrets.token_hex(8),
+        "LABELLOOP_TRAINER_TOKEN": secrets.token_hex(16),
         "LABELLOOP_ML_URL": f"http://localhost:{ml}",
         "LABELLOOP_QC_URL": f"http://localhost:{qc}",
         "LABELLOOP_STORE_URL": f"s3://{bucket}/sets",
