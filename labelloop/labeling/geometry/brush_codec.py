@@ -15,6 +15,7 @@ The length of a block is only known from its head, so block starts depend on eac
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,8 @@ def decode_rle(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
         MalformedValue: The bytes are not such an encoding, or end before the last pixel.
     """
     data = _bytes(rle)
-    num, sizes = _header(data)
-    words = _words(data)
-    starts, counts, runs = _blocks(words, data.size * 8, num, np.array(sizes, dtype=np.uint32))
-    first = starts + 3 + np.array(sizes)[_window(words, starts) >> 29 & 3]
-    # A literal block of n words is n runs of length 1.
-    parts = np.where(runs, 1, counts)
-    offsets = np.arange(int(parts.sum())) - np.repeat(np.cumsum(parts) - parts, parts)
-    positions = np.repeat(first, parts) + offsets * _WORD
-    values = (_window(words, positions) >> (32 - _WORD)).astype(np.uint8)
-    return _spread(values, np.repeat(np.where(runs, counts, 1), parts), num)
+    num, _ = _header(data)
+    return _spread(*_runs(data), num)
 
 
 def decode_mask(rle: Sequence[int] | bytes, width: int, height: int) -> NDArray[np.bool_]:
@@ -66,12 +59,47 @@ def decode_mask(rle: Sequence[int] | bytes, width: int, height: int) -> NDArray[
     Raises:
         MalformedValue: As `decode_rle`; or the stroke belongs to an image of another size.
     """
+    pixels = np.zeros(width * height, dtype=np.bool_)
+    starts, ends = decode_intervals(rle, width, height)
+    if starts.size > pixels.size >> 8:
+        return fill_intervals(starts, ends, pixels.size).reshape(height, width)
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):  # few, long intervals
+        pixels[start:end] = True
+    return pixels.reshape(height, width)
+
+
+def decode_intervals(
+    rle: Sequence[int] | bytes, width: int, height: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Decode the mask of a brush stroke as intervals of pixels, counted row by row, without any array of pixels.
+
+    Returns:
+        The first pixel of each interval whose alpha is not zero, and the first one after it. They ascend, and a row may
+        end within an interval.
+
+    Raises:
+        MalformedValue: As `decode_mask`.
+    """
     data = _bytes(rle)
     num, _ = _header(data)  # before decoding: a few broken bytes can demand gigabytes
     if num != width * height * _CHANNELS:
         raise MalformedValue("rle", f"{num} words do not fill {width} x {height} pixels of {_CHANNELS}")
-    pixels: NDArray[np.bool_] = decode_rle(data.tobytes()).reshape(height, width, _CHANNELS)[..., 3] != 0
-    return pixels
+    values, counts = _runs(data)
+    # Word 4 p + 3 is the alpha of pixel p: there are w // 4 of them before word w.
+    ends = np.minimum(np.cumsum(counts), num) // _CHANNELS
+    starts = np.concatenate(([0], ends[:-1])) if ends.size else ends
+    lit = (values != 0) & (ends > starts)
+    starts, ends = starts[lit], ends[lit]
+    apart = starts[1:] != ends[:-1]  # runs of different values that touch are one interval
+    return starts[np.concatenate(([True], apart))[: starts.size]], ends[np.concatenate((apart, [True]))[: ends.size]]
+
+
+def fill_intervals(starts: NDArray[np.int64], ends: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    """Return a flat array of ``size`` pixels that is set in some disjoint intervals."""
+    steps = np.zeros(size + 1, dtype=np.int8)
+    steps[starts] += 1
+    steps[ends] -= 1  # where another one starts, too
+    return np.cumsum(steps[:-1], dtype=np.int8).view(np.bool_)
 
 
 def encode_rle(pixels: NDArray[Any]) -> list[int]:
@@ -134,6 +162,20 @@ def _bytes(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
         raise MalformedValue("rle", "expected an array of bytes (whole numbers from 0 to 255)") from None
 
 
+def _runs(data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The words of a brush stroke as runs: the value and the length of each."""
+    num, sizes = _header(data)
+    words = _words(data)
+    starts, counts, runs = _blocks(words, data.size * 8, num, np.array(sizes, dtype=np.uint32))
+    first = starts + 3 + np.array(sizes)[_window(words, starts) >> 29 & 3]
+    # A literal block of n words is n runs of length 1.
+    parts = np.where(runs, 1, counts)
+    offsets = np.arange(int(parts.sum())) - np.repeat(np.cumsum(parts) - parts, parts)
+    positions = np.repeat(first, parts) + offsets * _WORD
+    values = (_window(words, positions) >> (32 - _WORD)).astype(np.uint8)
+    return values, np.repeat(np.where(runs, counts, 1), parts)
+
+
 def _spread(values: NDArray[np.uint8], counts: NDArray[np.int64], num: int) -> NDArray[np.uint8]:
     """Repeat each value by its count."""
     if values.size > num >> 8:
@@ -179,7 +221,7 @@ def _blocks(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """The start of each block, its number of words, and whether it is a run."""
     position, decoded = _HEADER_BITS, 0
-    table = _length_table(sizes)
+    table = _length_table(tuple(sizes.tolist()))
     blocks: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]] = []
     while decoded < num:
         if position >= bits:
@@ -264,10 +306,12 @@ def _length(head: int, sizes: NDArray[np.uint32]) -> int:
     return 3 + size + words * _WORD
 
 
-def _length_table(sizes: NDArray[np.uint32]) -> NDArray[np.uint16]:
+@lru_cache(4)
+def _length_table(sizes: tuple[int, ...]) -> NDArray[np.uint16]:
     """Number of bits of a block by its first bits; 0 where those do not contain its whole count."""
+    by_index = np.array(sizes, dtype=np.uint32)
     heads = np.arange(1 << _TABLE_BITS, dtype=np.uint32) << np.uint32(32 - _TABLE_BITS)
-    counts, runs = _counts(heads, sizes)
-    size = sizes[heads >> 29 & 3].astype(np.int64)
+    counts, runs = _counts(heads, by_index)
+    size = by_index[heads >> 29 & 3].astype(np.int64)
     lengths = 3 + size + np.where(runs, 1, counts) * _WORD
     return np.where(runs | (size <= _TABLE_BITS - 3), lengths, 0).astype(np.uint16)

@@ -14,6 +14,7 @@ import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from labelloop.labeling.geometry.brush_codec import fill_intervals
 from labelloop.labeling.geometry.raster import rasterise, rasterise_crop, run_lengths, trace
 
 Bounds = tuple[float, float, float, float]
@@ -173,6 +174,26 @@ class Mask(msgspec.Struct, frozen=True, gc=False):
         height, width = pixels.shape
         encoded = coco.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
         return cls(width, height, encoded["counts"])
+
+    @classmethod
+    def from_intervals(cls, starts: NDArray[np.int64], ends: NDArray[np.int64], width: int, height: int) -> Self:
+        """From intervals of pixels, counted row by row, that ascend and do not touch: only their box is filled.
+
+        Args:
+            starts: (n,), the first pixel of each.
+            ends: (n,), the first pixel after each.
+            width: The image's width in pixels.
+            height: The image's height in pixels.
+        """
+        if not starts.size:
+            return cls(width, height, run_lengths(np.zeros((0, 0), np.bool_), 0, 0, width, height))
+        top, bottom = int(starts[0]) // width, int(ends[-1] - 1) // width + 1
+        rows, first = np.divmod(starts, width)
+        last = ends - rows * width
+        x, right = (0, width) if (last > width).any() else (int(first.min()), int(last.max()))
+        offsets = (rows - top) * (right - x) - x  # of the box
+        pixels = fill_intervals(first + offsets, last + offsets, (bottom - top) * (right - x))
+        return cls(width, height, run_lengths(pixels.reshape(bottom - top, right - x), x, top, width, height))
 
     @classmethod
     def from_outline(cls, outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int) -> Self:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from labelloop.labeling.errors import MalformedValue
-from labelloop.labeling.geometry.brush_codec import decode_mask, encode_rle
+from labelloop.labeling.geometry.brush_codec import decode_intervals, encode_rle
 from labelloop.labeling.geometry.png_codec import decode_data_url, encode_data_url
 from labelloop.labeling.geometry.shapes import (
     Ellipse,
@@ -152,7 +152,8 @@ def _write_keypoint(shape: KeyPoint, image_width: int, image_height: int) -> dic
 
 
 def _read_brush(value: Value, image_width: int, image_height: int) -> Mask:
-    return Mask.from_array(decode_mask(_list(value, "rle"), image_width, image_height))
+    intervals = decode_intervals(_list(value, "rle"), image_width, image_height)
+    return Mask.from_intervals(*intervals, image_width, image_height)
 
 
 def _write_brush(shape: Mask, image_width: int, image_height: int) -> dict[str, Any]:

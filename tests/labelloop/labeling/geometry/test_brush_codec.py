@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from label_studio_sdk.converter import brush as sdk
 
 from labelloop.labeling.errors import MalformedValue
-from labelloop.labeling.geometry.brush_codec import decode_mask, decode_rle, encode_rle
+from labelloop.labeling.geometry.brush_codec import decode_intervals, decode_mask, decode_rle, encode_rle
+from labelloop.labeling.geometry.shapes import Mask
 
 runs = st.lists(
     st.tuples(st.integers(0, 255), st.integers(1, 40) | st.sampled_from([8, 9, 16, 17, 256, 257])), min_size=1
@@ -139,3 +140,18 @@ def test_noise_is_decoded_or_refused_but_never_crashes(noise):
 def test_stroke_of_another_size_is_rejected_before_decoding():
     with pytest.raises(MalformedValue, match="do not fill 5 x 5"):
         decode_mask(encode_rle(np.ones((4, 6), dtype=bool)), 5, 5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_masks_of_intervals_are_those_of_pixels(seed):
+    rng = np.random.default_rng(seed)
+    width, height = rng.integers(1, 40, 2).tolist()
+    noise = rng.random((height, width)) < rng.choice([0, 0.02, 0.5, 1])
+    noise[:, -1:] |= rng.random((height, 1)) < 0.5  # intervals that reach, and go beyond, the end of a row
+    noise[:, :1] |= rng.random((height, 1)) < 0.5
+    colours = rng.integers(0, 3, (height, width, 4), dtype=np.uint8)
+    colours[..., 3] = noise * rng.integers(1, 256, (height, width))
+    for code in (encode_rle(noise), rle_pack(colours.ravel().tolist())):
+        intervals = decode_intervals(code, width, height)
+        assert Mask.from_intervals(*intervals, width, height) == Mask.from_array(noise)
+        assert (decode_mask(code, width, height) == noise).all()
