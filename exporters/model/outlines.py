@@ -14,6 +14,8 @@ from labelloop.labeling.geometry.shapes import Ellipse, Mask, Point, Rectangle
 Points = NDArray[np.float64]
 # Most point pairs compared by brute force, in about 6 MB.
 _PAIRS = 1 << 18
+# Rings from which bridges lead to one of the earlier rings near by, instead of to the nearest point of all of them.
+_MANY_RINGS = 128
 
 
 def single_ring(obj: Object, width: int, height: int) -> tuple[list[Point], int, int]:
@@ -38,9 +40,12 @@ def single_ring(obj: Object, width: int, height: int) -> tuple[list[Point], int,
     polygons = [shapely.orient_polygons(part) for part in polygons]
     exteriors = [np.array(part.exterior.coords[:-1]) for part in polygons]
     holes = [np.array(hole.coords[:-1]) for part in polygons for hole in part.interiors]
-    ring = exteriors[0]
-    for other in [*exteriors[1:], *holes]:
-        ring = _bridged(ring, other)
+    if len(exteriors) + len(holes) > _MANY_RINGS:
+        ring = _joined([*exteriors, *holes])
+    else:
+        ring = exteriors[0]
+        for other in [*exteriors[1:], *holes]:
+            ring = _bridged(ring, other)
     return [clamp_point((x, y), width, height) for x, y in ring.tolist()], len(exteriors), len(holes)
 
 
@@ -87,6 +92,41 @@ def _bridged(ring: Points, other: Points) -> Points:
     index, other_index = _nearest(ring, other)
     around = np.roll(other, -other_index, axis=0)
     return np.vstack((ring[: index + 1], around, around[:1], ring[index:]))
+
+
+def _joined(rings: list[Points]) -> Points:
+    """Join many rings by zero-width bridges in one ring, in O(n log n): a mask may have thousands of specks.
+
+    Each ring is joined to one of those before it: the nearest by its centre among the first half of them at least.
+    """
+    from scipy.spatial import KDTree  # imported here: SciPy takes 30 MB
+
+    centres = np.array([ring.mean(axis=0) for ring in rings])
+    children: list[list[tuple[int, int, int]]] = [[] for _ in rings]  # (point, ring, its point)
+    known = 1
+    while known < len(rings):
+        parents = KDTree(centres[:known]).query(centres[known : 2 * known])[1].tolist()
+        for ring, parent in enumerate(parents, known):
+            point, own_point = _nearest(rings[parent], rings[ring])
+            children[parent].append((point, ring, own_point))
+        known += len(parents)
+    # Walk the tree: around each ring from the point where it is entered, through its children on the way.
+    pieces: list[Points] = []
+    stack = [(rings[0], 0, iter(sorted(children[0])))]
+    while stack:
+        around, at, following = stack.pop()
+        child = next(following, None)
+        if child is None:
+            pieces.append(around[at:])
+            continue
+        point, ring, own_point = child
+        pieces.append(around[at : point + 1])
+        stack.append((around, point, following))  # the bridge returns to the same point
+        own = np.roll(rings[ring], -own_point, axis=0)
+        length = len(own)
+        inner = sorted(((at - own_point) % length, other, other_point) for at, other, other_point in children[ring])
+        stack.append((np.concatenate((own, own[:1])), 0, iter(inner)))
+    return np.concatenate(pieces)
 
 
 def _nearest(ring: Points, other: Points) -> tuple[int, int]:

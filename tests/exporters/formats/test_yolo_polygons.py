@@ -1,5 +1,6 @@
 """YOLO segment and OBB: one kind of shape, with the true pixels, judged by Ultralytics, OpenCV and supervision."""
 
+import time
 import tracemalloc
 
 import cv2
@@ -231,3 +232,21 @@ def test_long_parts_are_joined_without_all_point_pairs():
     assert peak < 50e6
     x, y = np.array(ring).T
     assert abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 == pixels.sum()
+
+
+def test_thousands_of_specks_are_one_ring_of_their_area_in_seconds():
+    rng = np.random.default_rng(0)
+    pixels = rng.random((H, W)) < 0.02
+    pixels[100:200, 100:300] = True
+    pixels[100:200, 100:300] &= rng.random((100, 200)) > 0.02  # holes
+    obj = an_object(Mask.from_array(pixels))
+    began = time.process_time()
+    ring, parts, holes = single_ring(obj, W, H)
+    assert time.process_time() - began < 10  # a minute when each part looked for the nearest point of all others
+    assert parts > 3000
+    assert holes > 300
+    x, y = np.array(ring).T
+    assert abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 == pixels.sum()
+    filled = np.zeros((H, W), np.uint8)
+    cv2.fillPoly(filled, [np.array(ring, np.int32)], 1)
+    assert (filled.astype(bool) | ~pixels).all()  # it also draws the lines
