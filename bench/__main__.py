@@ -30,6 +30,8 @@ BENCHES: Mapping[str, str] = {
     "layouts_found": "bench.layouts_found",
     "layouts_suggest": "bench.layouts_suggest",
     "house": "bench.house",
+    "look": "bench.look",
+    "look_speed": "bench.look_speed",
     "image_labels": "bench.image_labels",
     "intervals": "bench.intervals",
     "learn": "bench.learn",

@@ -153,7 +153,7 @@ def setup_logging(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
     # These log every queue poll and every request at INFO and DEBUG.
-    for name in ("huey", "alembic", "urllib3", "botocore", "boto3", "s3transfer", "httpx", "httpcore", "PIL"):
+    for name in ("huey", "alembic", "urllib3", "botocore", "boto3", "s3transfer", "httpx", "httpcore", "google", "PIL"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     structlog.configure(
         processors=[

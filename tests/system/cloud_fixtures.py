@@ -96,21 +96,26 @@ def running_gcs() -> Iterator[GcsServer]:
 
 
 @contextmanager
-def running_azure() -> Iterator[AzureServer]:
-    """Azurite, in memory; skips where it or Node is not installed."""
+def running_azure(access_log: Path | None = None) -> Iterator[AzureServer]:
+    """Azurite, in memory; skips where it or Node is not installed.
+
+    Args:
+        access_log: A file that gets a line a request.
+    """
     node = shutil.which("node")
     if node is None or not AZURITE.exists():
         pytest.skip("no emulator of Azure Blob Storage: install Node.js and npm, and run `sh tests/system/setup.sh`")
     port = free_port()
     options = ["--blobHost", "127.0.0.1", "--blobPort", f"{port}", "--inMemoryPersistence", "--disableTelemetry"]
     endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
-    with _running([node, AZURITE, *options, "--silent", "--skipApiVersionCheck"], endpoint):
+    options += ["--skipApiVersionCheck", *([] if access_log else ["--silent"])]
+    with _running([node, AZURITE, *options], endpoint, access_log):
         yield AzureServer(endpoint)
 
 
 @contextmanager
-def _running(command: list[str | Path], address: str) -> Iterator[None]:
-    with tempfile.TemporaryFile() as log:
+def _running(command: list[str | Path], address: str, log_file: Path | None = None) -> Iterator[None]:
+    with log_file.open("wb+") if log_file else tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + 60

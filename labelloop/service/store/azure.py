@@ -156,23 +156,25 @@ class AzureBucket:
                     if meta["path"].startswith(prefix):
                         yield _info(meta)
 
-    def copy(self, source: ObjectInfo, to: str, *, bucket: str = "") -> ObjectInfo:
+    def copy(self, name: str, to: str, *, bucket: str = "", state: ObjectInfo | None = None) -> ObjectInfo:
         """See `Bucket.copy`. Within the container only."""
         import obstore
 
         if bucket not in {"", self.url}:
             raise StoreError(self.url, to, "obstore copies within a container only")
-        with self._errors(source.key, "write"):
-            obstore.copy(self._client(), source.key, to)
-        copied, now, deadline = self.head(to), self.head(source.key), monotonic() + _COPY_S
-        if now is None or now.tag != source.tag:
+        source = state or self.head(name)
+        if source is None:
+            raise ObjectNotFound(self.url, name)
+        with self._errors(name, "write"):
+            obstore.copy(self._client(), name, to)
+        if state is not None and self.head(name) != state:  # obstore has no condition on the source
             self.delete(to)
-            raise ObjectChanged(self.url, source.key)
-        while copied is not None and copied.size != source.size:  # the server still copies
+            raise ObjectChanged(self.url, name)
+        deadline = monotonic() + _COPY_S
+        while (copied := self.head(to)) is not None and copied.size != source.size:  # the server still copies
             if monotonic() > deadline:
                 raise StoreError(self.url, to, f"the server did not copy it within {_COPY_S:.0f} s")
             sleep(0.2)
-            copied = self.head(to)
         if copied is None:
             raise StoreError(self.url, to, "the server did not copy an object")
         return copied
@@ -286,6 +288,9 @@ def _store_error(url: str, name: str, action: Action, error: Exception) -> Store
         return StoreUnreachable(url, name, f"the credentials are refused ({message})", fix=CREDENTIALS_FIX)
     if code in _DENIED or code == "403":
         return AccessDenied(url, name, _RIGHTS[action], detail=code, fix=_ROLE)
+    if "invalid path" in text:
+        reason = f"it has an object whose name obstore cannot read ({message})"
+        return StoreError(url, name, reason, fix="Rename that object: names must not have `//`, `.` or `..` as parts.")
     if "token request" in text:
         return StoreUnreachable(url, name, "no credentials were found", fix=CREDENTIALS_FIX)
     if "HTTP error" in text:

@@ -51,16 +51,18 @@ class Bucket(Protocol):
         """The objects whose names start with a string, by name."""
         ...
 
-    def copy(self, source: ObjectInfo, to: str, *, bucket: str = "") -> ObjectInfo:
-        """Copy an object on the server side, as it was when `source` was read.
+    def copy(self, name: str, to: str, *, bucket: str = "", state: ObjectInfo | None = None) -> ObjectInfo:
+        """Copy an object on the server side.
 
         Args:
-            source: The object.
+            name: The name of the object.
             to: The name of the copy.
-            bucket: The address of another bucket that has the source.
+            bucket: The address of another bucket that has the object.
+            state: Copy this state of the object only; None: whatever there is.
 
         Raises:
-            ObjectChanged: The source was changed.
+            ObjectNotFound: There is no such object.
+            ObjectChanged: It has another state.
             StoreError: The server cannot copy it.
         """
         ...

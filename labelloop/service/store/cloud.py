@@ -9,7 +9,7 @@ from labelloop.service.scratch import scratch_folder
 from labelloop.service.store.addresses import from_studio_url, split_bucket_url
 from labelloop.service.store.base import Capabilities, Leftovers, ObjectInfo, Progress
 from labelloop.service.store.bucket import ABSENT, Bucket
-from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from labelloop.service.store.errors import ObjectChanged, ObjectExists, StoreError
 from labelloop.service.store.etag_lock import EtagLock
 from labelloop.service.store.keys import INTERNAL_PREFIX, validate_key
 from labelloop.service.store.parallel import put_concurrently
@@ -108,17 +108,14 @@ class CloudStore:
             to = name(source) if source is not None else ""
             if source is None or not to:
                 return None
-            copied = self._bucket.copy(source, self._name(to), bucket=bucket)
+            copied = self._bucket.copy(key, self._name(to), bucket=bucket, state=source)
         except StoreError:
             return None
         return ObjectInfo(to, copied.size, copied.modified, copied.tag)
 
     def copy(self, key: str, to: str) -> None:
         """See `Store.copy`."""
-        source = self._bucket.head(self._name(key))
-        if source is None:
-            raise ObjectNotFound(self._url, key)
-        self._bucket.copy(source, self._name(to))
+        self._bucket.copy(self._name(key), self._name(to))
 
     @contextmanager
     def lock(self, key: str, *, wait_s: float) -> Iterator[Callable[[], bool]]:

@@ -166,14 +166,14 @@ class GcsBucket:
             for blob in client.list_blobs(self._name, prefix=prefix, fields=_LISTED, **self._connection.options()):
                 yield _info(blob)
 
-    def copy(self, source: ObjectInfo, to: str, *, bucket: str = "") -> ObjectInfo:
+    def copy(self, name: str, to: str, *, bucket: str = "", state: ObjectInfo | None = None) -> ObjectInfo:
         """See `Bucket.copy`. Of any size, also from another bucket."""
-        with self._errors(source.key, "get"):
-            origin = self._connection.client().bucket(bucket.removeprefix("gs://") or self._name).blob(source.key)
+        with self._errors(name, "get"):
+            origin = self._connection.client().bucket(bucket.removeprefix("gs://") or self._name).blob(name)
             target = self._blob(to)
             options = self._connection.options()
-            if source.etag:
-                options["if_source_generation_match"] = int(source.etag)
+            if state is not None:
+                options["if_source_generation_match"] = int(state.etag)
             token = None
             while True:
                 token, _, _ = target.rewrite(origin, token=token, **options)
@@ -295,7 +295,7 @@ def _status_error(url: str, name: str, action: Action, error: Exception) -> Stor
     text = _text(error)
     if status == 412:
         return ObjectChanged(url, name)
-    if status == 404 and (action in {"create", "list"} or "bucket" in text.lower()):
+    if status == 404 and (action in {"create", "list"} or "bucket does not exist" in text):
         fix = "Create the bucket, or correct its name in the address (LABELLOOP_STORE_URL by default)."
         return StoreUnreachable(url, name, "the bucket does not exist", fix=fix)
     if status == 404:
