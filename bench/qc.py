@@ -57,7 +57,7 @@ def run() -> str:
         lines += [*rte(), *crowd_kit_rows(*read_rte()), *adaptive()]
     else:
         lines.append("| crowd data | not on this machine |")
-    return "\n".join([*lines, *coverage(), *injected(), *speed(), "", BESIDE])
+    return "\n".join([*lines, *coverage(), *injected(), *small_objects(), *speed(), "", BESIDE])
 
 
 def load_boxes():
@@ -257,6 +257,25 @@ def injected(count=400):
         read = read_answers(read_task(task_of(id_ + 1, *(copied(truth, who, rng) for who in (1, 2, 3)))))
         false += judge(read, Policy()).outcome != "agreed"
     yield f"| reordered identical copies: false disputes (target 0) | {false} of {count} |"
+
+
+def small_objects(draws=50):
+    """Disputes under the default [conflicts]: two careful annotators, and one mistake, on ten objects of one size."""
+    from tests.qc_webhooks.verdict.test_object_doubts import SMALL_MISTAKES, judged, scattered, small_scene
+
+    for size in (12, 16, 24, 96):
+        disputed = dict.fromkeys(("", *SMALL_MISTAKES), 0)
+        for seed in range(draws):
+            rng = random.Random(seed)
+            objects = small_scene(rng, size)
+            disputed[""] += judged(*(scattered(rng, objects, 3) for _ in range(2))).outcome == "disputed"
+            for mistake, change in SMALL_MISTAKES.items():
+                people = scattered(rng, objects, 2), scattered(rng, change(objects, rng), 2)
+                disputed[mistake] += judged(*people).outcome == "disputed"
+        title = f"10 boxes of {size} px, edges of careful annotators scatter by 3 px (sd): false disputes (target 0)"
+        yield f"| {title} | {disputed['']} of {draws} |"
+        found = ", ".join(f"{mistake} {disputed[mistake]}" for mistake in SMALL_MISTAKES)
+        yield f"| ... one mistake, edges scatter by 2 px: disputed (target {draws}) | {found} |"
 
 
 def stem(id_):

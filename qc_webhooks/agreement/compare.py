@@ -1,7 +1,8 @@
 """Compare the answers of two annotators: agreement per control and overall, and their conflicts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from labelloop.labeling.errors import TooLargeToJudge
 from qc_webhooks.agreement.answers import Answers
@@ -9,8 +10,7 @@ from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict, not_named_confl
 from qc_webhooks.agreement.metrics import METRICS, Tolerance
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """Agreement of two annotators on a task.
 
     Attributes:
@@ -41,15 +41,14 @@ class Comparison:
             every_control: Whether each control must reach its threshold too.
             controls: Minimum agreement by control; always checked.
         """
+        if self.overall < threshold - _ROUNDING:
+            return False
         own = controls or {}
-        thresholds = {
-            name: own.get(control_name(name), threshold)
-            for name in self.controls
-            if every_control or control_name(name) in own
-        }
-        return self.overall >= threshold - _ROUNDING and all(
-            self.controls[name] >= minimum - _ROUNDING for name, minimum in thresholds.items()
-        )
+        for name, score in self.controls.items():
+            minimum = own.get(control_name(name), threshold if every_control else None)
+            if minimum is not None and score < minimum - _ROUNDING:
+                return False
+        return True
 
 
 # Tolerance of float sums: an agreement of 0.7 must not miss a threshold of 0.7 by the last bit.
@@ -78,18 +77,27 @@ def compare(
     """
     measured = known or {}
     unread = a.unread_controls | b.unread_controls
+    used = _used(a, b)
+    is_ambiguous = len({name for name, _ in used}) < len(used)
     scores = {
-        f"{name}" if _unique(name, a, b) else f"{name} ({kind})": measured[name, kind]
+        f"{name} ({kind})" if is_ambiguous and not _unique(name, a, b) else name: measured[name, kind]
         if (name, kind) in measured
         else METRICS[kind](a.controls.get((name, kind), ()), b.controls.get((name, kind), ()), tolerance)
-        for name, kind in _used(a, b)
-        if not unread & {name, control_name(name), ""}
+        for name, kind in used
+        if not unread or not unread & {name, control_name(name), ""}
     }
-    weighted = [(score, (weights or {}).get(control_name(name), 1.0)) for name, score in scores.items()]
-    total = sum(weight for _, weight in weighted)
-    overall = sum(score * weight for score, weight in weighted) / total if total else 1.0
-    unjudged = tuple(sorted({*unread, *a.uncompared, *b.uncompared}))
+    overall = mean_agreement(scores, weights or {})
+    unjudged = tuple(sorted({*unread, *a.uncompared, *b.uncompared})) if unread or a.uncompared or b.uncompared else ()
     return Comparison(a.annotator, b.annotator, scores, overall, unjudged)
+
+
+def mean_agreement(controls: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """Weighted mean of agreements by control; 1 if none has a weight."""
+    if not weights:
+        return sum(controls.values()) / len(controls) if controls else 1.0
+    weighted = [(score, weights.get(control_name(name), 1.0)) for name, score in controls.items()]
+    total = sum(weight for _, weight in weighted)
+    return sum(score * weight for score, weight in weighted) / total if total else 1.0
 
 
 def control_name(name: str) -> str:
@@ -121,7 +129,7 @@ def find_conflicts(
 
 
 def _used(a: Answers, b: Answers) -> list[tuple[str, str]]:
-    return sorted({*a.controls, *b.controls})
+    return sorted(a.controls.keys() | b.controls.keys())
 
 
 def _unique(name: str, a: Answers, b: Answers) -> bool:

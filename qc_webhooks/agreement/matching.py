@@ -91,10 +91,10 @@ def match_labelled(
         near: Minimum similarity of a pair that is reported as a bad fit.
     """
     candidates = similarities.where(similarities.values >= near - ROUNDING)
-    if len({_image_of(item) for item in (*a, *b)}) > 1:
+    if len({image_of(item) for item in (*a, *b)}) > 1:
         pairs = zip(candidates.rows.tolist(), candidates.columns.tolist(), strict=True)
         candidates = candidates.where(
-            np.array([_image_of(a[row]) == _image_of(b[column]) for row, column in pairs], dtype=bool)
+            np.array([image_of(a[row]) == image_of(b[column]) for row, column in pairs], dtype=bool)
         )
     if is_one_to_one(candidates):
         return _all_candidates(a, b, candidates, match)
@@ -151,8 +151,15 @@ def _label_agreements(a: Sequence[Labelled], b: Sequence[Labelled], pairs: Pairs
     return agreements
 
 
-def _image_of(item: Labelled) -> tuple[str, int]:
+def image_of(item: Labelled) -> tuple[str, int]:
+    """The object and the image of the task that an item is on."""
     return item.to_name, getattr(item, "item_index", 0)
+
+
+def label_gains(values: NDArray[np.float64], labels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a matching sums up: similarities, with their labels' agreement to break ties, (n,)."""
+    gains: NDArray[np.float64] = values * (1 + _LABEL_WEIGHT * labels)
+    return gains
 
 
 def _assign(
@@ -162,7 +169,7 @@ def _assign(
     above = candidates.values >= threshold
     if not above.all():
         candidates, labels = candidates.where(above), labels[above]
-    gains = Pairs(candidates.rows, candidates.columns, candidates.values * (1 + _LABEL_WEIGHT * labels))
+    gains = Pairs(candidates.rows, candidates.columns, label_gains(candidates.values, labels))
     chosen = match_pairs(gains, shape, threshold=threshold)
     found = zip(
         zip(candidates.rows.tolist(), candidates.columns.tolist(), strict=True),

@@ -53,7 +53,8 @@ class ConflictPolicy:
         majority: Share of the annotators that settles an object, its label or an answer, above 0.5 to 1. An object that
             fewer have, and fewer lack, is in doubt.
         pixels: Two shapes are drawn alike where every edge differs by at most this many pixels, 0 or more: two careful
-            annotators who are each within 3 px of the object.
+            annotators who are each within 3 px of the object. Edges that scatter by 3 px are alike too, where no other
+            object is near.
         overlap: Two shapes with less IoU that are not drawn alike are a conflict of the type ``low_overlap``, above 0
             to 1.
         min_size: Objects smaller than this never make a dispute: the square root of the area of their bounds, in
@@ -84,9 +85,14 @@ class ConflictPolicy:
             lists.append(self.dispute)
         return any(kind in kinds or _TWINS.get(kind) in kinds for kinds in lists)
 
+    @property
+    def counts_all_sizes(self) -> bool:
+        """Whether objects of every size make a dispute."""
+        return not (self.min_size or self.min_image_share or self.labels)
+
     def ignores(self, region: Region) -> bool:
         """Whether an object is too small to make a dispute, under the settings of each of its labels."""
-        if not (self.min_size or self.min_image_share or self.labels):
+        if self.counts_all_sizes:
             return False
         left, top, right, bottom = region.geometry.bounds
         area = max(right - left, 0.0) * max(bottom - top, 0.0)

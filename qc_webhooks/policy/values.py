@@ -1,11 +1,14 @@
 """The policy of a project: when annotators agree, who is asked, what is reviewed, what quality control may change."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
+from msgspec.structs import replace
+
 from qc_webhooks.agreement import Comparison, Tolerance
-from qc_webhooks.agreement.compare import control_name
+from qc_webhooks.agreement.compare import control_name, mean_agreement
 from qc_webhooks.errors import PolicyError, PolicyFault
 from qc_webhooks.policy.conflict_rules import ConflictPolicy, conflict_faults
 from qc_webhooks.policy.guideline_rules import EFFECTS, RULES, Rule
@@ -124,18 +127,18 @@ class Policy:
         if faults := [PolicyFault("policy", *fault) for fault in range_faults(self)]:
             raise PolicyError(faults)
 
-    @property
+    @cached_property
     def tolerance(self) -> Tolerance:
         """Thresholds for the same region."""
         pixels = self.conflicts.pixels if self.conflicts.by_objects else 0.0
         return Tolerance(match_iou=self.match_iou, near_iou=self.near_iou, pixels=pixels)
 
-    @property
+    @cached_property
     def weights(self) -> dict[str, float]:
         """Weight by control, for the controls with settings."""
         return {name: control.weight for name, control in self.controls.items()}
 
-    @property
+    @cached_property
     def thresholds(self) -> dict[str, float]:
         """Minimum agreement by control, where it is set."""
         return {name: control.agreement for name, control in self.controls.items() if control.agreement is not None}
@@ -172,22 +175,24 @@ class Policy:
             replace(pair, overall=(pair.overall * judged_weight + unjudged_weight) / total) if total else pair
         )
 
+    @cached_property
+    def _effective_thresholds(self) -> dict[str, float]:
+        """Minimum agreement by control; one without weight cannot prevent agreement, unless it has a threshold."""
+        without_weight = (
+            name for name, control in self.controls.items() if not control.weight and control.agreement is None
+        )
+        return self.thresholds | dict.fromkeys(without_weight, 0.0)
+
     def _agree(self, pair: Comparison) -> bool:
-        thresholds = self.thresholds
-        # A control without weight cannot prevent agreement, unless it has a threshold of its own.
-        thresholds |= {
-            name: 0.0 for name, control in self.controls.items() if not control.weight and control.agreement is None
-        }
-        return self._deciding(pair).agrees(self.agreement, every_control=self.every_control, controls=thresholds)
+        return self._deciding(pair).agrees(
+            self.agreement, every_control=self.every_control, controls=self._effective_thresholds
+        )
 
     def _deciding(self, pair: Comparison) -> Comparison:
         """The comparison with the agreements that decide, where they differ from the measured ones."""
         if pair.deciding is None:
             return pair
-        weighted = [(score, self.weights.get(control_name(name), 1.0)) for name, score in pair.deciding.items()]
-        total = sum(weight for _, weight in weighted)
-        overall = sum(score * weight for score, weight in weighted) / total if total else 1.0
-        return replace(pair, controls=pair.deciding, overall=overall, deciding=None)
+        return Comparison(pair.a, pair.b, pair.deciding, mean_agreement(pair.deciding, self.weights), pair.unjudged)
 
 
 def describe_policy() -> list[tuple[str, Any, str]]:

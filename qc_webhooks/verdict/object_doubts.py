@@ -7,28 +7,20 @@ every difference is a doubt; two of three or four of five settle it; two against
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from labelloop.labeling.geometry.oks import oks_pairs
 from labelloop.labeling.region import Region
-from qc_webhooks.agreement.answers import Answers, Span
+from qc_webhooks.agreement.answers import Answers
 from qc_webhooks.agreement.compare import Comparison, control_name
-from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict, find_objects
-from qc_webhooks.agreement.matching import match_labelled
-from qc_webhooks.agreement.metrics import Tolerance, soft_f1
+from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict
+from qc_webhooks.agreement.metrics import soft_f1
 from qc_webhooks.agreement.object_matching import ObjectMatching
-from qc_webhooks.agreement.similarity import (
-    answer_similarity,
-    attribute_similarity,
-    is_free_answer,
-    span_similarities,
-)
+from qc_webhooks.agreement.similarity import answer_similarity, attribute_similarity, is_free_answer
+from qc_webhooks.agreement.task_matching import OBJECT_KINDS, TaskMatching, Thing
 from qc_webhooks.policy import Policy
-
-Thing = Region | Span
 
 
 class Votes(NamedTuple):
@@ -88,7 +80,8 @@ class ObjectJudgement:
         if not self.controls:
             return pair
         disputed = any((pair.a, pair.b) in control.disputed for control in self.controls.values())
-        return replace(pair, deciding=_deciding(pair, self.controls), disputed=disputed)
+        deciding = _deciding(pair, self.controls)
+        return Comparison(pair.a, pair.b, pair.controls, pair.overall, pair.unjudged, deciding, disputed)
 
 
 def judge_objects(answers: Sequence[Answers], policy: Policy) -> ObjectJudgement:
@@ -162,28 +155,32 @@ def _judge_things(name: str, kind: str, answers: Sequence[Answers], policy: Poli
     judged, rules, tolerance = _JudgedControl(), policy.conflicts, policy.tolerance
     readers = _readers(name, answers)
     things: list[Sequence[Thing]] = [answer.controls.get((name, kind), ()) for answer in readers]
-    matchings = {
-        pair: _MATCHERS[kind](things[pair[0]], things[pair[1]], tolerance)
-        for pair in combinations(range(len(readers)), 2)
-    }
-    ballot = _Ballot(things, matchings, len(answers) - len(readers), rules.overlap)
-    for (first, second), matching in matchings.items():
-        a, b = things[first], things[second]
+    matching = TaskMatching(things, kind, tolerance, rules.overlap)
+    ballot: _Ballot | None = None
+    for first, second in combinations(range(len(readers)), 2):
         ids = readers[first].annotator, readers[second].annotator
-        judged.measured[ids] = soft_f1(a, b, matching.by_overlap or matching)
-        judged.scores[ids] = _agreement(a, b, matching, policy)
-        if _is_perfect(a, b, matching, rules.overlap):
-            continue
-        conflicts = CONFLICTS[kind](name, a, b, tolerance=tolerance, agreement=rules.overlap, matching=matching)
+        plain = matching.plain(first, second) if rules.counts_all_sizes else None
+        if plain:
+            judged.measured[ids], judged.scores[ids] = plain.measured, plain.deciding
+            if plain.is_perfect:
+                continue
+        a, b, pairs = things[first], things[second], matching[first, second]
+        if not plain:
+            judged.measured[ids] = soft_f1(a, b, pairs.by_overlap or pairs)
+            judged.scores[ids] = _agreement(a, b, pairs, policy)
+            if _is_perfect(a, b, pairs, rules.overlap):
+                continue
+        conflicts = CONFLICTS[kind](name, a, b, tolerance=tolerance, agreement=rules.overlap, matching=pairs)
         for conflict in filter(partial(_counts, a=a, b=b, policy=policy), conflicts):
             judged.disputed.add(ids)
+            ballot = ballot or _Ballot(things, matching.all(), len(answers) - len(readers), rules.overlap)
             open_votes = [
                 votes for votes in ballot.votes(conflict, first, second) if not votes.are_settled(rules.majority)
             ]
             if open_votes:
                 may = all(votes.may_be_settled(rules.majority) for votes in open_votes)
                 judged.doubts.append(Doubt(*ids, conflict, may))
-    judged.settled = ballot.count_dissents() if judged.disputed and not judged.doubts else 0
+    judged.settled = ballot.count_dissents() if ballot and not judged.doubts else 0
     return judged
 
 
@@ -304,21 +301,8 @@ def _same_attributes(a: Thing, b: Thing) -> bool:
     return (not a.attributes and not b.attributes) or a.attributes == b.attributes
 
 
-def _match_spans(a: Sequence[Span], b: Sequence[Span], tolerance: Tolerance) -> ObjectMatching:
-    if not (a and b):
-        return ObjectMatching((), (), tuple(range(len(a))), tuple(range(len(b))))
-    matching = match_labelled(a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
-    return ObjectMatching(matching.same, matching.near, matching.only_a, matching.only_b)
-
-
-# Kind of METRICS with single objects -> how they are matched.
-_MATCHERS: Mapping[str, Callable[..., ObjectMatching]] = {
-    "regions": find_objects,
-    "keypoints": partial(find_objects, similarity=oks_pairs),
-    "spans": _match_spans,
-}
 _JUDGES: Mapping[str, Callable[[str, str, Sequence[Answers], Policy], _JudgedControl]] = {
-    **dict.fromkeys(_MATCHERS, _judge_things),
+    **dict.fromkeys(OBJECT_KINDS, _judge_things),
     "choices": _judge_choices,
     "taxonomy": _judge_choices,
 }

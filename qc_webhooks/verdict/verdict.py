@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import Literal, get_args
 
 from labelloop.labeling.errors import TooLargeToJudge
+from labelloop.labeling.geometry.overlap import ROUNDING
 from qc_webhooks.agreement.answers import Answers
 from qc_webhooks.agreement.compare import Comparison, compare, find_conflicts
 from qc_webhooks.agreement.conflicts import Conflict
@@ -103,9 +104,10 @@ def _compared(ordered: Sequence[Answers], policy: Policy) -> TaskVerdict:
         for a, b in combinations(ordered, 2)
     )
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
-    by_mean = _majority(ordered, comparisons, policy.agrees_by_mean)
     # The group that agrees on everything, if it is a majority; else one that differs in objects that votes settle.
-    majority = frozenset[int]() if doubts else _majority(ordered, comparisons, policy.agrees) or by_mean
+    agreeing = frozenset[int]() if doubts else _majority(ordered, comparisons, policy.agrees)
+    by_mean = agreeing or _majority(ordered, comparisons, policy.agrees_by_mean)
+    majority = frozenset[int]() if doubts else by_mean
     reasons: tuple[str, ...] = ()
     outcome: Outcome = "disputed"
     if truth is not None:
@@ -163,9 +165,11 @@ def _closest_conflicts(
             by_id[pair.a], by_id[pair.b], tolerance=policy.tolerance, agreement=policy.agreement,
             controls=policy.thresholds,
         )  # fmt: skip
-        return (*first, *(conflict for conflict in found if conflict not in first))
+        named = {(conflict.type, conflict.control, conflict.regions) for conflict in first}
+        others = (item for item in found if (item.type, item.control, item.regions) not in named)
+        return (*first, *others)
 
-    return min((conflicts_of(pair) for pair in candidates if pair.overall == highest), key=len)
+    return min((conflicts_of(pair) for pair in candidates if pair.overall >= highest - ROUNDING), key=len)
 
 
 def _majority(
@@ -183,6 +187,8 @@ def _majority(
 
 def largest_group(neighbours: dict[int, set[int]]) -> frozenset[int]:
     """Largest clique of the agreement graph (Bron-Kerbosch with a pivot; of equal size, the first found)."""
+    if all(len(others) == len(neighbours) - 1 for others in neighbours.values()):
+        return frozenset(neighbours)
     best: frozenset[int] = frozenset()
 
     def expand(group: frozenset[int], candidates: set[int], excluded: set[int]) -> None:

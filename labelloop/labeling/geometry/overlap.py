@@ -13,7 +13,7 @@ Equal shapes have IoU 1, even without area.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,12 +35,16 @@ MAX_PAIRS = 2_000_000
 _VECTOR_BUFFER = 0.01
 # Up to this number all pairs are tested; above it a spatial index finds those whose bounds intersect, in blocks.
 DENSE_PAIRS, BLOCK_PAIRS = 1 << 14, 1 << 19
+# Number of shapes whose pairs are all tested at once.
+MAX_DENSE_SHAPES = 1 << 7
 # Up to this number of pairs the assignment is solved on a dense matrix; above it on the overlapping pairs alone.
 DENSE_ASSIGNMENT = 1 << 18
 # Bytes of run lengths decoded at once.
 DECODED_BYTES = 1 << 24
 # Tolerance of thresholds on IoU, for rounding in the last bits.
 ROUNDING = 1e-9
+# From this IoU on, shapes may be equal but for rounding.
+_NEARLY_EQUAL = 1 - 1e-6
 
 
 class Pairs(NamedTuple):
@@ -135,6 +139,49 @@ def _iou_pairs(a: Sequence[Geometry], b: Sequence[Geometry], min_iou: float, upp
             yield pairs.where((values > 0) & (values >= min_iou - ROUNDING))
 
     return collect_pairs(measured())
+
+
+class Overlaps(NamedTuple):
+    """Overlapping pairs of shapes, and the bounds of all shapes, (n, 4)."""
+
+    pairs: Pairs
+    bounds: Floats
+
+
+def iou_between(shapes: Sequence[Geometry], owners: Sequence[int], *, min_iou: float) -> Overlaps:
+    """The overlapping pairs of few shapes of different owners, with their IoU; each pair once, row < column.
+
+    Measured in one pass: of all annotators of a task together, not two by two.
+
+    Args:
+        shapes: Shapes, those of one owner after those of another; at most ``MAX_DENSE_SHAPES``.
+        owners: The owner of each.
+        min_iou: Pairs with a lower IoU are left out, above 0.
+    """
+    if not shapes:
+        return Overlaps(collect_pairs([]), np.empty((0, 4)))
+    bounds, measure = _measure_between(shapes, min_iou)
+    left, top, right, bottom = bounds.T
+    meet = left[:, None] <= right
+    meet &= top[:, None] <= bottom
+    meet = meet & meet.T
+    meet &= _are_between(tuple(owners))
+    rows, columns = np.divmod(np.flatnonzero(meet), len(shapes))
+    values = np.minimum(measure(rows, columns), 1.0)
+    # Equal shapes: rounding, or a missing area, may give less than 1.
+    for index in np.flatnonzero((values == 0) | ((values >= _NEARLY_EQUAL) & (values < 1))).tolist():
+        if shapes[rows[index]] == shapes[columns[index]]:
+            values[index] = 1.0
+    return Overlaps(Pairs(rows, columns, values).where((values > 0) & (values >= min_iou - ROUNDING)), bounds)
+
+
+# Many tasks have as many regions of each annotator.
+@lru_cache(maxsize=256)
+def _are_between(owners: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(n, n): whether two of n are of different owners, row < column."""
+    owner = np.array(owners)
+    between: NDArray[np.bool_] = np.triu(owner[:, None] != owner, 1)
+    return between
 
 
 def shape_areas(shapes: Sequence[Geometry]) -> Floats:
@@ -313,6 +360,19 @@ def _measure(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> tupl
     return (left.bounds, right.bounds), _shapes(left, right, least)
 
 
+def _measure_between(shapes: Sequence[Geometry], least: float) -> tuple[Floats, _IouOfPairs]:
+    """The bounds of shapes, and the function that measures the IoU of two of them."""
+    kinds = set(map(type, shapes))
+    if Mask in kinds:
+        (bounds, _), measure = _measure(shapes, shapes, least)
+        return bounds, measure
+    if kinds == {Rectangle} and not any(shape.rotation for shape in shapes):  # type: ignore[union-attr]
+        bounds = np.array([(box.x, box.y, box.x + box.width, box.y + box.height) for box in shapes])  # type: ignore[union-attr]
+        return bounds, _boxes(bounds, bounds)
+    outlines = _outlines_of(shapes)
+    return outlines.bounds, _shapes(outlines, outlines, least)
+
+
 def _upright(shape: Geometry) -> bool:
     return isinstance(shape, Interval) or (isinstance(shape, Rectangle) and not shape.rotation)
 
@@ -323,11 +383,12 @@ def _corners(shapes: Sequence[Geometry]) -> Floats:
 
 def _boxes(a: Floats, b: Floats) -> _IouOfPairs:
     # Areas from the same corners as the intersection: equal boxes have exactly IoU 1.
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1) for boxes in (a, b)]
+    left_areas = _box_areas(a)
+    right_areas = left_areas if a is b else _box_areas(b)
 
     def measure(rows: Indices, columns: Indices) -> Floats:
         shared = _shared_bounds(a[rows], b[columns])
-        union = areas[0][rows] + areas[1][columns] - shared
+        union = left_areas[rows] + right_areas[columns] - shared
         ious: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
         return ious
 
@@ -335,8 +396,20 @@ def _boxes(a: Floats, b: Floats) -> _IouOfPairs:
 
 
 def _shared_bounds(a: Floats, b: Floats) -> Floats:
-    shared: Floats = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(axis=-1)
-    return shared
+    sides = np.minimum(a[:, 2:], b[:, 2:])
+    sides -= np.maximum(a[:, :2], b[:, :2])
+    return _product(sides)
+
+
+def _box_areas(boxes: Floats) -> Floats:
+    return _product(boxes[:, 2:] - boxes[:, :2])
+
+
+def _product(sides: Floats) -> Floats:
+    """(n,): product of two sides, (n, 2), 0 where one is negative; in place."""
+    np.maximum(sides, 0.0, out=sides)
+    area: Floats = sides[:, 0] * sides[:, 1]
+    return area
 
 
 def _mask_bounds(masks: Sequence[Mapping[str, Any]]) -> Floats:
@@ -393,12 +466,18 @@ def _shapes(left: Outlines, right: Outlines, least: float) -> _IouOfPairs:
 # Annotators are compared pairwise: the outlines of each are computed once.
 @lru_cache(maxsize=16)
 def _outlines(shapes: tuple[Geometry, ...]) -> Outlines:
+    return _outlines_of(shapes)
+
+
+def _outlines_of(shapes: Sequence[Geometry]) -> Outlines:
     outlines = np.empty(len(shapes), dtype=object)
     polygon_indices = [
         index for index, shape in enumerate(shapes) if isinstance(shape, Polygon) and len(shape.points) > 2
     ]
     if polygon_indices:
         outlines[polygon_indices] = _rings([shapes[index] for index in polygon_indices])  # type: ignore[misc]
+        if len(polygon_indices) == len(shapes):
+            return Outlines(outlines)
     others = sorted(set(range(len(shapes))) - set(polygon_indices))
     for index in others:
         shape = shapes[index]
@@ -415,8 +494,10 @@ def _outlines(shapes: tuple[Geometry, ...]) -> Outlines:
 
 def _rings(polygons: Sequence[Polygon]) -> NDArray[np.object_]:
     """The outlines of polygons, computed together: one at a time would take longer than their overlaps."""
-    points = np.concatenate([np.array(polygon.points, dtype=np.float64) for polygon in polygons])
-    owner = np.repeat(np.arange(len(polygons)), [len(polygon.points) for polygon in polygons])
+    counts = [len(polygon.points) for polygon in polygons]
+    numbers = chain.from_iterable(chain.from_iterable(polygon.points for polygon in polygons))
+    points = np.fromiter(numbers, np.float64, 2 * sum(counts)).reshape(-1, 2)
+    owner = np.repeat(np.arange(len(polygons)), counts)
     outlines: NDArray[np.object_] = shapely.polygons(shapely.linearrings(points, indices=owner))
     for index in np.flatnonzero(~shapely.is_valid(outlines)):
         outlines[index] = polygons[index].polygon()  # it crosses itself

@@ -14,7 +14,7 @@ from labelloop.labeling.geometry import overlap
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.task import read_task
-from qc_webhooks.agreement import Answers, Tolerance, read_answers
+from qc_webhooks.agreement import Answers, Tolerance, read_answers, task_matching
 from qc_webhooks.agreement import region_groups as groups
 from qc_webhooks.agreement.answers import Span
 from qc_webhooks.agreement.compare import find_conflicts
@@ -90,6 +90,7 @@ def test_report_and_consensus_name_a_task_too_large(large, tmp_path, box):
 
 def test_overlapping_pairs_beyond_the_limit_are_too_large(monkeypatch, task, box):
     monkeypatch.setattr(overlap, "MAX_PAIRS", 3)
+    monkeypatch.setattr(task_matching, "MAX_DENSE_SHAPES", 3)  # so few are below any limit
     same = [box(0) for _ in range(3)]
     verdict = judge(read_answers(task(same, same)), Policy())
     assert verdict.outcome == "not_judged"

@@ -111,6 +111,60 @@ def mislabelled(objects, rng):
     return [*objects[:at], (edges, "Person" if label == "Car" else "Car"), *objects[at + 1 :]]
 
 
+def small_scene(rng, size, objects=10):
+    """Objects of one size, 8 px or more from the next."""
+    cells = rng.sample([(column, row) for column in range(6) for row in range(4)], objects)
+    return [
+        ((left := 200 + column * (size + 8), top := 200 + row * (size + 8), left + size, top + size),
+         rng.choice(["Car", "Person"]))
+        for column, row in cells
+    ]  # fmt: skip
+
+
+def scattered(rng, objects, deviation):
+    """The objects as an annotator draws them whose edges scatter by this standard deviation."""
+    results = []
+    for index, (edges, label) in enumerate(objects):
+        left, top, right, bottom = (edge + rng.gauss(0, deviation) for edge in edges)
+        box = (left, top, max(right, left + 2), max(bottom, top + 2))
+        results.append(rectangle(box, label, f"{rng.random()}-{index}"))
+    return results
+
+
+@pytest.mark.parametrize("size", [12, 24, 96])
+def test_edges_that_scatter_by_three_pixels_are_no_dispute(size):
+    outcomes = []
+    for seed in range(25 if size == 12 else 10):
+        rng = random.Random(seed)
+        objects = small_scene(rng, size)
+        outcomes.append(judged(scattered(rng, objects, 3), scattered(rng, objects, 3)).outcome)
+    assert outcomes.count("disputed") <= 0.05 * len(outcomes)
+
+
+SMALL_MISTAKES = {
+    "missing": lambda objects, rng: rng.sample(objects, len(objects) - 1),
+    "extra": lambda objects, rng: [*objects, ((100, 100, 112, 112), "Car")],
+    "mislabelled": mislabelled,
+}
+
+
+@pytest.mark.parametrize("mistake", SMALL_MISTAKES)
+def test_a_mistake_about_a_small_object_is_a_dispute(mistake):
+    for seed in range(15):
+        rng = random.Random(seed)
+        objects = small_scene(rng, 12)
+        changed = SMALL_MISTAKES[mistake](objects, rng)
+        assert judged(scattered(rng, objects, 2), scattered(rng, changed, 2)).outcome == "disputed"
+
+
+def test_two_objects_that_could_be_meant_leave_a_doubt():
+    rng = random.Random(0)
+    near = [((100, 100, 112, 112), "Car"), ((109, 100, 121, 112), "Car")]
+    assert judged(drawn(rng, near, jitter=0), drawn(rng, near[1:], jitter=0)).outcome == "disputed"
+    between = [((104, 107, 116, 119), "Car")]  # as near to one as to the other
+    assert judged(drawn(rng, near, jitter=0), drawn(rng, between, jitter=0)).outcome == "disputed"
+
+
 MISTAKES = {
     "3 missing of 10": (10, lambda objects, rng: rng.sample(objects, len(objects) - 3), "missing"),
     "1 missing of 30": (30, lambda objects, rng: rng.sample(objects, len(objects) - 1), "missing"),

@@ -52,10 +52,11 @@ def test_the_verdict_does_not_depend_on_who_is_who(task, box):
 
 def test_a_chain_of_likeness_is_no_agreement(task, box):
     # 1 ~ 2 and 2 ~ 3, but 1 and 3 do not overlap enough: only two of three agree with each other
-    result = verdict_of(task([box(10)], [box(12)], [box(14)]), Policy(agreement=0.75))
+    places = (10, 13.5, 17, 20.5)
+    result = verdict_of(task(*([box(x)] for x in places[:3])), Policy(agreement=0.75))
     assert result.outcome == "agreed"
     assert len(result.majority) == 2
-    assert verdict_of(task([box(10)], [box(12)], [box(14)], [box(16)]), Policy(agreement=0.75)).outcome == "disputed"
+    assert verdict_of(task(*([box(x)] for x in places)), Policy(agreement=0.75)).outcome == "disputed"
 
 
 def test_two_empty_annotations_agree(task):
@@ -95,8 +96,8 @@ def test_one_disputed_control_decides_unless_the_mean_counts(task, box, choice):
         ([(0, "Car")], [(0, "Car"), (40, "Ant")], "One annotator has an Ant at the top, another does not."),
         ([(0, "Car")], [(0, "Person")], "One annotator says Car, another says Person: the box at the upper left."),
         ([(0, "Car")], [(10, "Car")], "Two boxes for Car at the upper left overlap only 33 %."),
-        ([(0, "Car")], [(4, "Person")], ("One annotator says Car, another says Person: the box at the upper left. "
-         "Two boxes for Car or Person at the upper left overlap only 67 %.")),
+        ([(0, "Car")], [(7, "Person")], ("One annotator says Car, another says Person: the box at the upper left. "
+         "Two boxes for Car or Person at the upper left overlap only 48 %.")),
         ([(0, "Car")], [], "One annotator has a Car at the upper left, another does not."),
         ([(0, "Car"), (40, "Car"), (70, "Ant")], [], "One annotator has 3 boxes (2 Car, 1 Ant), another has none."),
         ([(0, "Car")], [(0, "Car"), (1, "Car")], "One annotator has a Car at the upper left twice."),
