@@ -63,15 +63,43 @@ class LatentFit:
         expected = _expected(self.first, len(self.misses))
         log_yes = expected * np.log(1 - self.misses) + (1 - expected) * np.log(self.extras)
         log_no = expected * np.log(self.misses) + (1 - expected) * np.log(1 - self.extras)
-        logs: Floats = yes @ log_yes.T + no @ log_no.T + np.log(self.shares)
+        # classes first: sums and maxima over a last axis of two or three are slow
+        logs: Floats = (log_yes @ yes.T + log_no @ no.T + np.log(self.shares)[:, None]).T
         return logs
 
     def posterior(self, yes: Floats, no: Floats) -> Floats:
         """Probability of each class, ``(items, classes)``."""
-        logs = self.log_likelihoods(yes, no)
-        likely: Floats = np.exp(logs - logs.max(axis=1, keepdims=True))
-        likely /= likely.sum(axis=1, keepdims=True)
-        return likely
+        logs = self.log_likelihoods(yes, no).T
+        likely: Floats = np.exp(logs - logs.max(axis=0))
+        likely /= likely.sum(axis=0)
+        return likely.T
+
+
+@dataclass(frozen=True)
+class _Patterns:
+    """Items with the same answers, counted once: a model of the answers alone cannot tell them apart.
+
+    Attributes:
+        yes: Indicators of the answers 1, ``(patterns, annotators)``.
+        no: Indicators of the answers 0.
+        counts: Items of each pattern, ``(patterns,)``.
+    """
+
+    yes: Floats
+    no: Floats
+    counts: Floats
+
+    @classmethod
+    def of(cls, yes: Floats, no: Floats) -> "_Patterns":
+        """Count the different rows of two matrices."""
+        # one number a row: equal rows have equal ones, and different rows different ones but for a chance of 1e-15
+        weights = np.random.default_rng(0).random((2, yes.shape[1]))
+        _, rows, counts = np.unique(yes @ weights[0] + no @ weights[1], return_index=True, return_counts=True)
+        return cls(yes[rows], no[rows], counts.astype(np.float64))
+
+    def log_likelihood(self, fit: LatentFit) -> float:
+        """Log-likelihood of all items."""
+        return float(self.counts @ _log_sum(fit.log_likelihoods(self.yes, self.no)))
 
 
 def split(asked: Asked) -> tuple[Floats, Floats]:
@@ -81,7 +109,7 @@ def split(asked: Asked) -> tuple[Floats, Floats]:
 
 def fit_persons(yes: Floats, no: Floats, most_extras: float = 1.0) -> LatentFit:
     """Fit the model without camps; ``most_extras`` limits P(1 | true answer 0), see ``extras_limit``."""
-    return _fit(yes, no, None, most_extras)
+    return _fit(_Patterns.of(yes, no), None, most_extras)
 
 
 def extras_limit(asked: Asked) -> float:
@@ -98,20 +126,22 @@ def extras_limit(asked: Asked) -> float:
 
 def fit_camps(yes: Floats, no: Floats, persons: LatentFit, most_extras: float = 1.0) -> LatentFit | None:
     """Fit the model with camps; None where no two groups are found."""
-    starts = _initial_groups(yes, no, persons)
+    patterns = _Patterns.of(yes, no)
+    starts = _initial_groups(patterns, persons)
     # Either group may be the one that answers 1.
-    fits = [_fit(yes, no, groups, most_extras) for start in starts for groups in (start, ~start)]
+    fits = [_fit(patterns, groups, most_extras) for start in starts for groups in (start, ~start)]
     fits = [fit for fit in fits if fit.first is not None and not fit.first.all() and fit.first.any()]
-    return max(fits, key=lambda fit: _log_likelihood(fit, yes, no), default=None)
+    return max(fits, key=patterns.log_likelihood, default=None)
 
 
-def _fit(yes: Floats, no: Floats, first: Booleans | None, most_extras: float) -> LatentFit:
+def _fit(patterns: _Patterns, first: Booleans | None, most_extras: float) -> LatentFit:
+    yes, no, counts = patterns.yes, patterns.no, patterns.counts
     people = yes.shape[1]
     classes = 2 if first is None else 3
     start = _PRIOR_RATE if first is None else _CAMP_RATE
     fit = LatentFit(np.full(classes, 1 / classes), np.full(people, start), np.full(people, start), first)
     for step in range(_ITERATIONS):
-        posterior = fit.posterior(yes, no)
+        posterior = fit.posterior(yes, no) * counts[:, None]
         counts_yes, counts_no = posterior.T @ yes, posterior.T @ no
         if first is not None and step >= _REGROUP_FROM:
             first = _regroup(counts_yes[2], counts_no[2], fit)
@@ -149,16 +179,17 @@ def _regroup(yes: Floats, no: Floats, fit: LatentFit) -> Booleans:
     return grouped
 
 
-def _initial_groups(yes: Floats, no: Floats, persons: LatentFit) -> list[Booleans]:
+def _initial_groups(patterns: _Patterns, persons: LatentFit) -> list[Booleans]:
     """Groups of annotators who err together: from the leading eigenvectors of their residual covariance.
 
     Each eigenvector is cut at 0, and at half of its largest and of its smallest entry: a small group stands out at one
     end, and the others lie near 0.
     """
+    yes, no = patterns.yes, patterns.no
     posterior = persons.posterior(yes, no)
     expected = posterior[:, :1] * (1 - persons.misses) + posterior[:, 1:] * persons.extras
     residual = np.where(yes + no > 0, yes - expected, 0.0)
-    covariance = residual.T @ residual
+    covariance = residual.T @ (residual * patterns.counts[:, None])
     np.fill_diagonal(covariance, 0.0)
     _, vectors = np.linalg.eigh(covariance)
     found: dict[bytes, Booleans] = {}
@@ -205,7 +236,8 @@ def find_camps(asked: Asked) -> Camps | None:
     persons = fit_persons(yes, no, limit)
     fit = fit_camps(yes, no, persons, limit)
     # Where camps are not better on the tasks they are fitted to, they are not on others.
-    if fit is None or _log_likelihood(fit, yes, no) - _log_likelihood(persons, yes, no) < MIN_GAIN:
+    patterns = _Patterns.of(yes, no)
+    if fit is None or patterns.log_likelihood(fit) - patterns.log_likelihood(persons) < MIN_GAIN:
         return None
     gain, z, groups = _held_out(asked, yes, no)
     if gain < MIN_GAIN or z < MIN_Z:
@@ -284,13 +316,10 @@ def _halves(tasks: NDArray[np.intp]) -> Booleans:
     return halves
 
 
-def _log_likelihood(fit: LatentFit, yes: Floats, no: Floats) -> float:
-    return float(_log_sum(fit.log_likelihoods(yes, no)).sum())
-
-
 def _log_sum(logs: Floats) -> Floats:
-    top = logs.max(axis=1)
-    summed: Floats = top + np.log(np.exp(logs - top[:, None]).sum(axis=1))
+    logs = logs.T
+    top = logs.max(axis=0)
+    summed: Floats = top + np.log(np.exp(logs - top).sum(axis=0))
     return summed
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.consensus.consensus import MATCH_IOU, AnnotatorModel
-from qc_webhooks.annotators.diagnoses import Diagnosis, named_by_measure
+from qc_webhooks.annotators.diagnosis import Diagnosis, named_by_measure
 from qc_webhooks.annotators.drift import Drift, detect_drift
 from qc_webhooks.annotators.reliability import Reliability, rate_annotators
 from qc_webhooks.annotators.work_habits import (

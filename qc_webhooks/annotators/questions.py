@@ -7,7 +7,10 @@ tag is given. Each is a matrix of answers with one row per object (or task) and 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
+from math import log, nan
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -78,6 +81,17 @@ class _Item:
     viewers: tuple[int, ...]
     size: float
 
+    @cached_property
+    def names(self) -> Mapping[int, str]:
+        """Annotator -> name of the answer."""
+        return {who: answer_name(answer) for who, answer in self.votes.items()}
+
+    @cached_property
+    def most_frequent(self) -> str:
+        """Name of the most frequent answer; of several, the first by name."""
+        counts = Counter(self.names.values())
+        return min(counts, key=lambda name: (-counts[name], name))
+
 
 def questions_of(tasks: Sequence[TaskFacts], *, without: Collection[int] = ()) -> tuple[Asked, ...]:
     """All questions of a project.
@@ -94,12 +108,12 @@ def questions_of(tasks: Sequence[TaskFacts], *, without: Collection[int] = ()) -
             votes = {mark.annotator: mark.labels for mark in marked_object.marks if mark.annotator in viewers}
             if votes and len(viewers) > 1:
                 areas = [mark.area for mark in marked_object.marks if mark.annotator in votes and mark.area > 0]
-                size = float(np.log(np.median(areas))) if areas else float("nan")
+                size = log(median(areas)) if areas else nan
                 objects[marked_object.control].append(_Item(index, votes, viewers, size))
         for question in task.questions:
             votes = {who: answer for who, answer in question.votes if who in viewers}
             if len(votes) > 1:
-                answers[question.control].append(_Item(index, votes, viewers, float("nan")))
+                answers[question.control].append(_Item(index, votes, viewers, nan))
     asked = [question for control, items in objects.items() for question in _about_objects(control, items[:MAX_ITEMS])]
     asked += [question for control, items in answers.items() for question in _about_tasks(control, items[:MAX_ITEMS])]
     return tuple(asked)
@@ -130,19 +144,13 @@ def _pairs(control: str, kind: QuestionKind, items: Sequence[_Item]) -> Iterator
     """A question for each two labels that are confused."""
     counts: Counter[tuple[str, str]] = Counter()
     for item in items:
-        counts.update(combinations(sorted({answer_name(answer) for answer in item.votes.values()}), 2))
+        if len(given := set(item.names.values())) > 1:
+            counts.update(combinations(sorted(given), 2))
     for names, count in counts.most_common(MAX_PAIRS):
         if count < MIN_SPLIT_ITEMS:
             continue
-        chosen = [item for item in items if sum(answer_name(answer) in names for answer in item.votes.values()) > 1]
-        rows = [
-            {
-                who: int(answer_name(answer) == names[0])
-                for who, answer in item.votes.items()
-                if answer_name(answer) in names
-            }
-            for item in chosen
-        ]
+        chosen = [item for item in items if sum([name in names for name in item.names.values()]) > 1]
+        rows = [{who: int(name == names[0]) for who, name in item.names.items() if name in names} for item in chosen]
         yield _asked(control, kind, names, chosen, rows)
 
 
@@ -155,13 +163,7 @@ def _asked(
     for index, row in enumerate(rows):
         for who, answer in row.items():
             answers[index, column[who]] = answer
-    labels = tuple(
-        min(
-            (counts := Counter(answer_name(answer) for answer in item.votes.values())),
-            key=lambda name: (-counts[name], name),
-        )
-        for item in items
-    )
+    labels = tuple(item.most_frequent for item in items)
     return Asked(
         control,
         kind,

@@ -1,0 +1,194 @@
+"""What is said of annotators who disagree: the kinds of diagnoses, each with its sentence and its advice."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+DiagnosisKind = Literal[
+    "guideline", "two views", "one person", "careless", "copier", "click-through", "hard", "undecided"
+]
+
+# Kinds that say that the guideline leaves something open.
+OPEN_KINDS = frozenset({"guideline", "two views"})
+# First answer of a split about marking objects of any label.
+_ANY_OBJECT = frozenset({"objects", "(any)"})
+# Fewest items that were given both answers for a split; below it the evidence is called too little.
+MIN_OBJECTS = 12
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why annotators disagree about something, or what is wrong with an annotator's work.
+
+    Attributes:
+        control: The control; empty where it is about the whole work.
+        answers: The two answers; the second is ``(absent)`` where the question is whether to mark the first at all.
+        items: Number of objects or tasks that it is based on.
+        kind: Key of DIAGNOSES.
+        sides: Annotator -> number of times each of the two answers was given for these objects.
+        first: Annotators who prefer the first answer (or draw larger).
+        second: Annotators who prefer the second (or draw tighter).
+        who: The annotators whom it names; empty where it is about the guideline or about all.
+        text: What it means and what to do.
+        content: What the split follows, in words; empty without a split.
+        measure: What is counted: ``misses``, ``extras``, ``labels``, ``answers``, ``borders``, ``habits``; several are
+            joined by commas.
+        evidence: The figures that it rests on, in words.
+        advice: What to do.
+    """
+
+    control: str
+    answers: tuple[str, str]
+    items: int
+    kind: DiagnosisKind
+    sides: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    first: tuple[int, ...] = ()
+    second: tuple[int, ...] = ()
+    who: tuple[int, ...] = ()
+    text: str = ""
+    content: str = ""
+    measure: str = ""
+    evidence: str = ""
+    advice: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is about, in a few words."""
+        return self.content or " / ".join(answer for answer in self.answers if answer) or self.control
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """What is counted."""
+        return frozenset(self.measure.split(", "))
+
+    def covers(self, conflict_type: str, control: str, a: Sequence[str], b: Sequence[str]) -> bool:
+        """Whether a conflict may be a case of it.
+
+        Args:
+            conflict_type: Type of the conflict.
+            control: Its control.
+            a: Labels or answer of one side.
+            b: Those of the other.
+        """
+        if control != self.control:
+            return False
+        if self.measure == "misses":
+            label = self.answers[0]
+            return conflict_type in {"missing", "extra"} and (label in _ANY_OBJECT or label in {*a, *b})
+        if self.measure == "borders":
+            return conflict_type == "low_overlap"
+        return {" + ".join(a), " + ".join(b)} == set(self.answers)
+
+
+@dataclass(frozen=True)
+class DiagnosisText:
+    """What is said of a diagnosis.
+
+    Attributes:
+        name: Name on a page.
+        based_on: What the evidence must show.
+        sentence: The finding; ``{what}``, ``{people}``, ``{evidence}`` are filled in.
+        advice: What to do.
+    """
+
+    name: str
+    based_on: str
+    sentence: str
+    advice: str
+
+
+DIAGNOSES: Mapping[DiagnosisKind, DiagnosisText] = {
+    "guideline": DiagnosisText(
+        "unclear guideline",
+        "Two groups of two or more annotators answer the same content differently, each consistently (75 %), in both"
+        " halves of the tasks, and better than errors of single annotators explain it.",
+        "The guideline is unclear: {what}. Two groups are each consistent ({evidence}).",
+        "Write the rule, and judge the tasks again.",
+    ),
+    "two views": DiagnosisText(
+        "two views",
+        "The project's only two annotators differ in one direction, on one content.",
+        "Two annotators disagree consistently: {what} ({evidence}).",
+        "Decide who is right, and write the rule.",
+    ),
+    "one person": DiagnosisText(
+        "one annotator",
+        "One annotator answers one content differently from all others, consistently (75 %), and works as they do"
+        " elsewhere.",
+        "{people} differs consistently: {what} ({evidence}). The others agree.",
+        "Show the annotator the rule; where no rule says it, write one.",
+    ),
+    "careless": DiagnosisText(
+        "carelessness",
+        "At most half of the annotators err at least twice as often as the median of the others, beyond chance, and"
+        " no content explains it.",
+        "{people} {what} ({evidence}). It follows no content: the guideline is clear enough.",
+        "Go through some of these tasks with the annotator, and have them annotated again.",
+    ),
+    "copier": DiagnosisText(
+        "copied work",
+        "Regions equal another annotator's far more closely than anybody else's, or nearly all errors are the same;"
+        " the one who submits later is named.",
+        "{people} {what} ({evidence}).",
+        "Ask the annotator, and do not count this work as an independent opinion.",
+    ),
+    "click-through": DiagnosisText(
+        "clicked through",
+        "Pre-labels that others correct are submitted unchanged, one answer is given whatever the task shows, or most"
+        " tasks take less than a quarter of the others' time.",
+        "{people} {what} ({evidence}).",
+        "Have these tasks annotated again, and speak with the annotator.",
+    ),
+    "hard": DiagnosisText(
+        "hard call",
+        "The median annotator errs in 10 % or more, and neither groups nor single annotators explain it.",
+        "A hard call: {what}. All annotators waver ({evidence}); nobody is consistent.",
+        "Add examples to the guideline, or ask more annotators per task.",
+    ),
+    "undecided": DiagnosisText(
+        "not enough evidence",
+        "Annotators disagree in 15 % or more of the cases, and there are too few cases, or too few annotators, to say"
+        " why.",
+        "Not enough evidence to say why: {what} ({evidence}).",
+        "Have a third annotator do some of these tasks, or wait for more.",
+    ),
+}  # fmt: skip
+
+
+def named_by_measure(diagnoses: Iterable[Diagnosis]) -> dict[int, frozenset[str]]:
+    """Annotator -> measures on which a diagnosis names them."""
+    named: dict[int, set[str]] = {}
+    for diagnosis in diagnoses:
+        for who in diagnosis.who:
+            named.setdefault(who, set()).update(diagnosis.measures)
+    return {who: frozenset(measures) for who, measures in named.items()}
+
+
+def say(
+    kind: DiagnosisKind,
+    control: str,
+    answers: tuple[str, str],
+    items: int,
+    *,
+    what: str,
+    evidence: str,
+    who: tuple[int, ...] = (),
+    first: tuple[int, ...] = (),
+    second: tuple[int, ...] = (),
+    sides: Mapping[int, tuple[int, int]] | None = None,
+    content: str = "",
+    measure: str = "",
+) -> Diagnosis:
+    """A diagnosis with its sentence; the arguments are its fields, and ``what`` is found."""
+    said = DIAGNOSES[kind]
+    people = " and ".join(f"annotator {one}" for one in who)
+    sentence = said.sentence.format(what=what, evidence=evidence, people=people)
+    sentence = sentence.strip()
+    text = f"{sentence[0].upper()}{sentence[1:]} {said.advice}"
+    return Diagnosis(control, answers, items, kind, dict(sides or {}), first, second, who, text, content, measure,
+                     evidence, said.advice)  # fmt: skip
+
+
+def percent(share: float) -> str:
+    """A share in whole percent."""
+    return f"{100 * share:.0f} %"
