@@ -20,7 +20,7 @@ true marks. All are estimated by EM.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -128,12 +128,10 @@ class LabelPosterior(Protocol):
         """Probability of each answer given the votes."""
 
 
-class VoiceModel(msgspec.Struct, frozen=True):
-    """Errors of a model, as those of one more annotator.
+class VoiceErrors(msgspec.Struct, frozen=True):
+    """How a model errs, as an annotator.
 
     Attributes:
-        detection: The annotators' detection as the voice lets it appear: with one or two annotators of a task, their
-            agreement alone says little about it. It serves this consensus only; nobody is rated by it.
         logit: Logit of recall for an object of mean difficulty, at any score.
         false_regions: False regions per image, at any score.
         match_rate: Probability that it marks an annotator's false region too.
@@ -141,12 +139,8 @@ class VoiceModel(msgspec.Struct, frozen=True):
         slope: b of it.
         log_ratio: Log of its true marks by its false marks.
         unmarked: Objects that no annotator marked, relative to what the annotators' own model expects.
-        tasks: Tasks that it was estimated from.
-        label_accuracy: Share of right labels, by control.
-        box: Bias and variance of its boxes.
     """
 
-    detection: DetectionModel
     logit: float
     false_regions: float
     match_rate: float
@@ -154,9 +148,6 @@ class VoiceModel(msgspec.Struct, frozen=True):
     slope: float
     log_ratio: float
     unmarked: float
-    tasks: int
-    label_accuracy: Mapping[str, float] = {}
-    box: BoxBias = BoxBias()
 
     def recall(self) -> float:
         """Share of all objects that it marks with any score."""
@@ -165,6 +156,23 @@ class VoiceModel(msgspec.Struct, frozen=True):
     def calibrated(self, score: float) -> float:
         """Probability that a region with this score is an object, without the annotators."""
         return float(expit(np.array(self.intercept + self.slope * _logit(score))))
+
+
+class VoiceModel(VoiceErrors, frozen=True):
+    """The errors of a model, the annotators' detection as the model lets it appear, its labels and its boxes.
+
+    Attributes:
+        detection: The annotators' detection as the voice lets it appear: with one or two annotators of a task, their
+            agreement alone says little about it. It serves this consensus only; nobody is rated by it.
+        tasks: Tasks that it was estimated from.
+        label_accuracy: Share of right labels, by control.
+        box: Bias and variance of its boxes.
+    """
+
+    detection: DetectionModel
+    tasks: int
+    label_accuracy: Mapping[str, float] = {}
+    box: BoxBias = BoxBias()
 
     def probability(self, evidence: ObjectEvidence, score: float | None) -> float:
         """Probability that a cluster of annotators' regions is an object.
@@ -255,25 +263,15 @@ def fit_voice_model(
         detection = _refined_detection(tasks, own, clusters, alone)
         errors, clusters, alone = _estimate(tasks, detection)
     return VoiceModel(
-        detection, errors.logit, errors.false_regions, errors.match_rate, errors.intercept, errors.slope,
-        errors.log_ratio, errors.unmarked, len(tasks), _label_accuracy(tasks, labels),
-        fit_box_bias([boxes for task in tasks for boxes in task.boxes]).by_annotator.get(VOICE, BoxBias()),
-    )  # fmt: skip
+        **msgspec.structs.asdict(errors),
+        detection=detection,
+        tasks=len(tasks),
+        label_accuracy=_label_accuracy(tasks, labels),
+        box=fit_box_bias([boxes for task in tasks for boxes in task.boxes]).by_annotator.get(VOICE, BoxBias()),
+    )
 
 
-class _Errors(NamedTuple):
-    """See `VoiceModel`."""
-
-    logit: float
-    false_regions: float
-    match_rate: float
-    intercept: float
-    slope: float
-    log_ratio: float
-    unmarked: float
-
-
-def _estimate(tasks: Sequence[HeardTask], detection: DetectionModel) -> tuple[_Errors, Floats, Floats]:
+def _estimate(tasks: Sequence[HeardTask], detection: DetectionModel) -> tuple[VoiceErrors, Floats, Floats]:
     """EM for the voice, given the annotators' detection.
 
     Returns:
@@ -319,7 +317,7 @@ def _estimate(tasks: Sequence[HeardTask], detection: DetectionModel) -> tuple[_E
         is_real = np.concatenate((1 - cluster[known, -1], 1 - lone[:, -1]))
         calibration = _calibrate(calibration, np.concatenate((logits[known], alone)), is_real)
         log_ratio = float(np.log((is_real.sum() + 1) / ((1 - is_real).sum() + 1)))
-    errors = _Errors(
+    errors = VoiceErrors(
         float(recall_logit), float(false_regions), match_rate, float(calibration[0]), float(calibration[1]), log_ratio,
         float(factor),
     )  # fmt: skip
