@@ -11,7 +11,9 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from ml_backend.errors import ModelBroken, ModelError
 from ml_backend.inference.detector import embedded_model
+from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.tables import PROJECTS
+from ml_backend.learning.store.train_jobs import TrainJobStore
 from ml_backend.server.readiness import ready_checks, require_served_files
 from ml_backend.serving.activation import cache_of
 from ml_backend.serving.active_versions import set_active
@@ -81,3 +83,25 @@ def test_a_database_that_was_lost_makes_the_backend_not_ready(settings):
         moved.setattr(readiness.time, "monotonic", lambda: clock() + readiness.CACHE_TTL_S + 1)
         with pytest.raises(DatabaseError, match="is gone"):
             checks["database"]()
+
+
+@pytest.mark.parametrize(
+    ("on", "heard", "ready"), [("on", "", False), ("on", "gpu-box", True), ("auto", "", True), ("off", "", True)]
+)
+def test_a_project_that_is_to_be_fine_tuned_needs_somebody_to_do_it(settings, on, heard, ready):
+    check = ready_checks(settings, ModelServer.from_settings(settings))["training"]
+    check()  # nothing was connected
+    engine = open_database(settings)
+    TrainingDataStore(engine).connect(7)
+    policy = settings.home / "ml_backend" / "learn.toml"
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    policy.write_text(f'[train]\non = "{on}"\n')
+    if heard:
+        TrainJobStore(engine).heard(heard, "cuda")
+    check = ready_checks(settings, ModelServer.from_settings(settings))["training"]
+    if ready:
+        check()
+        return
+    with pytest.raises(NotReady, match="Project 7: No fine-tuning: torch is not installed") as refused:
+        check()
+    assert "pip install 'labelloop[train]'" in str(refused.value)
