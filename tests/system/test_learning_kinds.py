@@ -15,7 +15,12 @@ IMAGE = '<Image name="image" value="$image"/>'
 POLYGONS = '<PolygonLabels name="outline" toName="image"><Label value="Disc"/><Label value="Square"/></PolygonLabels>'
 BOXES = '<RectangleLabels name="box" toName="image"><Label value="Disc"/><Label value="Square"/></RectangleLabels>'
 CHOICES = '<Choices name="kind" toName="image"><Choice value="both"/><Choice value="alone"/></Choices>'
+GENERIC = (
+    '<Labels name="label" toName="image"><Label value="Disc"/><Label value="Square"/></Labels>'
+    '<Polygon name="outline" toName="image"/>'
+)
 KINDS = {
+    "generic": (GENERIC, {"polygon", "labels"}),
     "polygons": (POLYGONS, {"polygonlabels"}),
     "answers": (CHOICES, {"choices"}),
     "mixed": (BOXES + CHOICES, {"choices", "rectanglelabels"}),
@@ -36,6 +41,12 @@ def annotation_of(kind, drawn):
     results = []
     for label, box in drawn if kind != "answers" else ():
         x0, y0, x1, y1 = (100 * side / SIDE for side in box)
+        if kind == "generic":
+            points = {"points": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]], "closed": True}
+            results.append({"id": label, "from_name": "outline", "type": "polygon", "value": points, **size})
+            value = {**points, "labels": [label]}
+            results.append({"id": label, "from_name": "label", "type": "labels", "value": value, **size})
+            continue
         if kind == "polygons":
             points = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
             value, name = {"points": points, "closed": True, "polygonlabels": [label]}, "outline"
@@ -44,13 +55,15 @@ def annotation_of(kind, drawn):
             name = "box"
         type_ = "polygonlabels" if kind == "polygons" else "rectanglelabels"
         results.append({"id": label, "from_name": name, "type": type_, "value": value, **size})
-    if kind != "polygons":
+    if kind not in {"polygons", "generic"}:
         value = {"choices": ["both" if len(drawn) > 1 else "alone"]}
         results.append({"id": "kind", "from_name": "kind", "to_name": "image", "type": "choices", "value": value})
     return results
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) if name == "generic" else name for name in KINDS]
+)
 def kind(request):
     return request.param
 
