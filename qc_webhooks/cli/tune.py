@@ -51,10 +51,12 @@ def tune_policy(
     """Propose the policy that reaches an error of the consensus with the fewest labels.
 
     Recorded annotations are replayed in random orders, as if annotators were asked one by one: 2 or more to begin with,
-    then one more while it is expected to correct enough errors (least_gain), up to a maximum. Each policy gets its
-    labels per task and the error of its consensus. The cheapest one that reaches the target is printed as a block for
-    policy.toml; nothing is changed. Where none reaches it, reviewers decide disputed tasks and those of low agreement
-    ([[review]]); otherwise tasks that are disputed in the end count with their consensus.
+    then one more while it is expected to correct enough errors (least_gain), up to a maximum. The threshold of a
+    dispute (agreement) is varied too: it decides where one more is asked although only shapes differ, and what
+    reviewers see. Each policy gets its labels per task and the error of its consensus. The cheapest one that reaches
+    the target is printed as a block for policy.toml; nothing is changed. Where none reaches it, reviewers decide
+    disputed tasks and those of low agreement ([[review]]); otherwise tasks that are disputed in the end count with
+    their consensus.
 
     The error is the share of wrong statements: missing, extra and mislabelled objects (1 - F1), wrong answers. It is
     measured against ground truths where tasks have one, else against the consensus of all recorded annotators, with
@@ -157,7 +159,10 @@ def tuning_text(found: Tuning) -> Iterator[str]:
 def _curve_lines(curve: Sequence[TuningPoint], proposed: TuningPoint | None) -> Iterator[str]:
     reviewed = any(point.reviewers for point in curve)
     review_head = "  review below (tasks)" if reviewed else ""
-    yield f"{'labels/task':>11} {'error':>7}  {'95 %':<14} {'annotators':<10} {'least_gain':>10}{review_head}"
+    yield (
+        f"{'labels/task':>11} {'error':>7}  {'95 %':<14} {'annotators':<10} {'least_gain':>10} {'agreement':>9}"
+        f"{review_head}"
+    )
     if len(curve) > _MAX_LINES:
         kept = {round(index * (len(curve) - 1) / (_MAX_LINES - 1)) for index in range(_MAX_LINES)}
         curve = [point for index, point in enumerate(curve) if index in kept or point == proposed]
@@ -170,7 +175,7 @@ def _curve_lines(curve: Sequence[TuningPoint], proposed: TuningPoint | None) -> 
         mark = "  <- proposed" if point == proposed else ""
         yield (
             f"{point.labels:>11.2f} {_percent(point.error):>7}  {interval:<14} {people:<10} {point.least_gain:>10g}"
-            f"{review}  {bar}{mark}"
+            f" {point.agreement:>9g}{review}  {bar}{mark}"
         )
 
 

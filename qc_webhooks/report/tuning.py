@@ -8,7 +8,7 @@ there is one, else the consensus of all who are recorded. A policy is then a rul
 - one more is asked while further ones are expected to correct ``least_gain`` errors, and where two draw the same object
   too differently (the rule of ``qc_webhooks.decision.routes``);
 - with reviewers, tasks that are disputed in the end go to one, and agreed tasks whose mean agreement is below a route
-  of ``[[review]]``. A reviewer is taken to be right.
+  of ``[[review]]``. A reviewer is taken to be right. ``agreement`` says from which agreement on a task is no dispute.
 
 The error is the share of wrong statements. For objects it is 1 - F1: missing and extra objects, and one with a wrong
 label, or a box that overlaps the reference by less than ``match_iou``; for a question about the task, the share of
@@ -18,6 +18,7 @@ wrong answers.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -39,6 +40,8 @@ MIN_ANNOTATORS, MIN_WITH_TRUTH = 3, 2
 MAX_TASKS = 1000
 # Candidates of a policy.
 _GAINS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 1.0)
+# Thresholds beside that of the policy in force. With them no route of reviews is tried: both send tasks to reviewers.
+_AGREEMENTS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # Labels that one review is worth: it takes longer, and by someone who knows the guideline.
 REVIEW_COST = 3.0
 _REVIEW_THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -61,8 +64,9 @@ class TuningPoint(msgspec.Struct, frozen=True, gc=False):
         error: Share of wrong statements.
         low: Lower end of its 95 % interval (bootstrap over tasks).
         high: Upper end.
-        disputed: Share of the tasks that are disputed in the end, under the policy in force.
+        disputed: Share of the tasks that are disputed in the end.
         short: Share of the tasks that would have asked more annotators than are recorded.
+        agreement: Agreement from which a task is no dispute; 0: that of the policy in force (earlier tunings).
     """
 
     annotators: int
@@ -77,6 +81,7 @@ class TuningPoint(msgspec.Struct, frozen=True, gc=False):
     high: float
     short: float
     disputed: float
+    agreement: float = 0.0
 
 
 class Tuning(msgspec.Struct, frozen=True, gc=False):
@@ -164,7 +169,7 @@ def tune(
     alone = [point for point in points if not point.reviewers]
 
     def with_interval(point: TuningPoint | None) -> TuningPoint | None:
-        return None if point is None else _point(replayed, _candidate(point))
+        return None if point is None else _point(replayed, point)
 
     chosen = _choose(points, target, review_cost)
     proposed = with_interval(chosen)
@@ -173,8 +178,8 @@ def tune(
         proposed,
         with_interval(_cheapest(reviewed, target, review_cost)),
         None if proposed is None else _held_out(replayed, target, review_cost, rng),
-        tuple(_point(replayed, _candidate(point)) for point in _frontier(alone, review_cost, chosen)),
-        tuple(_point(replayed, _candidate(point)) for point in _frontier(reviewed, review_cost, chosen)),
+        tuple(_point(replayed, point) for point in _frontier(alone, review_cost, chosen)),
+        tuple(_point(replayed, point) for point in _frontier(reviewed, review_cost, chosen)),
         review_cost,
         len(usable),
         sum(item.evidence().truth is not None for item in usable),
@@ -198,7 +203,7 @@ def measure(
     usable = [item for item in tasks if _is_usable(item)]
     mosts = (point.max_annotators,)
     replayed = replay_orders(usable, policy or Policy(), np.random.default_rng(seed), None, mosts)
-    return _point(replayed, _candidate(point))
+    return _point(replayed, point)
 
 
 def policy_block(point: TuningPoint) -> str:
@@ -207,6 +212,7 @@ def policy_block(point: TuningPoint) -> str:
         f"annotators = {point.annotators}",
         f"max_annotators = {point.max_annotators}",
         f"least_gain = {point.least_gain:g}",
+        *([f"agreement = {point.agreement:g}"] if point.agreement else []),
     ]
     if point.review_below:
         lines += ["", "[[review]]", 'dimension = "overall"', 'operator = "lt"', f"threshold = {point.review_below:g}"]
@@ -219,30 +225,40 @@ def _is_usable(task: TaskFacts) -> bool:
     return len(evidence.rated_annotators) >= needed and bool(evidence.clusters or evidence.choices)
 
 
-# (annotators, max_annotators, least_gain, review_below: None without reviewers).
-Candidate = tuple[int, int, float, float | None]
+class _Candidate(NamedTuple):
+    """A policy that is tried; ``review_below`` is None without reviewers."""
 
+    annotators: int
+    max_annotators: int
+    least_gain: float
+    agreement: float
+    review_below: float | None
 
-def _candidate(point: TuningPoint) -> Candidate:
-    review = point.review_below if point.reviewers else None
-    return point.annotators, point.max_annotators, point.least_gain, review
+    @classmethod
+    def of(cls, point: TuningPoint, replayed: Replayed) -> "_Candidate":
+        """The policy of a point."""
+        agreement = point.agreement or replayed.threshold
+        review = point.review_below if point.reviewers else None
+        return cls(point.annotators, point.max_annotators, point.least_gain, agreement, review)
 
 
 def _points(replayed: Replayed, review_cost: float) -> Iterator[TuningPoint]:
-    """Every policy that is tried, without intervals."""
-    reviews: Sequence[float | None] = (None, *_REVIEW_THRESHOLDS) if review_cost else (None,)
-    for most in replayed.gains:
-        for annotators in range(2, min(most, 5) + 1):
-            for gain in _GAINS if annotators < most else (1.0,):
-                stopped = _Stopped.of(replayed, annotators, most, gain)
-                for review in reviews:
-                    yield stopped.point((annotators, most, gain, review))
+    """Every policy that is tried, without intervals; among equals, those with the agreement in force come first."""
+    for agreement in (replayed.threshold, *(value for value in _AGREEMENTS if value != replayed.threshold)):
+        is_in_force = agreement == replayed.threshold
+        reviews: Sequence[float | None] = (None, *(_REVIEW_THRESHOLDS if is_in_force else (0.0,)))
+        for most in replayed.gains:
+            for annotators in range(2, min(most, 5) + 1):
+                for gain in _GAINS if annotators < most else (1.0,):
+                    stopped = _Stopped.of(replayed, annotators, most, gain, agreement)
+                    for review in reviews if review_cost else (None,):
+                        yield stopped.point(_Candidate(annotators, most, gain, agreement, review))
 
 
-def _point(replayed: Replayed, candidate: Candidate) -> TuningPoint:
+def _point(replayed: Replayed, point: TuningPoint) -> TuningPoint:
     """A policy with its interval."""
-    stopped = _Stopped.of(replayed, *candidate[:3])
-    return stopped.point(candidate, _resamples(len(replayed.recorded)))
+    candidate = _Candidate.of(point, replayed)
+    return _Stopped.of(replayed, *candidate[:4]).point(candidate, _resamples(len(replayed.recorded)))
 
 
 @dataclass(frozen=True)
@@ -266,27 +282,28 @@ class _Stopped:
     mean: Floats
 
     @classmethod
-    def of(cls, replayed: Replayed, annotators: int, most: int, least_gain: float) -> "_Stopped":
+    def of(cls, replayed: Replayed, annotators: int, most: int, least_gain: float, agreement: float) -> "_Stopped":
         """Replay a policy."""
-        gains = replayed.gains[most]
+        gains, is_low = replayed.gains[most], replayed.agreement < agreement - 1e-6
         orders, tasks, _ = gains.shape
         used = np.broadcast_to(np.minimum(replayed.recorded, annotators), (orders, tasks)).copy()
         short = np.zeros((orders, tasks), dtype=bool)
         for count in range(annotators, most):
-            asks = (used == count) & ((gains[:, :, count - 1] >= least_gain) | replayed.shapes[:, :, count - 1])
+            shapes = is_low[:, :, count - 1] & replayed.same_objects[:, :, count - 1]
+            asks = (used == count) & ((gains[:, :, count - 1] >= least_gain) | shapes)
             further = asks & (replayed.recorded > count)
             short |= asks & ~further
             used = used + further
         index = used[:, :, None] - 1
-        wrong, statements, agreement, mean = (
+        wrong, statements, disputed, mean = (
             np.take_along_axis(values, index, axis=2)[:, :, 0]
-            for values in (replayed.wrong, replayed.statements, replayed.agreement, replayed.mean)
+            for values in (replayed.wrong, replayed.statements, is_low, replayed.mean)
         )
-        return cls(used, short, wrong, statements, agreement < replayed.threshold - 1e-6, mean)
+        return cls(used, short, wrong, statements, disputed, mean)
 
-    def point(self, candidate: Candidate, weights: Floats | None = None) -> TuningPoint:
+    def point(self, candidate: _Candidate, weights: Floats | None = None) -> TuningPoint:
         """Cost and error, with the interval from resampling weights of the tasks, ``(resamples, tasks)``."""
-        annotators, most, least_gain, review = candidate
+        annotators, most, least_gain, agreement, review = candidate
         reviewed = np.zeros_like(self.disputed) if review is None else self.disputed | (self.mean < review)
         wrong, statements = np.where(reviewed, 0.0, self.wrong).mean(axis=0), self.statements.mean(axis=0)
         error = round(float(wrong.sum() / max(statements.sum(), 1e-9)), 5)
@@ -307,6 +324,7 @@ class _Stopped:
             high,
             round(float(self.short.mean()), 4),
             round(float(self.disputed.mean()), 4),
+            agreement,
         )
 
 
@@ -345,7 +363,7 @@ def _held_out(replayed: Replayed, target: float, review_cost: float, rng: np.ran
         best = _choose([*_points(mine, review_cost)], target, review_cost)
         if best is None:
             return None
-        measured.append(_point(replayed.part(held), _candidate(best)))
+        measured.append(_point(replayed.part(held), best))
     first, second = measured
     half = math.hypot(first.high - first.low, second.high - second.low) / 4
     error = (first.error + second.error) / 2

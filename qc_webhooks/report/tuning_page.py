@@ -46,10 +46,11 @@ def shown_curve(tuning: Tuning) -> tuple[TuningPoint, ...]:
 def describe_point(point: TuningPoint) -> str:
     """A policy, its cost and its error in one line."""
     review = f", {100 * point.reviewed:.0f} % reviewed" if point.reviewers else ""
+    agreement = f", agreement {point.agreement:g}" if point.agreement else ""
     return (
         f"{point.labels:.2f} labels per task, error {100 * point.error:.1f} % ({100 * point.low:.1f} to"
         f" {100 * point.high:.1f}): {point.annotators} to {point.max_annotators} annotators, least_gain"
-        f" {point.least_gain:g}{review}"
+        f" {point.least_gain:g}{agreement}{review}"
     )
 
 

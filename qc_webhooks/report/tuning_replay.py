@@ -36,18 +36,19 @@ class Replayed:
         wrong: Expected wrong statements of the consensus of the first annotators, ``(o, t, n)``.
         statements: Number of statements.
         gains: Most annotators -> expected gain of further ones after the first, ``(o, t, n)``.
-        shapes: Whether only the shapes differ too much, ``(o, t, n)``.
+        same_objects: Whether the first annotators have the same objects with the same labels and answers, so that only
+            the shapes may differ too much, ``(o, t, n)``.
         agreement: Highest threshold at which a majority of the first annotators agrees, -1: none, ``(o, t, n)``.
         mean: Mean agreement of the first annotators, ``(o, t, n)``.
         full_error: Error of the consensus of all.
-        threshold: The agreement below which the policy in force calls a task disputed.
+        threshold: The agreement below which the policy in force calls a task disputed (setting ``agreement``).
     """
 
     recorded: NDArray[np.intp]
     wrong: Floats
     statements: Floats
     gains: Mapping[int, Floats]
-    shapes: NDArray[np.bool_]
+    same_objects: NDArray[np.bool_]
     agreement: Floats
     mean: Floats
     full_error: float
@@ -61,7 +62,7 @@ class Replayed:
             wrong=self.wrong[:, tasks],
             statements=self.statements[:, tasks],
             gains={most: gain[:, tasks] for most, gain in self.gains.items()},
-            shapes=self.shapes[:, tasks],
+            same_objects=self.same_objects[:, tasks],
             agreement=self.agreement[:, tasks],
             mean=self.mean[:, tasks],
         )
@@ -85,7 +86,7 @@ def replay_orders(
     mosts = mosts or sorted({count for count in (3, 4, 5, 7) if count < most} | {most})
     shape = (ORDERS, len(tasks), most)
     wrong, statements, agreement, mean = np.zeros(shape), np.zeros(shape), np.ones(shape), np.ones(shape)
-    shapes = np.zeros(shape, dtype=bool)
+    same_objects = np.zeros(shape, dtype=bool)
     gains = {count: np.zeros(shape) for count in mosts}
     full_wrong = full_statements = 0.0
     for index, (task, item) in enumerate(zip(tasks, evidence, strict=True)):
@@ -105,14 +106,14 @@ def replay_orders(
                 agreement[place] = _majority(first, deciding)
                 mean[place] = np.mean([_score(overall, a, b) for a, b in combinations(first, 2)])
                 subset = _subset(item, first)
-                shapes[place] = agreement[place] < policy.agreement and not _has_covered_differences(subset)
+                same_objects[place] = not _has_covered_differences(subset)
                 for maximum, gain in gains.items():
                     if count < maximum:
                         gain[place] = expected_gain(subset, model, max_annotators=maximum).gain
         if progress is not None:
             progress(index + 1, len(tasks))
     full_error = full_wrong / full_statements if full_statements else 0.0
-    return Replayed(recorded, wrong, statements, gains, shapes, agreement, mean, full_error, policy.agreement)
+    return Replayed(recorded, wrong, statements, gains, same_objects, agreement, mean, full_error, policy.agreement)
 
 
 class _Reference:

@@ -3,11 +3,12 @@
 import json
 import random
 
+import msgspec
 import pytest
 
 from labelloop.cli.main import main
 from qc_webhooks.errors import QualityControlError
-from qc_webhooks.policy import parse_policy
+from qc_webhooks.policy import Policy, parse_policy
 from qc_webhooks.report.tuning import measure, policy_block, tune
 from qc_webhooks.report.tuning_page import tuning_chart, tuning_html
 from qc_webhooks.report.tuning_store import load_tuning, save_tuning
@@ -78,6 +79,36 @@ def test_reviewers_are_asked_where_annotators_do_not_reach_it():
     assert 0 < found.proposed.reviewed < 1
     assert found.proposed == found.with_reviewer
     assert tune(wavering, 0.05, review_cost=0).proposed is None
+
+
+def drawn_tasks(count, agreement):
+    """Tasks of three annotators of one opinion, whose drawings agree by this much."""
+    replace = msgspec.structs.replace
+    return [
+        replace(item, pairs=tuple(replace(pair, overall=agreement, controls={"q": agreement}) for pair in item.pairs))
+        for item in tasks(count, people=3, accuracy=1.0, truth=True)
+    ]
+
+
+def test_threshold_of_a_dispute_is_varied_too():
+    wavering = tasks(40, people=3, accuracy=0.4, truth=True)
+    alike = drawn_tasks(40, 0.65)
+    found = tune([*wavering, *(msgspec.structs.replace(item, task=1000 + item.task) for item in alike)], 0.05)
+    # Those that agree by .65 are right: a threshold above it would send all of them to a reviewer.
+    assert found.proposed.agreement < 0.65
+    assert f"agreement = {found.proposed.agreement:g}" in policy_block(found.proposed)
+    strict = measure(alike, msgspec.structs.replace(found.proposed, agreement=0.9))
+    assert (strict.disputed, measure(alike, found.proposed).disputed) == (1.0, 0.0)
+
+
+def test_agreement_in_force_stays_where_no_other_is_better(tuning):
+    assert {point.agreement for point in tuning.curve} == {Policy().agreement}
+
+
+def test_earlier_tuning_keeps_its_agreement(tuning):
+    earlier = msgspec.structs.replace(tuning.proposed, agreement=0.0)
+    assert "agreement" not in policy_block(earlier)
+    assert measure(tasks(40, truth=True), earlier).agreement == Policy().agreement
 
 
 @pytest.mark.parametrize(("count", "people"), [(10, 5), (60, 2)])
