@@ -7,8 +7,7 @@ import msgspec
 
 from exporters.console import terminal_label
 from exporters.convert.annotation_policy import NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, PREDICTED, SKIPPED, UNSETTLED
-from exporters.convert.consensus import MERGED, OUTVOTED, PARTLY_READABLE
-from exporters.convert.tally import MALFORMED
+from exporters.convert.tally import MALFORMED, MERGED, OUTVOTED, PARTLY_READABLE
 from exporters.convert.task_assembler import NO_IMAGE_IN_DATA
 from exporters.dataset.shards import read_table
 from exporters.dataset.versions import read_version

@@ -27,11 +27,6 @@ from labelloop.labeling.studio.latest import annotator_id
 from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.task import Annotation, Task
 
-MERGED = "joined with the same object of another annotator"
-OUTVOTED = "not in the consensus"
-PARTLY_READABLE = "of an annotation that cannot be read whole"
-TOO_LARGE = "too many regions for a consensus"
-
 # Canvas for images of unknown size: percent on a square give upright shapes the same overlap.
 _UNKNOWN_SIZE = (1000, 1000)
 

@@ -1,13 +1,16 @@
 """The options of an export that determine the conversion of tasks."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from exporters.convert.annotation_policy import Policy
 from exporters.model.splits import SplitPolicy
-from labelloop.labeling.consensus.consensus import AnnotatorModel
 from labelloop.labeling.studio.config import LabelConfig
+
+if TYPE_CHECKING:  # statistics that only a consensus needs
+    from labelloop.labeling.consensus.consensus import AnnotatorModel
 
 
 class ConversionOptions(msgspec.Struct, frozen=True):
@@ -31,7 +34,7 @@ class ConversionOptions(msgspec.Struct, frozen=True):
     disputed: str
     config: LabelConfig | None
     config_labels: frozenset[str]
-    crowd: AnnotatorModel | None = None
+    crowd: "AnnotatorModel | None" = None
     renamed: Mapping[str, str] = {}
     sizeless: bool = False
     images: bool = True

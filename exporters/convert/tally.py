@@ -14,6 +14,12 @@ from labelloop.labeling.studio.task import Annotation, Task
 MALFORMED = "malformed"
 MOVED = "images moved to the split of the same image in an earlier task (see dropped.jsonl)"
 
+# Reasons of a consensus.
+MERGED = "joined with the same object of another annotator"
+OUTVOTED = "not in the consensus"
+PARTLY_READABLE = "of an annotation that cannot be read whole"
+TOO_LARGE = "too many regions for a consensus"
+
 Counted = Counter[tuple[str, ...]]
 
 

@@ -5,6 +5,7 @@ ends the walk.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,11 +17,10 @@ from exporters.convert.annotation_policy import (
     select_annotations,
     unsettled_status,
 )
-from exporters.convert.consensus import MERGED, OUTVOTED, PARTLY_READABLE, TOO_LARGE, ConsensusResult, consensus_reading
 from exporters.convert.image_placer import NOT_KNOWN, ImagePlacement, ImagePlacer, Reading
 from exporters.convert.options import ConversionOptions, image_class_control
 from exporters.convert.region_converter import ConvertedRegion, RegionConverter
-from exporters.convert.tally import MALFORMED, NOTHING, Tally, TaskLosses
+from exporters.convert.tally import MALFORMED, MERGED, NOTHING, OUTVOTED, PARTLY_READABLE, TOO_LARGE, Tally, TaskLosses
 from exporters.convert.task_images import ImageSizes, TaskImage, find_image, task_images
 from exporters.convert.task_registry import TaskRegistry
 from exporters.dataset.task_index import NameKeys
@@ -30,10 +30,12 @@ from exporters.model.clipping import is_size_independent
 from exporters.model.file_names import imported_coco_fields
 from exporters.model.records import Image, Item, Object
 from exporters.model.splits import DISPUTED_SPLIT
-from labelloop.labeling.consensus.consensus import AnnotatorModel
 from labelloop.labeling.errors import MalformedTask, TooLargeToJudge
 from labelloop.labeling.region import ParsedAnnotation, Region
 from labelloop.labeling.studio.task import Annotation, Task
+
+if TYPE_CHECKING:
+    from exporters.convert.consensus import ConsensusResult
 
 INPUT_TASK = Tally.count("input", "task")
 NO_SUCH_IMAGE = "drawn on an image that the task does not have"
@@ -131,6 +133,9 @@ class TaskAssembler:
         readings = [(annotation, self._placer.read(task, annotation, images)) for annotation in selection.chosen]
         consensus: ConsensusResult | None = None
         if selection.rule == CONSENSUS:
+            from exporters.convert.consensus import consensus_reading
+            from labelloop.labeling.consensus.consensus import AnnotatorModel
+
             try:
                 consensus = consensus_reading(readings, self._rules.crowd or AnnotatorModel())
             except TooLargeToJudge as problem:
@@ -335,7 +340,7 @@ def _read_tally(readings: Sequence[Reading], losses: TaskLosses) -> Tally:
     return Tally.join(Tally(tuple(lines)), *malformed)
 
 
-def _consensus_tally(consensus: ConsensusResult, losses: TaskLosses) -> Tally:
+def _consensus_tally(consensus: "ConsensusResult", losses: TaskLosses) -> Tally:
     """Return the regions that a consensus leaves out."""
     return Tally.join(
         Tally.drop("region", MERGED, times=consensus.merged),

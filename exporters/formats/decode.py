@@ -11,9 +11,6 @@ import shapely
 from exporters.model.class_map import Categories
 from exporters.model.records import Box, Image
 from labelloop.labeling.geometry.shapes import Point
-from labelloop.service.datasets.coco_records import ring_points
-from labelloop.service.datasets.shapes import decode_rle
-from labelloop.service.datasets.yolo_rows import pixel_points, split_rows
 
 Ring = Sequence[Point]
 
@@ -83,6 +80,8 @@ def _coco_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> li
 
 
 def _yolo_box_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+    from labelloop.service.datasets.yolo_rows import split_rows  # readers of data sets: few exports need them
+
     del classes
     objects = []
     for row in split_rows(_decode_yolo(record).rows):
@@ -96,6 +95,8 @@ def _yolo_box_objects(record: bytes, image: Image, classes: Mapping[str, int]) -
 
 
 def _yolo_outline_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+    from labelloop.service.datasets.yolo_rows import pixel_points, split_rows
+
     del classes
     objects = []
     for row in split_rows(_decode_yolo(record).rows):
@@ -176,9 +177,11 @@ def best_format(formats: Container[str]) -> str:
 
 def _segmentation_rings(segmentation: Any) -> list[Ring]:
     if isinstance(segmentation, list):
-        return [ring_points(ring) for ring in segmentation]
+        return [list(zip(ring[::2], ring[1::2], strict=True)) for ring in segmentation]
     if not isinstance(segmentation, dict):
         return []
+    from labelloop.service.datasets.shapes import decode_rle
+
     height, width = segmentation["size"]
     outline = shapely.simplify(decode_rle(segmentation, width, height).polygon(), 0.5)
     rings: list[Ring] = []

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from exporters.convert.annotation_policy import DISPUTED, consensus, parse_policy
-from exporters.convert.consensus import estimate_annotators, reliability
 from exporters.convert.options import ConversionOptions, image_class_control
 from exporters.convert.task_images import LazyImageSizeReader, task_images
 from exporters.dataset.latest import FileProgress
@@ -73,6 +72,7 @@ def export(
     studio: "Studio | None" = None,
     progress: Progress | None = None,
     file_progress: FileProgress | None = None,
+    look_progress: Progress | None = None,
 ) -> ExportReport:
     """Export annotated tasks as a new version of a data set in the store.
 
@@ -86,7 +86,8 @@ def export(
         annotation: which annotations to export: a name in ``POLICIES`` or ``user:ID``.
         split: shares of train, val and test.
         split_key: a key of the tasks' data that holds train, val or test; otherwise the shares decide.
-        group_by: a key of the tasks' data: images with one value are in one split; ``folder``: those of one folder.
+        group_by: a key of the tasks' data: images with one value are in one split; ``folder``: those of one folder;
+            ``look``: near-duplicate images.
         disputed: what to do with tasks that quality control marked as disputed or could not judge: ``in``, ``out``, or
             ``apart``, in a split of their own.
         rename: labels that count as another class, each as ``OLD=NEW``.
@@ -103,6 +104,7 @@ def export(
         studio: a client to use instead of the settings' own.
         progress: called after each task.
         file_progress: called after each file of ``latest/``.
+        look_progress: called after each image that is read for ``group_by="look"``.
 
     Returns:
         The report; ``published`` says whether the head points to the new version.
@@ -149,7 +151,12 @@ def export(
         if YoloClassify.name in names and (pairs := list(near_duplicates(_image_classes(tasks.config, renamed)))):
             raise NearDuplicateLabels(pairs)
         of_images = image_formats(names)
-        crowd = estimate_annotators(tasks.tasks(), tasks.config) if chosen is consensus and of_images else None
+        crowd, annotators = None, {}
+        if chosen is consensus and of_images:
+            from exporters.convert.consensus import estimate_annotators, reliability
+
+            crowd = estimate_annotators(tasks.tasks(), tasks.config)
+            annotators = {"annotators": reliability(crowd)} if crowd else {}
 
         @cache
         def media() -> "Media":
@@ -190,6 +197,7 @@ def export(
             archives=archives,
             latest=latest,
             file_progress=file_progress,
+            look_progress=look_progress,
             policy={
                 "annotation": annotation,
                 "disputed": disputed,
@@ -200,7 +208,7 @@ def export(
                 **({"category_ids": category_ids} if category_ids != CATEGORY_IDS[0] else {}),
                 "several_labels": "an object for each label",
                 "images": "copied" if copy_images else "in place",
-                **({"annotators": reliability(crowd)} if crowd else {}),
+                **annotators,
             },
             headers=LazyImageSizeReader(media) if fetch else None,
             photos=media() if copy_images else None,

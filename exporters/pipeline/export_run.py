@@ -34,7 +34,7 @@ from exporters.model.splits import LOOK
 from exporters.pipeline.converter import TaskConverter, TaskOutcomeKey
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentWriter
 from exporters.pipeline.incremental import PreviousVersionIndex, SourceOrderChanged
-from exporters.pipeline.look_splits import LookSplits, split_by_look
+from exporters.pipeline.look_outcome import LookSplits
 from exporters.pipeline.plain_version import publish_plain_version
 from exporters.pipeline.publish_checks import EMPTY, refusal_reason
 from exporters.pipeline.report_collector import ReportCollector
@@ -109,6 +109,8 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def _grouped_by_look(self, parent: DatasetManifest | None) -> "ExportRun":
         """Return this export with the splits of the groups of near-duplicates."""
+        from exporters.pipeline.look_splits import split_by_look
+
         policy = self.rules.split
         look = split_by_look(
             self.source, policy, store=self.store, parent=parent, settings=self.settings, progress=self.look_progress

@@ -22,6 +22,7 @@ from exporters.model.file_names import hash_key, public_url
 from exporters.model.manifest import IMAGES, DatasetManifest
 from exporters.model.records import Image
 from exporters.model.splits import SplitPolicy
+from exporters.pipeline.look_outcome import LookSplits
 from exporters.sources import TaskSource
 from labelloop.labeling.splits import SPLITS
 from labelloop.labeling.studio.task import Task
@@ -34,23 +35,6 @@ _TOO_LARGE = 0.2
 _BATCH = 256
 
 Progress = Callable[[int, int | None], None]
-
-
-class LookSplits(msgspec.Struct, frozen=True):
-    """The outcome of `--group-by look`.
-
-    Attributes:
-        twins: `hash_key` of an image's public address -> its split, for images that are not where their own address
-            puts them.
-        moved_tasks: Keys of tasks whose images were in another split of the published version.
-        moved_images: File names of these images in that version.
-        notes: What is said about them.
-    """
-
-    twins: Mapping[int, str] = {}
-    moved_tasks: frozenset[int] = frozenset()
-    moved_images: frozenset[str] = frozenset()
-    notes: tuple[str, ...] = ()
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from shapely.geometry import box
 
-from exporters.convert.consensus import MERGED, OUTVOTED, PARTLY_READABLE, TOO_LARGE
+from exporters.convert.tally import MERGED, OUTVOTED, PARTLY_READABLE, TOO_LARGE
 from exporters.convert.task_assembler import UNSETTLED_APART, UNSETTLED_IN
 from labelloop.labeling.consensus import clustering as clusters
 from labelloop.labeling.studio.reading import read_annotation
