@@ -138,7 +138,8 @@ class ImageAndLineConverter:
         return ConvertedBlock(converted.block, rows, lines)
 
     def _convert(self, block: SourceBlock, index: int, row: ConvertedTask, split: str) -> tuple[ConvertedTask, Lines]:
-        if row.pattern is None and not (row.counted or {}).get(("kept", "task")):
+        is_kept = row.pattern is not None or (row.counted is not None and row.counted["kept", "task"] > 0)
+        if not is_kept:
             return row, ()
         task = read_entry(block.entries[index])
         assert isinstance(task, Task)  # it is kept

@@ -1,12 +1,14 @@
 """Read the texts of a line with their labelled spans: of Text, HyperText and Paragraphs, with offsets in characters."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html.parser import HTMLParser
-from typing import Any
+from itertools import accumulate
+from typing import Any, Self
 
 import msgspec
 
 from exporters.tasks.flat import Json
+from exporters.tasks.hypertext import HyperText, parse_hypertext
 from exporters.tasks.line import TaskLine
 from labelloop.labeling.studio.config import LabelConfig, ObjectTag
 
@@ -21,8 +23,6 @@ TRIMMED = "spans with spaces at an end, without them"
 SPAN_TYPES = frozenset({"labels", "hypertextlabels", "paragraphlabels"})
 _SPAN_TAGS = ("Labels", "HyperTextLabels", "ParagraphLabels")
 _TEXT_TAGS = frozenset({"text", "hypertext", "paragraphs"})
-# Text content of these elements is not shown.
-_HIDDEN = frozenset({"script", "style", "head", "template"})
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -52,6 +52,55 @@ class Document(msgspec.Struct, frozen=True):
     notes: Mapping[str, int] = {}
 
 
+class Paragraphs(msgspec.Struct, frozen=True):
+    """The paragraphs of a dialogue as one text, a line each, with the first character of each."""
+
+    text: str
+    starts: tuple[int, ...]
+
+    @classmethod
+    def join(cls, parts: Sequence[str]) -> Self:
+        """Join paragraphs."""
+        return cls("\n".join(parts), tuple(accumulate((len(part) + 1 for part in parts), initial=0))[:-1])
+
+    def position(self, number: object, offset: object) -> int | None:
+        """Return the position of a character of a paragraph; None if there is no such paragraph."""
+        text = str(number)
+        if not text.isdecimal() or int(text) >= len(self.starts) or type(offset) is not int:
+            return None
+        return self.starts[int(text)] + offset
+
+
+# What is shown of a value: a text, the paragraphs of a dialogue, or HTML.
+_Shown = str | Paragraphs | HyperText
+
+
+class _Characters:
+    """Finds a span of a text whose offsets may be in UTF-16 units."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        beyond = [] if text.isascii() else [index for index, letter in enumerate(text) if letter > "\uffff"]
+        # First unit of each character of two units.
+        self._pairs = [index + number for number, index in enumerate(beyond)]
+
+    def place(self, start: int, end: int, stated: object) -> tuple[int, int, bool] | None:
+        """Return the span in characters, and whether its offsets were in UTF-16 units; None if its text is not there.
+
+        JavaScript counts UTF-16 units: a character beyond U+FFFF, such as an emoji, is two.
+        """
+        wanted = _squeezed(stated) if isinstance(stated, str) and stated else None
+        if self._is_at(start, end, wanted):
+            return start, end, False
+        if not self._pairs:
+            return None
+        start, end = (offset - bisect_left(self._pairs, offset) for offset in (start, end))
+        return (start, end, True) if self._is_at(start, end, wanted) else None
+
+    def _is_at(self, start: int, end: int, wanted: str | None) -> bool:
+        return end <= len(self._text) and (wanted is None or _squeezed(self._text[start:end]) == wanted)
+
+
 def has_spans(config: LabelConfig) -> bool:
     """Whether a label config labels spans of a text."""
     return any(True for _ in _span_objects(config))
@@ -68,11 +117,11 @@ def documents(line: TaskLine, config: LabelConfig | None) -> tuple[list[Document
             by_object.setdefault(str(region.get("object") or ""), []).append(region)
     read: list[Document] = []
     reason = NO_TEXT
-    for name, text, starts in _texts(line.data, config, by_object):
-        if text is None:
+    for name, shown in _texts(line.data, config, by_object):
+        if shown is None:
             reason = TEXT_ELSEWHERE
             continue
-        read.append(_document(name, text, starts, by_object.get(name, ())))
+        read.append(_document(name, shown, by_object.get(name, ())))
     return read, "" if read else reason
 
 
@@ -86,47 +135,49 @@ def _span_objects(config: LabelConfig) -> Iterator[ObjectTag]:
 
 def _texts(
     data: Mapping[str, Any], config: LabelConfig | None, by_object: Mapping[str, Sequence[Json]]
-) -> Iterator[tuple[str, str | None, Sequence[int]]]:
-    """Yield (object, text, first character of each paragraph); the text is None if it is at an address."""
+) -> Iterator[tuple[str, _Shown | None]]:
+    """Yield (object, what it shows); None if that is at an address."""
     if config is None:
-        yield from ((name, text, ()) for name, text in _guessed_texts(data, by_object))
+        yield from _guessed_texts(data, by_object)
         return
     for tag in _span_objects(config):
         value = data.get(tag.value)
         if tag.attributes.get("valueType", "").lower() == "url":
-            yield tag.name, None, ()
+            yield tag.name, None
         elif tag.tag.lower() == "paragraphs" and isinstance(value, list):
             key = tag.attributes.get("textKey", tag.attributes.get("textkey", "text"))
             parts = [str(part.get(key) or "") if isinstance(part, dict) else str(part) for part in value]
-            starts = [0]
-            for part in parts:
-                starts.append(starts[-1] + len(part) + 1)
-            yield tag.name, "\n".join(parts), starts[:-1]
+            yield tag.name, Paragraphs.join(parts)
         elif isinstance(value, str | int | float):
-            yield tag.name, _shown(value) if tag.tag.lower() == "hypertext" else str(value), ()
+            yield tag.name, parse_hypertext(str(value)) if tag.tag.lower() == "hypertext" else str(value)
 
 
-def _guessed_texts(data: Mapping[str, Any], by_object: Mapping[str, Sequence[Json]]) -> Iterator[tuple[str, str]]:
-    texts = {key: value for key, value in data.items() if isinstance(value, str) and "://" not in value[:16]}
+def _guessed_texts(data: Mapping[str, Any], by_object: Mapping[str, Sequence[Json]]) -> Iterator[tuple[str, _Shown]]:
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
     for name, regions in by_object.items():
-        keys = [key for key in (name, *texts) if key in texts]
-        yield from [(name, texts[key]) for key in keys if not _document(name, texts[key], (), regions).losses][:1]
-    if not by_object and len(texts) == 1:
-        yield from texts.items()
+        is_html = any(str(region.get("type")).lower() == "hypertextlabels" for region in regions)
+        keys = dict.fromkeys(key for key in (name, *texts) if key in texts)
+        shown: Iterator[_Shown] = (parse_hypertext(texts[key]) if is_html else texts[key] for key in keys)
+        yield from [(name, one) for one in shown if not _document(name, one, regions).losses][:1]
+    sentences = [(key, text) for key, text in texts.items() if " " in text and "://" not in text[:16]]
+    if not by_object and len(sentences) == 1:
+        yield from sentences
 
 
-def _document(name: str, text: str, starts: Sequence[int], regions: Iterable[Json]) -> Document:
+def _document(name: str, shown: _Shown, regions: Iterable[Json]) -> Document:
+    text = shown if isinstance(shown, str) else shown.text
+    characters = _Characters(text)
     spans: list[Span] = []
     losses: list[tuple[str, str]] = []
     notes = {UTF16: 0, TRIMMED: 0}
     for region in regions:
         number = str(region.get("id") or "")
         labels = tuple(str(label) for label in region["labels"])
-        ends = _ends(region["shape"], starts)
+        ends = _ends(region["shape"], shown)
         if not labels or ends is None:
             losses.append((number, NO_OFFSETS if labels else NO_LABEL))
             continue
-        placed = _placed(text, *ends, region["shape"].get("text"))
+        placed = characters.place(*ends, region["shape"].get("text"))
         if placed is None:
             losses.append((number, NOT_ITS_TEXT))
             continue
@@ -143,68 +194,22 @@ def _document(name: str, text: str, starts: Sequence[int], regions: Iterable[Jso
     return Document(name, text, tuple(spans), tuple(losses), notes)
 
 
-def _ends(shape: Mapping[str, Any], starts: Sequence[int]) -> tuple[int, int] | None:
+def _ends(shape: Mapping[str, Any], shown: _Shown) -> tuple[int, int] | None:
     """Return the first and last character of a span; None if it has no offsets, or the end is not after the start."""
     start, end = shape.get("start"), shape.get("end")
-    if starts:  # paragraphs: which one, and the offset in it
-        try:
-            start = starts[int(str(start))] + int(shape["startOffset"])
-            end = starts[int(str(end))] + int(shape["endOffset"])
-        except (KeyError, ValueError, TypeError, IndexError):
-            return None
+    if isinstance(shown, Paragraphs):
+        start = shown.position(start, shape.get("startOffset"))
+        end = shown.position(end, shape.get("endOffset"))
     elif isinstance(offsets := shape.get("globalOffsets"), dict):
         start, end = offsets.get("start"), offsets.get("end")
+    elif isinstance(shown, HyperText) and isinstance(start, str):
+        start = shown.position(start, shape.get("startOffset"))
+        end = shown.position(end, shape.get("endOffset"))
     if type(start) is not int or type(end) is not int or not 0 <= start < end:
         return None
     return start, end
 
 
-def _placed(text: str, start: int, end: int, stated: object) -> tuple[int, int, bool] | None:
-    """Return the span in characters, and whether its offsets were in UTF-16 units; None if its text is not there.
-
-    JavaScript counts UTF-16 units: a character beyond U+FFFF, such as an emoji, is two.
-    """
-    wanted = _squeezed(stated) if isinstance(stated, str) and stated else None
-    if end <= len(text) and (wanted is None or _squeezed(text[start:end]) == wanted):
-        return start, end, False
-    if not text.isascii():
-        data = text.encode("utf-16-le", "surrogatepass")
-        before, marked = data[: 2 * start], data[2 * start : 2 * end]
-        if 2 * end <= len(data):
-            first = len(before.decode("utf-16-le", "replace"))
-            found = marked.decode("utf-16-le", "replace")
-            if wanted is None or _squeezed(found) == wanted:
-                return first, first + len(found), True
-    return None
-
-
 def _squeezed(text: str) -> str:
     """Return a text for comparison: Label Studio writes line breaks as two characters, or leaves them out."""
     return "".join(text.replace("\\n", "\n").split())
-
-
-class _Text(HTMLParser):
-    """Collects the text of HTML as a browser's ``textContent`` has it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        del attrs
-        self._hidden += tag in _HIDDEN
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in _HIDDEN and self._hidden > 0
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.parts.append(data)
-
-
-def _shown(value: object) -> str:
-    parser = _Text()
-    parser.feed(str(value))
-    parser.close()
-    return "".join(parser.parts)

@@ -115,14 +115,14 @@ def flatten(results: Sequence[Mapping[str, Any]], plain: PlainAnswers) -> FlatAn
     for position, result in enumerate(rebuilt):
         again.setdefault(_identity(result), []).append((position, result))
     exact: set[int] = set()
-    other = []
-    for result in results:
-        candidates = again.get(_identity(result), [])
-        position = next((at for at, one in candidates if at not in exact and _is_same(one, result)), None)
-        if position is None:
-            other.append(dict(result))
+    other: list[Json] = []
+    for raw in results:
+        candidates = again.get(_identity(raw), [])
+        same = next((at for at, one in candidates if at not in exact and _is_same(one, dict(raw))), -1)
+        if same < 0:
+            other.append(dict(raw))
         else:
-            exact.add(position)
+            exact.add(same)
     replaced = [position for position in range(len(rebuilt)) if position not in exact]
     return msgspec.structs.replace(flat, other=other, replaced=replaced) if other or replaced else flat
 
@@ -143,7 +143,7 @@ def _derived(flat: FlatAnnotation) -> Iterator[Json]:
         yield _answer_result(entry["control"], entry["answer"], entry)
     for relation in flat.relations:
         ends = {"from_id": relation["from"], "to_id": relation["to"], "type": RELATION}
-        known = {name: relation[name] for name in ("direction", "labels") if name in relation}
+        known: Json = {name: relation[name] for name in ("direction", "labels") if name in relation}
         yield {**ends, **known, **relation.get("fields", {})}
 
 
@@ -218,13 +218,15 @@ class _Flattener:
         kind, control, value = _kind(result), _control(result), _value(result)
         shape = value.get(CHAT_MESSAGE) if kind == CHAT_MESSAGE else None
         if not isinstance(shape, dict):
-            shape = {key: item for key, item in value.items() if key != _labels_field(kind)}
-        labels = value.get(_labels_field(kind))
+            shape = {key: item for key, item in value.items() if key != _labels_field(kind, value)}
+        field = _labels_field(kind, value)
+        labels = value.get(field)
         self._controls.setdefault(control, {"type": result.get("type")})
         return {
             **_named(result, "type"),
             "control": control,
             "labels": labels if isinstance(labels, list) else [],
+            **({"label_field": field} if labels and field != _labels_field(kind) else {}),
             "shape": shape,
             "answers": {},
         }
@@ -285,7 +287,8 @@ def _region_results(region: Mapping[str, Any], controls: Mapping[str, Mapping[st
         value = {CHAT_MESSAGE: shape} if kind == CHAT_MESSAGE else shape
         # a video region repeats its labels; others leave them to their separate control
         is_labelled = region["labels"] and ("label_control" not in region or kind == "videorectangle")
-        labels = {_labels_field(kind): region["labels"]} if is_labelled else {}
+        field = region.get("label_field") or _labels_field(kind)
+        labels = {field: region["labels"]} if is_labelled else {}
         yield common | {"from_name": region["control"], "type": region["type"], "value": {**value, **labels}}
     place = {} if kind == CHAT_MESSAGE else shape
     if control := region.get("label_control"):
@@ -321,9 +324,9 @@ _KNOWN = frozenset({"id", "type", "from_name", "value"})
 
 def _stored(named: Mapping[str, Any]) -> Json:
     """Return the fields of which `_named` made ``named``."""
-    stored = {"id": named["id"]} if "id" in named else {}
+    stored: Json = {"id": named["id"]} if "id" in named else {}
     stored |= {key: named[name] for key, name in FIELDS.items() if name in named}
-    return stored | named.get("fields", {})
+    return {**stored, **named.get("fields", {})}
 
 
 def _is_drawn(result: Mapping[str, Any]) -> bool:
@@ -344,8 +347,12 @@ def _is_task_answer(result: Mapping[str, Any]) -> bool:
     return (value.keys() <= {field}) if field else not _PLACES & value.keys()
 
 
-def _labels_field(kind: str) -> str:
-    return "labels" if kind in _LABELS_IN_LABELS else kind
+def _labels_field(kind: str, value: Mapping[str, Any] | None = None) -> str:
+    """Return the field of a value with the labels: named like the type, or as other versions and programs name it."""
+    field = "labels" if kind in _LABELS_IN_LABELS else kind
+    if value is None or field in value or not kind.endswith("labels"):
+        return field
+    return next((key for key, item in value.items() if key.endswith("labels") and isinstance(item, list)), field)
 
 
 def _kind(result: Mapping[str, Any]) -> str:

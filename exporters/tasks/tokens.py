@@ -6,6 +6,7 @@ that write no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) have o
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,9 +61,10 @@ def tokenize(text: str) -> list[Token]:
 
 def aligned(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int] | None:
     """Return the first and last token of a span; None if one of its ends is inside a token, or it has none."""
-    first = next((number for number, token in enumerate(tokens) if token.start == start), None)
-    last = next((number for number, token in enumerate(tokens) if token.end == end), None)
-    return (first, last) if first is not None and last is not None and first <= last else None
+    first = bisect_left(tokens, start, key=lambda token: token.start)
+    last = bisect_left(tokens, end, key=lambda token: token.end)
+    is_aligned = last < len(tokens) and first <= last and tokens[first].start == start and tokens[last].end == end
+    return (first, last) if is_aligned else None
 
 
 def _is_unspaced(letter: str) -> bool:

@@ -141,7 +141,7 @@ def _json_lines(file: Path, name: str, report: IssueReport) -> Iterator[tuple[st
 
 def _is_reversed(shape: Mapping[str, Any]) -> bool:
     start, end = shape.get("start"), shape.get("end")
-    return type(start) in (int, float) and type(end) in (int, float) and (start < 0 or end < start)
+    return isinstance(start, int | float) and isinstance(end, int | float) and (start < 0 or end < start)
 
 
 def _fits(span: Mapping[str, Any], text: str, tokens: list[Json]) -> bool:
@@ -151,6 +151,6 @@ def _fits(span: Mapping[str, Any], text: str, tokens: list[Json]) -> bool:
     if "token_start" not in span:
         return True
     try:
-        return tokens[span["token_start"]]["start"] == start and tokens[span["token_end"]]["end"] == end
+        return bool(tokens[span["token_start"]]["start"] == start and tokens[span["token_end"]]["end"] == end)
     except (IndexError, KeyError, TypeError):
         return False

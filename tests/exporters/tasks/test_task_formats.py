@@ -103,6 +103,32 @@ def test_paragraphs_and_html_are_one_text_each():
     assert [document.text[one.start : one.end] for one in document.spans] == ["Ada"]
 
 
+def test_html_spans_are_found_by_their_paths():
+    page = "<h1>Mutual <a>Agreement</a></h1><p>One.<br>Two</p><p>Three <i>four</i> five</p>"
+    paths = [
+        ("/h1[1]/text()[1]", 0, "/h1[1]/a[1]/text()[1]", 9, "Mutual Agreement"),
+        ("/p[1]/text()[2]", 0, "/p[1]/text()[2]", 3, "Two"),
+        ("/p[2]/text()[2]", 1, "/p[2]/text()[2]", 5, "five"),
+    ]
+    results = [
+        {"id": text, "from_name": "label", "to_name": "page", "type": "hypertextlabels", "value": {
+            "start": start, "startOffset": first, "end": end, "endOffset": last, "text": text, "htmllabels": ["X"]}}
+        for start, first, end, last, text in paths
+    ]  # fmt: skip
+    made, config = line(CONFIGS["html"], {"page": page}, results)
+    assert not made.flat.other
+    for known in (config, None):
+        (document,), _ = documents(made, known)
+        assert [document.text[one.start : one.end] for one in document.spans] == [path[4] for path in paths]
+        assert {one.labels for one in document.spans} == {("X",)}
+
+
+def test_an_address_is_no_text(run):
+    for value in ("/data/upload/1/a.jpg", "https://example.com/a b.wav", "word"):
+        made, _ = line(None, {"audio": value}, [])
+        assert documents(made, None)[0] == []
+
+
 def test_prodigy_lines_hold_overlaps_and_relations():
     results = [
         span("a", 0, 12, "PER"), span("b", 4, 12, "PER", "NAME"), span("c", 17, 24, "PER"),
