@@ -19,6 +19,7 @@ _EXPORT = "In Label Studio choose Export > JSON (not JSON-MIN, CSV or TSV) and p
 _IMPORT = "Import it into a Label Studio project: `labelloop import`."
 _CONVERT = "Export it there as COCO or Pascal VOC, and import that into a Label Studio project: `labelloop import`."
 _UNPACK = "Unpack it and pass the JSON file in it."
+_LFS = "Fetch it with `git lfs pull`."
 _FOLDER = "Unpack it, and import the folder."
 _IMAGE_FOLDER = "Import the folder that contains it."
 _READ = "Export COCO, Pascal VOC or YOLO from it, and import that."
@@ -41,6 +42,7 @@ _SIGNATURES = (  # (first bytes, description, fix if tasks are expected, fix if 
     (b"\xff\xd8\xff", "an image (JPEG)", _EXPORT, _IMAGE_FOLDER),
     (b"PAR1", "a Parquet file", _EXPORT, _READ),
     (b"SQLite format 3", "an SQLite database", _EXPORT, _READ),
+    (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS, not the file itself", _LFS, _LFS),
 )
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _CVAT = "Pass the XML file, or the folder that contains it."

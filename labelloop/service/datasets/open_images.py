@@ -29,12 +29,13 @@ _DESCRIPTIONS = "class-descriptions"
 _FLAGS = {"IsOccluded": "occluded", "IsTruncated": "truncated"}
 # Column -> attribute of a region.
 _ATTRIBUTES = {"IsDepiction": "is_depiction", "IsInside": "is_inside"}
-# A box may exceed its image by this share through rounding.
-_MAX_SHARE = 10.0
+# Larger values are pixels, not shares of the image.
+_MAX_SHARE = 1.5
 _ELSEWHERE = "rows of images that are not in the folder: not read"
 _GROUPS = "boxes around groups (IsGroupOf): read as crowds"
 _NEGATIVES = "classes that an image does not show (Confidence 0): not kept"
 _MASKS = "files of masks or relations: not read"
+_EMPTY = "empty rows"
 _CODES = "classes without a name in class-descriptions*.csv: their code is their name"
 
 
@@ -132,6 +133,9 @@ def _read_rows(
                 for row in reader:
                     where = f"{name}, line {reader.line_num}"
                     image_id, code = (row.get("ImageID") or "").strip(), (row.get("LabelName") or "").strip()
+                    if not any(row.values()):
+                        counts[_EMPTY] += 1
+                        continue
                     if not image_id or not code:
                         problems.append(DatasetProblem(where, "a row without ImageID or LabelName"))
                         continue
@@ -183,11 +187,13 @@ def _object(row: Mapping[str, str], label: str, width: int, height: int) -> Labe
         try:
             shares.append(parse_float(row[key], _MAX_SHARE))
         except MalformedData as error:
-            raise MalformedData(f"{key} is {row[key]!r:.40}: {error}, a share from 0 to 1") from None
+            raise MalformedData(
+                f"{key} is {row[key]!r:.40}: {error}; it is a share of the image, from 0 to 1"
+            ) from None
     x_min, x_max, y_min, y_max = shares
     box = rectangle(x_min * width, y_min * height, (x_max - x_min) * width, (y_max - y_min) * height)
     try:
-        confidence = parse_float(row["Confidence"], _MAX_SHARE)
+        confidence = parse_float(row["Confidence"], 1e6)
     except MalformedData:
         confidence = 1.0
     remarks = ObjectAttributes(
