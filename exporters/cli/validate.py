@@ -22,7 +22,8 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
     """Find errors that loaders ignore: duplicate ids, boxes outside their image, mixed rows, images without labels.
 
     Reads every layout of `labelloop import`, in a folder, a zip or a bucket: COCO, Pascal VOC, YOLO (detect, segment,
-    OBB, pose; also the layouts of Darknet and Label Studio) and Ultralytics NDJSON. Versions made by
+    OBB, pose; also the layouts of Darknet and Label Studio), Ultralytics NDJSON, LabelMe, CVAT, Create ML, DOTA, Open
+    Images, ImageFolder and masks. Versions made by
     `labelloop export` are also compared with their manifest: checksums, sizes and counts, and latest/ file by file.
 
     ```

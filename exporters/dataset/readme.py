@@ -82,6 +82,10 @@ _HOW: Mapping[str, str] = {
     "yolo-classify": "`yolo classify train data=DIR`",
     "ndjson": "`yolo train data=dataset.ndjson`",
     "tasks-jsonl": "`for line in open('tasks-jsonl/train.jsonl'): json.loads(line)`; keys: docs/reference/flat-form.md",
+    "semantic-png": "`masks/train/NAME.png`: class numbers of pixels; `classes.json`: names, colours, ignore index",
+    "coco-panoptic": "`annotations/panoptic_train.json` with `annotations/panoptic_train/` as panopticapi reads them",
+    "dota": "`DIR/train/labelTxt/` and `DIR/train/images/` as in DOTA",
+    "imagefolder": "`datasets.load_dataset('imagefolder', data_dir='DIR')`",
     "webdataset": "`webdataset.WebDataset('train-000000.tar')`",
 }
 
