@@ -76,29 +76,48 @@ _Shown = str | Paragraphs | HyperText
 
 
 class _Characters:
-    """Finds a span of a text whose offsets may be in UTF-16 units."""
+    """Finds the spans of a text, whose offsets may be in UTF-16 units.
 
-    def __init__(self, text: str) -> None:
+    JavaScript counts UTF-16 units: a character beyond U+FFFF, such as an emoji, is two. Programs count characters. The
+    stored texts of the spans show which it is; the offsets of most spans of a text decide for those that fit both.
+
+    Args:
+        text: The text.
+        stated: The offsets of its spans with their stored texts.
+    """
+
+    def __init__(self, text: str, stated: Iterable[tuple[int, int, object]]) -> None:
         self._text = text
         beyond = [] if text.isascii() else [index for index, letter in enumerate(text) if letter > "\uffff"]
         # First unit of each character of two units.
         self._pairs = [index + number for number, index in enumerate(beyond)]
+        stated = list(stated) if beyond else []
+        fits = [
+            sum(self._is_at(*self._ends(*ends, is_utf16=units), marked) for *ends, marked in stated) for units in _UNITS
+        ]
+        self._units = _UNITS if fits[0] >= fits[1] else _UNITS[::-1]
 
-    def place(self, start: int, end: int, stated: object) -> tuple[int, int, bool] | None:
-        """Return the span in characters, and whether its offsets were in UTF-16 units; None if its text is not there.
+    def place(self, start: int, end: int, marked: object) -> tuple[int, int, bool] | None:
+        """Return the span in characters, and whether its offsets were converted; None if its text is not there."""
+        for units in self._units if self._pairs else _UNITS[:1]:
+            ends = self._ends(start, end, is_utf16=units)
+            if self._is_at(*ends, marked):
+                return *ends, units and ends != (start, end)
+        return None
 
-        JavaScript counts UTF-16 units: a character beyond U+FFFF, such as an emoji, is two.
-        """
-        wanted = _squeezed(stated) if isinstance(stated, str) and stated else None
-        if self._is_at(start, end, wanted):
-            return start, end, False
-        if not self._pairs:
-            return None
-        start, end = (offset - bisect_left(self._pairs, offset) for offset in (start, end))
-        return (start, end, True) if self._is_at(start, end, wanted) else None
+    def _ends(self, start: int, end: int, *, is_utf16: bool) -> tuple[int, int]:
+        if not is_utf16:
+            return start, end
+        return start - bisect_left(self._pairs, start), end - bisect_left(self._pairs, end)
 
-    def _is_at(self, start: int, end: int, wanted: str | None) -> bool:
-        return end <= len(self._text) and (wanted is None or _squeezed(self._text[start:end]) == wanted)
+    def _is_at(self, start: int, end: int, marked: object) -> bool:
+        if end > len(self._text):
+            return False
+        return not isinstance(marked, str) or not marked or _squeezed(self._text[start:end]) == _squeezed(marked)
+
+
+# Whether offsets are in UTF-16 units.
+_UNITS = (False, True)
 
 
 def has_spans(config: LabelConfig) -> bool:
@@ -166,22 +185,22 @@ def _guessed_texts(data: Mapping[str, Any], by_object: Mapping[str, Sequence[Jso
 
 def _document(name: str, shown: _Shown, regions: Iterable[Json]) -> Document:
     text = shown if isinstance(shown, str) else shown.text
-    characters = _Characters(text)
     spans: list[Span] = []
     losses: list[tuple[str, str]] = []
     notes = {UTF16: 0, TRIMMED: 0}
-    for region in regions:
+    placed = [(region, _ends(region["shape"], shown)) for region in regions]
+    characters = _Characters(text, [(*ends, region["shape"].get("text")) for region, ends in placed if ends])
+    for region, ends in placed:
         number = str(region.get("id") or "")
         labels = tuple(str(label) for label in region["labels"])
-        ends = _ends(region["shape"], shown)
         if not labels or ends is None:
             losses.append((number, NO_OFFSETS if labels else NO_LABEL))
             continue
-        placed = characters.place(*ends, region["shape"].get("text"))
-        if placed is None:
+        found = characters.place(*ends, region["shape"].get("text"))
+        if found is None:
             losses.append((number, NOT_ITS_TEXT))
             continue
-        start, end, is_utf16 = placed
+        start, end, is_utf16 = found
         marked = text[start:end]
         first, last = start + len(marked) - len(marked.lstrip()), end - len(marked) + len(marked.rstrip())
         if first >= last:

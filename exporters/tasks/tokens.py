@@ -1,17 +1,16 @@
 """Split a text into tokens with exact offsets, the same for every language.
 
-A token is a run of letters, combining marks, digits and ``_``, or any other single character that is no space. Scripts
-that write no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) have one token per letter with its marks.
+A token is a run of letters, combining marks, digits and ``_``, or any other single character that is no space, with its
+marks. Scripts that write no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) have one token per letter.
 """
 
 import re
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import NamedTuple
 
-# The rule in one line, for files and pages that state it.
-TOKENIZER = "a run of letters, marks, digits and _, or one other character; one letter in scripts without spaces"
 _ASCII = re.compile(r"\w+|[^\w\s]", re.ASCII)
 # First and last code points of scripts that write no spaces between words.
 _UNSPACED = (
@@ -29,6 +28,9 @@ _UNSPACED = (
     (0x20000, 0x3FFFF),
 )
 
+# Code points among which combining marks are.
+_MAY_BE_MARKS = (range(0x300, 0x1F000), range(0xE0100, 0xE01F0))
+
 
 class Token(NamedTuple):
     """A token: ``text[start:end]``, in characters (code points)."""
@@ -39,24 +41,8 @@ class Token(NamedTuple):
 
 def tokenize(text: str) -> list[Token]:
     """Return the tokens of a text, in order; they do not overlap, and only spaces lie between them."""
-    if text.isascii():
-        return [Token(*match.span()) for match in _ASCII.finditer(text)]
-    tokens: list[Token] = []
-    start = -1  # of the word that is being read
-    for index, letter in enumerate(text):
-        is_mark = unicodedata.category(letter).startswith("M")
-        is_word = letter.isalnum() or letter == "_" or is_mark
-        begins = not (is_mark and start >= 0) and (not is_word or _is_unspaced(letter) or _ends_word(text, index))
-        if start >= 0 and (not is_word or begins):
-            tokens.append(Token(start, index))
-            start = -1
-        if is_word and start < 0:
-            start = index
-        elif not is_word and not letter.isspace():
-            tokens.append(Token(index, index + 1))
-    if start >= 0:
-        tokens.append(Token(start, len(text)))
-    return tokens
+    pattern = _ASCII if text.isascii() else _pattern()
+    return [Token(*match.span()) for match in pattern.finditer(text)]
 
 
 def aligned(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int] | None:
@@ -67,14 +53,27 @@ def aligned(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int] | 
     return (first, last) if is_aligned else None
 
 
-def _is_unspaced(letter: str) -> bool:
-    code = ord(letter)
-    return code >= 0x0E00 and any(first <= code <= last for first, last in _UNSPACED)
+@cache
+def _pattern() -> re.Pattern[str]:
+    """Return the pattern of a token. Word characters of Python's patterns do not include combining marks."""
+    marks = _letters(
+        _runs(code for codes in _MAY_BE_MARKS for code in codes if unicodedata.category(chr(code))[0] == "M")
+    )
+    unspaced = _letters(_UNSPACED)
+    return re.compile(rf"[{unspaced}][{marks}]*|(?:(?![{unspaced}])[\w{marks}])+|[^\w\s][{marks}]*")
 
 
-def _ends_word(text: str, index: int) -> bool:
-    """Whether the letter before was one of a script without spaces, and is a token of its own."""
-    previous = index - 1
-    while previous >= 0 and unicodedata.category(text[previous]).startswith("M"):
-        previous -= 1
-    return previous >= 0 and _is_unspaced(text[previous])
+def _runs(codes: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and last of each run of consecutive numbers."""
+    runs: list[tuple[int, int]] = []
+    for code in codes:
+        if runs and runs[-1][1] == code - 1:
+            runs[-1] = (runs[-1][0], code)
+        else:
+            runs.append((code, code))
+    return runs
+
+
+def _letters(ranges: Iterable[tuple[int, int]]) -> str:
+    """Return ranges of code points as they stand in a character class."""
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)

@@ -160,7 +160,7 @@ def test_text_without_spans_is_a_document_of_its_own():
         ("서울은 큰", ["서울은", "큰"]),
         ("สวัสดี", ["ส", "วั", "ส", "ดี"]),
         ("a\u00a0b\tc", ["a", "b", "c"]),
-        ("👍🏽ok", ["👍", "🏽", "ok"]),
+        ("👍🏽ok ✌️", ["👍", "🏽", "ok", "✌️"]),
     ],
 )  # fmt: skip
 def test_tokens_of_any_language(text, words):
