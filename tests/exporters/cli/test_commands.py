@@ -221,7 +221,8 @@ def test_disk_without_room_is_named(app, build, tmp_path, command):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
         "from labelloop.cli.main import main; main(sys.argv[1:])"
     )
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    # no cached bytecode: the limit would cut it off, for all programs after this one
+    done = subprocess.run([sys.executable, "-B", "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"{to if command == 'export' else tmp_path / 'out'}" in done.stderr
     assert "File too large" in done.stderr
