@@ -19,8 +19,8 @@ from labelloop.service.settings import Settings
 from labelloop.service.system import available_cores
 from ml_backend.finetune.torch_parts import torch_missing
 from ml_backend.learning.store.annotations import TrainingDataStore
-from ml_backend.learning.store.train_jobs import TrainJob, TrainJobStore
-from ml_backend.learning.train_schedule import WORKER, may_run, why_not_due
+from ml_backend.learning.store.train_jobs import KnownTrainer, TrainJob, TrainJobStore
+from ml_backend.learning.train_schedule import WORKER, able, may_run, why_not_due
 from ml_backend.policy import LearningPolicyError, read_learning_policy
 
 # Command of the child; the job's number and its lease are appended.
@@ -78,9 +78,10 @@ class TrainScheduler:
             log.warning("training_lost", project=job.project, job=job.id, holder=job.holder)
         self._end_child()
         self._keep_child()
+        known = self._jobs.trainers()
         for state in self._data.projects():
             try:
-                self._create(state.project)
+                self._create(state.project, known)
             except LearningPolicyError as error:
                 log.warning("training_not_scheduled", project=state.project, reason=str(error))
         if self._child is None and self._clock() >= self._rest_until:
@@ -103,14 +104,13 @@ class TrainScheduler:
         self._end_child(reason="the worker was stopped")
         log.info("training_stopped", project=job.project, job=job.id)
 
-    def _create(self, project: int) -> None:
+    def _create(self, project: int, known: Sequence[KnownTrainer]) -> None:
         policy = read_learning_policy(self._settings.home, project)
-        if not policy.learn:
+        if not policy.learn or policy.train.on == "off" or not able(policy.train, known, now=self._clock()):
             return
         counts = self._data.counts(project)
         labelled = counts.get("teaches", 0) + counts.get("held_out", 0)
         last = next(iter(self._jobs.last(project, 1)), None)
-        known = self._jobs.trainers()
         if why_not_due(policy.train, labelled=labelled, last=last, known=known, now=self._clock()):
             return
         train = policy.train

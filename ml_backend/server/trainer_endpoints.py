@@ -187,6 +187,7 @@ class TrainerEndpoints:
         return _json({"status": "ok"})
 
     def _claim(self, jobs: TrainJobStore, name: str) -> TrainOffer | None:
+        jobs.expire()
         now = jobs.now()
         for job in jobs.open("waiting"):
             policy = read_learning_policy(self._settings.home, job.project).train

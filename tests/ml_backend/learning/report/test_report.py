@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from ml_backend.cli.learn_report import learn_report
+from ml_backend.finetune.protocol import TrainProgress
 from ml_backend.learning.annotations import LabelledImage, TaskTrainingData
 from ml_backend.learning.report.charts import edits_over_time, head_curves, learning_curve
 from ml_backend.learning.report.page import learning_page
@@ -274,3 +275,39 @@ def test_answers_count_as_edits():
         "c": PrelabelEdits(added=1), "d": PrelabelEdits(added=1), "town": PrelabelEdits(deleted=1),
         "good": PrelabelEdits(added=1),
     }  # fmt: skip
+
+
+def reported(engine, **policy):
+    facts = {"engine": engine, "policy": LearningPolicy(**policy), "served": "learned-30-abc", "clock": lambda: 1e9}
+    return make_report(PROJECT, **facts)
+
+
+def test_a_fine_tuning_is_shown_with_its_curve_and_marked_among_the_refits(engine, context):
+    context.training_data.connect(PROJECT)
+    assert "torch is not installed" in learning_page(reported(engine))
+    jobs = context.train_jobs
+    job = jobs.begin(PROJECT, "gpu-box", labelled=30, minutes=10, cores=1, memory_bytes=0)
+    curve = ((0.2, 9.0, None), (5.0, 4.0, 0.5), (10.0, 3.0, 0.75))
+    jobs.heartbeat(job.id, job.token, TrainProgress(phase="training", step=90, seen=720, share=0.5, curve=curve))
+    page = learning_page(reported(engine))
+    assert "Fine-tuning runs on gpu-box: training." in page
+    assert "Loss over 10.0 minutes: 9.00 at first, 3.00 last." in page
+    assert "AP50 over 10.0 minutes: 0.50 at first, 0.75 last." in page
+    assert job.token not in page
+    jobs.finish(job.id, job.token, state="published", reason="better by far", version="trained-30-abc")
+    for run in (run_of(30), run_of(0, version="trained-30-abc", source="train", verdict="admitted", ap50=0.8)):
+        context.runs.add(run)
+    page = learning_page(reported(engine))
+    assert '<span class="pill tuned">fine-tuned</span>' in page
+    assert '<path class="tuned"' in page
+    assert "Better by far." in page
+    assert reported(engine).trainings[0].token == ""
+
+
+def test_a_failed_fine_tuning_names_its_fix(engine, context):
+    context.training_data.connect(PROJECT)
+    job = context.train_jobs.begin(PROJECT, "worker", labelled=30, minutes=10, cores=1, memory_bytes=0)
+    context.train_jobs.finish(job.id, job.token, state="failed", reason="It ran out of memory: raise `memory_gb`.")
+    page = learning_page(reported(engine))
+    assert '<span class="pill failed">failed</span>' in page
+    assert "raise `memory_gb`." in page
