@@ -11,7 +11,7 @@ from exporters.convert.options import ConversionOptions
 from exporters.convert.tally import MALFORMED, NOTHING, Tally, TaskLosses, moved_image
 from exporters.convert.task_assembler import INPUT_TASK, kept_tally
 from exporters.convert.task_images import ImageSizes
-from exporters.convert.task_lines import TaskLineBuilder, line_split, malformed_results
+from exporters.convert.task_lines import NOT_FORMED, TaskLineBuilder, line_split, malformed_results
 from exporters.convert.task_registry import TaskRegistry
 from exporters.dataset.task_index import NO_DIGEST, NameKeys
 from exporters.model.class_map import ClassMap
@@ -154,6 +154,10 @@ class ImageAndLineConverter:
             row = (
                 replace(row, digest=NO_DIGEST, names=()) if names is None else replace(row, names=(*row.names, *names))
             )
+        if row.counted is not None and self._lines.rule(task, selection) == NOT_FORMED:
+            counted = row.counted.copy()
+            counted["notes", f"lines of tasks by the {NOT_FORMED}"] += 1
+            row = replace(row, counted=counted)
         return row, self._lines.lines(task, row.key, selection, split)
 
 
