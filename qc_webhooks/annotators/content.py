@@ -31,6 +31,7 @@ class ContentSplit:
     Attributes:
         content: The content in words: "smaller than 30 x 30 pixels", "Van".
         label: The label; empty where the content is a size.
+        areas: Lowest and highest area of such objects in square pixels; (0, infinity) where the content is a label.
         first: Annotators who mark such objects.
         second: Annotators who leave them out, though they mark other objects as the first do.
         inside: Whether an item is of the content, ``(items,)``.
@@ -40,6 +41,7 @@ class ContentSplit:
 
     content: str
     label: str
+    areas: tuple[float, float]
     first: tuple[int, ...]
     second: tuple[int, ...]
     inside: Booleans
@@ -59,7 +61,7 @@ def find_content_split(asked: Asked, *, unit: str = "pixels") -> ContentSplit | 
     confirmed = (yes.sum(axis=1) >= 2) | ((yes + no).sum(axis=1) <= 3)
     real = np.where(confirmed, 1.0, fit_persons(yes, no, extras_limit(asked)).posterior(yes, no)[:, 0])
     best: tuple[float, ContentSplit] | None = None
-    for content, label, inside in _contents(asked, unit):
+    for content, label, areas, inside in _contents(asked, unit):
         inner, outer = real * inside, real * ~inside
         gain = _gain(yes, no, inner, outer)
         if best is not None and gain <= best[0]:
@@ -68,7 +70,7 @@ def find_content_split(asked: Asked, *, unit: str = "pixels") -> ContentSplit | 
         if found is not None:
             first, second, shares = found
             items = int((inside & asked.disputed).sum())
-            best = gain, ContentSplit(content, label, first, second, inside, items, shares)
+            best = gain, ContentSplit(content, label, areas, first, second, inside, items, shares)
     return None if best is None else best[1]
 
 
@@ -81,7 +83,7 @@ def describe_open(asked: Asked, weights: Floats, *, unit: str = "pixels") -> str
         unit: ``pixels``: the side of a square is named, else the area.
     """
     best, name = 0.7, ""
-    for content, _, inside in _contents(asked, unit):
+    for content, _, _, inside in _contents(asked, unit):
         share_inside = float(weights[inside].mean()) if inside.any() else 0.0
         covered = float(weights[inside].sum() / max(weights.sum(), _TINY))
         if min(share_inside, covered) > best:
@@ -89,24 +91,26 @@ def describe_open(asked: Asked, weights: Floats, *, unit: str = "pixels") -> str
     return name
 
 
-def _contents(asked: Asked, unit: str) -> Iterator[tuple[str, str, Booleans]]:
-    """(content in words, label, items of it) of every content that is tried."""
+def _contents(asked: Asked, unit: str) -> Iterator[tuple[str, str, tuple[float, float], Booleans]]:
+    """(content in words, label, range of the area, items of it) of every content that is tried."""
     labels = np.array(asked.labels)
     names, counts = np.unique(labels, return_counts=True)
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
         if MIN_ANSWERS <= count < len(labels):
-            yield name, name, labels == name
+            yield name, name, (0.0, np.inf), labels == name
     known = np.isfinite(asked.sizes)
     if known.sum() < 2 * MIN_ANSWERS:
         return
     for limit in np.unique(np.quantile(asked.sizes[known], _QUANTILES)).tolist():
-        side = np.exp(limit / 2)
-        if unit == "pixels":
-            yield f"smaller than {side:.0f} x {side:.0f} pixels", "", known & (asked.sizes < limit)
-            yield f"larger than {side:.0f} x {side:.0f} pixels", "", known & (asked.sizes >= limit)
-        else:
-            yield f"of a length or area below {np.exp(limit):.3g}", "", known & (asked.sizes < limit)
-            yield f"of a length or area above {np.exp(limit):.3g}", "", known & (asked.sizes >= limit)
+        area = float(np.exp(limit))
+        side = area**0.5
+        small, large = (
+            (f"smaller than {side:.0f} x {side:.0f} pixels", f"larger than {side:.0f} x {side:.0f} pixels")
+            if unit == "pixels"
+            else (f"of a length or area below {area:.3g}", f"of a length or area above {area:.3g}")
+        )
+        yield small, "", (0.0, area), known & (asked.sizes < limit)
+        yield large, "", (area, np.inf), known & (asked.sizes >= limit)
 
 
 def _gain(yes: Floats, no: Floats, inner: Floats, outer: Floats) -> float:

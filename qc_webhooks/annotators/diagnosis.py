@@ -1,6 +1,6 @@
 """What is said of annotators who disagree: the kinds of diagnoses, each with its sentence and its advice."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,6 +8,17 @@ DiagnosisKind = Literal[
     "guideline", "two views", "one person", "careless", "copier", "click-through", "hard", "undecided"
 ]
 
+# Measure -> types of conflicts that are its errors.
+_CONFLICTS_BY_MEASURE: Mapping[str, frozenset[str]] = {
+    "misses": frozenset({"missing", "extra", "empty"}),
+    "extras": frozenset({"missing", "extra", "empty"}),
+    "labels": frozenset({"label"}),
+    "answers": frozenset({"choice", "answer"}),
+    "borders": frozenset({"low_overlap"}),
+    "habits": frozenset({"missing", "extra", "empty", "label", "choice", "answer", "low_overlap", "duplicate"}),
+}
+# Kinds whose conflicts have certain labels, answers or sizes.
+_ABOUT_CONTENT = frozenset({"guideline", "two views", "one person", "hard"})
 # Kinds that say that the guideline leaves something open.
 OPEN_KINDS = frozenset({"guideline", "two views"})
 # First answer of a split about marking objects of any label.
@@ -35,6 +46,9 @@ class Diagnosis:
             joined by commas.
         evidence: The figures that it rests on, in words.
         advice: What to do.
+        what: What it is about, as a clause: "whether Van is to be marked".
+        least_area: Lowest area of the objects that it is about, square pixels; 0: any.
+        most_area: Highest area of them; 0: any.
     """
 
     control: str
@@ -50,6 +64,9 @@ class Diagnosis:
     measure: str = ""
     evidence: str = ""
     advice: str = ""
+    what: str = ""
+    least_area: float = 0.0
+    most_area: float = 0.0
 
     @property
     def title(self) -> str:
@@ -61,7 +78,9 @@ class Diagnosis:
         """What is counted."""
         return frozenset(self.measure.split(", "))
 
-    def covers(self, conflict_type: str, control: str, a: Sequence[str], b: Sequence[str]) -> bool:
+    def covers(
+        self, conflict_type: str, control: str, a: Sequence[str], b: Sequence[str], *, area: float = 0.0
+    ) -> bool:
         """Whether a conflict may be a case of it.
 
         Args:
@@ -69,15 +88,62 @@ class Diagnosis:
             control: Its control.
             a: Labels or answer of one side.
             b: Those of the other.
+            area: Area of the object in square pixels; 0: unknown.
         """
-        if control != self.control:
+        if self.control and control != self.control:
             return False
+        kinds = _CONFLICTS_BY_MEASURE
+        if not any(conflict_type in kinds.get(measure, frozenset()) for measure in self.measures):
+            return False
+        if self.kind not in _ABOUT_CONTENT:
+            return True
         if self.measure == "misses":
             label = self.answers[0]
-            return conflict_type in {"missing", "extra"} and (label in _ANY_OBJECT or label in {*a, *b})
-        if self.measure == "borders":
-            return conflict_type == "low_overlap"
-        return {" + ".join(a), " + ".join(b)} == set(self.answers)
+            if area and (area < self.least_area or (self.most_area and area > self.most_area)):
+                return False
+            return label in _ANY_OBJECT or label in {*a, *b}
+        return self.measure == "borders" or {" + ".join(a), " + ".join(b)} == set(self.answers)
+
+    def explanation(self, differing: Collection[int], others: Collection[int] = ()) -> str:
+        """One sentence on a conflict that it covers, with names; empty where it is not about these annotators.
+
+        Args:
+            differing: The annotators that the conflict is attributed to.
+            others: All annotators of the task.
+        """
+        everybody = {*differing, *others}
+        if self.kind in OPEN_KINDS:
+            groups = frozenset(self.first), frozenset(self.second)
+            sides = [sorted(group & everybody) for group in groups]
+            if not all(sides) or not set(differing) & (groups[0] | groups[1]):
+                return ""
+            return f"{_people(sides[0])} and {_people(sides[1])} read the guideline differently: {self.subject}."
+        if self.kind == "hard":
+            return f"A hard call, on which all annotators waver: {self.subject}."
+        named = sorted(set(self.who) & set(differing))
+        if not named:
+            return ""
+        if self.kind == "one person":
+            return f"{_people(named)} answers this differently from all others: {self.subject}."
+        return f"{_people(named)} {self.what} ({self.evidence})." if self.what else ""
+
+    @property
+    def note(self) -> str:
+        """The same without names, for a note that annotators may read; empty where it is about single ones."""
+        if self.kind in OPEN_KINDS:
+            return f"The guideline leaves it open, and annotators read it in two ways: {self.subject}."
+        return f"A hard call, on which all annotators waver: {self.subject}." if self.kind == "hard" else ""
+
+    @property
+    def subject(self) -> str:
+        """What it is about, as a clause."""
+        return self.what or self.title
+
+
+def _people(ids: Sequence[int]) -> str:
+    """Annotators in words: "annotator 3 and annotator 5"."""
+    names = [f"annotator {who}" for who in ids]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 @dataclass(frozen=True)
@@ -186,7 +252,7 @@ def say(
     sentence = sentence.strip()
     text = f"{sentence[0].upper()}{sentence[1:]} {said.advice}"
     return Diagnosis(control, answers, items, kind, dict(sides or {}), first, second, who, text, content, measure,
-                     evidence, said.advice)  # fmt: skip
+                     evidence, said.advice, what)  # fmt: skip
 
 
 def percent(share: float) -> str:

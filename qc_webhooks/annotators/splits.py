@@ -1,6 +1,7 @@
 """Diagnoses of splits: groups of annotators who answer the same content differently, each consistently."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -126,9 +127,11 @@ def _content_diagnosis(asked: Asked, found: ContentSplit) -> Diagnosis | None:
     )
     names = (found.label or "objects", ABSENT)
     what = f"whether {found.label or 'objects ' + found.content} {'are' if not found.label else 'is'} to be marked"
-    return say(kind, asked.control, names, found.items, what=what, who=who, first=found.first, second=found.second,
+    said = say(kind, asked.control, names, found.items, what=what, who=who, first=found.first, second=found.second,
                sides=sides_of(asked, found.inside.astype(np.float64)), evidence=evidence, content=found.content,
                measure="misses")  # fmt: skip
+    least, most = found.areas
+    return replace(said, least_area=least, most_area=most if np.isfinite(most) else 0.0)
 
 
 def _two_views(asked: Asked) -> Diagnosis | None:

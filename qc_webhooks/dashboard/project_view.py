@@ -16,6 +16,7 @@ from labelloop.service.db.engine import begin_read
 from labelloop.service.settings import Settings
 from qc_webhooks.annotators import OPEN_KINDS, AnnotatorProfile, Diagnosis
 from qc_webhooks.dashboard.dispute_queue import Dispute, DisputeQueue
+from qc_webhooks.decision.dispute_drawing import ConflictText
 from qc_webhooks.decision.send_backs import SendBack
 from qc_webhooks.errors import PolicyError
 from qc_webhooks.pipeline.review_project import ReviewStore
@@ -132,10 +133,19 @@ class ProjectView:
         return [
             diagnosis
             for diagnosis in self.summary.splits
-            if diagnosis.kind in OPEN_KINDS
-            and any(diagnosis.covers(conflict.type, conflict.control, conflict.a, conflict.b)
-                    for conflict in dispute.conflicts)
-        ]  # fmt: skip
+            if diagnosis.kind in OPEN_KINDS and any(_covers(diagnosis, conflict) for conflict in dispute.conflicts)
+        ]
+
+    def explanations(self, dispute: Dispute, conflict: ConflictText) -> list[str]:
+        """Why the annotators of a conflict differ, one sentence each, with their names."""
+        others = [item.annotator for item in dispute.facts.blind] if dispute.facts else []
+        found = (
+            diagnosis.explanation(conflict.annotators, others)
+            for diagnosis in self.summary.splits
+            if _covers(diagnosis, conflict)
+        )
+        lines = dict.fromkeys(self.with_names(line) for line in found if line)
+        return [f"{line[0].upper()}{line[1:]}" for line in lines]
 
     def label_studio_url(self, task: int | None = None) -> str:
         """URL of a task or of the project in Label Studio, for a browser."""
@@ -258,3 +268,7 @@ class ConnectedProjects:
             while len(self._replays) > _CACHED_REPLAYS:
                 self._replays.popitem(last=False)
         return replay
+
+
+def _covers(diagnosis: Diagnosis, conflict: ConflictText) -> bool:
+    return diagnosis.covers(conflict.type, conflict.control, conflict.a, conflict.b, area=conflict.area)

@@ -88,6 +88,7 @@ class Assessment:
         reasons: Reasons for a review beyond disagreement, one sentence each.
         expected_gain: Expected gain of a further annotator; None: unknown, and a dispute is worth one.
         truth_doubts: Doubts about the task's ground truths.
+        explanations: Why annotators differ in such conflicts, one sentence each (diagnoses of the project).
     """
 
     verdict: TaskVerdict
@@ -96,6 +97,7 @@ class Assessment:
     reasons: tuple[str, ...] = ()
     expected_gain: ExpectedGain | None = None
     truth_doubts: tuple[TruthDoubt, ...] = ()
+    explanations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from labelloop.labeling.consensus.clustering import Cluster
 from labelloop.labeling.consensus.consensus import ConsensusRegion, consensus
 from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
-from qc_webhooks.agreement import Answers, complete_answers
+from qc_webhooks.agreement import Answers, Conflict, complete_answers
 from qc_webhooks.decision.proposal import agreeing_groups
 from qc_webhooks.decision.truth_doubts import TruthDoubt
 from qc_webhooks.policy import Policy
@@ -76,6 +76,7 @@ class ConflictText(msgspec.Struct, frozen=True, array_like=True, gc=False):
         a: Labels or answers of one side.
         b: Labels or answers of the other.
         item_index: Index of the image in the task.
+        area: Mean area of its regions in square pixels; 0 without a region.
     """
 
     type: str
@@ -85,6 +86,7 @@ class ConflictText(msgspec.Struct, frozen=True, array_like=True, gc=False):
     a: tuple[str, ...]
     b: tuple[str, ...]
     item_index: int
+    area: float = 0.0
 
 
 class DisputeDrawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -165,6 +167,7 @@ def draw_dispute(
             attributed.conflict.a,
             attributed.conflict.b,
             attributed.conflict.item_index,
+            conflict_area(attributed.conflict, regions.values()),
         )
         for attributed in selected
     )
@@ -183,6 +186,13 @@ def draw_dispute(
     )
     sizes = _sizes(region for annotator_regions in regions.values() for region in annotator_regions)
     return DisputeDrawing(conflicts, (*views, agreed), sizes, len(all_conflicts) - len(selected))
+
+
+def conflict_area(conflict: Conflict, regions: Iterable[Iterable[Region]]) -> float:
+    """Mean area in square pixels of the regions that a conflict is about; 0 without one."""
+    ids = set(conflict.regions)
+    areas = [region.geometry.area for own in regions for region in own if region.id and region.id in ids]
+    return round(sum(areas) / len(areas), 1) if areas else 0.0
 
 
 def _selected(named: Sequence[AttributedConflict]) -> list[AttributedConflict]:

@@ -297,12 +297,12 @@ def _expected_errors(context: RoutingContext) -> float | None:
 
 
 def _further_sentences(context: RoutingContext) -> list[str]:
-    """Sentences of the note after the verdict: violations of the guideline and, in review, the reasons."""
+    """Sentences of the note after the verdict: why annotators differ, violations of rules, reasons of a review."""
     assessment = context.assessment
     if context.verdict.ground_truth is not None:
         return list(assessment.reasons)  # doubts about the ground truth
     reasons = [reason for reason in assessment.reasons if reason != BLOCKED] if needs_review(context) else []
-    return [*describe_violations(assessment.violations), *reasons]
+    return [*assessment.explanations, *describe_violations(assessment.violations), *reasons]
 
 
 def _gain_text(gain: ExpectedGain | None) -> str:

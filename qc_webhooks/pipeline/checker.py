@@ -18,6 +18,7 @@ from labelloop.labeling.studio.latest import with_malformed_annotations
 from labelloop.labeling.studio.task import Task, read_task
 from labelloop.service.studio import Studio
 from qc_webhooks.agreement import Answers, complete_answers, read_answers
+from qc_webhooks.annotators import Diagnosis
 from qc_webhooks.artifacts.overlays import accepted_annotation, overlay_key, overlays_of
 from qc_webhooks.artifacts.review_copy import ReviewCopy, ReviewCopyContent, imported_annotation
 from qc_webhooks.decision.context import (
@@ -28,7 +29,7 @@ from qc_webhooks.decision.context import (
     RoutingContext,
     TaskState,
 )
-from qc_webhooks.decision.dispute_drawing import draw_dispute
+from qc_webhooks.decision.dispute_drawing import conflict_area, draw_dispute
 from qc_webhooks.decision.expected_gain import ExpectedGain, expected_gain
 from qc_webhooks.decision.ground_truth_sampling import RequestedOverlap
 from qc_webhooks.decision.proposal import propose
@@ -41,6 +42,7 @@ from qc_webhooks.policy import ConflictPolicy, Policy
 from qc_webhooks.policy.conflict_rules import BY_MEAN
 from qc_webhooks.schedulers.annotator_model import AnnotatorModelStore
 from qc_webhooks.schedulers.ground_truth import GroundTruthStore
+from qc_webhooks.schedulers.project_summary import SummaryStore
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.previews import PreviewStore
 from qc_webhooks.store.projects import ProjectStore
@@ -48,11 +50,14 @@ from qc_webhooks.store.send_backs import SendBackStore, user_names
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.model_voice import hear_prediction
+from qc_webhooks.verdict.note import MOST_CONFLICTS
 from qc_webhooks.verdict.task_facts import facts_of
 from qc_webhooks.verdict.verdict import TaskVerdict, judge
 
 # The label config is cached this long: it changes seldom, and a request per task would double the load.
 CONFIG_TTL_S = 60.0
+# Explanations in a note.
+MOST_EXPLANATIONS = 2
 # Checks after the first: import the reviewer's decision, then mark it as the ground truth.
 _MAX_FOLLOW_UPS = 2
 
@@ -94,6 +99,8 @@ class Checker:
         self._writer = TaskWriter(studio, decisions, self.reviews)
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
+        self._summaries = SummaryStore(decisions.engine)
+        self._diagnoses: dict[int, tuple[float, tuple[Diagnosis, ...]]] = {}
 
     def check(self, project: int, task: int) -> CheckResult:
         """Judge a task in its current state and write the result to it. Idempotent.
@@ -217,6 +224,7 @@ class Checker:
             reasons=judged.reasons,
             expected_gain=self._outlook(project, answers, policy) if has_gain else None,
             truth_doubts=judged.truth_doubts,
+            explanations=self._explanations(project, answers, verdict),
         )
         state = TaskState(
             data=labeled_task.data,
@@ -349,6 +357,26 @@ class Checker:
         verdict = judge(answers, replace(context.policy, conflicts=ConflictPolicy()))
         kinds = {conflict.type for conflict in verdict.conflicts}
         self._previews.save(project, labeled_task.id or 0, verdict.outcome, kinds)
+
+    def _explanations(self, project: int, answers: Sequence[Answers], verdict: TaskVerdict) -> tuple[str, ...]:
+        """The diagnoses of the project that explain what the note of a dispute names, one sentence each."""
+        conflicts = verdict.conflicts[:MOST_CONFLICTS]
+        if not conflicts:
+            return ()
+        cached = self._diagnoses.get(project)
+        if cached is None or time.monotonic() - cached[0] > CONFIG_TTL_S:
+            cached = time.monotonic(), self._summaries.diagnoses(project)
+            self._diagnoses[project] = cached
+        regions = [annotator_view(answer).regions for answer in answers]
+        found = (
+            diagnosis.note
+            for conflict in conflicts
+            for diagnosis in cached[1]
+            if diagnosis.covers(
+                conflict.type, conflict.control, conflict.a, conflict.b, area=conflict_area(conflict, regions)
+            )
+        )
+        return tuple(dict.fromkeys(filter(None, found)))[:MOST_EXPLANATIONS]
 
     def _config(self, project: int) -> LabelConfig:
         cached = self._configs.get(project)

@@ -10,6 +10,7 @@ import structlog
 from labelloop.service.db.engine import begin_read
 from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import Studio
+from qc_webhooks.annotators import Diagnosis
 from qc_webhooks.report.project_summary import ProjectSummary, summarize_project
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.schedulers.annotator_model import AnnotatorModelStore
@@ -37,6 +38,12 @@ class StoredSummary(msgspec.Struct, frozen=True):
     tasks: int
 
 
+class _Diagnosed(msgspec.Struct, frozen=True):
+    """The part of a summary with the diagnoses."""
+
+    splits: tuple[Diagnosis, ...] = ()
+
+
 class SummaryStore:
     """Project summaries in the database. Thread-safe."""
 
@@ -58,6 +65,13 @@ class SummaryStore:
             if row is None
             else StoredSummary(msgspec.json.decode(row.board, type=ProjectSummary), row.made_at, row.tasks)
         )
+
+    def diagnoses(self, project: int) -> tuple[Diagnosis, ...]:
+        """Why the annotators of a project disagree; empty before the first summary."""
+        query = sa.select(BOARDS.c.board).where(BOARDS.c.project == project)
+        with begin_read(self.engine) as connection:
+            board = connection.scalar(query)
+        return () if board is None else msgspec.json.decode(board, type=_Diagnosed).splits
 
     def replay(self, project: int) -> Replay | None:
         """Arrays of a project for what-if; None before the first summary."""

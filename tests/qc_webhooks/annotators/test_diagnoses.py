@@ -35,6 +35,37 @@ def test_camps_are_an_unclear_guideline(truth):
     assert "guideline is unclear" in found.text
 
 
+def test_a_conflict_is_explained_by_the_diagnosis_that_concerns_it():
+    """With names where a page shows it, without in a note; not for annotators of one group, nor for other conflicts."""
+    habits = {who: Habit(grow=0.25) if who in {3, 4} else CAREFUL for who in range(1, 7)}
+    [found] = diagnosed(BOXES, habits)
+    assert found.covers("low_overlap", "label", ("Car",), ("Car",))
+    assert not found.covers("missing", "label", ("Car",), ())
+    assert found.explanation((3, 5)) == (
+        "annotator 3 and annotator 5 read the guideline differently: where the border of an object is."
+    )
+    assert found.explanation((5,), (3, 5, 6)).startswith("annotator 3 and annotator 5 and annotator 6 read")
+    assert found.explanation((3, 4)) == ""
+    assert "annotator" not in found.note.replace("annotators", "")
+    assert "where the border of an object is" in found.note
+
+
+def test_a_split_by_size_explains_objects_of_that_size_only():
+    habits = {who: Habit(skip_below=35) if who < 4 else CAREFUL for who in range(1, 7)}
+    [found] = diagnosed(BOXES, habits)
+    assert found.covers("missing", "label", ("Car",), (), area=20.0**2)
+    assert not found.covers("missing", "label", ("Car",), (), area=90.0**2)
+    assert found.covers("missing", "label", ("Car",), ())  # the size is unknown
+
+
+def test_a_careless_annotator_explains_their_own_conflicts():
+    habits = {who: CARELESS if who == 2 else CAREFUL for who in range(1, 7)}
+    [found] = diagnosed(BOXES, habits)
+    assert found.explanation((2,), (1, 2, 3)).startswith("annotator 2 errs far more often than the others (")
+    assert found.explanation((1,), (1, 2, 3)) == ""
+    assert found.note == ""
+
+
 @pytest.mark.parametrize("truth", ["two miss half at random", "one careless", "three careless"])
 def test_careless_annotators_are_named_and_nobody_else(truth):
     known, found = project(truth)

@@ -8,12 +8,14 @@ import re
 import shutil
 from html import unescape
 
+import msgspec
 import pytest
 from PIL import Image
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.web.app import create_web_app
+from qc_webhooks.annotators.diagnosis import say
 from qc_webhooks.dashboard import add_dashboard
 from qc_webhooks.dashboard.auth import MAX_FREE_GUESSES, password_hash, safe_next
 from qc_webhooks.dashboard.dispute_queue import PAGE_SIZE
@@ -21,10 +23,11 @@ from qc_webhooks.dashboard.downloads import DOWNLOADS
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.report.tuning import Tuning, TuningPoint
 from qc_webhooks.report.tuning_store import save_tuning
-from qc_webhooks.schedulers.project_summary import SummaryScheduler
+from qc_webhooks.schedulers.project_summary import SummaryScheduler, SummaryStore
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.task_facts import FactStore
 from tests.qc_webhooks.conftest import PROJECT, QcStudio, studio_of_people
 
 PASSWORD = "correct-horse-9"
@@ -422,6 +425,17 @@ def test_dispute_is_drawn_by_group_with_its_conflicts(inside, filled):
     assert 'class="shape disputed" data-conflicts="1"' in text
     assert "flag" in text  # what quality control wrote to the task
     assert "data-next" in text
+
+
+def test_dispute_says_who_reads_the_guideline_differently(inside, filled, engine):
+    said = say("two views", "label", ("Car", "Person"), 20, what="Car or Person", first=(1,), second=(2,), evidence="",
+               measure="labels")  # fmt: skip
+    store, facts = SummaryStore(engine), FactStore(engine)
+    summary = msgspec.structs.replace(store.load(PROJECT).summary, splits=(said,))
+    store.save(PROJECT, summary, store.replay(PROJECT), facts.extent(PROJECT), took_s=0.0)
+    text = unescape(inside.get(f"{BASE}/disputes/2").text)
+    assert re.search(r'class="why">Anna and .* read the guideline differently: Car or Person\.', text)
+    assert 'class="why"' not in inside.get(f"{BASE}/disputes/4").text  # another label
 
 
 def test_agreed_task_has_no_drawing(inside, filled):

@@ -1,13 +1,16 @@
 """The job on one task: what it writes, that it writes it once, and that a human's change stands."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
 from labelloop.service.studio import StudioRefused
+from qc_webhooks.annotators.diagnosis import say
 from qc_webhooks.decision.context import KEYS
 from qc_webhooks.errors import PolicyError
+from qc_webhooks.schedulers.project_summary import SummaryStore
 from qc_webhooks.store.tables import ACTIONS
 from tests.qc_webhooks.conftest import PROJECT
 
@@ -43,6 +46,24 @@ def test_dispute_and_further_annotator_are_one_write(studio, box, check):
         "One annotator has a Car at the upper right, another does not.",
         "qc_review": "no",
     }
+
+
+def test_note_of_a_dispute_says_why_annotators_differ(studio, box, check, monkeypatch):
+    asked = "whether objects smaller than 34 x 34 pixels are to be marked"
+    split = say("guideline", "label", ("objects", "(absent)"), 20, what=asked, first=(ANNE, CLEO), second=(BEN, DAN),
+                evidence="", measure="misses")  # fmt: skip
+    careless = say("careless", "label", ("", ""), 20, what="errs", who=(BEN,), evidence="", measure="misses")
+    diagnoses = [replace(split, most_area=34.0**2), careless]
+    monkeypatch.setattr(SummaryStore, "diagnoses", lambda *_: diagnoses)
+    large, small = studio.add_task(), studio.add_task()
+    for task, size in ((large, 30), (small, 5)):
+        studio.annotate(task, ANNE, [box(0, width=size, height=size)])
+        studio.annotate(task, BEN, [])
+        check(task)
+    why = "The guideline leaves it open, and annotators read it in two ways: whether objects smaller than 34 x 34"
+    assert why in keys(studio, small)["qc_note"]
+    assert why not in keys(studio, large)["qc_note"]
+    assert "errs" not in keys(studio, small)["qc_note"]  # annotators read it: nobody is named
 
 
 def test_the_rest_of_the_data_stays_as_stored(studio, box, check):
