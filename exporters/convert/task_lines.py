@@ -47,7 +47,10 @@ class TaskLineBuilder:
             selection: The selected annotations.
             split: Its split.
         """
-        data, signed = without_signatures(task.data)
+        try:
+            data, signed = without_signatures(task.data)
+        except RecursionError:
+            data, signed = task.data, 0
         own, qc = split_qc(data)
         meta = {key: value for key, value in (task.meta or {}).items() if key != CONSENSUS_META}
         return [
@@ -96,7 +99,11 @@ class TaskLineBuilder:
         return {"formed_by": "labelloop qc consensus", **stated} if isinstance(stated, dict) else None
 
     def _flat(self, source: Annotation | ModelPrediction) -> FlatAnnotation:
-        return flatten([result.raw for result in source.results], self._plain)
+        results = [result.raw for result in source.results]
+        try:
+            return flatten(results, self._plain)
+        except RecursionError:  # values nested hundreds of levels deep: kept as they are
+            return FlatAnnotation(other=results)
 
 
 def annotation_json(annotation: Annotation, rule: str) -> dict[str, Any]:

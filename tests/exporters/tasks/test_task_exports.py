@@ -9,6 +9,7 @@ from exporters.cli.export_summary import summary
 from exporters.cli.validate import dataset_validate
 from exporters.convert.task_lines import NOT_FORMED
 from exporters.errors import ExportError
+from exporters.pipeline.converter import HALVES
 from exporters.tasks.flat import rebuild
 from exporters.tasks.line import flat_of
 from exporters.tasks.table import TASK_FORMATS
@@ -173,6 +174,32 @@ def test_what_cannot_be_read_is_listed(run):
     assert [loss["detail"] for loss in out.losses if loss["kind"] == "region"] == [
         "result[2]: expected an object, found str"
     ]
+
+
+def test_half_a_character_stops_nothing(run, build):
+    task = text_task(1, text="an emoji: \ud83d cut, and whole: 😀")
+    source = json.dumps([task, text_task(2)])
+    assert "\\ud83d cut" in source
+    out = run([task, text_task(2)], label_config=CONFIGS["choices"], formats=EVERY)
+    assert [line["data"]["text"] for line in lines_of(out)] == ["an emoji: \ufffd cut, and whole: 😀", "text 2"]
+    assert out.manifest["accounts"]["notes"] == {HALVES: 1}
+    photo = build.task(1, build.annotation(build.box(1, 1, 5, 5, meta={"text": ["\ud83d"]})))
+    both = run([photo], formats=("coco", "tasks-jsonl"), to="both")
+    assert both.manifest["accounts"]["notes"] == {HALVES: 1}
+
+
+def test_a_deeply_nested_task_stops_nothing(run):
+    deep: list = []
+    for _ in range(400):
+        deep = [deep]
+    task = text_task(1)
+    task["annotations"][0]["result"].append({"id": "x", "from_name": "y", "type": "z", "value": {"a": deep}})
+    task["data"]["deep"] = deep
+    out = run([task, text_task(2)], label_config=CONFIGS["choices"], formats=EVERY)
+    first, second = lines_of(out)
+    assert first["data"]["deep"] == deep
+    assert canonical(rebuild(flat_of(first))) == canonical(task["annotations"][0]["result"])
+    assert second["task"] == 2
 
 
 def test_disputed_tasks_are_out_or_apart(run):
