@@ -202,6 +202,9 @@ def _files_of(store: Store, version: str, scratch: Path) -> Iterator[tuple[str, 
     try:
         with PlainVersion(store, read_version(store, version), folder) as plain:
             plain.pack_images(archives=False)
+            yield README, content_tag(readme(store.url, plain.manifest, folder=FOLDER).encode())
+            if report := _key(plain.manifest, REPORT):
+                yield REPORT, content_tag(store.get(report))
             for fmt in plain.formats:
                 yield from ((name, content_tag(data)) for name, data in fmt.archived_labels())
                 yield from ((name, file_tag(path)) for name, path in fmt.files.items())

@@ -78,7 +78,11 @@ def test_command_line_exports_to_a_cloud_and_strangers_load_it(bucket, tmp_path,
     assert [copy.read_bytes() for copy in copies] == [open_bucket(bucket).read("photos/first.jpg")[0]]
 
     write_tasks(bucket, moved=5)
-    labelloop(*words, "--split", "train=.5,val=.5", "--format", "coco,voc,yolo-detect,ndjson-detect")
+    told = ("--json", tmp_path / "report.json")
+    labelloop(*words, "--split", "train=.5,val=.5", "--format", "coco,voc,yolo-detect,ndjson-detect", *told)
+    files = json.loads((tmp_path / "report.json").read_bytes())["latest_files"]
+    assert files["unverified"] == 0
+    assert files["same"] > files["written"]
     moved = loaded(cars, tmp_path / "second")
     left = min(box[0] for box in found["first.jpg"])
     assert min(box[0] for box in moved["first.jpg"]) == pytest.approx(left + WIDTH * 0.05, abs=0.3)
