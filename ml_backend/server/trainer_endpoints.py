@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import onnx
 import structlog
+from cachetools import LRUCache
 from flask import Flask, Response, request, send_file
 
 from labelloop.service.errors import BadRequest, Forbidden, LabelloopError
@@ -49,6 +50,9 @@ MAX_WAITING = 1
 # Seconds between two looks for work while a request is kept open, and until a refused trainer asks again.
 LOOK_S, ASK_AGAIN_S = 1.0, 5
 
+# Models whose checksum is kept.
+MAX_MODELS = 16
+
 # Most characters of a trainer's name.
 MAX_NAME = 100
 
@@ -81,6 +85,7 @@ class TrainerEndpoints:
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._opening = threading.Lock()
         self._models: BaseModels | None = None
+        self._handed_out: LRUCache[tuple[Path, str], tuple[str, int]] = LRUCache(MAX_MODELS)
 
     def add(self, app: Flask) -> None:
         """Register every view."""
@@ -200,11 +205,16 @@ class TrainerEndpoints:
 
     def _offer(self, job: TrainJob) -> TrainOffer:
         served = self._served(job)
-        file = _handed_out(served)
-        size = file.stat().st_size if isinstance(file, Path) else len(file)
+        key = served.path, served.base
+        with self._opening:
+            if key not in self._handed_out:
+                file = _handed_out(served)
+                size = file.stat().st_size if isinstance(file, Path) else len(file)
+                self._handed_out[key] = _sha256(file), size
+            digest, size = self._handed_out[key]
         log.info("training_handed_out", job=job.id, project=job.project, trainer=job.holder)
         return TrainOffer(
-            job.id, job.project, job.token, LEASE_S, job.minutes, served.path.name, _sha256(file), served.layout,
+            job.id, job.project, job.token, LEASE_S, job.minutes, served.path.name, digest, served.layout,
             size + ROOM_BYTES,
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from labelloop.labeling.geometry.label_placement import LabelsMisplaced, scale_of_labels
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media import load_image
 from labelloop.service.scratch import scratch_folder
@@ -22,7 +23,6 @@ from ml_backend.finetune.reporting import Reporter
 from ml_backend.finetune.run import LEAST_IMAGES, Finetuned, FinetuneJob, finetune
 from ml_backend.trainer.client import BackendRefused, BackendUnreachable, LeaseGone, TrainerClient
 from ml_backend.training.datasets import LocalImage
-from labelloop.labeling.geometry.label_placement import LabelsMisplaced, scale_of_labels
 
 if TYPE_CHECKING:
     from ml_backend.finetune.loop import Device
@@ -121,7 +121,7 @@ def _work_on(
     )
 
     work = _Work(client, offer, options, reporter, stopping)
-    handed_back = False
+    outcome = DROPPED
     try:
         with scratch_folder() as folder, reporter.sending():
             job = work.pulled(folder)
@@ -129,15 +129,11 @@ def _work_on(
             if job is not None and done is not None and not done.stopped:
                 reporter.ended(done)
                 work.hand_back(job.out)
-                handed_back = True
+                outcome = "handed back; the ML backend evaluates it."
             elif not reporter.lost:
                 client.release(offer, f"the trainer {options.name} was stopped")
-        if handed_back:
-            say(f"Job {offer.id}: handed back; the ML backend evaluates it.")
-        elif reporter.lost:
-            say(f"Job {offer.id}: {DROPPED}")
-        else:
-            say(f"Job {offer.id}: given back; another trainer or the worker goes on.")
+                outcome = "given back; another trainer or the worker goes on."
+        say(f"Job {offer.id}: {outcome}")
     except LeaseGone:
         say(f"Job {offer.id}: {DROPPED}")
     except BackendRefused:

@@ -9,7 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from labelloop.service.settings import SecretStr
+from labelloop.service.errors import LabelloopError
+from labelloop.service.settings import SecretStr, Settings
+from labelloop.service.web.app import create_web_app
 from ml_backend.finetune.classes import with_classes
 from ml_backend.finetune.cross_validation import CrossValidation
 from ml_backend.finetune.errors import NotTrainable
@@ -18,15 +20,23 @@ from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, TrainOffer,
 from ml_backend.finetune.returned import ReturnedModelRefused, with_returned_weights
 from ml_backend.finetune.run import TRAINED_KEY, Finetuned
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.learning.service import LearningService
 from ml_backend.learning.store.train_jobs import returned_key
 from ml_backend.learning.train_child import _run
-from ml_backend.server.app import create_app
+from ml_backend.server.trainer_endpoints import TrainerEndpoints
 from ml_backend.trainer.agent import AgentOptions, run_agent
 from ml_backend.trainer.client import BackendRefused, LeaseGone, TrainerClient
 from tests.ml_backend.learning.conftest import PROJECT
 
 TOKEN = "a-token-of-the-tests"
 NAMES = ("Disc", "Square")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Without the features of the embedded model, which are not needed here."""
+    (tmp_path / "photos").mkdir()
+    return Settings(home=tmp_path / "home", local_files_root=tmp_path / "photos", inference_threads=1)
 
 
 @pytest.fixture
@@ -41,8 +51,15 @@ def project(context, studio, policy):
 
 
 def connected(settings, context, token=TOKEN):
-    app = create_app(settings.replace(trainer_token=SecretStr(token)), photos=context.media)
+    app = trainer_app(settings.replace(trainer_token=SecretStr(token)), context)
     return TrainerClient("http://localhost", TOKEN, transport=httpx.WSGITransport(app=app))
+
+
+def trainer_app(settings, context):
+    """The ML backend's web app with the trainer's endpoints alone: no model is loaded."""
+    app = create_web_app("ml_backend", settings)
+    TrainerEndpoints(settings, LearningService(settings), context.media).add(app)
+    return app
 
 
 @pytest.fixture
@@ -113,7 +130,7 @@ def test_the_doors_are_closed_by_default(settings, context, project, job):
 
 
 def test_every_door_needs_the_token(settings, context, project, job):
-    app = create_app(settings.replace(trainer_token=SecretStr(TOKEN)), photos=context.media)
+    app = trainer_app(settings.replace(trainer_token=SecretStr(TOKEN)), context)
     claimed = context.train_jobs.claim(job.id, "gpu-box")
     rules = [rule for rule in app.url_map.iter_rules() if rule.rule.startswith("/trainer")]
     assert len(rules) == 7
@@ -146,6 +163,7 @@ def test_a_request_for_work_is_kept_open(client, context, project):
     assert offer.project == PROJECT
 
 
+@pytest.mark.slow
 def test_a_trained_model_comes_back_and_is_judged(client, context, options, job, project):
     train = trains(crossed=CrossValidation(0.5, 0.9, 6))
     said = run(client, options, train)
@@ -176,6 +194,7 @@ def judge(context, job):
     return context.train_jobs.job(job.id)
 
 
+@pytest.mark.slow
 def test_a_refit_that_is_better_stays(client, context, options, job, project):
     run(client, options, trains(crossed=CrossValidation(0.9, 0.5, 6)))
     judged = judge(context, job)
@@ -242,11 +261,11 @@ def test_a_model_that_is_too_large_or_damaged_is_refused(client, context, job, t
     assert "it is not ONNX" in judged.reason
 
 
-@pytest.mark.parametrize("name", ["../settings.env", "1", "1-99999999", "999-0", "x-0"])
-def test_only_images_of_the_data_are_given(client, job, name):
+def test_only_images_of_the_data_are_given(client, job):
     offer, _ = client.work("gpu-box", "cpu", wait_s=0)
-    with pytest.raises(Exception, match="no image|nothing at"):
-        client.image(offer, name)
+    for name in ("../settings.env", "1", "1-99999999", "999-0", "x-0"):
+        with pytest.raises(LabelloopError, match=r"no image|nothing at"):
+            client.image(offer, name)
 
 
 def without(model):
