@@ -4,8 +4,6 @@
 common tasks in columns and leaves the others to it. Both give the same bytes.
 """
 
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -169,9 +167,8 @@ class GeneralConverter:
         entry = block.entries[index]
         outcome = self._assembler.assemble(read_entry(entry))
         content = outcome.content
-        halves = halves_tally(entry)
         copied = copy_images(self._copier, content.items)
-        tally = Tally.join(content.tally, copied.tally, halves) if self._copier or halves.lines else content.tally
+        tally = Tally.join(content.tally, copied.tally) if self._copier else content.tally
         reusable = content.reusable and copied.reusable
         row = ConvertedTask(
             outcome.key,
@@ -247,36 +244,11 @@ def convert_pending(
     return converted
 
 
-HALVES = "halves of a character (lone surrogates), written as U+FFFD"
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_LONE = re.compile("[\ud800-\udfff]")
-
-
-def whole_characters(entry: bytes) -> tuple[bytes, int]:
-    """Return the JSON of a task without halves of characters, and how many it had.
-
-    JavaScript cuts a text between the two halves of an emoji. Half a character is no Unicode, and cannot be written.
-    """
-    if _SURROGATE.search(entry) is None:
-        return entry, 0
-    try:
-        text, halves = _LONE.subn("\ufffd", json.dumps(json.loads(entry), ensure_ascii=False))
-    except (ValueError, RecursionError):
-        return entry, 0
-    return (text.encode(), halves) if halves else (entry, 0)
-
-
-def halves_tally(entry: bytes | MalformedTask) -> Tally:
-    """Return the note about halves of characters in a task."""
-    halves = whole_characters(entry)[1] if isinstance(entry, bytes) else 0
-    return Tally.count("notes", HALVES, times=halves) if halves else NOTHING
-
-
 def read_entry(entry: bytes | MalformedTask) -> Task | MalformedTask:
     """Return a task of a block; the error of one that cannot be read."""
     if isinstance(entry, MalformedTask):
         return entry
     try:
-        return read_task(whole_characters(entry)[0])
+        return read_task(entry)
     except MalformedTask as error:
         return error

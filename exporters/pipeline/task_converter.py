@@ -1,6 +1,5 @@
 """Convert the tasks of a block to lines for the formats of tasks, alone or beside the images of the other formats."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from exporters.pipeline.converter import (
     SourceBlock,
     TaskConverter,
     convert_pending,
-    halves_tally,
     read_entry,
 )
 from exporters.pipeline.fast_converter import make_converter
@@ -105,7 +103,6 @@ class LineConverter:
         tally = Tally.join(
             received,
             refused,
-            halves_tally(block.entries[index]),
             kept_tally(task, replace(selection, rule=rule), split if is_apart else ""),
             moved,
             _results_tally(lines, selection.chosen, losses),
@@ -157,11 +154,6 @@ class ImageAndLineConverter:
             row = (
                 replace(row, digest=NO_DIGEST, names=()) if names is None else replace(row, names=(*row.names, *names))
             )
-        halves = halves_tally(block.entries[index]).counted()
-        if halves and not (row.counted and halves.keys() <= row.counted.keys()):
-            counted = row.pattern.counted() if row.pattern else Counter(row.counted)
-            counted.update(halves)
-            row = replace(row, pattern=None, counted=counted)
         if row.counted is not None and self._lines.rule(task, selection) == NOT_FORMED:
             counted = row.counted.copy()
             counted["notes", f"lines of tasks by the {NOT_FORMED}"] += 1
