@@ -78,6 +78,7 @@ def webhook_body(report: ExportReport, project: int | None, reason: str) -> dict
         "project": project,
         "reason": reason,
         "images": dict(report.images),
+        "lines": dict(report.lines),
         "classes": dict(report.classes),
         "tasks": report.accounts.tasks.kept,
     }

@@ -53,6 +53,7 @@ def dataset_list(url: str, *, json: JsonPath = None) -> int:
             "published": manifest.published,
             "refused": manifest.refused,
             "images": dict(manifest.splits),
+            "lines": dict(manifest.lines),
             "formats": list(manifest.formats),
             "classes": dict(manifest.classes),
             "source": dict(manifest.source),
@@ -64,11 +65,16 @@ def dataset_list(url: str, *, json: JsonPath = None) -> int:
     if write_json(json, entries):
         return 0
     for entry in entries:
-        splits = ", ".join(f"{name} {count}" for name, count in entry["images"].items())
+        counted = [("images", entry["images"]), ("tasks", entry["lines"])]
+        contents = "  ".join(
+            f"{what}: {', '.join(f'{name} {count}' for name, count in numbers.items())}"
+            for what, numbers in counted
+            if any(numbers.values()) or (what == "images" and not entry["lines"])
+        )
         note = "" if entry["published"] else f"  not published: {entry['refused']}"
         note += {"complete": "  in latest/", "updating": "  latest/ is being updated to it"}.get(entry["latest"], "")
         print(
-            f"{'*' if entry['head'] else ' '} {entry['version']}  {entry['created_at']}  images: {splits}"
+            f"{'*' if entry['head'] else ' '} {entry['version']}  {entry['created_at']}  {contents}"
             f"  formats: {', '.join(entry['formats'])}{note}"
         )
     if not manifests:
