@@ -1,149 +1,54 @@
-"""Exports compared with label-studio-sdk's converter on the same synthetic export; memory, growth, S3 requests.
+"""Exports compared with label-studio-sdk's converter and panlabel: every shape of task, plain files on the disk.
 
-Each measurement is a process of its own (CPU seconds and peak memory are the process's), ours and theirs in turn.
+Each measurement is a process of its own: user CPU seconds and peak memory are the process's. Ours and theirs run in
+turn. `--only NAME,...` measures some shapes, `--tasks N` sets the size, `--repeats N` how often.
+
+panlabel (Rust) is measured if LABELLOOP_PANLABEL names its program: ``pip install panlabel==0.7.0`` elsewhere.
 """
 
+import argparse
 import json
-import math
 import os
-import random
 import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.export_s3 import to_s3
+from bench.export_inputs import SHAPES, Shape, write_export
 from labelloop.cli.main import one_blas_thread
 from labelloop.service.settings import Settings
 
 if TYPE_CHECKING:
     from exporters.model.accounting import ExportReport
 
-TASKS = (2_000, 20_000)
-MOST_TASKS = 100_000
-REPEATS = 3
-LABELS = [f"label-{n:02d}" for n in range(20)]
-SIZES = [(1920, 1080), (1280, 720), (640, 480), (4000, 3000), (800, 800)]
-PAIRS = {"coco": "COCO", "voc": "VOC", "yolo-detect": "YOLO"}
-CONFIG = (
-    '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">{labels}</RectangleLabels>'
-    '<PolygonLabels name="shape" toName="image">{labels}</PolygonLabels></View>'
-).format(labels="".join(f'<Label value="{label}"/>' for label in LABELS))
-
-
-def write_export(path: Path, tasks: int) -> None:
-    """A Label Studio JSON export: about 8 boxes and 0 to 2 polygons a task, 20 labels, its whole envelope."""
-    rng = random.Random(0)
-    with path.open("w") as file:
-        for number in range(1, tasks + 1):
-            file.write("[" if number == 1 else ",\n")
-            json.dump(_task(rng, number), file)
-        file.write("]")
-
-
-def _task(rng: random.Random, number: int) -> dict:
-    width, height = rng.choice(SIZES)
-    results = []
-    for index in range(max(0, round(rng.gauss(8, 2)))):
-        x, y = rng.uniform(0, 80), rng.uniform(0, 80)
-        value = {"x": x, "y": y, "width": rng.uniform(1, 99 - x), "height": rng.uniform(1, 99 - y), "rotation": 0}
-        results.append(_result(f"b{index}", "box", "rectanglelabels", value, rng.choice(LABELS), width, height))
-    for index in range(rng.randrange(3)):
-        points = _outline(rng)
-        value = {"points": points, "closed": True}
-        results.append(_result(f"p{index}", "shape", "polygonlabels", value, rng.choice(LABELS), width, height))
-    day = "2026-01-01T10:00:00.000000Z"
-    annotation = {
-        "id": number,
-        "completed_by": 1,
-        "result": results,
-        "was_cancelled": False,
-        "ground_truth": False,
-        "created_at": day,
-        "updated_at": day,
-        "draft_created_at": None,
-        "lead_time": 12.3,
-        "prediction": {},
-        "result_count": len(results),
-        "unique_id": f"{number:032x}",
-        "import_id": None,
-        "last_action": None,
-        "bulk_created": False,
-        "task": number,
-        "project": 1,
-        "updated_by": 1,
-        "parent_prediction": None,
-        "parent_annotation": None,
-        "last_created_by": None,
-    }
-    return {
-        "id": number,
-        "annotations": [annotation],
-        "drafts": [],
-        "predictions": [],
-        "meta": {},
-        "inner_id": number,
-        "data": {"image": f"s3://bucket/photos/{number:06d}.jpg"},
-        "created_at": day,
-        "updated_at": day,
-        "total_annotations": 1,
-        "cancelled_annotations": 0,
-        "total_predictions": 0,
-        "comment_count": 0,
-        "unresolved_comment_count": 0,
-        "last_comment_updated_at": None,
-        "project": 1,
-        "updated_by": 1,
-        "comment_authors": [],
-    }
-
-
-def _outline(rng: random.Random) -> list[list[float]]:
-    """6 to 16 points around a centre: an outline as people draw it, which does not cross itself."""
-    x, y, reach = rng.uniform(20, 80), rng.uniform(20, 80), rng.uniform(4, 18)
-    turns = sorted(rng.uniform(0, math.tau) for _ in range(rng.randrange(6, 17)))
-    radii = [reach * rng.uniform(0.5, 1) for _ in turns]
-    return [[x + r * math.cos(turn), y + r * math.sin(turn)] for r, turn in zip(radii, turns, strict=True)]
-
-
-def _result(name: str, control: str, kind: str, value: dict, label: str, width: int, height: int) -> dict:
-    return {
-        "original_width": width,
-        "original_height": height,
-        "image_rotation": 0,
-        "value": value | {kind: [label]},
-        "id": name,
-        "from_name": control,
-        "to_name": "image",
-        "type": kind,
-        "origin": "manual",
-    }
-
-
-_THEIRS = """
-import logging
-from label_studio_sdk.converter import Converter
-logging.disable(logging.ERROR)
-Converter(config={config!r}, project_dir={folder!r}, download_resources=False).convert(
-    {file!r}, {folder!r} + "/out", "COCO", is_dir=False
-)
-"""
+TASKS = 20_000
+MEMORY_TASKS = 100_000
+REPEATS = 2
+CONFIG = SHAPES["plain"].config
+RESULTS = Path(__file__).parent / "results" / "export.md"
+PANLABEL = "LABELLOOP_PANLABEL"
+PANLABEL_FORMATS = {"coco": "coco", "voc": "voc", "yolo-detect": "yolo"}
+FEW = 10
+# Masks and words make large files: what a size of the others means for them is in `Shape.share`.
+HEAVY_SHARE = 0.1
 
 
 # The peak memory of a process counts from what it was forked from: so the measured one is started by a small one.
 _MEASURED = """
 import json, resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+print(json.dumps([used.ru_utime, used.ru_maxrss / 1024]))
 """
 
 
-def export_to(file: Path, kinds: str, to: str, settings: Settings) -> "ExportReport":
+def export_to(
+    file: Path, kinds: str, to: str, settings: Settings, *, config: str = CONFIG, plain: bool = False
+) -> "ExportReport":
+    """Export a file; ``plain``: with the archives of a version too, as the command does."""
     from exporters.pipeline.export import export
 
     return export(
@@ -151,46 +56,49 @@ def export_to(file: Path, kinds: str, to: str, settings: Settings) -> "ExportRep
         settings=settings,
         to=to,
         formats=kinds.split(","),
-        label_config=CONFIG,
+        label_config=config,
         fetch=False,
         max_errors=1.0,
-        archives=False,  # `bench.export_plain` measures what they cost
+        archives=plain,
     )
 
 
-def _ours(file: Path, kind: str, folder: Path) -> None:
-    export_to(file, kind, f"file://{folder / 'set'}", Settings(home=folder / "home"))
+def _ours(file: Path, shape: Shape, kind: str, folder: Path) -> None:
+    export_to(file, kind, str(folder / "set"), Settings(home=folder / "home"), config=shape.config, plain=True)
 
 
-def _theirs(file: Path, kind: str, folder: Path) -> None:
+def _theirs(file: Path, shape: Shape, kind: str, folder: Path) -> None:
     import logging
 
     from label_studio_sdk.converter import Converter
 
     logging.disable(logging.ERROR)
-    converter = Converter(config=CONFIG, project_dir=str(folder), download_resources=False)
-    converter.convert(str(file), str(folder / "out"), PAIRS[kind], is_dir=False)
+    converter = Converter(config=shape.config, project_dir=str(folder), download_resources=False)
+    converter.convert(str(file), str(folder / "out"), shape.pairs[kind], is_dir=False)
 
 
-def _measure(who: str, file: Path, kind: str) -> list[float]:
-    """[CPU seconds without imports, wall seconds, peak MiB] of one conversion in a fresh process."""
-    line = [sys.executable, "-W", "ignore", "-m", "bench.export", who, str(file), kind]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _child(who: str, file: str, kind: str) -> None:
+def _child(who: str, file: str, name: str, kind: str) -> None:
     # what is imported is paid before the clock starts, by both
     if who == "ours":
         with one_blas_thread():  # as the command begins
-            import exporters.pipeline.export  # noqa: F401
+            import exporters.pipeline.export
+            import exporters.report.page  # noqa: F401
     else:
         import label_studio_sdk.converter  # noqa: F401
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
-        wall, cpu = time.perf_counter(), time.process_time()
-        (_ours if who == "ours" else _theirs)(Path(file), kind, Path(folder))
-        spent = time.process_time() - cpu, time.perf_counter() - wall
-    print(json.dumps([*spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        (_ours if who == "ours" else _theirs)(Path(file), SHAPES[name], kind, Path(folder))
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        threads = (after.ru_stime - before.ru_stime, after.ru_maxrss / 1024)
+    print(json.dumps([after.ru_utime - before.ru_utime, *threads]))
+
+
+def _measure(who: str, file: Path, name: str, kind: str) -> list[float]:
+    """[user CPU seconds without imports, those of the system, peak MiB] of one conversion in a fresh process."""
+    line = [sys.executable, "-W", "ignore", "-m", "bench.export", "--child", who, str(file), name, kind]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    measured: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def _fast_folder() -> str | None:
@@ -198,111 +106,164 @@ def _fast_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def run(sizes: Sequence[int] = TASKS) -> str:
+def run(tasks: int = TASKS, repeats: int = REPEATS, only: str = "") -> str:
     """Measure; gives the tables as Markdown."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = {tasks: Path(folder) / f"{tasks}.json" for tasks in (*sizes, MOST_TASKS)}
-        for tasks, file in files.items():
-            write_export(file, tasks)
-        busy = os.getloadavg()[0]
-        parts = [_conversion(files, sizes), _commands(files), _second(files[sizes[0]], sizes[0])]
-        parts.append(to_s3(files[sizes[-1]], sizes[-1]))
-    load = f"The machine ran other work besides (load {busy:.0f} at the start, {os.getloadavg()[0]:.0f} at the end):"
-    return "\n\n".join(
-        [*parts, f"{load} wall seconds say little then, and CPU seconds are higher than on a quiet one."]
-    )
+    names = only.split(",") if only else list(SHAPES)
+    load = os.getloadavg()[0]
+    parts = [_shapes(tasks, repeats, [SHAPES[name] for name in names if SHAPES[name].pairs])]
+    if not only:
+        parts += [_whole_commands(tasks, repeats), _again(min(tasks, 2_000))]
+    note = f"Load of the machine: {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end."
+    return "\n\n".join([*parts, note])
 
 
-def _conversion(files: Mapping[int, Path], sizes: Sequence[int]) -> str:
+def _shapes(tasks: int, repeats: int, shapes: list[Shape]) -> str:
     lines = [
-        "## Against the converter",
+        "## Against label-studio-sdk's converter",
         "",
-        "Tasks a CPU second, some 8 boxes and 1 polygon a task, one format a process,",
-        f"best of {REPEATS} in turn, imports not counted.",
-        "Both write plain files. Ours writes shards, manifest, checksums and the accounting as well, and syncs to the",
-        "disk; the converter does not.",
+        f"User CPU seconds of one format a process, imports not counted, best of {repeats} in turn. Ours is",
+        "`labelloop export --to DIR`: the plain files in `latest/`, the archive and the report of the version, and the",
+        "shards, checksums and accounts besides. The converter writes plain files.",
         "",
-        "| tasks | format | ours | converter | times | wall s | converter's | peak MiB | converter's |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| a task holds | tasks | format | ours | converter | times | system s | converter's | MiB | converter's |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    spent: dict[str, list[float]] = {kind: [] for kind in PAIRS}
-    for tasks in sizes:
-        for kind in PAIRS:
-            results: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
-            for _ in range(REPEATS):
-                for who, measured in results.items():
-                    measured.append(_measure(who, files[tasks], kind))
-            ours, theirs = (min(results[who]) for who in ("ours", "theirs"))
-            spent[kind].append(ours[0])
-            lines.append(
-                f"| {tasks:,} | {kind} | {tasks / ours[0]:,.0f} | {tasks / theirs[0]:,.0f} | {theirs[0] / ours[0]:.1f} "
-                f"| {ours[1]:.2f} | {theirs[1]:.2f} | {ours[2]:.0f} | {theirs[2]:.0f} |"
-            )
-    grows = ", ".join(f"{times[-1] / times[0]:.1f} ({kind})" for kind, times in spent.items())
-    return "\n".join([*lines, "", f"From {sizes[0]:,} to {sizes[-1]:,} tasks CPU time grows by the factor {grows}."])
-
-
-def _commands(files: Mapping[int, Path]) -> str:
-    lines = [
-        "## The whole command",
-        "",
-        "`labelloop export --format coco --no-fetch` as it is typed: its start, imports and report included;",
-        "the converter from the start of Python to the end of its file.",
-        "",
-        "| tasks | CPU s | converter's | peak MiB | converter's |",
-        "|---|---|---|---|---|",
-    ]
-    for tasks, file in files.items():
-        ours = _spent(file, "ours")
-        theirs = _spent(file, "theirs") if tasks < MOST_TASKS else None
-        cells = (f"{theirs[0]:.2f}", f"{theirs[1]:.0f}") if theirs else ("not run", "not run")
-        lines.append(f"| {tasks:,} | {ours[0]:.2f} | {cells[0]} | {ours[1]:.1f} | {cells[1]} |")
+    for shape in shapes:
+        number = max(20, round(tasks * shape.share))
+        with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
+            file = Path(folder) / "export.json"
+            write_export(file, number, shape)
+            for kind in shape.pairs:
+                found: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
+                for _ in range(repeats):
+                    for who, measured in found.items():
+                        measured.append(_measure(who, file, shape.name, kind))
+                ours, theirs = (min(found[who]) for who in ("ours", "theirs"))
+                lines.append(
+                    f"| {shape.words} | {number:,} | {kind} | {ours[0]:.2f} | {theirs[0]:.2f} "
+                    f"| {theirs[0] / ours[0]:.1f} | {ours[1]:.2f} | {theirs[1]:.2f} | {ours[2]:.0f} | {theirs[2]:.0f} |"
+                )
+                print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
 
 
-def _spent(file: Path, who: str) -> tuple[float, float]:
-    """(CPU seconds, peak MiB) of a whole process."""
+def _whole_commands(tasks: int, repeats: int) -> str:
+    """Whole processes beside panlabel's, on what it reads: upright boxes."""
+    program = os.environ.get(PANLABEL, "")
+    lines = [
+        "## Whole commands, start included",
+        "",
+        f"User CPU seconds of `labelloop export --to DIR --no-fetch`, best of {repeats} in turn with panlabel 0.7.0, a",
+        "Rust program that reads upright boxes alone.",
+        "",
+        "| tasks, some 8 boxes each | format | ours | panlabel | times | MiB | panlabel's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
+        for number in (FEW, tasks):
+            file = Path(folder) / f"{number}.json"
+            write_export(file, number, SHAPES["boxes"])
+            for kind in ("coco",) if number == FEW else PANLABEL_FORMATS:
+                pairs = [
+                    (_command(file, kind), _panlabel(program, file, kind) if program else None) for _ in range(repeats)
+                ]
+                ours = min(first for first, _ in pairs)
+                theirs = min((second for _, second in pairs if second), default=None)
+                cells = (f"{theirs[0]:.2f}", f"{theirs[0] / ours[0]:.2f}", f"{theirs[1]:.0f}") if theirs else ("-",) * 3
+                lines.append(
+                    f"| {number:,} | {kind} | {ours[0]:.2f} | {cells[0]} | {cells[1]} | {ours[1]:.0f} | {cells[2]} |"
+                )
+                print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+def _command(file: Path, kind: str) -> tuple[float, float]:
+    """(user CPU seconds, peak MiB) of our whole command."""
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
         config = Path(folder) / "config.xml"
-        config.write_text(CONFIG)
-        command = ["-m", "labelloop.cli.main", "export", "--from", str(file), "--to", f"file://{folder}/set"]
-        command += ["--label-config", str(config), "--format", "coco", "--no-fetch", "--max-errors", "1"]
-        if who == "theirs":
-            code = _THEIRS.format(config=CONFIG, folder=folder, file=str(file))
-            command = ["-W", "ignore", "-c", code]
-        environment = {**os.environ, "LABELLOOP_HOME": f"{folder}/home"}
-        line = [sys.executable, "-c", _MEASURED, sys.executable, *command]
-        done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
+        config.write_text(SHAPES["boxes"].config)
+        command = ["-m", "labelloop.cli.main", "export", "--from", str(file), "--to", f"{folder}/set"]
+        command += ["--label-config", str(config), "--format", kind, "--no-fetch", "--max-errors", "1"]
+        return _spent([sys.executable, *command], {"LABELLOOP_HOME": f"{folder}/home"})
+
+
+def _panlabel(program: str, file: Path, kind: str) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
+        out = f"{folder}/out{'.json' if kind == 'coco' else ''}"
+        words = ["convert", "--from", "label-studio", "--to", PANLABEL_FORMATS[kind], "-i", str(file), "-o", out]
+        return _spent([program, *words, "--allow-lossy"], {})
+
+
+def _spent(line: list[str], settings: Mapping[str, str]) -> tuple[float, float]:
+    """(user CPU seconds, peak MiB) of a whole process."""
+    measured = [sys.executable, "-c", _MEASURED, *line]
+    done = subprocess.run(measured, capture_output=True, text=True, check=True, env={**os.environ, **settings})
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak
 
 
-def _second(file: Path, tasks: int) -> str:
-    """A second export of a file in which 1 % changed."""
-    every = 100
+def _again(tasks: int) -> str:
+    """A second export of a file in which 1 % changed, and one in which nothing did."""
+    every, spent = 100, []
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
-        settings, changed = Settings(home=Path(folder) / "home"), Path(folder) / "changed.json"
-        told = json.loads(file.read_text())
-        for task in told[::every]:
+        settings, file, changed = (
+            Settings(home=Path(folder) / "home"),
+            Path(folder) / "a.json",
+            Path(folder) / "b.json",
+        )
+        write_export(file, tasks)
+        read = json.loads(file.read_text())
+        for task in read[::every]:
             task["annotations"][0]["result"][:1] = []
-        changed.write_text(json.dumps(told))
-        spent = []
+        changed.write_text(json.dumps(read))
         for source in (file, changed, changed):
-            clock = time.process_time()
-            report = export_to(source, "coco", f"file://{folder}/set", settings)
-            spent.append((time.process_time() - clock, report.written))
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+            report = export_to(source, "coco", f"{folder}/set", settings, plain=True)
+            spent.append((resource.getrusage(resource.RUSAGE_SELF).ru_utime - before, report.written))
     first, second, third = spent
     return (
         "## A second export\n\n"
-        f"Of {tasks:,} tasks (coco) {tasks // every} changed: {second[0]:.3f} CPU seconds instead of {first[0]:.3f}, "
-        f"{second[1].bytes / 1e3:,.0f} KB written instead of {first[1].bytes / 1e6:.1f} MB.\n"
-        f"Where nothing changed: {third[0]:.3f} CPU seconds and {third[1].objects} objects. "
+        f"Of {tasks:,} tasks (coco, plain files) {tasks // every} changed: {second[0]:.2f} CPU seconds instead of "
+        f"{first[0]:.2f}, {second[1].bytes / 1e3:,.0f} KB of shards instead of {first[1].bytes / 1e6:.1f} MB.\n"
+        f"Where nothing changed: {third[0]:.2f} CPU seconds and {third[1].objects} shards. "
         "A file is read and compared as a whole each time; of a project only what changed is read."
     )
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in ("ours", "theirs"):
-        _child(*sys.argv[1:4])
+def memory(tasks: int = MEMORY_TASKS) -> str:
+    """Peak MiB of the command at many tasks, shape by shape."""
+    lines = ["| a task holds | tasks | format | MiB |", "|---|---|---|---|"]
+    for shape in SHAPES.values():
+        number = max(20, round(tasks * shape.share * (HEAVY_SHARE if shape.share < 1 else 1)))
+        for kind in shape.pairs:
+            with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
+                file, config = Path(folder) / "export.json", Path(folder) / "config.xml"
+                write_export(file, number, shape)
+                config.write_text(shape.config)
+                command = ["-m", "labelloop.cli.main", "export", "--from", str(file), "--to", f"{folder}/set"]
+                command += ["--label-config", str(config), "--format", kind, "--no-fetch", "--workers", "1"]
+                _, peak = _spent([sys.executable, *command], {"LABELLOOP_HOME": f"{folder}/home"})
+            lines.append(f"| {shape.words} | {number:,} | {kind} | {peak:.0f} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(["## Peak memory", "", *lines])
+
+
+def main() -> None:
+    """Measure and write the results file."""
+    parser = argparse.ArgumentParser(prog="python -m bench.export", description=__doc__)
+    parser.add_argument("--tasks", type=int, default=TASKS)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--only", default="", help="shapes, comma-separated: " + ", ".join(SHAPES))
+    parser.add_argument("--memory", action="store_true", help="measure the peak memory at 100,000 tasks instead")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        _child(*options.child)
+    elif options.memory:
+        print(memory())
     else:
-        print(run([int(size) for size in sys.argv[1:]] or TASKS))
+        print(run(options.tasks, options.repeats, options.only))
+
+
+if __name__ == "__main__":
+    main()

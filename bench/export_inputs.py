@@ -24,7 +24,7 @@ POINTS = [
     "right ankle",
 ]  # fmt: skip
 WEATHER = ["parked", "moving", "occluded", "not clear"]
-WORDS = "Invoice Total Net VAT Date 2024-03-17 12.50 EUR No. 4711 Street City Amount due – Customer Qty".split()
+WORDS = ["Invoice", "Total", "Net", "VAT", "Date", "2024-03-17", "12.50", "EUR", "Nº", "4711", "Straße", "Amount due"]
 BRUSH_SIZE = (1920, 1080)
 # Distinct drawn masks of a file: making one takes longer than exporting it.
 MASKS = 48
@@ -100,6 +100,10 @@ def _outline(rng: random.Random) -> list[list[float]]:
     turns = sorted(rng.uniform(0, math.tau) for _ in range(rng.randrange(6, 17)))
     radii = [reach * rng.uniform(0.5, 1) for _ in turns]
     return [[x + r * math.cos(turn), y + r * math.sin(turn)] for r, turn in zip(radii, turns, strict=True)]
+
+
+def _boxes(rng: random.Random, width: int, height: int) -> list[Result]:
+    return [_box(rng, index, width, height) for index in range(max(1, round(rng.gauss(8, 2))))]
 
 
 def _with_choices(rng: random.Random, width: int, height: int) -> list[Result]:
@@ -200,6 +204,7 @@ SHAPES: Mapping[str, Shape] = {
             "plain", "some 8 boxes and 1 polygon", _config(_BOXES, _POLYGONS),
             {"coco": "COCO", "voc": "VOC", "yolo-detect": "YOLO"}, _boxes_and_polygons,
         ),
+        Shape("boxes", "some 8 boxes", _config(_BOXES), {}, _boxes),
         Shape(
             "choices", "the same, each with a choice", _config(_BOXES, _POLYGONS, _CHOICES), {"coco": "COCO"},
             _with_choices,

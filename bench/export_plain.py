@@ -15,7 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from bench.export import CONFIG, write_export
+from bench.export import CONFIG
+from bench.export_inputs import write_export
 
 TASKS = (20_000,)
 S3_TASKS = 2_000

@@ -13,7 +13,7 @@ FEW = 10
 
 def to_s3(file: Path, tasks: int) -> str:
     """To a real S3 server and to the disk in turn, with the requests counted."""
-    from bench.export import write_export
+    from bench.export_inputs import write_export
     from tests.system.s3_fixtures import KEY, SECRET, VENV, start, takes_xattrs
 
     head = "## To S3\n\n"

@@ -99,8 +99,15 @@ def environment() -> "Environment":
     """Return the environment of the templates: everything is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from exporters.report.template_cache import TemplateCache
+
+    folder = Path(__file__).parent
     created = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(folder),
+        bytecode_cache=TemplateCache(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     created.filters["readable"] = _readable
     created.filters["thousands"] = thousands
