@@ -36,27 +36,30 @@ class Row:
 
 
 MAIN = Shape(tasks=60)
-NOT_CHOICES = {"a bot accepts pre-labels", "camps on small objects", "camps on borders", "camps on some of a label",
+NOT_CHOICES = {"camps on small objects", "camps on borders", "camps on some of a label",
                "camps on marking some objects"}  # fmt: skip
-PRELABELS = "a bot accepts pre-labels"
+PRELABELS = ("a bot accepts pre-labels", "one accepts right pre-labels quickly")
 FEW = ("camps on a label", "camps on small objects", "camps on borders", "two miss half at random", "one careless",
        "all waver", "all careful")  # fmt: skip
 # The table of the truths: boxes, choices, spans.
 MAIN_ROWS = (
-    *(Row(truth, MAIN) for truth in TRUTHS if truth != PRELABELS),
-    Row(PRELABELS, Shape(tasks=60, prelabels=True)),
-    Row("all careful", Shape(tasks=60, prelabels=True)),
-    *(Row(truth, Shape(tasks=300, kind="choices")) for truth in TRUTHS if truth not in NOT_CHOICES),
-    *(Row(truth, Shape(tasks=60, kind="spans")) for truth in TRUTHS if truth not in {PRELABELS, "a copier"}),
+    *(Row(truth, MAIN) for truth in TRUTHS if truth not in PRELABELS),
+    *(Row(truth, Shape(tasks=60, prelabels=True)) for truth in (*PRELABELS, "all careful")),
+    *(Row(truth, Shape(tasks=300, kind="choices")) for truth in TRUTHS if truth not in {*NOT_CHOICES, *PRELABELS}),
+    *(
+        Row(truth, Shape(tasks=300, kind="choices", prelabels=True))
+        for truth in (*PRELABELS, "all careful", "one careless", "camps on a label")
+    ),
+    *(Row(truth, Shape(tasks=60, kind="spans")) for truth in TRUTHS if truth not in {*PRELABELS, "a copier"}),
 )
 # Other sizes: three and two of six annotators a task, small objects harder for all, few tasks, small teams.
 SIZE_ROWS = (
-    *(Row(truth, Shape(tasks=200, each=3)) for truth in TRUTHS if truth != PRELABELS),
+    *(Row(truth, Shape(tasks=200, each=3)) for truth in TRUTHS if truth not in PRELABELS),
     *(Row(truth, Shape(tasks=300, each=3, kind="choices")) for truth in ("camps on a label", "two miss half at random",
       "one careless", "three careless", "all waver", "a bot gives one answer", "all careful")),
     *(Row(truth, Shape(tasks=100, hard=True)) for truth in FEW),
     *(Row(truth, Shape(tasks=300, each=2), few=True) for truth in FEW),
-    *(Row(truth, Shape(tasks=30), few=True) for truth in TRUTHS if truth != PRELABELS),
+    *(Row(truth, Shape(tasks=30), few=True) for truth in TRUTHS if truth not in PRELABELS),
     *(Row(truth, Shape(tasks=100, kind="choices"), few=True) for truth in ("camps on a label", "one careless",
       "all waver", "all careful")),
     *(Row(truth, Shape(tasks=30, each=2), few=True) for truth in FEW),

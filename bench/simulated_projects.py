@@ -28,6 +28,7 @@ class Habit:
         constant: The only answer ever given; empty: none.
         accepts: Whether pre-labels are submitted unchanged.
         pace: Multiplies the time of a task.
+        accept_pace: Multiplies the time of a task of which only pre-labels are accepted.
     """
 
     miss: float = 0.03
@@ -43,6 +44,7 @@ class Habit:
     constant: str = ""
     accepts: bool = False
     pace: float = 1.0
+    accept_pace: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,17 @@ def _task(number, shape, habits, rng, people):
         else:
             result = _answer(truth, shape, habit, rng, predicted)
         drawn[who] = result
+        origins = _origins(result, shape, predicted)
+        pace = habit.pace * (habit.accept_pace if set(origins) == {"prediction"} else 1.0)
         annotations.append(
             {
                 "id": number * 100 + place,
                 "completed_by": who,
-                "result": [_result(item, shape, f"{number}-{who}-{index}") for index, item in enumerate(result)],
-                "lead_time": round(rng.lognormvariate(3, 0.4) * habit.pace, 2),
+                "result": [
+                    _result(item, shape, f"{number}-{who}-{index}") | ({"origin": origin} if origin else {})
+                    for index, (item, origin) in enumerate(zip(result, origins, strict=True))
+                ],
+                "lead_time": round(rng.lognormvariate(3, 0.4) * pace, 2),
                 "created_at": f"2026-01-{1 + (number * 20 // 300) % 28:02d}T{10 + place:02d}:00:00Z",
                 "updated_at": f"2026-01-{1 + (number * 20 // 300) % 28:02d}T{10 + place:02d}:00:00Z",
             }
@@ -103,6 +110,15 @@ def _task(number, shape, habits, rng, people):
     )
     data = {"text": TEXT} if shape.kind == "spans" else {"image": f"{number}.jpg"}
     return {"id": number, "data": data, "annotations": annotations, "predictions": predictions}
+
+
+def _origins(result, shape, predicted):
+    """What Label Studio says of each result: "" of one by hand."""
+    if predicted is None:
+        return [""] * len(result)
+    if shape.kind == "choices":
+        return ["prediction" if item in predicted else "prediction-changed" for item in result]
+    return [item[6] if len(item) > 6 else "prediction" if item in predicted else "" for item in result]
 
 
 def _truth(shape, rng):
@@ -223,7 +239,6 @@ def _result(item, shape, id_):
         "original_width": WIDTH,
         "original_height": HEIGHT,
         "value": value,
-        **({"origin": item[6]} if len(item) > 6 else {}),
     }
 
 
@@ -328,6 +343,13 @@ def accepting_bot(shape, rng):
     return _named(shape, rng, 1, Habit(accepts=True, pace=rng.choice((0.1, 0.6))), "click-through")
 
 
+def quick_acceptor(shape, rng):
+    """Accepts pre-labels that are right in a tenth of the time, and corrects the others as all do."""
+    team = _team(shape, rng)
+    quick = Habit(accept_pace=0.1)
+    return Truth({who: quick if who == team[0] else CAREFUL for who in team})
+
+
 def constant_bot(shape, rng):
     names = CHOICES if shape.kind == "choices" else LABELS
     return _named(shape, rng, 1, Habit(constant=rng.choice(names), pace=rng.choice((0.1, 0.6))), "click-through")
@@ -353,6 +375,7 @@ TRUTHS = {
     "all waver": all_waver,
     "a copier": copier,
     "a bot accepts pre-labels": accepting_bot,
+    "one accepts right pre-labels quickly": quick_acceptor,
     "a bot gives one answer": constant_bot,
     "a bot is too fast": fast_bot,
     "all careful": all_careful,

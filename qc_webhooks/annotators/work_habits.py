@@ -31,7 +31,8 @@ class Speed:
         seconds_a_region: Median time per region in seconds; None without regions.
         hours: Total time in hours.
         pace: Geometric mean of the time ratio to the others on the same tasks: 2 is half as fast.
-        hasty: Share of tasks that took less than a quarter of the others' time.
+        hasty: Share of tasks that took less than a quarter of the others' time. To accept a right pre-label is quick:
+            tasks of which the annotator only accepted pre-labels that most others confirm do not count.
     """
 
     tasks: int
@@ -47,7 +48,9 @@ def measure_speed(tasks: Iterable[TaskFacts]) -> dict[int, Speed]:
     seconds_by_annotator: dict[int, list[float]] = defaultdict(list)
     by_region: dict[int, list[float]] = defaultdict(list)
     ratios: dict[int, list[float]] = defaultdict(list)
+    own_work: dict[int, list[float]] = defaultdict(list)
     for task in tasks:
+        accepted = _rightly_accepted(task)
         timed = [annotation for annotation in task.blind if annotation.seconds]
         for annotation in timed:
             seconds = annotation.seconds or 0.0
@@ -56,7 +59,10 @@ def measure_speed(tasks: Iterable[TaskFacts]) -> dict[int, Speed]:
                 by_region[annotation.annotator].append(seconds / annotation.regions)
             others = [math.log(other.seconds or 1.0) for other in timed if other is not annotation]
             if others:
-                ratios[annotation.annotator].append(math.log(seconds) - sum(others) / len(others))
+                ratio = math.log(seconds) - sum(others) / len(others)
+                ratios[annotation.annotator].append(ratio)
+                if annotation.annotator not in accepted:
+                    own_work[annotation.annotator].append(ratio)
     return {
         who: Speed(
             len(times),
@@ -64,10 +70,33 @@ def measure_speed(tasks: Iterable[TaskFacts]) -> dict[int, Speed]:
             round(float(np.median(by_region[who])), 2) if by_region[who] else None,
             round(sum(times) / 3600, 3),
             _pace(np.array(ratios[who])),
-            proportion_ci(sum(ratio < math.log(HASTY_RATIO) for ratio in ratios[who]), len(ratios[who])),
+            proportion_ci(sum(ratio < math.log(HASTY_RATIO) for ratio in own_work[who]), len(own_work[who])),
         )
         for who, times in sorted(seconds_by_annotator.items())
     }
+
+
+def _rightly_accepted(task: TaskFacts) -> set[int]:
+    """Annotators who only accepted pre-labels of a task, of which most others have each too."""
+    blind = {annotation.annotator for annotation in task.blind}
+    answers: list[dict[int, tuple[int, tuple[str, ...]]]] = [
+        {mark.annotator: (mark.origin, mark.labels) for mark in item.marks if mark.annotator in blind}
+        for item in task.objects
+    ]
+    for question in task.questions:
+        origins = question.origin_by_annotator
+        answers.append({who: (origins[who], answer) for who, answer in question.votes if who in blind})
+    if not any(origin == UNCHANGED for given in answers for origin, _ in given.values()):
+        return set()
+    accepting = set(blind)
+    for given in answers:
+        for who in tuple(accepting):
+            same = sum(given.get(other, (0, None))[1] == given.get(who, (0, None))[1] for other in blind - {who})
+            is_confirmed = 2 * same > len(blind) - 1
+            is_accepted = who not in given or given[who][0] == UNCHANGED
+            if not (is_confirmed and is_accepted):
+                accepting.discard(who)
+    return accepting & {who for given in answers for who, (origin, _) in given.items() if origin == UNCHANGED}
 
 
 def _pace(logs: Floats) -> Estimate:
@@ -138,6 +167,9 @@ def find_duplicates(tasks: Iterable[TaskFacts]) -> dict[int, tuple[DuplicatePair
 # Careful annotators miss some corrections that others make. An annotator whose whole interval lies above this share
 # accepts pre-labels without checking them.
 MAX_UNCORRECTED_SHARE = 0.6
+# A pre-label of an answer is wrong if more than this share of the others gave another answer. Half of a team with
+# another view does not make it wrong.
+_CORRECTING = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -181,6 +213,18 @@ def measure_prelabel_bias(tasks: Iterable[TaskFacts]) -> dict[int, PrelabelBias]
                 if is_corrected and origins.get(who, CORRECTED) != MANUAL:
                     corrected_by_others[who] += 1
                     left[who] += origins.get(who) == UNCHANGED
+        for question in task.questions:
+            origins = question.origin_by_annotator
+            given = {who: answer for who, answer in question.votes if who in blind}
+            # what was accepted unchanged is the pre-label's answer
+            predicted = next((answer for who, answer in given.items() if origins[who] == UNCHANGED), None)
+            for who in given:
+                prelabels[who] += origins[who] != MANUAL
+                untouched[who] += origins[who] == UNCHANGED
+                differing = sum(answer != predicted for other, answer in given.items() if other != who)
+                if predicted is not None and origins[who] != MANUAL and differing > _CORRECTING * (len(given) - 1):
+                    corrected_by_others[who] += 1
+                    left[who] += origins[who] == UNCHANGED
     return {
         who: PrelabelBias(
             proportion_ci(untouched[who], prelabels[who]), proportion_ci(left[who], corrected_by_others[who])
@@ -365,9 +409,12 @@ def _shared_errors(tasks: Sequence[TaskFacts]) -> Iterator[CopiedWork]:
         blind = {item.annotator for item in task.blind}
         for question in task.questions:
             votes = {who: " + ".join(answer) for who, answer in question.votes if who in blind}
+            accepted = {who for who, origin in question.origin_by_annotator.items() if origin == UNCHANGED}
             if len(votes) < 4 or len(set(votes.values())) < 2:
                 continue
             for a, b in combinations(sorted(votes), 2):
+                if accepted.issuperset((a, b)):
+                    continue  # both accepted the same pre-label: no sign of copying
                 counts = Counter(answer for who, answer in votes.items() if who not in (a, b)).most_common(2)
                 answer, count = counts[0]
                 if count < 2 or (len(counts) > 1 and counts[1][1] == count):

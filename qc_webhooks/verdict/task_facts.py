@@ -30,7 +30,7 @@ from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import with_unique_ids
-from labelloop.labeling.studio.task import Annotation, Task
+from labelloop.labeling.studio.task import Annotation, ModelPrediction, Task
 from qc_webhooks.agreement.answers import Answers, complete_answers, read_answers
 from qc_webhooks.agreement.compare import Comparison, compare
 from qc_webhooks.agreement.detection_counts import DetectionCounts, count_detections
@@ -112,10 +112,24 @@ class ObjectFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Answers about the whole task to one control, with the annotator of each."""
+    """Answers about the whole task to one control.
+
+    Attributes:
+        control: The control.
+        votes: The annotator and the answer of each.
+        origins: What became of the pre-label in each, as of a region; empty: all were given by hand, or the task was
+            judged by an earlier version.
+    """
 
     control: str
     votes: Votes
+    origins: tuple[int, ...] = ()
+
+    @property
+    def origin_by_annotator(self) -> dict[int, int]:
+        """Annotator -> what became of the pre-label."""
+        origins = self.origins or (MANUAL,) * len(self.votes)
+        return {who: origin for (who, _), origin in zip(self.votes, origins, strict=True)}
 
 
 class AnnotatorPair(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -297,7 +311,7 @@ def facts_of(
         task.id or 0,
         tuple(sorted(turns, key=lambda turn: (turn.ground_truth, turn.submitted_at, turn.annotator))),
         tuple(_object_facts(views, cluster, origins) for cluster in clusters),
-        tuple(Question(control, choice_votes(views, control)) for control in choice_controls(views)),
+        tuple(_question(task, views, annotations, control) for control in choice_controls(views)),
         _pairs(verdict, views, clusters, origins),
         _repeats(task, answers, tolerance, config),
         image_urls_of(task, config),
@@ -502,6 +516,38 @@ def _origin(region: Region, prelabels: frozenset[tuple[Any, ...]]) -> int:
         return UNCHANGED
     origin = region.result[0].origin if region.result else None
     return {"prediction": UNCHANGED, "prediction-changed": CORRECTED}.get(origin or "", MANUAL)
+
+
+def _question(
+    task: Task, views: Sequence[AnnotatorView], annotations: Mapping[int | None, Annotation], control: str
+) -> Question:
+    """The answers to one control, with what became of the pre-label in each."""
+    votes = choice_votes(views, control)
+    annotation_of = {view.annotator: annotations.get(view.annotation) for view in views}
+    predictions = {prediction.id: prediction for prediction in task.predictions}
+    origins = []
+    for who, _ in votes:
+        annotation = annotation_of[who]
+        parent = predictions.get(annotation.parent_prediction) if annotation else None
+        origins.append(_answer_origin(annotation, parent, control))
+    return Question(control, votes, tuple(origins) if any(origins) else ())
+
+
+def _answer_origin(annotation: Annotation | None, parent: ModelPrediction | None, control: str) -> int:
+    """What became of the pre-label in an answer about the whole task.
+
+    An answer that equals the pre-label's by chance is none: the annotation must have been started from a prediction.
+    """
+    results = [result for result in annotation.results if result.from_name == control] if annotation else []
+    if parent is not None:
+        predicted = sorted(_drawing(item.type, item.value) for item in parent.results if item.from_name == control)
+        if predicted:
+            given = sorted(_drawing(item.type, item.value) for item in results)
+            return UNCHANGED if given == predicted else CORRECTED
+    origins = {result.origin for result in results}
+    if "prediction-changed" in origins:
+        return CORRECTED
+    return UNCHANGED if origins == {"prediction"} else MANUAL
 
 
 def _drawing(type_: str, value: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -81,9 +81,33 @@ def test_work_that_is_not_their_own_is_said(truth):
     assert not {item.kind for item in found} & {"guideline", "two views", "hard"}
 
 
-def test_a_bot_that_accepts_pre_labels_is_said():
-    known, found = project("a bot accepts pre-labels", Shape(tasks=60, prelabels=True))
+PRELABELLED = [Shape(tasks=60, prelabels=True), Shape(tasks=200, kind="choices", prelabels=True)]
+
+
+@pytest.mark.parametrize("shape", PRELABELLED, ids=["boxes", "choices"])
+def test_a_bot_that_accepts_pre_labels_is_said(shape):
+    known, found = project("a bot accepts pre-labels", shape)
     assert {who for item in found if item.kind == "click-through" for who in item.who} == known.who
+    assert "careless" not in {item.kind for item in found}
+
+
+@pytest.mark.parametrize("shape", PRELABELLED, ids=["boxes", "choices"])
+def test_who_accepts_right_pre_labels_quickly_is_not_named(shape):
+    known, found = project("one accepts right pre-labels quickly", shape)
+    assert not known.who
+    assert found == ()
+
+
+def test_two_who_accept_the_same_wrong_pre_labels_are_no_copiers():
+    habits = {who: Habit(accepts=True) if who < 3 else CAREFUL for who in range(1, 7)}
+    found = diagnosed(Shape(tasks=200, kind="choices", prelabels=True), habits)
+    assert {item.kind for item in found} == {"click-through"}
+    assert {who for item in found for who in item.who} == {1, 2}
+
+
+def test_a_view_about_pre_labelled_answers_is_no_click_through():
+    [found] = project("camps on a label", Shape(tasks=200, kind="choices", prelabels=True))[1]
+    assert found.kind == "guideline"
 
 
 def test_wavering_of_all_is_a_hard_call():

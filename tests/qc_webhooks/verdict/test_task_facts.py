@@ -13,7 +13,7 @@ from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, draw
 from qc_webhooks.policy import Policy
 from qc_webhooks.store.tables import FACTS
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.task_facts import CORRECTED, MANUAL, UNCHANGED, facts_of
+from qc_webhooks.verdict.task_facts import CORRECTED, MANUAL, UNCHANGED, Question, facts_of
 from qc_webhooks.verdict.verdict import judge
 from tests.qc_webhooks.conftest import CONFIG, PROJECT, annotation_json
 
@@ -67,6 +67,30 @@ def test_what_became_of_a_pre_label(box, region, origin):
     own = moved(drawn, region.pop("by", 0.0), **region)
     result = facts(annotation_json(1, 8, [own]), predictions=[{"id": 1, "model_version": "m1", "result": [drawn]}])
     assert [mark.origin for mark in result.objects[0].marks] == [origin]
+
+
+@pytest.mark.parametrize(
+    ("answer", "origin", "parent", "became"),
+    [
+        ("good", "prediction", None, UNCHANGED),
+        ("bad", "prediction-changed", None, CORRECTED),
+        ("good", "manual", None, MANUAL),  # the same answer by chance
+        ("good", None, None, MANUAL),
+        ("good", "manual", 1, UNCHANGED),  # the annotation was started from the prediction
+        ("bad", "prediction", 1, CORRECTED),
+    ],
+)
+def test_what_became_of_a_pre_labelled_answer(choice, answer, origin, parent, became):
+    given = choice(answer) | ({"origin": origin} if origin else {})
+    one = annotation_json(1, 8, [given], parent_prediction=parent)
+    other = annotation_json(2, 9, [choice("good")])
+    result = facts(one, other, predictions=[{"id": 1, "model_version": "m1", "result": [choice("good")]}])
+    assert result.questions[0].origin_by_annotator == {8: became, 9: MANUAL}
+
+
+def test_answers_of_an_earlier_version_are_by_hand():
+    question = msgspec.json.decode(b'["q", [[1, ["a"]], [2, ["b"]]]]', type=Question)
+    assert question.origin_by_annotator == {1: MANUAL, 2: MANUAL}
 
 
 def test_our_own_overlays_are_no_pre_labels(box):
