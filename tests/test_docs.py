@@ -7,6 +7,7 @@ import pytest
 
 from exporters.automation.policy import ExportPolicy
 from exporters.automation.triggers import TRIGGERS
+from exporters.check.findings import FINDING_KINDS
 from exporters.convert.annotation_policy import POLICIES
 from exporters.formats import FORMATS
 from exporters.tasks.table import TASK_FORMATS
@@ -41,6 +42,7 @@ TABLES = {
     "POLICIES": POLICIES,
     "TRIGGERS": TRIGGERS,
     "ISSUE_KINDS": ISSUE_KINDS,
+    "FINDING_KINDS": FINDING_KINDS,
     "GEOMETRIES": GEOMETRIES,
     "LAYOUTS": LAYOUTS,
     "SEGMENTERS": SEGMENTERS,

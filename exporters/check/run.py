@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from exporters.check.boxes import INPUT_SIZE, BoxChecker, ClassStatistics
 from exporters.check.findings import CheckReport, Finding, ShownImage
 from exporters.check.images import CheckedDataset, CheckedImage
+from exporters.check.opinion import SecondOpinion, ask_for_opinion
 from exporters.look.cache import FingerprintCache, cache_file
 from exporters.look.fingerprint import Fingerprint
 from exporters.look.reader import ImageLocation, read_fingerprints
@@ -50,8 +51,10 @@ def check(
     settings: Settings,
     options: CheckOptions = CheckOptions(),
     *,
+    second_opinion: SecondOpinion | None = None,
     reading: Progress | None = None,
     comparing: Progress | None = None,
+    reviewing: Progress | None = None,
 ) -> CheckReport:
     """Check a data set.
 
@@ -59,8 +62,10 @@ def check(
         dataset: The data set.
         settings: Access to images, and the home folder for fingerprints.
         options: What is checked.
+        second_opinion: A model that reviews the labels.
         reading: Called with (images read, all images to read).
         comparing: Called with (pairs compared, all pairs to compare).
+        reviewing: Called with (images read for the model, all images to read for it).
 
     Returns:
         The report; its images have names.
@@ -98,6 +103,8 @@ def check(
             size = tuple(sizes[position].tolist()) if sizes is not None and sizes[position].all() else None
             checker.check(position, image, size)
         checker.finish()
+    if second_opinion is not None:
+        ask_for_opinion(second_opinion, dataset, settings, report, reviewing)
     wanted = report.positions()
     report.rename(
         {

@@ -1,81 +1,66 @@
-"""The command `labelloop dataset check`."""
+"""Check a data set for the command `labelloop dataset check`: what it prints, writes and returns."""
 
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from cyclopts import Parameter
-
-from exporters.check.boxes import INPUT_SIZE
 from exporters.check.findings import FINDING_KINDS, CheckReport, Finding, ShownImage
 from exporters.check.images import CheckedDataset, folder_dataset, version_dataset
+from exporters.check.opinion import SecondOpinion
 from exporters.check.run import CheckOptions, check
 from exporters.console import JsonPath, pluralize, progress_bars, terminal_label, writable_json_path, write_json
 from exporters.dataset.versions import read_version
-from exporters.errors import BadOption
 from exporters.model.manifest import DatasetManifest
-from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 
 EXAMPLES = 5
 
 
-def dataset_check(
+def check_place(
     place: str,
+    settings: Settings,
+    options: CheckOptions,
     *,
     version: str = "latest",
-    images: bool = True,
-    mirror: Annotated[bool, Parameter(negative=())] = False,
-    input_size: int = INPUT_SIZE,
     out: Path | None = None,
-    workers: int = 0,
-    strict: Annotated[bool, Parameter(negative=())] = False,
+    strict: bool = False,
     json: JsonPath = None,
+    second_opinion: SecondOpinion | None = None,
 ) -> int:
-    """Find near-duplicate images, splits that leak by look, unbalanced classes, tiny and odd boxes, damaged images.
-
-    Reads a data set of `labelloop export`, and every layout of `labelloop import` in a folder, a zip or a bucket.
-    Images are read once: later checks of the data set read new images only.
-
-    ```
-    labelloop dataset check s3://bucket/cars --out report.html
-    labelloop dataset check ./yolo --strict
-    ```
+    """Check a data set, and print, write and draw the findings.
 
     Args:
-        place: a data set of `labelloop export`, or a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX.
-        version: the version, for a data set of `labelloop export`: "latest", or a number: 3 or v000003.
-        images: read the images. Without them, labels alone are checked.
-        mirror: count mirror images as near-duplicates. Left and right may matter in your data.
-        input_size: the longest side of an image at the model's input in pixels, which tiny boxes are measured at.
-        out: an HTML page with the findings, near-duplicates drawn side by side.
-        workers: the number of processes that read images. Default: one per core.
-        strict: exit with 1 for warnings too.
-        json: where to write the findings as JSON ("-": to the standard output).
+        place: A data set of `labelloop export`, or any that `labelloop dataset validate` reads.
+        settings: Access to it.
+        options: What is checked.
+        version: The version, for a data set of `labelloop export`.
+        out: An HTML page to write.
+        strict: Whether warnings fail.
+        json: Where to write the findings as JSON.
+        second_opinion: A model that reviews the labels.
 
     Returns:
-        0; 1 for errors: near-duplicates in different splits, images that are missing or unreadable, or labels of
-        another image size; with --strict also for warnings.
+        0, or 1 for errors.
     """
-    if input_size < 1:
-        raise BadOption("--input-size", str(input_size), "pixels, such as 640")
-    if workers < 0:
-        raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
-    settings = Settings()
-    setup_logging(settings.replace(log_level="ERROR"))
     report_to = writable_json_path(json)
     store = version_store(place, settings)
     manifest = read_version(store, version) if store is not None else None
     dataset = _open(place, store, manifest, settings)
-    options = CheckOptions(images=images, mirror=mirror, input_size=input_size, workers=workers)
-    with progress_bars("images", "pairs that look alike") as (reading, comparing):
-        report = check(dataset, settings, options, reading=reading, comparing=comparing)
+    with progress_bars("images", "pairs that look alike", "images for the model") as (reading, comparing, reviewing):
+        report = check(
+            dataset,
+            settings,
+            options,
+            second_opinion=second_opinion,
+            reading=reading,
+            comparing=comparing,
+            reviewing=reviewing,
+        )
     if not write_json(report_to, {"place": dataset.title, **report.as_json()}):
         print(report_text(dataset.title, report))
     if out is not None:
-        _write_page(out, dataset, report, settings, manifest=manifest, images=images)
+        _write_page(out, dataset, report, settings, manifest=manifest, images=options.images)
         print(f"{out}: the findings, drawn") if str(json) != "-" else None
     failed = report.number("error", "warning") if strict else report.number("error")
     return 1 if failed else 0

@@ -126,7 +126,7 @@ class ImageOpener:
             )
         )
 
-    def thumbnail(self, location: ImageLocation, max_side: int) -> DecodedImage | str:
+    def thumbnail(self, location: ImageLocation, max_side: int | None) -> DecodedImage | str:
         """Return an image scaled to a longest side in pixels, or why it cannot be read."""
         return self._attempt(
             lambda: load_image(

@@ -66,7 +66,7 @@ COMMANDS: Sequence[Command] = (
     ),
     Command(
         "dataset check",
-        "exporters.cli.check:dataset_check",
+        "labelloop.cli.check:dataset_check",
         "Look at a data set: near-duplicates, leaky splits, class balance, odd boxes.",
     ),
     Command(

@@ -6,7 +6,10 @@ import pytest
 from PIL import Image
 
 from exporters.check import run as run_module
-from exporters.cli.check import dataset_check
+from exporters.check.images import folder_dataset
+from exporters.check.opinion import Objection
+from exporters.check.run import check
+from labelloop.cli.check import dataset_check
 from tests.exporters.look.look_images import CHANGES, drawn, encoded
 
 
@@ -155,3 +158,36 @@ def test_page_of_a_folder_is_self_contained_and_escapes_names(yolo, tmp_path):
     assert "&lt;script" in page
     assert page.count("data:image/jpeg") == 2
     assert "http" not in page.replace("http-equiv", "")
+
+
+class Contrary:
+    """A model that contradicts the first label that it sees."""
+
+    max_side = 64
+
+    def __init__(self, max_images: int = 100) -> None:
+        self.max_images = max_images
+        self.seen: list = []
+
+    def review(self, images):
+        self.seen = list(images)
+        first = self.seen[0]
+        return [Objection(first.position, "another class: bus", 0.7, (1.0, 2.0, 30.0, 40.0))], ["some are withheld"]
+
+
+def test_labels_that_a_model_contradicts_are_reported(yolo, tmp_path, settings):
+    model = Contrary()
+    report = check(folder_dataset(str(yolo(*clean())), settings), settings, second_opinion=model)
+    assert len(model.seen) == 24
+    assert max(model.seen[0].image.pixels.shape) == 64
+    assert model.seen[0].boxes.tolist() == [[128.0, 96.0, 192.0, 144.0]]
+    assert report.counts == {"label-issue": 1}
+    assert report.examples("label-issue")[0].images[0].name == "images/train/1.jpg"
+    assert report.notes == ["some are withheld"]
+
+
+def test_model_reviews_a_sample_of_a_large_data_set(yolo, tmp_path, settings):
+    model = Contrary(max_images=5)
+    report = check(folder_dataset(str(yolo(*clean())), settings), settings, second_opinion=model)
+    assert len(model.seen) == 5
+    assert "sample of 5 images" in report.notes[-1]
