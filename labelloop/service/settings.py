@@ -383,7 +383,11 @@ def _queue_url(value: str) -> str:
 
 
 def _store_url(value: str) -> str:
-    return _checked_url(value, {"file", "s3", "gs", "az"}, "file:///path, s3://bucket/prefix, gs://... or az://...")
+    return _checked_url(
+        value,
+        {"file", "s3", "gs", "az"},
+        "file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+    )
 
 
 def _with_psycopg(url: str) -> str:

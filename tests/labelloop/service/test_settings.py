@@ -81,7 +81,7 @@ def test_hosts_are_split_at_commas(monkeypatch):
         ("LABELLOOP_LOG_FORMAT", "xml", "'console' or 'json'"),
         ("LABELLOOP_DATABASE_URL", "mysql://u:hunter2@h/d", "expected sqlite:///path or postgresql://..."),
         ("LABELLOOP_QUEUE_URL", "amqp://h", "expected sqlite:///path, redis://... or postgresql://..."),
-        ("LABELLOOP_STORE_URL", "/some/folder", "expected file:///path or s3://bucket/prefix"),
+        ("LABELLOOP_STORE_URL", "/some/folder", "expected file:///path, s3://bucket/prefix, gs://"),
         ("LABELLOOP_LABEL_STUDIO_URL", "localhost:8080", "expected a URL such as http://host:port"),
         ("LABELLOOP_MEDIA_TIMEOUT_S", "0", "expected a number, above 0"),
     ],
