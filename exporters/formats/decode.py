@@ -61,6 +61,26 @@ class _VocRecord(msgspec.Struct, gc=False):
     xml: str
 
 
+class _BoxedObject(msgspec.Struct, gc=False):
+    category: int
+    bbox: tuple[float, float, float, float]
+    area: float
+
+
+class _ImageFolderRecord(msgspec.Struct, gc=False):
+    objects: list[_BoxedObject]
+
+
+class _Segments(msgspec.Struct, gc=False):
+    segments_info: list[_Annotation]
+
+
+class _PanopticRecord(msgspec.Struct, gc=False):
+    annotation: _Segments
+
+
+_decode_image_folder = msgspec.json.Decoder(_ImageFolderRecord).decode
+_decode_panoptic = msgspec.json.Decoder(_PanopticRecord).decode
 _decode_coco = msgspec.json.Decoder(_CocoRecord).decode
 _decode_yolo = msgspec.json.Decoder(_YoloRecord).decode
 _decode_voc = msgspec.json.Decoder(_VocRecord).decode
@@ -124,6 +144,38 @@ _VOC_OBJECT = re.compile(
     re.DOTALL,
 )
 
+
+def _image_folder_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+    del image, classes
+    return [
+        DecodedObject(one.category + 1, _corners(one.bbox), one.area) for one in _decode_image_folder(record).objects
+    ]
+
+
+def _panoptic_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+    del image, classes
+    segments = _decode_panoptic(record).annotation.segments_info
+    return [DecodedObject(one.category_id, _corners(one.bbox), one.area) for one in segments]
+
+
+def _dota_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+    del image
+    numbers = {"-".join(name.split()) or "-": number for name, number in classes.items()}  # no spaces in a row
+    objects = []
+    for row in _decode_yolo(record).rows.splitlines():
+        *cells, name, _ = row.split(" ")
+        numbers_of_row = list(map(float, cells))
+        ring = list(zip(numbers_of_row[::2], numbers_of_row[1::2], strict=True))
+        shape = shapely.Polygon(ring)
+        objects.append(DecodedObject(numbers.get(name, 0), shape.bounds, float(shape.area), ring))
+    return objects
+
+
+def _corners(bbox: Sequence[float]) -> Box:
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
+
+
 # Format -> decoder of its records, the most informative format first.
 DECODERS: Mapping[str, Decoder] = {
     "coco": _coco_objects,
@@ -132,10 +184,13 @@ DECODERS: Mapping[str, Decoder] = {
     "ndjson-segment": _yolo_outline_objects,
     "yolo-obb": _yolo_outline_objects,
     "ndjson-obb": _yolo_outline_objects,
+    "dota": _dota_objects,
+    "coco-panoptic": _panoptic_objects,
     "yolo-detect": _yolo_box_objects,
     "ndjson-detect": _yolo_box_objects,
     "yolo-pose": _yolo_box_objects,
     "ndjson-pose": _yolo_box_objects,
+    "imagefolder": _image_folder_objects,
     "voc": _voc_objects,
     "voc-masks": _voc_objects,
 }
@@ -156,10 +211,14 @@ class ClassNumbers(Protocol):
 def decode_objects(name: str, record: bytes, image: Image, classes: ClassNumbers) -> list[DecodedObject]:
     """Return the objects of an image from a format's record, with the class map's numbers."""
     objects = DECODERS[name](record, image, classes.classes)
-    class_of = class_by_category(classes) if name == "coco" else {}
+    class_of = class_by_category(classes) if name in _WITH_CATEGORIES else {}
     if not class_of:
         return objects
     return [msgspec.structs.replace(obj, class_id=class_of.get(obj.class_id, 0)) for obj in objects]
+
+
+# Formats whose records have COCO's category ids.
+_WITH_CATEGORIES = ("coco", "coco-panoptic")
 
 
 def class_by_category(classes: ClassNumbers) -> Mapping[int, int]:
