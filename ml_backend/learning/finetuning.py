@@ -31,6 +31,7 @@ from ml_backend.learning.evaluator import ENOUGH_BOXES, ENOUGH_PHOTOS
 from ml_backend.learning.events import activation_events
 from ml_backend.learning.features import boxes_on_image
 from ml_backend.learning.store.annotations import NotConnectedToLearning
+from ml_backend.learning.store.runs import FINETUNED
 from ml_backend.policy import read_learning_policy
 from ml_backend.serving import activation
 from ml_backend.serving.active_versions import read_pointer, remove_from_history
@@ -42,8 +43,7 @@ if TYPE_CHECKING:
 # Value of `metrics["trainer"]` of its versions.
 TRAINER = "labelloop train"
 
-# Source of its runs on the learning page.
-SOURCE = "train"
+SOURCE = FINETUNED
 
 log = structlog.get_logger(__name__)
 

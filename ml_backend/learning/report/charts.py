@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from labelloop.service.charts import Bar, Chart, ChartLine, DataPoint, LinearScale, Tick, nice_step, polyline
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits
 from ml_backend.learning.report.report import TaskEdits
-from ml_backend.learning.store.runs import TITLES, TrainingRun
+from ml_backend.learning.store.runs import FINETUNED, TITLES, TrainingRun
 from ml_backend.learning.store.train_jobs import TrainJob
-
-# Source of the runs of fine-tunings.
-FINETUNED = "train"
 
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 12, 40
 # Space between the vertical axis and the first mark.

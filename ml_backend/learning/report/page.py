@@ -14,7 +14,6 @@ from markupsafe import Markup
 from labelloop.service.charts import decimal, percent
 from ml_backend.learning.report.charts import (
     ABOVE,
-    FINETUNED,
     edits_over_time,
     head_curves,
     learning_curve,
@@ -22,6 +21,7 @@ from ml_backend.learning.report.charts import (
 )
 from ml_backend.learning.report.report import LearningReport
 from ml_backend.learning.store.annotations import STATES
+from ml_backend.learning.store.runs import FINETUNED
 from ml_backend.learning.store.train_jobs import STATES as TRAIN_STATES
 
 # Most runs in the table of versions.

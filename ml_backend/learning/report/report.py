@@ -10,7 +10,7 @@ from ml_backend.learning.annotations import count_labelled, is_held_out
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits, edits_by_class, merged_by_class
 from ml_backend.learning.store.annotations import AnnotatedTask, TrainingDataStore
 from ml_backend.learning.store.label_errors import LabelErrorNote, LabelErrorStore
-from ml_backend.learning.store.runs import RunStore, TrainingRun
+from ml_backend.learning.store.runs import FINETUNED, RunStore, TrainingRun
 from ml_backend.learning.store.tasks import QueuedTask, TaskVectorStore
 from ml_backend.learning.store.train_jobs import TrainJob, TrainJobStore
 from ml_backend.learning.task_order import HEAD, REST_FROM, STEP
@@ -293,7 +293,8 @@ def _next_steps(
         lines.append(f"Training starts with {policy.first} labelled tasks; {teaches} so far.")
     else:
         lines.append("Training runs again after the next submitted, changed or deleted annotation.")
-    if runs and runs[-1].judged_by != "held-out":
+    refits = [run for run in runs if run.source != FINETUNED]
+    if refits and refits[-1].judged_by != "held-out":
         lines.append(
             f"Versions are evaluated on held-out tasks once 5 of them with 10 boxes are labelled (so far: {held}), and"
             " by cross-validation until then."

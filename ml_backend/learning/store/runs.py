@@ -24,6 +24,9 @@ PHASES: Mapping[str, str] = {
 }
 
 
+# `source` of the runs that judged a fine-tuned model.
+FINETUNED = "train"
+
 # Kinds of heads in words.
 TITLES: Mapping[str, str] = {
     "keypoints": "key points",
