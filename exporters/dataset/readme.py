@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from exporters.model.manifest import PHOTOS, DatasetManifest
 from exporters.tasks.table import TASK_FORMATS, format_class
+from exporters.tasks.tokens import TOKENIZER
 from labelloop.service.store.addresses import bucket_scheme, split_bucket_url
 
 _LISTED_CLASSES = 200
@@ -81,7 +82,12 @@ _HOW: Mapping[str, str] = {
     "yolo": "`yolo train data=DIR/data.yaml`",
     "yolo-classify": "`yolo classify train data=DIR`",
     "ndjson": "`yolo train data=dataset.ndjson`",
-    "tasks-jsonl": "`for line in open('tasks-jsonl/train.jsonl'): json.loads(line)`; keys: docs/reference/flat-form.md",
+    "tasks-jsonl": "a line of JSON each: `json.loads(line)`; labelloop's docs/reference/flat-form.md has the keys",
+    "tasks-parquet": "`pandas.read_parquet('tasks-parquet/train.parquet')`",
+    "conll": f"CoNLL-2003 columns, BIO tags. A token is {TOKENIZER}",
+    "spacy-jsonl": f"Prodigy's JSON Lines; spaCy: `doc.char_span(start, end, label)`. A token is {TOKENIZER}",
+    "csv": "`pandas.read_csv('csv/train.csv')`; lists are JSON",
+    "preference-jsonl": "`prompt`, `chosen`, `rejected`, as TRL's trainers read them",
     "semantic-png": "`masks/train/NAME.png`: class numbers of pixels; `classes.json`: names, colours, ignore index",
     "coco-panoptic": "`annotations/panoptic_train.json` with `annotations/panoptic_train/` as panopticapi reads them",
     "dota": "`DIR/train/labelTxt/` and `DIR/train/images/` as in DOTA",

@@ -13,7 +13,7 @@ import msgspec
 
 from exporters.dataset.shards import ObjectUploader, TableWriter, line_heads
 from exporters.dataset.task_index import PageFile, PageWriter
-from exporters.formats.base import LEFT_OUT, Format
+from exporters.formats.base import LEFT_OUT, EncodedBlock, Format
 from exporters.model.accounting import TaskAccount, TaskAccountTable
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
 from exporters.model.records import Image
@@ -26,7 +26,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 # Called with a format, images, and their records.
-OnRecords = Callable[[str, Sequence[Image], Sequence[bytes]], None]
+OnRecords = Callable[[str, Sequence[Image], EncodedBlock], None]
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ class SegmentWriter:
             self._tables[fmt.name].add(heads, encoded.records)
             accountant.add(fmt, encoded)
             if self._on_records:
-                self._on_records(fmt.name, block.images, encoded.records)
+                self._on_records(fmt.name, block.images, encoded)
         if self._task_formats:
             self._add_lines(converted, first, accountant)
         for task, row in enumerate(rows):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from exporters.formats.base import EncodedBlock
 from exporters.formats.decode import best_format
 from exporters.model.class_map import Categories, ClassMap
 from exporters.model.records import Image
@@ -29,13 +30,13 @@ class ReportCollector:
         self._numbers = _Classes({}, categories)
         self.statistics = VersionStatistics(SAMPLES) if self._format else None
 
-    def __call__(self, name: str, images: Sequence[Image], records: Sequence[bytes]) -> None:
+    def __call__(self, name: str, images: Sequence[Image], encoded: EncodedBlock) -> None:
         """Add the records of a format."""
         if name == self._format and self.statistics is not None:
             if len(self._classes) != len(self._numbers.classes):
                 numbers = {label: number for number, label in enumerate(self._classes.names, 1)}
                 self._numbers = _Classes(numbers, self._categories)
-            self.statistics.add(name, images, records, self._numbers)
+            self.statistics.add(name, images, encoded.records, self._numbers, encoded.numbers)
 
     def stop(self) -> None:
         """Give up: other processes encode the other images."""

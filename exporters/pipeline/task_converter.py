@@ -24,6 +24,7 @@ from exporters.pipeline.converter import (
     read_entry,
 )
 from exporters.pipeline.fast_converter import make_converter
+from exporters.tasks.flat import count_regions
 from exporters.tasks.line import TaskLine
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.task import Annotation, Task
@@ -223,8 +224,8 @@ def _left_out(key: int, tally: Tally, digest: bytes) -> _LinedTask:
 def _drop(annotations: Sequence[Annotation], reason: str, losses: TaskLosses, *, failed: bool = False) -> Tally:
     return Tally.join(
         *[
-            losses.whole_annotation(annotation, reason, len(annotation.results), failed=failed)
-            for annotation in annotations
+            losses.whole_annotation(one, reason, count_regions(result.raw for result in one.results), failed=failed)
+            for one in annotations
         ]
     )
 

@@ -127,6 +127,11 @@ def flatten(results: Sequence[Mapping[str, Any]], plain: PlainAnswers) -> FlatAn
     return msgspec.structs.replace(flat, other=other, replaced=replaced) if other or replaced else flat
 
 
+def count_regions(results: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of regions that results mark, without reading their values."""
+    return len({str(result.get("id", number)) for number, result in enumerate(results) if _is_drawn(result)})
+
+
 def rebuild(flat: FlatAnnotation) -> list[Json]:
     """Return the results of which ``flat`` is the flat form, in its order; `FlatAnnotation.other` comes last."""
     replaced = frozenset(flat.replaced)

@@ -11,6 +11,11 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
+# The rule in one line, for files and pages that state it.
+TOKENIZER = (
+    "a run of letters, marks, digits and _, or one other character that is no space; in scripts without spaces between"
+    " words one letter"
+)
 _ASCII = re.compile(r"\w+|[^\w\s]", re.ASCII)
 # First and last code points of scripts that write no spaces between words.
 _UNSPACED = (
