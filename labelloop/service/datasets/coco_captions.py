@@ -19,7 +19,7 @@ from labelloop.service.datasets.shapes import image_size_or_zero
 from labelloop.service.datasets.text import decode_json
 
 # JSON files whose content is read to find captions.
-_MAX_SNIFFED_FILES = 20
+_MAX_SNIFFED_FILES = 5
 _IDS = "ids of captions: not kept"
 
 

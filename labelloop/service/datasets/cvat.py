@@ -4,12 +4,11 @@ Format: https://docs.cvat.ai/docs/dataset_management/formats/format-cvat/. A rot
 centre of a box or ellipse. A mask is run lengths, row by row, of the pixels of a box; the first run is background.
 """
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,7 +19,7 @@ from labelloop.labeling.geometry.shapes import Ellipse, Geometry, KeyPoint, Poin
 from labelloop.labeling.splits import split_of
 from labelloop.labeling.studio.region_attributes import ObjectAttributes
 from labelloop.service.datasets.errors import DatasetError, MalformedData
-from labelloop.service.datasets.files import DatasetFiles
+from labelloop.service.datasets.files import DatasetFiles, open_binary, read_head
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, Keypoint, LabelledObject
 from labelloop.service.datasets.shapes import (
     image_size_or_zero,
@@ -45,26 +44,21 @@ _TAG_ATTRIBUTES = "attributes of tags: not kept"
 def is_cvat(head: bytes) -> bool:
     """Whether the first bytes of a file are XML of CVAT."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    return text.startswith(b"<") and (b"<annotations>" in text[:4096] or b"<annotations " in text[:4096])
+    return text.startswith(b"<") and (b"<annotations>" in text[:_HEAD_BYTES] or b"<annotations " in text[:_HEAD_BYTES])
 
 
 def cvat_files(files: DatasetFiles) -> list[str]:
-    """The XML files of CVAT among the files of a folder; VOC has an XML file for each image, so few are read."""
+    """The XML files of CVAT among the files of a folder, if one of the first is; VOC has one for each image."""
     names = [name for name in files.names if name.lower().endswith(".xml")]
-    return [name for name in names if is_cvat(_head(files, name))] if len(names) <= _MAX_FILES else []
+    names.sort(key=lambda name: not name.lower().endswith("annotations.xml"))
+    if not any(is_cvat(read_head(files, name, _HEAD_BYTES)) for name in names[:_SNIFFED]):
+        return []
+    return sorted(name for name in names if is_cvat(read_head(files, name, _HEAD_BYTES)))
 
 
-_MAX_FILES = 500
-
-
-def _head(files: DatasetFiles, name: str) -> bytes:
-    with _open(files, name) as file:
-        return file.read(4096)
-
-
-def _open(files: DatasetFiles, name: str) -> IO[bytes]:
-    path = files.path(name)
-    return io.BytesIO(files.read(name)) if path is None else path.open("rb")
+_HEAD_BYTES = 4096
+# XML files that are read to recognise the format.
+_SNIFFED = 5
 
 
 class _Summary(msgspec.Struct):
@@ -147,7 +141,7 @@ def _images(files: DatasetFiles, name: str, summary: _Summary | None) -> Iterato
     """
     where = f"{files.location}/{name}"
     root: Any = None
-    with closing(_open(files, name)) as stream:
+    with closing(open_binary(files, name)) as stream:
         try:
             for event, element in iterparse(stream, ("start", "end")):
                 if event == "start":

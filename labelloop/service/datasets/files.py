@@ -1,5 +1,6 @@
 """Access to the files of a data set in a folder, a zip archive or an S3 prefix, and to its image files."""
 
+import io
 import re
 import shutil
 import weakref
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import IO, Protocol
 from urllib.parse import unquote
 
 from labelloop.service.datasets.errors import DatasetError
@@ -284,6 +285,23 @@ class ImageFiles:
                 size = f"{error.reason}. {error.fix}".rstrip()
             self._sizes[name] = size
         return size
+
+
+def read_head(files: DatasetFiles, name: str, size: int) -> bytes:
+    """The first bytes of a file; of an object in a bucket, which cannot be read in part, cut from the whole."""
+    with open_binary(files, name) as stream:
+        return stream.read(size)
+
+
+def open_binary(files: DatasetFiles, name: str) -> IO[bytes]:
+    """Open a file for reading; an object in a bucket is held in memory. Raises `DatasetError`."""
+    path = files.path(name)
+    if path is None:
+        return io.BytesIO(files.read(name))
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DatasetError(f"{files.location}/{name}", error.strerror or str(error)) from None
 
 
 def original_names(name: str) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from labelloop.labeling.studio.sniff import HEAD_BYTES
 from labelloop.service.datasets.coco_captions import caption_files
 from labelloop.service.datasets.coco_files import coco_files
 from labelloop.service.datasets.createml import is_createml
 from labelloop.service.datasets.cvat import cvat_files
 from labelloop.service.datasets.dota import is_dota
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles, read_head
 from labelloop.service.datasets.image_folder_metadata import METADATA, metadata_files
 from labelloop.service.datasets.image_folders import SPLITS
 from labelloop.service.datasets.labelme import is_labelme
@@ -91,11 +92,11 @@ def _is_dataset_root(names: Sequence[str]) -> bool:
 def _has_json(files: DatasetFiles, is_present: Callable[[bytes], bool]) -> bool:
     """Whether one of the first JSON files of a folder is of a format; folders of many files are read in part."""
     names = [name for name in files.names if name.lower().endswith(".json")]
-    return any(is_present(files.read(name)) for name in names[:_MAX_SNIFFED_FILES])
+    return any(is_present(read_head(files, name, HEAD_BYTES)) for name in names[:_MAX_SNIFFED_FILES])
 
 
-# JSON files that are read to recognise their format.
-_MAX_SNIFFED_FILES = 20
+# JSON files whose beginning is read to recognise their format.
+_MAX_SNIFFED_FILES = 10
 # Format -> whether a folder has it, in the order of preference.
 _DETECTORS: Mapping[str, Callable[[DatasetFiles], bool]] = {
     "dota": is_dota,

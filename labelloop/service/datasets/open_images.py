@@ -16,7 +16,7 @@ from typing import IO
 from labelloop.labeling.splits import split_of
 from labelloop.labeling.studio.region_attributes import ObjectAttributes
 from labelloop.service.datasets.errors import DatasetError, MalformedData
-from labelloop.service.datasets.files import DatasetFiles, ImageFiles
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_binary, read_head
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, LabelledObject
 from labelloop.service.datasets.shapes import rectangle
 from labelloop.service.datasets.text import parse_float
@@ -51,7 +51,8 @@ def open_images_files(files: DatasetFiles) -> list[str]:
     return [name for name in names[:_MAX_FILES] if is_open_images(_head(files, name))]
 
 
-_MAX_FILES = 200
+_MAX_FILES = 20
+_HEAD_BYTES = 4096
 
 
 def read_open_images(files: DatasetFiles, images: ImageFiles, file: str = "") -> DataSet:
@@ -216,17 +217,11 @@ def _display_names(files: DatasetFiles) -> dict[str, str]:
 
 
 def _text(files: DatasetFiles, name: str) -> IO[str]:
-    return io.TextIOWrapper(_open(files, name), encoding="utf-8-sig", newline="")
-
-
-def _open(files: DatasetFiles, name: str) -> IO[bytes]:
-    path = files.path(name)
-    return io.BytesIO(files.read(name)) if path is None else path.open("rb")
+    return io.TextIOWrapper(open_binary(files, name), encoding="utf-8-sig", newline="")
 
 
 def _head(files: DatasetFiles, name: str) -> bytes:
-    with closing(_open(files, name)) as stream:
-        return stream.read(4096)
+    return read_head(files, name, _HEAD_BYTES)
 
 
 def _first_line(head: bytes) -> list[str]:
