@@ -9,6 +9,7 @@ from exporters.cli.export_summary import summary
 from exporters.cli.validate import dataset_validate
 from exporters.convert.task_lines import NOT_FORMED
 from exporters.errors import ExportError
+from exporters.pipeline.export import export
 from exporters.tasks.flat import rebuild
 from exporters.tasks.line import flat_of
 from exporters.tasks.table import TASK_FORMATS
@@ -276,3 +277,17 @@ def test_a_source_of_any_kind_gives_the_same_lines(run, tmp_path, kind):
             annotation = task["annotations"][0] | {"task": {"id": task["id"], "data": task["data"]}}
             (source / str(annotation["id"])).write_text(json.dumps(annotation))
     assert lines_of(run(source, label_config=CONFIGS["choices"], to="other")) == lines_of(whole)
+
+
+def test_a_live_project_leaves_and_only_changes_follow(run, fake_studio, settings, tmp_path):
+    tasks = [text_task(n) for n in range(1, 6)]
+    studio = fake_studio(tasks, CONFIGS["choices"])
+    options = {"settings": settings, "studio": studio, "to": f"file://{tmp_path}/live", "split": "train=1"}
+    first = export(7, **options)
+    assert first.accounts.formats.keys() == {"tasks-jsonl"}
+    studio.edit_annotation(3, result=text_task(3, "bad")["annotations"][0]["result"])
+    assert export(7, **options).written.tasks == 1
+    lines = [json.loads(text) for text in (tmp_path / "live/latest/tasks-jsonl/train.jsonl").read_text().splitlines()]
+    assert [line["answers"]["mood"] for line in lines] == ["good", "good", "bad", "good", "good"]
+    whole = run(tasks, label_config=CONFIGS["choices"], to="whole")
+    assert [line["data"] for line in lines_of(whole)] == [line["data"] for line in lines]
