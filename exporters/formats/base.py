@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from exporters.columnar.block import Block
 from exporters.model.class_map import Categories
@@ -61,6 +63,18 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     body: msgspec.Raw
 
 
+class ObjectNumbers(msgspec.Struct, frozen=True):
+    """The numbers of the objects of some images, as they are in a format's records.
+
+    Attributes:
+        counts: (images,), the number of objects of each image.
+        values: (objects, 6): class number from 1, box (x_min, y_min, x_max, y_max in pixels) and area.
+    """
+
+    counts: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
 class EncodedBlock(msgspec.Struct, frozen=True):
     """The records of a block, one per image in the order of its images, and the changes made to objects.
 
@@ -68,11 +82,13 @@ class EncodedBlock(msgspec.Struct, frozen=True):
         records: JSON, one per image.
         refused: Objects that the format cannot hold: (image index, object, reason).
         converted: Numbers of objects changed to another kind of shape: (image index, ``from -> to``, count).
+        numbers: What `exporters.formats.decode_numbers` would read from the records; None: read it from them.
     """
 
     records: list[bytes]
     refused: list[tuple[int, Object, str]] = []
     converted: list[tuple[int, str, int]] = []
+    numbers: ObjectNumbers | None = None
 
 
 class OutputTree(Protocol):
@@ -246,3 +262,22 @@ def columnar_points(block: Block) -> Iterator[tuple[int, Object]]:
     for number, index in enumerate(block.columnar):
         for obj in columns.point_objects(number):
             yield index, obj
+
+
+def columnar_numbers(
+    block: Block, encoded: EncodedBlock, boxes: NDArray[np.float64], areas: NDArray[np.float64]
+) -> EncodedBlock:
+    """Add the numbers of the objects to the result of a block in which all images are columnar, and all rows written.
+
+    Args:
+        block: The block.
+        encoded: Its result.
+        boxes: (rows, 4), as they are in the records: x_min, y_min, x_max, y_max in pixels.
+        areas: (rows,), as they are in the records.
+    """
+    columns = block.columns
+    if columns is None or block.items or columns.others or encoded.refused:
+        return encoded
+    counts = np.diff(np.array(columns.first, np.int64))
+    values = np.column_stack((columns.class_ids, boxes, areas))
+    return msgspec.structs.replace(encoded, numbers=ObjectNumbers(counts, values))

@@ -24,10 +24,17 @@ from exporters.formats.base import (
     ItemFormat,
     OutputTree,
     Record,
+    columnar_numbers,
     duplicates,
     shape_name,
 )
-from exporters.formats.coco_columnar import ColumnarAssignment, annotation_rows, assign_points, merge_attributes
+from exporters.formats.coco_columnar import (
+    ColumnarAssignment,
+    annotation_rows,
+    assign_points,
+    merge_attributes,
+    written_boxes,
+)
 from exporters.model.clipping import is_axis_aligned, outline_rings, visible_outline
 from exporters.model.keypoints import GIVEN_TO_ONLY_OBJECT, ORPHAN_KEYPOINT, KeypointAssignment, KeypointXYV
 from exporters.model.outlines import single_ring
@@ -146,7 +153,7 @@ class Coco(ItemFormat):
                 encoded.converted.append((index, GIVEN_TO_ONLY_OBJECT, converted[GIVEN_TO_ONLY_OBJECT]))
             # what else it converts is counted above
             encoded.refused.extend((index, obj, reason) for obj, reason in rejected)
-        return encoded
+        return columnar_numbers(block, encoded, *written_boxes(columns))
 
     def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
         """Join images, annotations and categories of each split into one file."""

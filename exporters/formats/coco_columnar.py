@@ -141,6 +141,15 @@ def annotation_rows(
     return split_parts(_replace_marked(text, _ROW_MARK, [others[row] for row in sorted(others)]), columns.first)
 
 
+def written_boxes(columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the boxes, (rows, 4), and the areas, (rows,), as a reader finds them in the annotations."""
+    corners = to_units(columns.clipped.boxes, _DIGITS)
+    low = corners[:, :2] / 10.0**_DIGITS
+    high = low + (corners[:, 2:] - corners[:, :2]) / 10.0**_DIGITS
+    areas = np.where(columns.clipped.kinds == NOT_VECTORISED, 0.0, columns.clipped.areas)
+    return np.hstack((low, high)), to_units(areas, _DIGITS) / 10.0**_DIGITS
+
+
 def _mark_cells(columns: Columns, rows: Sequence[int] | Ints, mark: bytes) -> list[Cell]:
     """Return a cell with a mark in some rows; no cell if there are no rows."""
     if not len(rows):

@@ -13,24 +13,13 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from exporters.formats.base import LEFT_OUT
+from exporters.formats.base import LEFT_OUT, ObjectNumbers
 from exporters.formats.decode import ClassNumbers, class_by_category, decode_objects
 from exporters.model.records import Image
+from exporters.structures.arrays import pack
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class ObjectNumbers(msgspec.Struct, frozen=True):
-    """The numbers of the objects of some images.
-
-    Attributes:
-        counts: (images,), the number of objects of each image.
-        values: (objects, 6): class number from 1, box (x_min, y_min, x_max, y_max in pixels) and area.
-    """
-
-    counts: Ints
-    values: Floats
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -92,7 +81,8 @@ def _coco_numbers(records: bytes, images: Sequence[Image], classes: ClassNumbers
     annotations = list(chain.from_iterable([record.annotations for record in decoded]))
     values = np.empty((len(annotations), 6))
     values[:, 0] = _class_numbers([annotation.category_id for annotation in annotations], class_by_category(classes))
-    values[:, 1:5] = np.array([annotation.bbox for annotation in annotations], np.float64).reshape(-1, 4)
+    boxes = list(chain.from_iterable([annotation.bbox for annotation in annotations]))
+    values[:, 1:5] = np.frombuffer(pack(boxes)).reshape(-1, 4)
     values[:, 3:5] += values[:, 1:3]
     values[:, 5] = [annotation.area for annotation in annotations]
     return ObjectNumbers(np.array([len(record.annotations) for record in decoded], np.int64), values)

@@ -24,6 +24,7 @@ from exporters.formats.base import (
     ItemFormat,
     OutputTree,
     Record,
+    columnar_numbers,
     columnar_points,
     duplicates,
     other_changes,
@@ -117,7 +118,8 @@ class Voc(ItemFormat):
                 encoded.refused.extend((index, obj, reason) for obj, reason in rejected)
             page = VocPage(image.stem, _page_xml(image, unique))
             encoded.records[index] = _encode(page)
-        return encoded
+        boxes = np.column_stack((low - 1, high))
+        return columnar_numbers(block, encoded, boxes, (high - low + 1).prod(axis=1))
 
     def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
         """Write the XML files, the classes and the image lists; empty lists too, as readers expect all four."""

@@ -21,6 +21,7 @@ from exporters.columnar.columns import Columns
 from exporters.columnar.text_table import (
     SMALLEST,
     Cell,
+    Ints,
     decimals,
     integers,
     render_rows,
@@ -37,6 +38,7 @@ from exporters.formats.base import (
     ItemFormat,
     OutputTree,
     Record,
+    columnar_numbers,
     columnar_points,
     duplicates,
     other_changes,
@@ -161,8 +163,11 @@ class YoloDetect(YoloRows):
             return super().encode(block)
         encoded = self.encode_items(block.items.items(), len(block))
         encoded.converted.extend(other_changes(block, "box"))
-        self._take(encoded, block, (rows.splitlines(keepends=True) for rows in _encode_box_rows(columns)))
-        return encoded
+        shares = _box_shares(columns)
+        self._take(encoded, block, (rows.splitlines(keepends=True) for rows in _encode_box_rows(columns, shares)))
+        sides = shares[:, 2:] / 10.0**DIGITS * columns.shapes.sizes
+        low = shares[:, :2] / 10.0**DIGITS * columns.shapes.sizes - sides / 2
+        return columnar_numbers(block, encoded, np.hstack((low, low + sides)), sides.prod(axis=1))
 
     def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         if not is_axis_aligned(obj.geometry):
@@ -170,10 +175,15 @@ class YoloDetect(YoloRows):
         return box_row(box, *image.canvas)
 
 
-def _encode_box_rows(columns: Columns) -> list[str]:
-    """Return the rows of each image."""
+def _box_shares(columns: Columns) -> Ints:
+    """Return centre and size of each box, (rows, 4), in shares of the image, in units of the last digit."""
     low, high, sizes = columns.clipped.boxes[:, :2], columns.clipped.boxes[:, 2:], columns.shapes.sizes
-    values = to_units(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS)
+    return to_units(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS)
+
+
+def _encode_box_rows(columns: Columns, values: Ints) -> list[str]:
+    """Return the rows of each image, given the `_box_shares`."""
+    sizes = columns.shapes.sizes
     first = np.array(columns.first)
     cells: list[Cell] = [*integers(columns.class_ids - 1)]
     for share in decimals(values.T, DIGITS):

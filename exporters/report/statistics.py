@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.formats.base import LEFT_OUT
+from exporters.formats.base import LEFT_OUT, ObjectNumbers
 from exporters.formats.decode import ClassNumbers, DecodedObject, decode_objects
 from exporters.formats.decode_numbers import decode_numbers
 from exporters.model.records import Image
@@ -59,7 +59,14 @@ class VersionStatistics:
         self._objects = 0
         self._images: list[tuple[str, int, int, int]] = []
 
-    def add(self, name: str, images: Sequence[Image], records: Sequence[bytes], classes: ClassNumbers) -> None:
+    def add(
+        self,
+        name: str,
+        images: Sequence[Image],
+        records: Sequence[bytes],
+        classes: ClassNumbers,
+        numbers: ObjectNumbers | None = None,
+    ) -> None:
         """Add images with their objects.
 
         Args:
@@ -67,8 +74,10 @@ class VersionStatistics:
             images: The images.
             records: The record of each image.
             classes: The class numbers.
+            numbers: What the records say; None: they are read.
         """
-        numbers = decode_numbers(name, records, images, classes)
+        if numbers is None:
+            numbers = decode_numbers(name, records, images, classes)
         counts, class_ids = numbers.counts.tolist(), numbers.values[:, 0].astype(np.int64).tolist()
         self.images += len(images)
         self._values.append(numbers.values)
