@@ -183,9 +183,10 @@ def _touch(a: Sequence[Region], bounds: tuple[Floats, Floats], pairs: Pairs, pix
     first, second = bounds[0][pairs.rows], bounds[1][pairs.columns]
     shift = np.abs(first[:, :2] + first[:, 2:] - second[:, :2] - second[:, 2:]) / 2
     sides = (first[:, 2:] - first[:, :2] + second[:, 2:] - second[:, :2]) / 2
-    touch: NDArray[np.bool_] = (shift <= sides + _MAX_GAP * pixels).all(axis=1)
-    touch |= np.array([isinstance(a[row].geometry, KeyPoint) for row in pairs.rows.tolist()])
-    return touch
+    touch = (shift <= sides + _MAX_GAP * pixels).all(axis=1)
+    are_points = np.array([isinstance(a[row].geometry, KeyPoint) for row in pairs.rows.tolist()], dtype=bool)
+    either: NDArray[np.bool_] = touch | are_points
+    return either
 
 
 def _are_close(a: Sequence[Region], b: Sequence[Region], pairs: Pairs, distance: Floats) -> NDArray[np.bool_]:

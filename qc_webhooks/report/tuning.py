@@ -18,7 +18,7 @@ wrong answers.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -31,6 +31,7 @@ from qc_webhooks.report.tuning_replay import Progress, Replayed, replay_orders
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 Floats = NDArray[np.float64]
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 # Fewest tasks with enough annotators for a replay.
 MIN_TASKS = 30
@@ -295,11 +296,12 @@ class _Stopped:
             short |= asks & ~further
             used = used + further
         index = used[:, :, None] - 1
-        wrong, statements, disputed, mean = (
-            np.take_along_axis(values, index, axis=2)[:, :, 0]
-            for values in (replayed.wrong, replayed.statements, is_low, replayed.mean)
-        )
-        return cls(used, short, wrong, statements, disputed, mean)
+
+        def last(values: NDArray[_Kind]) -> NDArray[_Kind]:
+            found: NDArray[_Kind] = np.take_along_axis(values, index, axis=2)[:, :, 0]
+            return found
+
+        return cls(used, short, last(replayed.wrong), last(replayed.statements), last(is_low), last(replayed.mean))
 
     def point(self, candidate: _Candidate, weights: Floats | None = None) -> TuningPoint:
         """Cost and error, with the interval from resampling weights of the tasks, ``(resamples, tasks)``."""

@@ -8,8 +8,8 @@ The data are the numbers of clusters that k of an image's n annotators marked. T
     images x n x false regions x C(n - 1, k - 1) x E[match^(k - 1) x (1 - match)^(n - k)]   others
 
 with normally distributed logits of recall (over objects) and of match (over regions that are no object). How much match
-varies is unknown: not at all, half as much as recall, or as much; all three are averaged, half of the weight by their
-evidence. The counts have a quasi-Poisson likelihood whose dispersion is estimated by the method of moments: objects of
+varies is unknown: not at all, half as much as recall, as much, or half as much again (some lookalikes deceive nearly
+all); all four are averaged, half of the weight by their evidence. The counts have a quasi-Poisson likelihood whose dispersion is estimated by the method of moments: objects of
 one image are alike. The posterior is sampled by adaptive importance sampling (Cornuet et al., "Adaptive Multiple
 Importance Sampling", Scandinavian Journal of Statistics 39 (2012)).
 
@@ -37,8 +37,8 @@ Counts = Mapping[tuple[int, int], int]
 _NODES = np.arange(-3.0, 4.0)
 _NODE_WEIGHTS = np.exp(-(_NODES**2) / 2) / np.exp(-(_NODES**2) / 2).sum()
 # Spread of the logit of match relative to that of recall.
-_FALSE_SPREADS = (0.0, 0.5, 1.0)
-# Share of the weight that all three have equally.
+_FALSE_SPREADS = (0.0, 0.5, 1.0, 1.5)
+# Share of the weight that all of them have equally.
 _EQUAL_WEIGHT = 0.5
 # Prior means and deviations: log density (its mean is from the data), logit of recall, log of its spread, log of false
 # regions per annotator and object, logit of match.
