@@ -58,7 +58,7 @@ class ExportPolicy:
 
     Attributes:
         to: The address of the data set; empty: the store, under the project's name.
-        format: The formats, separated by commas; empty: coco,voc,yolo-detect, or tasks-jsonl without images.
+        format: The formats, separated by commas; empty: coco,voc,yolo-detect, or tasks-jsonl if nothing is drawn.
         annotation: Which annotation of a task is exported.
         split: Shares of the splits.
         split_key: The key of the task data that holds an image's split; without a value the shares decide.

@@ -81,8 +81,9 @@ def export(
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder. Also gs:// and az://.
         formats: the formats to write, comma-separated: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb,
             yolo-pose, yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset,
-            semantic-png, coco-panoptic, dota, imagefolder; of projects of any kind: tasks-jsonl, tasks-parquet, conll,
-            spacy-jsonl, csv, preference-jsonl. Default: coco,voc,yolo-detect; tasks-jsonl for a project without images.
+            semantic-png, coco-panoptic, dota, imagefolder; of projects of any kind: tasks-jsonl, tasks-parquet,
+            conll, spacy-jsonl, csv, preference-jsonl. Default: coco,voc,yolo-detect; tasks-jsonl where nothing is
+            drawn on images.
         to: the data set: a folder, s3://BUCKET/PREFIX, gs:// or az://. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
         annotation: which annotations to export: latest, consensus, ground-truth, user:ID or all. `latest` and

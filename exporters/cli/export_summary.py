@@ -190,7 +190,7 @@ def _why_empty(report: ExportReport) -> str:
 def _missing_tasks_advice(report: ExportReport) -> str:
     """Return how to get tasks into the data set, by the most frequent reason."""
     if report.refused == NO_CLASS:
-        return "Pass --label-config to use its labels as classes."
+        return "Pass --label-config to use its labels as classes. If nothing is drawn on images: --format tasks-jsonl."
     dropped = report.accounts.tasks.dropped
     most = max(dropped, key=lambda reason: dropped[reason], default="")
     if most == NO_IMAGE_IN_DATA:

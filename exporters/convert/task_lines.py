@@ -139,7 +139,10 @@ def content_text(data: Mapping[str, Any], config: LabelConfig | None) -> str:
     }
     if len(shown) == 1 and isinstance(value := next(iter(shown.values())), str):
         return public_url(value) if value.startswith(("http://", "https://")) and " " not in value else value
-    return _encode(without_signatures(shown)[0]).decode()
+    try:
+        return _encode(without_signatures(shown)[0]).decode()
+    except RecursionError:
+        return repr(list(shown))
 
 
 def line_split(task: Task, rules: ConversionOptions, *, disputed: bool) -> tuple[str, str]:

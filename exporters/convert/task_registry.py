@@ -42,11 +42,11 @@ class TaskRegistry:
         self._position += 1
         return self._position
 
-    def claim_id(self, number: int) -> str:
-        """Reserve the id of a task. Return why it cannot have it; empty if it has it now."""
+    def claim_id(self, number: int, *, limit: int = IMAGE_SLOT) -> str:
+        """Reserve the id of a task, if it is below a limit. Return why it cannot have it; empty if it has it now."""
         if number in self._ids:
             return REPEATED_ID
-        if number >= IMAGE_SLOT:
+        if number >= limit:
             return LARGE_ID
         self._ids.add(number)
         return ""

@@ -28,6 +28,7 @@ from exporters.sources.json_file import JsonFile
 from exporters.tasks.table import DEFAULT_TASK_FORMATS, TASK_FORMATS, format_names, image_formats, task_formats
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
+from labelloop.labeling.studio.values import GEOMETRIES
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 
@@ -79,8 +80,8 @@ def export(
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines), or ``s3://BUCKET/KEY.json``.
         settings: how to reach Label Studio, S3 and the default store.
-        formats: names in ``FORMATS`` and ``TASK_FORMATS``; none: ``DEFAULT_FORMATS``, or ``DEFAULT_TASK_FORMATS`` for a
-            source without images.
+        formats: names in ``FORMATS`` and ``TASK_FORMATS``; none: ``DEFAULT_FORMATS``, or ``DEFAULT_TASK_FORMATS`` where
+            nothing is drawn on images.
         to: the data set's address; by default a folder of the store named after the source.
         label_config: the label config's XML, for a source that has none.
         annotation: which annotations to export: a name in ``POLICIES`` or ``user:ID``.
@@ -133,7 +134,7 @@ def export(
             source, settings=settings, label_config=label_config, studio=studio, fresh=afresh, progress=progress
         )
         stack.callback(tasks.close)
-        names = names or (DEFAULT_FORMATS if _has_images(tasks) else DEFAULT_TASK_FORMATS)
+        names = names or (DEFAULT_FORMATS if _draws_on_images(tasks) else DEFAULT_TASK_FORMATS)
         if tasks.config and not tasks.config.images and not task_formats(names):
             raise ExportError(
                 f"The label config of {tasks.title} has no <Image> that takes its value from the task's data,"
@@ -227,10 +228,12 @@ def _cluster(address: str, workers: int, config: "WorkerConfig") -> "Pool":
     return RayCluster(address, config, workers)
 
 
-def _has_images(tasks: TaskSource) -> bool:
-    """Whether a source has images: by its label config; without one, by its first readable task."""
+def _draws_on_images(tasks: TaskSource) -> bool:
+    """Whether objects are drawn on images: by the label config; without one, whether the first task has an image."""
     if tasks.config:
-        return bool(tasks.config.images)
+        images = {tag.name for tag in tasks.config.images}
+        controls = tasks.config.controls.values()
+        return any(control.type in GEOMETRIES and images & set(control.to_names) for control in controls)
     first = next((task for task in tasks.tasks() if isinstance(task, Task)), None)
     return first is None or bool(task_images(first, None))
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from exporters.pipeline.incremental import UnchangedTasks
 
 Lines = Sequence[TaskLine]
+# Ids of tasks without images are below this: the index holds 64-bit numbers.
+_LARGEST_ID = 2**63
 
 
 def choose_converter(
@@ -82,7 +84,7 @@ class LineConverter:
         annotations = Tally.count("input", "annotation", times=len(task.annotations) + len(malformed.losses))
         received = Tally.join(INPUT_TASK, annotations, malformed)
         number = task.id if task.id and task.id > 0 else position
-        if refusal := self._registry.claim_id(number):
+        if refusal := self._registry.claim_id(number, limit=_LARGEST_ID):
             dropped = _drop(task.annotations, refusal, losses, failed=True)
             whole = losses.whole_task(refusal, failed=True)
             return _left_out(-position, Tally.join(received, whole, dropped), NO_DIGEST)

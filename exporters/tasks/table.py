@@ -21,7 +21,7 @@ TASK_FORMATS: dict[str, type[TaskFormat]] = {
     "preference-jsonl": PreferenceJsonl,
 }
 
-# Formats of an export without --format, of a project without images.
+# Formats of an export without --format, where nothing is drawn on images.
 DEFAULT_TASK_FORMATS = ("tasks-jsonl",)
 
 

@@ -77,6 +77,14 @@ def test_a_project_without_images_gets_lines_by_default(run):
     assert "mood" in (out.root / "latest/report.html").read_text()
 
 
+def test_captions_of_images_get_lines_by_default(run):
+    simulated = simulate(CONFIGS["captions"])
+    out = run([simulated.task(1) | {"id": 20_240_101_123_456}], label_config=CONFIGS["captions"])
+    assert out.manifest["formats"] == ["tasks-jsonl"]
+    (line,) = lines_of(out)
+    assert (line["task"], line["answers"]) == (20_240_101_123_456, {"caption": "a rusty old lorry"})
+
+
 def test_a_file_without_a_label_config_shows_what_it_is_of(run, build):
     assert run([text_task(1)], to="text").manifest["formats"] == ["tasks-jsonl"]
     photo = build.task(1, build.annotation(build.box(1, 1, 5, 5)))
