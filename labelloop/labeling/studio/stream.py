@@ -29,6 +29,8 @@ _WRAPPER = re.compile(  # an object with a list "tasks", preceded only by scalar
     rb'\s*\{\s*(?:"[^"\\]*"\s*:\s*(?:null|true|false|-?[0-9][0-9.eE+-]*|"[^"\\]*")\s*,\s*)*"tasks"\s*:\s*\['
 )
 _TAIL = 1 << 16
+# Bytes of a task from which its end is found before it is read.
+_HUGE = 16 << 20
 _Form = Literal["array", "lines", "object", "wrapped"]
 _OPEN, _CLOSE, _QUOTE = ord("{"), ord("}"), ord('"')
 
@@ -188,6 +190,16 @@ def _objects(buffer: bytes, file: BinaryIO, at: int, *, array: bool, wrapped: bo
             yield _without_lone_surrogates(buffer[start:stop]) if has_surrogates else buffer[start:stop]
             end = stop
         at, buffer = at + end, buffer[end:]
+        if len(buffer) >= _HUGE and not wrapped and file.seekable() and (start := buffer.find(b"{")) >= 0:
+            between, begin = buffer[:start], at + start
+            del buffer
+            yield from _between(between)
+            text = _read_object(file, begin)
+            at = begin + len(text)
+            yield _without_lone_surrogates(text) if _may_have_surrogates(text) else text
+            del text
+            buffer = file.read(BLOCK_BYTES)
+            continue
         # Twice the remainder: a huge task is scanned a few times, not once per block.
         block = file.read(max(BLOCK_BYTES, 2 * len(buffer)))
         if not block:
@@ -206,6 +218,37 @@ def _objects(buffer: bytes, file: BinaryIO, at: int, *, array: bool, wrapped: bo
     if loose is None:
         raise MalformedTask(None, "", f"it continues after its end: {rest.strip(b'[]')[:40]!r} before byte {ends}")
     yield from loose
+
+
+def _read_object(file: BinaryIO, start: int) -> bytes:
+    """Read the object that starts at an offset, and be at its end: the file is scanned first, then read once.
+
+    A buffer that grows until the end is found takes several times the memory of a huge task.
+
+    Raises:
+        TruncatedFile: The file ends within it.
+    """
+    file.seek(start)
+    depth, quoted, position, held = 0, False, start, b""
+    while block := file.read(BLOCK_BYTES):
+        block = held + block
+        # A backslash at the end belongs to what follows.
+        held = b"\\" if (len(block) - len(block.rstrip(b"\\"))) % 2 else b""
+        block = block[: len(block) - len(held)]
+        plain = _ESCAPE.sub(b"__", block) if b"\\" in block else block
+        text = np.frombuffer(plain, dtype=np.uint8)
+        braces = np.flatnonzero((text == _OPEN) | (text == _CLOSE))
+        quotes = text == _QUOTE
+        braces = braces[_inside_strings(quotes, braces) == quoted]
+        depths = depth + np.cumsum(np.where(text[braces] == _OPEN, 1, -1))
+        if (closed := np.flatnonzero(depths == 0)).size:
+            stop = position + int(braces[closed[0]]) + 1
+            file.seek(start)
+            return file.read(stop - start)
+        depth = int(depths[-1]) if depths.size else depth
+        quoted ^= bool(np.count_nonzero(quotes) & 1)
+        position += len(block)
+    raise TruncatedFile(start, position + len(held))
 
 
 def _may_have_surrogates(text: bytes) -> bool:

@@ -225,3 +225,19 @@ def test_a_task_nested_too_deeply_costs_itself_alone(form):
     with pytest.raises(MalformedTask, match="nested too deeply"):
         read_task(deep)
     assert read_task(sound).id == 2
+
+
+@pytest.mark.parametrize("block", [3, 64, 1000])
+@pytest.mark.parametrize("ending", ["", "cut off"])
+def test_huge_tasks_are_scanned_before_they_are_read(monkeypatch, block, ending):
+    monkeypatch.setattr(stream, "_HUGE", 40)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", block)
+    tricky = ["\\", '\\"', "}{", '"}', "\\\\", "é", "\ud83d\ude00"]
+    tasks = [{"id": n, "data": {"text": tricky[n % 7] * n, "more": [{"a": tricky}] * (n % 5)}} for n in range(30)]
+    text = json.dumps(tasks).encode()
+    expected = [json.dumps(task).encode() for task in tasks]
+    if not ending:
+        assert list(iter_raw_tasks(io.BytesIO(text))) == expected
+        return
+    with pytest.raises(TruncatedFile):
+        list(iter_raw_tasks(io.BytesIO(text[:-9])))
