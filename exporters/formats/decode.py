@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import msgspec
 import shapely
+from pycocotools import mask as coco
 
 from exporters.model.class_map import Categories
 from exporters.model.records import Box, Image
-from labelloop.labeling.geometry.shapes import Point
+from labelloop.labeling.geometry.shapes import Mask, Point
 
 Ring = Sequence[Point]
 
@@ -239,10 +240,10 @@ def _segmentation_rings(segmentation: Any) -> list[Ring]:
         return [list(zip(ring[::2], ring[1::2], strict=True)) for ring in segmentation]
     if not isinstance(segmentation, dict):
         return []
-    from labelloop.service.datasets.shapes import decode_rle
-
-    height, width = segmentation["size"]
-    outline = shapely.simplify(decode_rle(segmentation, width, height).polygon(), 0.5)
+    (height, width), counts = segmentation["size"], segmentation["counts"]
+    # run lengths of our own: a text, or the list of a crowd
+    rle = counts.encode() if isinstance(counts, str) else coco.frPyObjects(segmentation, height, width)["counts"]
+    outline = shapely.simplify(Mask(width, height, rle).polygon(), 0.5)
     rings: list[Ring] = []
     for part in shapely.get_parts(outline):
         rings += [list(ring.coords) for ring in (part.exterior, *part.interiors)]

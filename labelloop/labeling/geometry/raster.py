@@ -100,11 +100,13 @@ def run_lengths(pixels: NDArray[np.bool_], x: int, y: int, width: int, height: i
     return encoded
 
 
-def trace(pixels: NDArray[np.bool_]) -> shapely.Polygon | shapely.MultiPolygon:
+def trace(pixels: NDArray[np.bool_], x: int = 0, y: int = 0) -> shapely.Polygon | shapely.MultiPolygon:
     """The outline of a mask along its pixel edges, with the same area, parts and holes.
 
     Args:
         pixels: Boolean, of shape ``(height, width)``.
+        x: The column of the first pixel.
+        y: The row of the first pixel.
     """
     padded = np.zeros((pixels.shape[0], pixels.shape[1] + 2), dtype=np.int8)
     padded[:, 1:-1] = pixels
@@ -119,7 +121,7 @@ def trace(pixels: NDArray[np.bool_]) -> shapely.Polygon | shapely.MultiPolygon:
     breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(starts) != 0) | (np.diff(ends) != 0)) + 1
     first = np.concatenate(([0], breaks))
     last = np.concatenate((breaks, [rows.size])) - 1
-    boxes = shapely.box(starts[first], rows[first], ends[first], rows[last] + 1)
+    boxes = shapely.box(starts[first] + x, rows[first] + y, ends[first] + x, rows[last] + 1 + y)
     return shapely.union_all(boxes)
 
 
