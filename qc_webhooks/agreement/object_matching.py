@@ -143,8 +143,8 @@ def close_pairs(
     is_near = differences <= _SCATTER * tolerance.pixels
     # The same object by its overlap, or by every edge.
     is_close: NDArray[np.bool_] = is_near & (ious >= tolerance.match_iou)
-    is_close |= np.abs(offsets, out=offsets).max(axis=1) <= tolerance.pixels + 1e-6
     if not is_close.all():
+        is_close |= np.abs(offsets, out=offsets).max(axis=1) <= tolerance.pixels + 1e-6
         unsure = np.flatnonzero(is_near & ~is_close)
         if unsure.size:
             clear = np.zeros(len(rows), dtype=bool)

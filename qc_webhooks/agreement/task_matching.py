@@ -98,9 +98,9 @@ class _OnePass:
         self._first = [0, *accumulate(self._counts)]
         owners, self._owners = _owners_of(tuple(self._counts))
         shapes = [region.geometry for region in regions]
-        pairs, bounds = iou_between(shapes, owners, min_iou=tolerance.near_iou)
-        images = {(region.to_name, region.item_index) for region in regions}
-        if len(images) > 1:
+        pairs, bounds, are_upright = iou_between(shapes, owners, min_iou=tolerance.near_iou)
+        if len({region.item_index for region in regions}) > 1 or len({region.to_name for region in regions}) > 1:
+            images = {(region.to_name, region.item_index) for region in regions}
             numbers = dict(zip(images, range(len(images)), strict=True))
             scope = np.array([numbers[region.to_name, region.item_index] for region in regions])
             pairs = pairs.where(scope[pairs.rows] == scope[pairs.columns])
@@ -110,9 +110,8 @@ class _OnePass:
         kept, undecided = self._best(same, labels)
         self._same, self._labels = same.where(kept), labels[kept]
         self._same_numbers = self._numbers[above][kept]
-        kinds = set(map(type, shapes))
-        is_upright = kinds == {Rectangle} and not any(shape.rotation for shape in shapes)  # type: ignore[union-attr]
-        self._close = self._are_close(regions, bounds if kinds <= _EXACT else None, is_upright=is_upright)
+        is_exact = are_upright or set(map(type, shapes)) <= _EXACT
+        self._close = self._are_close(regions, bounds if is_exact else None, are_upright=are_upright)
         self.decided = self._decided(undecided)
         self.plain: dict[tuple[int, int], PlainAgreement] = {}
         if not any(region.attributes for region in regions):
@@ -143,13 +142,13 @@ class _OnePass:
         numbers: Indices = self._owners[pairs.rows] * len(self._counts) + self._owners[pairs.columns]
         return numbers
 
-    def _are_close(self, regions: Sequence[Region], bounds: Floats | None, *, is_upright: bool) -> NDArray[np.bool_]:
+    def _are_close(self, regions: Sequence[Region], bounds: Floats | None, *, are_upright: bool) -> NDArray[np.bool_]:
         """Whether each pair of the same object is drawn alike within the tolerance in pixels."""
         if self._tolerance.pixels <= 0 or not len(self._same.rows):
             return np.zeros(len(self._same.rows), dtype=bool)
         bounds = bounds_of_regions(regions, bounds)
         both = bounds, bounds
-        return close_pairs(regions, regions, both, self._same, self._tolerance, are_upright=is_upright)[0]
+        return close_pairs(regions, regions, both, self._same, self._tolerance, are_upright=are_upright)[0]
 
     def _best(self, same: Pairs, labels: Floats) -> tuple[NDArray[np.bool_], frozenset[int]]:
         """Which of the pairs of the same object are matched, (n,), and the pairs of annotators where it is open.

@@ -142,10 +142,11 @@ def _iou_pairs(a: Sequence[Geometry], b: Sequence[Geometry], min_iou: float, upp
 
 
 class Overlaps(NamedTuple):
-    """Overlapping pairs of shapes, and the bounds of all shapes, (n, 4)."""
+    """Overlapping pairs of shapes, the bounds of all shapes, (n, 4), and whether all are upright boxes."""
 
     pairs: Pairs
     bounds: Floats
+    are_upright: bool
 
 
 def iou_between(shapes: Sequence[Geometry], owners: Sequence[int], *, min_iou: float) -> Overlaps:
@@ -159,8 +160,9 @@ def iou_between(shapes: Sequence[Geometry], owners: Sequence[int], *, min_iou: f
         min_iou: Pairs with a lower IoU are left out, above 0.
     """
     if not shapes:
-        return Overlaps(collect_pairs([]), np.empty((0, 4)))
-    bounds, measure = _measure_between(shapes, min_iou)
+        return Overlaps(collect_pairs([]), np.empty((0, 4)), are_upright=True)
+    are_upright = set(map(type, shapes)) == {Rectangle} and not any(shape.rotation for shape in shapes)  # type: ignore[union-attr]
+    bounds, measure = _measure_between(shapes, min_iou, are_upright=are_upright)
     left, top, right, bottom = bounds.T
     meet = left[:, None] <= right
     meet &= top[:, None] <= bottom
@@ -172,7 +174,8 @@ def iou_between(shapes: Sequence[Geometry], owners: Sequence[int], *, min_iou: f
     for index in np.flatnonzero((values == 0) | ((values >= _NEARLY_EQUAL) & (values < 1))).tolist():
         if shapes[rows[index]] == shapes[columns[index]]:
             values[index] = 1.0
-    return Overlaps(Pairs(rows, columns, values).where((values > 0) & (values >= min_iou - ROUNDING)), bounds)
+    pairs = Pairs(rows, columns, values).where((values > 0) & (values >= min_iou - ROUNDING))
+    return Overlaps(pairs, bounds, are_upright)
 
 
 # Many tasks have as many regions of each annotator.
@@ -360,15 +363,14 @@ def _measure(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> tupl
     return (left.bounds, right.bounds), _shapes(left, right, least)
 
 
-def _measure_between(shapes: Sequence[Geometry], least: float) -> tuple[Floats, _IouOfPairs]:
+def _measure_between(shapes: Sequence[Geometry], least: float, *, are_upright: bool) -> tuple[Floats, _IouOfPairs]:
     """The bounds of shapes, and the function that measures the IoU of two of them."""
-    kinds = set(map(type, shapes))
-    if Mask in kinds:
-        (bounds, _), measure = _measure(shapes, shapes, least)
-        return bounds, measure
-    if kinds == {Rectangle} and not any(shape.rotation for shape in shapes):  # type: ignore[union-attr]
+    if are_upright:
         bounds = np.array([(box.x, box.y, box.x + box.width, box.y + box.height) for box in shapes])  # type: ignore[union-attr]
         return bounds, _boxes(bounds, bounds)
+    if any(isinstance(shape, Mask) for shape in shapes):
+        (bounds, _), measure = _measure(shapes, shapes, least)
+        return bounds, measure
     outlines = _outlines_of(shapes)
     return outlines.bounds, _shapes(outlines, outlines, least)
 
