@@ -14,12 +14,12 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 if importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnx2pytorch") is None:
     pytest.skip("the extra [train] is not installed; `make test-train` installs it", allow_module_level=True)
 
-PHOTOS, LABELLED = 16, 12
+PHOTOS, LABELLED = 9, 5
 
 
 @pytest.fixture(scope="module")
 def discs(loop, people):
-    """A project with twelve labelled photos of shapes; it learns, and nobody fine-tunes it yet."""
+    """A project with five labelled photos of shapes; it learns, and nobody fine-tunes it yet."""
     photos = {f"{seed}.jpg": draw(seed) for seed in range(PHOTOS)}
     number, drawn = learning_project(loop, people["admin"], "Fine-tuned", CONFIG, photos)
     write_policy(loop, number, 'on = "off"')
@@ -41,10 +41,10 @@ def page(loop, project):
 
 
 def test_by_hand_the_result_is_judged_and_shown(loop, discs):
-    done = loop.command("train", str(discs), "--minutes", "1", check=False)
+    done = loop.command("train", str(discs), "--minutes", "0.1", check=False)
     said = done.stdout
     assert re.search(r"(not published|published) trained-\S+ \(train\): AP50", said), f"{said}\n{done.stderr}"
-    assert "by cross-validation on 12 images when refitted" in said
+    assert "by cross-validation on 5 images when refitted" in said
     assert done.returncode == (1 if "not published" in said else 0)
     shown = page(loop, discs)
     assert "<h2>Fine-tuning</h2>" in shown

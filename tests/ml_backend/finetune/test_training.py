@@ -248,3 +248,18 @@ def test_a_model_is_trained_written_and_compared(tmp_path, images):
     ]
     grey = prepare(np.full((64, 64, 3), 114, np.uint8), detector.spec)
     assert detector.engine.run([grey.tensor])["output"].shape == (1, 84, 7)
+
+
+def test_the_class_layers_are_trained_first_and_alone(tmp_path, images):
+    model = opened(tmp_path)
+    assert model.class_tensors
+    before = {name: parameter.detach().clone() for name, parameter in model.parameters.items()}
+    album = Album(images, NAMES, model.detector.spec, side=1.3)
+    probing = Trainer(model, album, None, replace(SHORT, steps=20, probe=0.5), device="cpu")
+    probing.train(lambda state: probing.stop() if state.step == 4 else None)
+    changed = {name for name, value in before.items() if not torch.equal(value, model.parameters[name].detach())}
+    assert changed == model.class_tensors
+    probing._stop = False
+    probing.train()
+    changed = {name for name, value in before.items() if not torch.equal(value, model.parameters[name].detach())}
+    assert changed > model.class_tensors
