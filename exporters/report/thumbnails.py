@@ -79,13 +79,13 @@ def draw_thumbnails(
     copies = {copy.file_name: copy for copy in _copies(store, manifest) if copy.file_name in file_names}
     class_names = {class_id: name for name, class_id in manifest.classes.items()}
 
-    def draw(sample: tuple[Image, Sequence[DecodedObject]]) -> Thumbnail:
-        image, objects = sample
-        data_url, reason = _data_url(store, copies, image, media)
-        return Thumbnail(image, data_url, reason, tuple(_overlay(item, class_names) for item in objects))
-
     with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(draw, samples))
+        pictures = list(threads.map(lambda sample: _data_url(store, copies, sample[0], media), samples))
+    # outlines in this thread: each thread has memory of its own, and tracing masks takes some
+    return [
+        Thumbnail(image, data_url, reason, tuple(_overlay(item, class_names) for item in objects))
+        for (image, objects), (data_url, reason) in zip(samples, pictures, strict=True)
+    ]
 
 
 def _data_url(store: Store, copies: Mapping[str, ImageCopy], image: Image, media: "Media | None") -> tuple[str, str]:

@@ -232,7 +232,8 @@ class Mask(msgspec.Struct, frozen=True, gc=False):
     def polygon(self) -> shapely.Polygon | shapely.MultiPolygon:
         """The outline along its pixel edges, with the same area, parts and holes."""
         left, top, right, bottom = map(int, self.bounds)
-        return trace(self.array()[top:bottom, left:right], left, top)
+        cropped = np.ascontiguousarray(coco.decode(self.coco)[top:bottom, left:right]).view(np.bool_)
+        return trace(cropped, left, top)
 
     def mask(self, width: int, height: int) -> NDArray[np.bool_]:
         """Its pixels on a ``width`` x ``height`` canvas, cropped or padded with background at the right and bottom."""
