@@ -26,7 +26,7 @@ def discs(loop, people):
     for task in sorted(drawn)[:LABELLED]:
         people["anna"].submit(task, result_of(drawn[task]))
     eventually(lambda: f"{LABELLED} tasks learned from" in loop.command("learn", str(number)).stdout, what="the refit")
-    return number
+    return number, drawn
 
 
 def write_policy(loop, project, train):
@@ -41,22 +41,22 @@ def page(loop, project):
 
 
 def test_by_hand_the_result_is_judged_and_shown(loop, discs):
-    done = loop.command("train", str(discs), "--minutes", "0.1", check=False)
+    project, _ = discs
+    done = loop.command("train", str(project), "--minutes", "0.1", check=False)
     said = done.stdout
     assert re.search(r"(not published|published) trained-\S+ \(train\): AP50", said), f"{said}\n{done.stderr}"
     assert "by cross-validation on 5 images when refitted" in said
     assert done.returncode == (1 if "not published" in said else 0)
-    shown = page(loop, discs)
+    shown = page(loop, project)
     assert "<h2>Fine-tuning</h2>" in shown
-    assert "Loss over" in shown
+    assert '<span class="pill tuned">fine-tuned</span>' in shown
 
 
 def test_a_trainer_is_handed_a_due_training_and_hands_the_model_back(loop, people, discs):
-    write_policy(loop, discs, 'where = "trainer"')
-    admin = people["admin"]
-    tasks = admin.get("/api/tasks", project=discs, fields="all", page_size=100)["tasks"]
-    for seed, task in enumerate(sorted(task["id"] for task in tasks)[LABELLED:], start=LABELLED):
-        people["anna"].submit(task, result_of(draw(seed)[1]))
+    project, drawn = discs
+    write_policy(loop, project, 'where = "trainer"')
+    for task in sorted(drawn)[LABELLED:]:
+        people["anna"].submit(task, result_of(drawn[task]))
     user, password = loop.env["LABELLOOP_BASIC_AUTH_USER"], loop.env["LABELLOOP_BASIC_AUTH_PASSWORD"]
     url = loop.env["LABELLOOP_ML_URL"].replace("http://", f"http://{user}:{password}@")
     home = loop.home.parent / "trainer"
@@ -67,5 +67,5 @@ def test_a_trainer_is_handed_a_due_training_and_hands_the_model_back(loop, peopl
     ).stdout
     assert "handed back; the ML backend evaluates it." in said
     verdict = r'Last: <span class="pill (published|refused|failed)"'
-    ended = eventually(lambda: re.search(verdict, page(loop, discs)), within_s=300, what="the verdict")
-    assert ended[1] != "failed", page(loop, discs)
+    ended = eventually(lambda: re.search(verdict, page(loop, project)), within_s=300, what="the verdict")
+    assert ended[1] != "failed", page(loop, project)
