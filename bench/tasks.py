@@ -1,7 +1,7 @@
 """Data sets of tasks: memory and rate by the number of tasks, and their files read by foreign readers.
 
-``python -m bench.tasks`` writes bench/results/tasks.md. Readers that are installed are asked: pyarrow, seqeval, spaCy;
-LABELLOOP_REFEREES is the Python of an environment that has more of them.
+Readers that are installed are asked: pyarrow, seqeval, spaCy; LABELLOOP_REFEREES is the Python of an environment that
+has more of them.
 """
 
 import json
@@ -24,7 +24,6 @@ CONFIG = (
     "</Choices>"
     '<TextArea name="note" toName="text" maxSubmissions="1"/></View>'
 )
-RESULT = Path(__file__).parent / "results" / "tasks.md"
 _WORDS = ("Ada", "Lovelace", "wrote", "to", "Charles", "in", "London", "about", "the", "engine", "Zoë", "東京", "😀")
 
 
@@ -182,24 +181,22 @@ def templates() -> str:
     return f"{same} of {results} results of {len(configs)} templates are rebuilt exactly, {other} of them from `other`"
 
 
-def main() -> None:
-    """Measure, and write the page."""
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(int(sys.argv[1]), Path(sys.argv[2]))))
-        return
+def run() -> str:
+    """Measure each size in a process of its own; return the page."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for tasks in TASKS:
             command = [sys.executable, "-m", "bench.tasks", str(tasks), name]
             rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-            print(rows[-1], flush=True)
         others = read_by_others(Path(name))
+    return page(rows, others)
+
+
+def page(rows: list[dict], others: dict) -> str:
+    """The figures as a page."""
     lines = [
-        "# Data sets of tasks",
-        "",
-        "`LABELLOOP_REFEREES=venv/bin/python python -m bench.tasks`: texts of 60 words with about 8 spans, a choice",
-        f"and a note, as {', '.join(FORMATS)}, one process, to a disk; each size in a process of its own.",
-        "Then one task in a hundred changes, and the export runs again.",
+        f"Texts of 60 words with about 8 spans, a choice and a note, as {', '.join(FORMATS)}: one process, to a disk;",
+        "each size in a process of its own. Then one task in a hundred changes, and the export runs again.",
         "",
         "| tasks | CPU s | tasks/CPU s | peak MB | converted again |",
         "|---|---|---|---|---|",
@@ -209,15 +206,14 @@ def main() -> None:
             for row in rows
         ),
         "",
-        "Readers of others, 2,000 texts:",
+        "Readers of others, 2,000 texts (`LABELLOOP_REFEREES` is the Python of an environment that has them):",
         "",
         *(f"- {reader}: {what}" for reader, what in others.items()),
         "",
         f"The flat form: {templates()}.",
     ]
-    RESULT.write_text("\n".join(lines) + "\n")
-    print(RESULT.read_text())
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(int(sys.argv[1]), Path(sys.argv[2]))))

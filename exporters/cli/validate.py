@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from exporters.console import JsonPath, pluralize, writable_json_path, write_json
 from exporters.dataset.pull import pull
+from exporters.errors import DatasetNotFound
 from exporters.model.manifest import DatasetManifest
 from exporters.validate.folder import VALIDATED_FORMATS, validate
 from exporters.validate.issues import ISSUE_KINDS, IssueReport
@@ -44,7 +45,7 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
     store, report_to = _store(place), writable_json_path(json)
     if store is None:
         path = unquote(urlsplit(place).path) if place.startswith("file://") else place
-        return _print_problems(place, validate(path), json=report_to)
+        return _print_problems(place, _check_folder(path), json=report_to)
     manifest, problems = verify(store, version)
     if manifest is not None and not problems:
         check_latest(store, problems)
@@ -57,6 +58,21 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
                 validate(folder, problems)
             _check_tasks(store, manifest, scratch / "tasks", problems)
     return _print_problems(f"{place} {manifest.version if manifest else version}", problems, json=report_to)
+
+
+def _check_folder(path: str) -> IssueReport:
+    """Check a folder or file of any origin; a folder may have formats of tasks, as `dataset pull` writes them."""
+    problems, folder = IssueReport(), Path(path)
+    has_tasks = any((folder / name).is_dir() for name in VALIDATED_TASK_FORMATS)
+    if has_tasks:
+        check_task_files(folder, problems)
+        check_content(folder, problems)
+    try:
+        validate(path, problems)
+    except DatasetNotFound:
+        if not has_tasks:
+            raise
+    return problems
 
 
 def _check_tasks(store: Store, manifest: DatasetManifest, folder: Path, problems: IssueReport) -> None:

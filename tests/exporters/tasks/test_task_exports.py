@@ -263,6 +263,9 @@ def test_damaged_lines_are_found(run, tmp_path, capsys):
     (folder / "conll/train.conll").write_text("a -X- _ O\nb -X- _ I-PER\nc d\n")
     (folder / "preference-jsonl").mkdir()
     (folder / "preference-jsonl/train.jsonl").write_text('{"prompt": "", "chosen": "a", "rejected": "a"}\n')
+    capsys.readouterr()
+    assert dataset_validate(str(folder)) == 1
+    assert "tasks-leak" in capsys.readouterr().out
     report = IssueReport()
     check_task_files(folder, report)
     check_content(folder, report)
