@@ -30,6 +30,8 @@ SOURCES = Path(__file__).parent / "sources.toml"
 SCRIPT = Path(__file__).with_name("foreign_referee.py")
 VARIABLE = "LABELLOOP_FORMATS_PYTHON"
 SIZE = (1600, 1200)
+# Its images, exported by Roboflow, have 416 x 416 pixels.
+ROBOFLOW = "xrwalsh27/ANPR_XavierW"
 # Images of Open Images that are in the folder; rows of others are passed over.
 OPEN_IMAGES = 300
 REFEREES = {
@@ -60,6 +62,7 @@ class Outcome(NamedTuple):
 def run() -> str:
     """Read every file both ways; a table with a line for each."""
     lines, missing = [], []
+    outside: Mapping[str, str] = {"corner": "-", "centre": "-"}
     for source in _sources():
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
@@ -67,8 +70,23 @@ def run() -> str:
                 missing.append(f"{source['repo']}: {source['path']}")
                 continue
             lines.append(_line(source, _compare(source["format"], root)))
-    text = _PAGE.format(rows="\n".join(lines))
+            if source["repo"] == ROBOFLOW:
+                outside = _outside(root)
+    text = _PAGE.format(rows="\n".join(lines), **outside)
     return text + (f"\nNot there (set LABELLOOP_MIRRORS): {', '.join(missing)}.\n" if missing else "")
+
+
+def _outside(root: Path) -> dict[str, str]:
+    """The share of Create ML boxes that exceed an image of 416 pixels, by both readings of x and y."""
+    [path] = root.glob("train/*.json")
+    boxes = [one["coordinates"] for entry in json.loads(path.read_text()) for one in entry["annotations"]]
+    share = {}
+    for name, half in (("corner", 0.0), ("centre", 0.5)):
+        starts = [(box["x"] - half * box["width"], box["y"] - half * box["height"]) for box in boxes]
+        ends = [(x + box["width"], y + box["height"]) for (x, y), box in zip(starts, boxes, strict=True)]
+        exceeding = sum(min(start) < -1 or max(end) > 417 for start, end in zip(starts, ends, strict=True))
+        share[name] = f"{exceeding / len(boxes):.0%}"
+    return share
 
 
 def _sources() -> list[dict[str, str]]:
@@ -88,8 +106,6 @@ def _lay_out(source: Mapping[str, str], root: Path) -> bool:
     )
     endings = (".json", ".xml", ".txt", ".csv")
     paths = [path for path in listed.stdout.splitlines() if path.endswith(endings)]
-    if source.get("names"):
-        paths += [f"{source['names']}"]
     for path in paths:
         shown = subprocess.run([*git, "show", f"{source['commit']}:{path}"], capture_output=True, check=False)
         if not shown.returncode:
@@ -136,14 +152,14 @@ def _copy_for_referee(path: Path, root: Path, sizes: dict[str, tuple[int, int]])
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     ids = list(dict.fromkeys(row["ImageID"] for row in rows if row["ImageID"]))[:OPEN_IMAGES]
-    (root / "referee").mkdir(exist_ok=True)
-    with (root / "referee" / path.name).open("w", newline="") as file:
+    (root / ".referee").mkdir(exist_ok=True)
+    with (root / ".referee" / path.name).open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(row for row in rows if row["ImageID"] in set(ids))
     for image in ids:
-        sizes[f"{image}.png"] = SIZE
-        Image.new("1", SIZE).save(root / "referee" / image, "PNG")
+        sizes[image if image.endswith(".png") else f"{image}.png"] = SIZE
+        Image.new("1", SIZE).save(root / ".referee" / image, "PNG")
 
 
 def _compare(kind: str, root: Path) -> Outcome:
@@ -164,7 +180,7 @@ def _compare(kind: str, root: Path) -> Outcome:
             shape = "quad" if kind == "dota" else shape_of(geometry)
             ours.append([stem, codes.get(obj.label, obj.label), shape, *geometry.bounds, area])
         ours += [[stem, choice, "class", 0, 0, 0, 0, 0] for choice in image.choices]
-        ours += [[stem, " ".join(text.split()), "text", 0, 0, 0, 0, 0] for text in image.texts]
+        ours += [[stem, text, "text", 0, 0, 0, 0, 0] for text in {" ".join(text.split()) for text in image.texts}]
     problems = [item for item in items if isinstance(item, DatasetProblem)]
     theirs = _ask(kind, root)
     if isinstance(theirs, str):
@@ -228,6 +244,9 @@ _PAGE = """\
 Real files from public repositories, read by `labelloop import` (format detected)
 and by referees: {referees}. Each object is paired with the
 nearest one of the same image, label and kind. Edges are those of bounding boxes, in pixels.
+Datumaro takes the centre of a Create ML box for its top left corner, so its boxes are moved by half
+their size: {{corner}} of the boxes of ANPR_XavierW would exceed their images of 416 x 416 pixels,
+{{centre}} by their centres. Grouped polygons become masks, whose edges are whole pixels.
 
 | format | file | images | objects | referee's | no partner | largest difference of an edge | of an area | left out |
 |---|---|---|---|---|---|---|---|---|

@@ -50,6 +50,7 @@ def _datumaro_rows(stem, label, one):
 
 
 def createml(folder):
+    """Datumaro takes the centre of a box for its top left corner: its boxes are moved by half their size."""
     import datumaro as dm
 
     rows = []
@@ -57,7 +58,11 @@ def createml(folder):
     labels = data.categories()[dm.AnnotationType.label]
     for item in data:
         for one in item.annotations:
-            rows += _datumaro_rows(Path(item.id).name, labels[one.label].name, one)
+            x, y, width, height = one.get_bbox()
+            x, y = x - width / 2, y - height / 2
+            rows.append(
+                [Path(item.id).name, labels[one.label].name, "rectangle", x, y, x + width, y + height, width * height]
+            )
     return rows
 
 
@@ -85,8 +90,8 @@ def open_images(folder):
     import globox
 
     rows = []
-    for path in sorted(folder.glob("referee/*.csv")):
-        for image in globox.AnnotationSet.from_openimage(path, image_folder=folder / "referee"):
+    for path in sorted(folder.glob(".referee/*.csv")):
+        for image in globox.AnnotationSet.from_openimage(path, image_folder=folder / ".referee"):
             for box in image.boxes:
                 edges = box.xmin, box.ymin, box.xmax, box.ymax
                 rows.append([image.image_id, box.label, "rectangle", *edges, box.area])

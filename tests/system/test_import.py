@@ -311,3 +311,39 @@ def boxes_of(studio, project):
         name = re.sub(r"^([0-9a-f]{8}-)+", "", task.data["image"].rpartition("/")[2])
         found[name] = ([label for label, _ in rows], np.array([box for _, box in rows]).reshape(-1, 4))
     return found
+
+
+CVAT = """<annotations><image id="0" name="a.jpg" width="640" height="360">
+<box label="car" occluded="1" xtl="100" ytl="50" xbr="220" ybr="110" rotation="30">
+<attribute name="colour">red</attribute></box>
+<polygon label="car" points="300,100;420,110;400,200"/><polyline label="lane" points="10,300;200,310;300,350"/>
+<points label="corner" points="600,20"/><ellipse label="wheel" cx="500" cy="250" rx="60" ry="30" rotation="20"/>
+<mask label="hole" rle="1, 2, 1, 5, 2, 1" left="20" top="30" width="4" height="3"/><tag label="day"/>
+</image></annotations>"""
+
+
+def test_labels_of_other_tools_are_drawn_and_come_back(bring, studio, tmp_path):
+    source = tmp_path / "cvat"
+    makers.make_photos(source, ("a.jpg",))
+    (source / "annotations.xml").write_text(CVAT)
+    report = bring(source)
+    assert (report.format, report.regions, report.problems) == ("cvat", 6, [])
+    [task] = map(json.loads, studio.raw_tasks(report.project))
+    kinds = "rectanglelabels polygonlabels vectorlabels keypointlabels ellipselabels brushlabels choices"
+    assert {result["type"] for result in task["annotations"][0]["result"]} == set(kinds.split())
+    folders = bring.out(report.project, "coco", "dota", "semantic-png", "imagefolder", "coco-panoptic")
+    rows = by_photo(COCO(str(folders["coco"] / "annotations/instances_train.json")))["a.jpg"]
+    areas = {label: row["area"] for label, row, _ in rows if label != "car"}
+    assert areas == pytest.approx({"wheel": np.pi * 60 * 30, "hole": 8}, rel=1e-3)
+    assert rows[0][1]["attributes"] == {"colour": "red", "occluded": True}
+    for name in ("dota", "semantic-png", "imagefolder", "coco-panoptic"):
+        again = bring(folders[name], images_from=str(source))
+        assert (again.format, again.tasks_made, again.added, again.problems) == (name, 1, 1, [])
+        assert again.regions == (3 if name == "semantic-png" else 4)  # two cars are one mask of a class
+    images = [{"id": 1, "file_name": "a.jpg", "width": 640, "height": 360}]
+    annotations = [{"id": n, "image_id": 1, "caption": text} for n, text in enumerate(("a cat", "two cats"), start=1)]
+    (source / "captions_train.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    captions = bring(source / "captions_train.json")
+    assert (captions.format, captions.added, captions.problems) == ("coco-captions", 1, [])
+    [task] = map(json.loads, studio.raw_tasks(captions.project))
+    assert task["annotations"][0]["result"][0]["value"]["text"] == ["a cat", "two cats"]

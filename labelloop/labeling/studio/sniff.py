@@ -138,7 +138,9 @@ KINDS: Mapping[str, JsonKind] = {
     "labelbox": JsonKind(
         "Labelbox's export", _key_sets("labeled data", "data_row", "datarow", "datarow id"), _CONVERT, _READ
     ),
-    "labelme": JsonKind("LabelMe's JSON", _key_sets("shapes,imagepath", "shapes,imagedata"), _IMPORT, ""),
+    "labelme": JsonKind(
+        "LabelMe's JSON", _key_sets("shapes,imagepath", "shapes,imagedata", "version,flags,shapes"), _IMPORT, ""
+    ),
     "via": JsonKind(
         "the VGG Image Annotator's JSON",
         _key_sets("_via_img_metadata", "_via_settings", "regions,filename"),
@@ -146,9 +148,7 @@ KINDS: Mapping[str, JsonKind] = {
         _READ,
     ),
     "cvat": JsonKind("JSON of CVAT", _key_sets("shapes,tracks"), _CONVERT, _READ),
-    "createml": JsonKind(
-        "Create ML's JSON", _key_sets("image,annotations", "imagefilename,annotation"), _IMPORT, ""
-    ),
+    "createml": JsonKind("Create ML's JSON", _key_sets("image,annotations", "imagefilename,annotation"), _IMPORT, ""),
     "datumaro": JsonKind("Datumaro's JSON", _key_sets("items,categories", "items,dm_format_version"), _CONVERT, _READ),
     "supervisely": JsonKind("Supervisely's JSON", _key_sets("objects,size", "classes,projecttype"), _CONVERT, _READ),
     "geojson": JsonKind("GeoJSON", _key_sets("type,features"), _EXPORT, _READ),
