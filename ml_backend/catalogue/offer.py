@@ -4,7 +4,7 @@ from pathlib import Path
 
 # Figures: bench/results/base.md (time of a run), start.md (AP50 after 20 labelled images, and images trained on a minute).
 OFFER = (
-    "YOLOX-nano (Apache-2.0) runs twice as fast as the embedded model and is fine-tuned six times as fast; after 20 "
+    "YOLOX-nano (Apache-2.0) runs twice as fast as the embedded model and is fine-tuned five times as fast; after 20 "
     "labelled images its refit has AP50 +0.02 on average over four data sets (-0.05 to +0.11). To start on it: "
     "`labelloop models pull yolox-nano`, then the `models add` command that it prints"
 )
