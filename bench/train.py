@@ -233,13 +233,16 @@ def page(done: dict[str, dict]) -> str:
             "(`labelloop train`), drawn as `learn simulate` draws them. Minutes are CPU time of reading, training,",
             "writing and evaluating.",
             "",
-            "| data | labelled images | seeds | boxes | refit | fine-tuned | gain | refit upon it | seen | CPU min |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| data | labelled images | seeds | boxes | refit | fine-tuned | refit upon it | folds | served | seen "
+            "| CPU min |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
             *rows,
             *(["", *textwrap.wrap(f"Not measured yet: {', '.join(missing)}.", 100)] if missing else []),
             "",
-            "`refit upon it`: the last layer is refitted on the features of the fine-tuned model, on the same images;",
-            "seed 0 alone.",
+            "`refit upon it`: the last layer is refitted on the features of the fine-tuned model, on the same images.",
+            "`folds`: with fewer than 60 labelled images, AP50 of the refit and of the refit upon the fine-tuned model by",
+            "cross-validation on the labelled images, in half of the minutes. `served`: what the gate then serves: the",
+            "refit where it is better by cross-validation, else the refit upon the fine-tuned model.",
             "The images of steel and circuit boards come from the repositories in `bench/sources.toml`",
             "(whose folder [the benches](../README.md) name). `BENCH_WORK` keeps fits that are done, so that a",
             "stopped bench goes on.",
@@ -251,13 +254,17 @@ def _row(data: str, labelled: int, runs: list[dict]) -> str:
     def mean(name: str) -> float:
         return float(np.mean([run[name] for run in runs if run[name] is not None]))
 
+    crossed = [run["crossed"] for run in runs if run.get("crossed")]
+    folds = " / ".join(f"{value:.3f}" for value in np.mean(crossed, axis=0)) if crossed else "-"
+    served = float(np.mean([run.get("served", run["upon"]) for run in runs]))
+
     def spread(name: str) -> str:
         return f" ± {np.std([run[name] for run in runs]):.3f}" if len(runs) > 1 else ""
 
     return (
         f"| {TITLES[data]} | {labelled} | {len(runs)} | {mean('boxes'):.0f} | {mean('refit'):.3f}{spread('refit')} "
-        f"| **{mean('tuned'):.3f}**{spread('tuned')} | {mean('tuned') - mean('refit'):+.3f} | {mean('upon'):.3f} "
-        f"| {mean('seen'):.0f} | {mean('cpu_minutes'):.1f} |"
+        f"| {mean('tuned'):.3f}{spread('tuned')} | {mean('upon'):.3f} | {folds} "
+        f"| **{served:.3f}** ({served - mean('refit'):+.3f}) | {mean('seen'):.0f} | {mean('cpu_minutes'):.1f} |"
     )
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# Figures: bench/results/base.md (time of a run), start.md (AP50 after 20 labelled images, and images trained on a minute).
+# Figures: bench/results/base.md (time of a run) and start.md (AP50 after 20 labels, images trained on a minute).
 OFFER = (
     "YOLOX-nano (Apache-2.0) runs twice as fast as the embedded model and is fine-tuned five times as fast; after 20 "
     "labelled images its refit has AP50 +0.02 on average over four data sets (-0.05 to +0.11). To start on it: "
