@@ -233,7 +233,7 @@ def page(done: dict[str, dict]) -> str:
             "(`labelloop train`), drawn as `learn simulate` draws them. Minutes are CPU time of reading, training,",
             "writing and evaluating.",
             "",
-            "| data | labelled | seeds | boxes | refit | fine-tuned | refit upon it | folds | served | seen | CPU min |",
+            "| data | labelled | seeds | boxes | refit | fine-tuned | refit upon it | folds | served | seen | CPU m |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
             *rows,
             *(["", *textwrap.wrap(f"Not measured yet: {', '.join(missing)}.", 100)] if missing else []),
