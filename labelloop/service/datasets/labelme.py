@@ -170,7 +170,7 @@ def _read_image(document: _Document, file: str, images: ImageFiles) -> Iterator[
     found = images.find(name)
     if not width and found is not None and not isinstance(size := images.size(found), str):
         width, height = size
-    if found is None and images.names and len(bytes(document.image_data)) > len(b"null"):
+    if found is None and len(bytes(document.image_data)) > len(b"null"):
         yield DatasetProblem(file, EMBEDDED)
     parsed: list[tuple[_Shape, list[Geometry], str]] = []
     problems = 0
