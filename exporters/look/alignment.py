@@ -17,6 +17,8 @@ Bools = NDArray[np.bool_]
 _COARSE_STEPS, _FINE_STEPS = 5, 2
 # Largest change of scale and largest shift, in half sides of the image: a crop of about 10 % on one side.
 _LIMITS = np.array([0.15, 0.15, 0.15, 0.15], np.float32)
+# A pair is not aligned where its details agree this well with no block that differs more, or where it is too unlike.
+_DECIDED, _UNEXPLAINED, _HOPELESS = 0.9, 0.3, 0.5
 # Pairs aligned at once; bounds memory.
 _BATCH = 256
 # Blocks per side in which the residual is measured.
@@ -58,6 +60,13 @@ def compare(first: NDArray[np.uint8], second: NDArray[np.uint8], *, promising: f
     for start in range(0, len(first), _BATCH):
         part: NDArray[np.int64] = np.arange(start, min(start + _BATCH, len(first)))
         a, b = _Images.of(first[part]), _Images.of(second[part])
+        # most pairs of a fixed camera, and copies that were not cropped, need no alignment
+        correlation[part], detail[part], worst[part] = _measure(a, b, np.zeros((len(part), 4), np.float32))
+        undecided = (correlation[part] > _HOPELESS) & ((detail[part] < _DECIDED) | (worst[part] > _UNEXPLAINED))
+        if not undecided.any():
+            continue
+        a, b, part = a.take(undecided), b.take(undecided), part[undecided]
+        detail[part], worst[part] = -1, np.inf
         coarse, parameters = _align(a.half(), b.half(), np.zeros((len(part), 4), np.float32), _COARSE_STEPS)
         correlation[part] = coarse
         kept = coarse >= promising

@@ -89,7 +89,10 @@ def read_fingerprints(jobs: Iterable[Job], settings: Settings, *, count: int, wo
             opened.close()
         return
     method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-    executor = ProcessPoolExecutor(workers, get_context(method), initializer=_initialise, initargs=(settings,))
+    context = get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["exporters.look.reader"])
+    executor = ProcessPoolExecutor(workers, context, initializer=_initialise, initargs=(settings,))
     waiting: deque[Future[list[Outcome]]] = deque()
     try:
         for unit in units:

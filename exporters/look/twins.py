@@ -4,21 +4,23 @@ Pairs whose hashes are close are candidates; their thumbnails are then aligned a
 microscopy, surfaces, circuit boards and video frames: see bench/results/look.md.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporters.look.alignment import Likeness, compare
-from exporters.look.candidates import Pairs, close_pairs
+from exporters.look.candidates import MAX_DISTANCE, Pairs, close_pairs
 from exporters.look.fingerprint import hashes_of, mirrored
 
 # Candidates per image: in frames of a fixed camera every image is one of every other. They still form one group.
-MAX_PER_IMAGE = 48
+MAX_PER_IMAGE = 16
 # Correlation at half size below which a pair is neither twin nor scene.
 _PROMISING = 0.8
 _BATCH = 8192
+# Distances of hashes in the order in which they are looked at.
+_DISTANCES = (4, 9, MAX_DISTANCE)
 
 Progress = Callable[[int, int | None], None]
 
@@ -74,9 +76,9 @@ def find_twins(
     compared = np.ones(len(thumbnails), np.bool_) if among is None else np.isin(np.arange(len(thumbnails)), among)
     positions = np.flatnonzero(~blank & compared).astype(np.uint32)
     hashes = hashes[positions]
-    searches = [(False, _Candidates(len(hashes)).collect(close_pairs(hashes)))]
+    searches = [(False, _Candidates(len(hashes)).collect(_closest_first(hashes)))]
     if mirror:
-        searches.append((True, _Candidates(len(hashes)).collect(close_pairs(hashes, mirrored(hashes)))))
+        searches.append((True, _Candidates(len(hashes)).collect(_closest_first(hashes, mirrored(hashes)))))
     total = sum(len(found.first) for _, found in searches)
     parts: list[tuple[NDArray[np.uint32], Likeness, bool]] = []
     done = 0
@@ -92,6 +94,12 @@ def find_twins(
             if progress:
                 progress(done, total)
     return _ranked(parts, blank=np.flatnonzero(blank & compared), limited=sum(found.limited for _, found in searches))
+
+
+def _closest_first(hashes: NDArray[np.uint64], queries: NDArray[np.uint64] | None = None) -> Iterator[Pairs]:
+    """The pairs of close hashes, the closest before the others: of an image with too many, those are kept."""
+    for distance in _DISTANCES:
+        yield from close_pairs(hashes, queries, max_distance=distance)
 
 
 def _is_twin(likeness: Likeness) -> NDArray[np.bool_]:
