@@ -20,7 +20,7 @@ from labelloop.service.system import available_cores
 from ml_backend.finetune.torch_parts import torch_missing
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.train_jobs import KnownTrainer, TrainJob, TrainJobStore
-from ml_backend.learning.train_schedule import WORKER, able, may_run, why_not_due
+from ml_backend.learning.train_schedule import PRESENT_S, WORKER, able, may_run, why_not_due
 from ml_backend.policy import LearningPolicyError, read_learning_policy
 
 # Command of the child; the job's number and its lease are appended.
@@ -66,24 +66,28 @@ class TrainScheduler:
         self._lock = threading.Lock()
         self._child: tuple[subprocess.Popen[bytes], TrainJob] | None = None
         self._stopped = False
-        self._rest_until = self._started_at = 0.0
+        self._rest_until = self._started_at = self._heard_at = 0.0
+        self._refused: dict[int, str] = {}
         atexit.register(self.stop)
 
     def run(self) -> None:
         """Take over lost jobs, create those that are due, and start the next one if none runs here."""
-        can_train = not self._missing()
-        if can_train:
+        can_train, now = not self._missing(), self._clock()
+        if can_train and now >= self._heard_at + PRESENT_S / 3:
             self._jobs.heard(self.holder, "worker")
+            self._heard_at = now
+        self._end_child()
+        self._keep_child()  # first: this machine may have slept for longer than a lease
         for job in self._jobs.expire():
             log.warning("training_lost", project=job.project, job=job.id, holder=job.holder)
-        self._end_child()
-        self._keep_child()
         known = self._jobs.trainers()
         for state in self._data.projects():
             try:
                 self._create(state.project, known)
             except LearningPolicyError as error:
-                log.warning("training_not_scheduled", project=state.project, reason=str(error))
+                if self._refused.get(state.project) != str(error):  # once, not every few seconds
+                    log.warning("training_not_scheduled", project=state.project, reason=str(error))
+                self._refused[state.project] = str(error)
         if self._child is None and self._clock() >= self._rest_until:
             self._start(can_train=can_train)
 

@@ -42,7 +42,7 @@ from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.train_jobs import TrainJob, TrainJobStore, returned_key
 from ml_backend.learning.train_schedule import WORKER, may_run
 from ml_backend.learning.training_data_set import image_address, training_set
-from ml_backend.policy import read_learning_policy
+from ml_backend.policy import LearningPolicyError, read_learning_policy
 
 # Requests for work that one process keeps open at a time; others are answered at once.
 MAX_WAITING = 1
@@ -195,7 +195,10 @@ class TrainerEndpoints:
         jobs.expire()
         now = jobs.now()
         for job in jobs.open("waiting"):
-            policy = read_learning_policy(self._settings.home, job.project).train
+            try:
+                policy = read_learning_policy(self._settings.home, job.project).train
+            except LearningPolicyError:
+                continue  # the worker and the doctor name it
             if not may_run(policy, job, trainer=True, known=(), now=now):
                 continue
             claimed = jobs.claim(job.id, name)
