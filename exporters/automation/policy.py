@@ -62,7 +62,7 @@ class ExportPolicy:
         annotation: Which annotation of a task is exported.
         split: Shares of the splits.
         split_key: The key of the task data that holds an image's split; without a value the shares decide.
-        group_by: The key of the task data whose value groups images into one split.
+        group_by: The key of the task data whose value groups images into one split; `folder`; `look`.
         disputed: Whether disputed tasks are in the data set, out of it, or apart in a split of their own.
         rename: Labels exported as another class, each as OLD=NEW.
         category_ids: The ids of COCO's categories: classes (those of the class map) or original.

@@ -139,7 +139,7 @@ class _Candidates:
         self._counts = np.zeros(images, np.int64)
         self._keys: NDArray[np.int64] = np.empty(0, np.int64)
         self.first: NDArray[np.int64] = self._keys
-        self.second = self.first
+        self.second: NDArray[np.int64] = self._keys
         self.limited = 0
 
     def collect(self, found: Iterable[Pairs]) -> "_Candidates":

@@ -74,6 +74,8 @@ def split_by_look(
         known = {}
         notes.append(f"images are split as in a first export, as the published version cannot be read: {damaged}")
     images = _SourceImages(source, policy)
+    if not images.keys:
+        return LookSplits(notes=(*notes, "--group-by look: no annotated task has an image, so nothing is grouped"))
     with FingerprintCache(cache_file(store.url, settings.home)) as cache, scratch_folder() as scratch:
         cache.fetch(store)
         read = _read(cache, images, settings, progress)

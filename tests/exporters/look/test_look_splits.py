@@ -138,3 +138,11 @@ def test_unreadable_images_are_split_by_address_and_said(run, tasks, build):
     exported = group(run, [*tasks(*TWENTY[:3]), broken])
     assert splits(exported)[99] == SplitPolicy.parse(SPLIT).assign("/data/local-files/?d=none.jpg")
     assert any("1 images could not be read" in warning for warning in exported.report.warnings)
+
+
+def test_tasks_without_images_are_not_grouped_and_it_is_said(run, build):
+    answer = {"from_name": "c", "to_name": "t", "type": "choices", "value": {"choices": ["a"]}, "id": "r"}
+    task = {"id": 1, "data": {"text": "words"}, "annotations": [build.annotation(answer)]}
+    config = '<View><Text name="t" value="$text"/><Choices name="c" toName="t"><Choice value="a"/></Choices></View>'
+    exported = run([task], group_by="look", label_config=config, formats=("tasks-jsonl",))
+    assert any("no annotated task has an image" in warning for warning in exported.report.warnings)
