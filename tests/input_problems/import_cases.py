@@ -94,7 +94,7 @@ def label_txt(folder: Path) -> list[str]:
         makers.make_photos(folder / f"set/{split}/images", ("a.jpg" if split == "train" else "empty.jpg",))
         (folder / f"set/{split}/labelTxt").mkdir()
     (folder / "set/train/labelTxt/a.txt").write_text("10 10 50 10 50 40 10 40 car 0\n")
-    (folder / "set/valid/labelTxt/empty.txt").write_text("10 10 50 10 50 40 10 40 car 0\n")
+    (folder / "set/valid/labelTxt/empty.txt").write_text("10 10 50 10 50 40 car 0\n")
     (folder / "set/data.yaml").write_text("nc: 1\nnames: [car]\n")
     return into_new(folder / "set")
 
@@ -195,12 +195,12 @@ CASES = (
         "the good rows become the annotation; `--incomplete skip` leaves it away",
     ),
     Case(
-        "`labelTxt` of Roboflow (DOTA) next to data.yaml",
+        "a row of `labelTxt` (DOTA) without four corners",
         UNREAD,
         label_txt,
-        ("2 images imported without an annotation", "DOTA"),
+        ("empty.txt, line 1", "not four corners"),
         1,
-        annotated(a=0, empty=0),
+        annotated(a=1, empty=0),
         _UNLABELLED,
     ),
     Case(
