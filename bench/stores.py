@@ -18,7 +18,7 @@ from pathlib import Path
 from labelloop.service.settings import Settings
 from labelloop.service.store import ObjectChanged, ObjectExists, ObjectNotFound, Store, StoreError, open_store
 
-TASKS = 500
+TASKS = 300
 CHANGED = 5
 KINDS = ("coco", "voc", "yolo-detect")
 RACERS, RACES, WRITERS = 8, 5, 3

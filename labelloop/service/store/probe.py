@@ -97,15 +97,20 @@ def _require_rights(store: Store, key: str) -> None:
         return True
 
     denied: list[AccessDenied] = []
+    failed: list[StoreError] = []
     for works in (read, list_, delete):
         try:
             if not works():
-                raise StoreError(store.url, key, "a written object is not read back or not listed")
+                failed.append(StoreError(store.url, key, "a written object is not read back or not listed"))
         except AccessDenied as error:
             denied.append(error)
+        except StoreError as error:
+            failed.append(error)
     if denied:
         rights = " and ".join(dict.fromkeys(error.right for error in denied))
         raise AccessDenied(store.url, "", rights, detail=denied[0].detail, fix=denied[0].fix)
+    if failed:
+        raise failed[0]
 
 
 def _refuses_second_create(store: Store, conditional: ServerConditionalWriter | None, key: str) -> bool:
