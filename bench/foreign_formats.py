@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import tempfile
+import textwrap
 import tomllib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,9 @@ def run() -> str:
             lines.append(_line(source, _compare(source["format"], root)))
             if source["repo"] == ROBOFLOW:
                 outside = _outside(root)
-    text = _PAGE.format(rows="\n".join(lines), **outside)
+    referees = "; ".join(f"{name} by {who}" for name, who in REFEREES.items())
+    text = textwrap.fill(_TEXT.format(referees=referees, **outside), 99, break_on_hyphens=False)
+    text = _PAGE.format(text=text, rows="\n".join(lines))
     return text + (f"\nNot there (set LABELLOOP_MIRRORS): {', '.join(missing)}.\n" if missing else "")
 
 
@@ -241,15 +244,17 @@ def _line(source: Mapping[str, str], outcome: Outcome) -> str:
 
 
 _PAGE = """\
-Real files from public repositories, read by `labelloop import` (format detected)
-and by referees: {referees}. Each object is paired with the
-nearest one of the same image, label and kind. Edges are those of bounding boxes, in pixels.
-Datumaro takes the centre of a Create ML box for its top left corner, so its boxes are moved by half
-their size: {{corner}} of the boxes of ANPR_XavierW would exceed their images of 416 x 416 pixels,
-{{centre}} by their centres. Grouped polygons become masks, whose edges are whole pixels.
+{text}
 
 | format | file | images | objects | referee's | no partner | largest difference of an edge | of an area | left out |
 |---|---|---|---|---|---|---|---|---|
-{{rows}}
+{rows}
 """
-_PAGE = _PAGE.format(referees=", ".join(f"{name} by {who}" for name, who in REFEREES.items()))
+_TEXT = """\
+Real files from public repositories, read by `labelloop import` (format detected) and by referees:
+{referees}. Each object is paired with the nearest one of the same image, label and kind. Edges are
+those of bounding boxes, in pixels. Datumaro takes the centre of a Create ML box for its top left
+corner, so its boxes are moved by half their size: {corner} of the boxes of ANPR_XavierW would
+exceed their images of 416 x 416 pixels, {centre} by their centres. Grouped polygons become masks,
+whose edges are whole pixels.
+"""
