@@ -56,7 +56,10 @@ FINDING_KINDS: Mapping[str, FindingKind] = {
         "an image that cannot be read", "training stops, or drops the image", "replace it, or drop its labels", "error"
     ),
     "image-missing": FindingKind(
-        "an image whose file is not there", "training stops, or drops the image", "add it, or pass its folder", "error"
+        "an image whose file is not there",
+        "training stops, or drops the image",
+        "add it; check labels alone with --no-images",
+        "error",
     ),
     "image-size": FindingKind(
         "labels for another size, rotation or image than the file",

@@ -16,6 +16,7 @@ from exporters.look.cache import FingerprintCache, cache_file
 from exporters.look.fingerprint import Fingerprint
 from exporters.look.reader import ImageLocation, read_fingerprints
 from exporters.look.twins import Twins, find_twins
+from labelloop.labeling.splits import SPLITS
 from labelloop.service.datasets import DatasetProblem
 from labelloop.service.datasets.files import is_image_name
 from labelloop.service.scratch import scratch_folder
@@ -25,6 +26,8 @@ from labelloop.service.settings import Settings
 _BATCH = 256
 # Share of the images with a look-alike in the same scene from which the data set counts as frames of fixed cameras.
 _FRAMES = 0.3
+
+_SPLITS = frozenset(SPLITS)
 
 Progress = Callable[[int, int | None], None]
 
@@ -216,7 +219,7 @@ def _report_twins(twins: Twins, looks: _Looks, report: CheckReport) -> None:
     with_scene = np.unique(twins.pairs[~twins.twin]).size
     for row, (first, second) in enumerate(twins.pairs.tolist()):
         splits = split(first), split(second)
-        across = splits[0] != splits[1]
+        across = splits[0] != splits[1] and _SPLITS.issuperset(splits)  # others, such as disputed, are not trained on
         if twins.twin[row]:
             kind = "twins-across-splits" if across else "twins"
         elif across:

@@ -191,3 +191,8 @@ def test_model_reviews_a_sample_of_a_large_data_set(yolo, tmp_path, settings):
     report = check(folder_dataset(str(yolo(*clean())), settings), settings, second_opinion=model)
     assert len(model.seen) == 5
     assert "sample of 5 images" in report.notes[-1]
+
+
+def test_twin_outside_the_splits_is_no_leak(yolo, tmp_path):
+    folder = yolo(*clean(), ("spare", "copy", CHANGES["grey"](drawn(1))))
+    assert found(folder, tmp_path)[1]["counts"] == {"twins": 1}
