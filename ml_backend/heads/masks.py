@@ -78,6 +78,9 @@ FOLDS, MIN_OBJECTS = 3, 4
 # Mean IoU by which a recipe must beat the preceding one, and by which the best must beat the network as it ships.
 MARGIN, MIN_GAIN = 0.003, 0.003
 
+# Objects whose masks are drawn to judge a refit, in all folds, and of one image.
+MAX_JUDGED, MAX_JUDGED_PER_IMAGE = 48, 4
+
 # Held-out objects and tasks from which they judge instead of the cross-validation.
 MIN_HELD_OUT_OBJECTS, MIN_HELD_OUT_TASKS = 12, 4
 
@@ -274,25 +277,27 @@ def _fit_and_judge(given: FitInput, segmenter: OutlineSegmenter, samples: PixelS
         if candidate_gain > gain + (MARGIN if name != SHIPPED else 0):
             name, gain = candidate, candidate_gain
     head = fit_head(samples, name, network=segmenter.network)
-    held_out = sample_pixels(segmenter, given.held_out) if given.held_out else None
     parent = given.parent if isinstance(given.parent, MasksHead) and given.parent.network == segmenter.network else None
-    if held_out is not None and _judges(held_out):
-        served = mask_ious(held_out, corrected_logits(parent, held_out))
-        value, before = float(mask_ious(held_out, corrected_logits(head, held_out)).mean()), float(served.mean())
+    held_out = drawn_ious(segmenter, given.held_out, [parent, head])
+    if _judges(given.held_out, held_out.shape[1]):
+        before, value = (float(mean) for mean in held_out.mean(axis=1))
         passed = value >= before - min(given.tolerance, 0.01)
         verdict = "at least as good as" if passed else "worse than"
-        reason = f"{name}: mask IoU {value:.3f} on {len(held_out)} held-out objects, {verdict} {before:.3f} now"
+        reason = f"{name}: mask IoU {value:.3f} on {held_out.shape[1]} held-out objects, {verdict} {before:.3f} now"
         return HeadResult(head, "mask IoU", value, before, passed, reason, "held-out")
-    ious = out_of_fold.get(name, shipped)
-    value, before = float(ious.mean()), float(shipped.mean())
     if name == SHIPPED:
+        value = before = float(shipped.mean())
         reason = f"no refit of {len(out_of_fold)} beats the included network (mask IoU {before:.3f}, cross-validated)"
         return HeadResult(head if parent is not None else None, "mask IoU", value, before, parent is not None, reason)
+    # The choice is made on pixels of the network's grid; whether it may be served, on masks as they are drawn.
+    before_ious, ious = _cross_validated_drawings(given.examples, segmenter, samples, name)
+    value, before = float(ious.mean()), float(before_ious.mean())
     # Standard error; with few tasks it is itself uncertain, and objects of one task resemble each other.
-    noise = float((ious - shipped).std(ddof=1)) / math.sqrt(count) * (1 + 2 / max(1, tasks - 1))
+    noise = float((ious - before_ious).std(ddof=1)) / math.sqrt(len(ious)) * (1 + 2 / max(1, tasks - 1))
     needed = max(MIN_GAIN, noise)
-    passed = gain >= needed
-    reason = f"{name}: mask IoU {value:.3f} on {count} objects of {tasks} tasks, cross-validated, {before:.3f} without"
+    passed = value - before >= needed
+    judged = f"{len(ious)} objects of {tasks} tasks"
+    reason = f"{name}: mask IoU {value:.3f} on {judged}, cross-validated, {before:.3f} without"
     if not passed:
         reason += f"; a gain of {needed:.3f} is needed to be more than chance"
     return HeadResult(head, "mask IoU", value, before, passed, reason)
@@ -302,8 +307,79 @@ def _refused(reason: str, *, parent: float | None = None) -> HeadResult:
     return HeadResult(None, "mask IoU", None, parent, passed=False, reason=reason, judged_by="nothing")
 
 
-def _judges(held_out: PixelSamples) -> bool:
-    return len(held_out) >= MIN_HELD_OUT_OBJECTS and len(set(held_out.tasks.tolist())) >= MIN_HELD_OUT_TASKS
+def _judges(held_out: Sequence[HeadExample], objects: int) -> bool:
+    tasks = {example.task for example in held_out if any(example.masks)}
+    return objects >= MIN_HELD_OUT_OBJECTS and len(tasks) >= MIN_HELD_OUT_TASKS
+
+
+def drawn_ious(
+    segmenter: OutlineSegmenter,
+    examples: Sequence[HeadExample],
+    heads: Sequence[MasksHead | None],
+    *,
+    most: int = MAX_JUDGED,
+) -> Doubles:
+    """IoU of masks as they are drawn, in pixels of the image, from a loose box of each object; (heads, objects).
+
+    Of the newest images, some `most` objects, the same for every head.
+    """
+    columns: list[list[float]] = []
+    for example in [one for one in examples if any(one.masks)][::-1]:
+        objects = _usable(example)[:MAX_JUDGED_PER_IMAGE]
+        if not objects or len(columns) >= most:
+            continue
+        image = example.pixels()
+        height, width = image.shape[:2]
+        scale = np.array([width / example.width, height / example.height] * 2)
+        chance = Random(_seed(example))  # noqa: S311
+        boxes = [_loosened(example.boxes[index] * scale, width, height, chance, LOOSENESS[0]) for index in objects]
+        found = [segmenter.segment_boxes(image, boxes, head) for head in heads]
+        for row, index in enumerate(objects):
+            x_min, y_min, x_max, y_max = (float(side) for side in example.boxes[index])
+            bounds = np.array(crop_bounds((x_min, y_min, x_max, y_max), example.width, example.height)) * scale
+            left, top, right, bottom = (round(side) for side in bounds)
+            if right <= left or bottom <= top:
+                continue
+            truth = np.zeros((height, width), np.bool_)
+            truth[top:bottom, left:right] = decode_mask(example.masks[index], bottom - top, right - left)[
+                : height - top, : width - left
+            ]
+            masks = [of_head[row] for of_head in found]
+            columns.append([_iou(mask.mask(width, height).array() if mask else None, truth) for mask in masks])
+    return np.array(columns, np.float64).reshape(-1, len(heads)).T
+
+
+def _iou(mask: npt.NDArray[np.bool_] | None, truth: npt.NDArray[np.bool_]) -> float:
+    return 0.0 if mask is None else float((mask & truth).sum() / max(1, (mask | truth).sum()))
+
+
+def _cross_validated_drawings(
+    examples: Sequence[HeadExample], segmenter: OutlineSegmenter, samples: PixelSamples, name: str
+) -> tuple[Doubles, Doubles]:
+    """IoUs of drawn masks by the network as it ships, and by a recipe that was fitted on other tasks.
+
+    Where all objects are of one task, it was fitted on them.
+    """
+    fold = _folds(samples.tasks)
+    parts = []
+    for number in range(int(fold.max()) + 1):
+        others = samples.take(fold != number)
+        if not len(others):  # one task
+            others = samples
+        head = fit_head(others, name, network=segmenter.network)
+        tasks = set(samples.tasks[fold == number].tolist())
+        judged = [one for one in examples if one.task in tasks]
+        parts.append(drawn_ious(segmenter, judged, [None, head], most=MAX_JUDGED // FOLDS))
+    before, after = np.concatenate(parts, axis=1)
+    return before, after
+
+
+def _folds(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The fold of each object: objects of one group are in one."""
+    names = np.random.default_rng(0).permutation(np.unique(groups))
+    folds = min(FOLDS, len(names))
+    fold_of = {name: index % folds for index, name in enumerate(names.tolist())}
+    return np.array([fold_of[group] for group in groups.tolist()])
 
 
 def sample_pixels(segmenter: OutlineSegmenter, examples: Sequence[HeadExample]) -> PixelSamples | None:
@@ -448,12 +524,9 @@ def cross_validate(samples: PixelSamples) -> dict[str, Doubles]:
     Where all objects are of one task, folds are made of objects.
     """
     groups = samples.tasks if len(set(samples.tasks.tolist())) > 1 else np.arange(len(samples))
-    names = np.random.default_rng(0).permutation(np.unique(groups))
-    folds = min(FOLDS, len(names))
-    fold_of = {name: index % folds for index, name in enumerate(names.tolist())}
-    fold = np.array([fold_of[group] for group in groups.tolist()])
+    fold = _folds(groups)
     ious: dict[str, Doubles] = {name: np.zeros(len(samples)) for name in CANDIDATES}
-    for number in range(folds):
+    for number in range(int(fold.max()) + 1):
         fitted, judged = samples.take(fold != number), samples.take(fold == number)
         mean, spread = _scale(fitted)
         table = _Table(fitted, mean, spread)

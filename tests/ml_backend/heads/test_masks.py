@@ -8,7 +8,7 @@ from labelloop.labeling.geometry.shapes import Rectangle
 from labelloop.labeling.studio.config import LabelConfig
 from ml_backend.heads import masks
 from ml_backend.heads.base import FitInput, HeadExample
-from ml_backend.heads.masks import MasksHead, fit_masks, object_share
+from ml_backend.heads.masks import MasksHead, drawn_ious, fit_masks, object_share
 from ml_backend.segmentation.crop import BoxCrop
 from ml_backend.segmentation.outline_network import OutlineSegmenter
 from ml_backend.segmentation.prompt import Prompt
@@ -112,6 +112,25 @@ def test_few_masks_keep_the_shipped_network():
     assert result.head is None
     assert not result.passed
     assert "from 4 on" in result.reason
+
+
+def test_drawn_masks_decide_not_pixels_of_the_grid(monkeypatch):
+    def worse(_segmenter, examples, heads, **_options):
+        return np.array([[0.8] * len(examples), [0.7 if heads[1] else 0.8] * len(examples)])
+
+    monkeypatch.setattr(masks, "drawn_ious", worse)
+    result = fit_masks(FitInput(CONFIG, [example(seed) for seed in range(6)]))
+    assert not result.passed
+    assert (result.parent, result.value) == (pytest.approx(0.8), pytest.approx(0.7))
+    assert "is needed to be more than chance" in result.reason
+
+
+def test_drawn_ious_are_those_of_the_masks(segmenter, fitted):
+    examples = [example(seed) for seed in range(30, 34)]
+    shipped, learned = drawn_ious(segmenter, examples, [None, fitted.head])
+    assert len(shipped) == sum(len(one.masks) for one in examples)
+    assert learned.mean() > shipped.mean() + 0.1
+    assert len(drawn_ious(segmenter, examples, [None], most=3)[0]) < len(shipped)
 
 
 def test_held_out_tasks_decide(fitted):
