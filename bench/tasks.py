@@ -195,8 +195,9 @@ def run() -> str:
 def page(rows: list[dict], others: dict) -> str:
     """The figures as a page."""
     lines = [
-        f"Texts of 60 words with about 8 spans, a choice and a note, as {', '.join(FORMATS)}: one process, to a disk;",
-        "each size in a process of its own. Then one task in a hundred changes, and the export runs again.",
+        f"Texts of 60 words with about 8 spans, a choice and a note, as {', '.join(FORMATS)}:",
+        "one process, to a disk; each size in a process of its own. Then one task in a hundred changes,",
+        "and the export runs again.",
         "",
         "| tasks | CPU s | tasks/CPU s | peak MB | converted again |",
         "|---|---|---|---|---|",
@@ -206,7 +207,7 @@ def page(rows: list[dict], others: dict) -> str:
             for row in rows
         ),
         "",
-        "Readers of others, 2,000 texts (`LABELLOOP_REFEREES` is the Python of an environment that has them):",
+        "Readers of others, 2,000 texts (`LABELLOOP_REFEREES`: the Python of an environment with them):",
         "",
         *(f"- {reader}: {what}" for reader, what in others.items()),
         "",
