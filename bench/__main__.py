@@ -61,6 +61,7 @@ BENCHES: Mapping[str, str] = {
     "train": "bench.train",
     "tune": "bench.tune",
     "voice": "bench.voice",
+    "written_formats": "bench.written_formats",
 }
 
 # Benches whose figures are the last section of another's page: (that bench, the section's heading).
