@@ -14,14 +14,16 @@ from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.web.app import create_web_app
 from ml_backend.finetune.classes import with_classes
 from ml_backend.finetune.cross_validation import CrossValidation
-from ml_backend.finetune.errors import NotTrainable
+from ml_backend.finetune.errors import NotTrainable, TrainingRuns
 from ml_backend.finetune.graph import Weights
 from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, TrainOffer, TrainProgress
 from ml_backend.finetune.returned import ReturnedModelRefused, with_returned_weights
 from ml_backend.finetune.run import TRAINED_KEY, Finetuned
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.learning.finetuning import ProjectTraining
 from ml_backend.learning.service import LearningService
 from ml_backend.learning.store.train_jobs import returned_key
+from ml_backend.learning.train_by_hand import train_by_hand
 from ml_backend.learning.train_child import _run
 from ml_backend.server.trainer_endpoints import TrainerEndpoints
 from ml_backend.trainer.agent import AgentOptions, run_agent
@@ -319,3 +321,25 @@ def test_the_weights_are_taken_into_our_own_graph():
     assert "learned_from" not in {entry.key for entry in taken.metadata_props}
     theirs, ours = Weights.of(model), Weights.of(taken)
     assert all(np.array_equal(theirs.value(name), ours.value(name)) for name in theirs.stored)
+
+
+def test_a_training_by_hand_is_a_job_and_there_is_one_at_a_time(context, project):
+    def train(reporter):
+        reporter.phase("training")
+        with pytest.raises(TrainingRuns, match="running, labelloop train on"):
+            train_by_hand(context, PROJECT, lambda _: None, minutes=1)
+        return ProjectTraining(None, "trained-6-abc", published=False, reason="the refit stays")
+
+    train_by_hand(context, PROJECT, train, minutes=1)
+    [job] = context.train_jobs.last(PROJECT)
+    assert (job.state, job.version, job.reason, job.labelled) == ("refused", "trained-6-abc", "the refit stays", 6)
+    assert job.progress.phase == "training"
+
+    def fail(_):
+        raise NotTrainable(path=embedded_model(), reason="it is quantised")
+
+    with pytest.raises(NotTrainable):
+        train_by_hand(context, PROJECT, fail, minutes=1)
+    last = context.train_jobs.last(PROJECT)[0]
+    assert last.state == "failed"
+    assert "it is quantised" in last.reason
