@@ -93,6 +93,7 @@ class _Connection:
                 adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
                 for scheme in ("https://", "http://"):
                     client._http.mount(scheme, adapter)  # noqa: SLF001 - its pool of 10 is smaller than our threads
+                client._bucket_metadata_cache = None  # noqa: SLF001 - a request for traces, which needs one more right
                 self._client = client
             return self._client
 
