@@ -157,7 +157,7 @@ RESULTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(RESULTS, max_size=5))
 def test_any_results_return(results):
     read = flat(CONFIGS["choices"], results)
