@@ -241,6 +241,9 @@ def _size(samples: PixelSamples | None) -> int:
 # Samples by network and image: a submit samples its own image alone.
 _SAMPLES: ExampleCache[PixelSamples | None] = ExampleCache(CACHE_BYTES, size_of=_size)
 
+# IoUs of the masks that the network draws as it ships, by network and image.
+_DRAWN: ExampleCache[list[float]] = ExampleCache(1 << 20, size_of=lambda ious: 100 + 8 * len(ious))
+
 
 def fit_masks(given: FitInput) -> HeadResult | None:
     """Refit the included segmentation network's last layer on masks, and judge it.
@@ -323,30 +326,44 @@ def drawn_ious(
 
     Of the newest images, some `most` objects, the same for every head.
     """
-    columns: list[list[float]] = []
+    parts: list[list[list[float]]] = []
+    count = 0
     for example in [one for one in examples if any(one.masks)][::-1]:
-        objects = _usable(example)[:MAX_JUDGED_PER_IMAGE]
-        if not objects or len(columns) >= most:
-            continue
-        image = example.pixels()
-        height, width = image.shape[:2]
-        scale = np.array([width / example.width, height / example.height] * 2)
-        chance = Random(_seed(example))  # noqa: S311
-        boxes = [_loosened(example.boxes[index] * scale, width, height, chance, LOOSENESS[0]) for index in objects]
-        found = [segmenter.segment_boxes(image, boxes, head) for head in heads]
-        for row, index in enumerate(objects):
-            x_min, y_min, x_max, y_max = (float(side) for side in example.boxes[index])
-            bounds = np.array(crop_bounds((x_min, y_min, x_max, y_max), example.width, example.height)) * scale
-            left, top, right, bottom = (round(side) for side in bounds)
-            if right <= left or bottom <= top:
-                continue
-            truth = np.zeros((height, width), np.bool_)
-            truth[top:bottom, left:right] = decode_mask(example.masks[index], bottom - top, right - left)[
-                : height - top, : width - left
-            ]
-            masks = [of_head[row] for of_head in found]
-            columns.append([_iou(mask.mask(width, height).array() if mask else None, truth) for mask in masks])
-    return np.array(columns, np.float64).reshape(-1, len(heads)).T
+        if count >= most:
+            break
+        of_heads = [_drawn_by(segmenter, example, head) for head in heads]
+        parts.append(of_heads)
+        count += len(of_heads[0])
+    return np.concatenate([np.zeros((len(heads), 0)), *map(np.array, parts)], axis=1)
+
+
+def _drawn_by(segmenter: OutlineSegmenter, example: HeadExample, head: MasksHead | None) -> list[float]:
+    if head is None:
+        return _DRAWN.get(f"{segmenter.network} {example.key}", partial(_draw, segmenter, example, None))
+    return _draw(segmenter, example, head)
+
+
+def _draw(segmenter: OutlineSegmenter, example: HeadExample, head: MasksHead | None) -> list[float]:
+    """IoU of the masks of some objects of an image."""
+    objects = _usable(example)[:MAX_JUDGED_PER_IMAGE]
+    if not objects:
+        return []
+    image = example.pixels()
+    height, width = image.shape[:2]
+    scale = np.array([width / example.width, height / example.height] * 2)
+    chance = Random(_seed(example))  # noqa: S311
+    boxes = [_loosened(example.boxes[index] * scale, width, height, chance, LOOSENESS[0]) for index in objects]
+    ious = []
+    for index, mask in zip(objects, segmenter.segment_boxes(image, boxes, head), strict=True):
+        x_min, y_min, x_max, y_max = (float(side) for side in example.boxes[index])
+        bounds = np.array(crop_bounds((x_min, y_min, x_max, y_max), example.width, example.height)) * scale
+        left, top, right, bottom = (round(side) for side in bounds)
+        truth = np.zeros((height, width), np.bool_)
+        part = truth[top:bottom, left:right]
+        if part.size:
+            part[:] = decode_mask(example.masks[index], bottom - top, right - left)[: part.shape[0], : part.shape[1]]
+        ious.append(_iou(mask.mask(width, height).array() if mask else None, truth))
+    return ious
 
 
 def _iou(mask: npt.NDArray[np.bool_] | None, truth: npt.NDArray[np.bool_]) -> float:
