@@ -105,6 +105,9 @@ def running_azure(access_log: Path | None = None) -> Iterator[AzureServer]:
     node = shutil.which("node")
     if node is None or not AZURITE.exists():
         pytest.skip("no emulator of Azure Blob Storage: install Node.js and npm, and run `sh tests/system/setup.sh`")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version.strip().lstrip("v").partition(".")[0]) < 18:
+        pytest.skip(f"no emulator of Azure Blob Storage: it needs Node.js 18 or newer, this is {version.strip()}")
     port = free_port()
     options = ["--blobHost", "127.0.0.1", "--blobPort", f"{port}", "--inMemoryPersistence", "--disableTelemetry"]
     endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
