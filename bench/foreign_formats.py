@@ -1,7 +1,7 @@
 """Real files of LabelMe, CVAT, Create ML, DOTA, Open Images and COCO captions, read beside datumaro, globox and others.
 
 The files are those of `bench/sources.toml`, out of git mirrors in the folder LABELLOOP_MIRRORS, each at
-`OWNER+NAME/repo`. LABELLOOP_FORMATS_PYTHON is a Python with datumaro, globox, shapely and pycocotools. Images are not
+`OWNER+NAME/repo`. BENCH_FORMATS_PYTHON is a Python with datumaro, globox, shapely and pycocotools. Images are not
 read: each label file gets blank images of the size that it states, or of 1,600 x 1,200 pixels.
 """
 
@@ -29,7 +29,7 @@ from labelloop.service.settings import Settings
 
 SOURCES = Path(__file__).parent / "sources.toml"
 SCRIPT = Path(__file__).with_name("foreign_referee.py")
-VARIABLE = "LABELLOOP_FORMATS_PYTHON"
+VARIABLE = "BENCH_FORMATS_PYTHON"
 SIZE = (1600, 1200)
 # Its images, exported by Roboflow, have 416 x 416 pixels.
 ROBOFLOW = "xrwalsh27/ANPR_XavierW"

@@ -1,6 +1,6 @@
 """Semantic and panoptic masks, DOTA and ImageFolder that an export writes, read by other tools.
 
-LABELLOOP_FORMATS_PYTHON is a Python with datasets (Hugging Face), datumaro, shapely and Pillow; panopticapi, which no
+BENCH_FORMATS_PYTHON is a Python with datasets (Hugging Face), datumaro, shapely and Pillow; panopticapi, which no
 package index has, comes out of its mirror in LABELLOOP_MIRRORS (`bench/sources.toml`).
 """
 
@@ -30,9 +30,9 @@ TASKS, WIDTH, HEIGHT = 100, 640, 360
 
 def run() -> str:
     """Export made-up tasks, and give what each referee reads of each format."""
-    python = os.environ.get("LABELLOOP_FORMATS_PYTHON")
+    python = os.environ.get("BENCH_FORMATS_PYTHON")
     if not python:
-        return "Not measured: set LABELLOOP_FORMATS_PYTHON."
+        return "Not measured: set BENCH_FORMATS_PYTHON."
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         report = _export(root)
