@@ -34,6 +34,7 @@ from labelloop.service.datasets import (
     ImageFiles,
     open_source,
     read_dataset,
+    shape_of,
 )
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media import Media
@@ -305,9 +306,16 @@ def _boxes_only(data: DataSet) -> DataSet:
         for item in data.images():
             if isinstance(item, DatasetProblem):
                 yield item
-            else:
-                boxes = (msgspec.structs.replace(obj, geometry=_box(obj.geometry)) for obj in item.objects)
-                yield msgspec.structs.replace(item, objects=tuple(boxes))
+                continue
+            boxes = []
+            for obj in item.objects:
+                box = _box(obj.geometry)
+                if box.width > 0 and box.height > 0:
+                    boxes.append(msgspec.structs.replace(obj, geometry=box))
+                else:
+                    reason = f"a {shape_of(obj.geometry)} of {obj.label!r} has no box (--shapes boxes)"
+                    yield DatasetProblem(item.name, reason, failed=False)
+            yield msgspec.structs.replace(item, objects=tuple(boxes))
 
     return msgspec.structs.replace(data, images=images)
 

@@ -221,3 +221,14 @@ def test_a_dry_run_counts_crowds_and_images_without_labels(studio, tmp_path, cap
     output = capsys.readouterr().out
     assert f"{UNNAMED}: 1" in output
     assert "1 image without readable labels" in output
+
+
+def test_boxes_of_shapes_without_area_are_listed(bring, studio, tmp_path):
+    makers.make_photos(tmp_path, ("a.jpg",))
+    shapes = '<points label="dot" points="5,6"/><polygon label="car" points="0,0;9,0;9,9"/>'
+    (tmp_path / "a.xml").write_text(
+        f'<annotations><image name="a.jpg" width="640" height="360">{shapes}</image></annotations>'
+    )
+    report = bring(tmp_path, boxes=True)
+    assert (report.regions, report.failed_share) == (1, 0)
+    assert ["has no box" in problem.reason for problem in report.problems] == [True]
