@@ -5,7 +5,9 @@ does not hold exactly is kept as it is in ``other``, so that nothing is lost. Th
 docs/reference/flat-form.md.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Self
 
 import msgspec
@@ -110,19 +112,21 @@ def stored_answer(kind: str, control: str, plain: Any) -> Json:
 def flatten(results: Sequence[Mapping[str, Any]], plain: PlainAnswers) -> FlatAnnotation:
     """Return the flat form of the results of an annotation."""
     flat = _Flattener(plain).add(results).flat()
-    again: dict[str, list[tuple[int, Json]]] = {}
+    again: dict[str, deque[tuple[int, Json]]] = {}
     rebuilt = rebuild(flat)
     for position, result in enumerate(rebuilt):
-        again.setdefault(_identity(result), []).append((position, result))
+        again.setdefault(_identity(result), deque()).append((position, result))
     exact: set[int] = set()
     other: list[Json] = []
     for raw in results:
-        candidates = again.get(_identity(raw), [])
-        same = next((at for at, one in candidates if at not in exact and _is_same(one, dict(raw))), -1)
+        candidates = again.get(_identity(raw), deque())
+        # the first is the one, but where results share an id and a control
+        same = next((at for at, (_, one) in enumerate(islice(candidates, _MOST)) if _is_same(one, dict(raw))), -1)
         if same < 0:
             other.append(dict(raw))
         else:
-            exact.add(same)
+            exact.add(candidates[same][0])
+            del candidates[same]
     replaced = [position for position in range(len(rebuilt)) if position not in exact]
     return msgspec.structs.replace(flat, other=other, replaced=replaced) if other or replaced else flat
 
@@ -188,7 +192,7 @@ class _Flattener:
             name = result.get("id")
             key = (name, result.get("item_index")) if isinstance(name, str | int) else ("", number, "")
             groups.setdefault(key, []).append(result)
-        for group in groups.values():
+        for group in _bounded(groups.values()):
             if all(_is_task_answer(result) for result in group) and not any(map(_is_drawn, group)):
                 for result in group:
                     self._task_answer(result)
@@ -281,7 +285,15 @@ class _Flattener:
         self._relations.append({**ends, **known, **({"fields": fields} if fields else {})})
 
 
+def _bounded(groups: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Yield groups of results with one id; where a program gave one id to very many, each result is a group."""
+    for group in groups:
+        yield from [group] if len(group) <= _MOST else [[result] for result in group]
+
+
 _MISSING = object()
+# Results of one region: shapes, labels, answers. More of one id are of several regions.
+_MOST = 100
 _RELATION_FIELDS = frozenset({"from_id", "to_id", "type", "direction", "labels"})
 
 

@@ -1,6 +1,6 @@
 """One task of a data set of tasks: its data, the chosen annotation in the flat form, and where both come from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -103,10 +103,3 @@ def _public(text: str) -> str:
         return text
     public = public_url(address) if has_query else address
     return text if public == address else public + mark + fragment
-
-
-def string_values(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the key and the text of each text of a task's data."""
-    for key, value in data.items():
-        if isinstance(value, str):
-            yield key, value

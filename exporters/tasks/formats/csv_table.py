@@ -15,7 +15,6 @@ from exporters.tasks.line import TaskLine
 OWN = ("task_id", "split", "annotation_id", "annotator", "ground_truth", "created_at", "updated_at", "lead_time")
 NO_PLACE = "regions and relations, for which a CSV file has no place"
 ITEMS = "answers about one item of a list, for which a CSV file has no place"
-NO_ANSWER = "no answer about the whole task"
 _encode = msgspec.json.Encoder().encode
 
 

@@ -124,6 +124,16 @@ def test_result_of_an_odd_form_is_not_lost(odd):
     assert canonical(rebuild(through_json(read))) == canonical(results)
 
 
+@pytest.mark.parametrize("number", [{"id": "same"}, {}], ids=["one id", "no id"])
+def test_many_results_of_one_id_take_no_longer(number):
+    marks = [{**span("x", n, n + 1, "PER"), **number} for n in range(4000)]
+    marks = [mark if number else {key: mark[key] for key in mark if key != "id"} for mark in marks]
+    read = flat(CONFIGS["spans"], marks)
+    assert canonical(rebuild(read)) == canonical(marks)
+    assert len(read.regions) == len(marks)
+    assert read.other == ()
+
+
 def test_two_answers_to_one_question_are_both_there():
     results = [answer("mood", "choices", choices=[name]) | {"id": name} for name in ("good", "bad")]
     read = flat(CONFIGS["choices"], results)
