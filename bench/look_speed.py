@@ -23,7 +23,7 @@ SIZES = ((640, 480), (1280, 960), (1920, 1080))
 
 def run() -> str:
     """Measure in processes of their own, so that each has its own peak of memory."""
-    return "\n\n".join(
+    return "\n".join(
         subprocess.run(
             [sys.executable, "-m", "bench.look_speed", part], capture_output=True, text=True, check=True
         ).stdout
@@ -100,10 +100,7 @@ def _write(root: Path) -> None:
 
 
 def _peak() -> str:
-    own, children = (
-        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return f" {own:,.0f} MB at most" + (f", {children:,.0f} MB a process that reads" if children > 10 else "")
+    return f" {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB at most in the main process"
 
 
 if __name__ == "__main__":
