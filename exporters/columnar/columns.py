@@ -52,7 +52,8 @@ class Shapes(msgspec.Struct, frozen=True):
     def geometry(self, row: int) -> Geometry:
         """Return the shape of a row."""
         if self.point[row]:
-            return KeyPoint(*self.boxes[row, :3].tolist())
+            x, y, diameter = self.boxes[row, :3].tolist()
+            return KeyPoint(x, y, diameter)
         if self.ring[row]:
             ring = int(np.searchsorted(self.rings.rows, row))
             points = self.rings.points[self.rings.first[ring] : self.rings.first[ring + 1]]
@@ -216,7 +217,7 @@ class Columns(msgspec.Struct, frozen=True):
                 id=(number := int(points.ids[row])),
                 class_id=0,
                 label=points.labels[row],
-                geometry=KeyPoint(*points.xy[row].tolist(), float(points.diameters[row])),
+                geometry=KeyPoint(float(points.xy[row, 0]), float(points.xy[row, 1]), float(points.diameters[row])),
                 box=None,
                 area=0.0,
                 number=number,
@@ -261,6 +262,7 @@ def percent_to_pixels(
     counts: Sequence[int] | NDArray[np.int64],
     ring: NDArray[np.bool_],
     sizes: Floats,
+    *,
     point: NDArray[np.bool_] | None = None,
 ) -> Shapes:
     """Convert shapes from percent of the image to pixels.

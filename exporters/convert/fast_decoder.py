@@ -1,7 +1,7 @@
 """Decode common Label Studio tasks in blocks, straight into columns.
 
-A common task has one image, and boxes, polygons and key points with one label each, which may come from a control of its
-own; each may have answers: choices, texts, ratings, numbers. The common form is declared as types, which msgspec
+A common task has one image, and boxes, polygons and key points with one label each, which may come from a control of
+its own; each may have answers: choices, texts, ratings, numbers. The common form is declared as types, which msgspec
 validates while it decodes. Any other task is read by `labelloop.labeling` and `exporters.convert.task_assembler`, which
 handle everything. Both ways give the same data set, to the byte.
 """
@@ -168,7 +168,7 @@ class FastTaskDecoder:
         if not (rule := self._rule(annotation)):
             return None
         shapes, answers = annotation.result, _NO_ANSWERS
-        if any([result.type in _ATTACHED or result.meta for result in shapes]):
+        if any(result.type in _ATTACHED or result.meta for result in shapes):
             regions = _join_results(shapes)
             if regions is None:
                 return None
@@ -221,7 +221,7 @@ _NO_ANSWERS: "Mapping[str, _Answers]" = {}
 def _join_results(results: Sequence[Any]) -> "tuple[list[Any], dict[str, _Answers]] | None":
     """Return the shapes of an annotation, and what the other results say about them, by region.
 
-    None if an answer is about no shape, or needs the general decoder otherwise. See `labelloop.labeling.studio.reading`.
+    None if an answer is about no shape, or needs the general decoder: see `labelloop.labeling.studio.reading`.
     """
     shapes = [result for result in results if result.type in _SHAPES]
     attached: dict[str, list[Any]] = {shape.id: [] for shape in shapes}
@@ -408,7 +408,7 @@ class _Block:
             np.frombuffer(self._counts, np.int64),
             ring,
             np.stack(sizes).astype(np.float64).T,
-            point,
+            point=point,
         )
         clipped = clip_batch(shapes)
         undecided = np.flatnonzero((clipped.kinds == NOT_VECTORISED) & np.repeat(valid_tasks, lengths))

@@ -279,5 +279,5 @@ def columnar_numbers(
     if columns is None or block.items or columns.others or encoded.refused:
         return encoded
     counts = np.diff(np.array(columns.first, np.int64))
-    values = np.column_stack((columns.class_ids, boxes, areas))
+    values: NDArray[np.float64] = np.column_stack((columns.class_ids, boxes, areas)).astype(np.float64)
     return msgspec.structs.replace(encoded, numbers=ObjectNumbers(counts, values))

@@ -123,7 +123,7 @@ class Coco(ItemFormat):
         encoded = self.encode_items(block.items.items(), len(block))
         images = [block.images[index] for index in block.columnar]
         skeleton = self.context.skeleton
-        assignment = assign_points(columns, skeleton) if skeleton else ColumnarAssignment({}, _with_points(columns), [])
+        assignment = assign_points(columns, skeleton) if skeleton else ColumnarAssignment((), _with_points(columns))
         texts = assignment.texts
         others: dict[int, bytes] = {}
         for row, obj in columns.others.items():

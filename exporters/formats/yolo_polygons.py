@@ -15,7 +15,7 @@ from exporters.columnar.block import Block
 from exporters.columnar.columns import NOT_VECTORISED, RING, ROTATED
 from exporters.columnar.polygons import Floats
 from exporters.columnar.text_table import json_numbers, json_rings, json_rows, round_half_up
-from exporters.formats.base import EncodedBlock, shape_name
+from exporters.formats.base import EncodedBlock, columnar_numbers, shape_name
 from exporters.formats.yolo import DIGITS, YoloRows, format_row
 from exporters.model.outlines import min_area_box, min_area_boxes, single_ring
 from exporters.model.records import Box, Image, Object
@@ -95,9 +95,11 @@ class YoloObb(YoloRows):
         owners = np.searchsorted(np.array(columns.first), large, side="right") - 1
         for number, times in Counter(owners.tolist()).items():
             encoded.converted.append((block.columnar[number], TOO_LARGE, times))
-        rows = json_rows(round_half_up(corners / sizes[:, None], DIGITS).reshape(-1, 8))
-        self._take(encoded, block, self._lines(encoded, block, rows))
-        return encoded
+        shares = round_half_up(corners / sizes[:, None], DIGITS)
+        self._take(encoded, block, self._lines(encoded, block, json_rows(shares.reshape(-1, 8))))
+        written = shares * sizes[:, None]
+        boxes = np.hstack((written.min(axis=1), written.max(axis=1)))
+        return columnar_numbers(block, encoded, boxes, shapely.area(shapely.polygons(written)))
 
     def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         corners = min_area_box(obj)

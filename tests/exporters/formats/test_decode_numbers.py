@@ -42,4 +42,4 @@ def test_numbers_are_those_of_each_object(run, build, monkeypatch, name, kinds):
         build.task(n, build.annotation(*map(region, range(rng.randrange(1, 6))))) for n in range(1, 140)
     ]  # of two blocks
     run(tasks, formats=(name,), label_config=None, archives=True)
-    assert len(seen) >= 1 + (kinds == "boxes" and name in {"coco", "voc", "yolo-detect"})
+    assert len(seen) >= 1 + (kinds == "boxes" and name in {"coco", "voc", "yolo-detect", "yolo-obb"})
