@@ -26,7 +26,7 @@ def run() -> str:
     return "\n".join(
         subprocess.run(
             [sys.executable, "-m", "bench.look_speed", part], capture_output=True, text=True, check=True
-        ).stdout
+        ).stdout.strip()
         for part in ("read", "again", "compare")
     )
 
