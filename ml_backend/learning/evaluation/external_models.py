@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -76,7 +76,10 @@ def admit(
         verdict = judge_held_out(result, parent, tolerance=policy.tolerance)
     else:
         verdict = _by_labels(context, project, version, result, served=served, labelled=labelled, config=config)
-        if crossed is not None and verdict.passed:
+        if crossed is not None and verdict.judged_by == "nothing":
+            # Until the refit upon it ends, it is served itself: something must show that it finds objects.
+            verdict = replace(verdict, passed=False, reason=f"{verdict.reason}; label more images")
+        elif crossed is not None and verdict.passed:
             tuned, refit, words = crossed
             verdict = AcceptanceVerdict(
                 True, "cross-validation", words, tuned, refit, photos=verdict.photos, boxes=verdict.boxes
