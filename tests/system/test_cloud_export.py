@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from exporters.importing.run import ImportOptions, run_import
 from exporters.pipeline.export import export
 from exporters.validate.folder import validate
 from labelloop.cli.main import main
@@ -17,6 +18,7 @@ from labelloop.service.datasets import open_source, read_dataset
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_bucket, open_store
 from labelloop.service.store.addresses import to_studio_url
+from tests.exporters.fake_studio import ImportStudio
 from tests.system.test_bucket import STRANGER
 from tests.system.test_export import BOXES, CONFIG, HEIGHT, WIDTH, task
 from tests.system.test_stores import CLOUDS, cloud_bucket, service_account
@@ -141,6 +143,7 @@ def loaded_version(bucket):
     return state["version"]
 
 
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)  # of the other only the time would differ
 def test_model_versions_live_in_a_cloud(bucket, tmp_path, monkeypatch):
     from ml_backend.inference.detector import embedded_model, load_detector
     from ml_backend.serving.active_versions import read_pointer
@@ -171,3 +174,10 @@ def test_data_set_and_annotations_of_label_studio_are_read_from_a_cloud(bucket, 
     assert len(found) == len(BOXES)
     assert source.files.url("a.jpg") == to_studio_url(f"{bucket}/sets/cars/latest/coco/a.jpg")
     assert validate(f"{bucket}/sets/cars/latest/coco").counts.total() == 0
+
+
+def test_import_refers_to_images_as_label_studio_reads_them(bucket, tmp_path):
+    studio = ImportStudio()
+    run_import(ImportOptions(source=f"{bucket}/photos", title="cars"), settings=Settings(), studio=studio)
+    images = {task["data"]["image"] for task in studio.tasks_by_id.values()}
+    assert images == {to_studio_url(f"{bucket}/photos/{name}") for name in BOXES}
