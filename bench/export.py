@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.export_inputs import SHAPES, Shape, write_export
+from bench.export_s3 import to_s3
 from labelloop.cli.main import one_blas_thread
 from labelloop.service.settings import Settings
 
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 
 TASKS = 20_000
 MEMORY_TASKS = 100_000
-REPEATS = 2
+REPEATS = 1
 CONFIG = SHAPES["plain"].config
-RESULTS = Path(__file__).parent / "results" / "export.md"
 PANLABEL = "LABELLOOP_PANLABEL"
 PANLABEL_FORMATS = {"coco": "coco", "voc": "voc", "yolo-detect": "yolo"}
 FEW = 10
@@ -249,18 +249,23 @@ def memory(tasks: int = MEMORY_TASKS) -> str:
 
 
 def main() -> None:
-    """Measure and write the results file."""
+    """Measure and print the tables; `python -m bench export` keeps them."""
     parser = argparse.ArgumentParser(prog="python -m bench.export", description=__doc__)
     parser.add_argument("--tasks", type=int, default=TASKS)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--only", default="", help="shapes, comma-separated: " + ", ".join(SHAPES))
     parser.add_argument("--memory", action="store_true", help="measure the peak memory at 100,000 tasks instead")
+    parser.add_argument("--s3", action="store_true", help="measure exports to a real S3 server instead")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         _child(*options.child)
     elif options.memory:
         print(memory())
+    elif options.s3:
+        with tempfile.TemporaryDirectory() as folder:
+            write_export(Path(folder) / "export.json", options.tasks)
+            print(to_s3(Path(folder) / "export.json", options.tasks))
     else:
         print(run(options.tasks, options.repeats, options.only))
 
