@@ -9,9 +9,10 @@ The data are the numbers of clusters that k of an image's n annotators marked. T
 
 with normally distributed logits of recall (over objects) and of match (over regions that are no object). How much match
 varies is unknown: not at all, half as much as recall, as much, or half as much again (some lookalikes deceive nearly
-all); all four are averaged, half of the weight by their evidence. The counts have a quasi-Poisson likelihood whose dispersion is estimated by the method of moments: objects of
-one image are alike. The posterior is sampled by adaptive importance sampling (Cornuet et al., "Adaptive Multiple
-Importance Sampling", Scandinavian Journal of Statistics 39 (2012)).
+all); all four are averaged, half of the weight by their evidence. The counts have a quasi-Poisson likelihood whose
+dispersion is estimated by the method of moments: objects of one image are alike. The posterior is sampled by adaptive
+importance sampling (Cornuet et al., "Adaptive Multiple Importance Sampling", Scandinavian Journal of Statistics 39
+(2012)).
 
 That no annotator finds some objects can only be extrapolated (Link, "Nonidentifiability of Population Size from
 Capture-Recapture Data with Heterogeneous Detection Probabilities", Biometrics 59 (2003)). A prior share of overlooked
