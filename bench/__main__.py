@@ -46,6 +46,7 @@ BENCHES: Mapping[str, str] = {
     "same_bytes": "bench.same_bytes",
     "smart": "bench.smart",
     "shapes": "bench.shapes",
+    "selection": "bench.selection",
     "sources": "bench.sources",
     "submit": "bench.submit",
     "swap": "bench.swap",
