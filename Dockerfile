@@ -15,13 +15,14 @@ RUN groupadd --gid 10001 labelloop \
 FROM base AS build
 WORKDIR /opt/labelloop
 COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY requirements requirements
 COPY labelloop labelloop
 COPY ml_backend ml_backend
 COPY exporters exporters
 COPY qc_webhooks qc_webhooks
 RUN python3 -m venv .venv \
-    && .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip \
-    && .venv/bin/python -m pip install --quiet --disable-pip-version-check '.[azure,demo,gcs,postgres,redis]'
+    && .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/image.lock \
+    && .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
 
 FROM base AS labelloop
 COPY --from=build /opt/labelloop/.venv /opt/labelloop/.venv

@@ -5,12 +5,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 IMAGES ?=
 
-.PHONY: up test test-slow test-train check bench format clean
+# Hashes of every wheel, for every system and Python that we support; and the extras of the image.
+LOCK  := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+         --group build $(UPGRADE)
+IMAGE := azure demo gcs postgres redis
 
-$(STAMP): pyproject.toml
+.PHONY: up test test-slow test-train check bench format lock clean
+
+$(STAMP): pyproject.toml requirements/dev.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
 up: $(STAMP)  ## the whole loop on this machine: make up [IMAGES=folder]
@@ -26,7 +31,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-train: $(STAMP)  ## fine-tuning, which needs torch: installs the extra [train], 3 GB on Linux without a CPU build
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev,train]'
 	$(BIN)/python -m pytest tests/ml_backend/finetune tests/ml_backend/cli/test_train.py tests/ml_backend/learning/test_trainer.py tests/system/test_train.py
 
 check: $(STAMP)
@@ -42,6 +47,11 @@ bench: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lock:  ## choose the releases that `make up`, `make test` and the image install; UPGRADE=--upgrade takes the newest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	$(LOCK) --extra dev --output-file requirements/dev.lock pyproject.toml
+	$(LOCK) $(addprefix --extra ,$(IMAGE)) --constraint requirements/dev.lock --output-file requirements/image.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) .labelloop

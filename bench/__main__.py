@@ -50,6 +50,7 @@ BENCHES: Mapping[str, str] = {
     "same_bytes": "bench.same_bytes",
     "smart": "bench.smart",
     "shapes": "bench.shapes",
+    "selection": "bench.selection",
     "sources": "bench.sources",
     "start": "bench.start",
     "stores": "bench.stores",

@@ -7,7 +7,7 @@ training data is read from Label Studio.
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,9 @@ MAX_NAMED = 3
 
 # Why heads are refused with the boxes: a version has one model.
 OTHER_BASE = "the served boxes were learned on another base model, and those of this one did not pass"
+
+# Earlier runs that are read for their cross-validation.
+EVIDENCE_RUNS = 20
 
 log = structlog.get_logger(__name__)
 
@@ -258,8 +261,29 @@ class Learner:
             classes = known_classes(inputs.config, backbone.names, inputs.classes)
             tiles = partial(self._tile_features, backbone, places)
             return fit_on_best_view(
-                examples, tiles, spec=backbone.spec, levels=backbone.levels, backbone_classes=classes
+                examples,
+                tiles,
+                spec=backbone.spec,
+                levels=backbone.levels,
+                backbone_classes=classes,
+                evidence=self._evidence(inputs),
             ), failures
+
+    def _evidence(self, inputs: RunInput) -> list[dict[str, float]]:
+        """Return the cross-validated AP50 of earlier runs by configuration, latest first.
+
+        Of runs on whole images and the same base, with at least half as many tasks: fewer need other configurations.
+        Runs of equally many tasks held out the same images; one of them counts.
+        """
+        runs = [
+            run
+            for run in self._context.runs.last(inputs.project, EVIDENCE_RUNS)
+            if run.base == inputs.served.base and not run.metrics.tiling and run.metrics.cross_validation
+        ]
+        count = len(inputs.training)
+        by_count = {run.tasks: run.metrics.cross_validation for run in reversed(runs)}
+        counts = sorted((tasks for tasks in by_count if tasks != count and count <= 2 * tasks), reverse=True)
+        return [by_count[tasks] for tasks in counts]
 
     def _tile_features(
         self, backbone: FrozenBackbone, places: Sequence[tuple[int, str]], index: int, parts: Sequence[Part]
@@ -554,15 +578,10 @@ def _metrics(outcome: _Outcome) -> RunMetrics:
         parent_by_class={name: round(score, 4) for name, score in (verdict.parent_by_class if verdict else {}).items()},
         photos=verdict.photos if verdict else 0,
         boxes=verdict.boxes if verdict else 0,
-        cross_validation={_choice_name(choice): round(float(score), 4) for choice, score in scores.items()},
-        choice=_choice_name(learned.choice) if learned else "",
+        cross_validation={choice.name: round(float(score), 4) for choice, score in scores.items()},
+        choice=learned.choice.name if learned else "",
         tiling=learned.tiling if learned else "",
         thresholds=dict(outcome.thresholds),
         heads=outcome.heads.metrics,
         boxes_kept=outcome.boxes_kept,
     )
-
-
-def _choice_name(choice: Any) -> str:
-    """Return hyperparameters as text."""
-    return ", ".join(f"{name} {value}" for name, value in asdict(choice).items())

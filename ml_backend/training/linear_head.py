@@ -75,7 +75,8 @@ def feature_matrix(
 def standardise(features: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Standardise the features (n, d) of one level of an image: mean 0, standard deviation about 1."""
     centred = features - features.mean(axis=0)
-    return np.asarray(centred / (np.sqrt((centred * centred).mean(axis=0)) + MIN_SPREAD))
+    centred /= np.sqrt((centred * centred).mean(axis=0)) + MIN_SPREAD
+    return np.asarray(centred)
 
 
 @dataclass(frozen=True, eq=False)

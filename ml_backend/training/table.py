@@ -227,22 +227,15 @@ def build_table(
     """
     share = MAX_CANDIDATES // len(examples)
     ends = np.cumsum([0, *levels])
-    by_level: list[list[Floats]] = [[] for _ in levels]
-    selected, matches = [], []
 
-    def rows_of(index: int) -> tuple[CandidateMatch, Ints, Floats]:
+    def select(index: int) -> tuple[CandidateMatch, Ints]:
         overlaps = match_candidates(examples[index])
         keep = _subsample(overlaps, share, seed=index)
-        features = feature_matrix(examples[index].candidates, levels, prior_classes=prior_classes, exact=False)[keep]
-        return overlaps, keep, np.asarray(features, np.float32)
+        return overlaps[keep], keep
 
-    for overlaps, keep, features in parallel_map(rows_of, range(len(examples))):
-        bounds = np.searchsorted(keep, ends)
-        for level, part in enumerate(by_level):
-            part.append(features[bounds[level] : bounds[level + 1]])
-        selected.append(keep)
-        matches.append(overlaps[keep])
-    sizes = np.array([[len(part) for part in level] for level in by_level])
+    matches, selected = zip(*parallel_map(select, range(len(examples))), strict=True)
+    bounds = np.array([np.searchsorted(keep, ends) for keep in selected])  # (images, levels + 1)
+    sizes = np.diff(bounds, axis=1).T
     offsets = (np.cumsum(sizes.ravel()) - sizes.ravel()).reshape(sizes.shape)
     parts = tuple(
         _ImageRows(
@@ -254,12 +247,23 @@ def build_table(
         )
         for i, (example, keep, overlaps) in enumerate(zip(examples, selected, matches, strict=True))
     )
-    table = np.ones((int(sizes.sum()), by_level[0][0].shape[1] + 1), np.float32)
-    np.concatenate([part for level in by_level for part in level], out=table[:, :-1])
-    bounds = np.cumsum([0, *sizes.sum(axis=1).tolist()])
+
+    def features_of(index: int) -> Floats:
+        return feature_matrix(examples[index].candidates, levels, prior_classes=prior_classes, exact=False)
+
+    first = features_of(0)
+    table = np.ones((int(sizes.sum()), first.shape[1] + 1), np.float32)
+
+    def fill(index: int) -> None:
+        """Write the rows of an image in place: a list of all of them would take the memory of a second table."""
+        features = first if index == 0 else features_of(index)
+        table[parts[index].rows, :-1] = features[selected[index]]
+
+    parallel_map(fill, range(len(examples)))
+    spans = np.cumsum([0, *sizes.sum(axis=1).tolist()])
     return CandidateTable(
         features=table,
-        spans=tuple((int(low), int(high)) for low, high in pairwise(bounds)),
+        spans=tuple((int(low), int(high)) for low, high in pairwise(spans)),
         scale=_standardise(table),
         prior_classes=tuple(prior_classes),
         parts=parts,

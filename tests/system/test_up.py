@@ -51,16 +51,10 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def command(label_studio_installation):
+def command(installed, label_studio_installation):
+    """Of the wheel, as a newcomer has it."""
     ports = [f"--{name}={free_port()}" for name in ("port", "ml-port", "qc-port")]
-    return [
-        sys.executable,
-        "-m",
-        "labelloop.cli.main",
-        "up",
-        *ports,
-        f"--label-studio={label_studio_installation.folder}",
-    ]
+    return [installed.command, "up", *ports, f"--label-studio={label_studio_installation.folder}"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("label_studio_ml") is None,
-    reason="label-studio-ml is not installed: pip install 'labelloop[label-studio-ml]'",
+    reason="label-studio-ml is not installed: docs/how-to/own-model.md",
 )
 
 PROJECT = "5.1795467589"
