@@ -241,7 +241,8 @@ def memory(tasks: int = MEMORY_TASKS) -> str:
                 write_export(file, number, shape)
                 config.write_text(shape.config)
                 command = ["-m", "labelloop.cli.main", "export", "--from", str(file), "--to", f"{folder}/set"]
-                command += ["--label-config", str(config), "--format", kind, "--no-fetch", "--workers", "1"]
+                command += ["--label-config", str(config), "--format", kind, "--no-fetch"]
+                command += ["--workers", "1", "--max-errors", "1"]
                 _, peak = _spent([sys.executable, *command], {"LABELLOOP_HOME": f"{folder}/home"})
             lines.append(f"| {shape.words} | {number:,} | {kind} | {peak:.0f} |")
             print(lines[-1], file=sys.stderr, flush=True)

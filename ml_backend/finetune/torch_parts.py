@@ -30,6 +30,19 @@ def require_torch() -> None:
         raise TorchMissing(missing=reason)
 
 
+def use_threads(threads: int) -> str:
+    """Limit torch to a number of CPU threads; returns the device that it would train on: cuda or cpu.
+
+    Raises:
+        TorchMissing: The extra is not installed.
+    """
+    require_torch()
+    import torch
+
+    torch.set_num_threads(max(threads, 1))
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def import_converter() -> Any:
     """Import `onnx2pytorch.ConvertModel`.
 

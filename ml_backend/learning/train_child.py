@@ -26,8 +26,10 @@ from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import ObjectNotFound, StoreError, open_store
 from labelloop.service.studio import Studio, StudioUnreachable
+from labelloop.service.system import available_cores
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
+from ml_backend.finetune.torch_parts import use_threads
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.finetuning import ProjectTraining, finetune_project, judge_returned
 from ml_backend.learning.store.train_jobs import State, TrainJob, TrainJobStore, returned_key
@@ -106,15 +108,14 @@ def _run(
 def _train(
     context: LearningContext, job: TrainJob, reporter: Reporter, stop: threading.Event
 ) -> ProjectTraining | None:
-    import torch
-
-    torch.set_num_threads(max(int(os.environ.get("OMP_NUM_THREADS", "1")), 1))
-    reporter.note(device="cuda" if torch.cuda.is_available() else "cpu")
+    cores = max(min(job.cores, available_cores()), 1)
+    device = use_threads(cores)
+    reporter.note(device=device)
     done = finetune_project(
         context,
         job.project,
         recipe=Recipe(minutes=job.minutes),
-        clock=time.monotonic if torch.cuda.is_available() else _budget_clock(torch.get_num_threads()),
+        clock=time.monotonic if device == "cuda" else _budget_clock(cores),
         progress=reporter.step,
         phase=reporter.phase,
         stopping=lambda: stop.is_set() or reporter.lost,

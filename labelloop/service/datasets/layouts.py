@@ -1,5 +1,6 @@
 """Detect the annotation formats in a folder, and subfolders that are separate data sets."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from labelloop.labeling.studio.sniff import HEAD_BYTES
@@ -34,7 +35,11 @@ def detect_layouts(files: DatasetFiles, images: ImageFiles) -> list[str]:
     detected = [layout for layout, is_present in _DETECTORS.items() if is_present(files)]
     if "yolo" not in detected and has_label_files(files, images):  # a README.txt alone is not a label file
         detected.append("yolo")
-    return [layout for layout in detected if not _HIDES.get(layout, frozenset()) & set(detected)]
+    if "dota" in detected and "yolo" in detected:  # one label folder, whose rows are of DOTA
+        detected.remove("yolo")
+    if {"labelme", "createml"} & set(detected) and "coco" in detected and not _has_coco_keys(files):
+        detected.remove("coco")
+    return detected
 
 
 def sub_datasets(files: DatasetFiles) -> Mapping[str, DatasetFiles]:
@@ -89,6 +94,16 @@ def _is_dataset_root(names: Sequence[str]) -> bool:
     )
 
 
+def _has_coco_keys(files: DatasetFiles) -> bool:
+    """Whether a JSON file begins as COCO; a damaged one, which counts as COCO otherwise, may be of another format."""
+    return any(_COCO_START.match(read_head(files, name, _START_BYTES)) for name in coco_files(files)[:_MAX_COCO_FILES])
+
+
+_COCO_START = re.compile(rb'[\s\xef\xbb\xbf]*\{\s*"(info|images|annotations|categories|licenses)"')
+_START_BYTES = 1000
+_MAX_COCO_FILES = 50
+
+
 def _has_json(files: DatasetFiles, is_present: Callable[[bytes], bool]) -> bool:
     """Whether one of the first JSON files of a folder is of a format; folders of many files are read in part."""
     names = [name for name in files.names if name.lower().endswith(".json")]
@@ -102,7 +117,7 @@ _DETECTORS: Mapping[str, Callable[[DatasetFiles], bool]] = {
     "dota": is_dota,
     "yolo": is_yolo,
     "cvat": lambda files: bool(cvat_files(files)),
-    "voc": lambda files: any(name.lower().endswith(".xml") for name in files.names),
+    "voc": lambda files: bool({name for name in files.names if name.lower().endswith(".xml")} - {*cvat_files(files)}),
     "labelme": lambda files: _has_json(files, is_labelme),
     "createml": lambda files: _has_json(files, is_createml),
     "coco": lambda files: not set(coco_files(files)) <= {*caption_files(files), *panoptic_files(files)},
@@ -112,10 +127,4 @@ _DETECTORS: Mapping[str, Callable[[DatasetFiles], bool]] = {
     "semantic-png": has_semantic_masks,
     "imagefolder": lambda files: bool(metadata_files(files)),
     "ndjson": lambda files: any(name.endswith(".ndjson") and "/" not in name for name in files.names),
-}
-# Format -> formats whose files it would misread: `voc` takes any XML, `coco` any damaged JSON, `yolo` any label folder.
-_HIDES: Mapping[str, frozenset[str]] = {
-    "yolo": frozenset({"dota"}),
-    "voc": frozenset({"cvat"}),
-    "coco": frozenset({"labelme", "createml"}),
 }

@@ -330,6 +330,18 @@ def test_other_labels_of_a_folder_are_named(read, tmp_path, photo):
     assert any("--format coco-captions" in note for note in data.notes)
 
 
+def test_coco_beside_labelme_is_named(read, tmp_path, photo):
+    photo()
+    labelme(tmp_path, [shape("rectangle", [[1, 1], [5, 5]])])
+    (tmp_path / "b.json").write_text('{"shapes": [], "imagePath"')  # damaged: of either
+    assert not any("--format coco" in note for note in read()[2].notes)
+    coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    _, _, data = read()
+    assert data.format == "labelme"
+    assert any("--format coco" in note for note in data.notes)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
