@@ -174,9 +174,7 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
         "reading stops, or the task is used in another split",
         "export the data set again with --afresh",
     ),
-    "tasks-twice": IssueKind(
-        "a task with one annotation on two lines", "it counts twice", "drop one of the lines"
-    ),
+    "tasks-twice": IssueKind("a task with one annotation on two lines", "it counts twice", "drop one of the lines"),
     "tasks-dangling": IssueKind(
         "a relation to a region that the line does not have",
         "the relation cannot be used",

@@ -96,7 +96,7 @@ class Graph:
         if self.path is None:
             return Nodes()
         import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from google.protobuf.message import DecodeError
 
         try:
             graph = onnx.load(self.path, load_external_data=False).graph
