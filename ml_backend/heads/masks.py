@@ -86,7 +86,7 @@ MIN_HELD_OUT_OBJECTS, MIN_HELD_OUT_TASKS = 12, 4
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MaskFeatures:
     """Which features a correction reads: "logit", "features" (of the network), and groups of `mask_features`.
 
     Attributes:
@@ -98,13 +98,13 @@ class Recipe:
     penalty: float = 30.0
 
 
-LAST_LAYER = Recipe(("logit", "features"))
-WITH_APPEARANCE = Recipe(("logit", "features", "position", "appearance"))
-LOCAL = Recipe(("logit", "position", "appearance"))
-EVERYTHING = Recipe(("logit", "features", "position", "appearance", "contrast", "texture", "colour"), 100.0)
+LAST_LAYER = MaskFeatures(("logit", "features"))
+WITH_APPEARANCE = MaskFeatures(("logit", "features", "position", "appearance"))
+LOCAL = MaskFeatures(("logit", "position", "appearance"))
+EVERYTHING = MaskFeatures(("logit", "features", "position", "appearance", "contrast", "texture", "colour"), 100.0)
 
 # Name -> recipes whose corrections are averaged; tried in this order, which is a prior.
-CANDIDATES: Mapping[str, tuple[Recipe, ...]] = {
+CANDIDATES: Mapping[str, tuple[MaskFeatures, ...]] = {
     "last layer": (LAST_LAYER,),
     "last layer, position, appearance": (WITH_APPEARANCE,),
     "position, appearance": (LOCAL,),
@@ -604,9 +604,9 @@ class _Table:
         self._offset = np.clip(samples.logits[part], -MAX_LOGIT, MAX_LOGIT).ravel().astype(np.float64)
         self._truth = samples.truth[part].ravel().astype(np.float64)
         self._weight = BOX_WEIGHT / per_box
-        self._fitted: dict[Recipe, Doubles] = {}
+        self._fitted: dict[MaskFeatures, Doubles] = {}
 
-    def fit(self, recipes: Sequence[Recipe]) -> tuple[Doubles, float]:
+    def fit(self, recipes: Sequence[MaskFeatures]) -> tuple[Doubles, float]:
         """Fit each recipe; the mean of their weights (d,), and of their biases."""
         rows = np.mean([self._fit_one(recipe) for recipe in recipes], axis=0)
         bias = float(rows[-1])
@@ -621,7 +621,7 @@ class _Table:
         means = np.mean(ious, axis=1) - CUT_COST * np.abs(CUTS)
         return float(CUTS[int(np.argmax(means))])
 
-    def _fit_one(self, recipe: Recipe) -> Doubles:
+    def _fit_one(self, recipe: MaskFeatures) -> Doubles:
         if recipe not in self._fitted:
             columns = np.append(_columns(recipe, self._count), self._count)
             penalty = np.full(len(columns), recipe.penalty)
@@ -634,7 +634,7 @@ class _Table:
         return self._fitted[recipe]
 
 
-def _columns(recipe: Recipe, count: int) -> npt.NDArray[np.int64]:
+def _columns(recipe: MaskFeatures, count: int) -> npt.NDArray[np.int64]:
     features = count - 1 - LOCAL_MAPS
     sizes = {
         "logit": 1,
