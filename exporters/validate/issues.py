@@ -165,7 +165,7 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
         "drop one",
     ),
     "imagefolder-split": IssueKind(
-        "an ImageFolder split without objects beside splits that have some",
+        "an ImageFolder split without objects although others have some",
         "load_dataset infers other types for its columns, and stops",
         "load each split by itself (data_dir=DIR/val), or choose a larger split",
     ),
@@ -174,9 +174,7 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
         "reading stops, or the task is used in another split",
         "export the data set again with --afresh",
     ),
-    "tasks-twice": IssueKind(
-        "a task with one annotation on two lines", "it counts twice", "drop one of the lines"
-    ),
+    "tasks-twice": IssueKind("a task with one annotation on two lines", "it counts twice", "drop one of the lines"),
     "tasks-dangling": IssueKind(
         "a relation to a region that the line does not have",
         "the relation cannot be used",
