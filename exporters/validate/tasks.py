@@ -43,9 +43,10 @@ def check_lines(file: Path, name: str, report: IssueReport) -> None:
         if key in seen:
             report.add("tasks-twice", name, where, f"task {line.get('task')}, annotation {who}")
         seen.add(key)
-        ids = {region.get("id") for region in flat.regions} | {result.get("id") for result in results}
+        # repr: an id of a damaged line may be a list
+        ids = {repr(item.get("id")) for items in (flat.regions, results) for item in items}
         for relation in flat.relations:
-            if lost := [end for end in (relation.get("from"), relation.get("to")) if end not in ids]:
+            if lost := [end for end in (relation.get("from"), relation.get("to")) if repr(end) not in ids]:
                 report.add("tasks-dangling", name, where, f"a relation to {lost[0]!r}")
         for region in flat.regions:
             if str(region.get("type")).lower() in SPAN_TYPES and _is_reversed(region["shape"]):
@@ -60,7 +61,7 @@ def check_spans(file: Path, name: str, report: IssueReport) -> None:
             report.add("tasks-line", name, where, "expected text, spans and tokens")
             continue
         for token in tokens:
-            if not isinstance(token, dict) or text[slice(token.get("start"), token.get("end"))] != token.get("text"):
+            if not isinstance(token, dict) or _slice(text, token) != token.get("text"):
                 report.add("tasks-span", name, where, f"token {token!r:.80}")
                 break
         for span in spans:
@@ -71,9 +72,15 @@ def check_spans(file: Path, name: str, report: IssueReport) -> None:
 def check_conll(file: Path, name: str, report: IssueReport) -> None:
     """Check a file of conll: four columns, and no tag that continues another entity."""
     before = "O"
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            columns = line.rstrip("\n").split(" ")
+    with file.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            try:
+                line = raw.decode()
+            except UnicodeDecodeError as error:
+                report.add("tasks-line", name, f"line {number}", f"it is not UTF-8: {error.reason}")
+                before = "O"
+                continue
+            columns = line.rstrip("\r\n").split(" ")
             if columns == [""]:
                 before = "O"
                 continue
@@ -105,7 +112,7 @@ def check_content(folder: Path, report: IssueReport) -> None:
             for number, text in enumerate(lines, start=1):
                 try:
                     data = msgspec.json.decode(text)["data"]
-                except (msgspec.DecodeError, KeyError, TypeError):
+                except (msgspec.DecodeError, KeyError, TypeError, RecursionError):
                     continue
                 shown = msgspec.json.encode(data, order="deterministic")
                 other = splits.setdefault(hashlib.blake2b(shown, digest_size=8).digest(), file.stem)
@@ -130,13 +137,18 @@ def _json_lines(file: Path, name: str, report: IssueReport) -> Iterator[tuple[st
             report.checked["lines of tasks"] += 1
             try:
                 line = msgspec.json.decode(text)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 report.add("tasks-line", name, f"line {number}", f"it is not JSON: {error}")
                 continue
             if isinstance(line, dict):
                 yield f"line {number}", line
             else:
                 report.add("tasks-line", name, f"line {number}", "it is not an object")
+
+
+def _slice(text: str, token: Mapping[str, Any]) -> str | None:
+    start, end = token.get("start"), token.get("end")
+    return text[start:end] if type(start) is int and type(end) is int and start >= 0 else None
 
 
 def _is_reversed(shape: Mapping[str, Any]) -> bool:

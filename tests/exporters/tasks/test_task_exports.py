@@ -273,6 +273,26 @@ def test_damaged_lines_are_found(run, tmp_path, capsys):
     }  # fmt: skip
 
 
+def test_damage_of_any_kind_is_listed(tmp_path):
+    from exporters.validate.issues import IssueReport
+    from exporters.validate.tasks import check_content, check_task_files
+
+    deep = b'{"data": ' + b"[" * 9000 + b"]" * 9000 + b"}"
+    odd = {"task": 1, "split": "train", "regions": [], "relations": [{"from": ["a"], "to": "b"}]}
+    token = {"text": "a", "start": "0", "end": 1}
+    for name, content in {
+        "tasks-jsonl/train.jsonl": deep + b"\n" + json.dumps(odd).encode(),
+        "spacy-jsonl/train.jsonl": json.dumps({"text": "a", "spans": [], "tokens": [token]}).encode(),
+        "conll/train.conll": b"a -X- _ O\n\xff -X- _ O\n",
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content + b"\n")
+    report = IssueReport()
+    check_task_files(tmp_path, report)
+    check_content(tmp_path, report)
+    assert report.counts == {"tasks-line": 2, "tasks-dangling": 1, "tasks-span": 1}
+
+
 @pytest.mark.parametrize("kind", ["file", "lines"])
 def test_a_source_of_any_kind_gives_the_same_lines(run, tmp_path, kind):
     tasks = [text_task(n) for n in range(1, 5)]
