@@ -7,15 +7,24 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import structlog
 from onnx import TensorProto, helper, numpy_helper
 
 from ml_backend.detection.onnx_graph import IMAGE_FEATURES, Graph, Tensor
 from ml_backend.detection.preprocess import InputSpec, prepare
 from ml_backend.errors import NotLearnable
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.layouts.labelloop import EMBEDDINGS
+from ml_backend.training import feature_export
 from ml_backend.training.backbone import CandidateFeatures, open_backbone
 from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.feature_export import NO_MAP, _image_tensors, export_image_features, no_image_features
+from ml_backend.training.feature_export import (
+    NO_MAP,
+    _image_tensors,
+    export_features,
+    export_image_features,
+    no_image_features,
+)
 from ml_backend.training.image_features import BackboneMaps, backbone_maps, select_maps
 from ml_backend.training.lent_features import LENT, add_lent_features
 from ml_backend.training.linear_head import LinearHead, head_detector
@@ -167,6 +176,33 @@ def test_a_graph_of_an_old_opset_has_no_features(labelloop_model):
     lender = load_detector(embedded_model(), threads=1)
     with pytest.raises(NotLearnable, match="its opset 10 is too old"):
         add_lent_features(GraphBuilder(model, prefix="features"), detector, lender, model, [], reason=NO_MAP)
+
+
+def test_boxes_are_learned_where_features_of_images_cannot_be_lent(monkeypatch):
+    detector = load_detector(embedded_model(), threads=1)
+
+    def too_old(*_args):
+        raise NotLearnable(path=detector.path, reason="its opset 10 is too old")
+
+    monkeypatch.setattr(feature_export, "_add_features_of_images", too_old)
+    with structlog.testing.capture_logs() as logged:
+        outputs = [output.name for output in export_features(detector).graph.output]
+    assert EMBEDDINGS in outputs
+    assert IMAGE_FEATURES not in outputs
+    assert [(entry["event"], entry["reason"]) for entry in logged] == [
+        ("image_features_missing", "its opset 10 is too old")
+    ]
+
+
+def test_lent_features_replace_graphs_and_features_of_earlier_releases(labelloop_model, tmp_path, backbone):
+    detector = load_detector(labelloop_model(), threads=1)
+    outdated = tmp_path / f"{detector.version}.features2.onnx"
+    outdated.write_bytes(b"without features of images")
+    lent = open_backbone(detector.path, folder=tmp_path, threads=1)
+    assert not outdated.exists()
+    assert lent.image_outputs
+    assert lent.cache_key != lent.version
+    assert backbone.cache_key == backbone.version
 
 
 def test_the_maps_before_the_neck_are_pooled(backbone):
