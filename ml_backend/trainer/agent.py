@@ -111,7 +111,7 @@ def _work_on(
     say: Callable[[str], None],
     train: TrainFunction,
 ) -> None:
-    """Train one job; whatever happens, the ML backend is told, or its lease expires."""
+    """Train one job. The ML backend hears of every outcome, or the lease expires."""
     say(f"Job {offer.id}: project {offer.project}, {offer.minutes:g} minutes.")
     reporter = Reporter(
         lambda progress: client.progress(offer, progress),

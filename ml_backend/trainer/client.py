@@ -142,7 +142,7 @@ class TrainerClient:
         self._of_job("PUT", offer, "model", content=content, headers=headers, timeout=SEND_TIMEOUT_S)
 
     def release(self, offer: TrainOffer, reason: str, *, failed: bool = False, lost: bool = False) -> None:
-        """Give a job back, or end it where nobody could do it."""
+        """Give a job back, or end it where no trainer could do it."""
         self._of_job("POST", offer, "release", json={"reason": reason, "failed": failed, "lost": lost})
 
     def _of_job(self, method: str, offer: TrainOffer, part: str, **options: Any) -> httpx.Response:
