@@ -125,6 +125,25 @@ def test_a_classifier_gives_the_input_of_its_last_layer(tmp_path):
     assert np.array_equal(after.image_features, features.image_features)
 
 
+def lent_to(spec, image):
+    """Features of an image that a graph of nothing but an input of this format is lent."""
+    size = (spec.height, spec.width)
+    sides = (3, *size) if spec.layout == "NCHW" else (*size, 3)
+    seen = helper.make_tensor_value_info("image", helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), ["b", *sides])
+    graph = helper.make_model(
+        helper.make_graph([], "bare", [seen], []), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    )
+    read = Graph((Tensor("image", (None, *sides), spec.dtype),), ())
+    detector = SimpleNamespace(spec=spec, engine=SimpleNamespace(graph=read), path=None)
+    lender = load_detector(embedded_model(), threads=1)
+    nodes = GraphBuilder(graph, prefix="features")
+    maps = _image_tensors(lender, onnx.load(embedded_model()))
+    add_lent_features(nodes, detector, lender, onnx.load(embedded_model()), maps, reason=NO_MAP)
+    session = onnxruntime.InferenceSession(nodes.build().SerializeToString())
+    [lent] = session.run([IMAGE_FEATURES], {"image": prepare(image, spec).tensor[None]})
+    return lent
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(("dtype", "color"), [("float32", "BGR"), ("uint8", "RGB")])
 def test_a_graph_without_feature_maps_gets_those_of_the_embedded_model(backbone, layout, dtype, color):
@@ -134,23 +153,15 @@ def test_a_graph_without_feature_maps_gets_those_of_the_embedded_model(backbone,
     spec = InputSpec(320, 320, layout=layout, color=color, dtype=dtype)
     if dtype == "float32":
         spec = replace(spec, scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    sides = (3, 320, 320) if layout == "NCHW" else (320, 320, 3)
-    seen = helper.make_tensor_value_info("image", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["b", *sides])
-    graph = helper.make_model(
-        helper.make_graph([], "bare", [seen], []), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
-    )
-    read = Graph((Tensor("image", (None, *sides), dtype),), ())
-    detector = SimpleNamespace(spec=spec, engine=SimpleNamespace(graph=read), path=None)
-    lender = load_detector(embedded_model(), threads=1)
-    nodes = GraphBuilder(graph, prefix="features")
-    maps = _image_tensors(lender, onnx.load(embedded_model()))
-    add_lent_features(nodes, detector, lender, onnx.load(embedded_model()), maps, reason=NO_MAP)
-    session = onnxruntime.InferenceSession(nodes.build().SerializeToString())
-    [lent] = session.run([IMAGE_FEATURES], {"image": prepare(image, spec).tensor[None]})
+    lent = lent_to(spec, image)
     [features] = backbone.extract_features([prepare(image, backbone.spec)])
     assert lent.shape == (1, len(features.image_features))
     alike = np.dot(lent[0], features.image_features)
     assert alike / np.linalg.norm(lent) / np.linalg.norm(features.image_features) > 0.97
+
+
+def test_long_inputs_are_large_enough_for_the_embedded_model(image):
+    assert np.isfinite(lent_to(InputSpec(32, 640), image)).all()
 
 
 def test_versions_without_feature_maps_say_whose_features_they_have(labelloop_model, tmp_path):
