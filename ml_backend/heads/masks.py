@@ -292,14 +292,17 @@ def _fit_and_judge(given: FitInput, segmenter: OutlineSegmenter, samples: PixelS
         value = before = float(shipped.mean())
         reason = f"no refit of {len(out_of_fold)} beats the included network (mask IoU {before:.3f}, cross-validated)"
         return HeadResult(head if parent is not None else None, "mask IoU", value, before, parent is not None, reason)
-    # The choice is made on pixels of the network's grid; whether it may be served, on masks as they are drawn.
-    before_ious, ious = _cross_validated_drawings(given.examples, segmenter, samples, name)
+    # The choice is made on pixels of the network's grid; whether it may be served, on masks as they are drawn. The
+    # objects of one task share their images: there the grid has to do, where each fold is judged by other objects.
+    before_ious, ious = shipped, out_of_fold[name]
+    if tasks > 1:
+        before_ious, ious = _cross_validated_drawings(given.examples, segmenter, samples, name)
     value, before = float(ious.mean()), float(before_ious.mean())
     # Standard error; with few tasks it is itself uncertain, and objects of one task resemble each other.
     noise = float((ious - before_ious).std(ddof=1)) / math.sqrt(len(ious)) * (1 + 2 / max(1, tasks - 1))
     needed = max(MIN_GAIN, noise)
     passed = value - before >= needed
-    judged = f"{len(ious)} objects of {tasks} tasks"
+    judged = f"{len(ious)} objects of {tasks} task{'s' if tasks > 1 else ''}"
     reason = f"{name}: mask IoU {value:.3f} on {judged}, cross-validated, {before:.3f} without"
     if not passed:
         reason += f"; a gain of {needed:.3f} is needed to be more than chance"
@@ -373,17 +376,11 @@ def _iou(mask: npt.NDArray[np.bool_] | None, truth: npt.NDArray[np.bool_]) -> fl
 def _cross_validated_drawings(
     examples: Sequence[HeadExample], segmenter: OutlineSegmenter, samples: PixelSamples, name: str
 ) -> tuple[Doubles, Doubles]:
-    """IoUs of drawn masks by the network as it ships, and by a recipe that was fitted on other tasks.
-
-    Where all objects are of one task, it was fitted on them.
-    """
+    """IoUs of drawn masks by the network as it ships, and by a recipe that was fitted on other tasks."""
     fold = _folds(samples.tasks)
     parts = []
     for number in range(int(fold.max()) + 1):
-        others = samples.take(fold != number)
-        if not len(others):  # one task
-            others = samples
-        head = fit_head(others, name, network=segmenter.network)
+        head = fit_head(samples.take(fold != number), name, network=segmenter.network)
         tasks = set(samples.tasks[fold == number].tolist())
         judged = [one for one in examples if one.task in tasks]
         parts.append(drawn_ious(segmenter, judged, [None, head], most=MAX_JUDGED // FOLDS))
@@ -412,7 +409,8 @@ def sample_pixels(segmenter: OutlineSegmenter, examples: Sequence[HeadExample]) 
     for example in images:
         part = _SAMPLES.get(f"{segmenter.network} {example.key}", partial(_sample_image, segmenter, example))
         if part is not None:
-            parts.append(part)
+            # The same drawing may have been sampled for another task, such as that of a copied project.
+            parts.append(replace(part, tasks=np.full(len(part), example.task, np.int64)))
             count += len(part)
         if count >= MAX_OBJECTS:
             break
