@@ -125,10 +125,10 @@ def _read_file(
             continue
         listed.add(image.id)
         name, prefixed = image.file_name, f"{folder}/{image.file_name}"
-        found = prefixed if images.find(name) is None and images.find(prefixed) is not None else name
+        file_name = prefixed if images.find(name) is None and images.find(prefixed) is not None else name
         address = image.coco_url if isinstance(image.coco_url, str) and "://" in image.coco_url else ""
         size = image_size_or_zero(image.width, image.height)
-        result = DatasetImage(found, *size, url=address, split=split_of(folder))
+        result = DatasetImage(file_name, *size, url=address, split=split_of(folder))
         own = annotations.pop(image.id, None)
         if own is None:
             yield msgspec.structs.replace(result, labelled=False)
@@ -194,7 +194,7 @@ def _read_segments(
             mask = mask_in_box(own, box[1].start, box[0].start, width, height)
             yield LabelledObject(mask, category.name.strip(), crowd=segment.iscrowd == 1)
             listed_ids.add(segment.id)
-    known = {entry.get("id") for entry in listed if isinstance(entry, dict) and type(entry.get("id")) is int}
-    unlisted = [number for number in ids.tolist() if number and number not in known]
+    segment_ids = {entry.get("id") for entry in listed if isinstance(entry, dict) and type(entry.get("id")) is int}
+    unlisted = [number for number in ids.tolist() if number and number not in segment_ids]
     if unlisted:
         yield DatasetProblem(f"{where}, id {unlisted[0]}", f"{len(unlisted)} ids of its PNG are not in segments_info")
