@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from labelloop.service.media import Media
@@ -131,13 +132,9 @@ class DemoSource:
 
 def packaged_sources(folder: Path, label_studio: Path | None) -> list[DemoSource]:
     """One project of each interface, with sample images from installed packages, written to `folder`; boxes first."""
+    files = cache(lambda: packaged_images(folder, label_studio=label_studio))
     return [
-        DemoSource(
-            "demo" if interface == BOXES else f"demo-{interface.name}",
-            interface.title,
-            lambda: packaged_images(folder, label_studio=label_studio),
-            interface,
-        )
+        DemoSource("demo" if interface == BOXES else f"demo-{interface.name}", interface.title, files, interface)
         for interface in INTERFACES.values()
     ]
 
