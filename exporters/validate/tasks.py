@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from exporters.dataset.staging import TABLES
 from exporters.model.splits import DISPUTED_SPLIT
 from exporters.tasks.documents import SPAN_TYPES
 from exporters.tasks.flat import rebuild
@@ -16,13 +17,49 @@ from exporters.validate.issues import IssueReport
 Json = dict[str, Any]
 
 
+def task_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of formats of tasks: those of their names in a folder, else the folder of one format."""
+    found = {name: folder / name for name in _CHECKS if (folder / name).is_dir()}
+    if not found and folder.is_dir() and (name := _format_of(folder)):
+        found = {name: folder}
+    return found
+
+
 def check_task_files(folder: Path, report: IssueReport) -> None:
-    """Check the folders of formats of tasks below a folder, as `labelloop dataset pull` writes them."""
-    for name, check in _CHECKS.items():
-        place = folder / name
-        if place.is_dir():
-            for file in sorted(path for path in place.iterdir() if path.suffix in {".jsonl", ".conll"}):
-                check(file, f"{name}/{file.name}", report)
+    """Check the formats of tasks in a folder, as `labelloop dataset pull` writes them."""
+    for name, place in task_folders(folder).items():
+        for file in _task_files(place):
+            _CHECKS[name](file, str(file.relative_to(folder)), report)
+
+
+def _task_files(place: Path) -> list[Path]:
+    files = (path for path in place.iterdir() if path.suffix in {".jsonl", ".conll"} and path.name not in TABLES)
+    return sorted(files)
+
+
+def _format_of(folder: Path) -> str:
+    """Return the format of the files of a folder by the first line of one; empty if it is of none."""
+    for file in _task_files(folder):
+        with file.open("rb") as lines:
+            first = lines.readline()
+        if first and file.suffix == ".conll":
+            return "conll"
+        try:
+            line = msgspec.json.decode(first)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        keys = line.keys() if isinstance(line, dict) else set[str]()
+        if name := next((name for name, wanted in _KEYS.items() if wanted <= keys), ""):
+            return name
+    return ""
+
+
+# Keys by which a line of a format is recognised.
+_KEYS: Mapping[str, frozenset[str]] = {
+    "tasks-jsonl": frozenset({"task", "split", "data", "answers", "regions"}),
+    "spacy-jsonl": frozenset({"text", "tokens", "spans"}),
+    "preference-jsonl": frozenset({"prompt", "chosen", "rejected"}),
+}
 
 
 def check_lines(file: Path, name: str, report: IssueReport) -> None:
@@ -105,7 +142,8 @@ def check_preferences(file: Path, name: str, report: IssueReport) -> None:
 def check_content(folder: Path, report: IssueReport) -> None:
     """Check that the same data is not in two splits of tasks-jsonl."""
     splits: dict[bytes, str] = {}
-    for file in sorted((folder / "tasks-jsonl").glob("*.jsonl")):
+    place = task_folders(folder).get("tasks-jsonl")
+    for file in _task_files(place) if place else ():
         if file.stem == DISPUTED_SPLIT:  # not used for training
             continue
         with file.open("rb") as lines:
@@ -118,7 +156,7 @@ def check_content(folder: Path, report: IssueReport) -> None:
                 other = splits.setdefault(hashlib.blake2b(shown, digest_size=8).digest(), file.stem)
                 if other != file.stem:
                     where = f"line {number}"
-                    report.add("tasks-leak", f"tasks-jsonl/{file.name}", where, f"its data is in {other} too")
+                    report.add("tasks-leak", str(file.relative_to(folder)), where, f"its data is in {other} too")
 
 
 _CHECKS: Mapping[str, Callable[[Path, str, IssueReport], None]] = {
