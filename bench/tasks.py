@@ -207,7 +207,7 @@ def page(rows: list[dict], others: dict) -> str:
             for row in rows
         ),
         "",
-        "Readers of others, 2,000 texts (`LABELLOOP_REFEREES`: the Python of an environment with them):",
+        "Readers of others, 2,000 texts (run by the Python of an environment that has them):",
         "",
         *(f"- {reader}: {what}" for reader, what in others.items()),
         "",

@@ -37,8 +37,9 @@ class DatasetNotFound(ExportError):
     status = 404
     message = "No data set at {location}: {reason}."
     fix = (
-        "Pass the folder that contains annotations/*.json (COCO), Annotations/ (Pascal VOC), labels/ (YOLO) or"
-        " dataset.ndjson, one such file, or the address of a data set made by `labelloop export`."
+        "Pass the folder that contains annotations/*.json (COCO), Annotations/ (Pascal VOC), labels/ (YOLO),"
+        " dataset.ndjson, metadata.jsonl (ImageFolder), or files of LabelMe, CVAT, Create ML, DOTA or Open Images;"
+        " one such file, or the address of a data set made by `labelloop export`."
     )
 
 

@@ -28,7 +28,7 @@ from ml_backend.policy import LearningPolicyError
 # Delay in seconds before an interrupted ranking resumes, in case the training run changes nothing.
 RESUME_AFTER_S = 1.0
 
-# Seconds between two looks whether a fine-tuning is due or has ended.
+# Seconds between two checks for a fine-tuning that is due or has ended.
 TRAIN_INTERVAL_S = 5.0
 
 # Seconds between two rounds of embedding images in the background.

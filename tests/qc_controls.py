@@ -82,12 +82,12 @@ def _about(tag: str, merge: str, inner: str = "") -> Row:
 
 
 _SHAPES = {
-    "Rectangle": "median of every edge, without each annotator's bias",
-    "Polygon": "weighted mean outline, few vertices",
-    "Ellipse": "weighted mean of the shape matrices",
+    "Rectangle": "median edges without bias",
+    "Polygon": "weighted mean outline",
+    "Ellipse": "weighted mean shape matrix",
     "KeyPoint": "median",
-    "Brush": "weighted mean of distances to the edge",
-    "Bitmask": "weighted mean of distances to the edge",
+    "Brush": "weighted mean edge distance",
+    "Bitmask": "weighted mean edge distance",
     "Vector": "the most similar to the others",
 }
 ROWS = (
@@ -98,12 +98,12 @@ ROWS = (
     ),
     *(_row(shape, merge, inner="", title=f"`{shape}` without labels") for shape, merge in _SHAPES.items()),
     _row("MagicWand", "as `Brush`", inner=""),
-    _row("Labels", "spans; ends of the most similar one", "text", title="`Labels` of a `Text`"),
-    _row("Labels", "spans; median of both ends", "sound", title="`Labels` of an `Audio`"),
-    _row("HyperTextLabels", "spans; ends of the most similar one", "page"),
-    _row("ParagraphLabels", "spans; ends of the most similar one", "talk"),
-    _row("TimeSeriesLabels", "spans, instants; median of both ends", "series"),
-    _row("TimelineLabels", "spans; median of both ends", "video"),
+    _row("Labels", "spans; most similar ends", "text", title="`Labels` of a `Text`"),
+    _row("Labels", "spans; median ends", "sound", title="`Labels` of an `Audio`"),
+    _row("HyperTextLabels", "spans; most similar ends", "page"),
+    _row("ParagraphLabels", "spans; most similar ends", "talk"),
+    _row("TimeSeriesLabels", "spans, instants; median ends", "series"),
+    _row("TimelineLabels", "spans; median ends", "video"),
     _row("Choices", "the most likely answer", "text", CHOICES),
     _row("Choices", "each answer by itself", "text", CHOICES, ' choice="multiple"', "`Choices` of several answers"),
     _row("Taxonomy", "each node by itself, along the tree", "text", TREE),
@@ -232,6 +232,9 @@ Every cell is a run of the code on a small task: three annotators, of whom one i
 """
 
 NOTES: Mapping[str, str] = {
+    "Without bias": "how much larger than the others each annotator draws, or how much higher they rate, is subtracted"
+    " first.",
+    "Most similar ends": "both ends are those of one annotator, so that text and place fit.",
     "Answers about a region": "they follow their region, whatever it is: a shape, or a span of a text, a recording or"
     " a series.",
     "One annotator's, and said": "the consensus takes the answers of the annotator with the highest mean agreement"

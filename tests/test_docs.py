@@ -119,6 +119,15 @@ def test_every_entry_of_a_table_is_described(table):
     assert not missing, f"no page of docs/reference names {missing} of {table}"
 
 
+def test_page_of_findings_has_the_words_of_the_table():
+    page = " ".join((REFERENCE / "findings.md").read_text(encoding="utf-8").split())
+    entries = {
+        f"- `{key}` ({kind.severity}): {kind.title}. Effect: {kind.effect}. Fix: {kind.fix}."
+        for key, kind in FINDING_KINDS.items()
+    }
+    assert {entry for entry in entries if entry not in page} == set()
+
+
 @pytest.mark.parametrize(
     "policy", [Policy, ConflictPolicy, LabelConflicts, ControlPolicy, ReviewRoute, Rule, ExportPolicy]
 )

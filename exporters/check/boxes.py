@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.check.findings import CheckReport, ClassRow, Finding, ShownImage
+from exporters.check.findings import CheckReport, ClassRow, DatasetFinding, ShownImage
 from exporters.check.images import CheckedImage, CheckedObject
 from labelloop.labeling.geometry.label_placement import LabelsMisplaced, place_boxes
 
@@ -195,7 +195,7 @@ class BoxChecker:
         if self._edges:
             share = self._edges / self._boxes
             self._report.add(
-                Finding("box-edge", f"{self._edges:,} of {self._boxes:,} boxes ({share:.1%})", share),
+                DatasetFinding("box-edge", f"{self._edges:,} of {self._boxes:,} boxes ({share:.1%})", share),
                 count=self._edges,
             )
 
@@ -241,12 +241,12 @@ class BoxChecker:
 
     def _add(self, kind: str, detail: str, position: int, boxes: NDArray[np.float32], score: float) -> None:
         shown = ShownImage(position, boxes=tuple(tuple(box) for box in boxes.tolist()))
-        self._report.add(Finding(kind, detail, score, (shown,)))
+        self._report.add(DatasetFinding(kind, detail, score, (shown,)))
 
 
 def add(report: CheckReport, kind: str, detail: str, score: float) -> None:
     """Record a finding that is about no image."""
-    report.add(Finding(kind, detail, float(score)))
+    report.add(DatasetFinding(kind, detail, float(score)))
 
 
 def _size_and_aspect(box: Sequence[float], width: int, height: int) -> tuple[float, float] | None:

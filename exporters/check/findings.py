@@ -163,7 +163,7 @@ class ShownImage(msgspec.Struct, frozen=True, omit_defaults=True):
     task: int = 0
 
 
-class Finding(msgspec.Struct, frozen=True):
+class DatasetFinding(msgspec.Struct, frozen=True):
     """One finding.
 
     Attributes:
@@ -203,10 +203,10 @@ class CheckReport:
         self.classes: list[ClassRow] = []
         self.splits: Counter[str] = Counter()
         self.notes: list[str] = []
-        self._worst: dict[str, list[tuple[float, int, Finding]]] = {}
+        self._worst: dict[str, list[tuple[float, int, DatasetFinding]]] = {}
         self._number = 0
 
-    def add(self, finding: Finding, *, count: int = 1) -> None:
+    def add(self, finding: DatasetFinding, *, count: int = 1) -> None:
         """Record a finding; of each kind the worst are kept, and of equals the first."""
         self.counts[finding.kind] += count
         self._number -= 1
@@ -217,7 +217,7 @@ class CheckReport:
         elif entry > worst[0]:
             heapq.heapreplace(worst, entry)
 
-    def examples(self, kind: str) -> list[Finding]:
+    def examples(self, kind: str) -> list[DatasetFinding]:
         """Return the kept findings of a kind, the worst first."""
         return [
             finding for _, _, finding in sorted(self._worst.get(kind, ()), key=lambda entry: entry[:2], reverse=True)
@@ -253,7 +253,7 @@ class CheckReport:
         }
 
 
-def _named(finding: Finding, names: Mapping[int, ShownImage]) -> Finding:
+def _named(finding: DatasetFinding, names: Mapping[int, ShownImage]) -> DatasetFinding:
     images = tuple(
         msgspec.structs.replace(names[image.position], boxes=image.boxes or names[image.position].boxes)
         if image.position in names

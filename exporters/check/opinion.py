@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.check.findings import CheckReport, Finding, ShownImage
+from exporters.check.findings import CheckReport, DatasetFinding, ShownImage
 from exporters.check.images import CheckedDataset, CheckedImage
 from exporters.look.reader import ImageOpener
 from labelloop.labeling.geometry.label_placement import LabelsMisplaced, place_boxes
@@ -93,7 +93,7 @@ def ask_for_opinion(
         report.notes.append(f"The model reviewed a sample of {len(chosen):,} images.")
     for objection in objections:
         shown = ShownImage(objection.position, boxes=(objection.box,))
-        report.add(Finding("label-issue", objection.detail, objection.confidence, (shown,)))
+        report.add(DatasetFinding("label-issue", objection.detail, objection.confidence, (shown,)))
 
 
 def _choose(dataset: CheckedDataset, limit: int) -> set[int]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.check.boxes import INPUT_SIZE, BoxChecker, ClassStatistics
-from exporters.check.findings import CheckReport, Finding, ShownImage
+from exporters.check.findings import CheckReport, DatasetFinding, ShownImage
 from exporters.check.images import CheckedDataset, CheckedImage
 from exporters.check.opinion import SecondOpinion, ask_for_opinion
 from exporters.look.cache import FingerprintCache, cache_file
@@ -78,13 +78,13 @@ def check(
     for item in dataset.images():
         if isinstance(item, DatasetProblem):
             kind = "image-unreadable" if is_image_name(item.item) else "label-unread"
-            report.add(Finding(kind, f"{item.item}: {item.reason}", 0.0))
+            report.add(DatasetFinding(kind, f"{item.item}: {item.reason}", 0.0))
             continue
         names.add(item)
         statistics.add(item)
         report.looked_at["images"] += 1
         if not item.labelled:
-            report.add(Finding("image-unlabelled", "", 0.0, (ShownImage(names.count - 1),)))
+            report.add(DatasetFinding("image-unlabelled", "", 0.0, (ShownImage(names.count - 1),)))
     report.splits.update(statistics.splits)
     statistics.report(dataset.classes, report)
     with ExitStack() as stack:
@@ -187,7 +187,7 @@ class _Looks:
         )
         for done, (position, outcome) in enumerate(outcomes, start=1):
             if isinstance(outcome, str):
-                self._report.add(Finding("image-unreadable", outcome, 0.0, (ShownImage(position),)))
+                self._report.add(DatasetFinding("image-unreadable", outcome, 0.0, (ShownImage(position),)))
             else:
                 batch.append((identities[position], outcome))
                 new.append(identities[position])
@@ -204,7 +204,7 @@ class _Looks:
             if position not in missing:
                 continue
             if image.location is None:
-                self._report.add(Finding("image-missing", "", 0.0, (ShownImage(position),)))
+                self._report.add(DatasetFinding("image-missing", "", 0.0, (ShownImage(position),)))
             else:
                 yield position, image.location
 
@@ -229,7 +229,7 @@ def _report_twins(twins: Twins, looks: _Looks, report: CheckReport) -> None:
         how = ", mirrored" if twins.mirrored[row] else ""
         likeness = float(twins.likeness[row])
         shown = (ShownImage(first), ShownImage(second))
-        report.add(Finding(kind, f"likeness {likeness:.2f}{how}", likeness, shown))
+        report.add(DatasetFinding(kind, f"likeness {likeness:.2f}{how}", likeness, shown))
     groups = twins.groups(looks.positions.count)
     _, members = np.unique(groups, return_counts=True)
     report.looked_at["groups of near-duplicates"] = int((members > 1).sum())
@@ -244,6 +244,6 @@ def _report_twins(twins: Twins, looks: _Looks, report: CheckReport) -> None:
             " cameras. Split by video or camera: `labelloop export --group-by KEY`."
         )
     for position in twins.blank.tolist():
-        report.add(Finding("image-blank", "", 0.0, (ShownImage(position),)))
+        report.add(DatasetFinding("image-blank", "", 0.0, (ShownImage(position),)))
     if twins.limited:
         report.notes.append(f"{twins.limited:,} images have more look-alikes than are compared; pairs are counted low.")

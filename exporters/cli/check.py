@@ -4,7 +4,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from exporters.check.findings import FINDING_KINDS, CheckReport, Finding, ShownImage
+from exporters.check.findings import FINDING_KINDS, CheckReport, DatasetFinding, ShownImage
 from exporters.check.images import CheckedDataset, folder_dataset, version_dataset
 from exporters.check.opinion import SecondOpinion
 from exporters.check.run import CheckOptions, check
@@ -139,7 +139,7 @@ def report_text(title: str, report: CheckReport) -> str:
     return "\n".join(lines)
 
 
-def finding_text(finding: Finding) -> str:
+def finding_text(finding: DatasetFinding) -> str:
     """Return one line about a finding."""
     images = " = ".join(map(_image_text, finding.images))
     return ": ".join(filter(None, (images, terminal_label(finding.detail) if not images else finding.detail)))

@@ -105,7 +105,7 @@ def export(
         allow_shrink: publish a version that has less than two thirds of the tasks, images or objects of the published
             one. Without it such a version is stored unpublished, as it may come from a truncated source.
         fetch: read the header of an image if neither its regions nor its task state its size.
-        copy_images: copy the images too, beside the labels, so that a trainer can load the data set as it is.
+        copy_images: copy the images too, next to the labels, so that a trainer can load the data set directly.
         archives: write the plain files of versions/vNNNNNN/. Without them `labelloop dataset pull` reads a version.
         latest: make latest/ equal to the version: only changed files are written or removed.
         afresh: convert every task and write every object again, including those unchanged since the published

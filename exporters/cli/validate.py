@@ -10,7 +10,7 @@ from exporters.model.manifest import DatasetManifest
 from exporters.validate.folder import VALIDATED_FORMATS, validate
 from exporters.validate.issues import ISSUE_KINDS, IssueReport
 from exporters.validate.latest import check_latest
-from exporters.validate.tasks import VALIDATED_TASK_FORMATS, check_content, check_task_files
+from exporters.validate.tasks import VALIDATED_TASK_FORMATS, check_content, check_task_files, task_folders
 from exporters.validate.version import verify
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
@@ -63,7 +63,7 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
 def _check_folder(path: str) -> IssueReport:
     """Check a folder or file of any origin; a folder may have formats of tasks, as `dataset pull` writes them."""
     problems, folder = IssueReport(), Path(path)
-    has_tasks = any((folder / name).is_dir() for name in VALIDATED_TASK_FORMATS)
+    has_tasks = bool(task_folders(folder))
     if has_tasks:
         check_task_files(folder, problems)
         check_content(folder, problems)

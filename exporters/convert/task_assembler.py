@@ -41,7 +41,7 @@ INPUT_TASK = Tally.count("input", "task")
 NO_SUCH_IMAGE = "drawn on an image that the task does not have"
 NO_IMAGE_IN_DATA = "no image in its data"
 NO_SIZED_IMAGE = "no image with a known size"
-UNSETTLED_IN = "{} tasks that are in all the same"
+UNSETTLED_IN = "{} tasks that are in nevertheless"
 UNSETTLED_APART = "{} tasks in the split of disputed ones"
 
 
@@ -148,7 +148,7 @@ class TaskAssembler:
         )
         if not any(placement.image for placement in placements.values()):
             reason = NO_SIZED_IMAGE if images else NO_IMAGE_IN_DATA
-            if self._rules.tasks:  # the formats of tasks hold it all the same
+            if self._rules.tasks:  # the formats of tasks hold it nevertheless
                 dropped = _without_image(reason, readings, losses)
                 return TaskContent(
                     Tally.join(placed_tally, kept_tally(task, selection, split), dropped), reusable=reusable
@@ -306,7 +306,7 @@ def _drop_task(
 
 
 def _without_image(reason: str, readings: Sequence[Reading], losses: TaskLosses) -> Tally:
-    """Return the tally of the results of a task that has no image but is in the data set."""
+    """Return the tally of the results of a task that is in the data set without an image."""
     lost = [
         losses.region(annotation, region.id, reason) for annotation, reading in readings for region in reading.regions
     ]

@@ -48,11 +48,11 @@ class TaskLineBuilder:
             split: Its split.
         """
         try:
-            data, signed = without_signatures(task.data)
+            (data, stated), signed = without_signatures([task.data, task.meta or {}])
         except RecursionError:
-            data, signed = task.data, 0
+            data, stated, signed = task.data, task.meta or {}, 0
         own, qc = split_qc(data)
-        meta = {key: value for key, value in (task.meta or {}).items() if key != CONSENSUS_META}
+        meta = {key: value for key, value in stated.items() if key != CONSENSUS_META}
         return [
             TaskLine(
                 task=number,

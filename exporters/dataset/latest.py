@@ -2,7 +2,7 @@
 
 ``latest/VERSION.json`` says which version the folder holds (``complete``), or that it is being written (``updating``).
 One process at a time writes it, under a lock of the store, and always the version that ``HEAD.json`` names at that
-moment: whoever comes last makes the folder equal to the newest version, whatever a killed process left.
+moment: the last one makes the folder equal to the newest version, whatever a killed process left.
 """
 
 import logging

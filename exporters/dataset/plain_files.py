@@ -29,7 +29,7 @@ from labelloop.service.store import Store
 _T = TypeVar("_T")
 # Images read ahead.
 _AHEAD = 8
-# Bytes that must stay free on the disk beside an archive with images.
+# Bytes that must stay free on the disk in addition to an archive with images.
 _SPARE_BYTES = 1 << 30
 
 
@@ -176,7 +176,7 @@ class PlainVersion:
                 plain.archive.path = place(f"{plain.name}.zip", plain.archive.path)
 
     def image_paths(self) -> Iterator[tuple[str, ImageCopy]]:
-        """Yield the path and the copy of each image beside the labels, format by format."""
+        """Yield the path and the copy of each image next to the labels, format by format."""
         for plain in self.formats if self._has_copies else ():
             for path, copy in self._image_paths(plain):
                 yield f"{plain.name}/{path}", copy

@@ -41,7 +41,7 @@ def readme(url: str, manifest: DatasetManifest, *, folder: str) -> str:
         lines += ["", _MIRROR.format(manifest.version)]
     lines += [
         "",
-        *(["Images lie beside the labels." if has_images else _WITHOUT_IMAGES, ""] if is_of_images else []),
+        *(["Images lie next to the labels." if has_images else _WITHOUT_IMAGES, ""] if is_of_images else []),
         "| what | where | how to load it |",
         "|---|---|---|",
         *(_row(name, address, is_latest=is_latest) for name in manifest.formats),

@@ -310,7 +310,7 @@ def _contents(store: Store, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Bu
 
 
 def _local_file(store: Store, shard: Shard) -> Path | None:
-    """Return the file of a shard on this machine's disk, so that it need not be held in memory."""
+    """Return the file of a shard on this machine's disk, not in memory."""
     key = object_key(shard.sha256)
     if isinstance(store, LocalFirst):
         return store.local(key)

@@ -149,7 +149,7 @@ class Format(Protocol):
     def image_paths(
         self, records: Iterable[Record], copies: Iterable[tuple[str, ImageCopy]]
     ) -> Iterator[tuple[str, ImageCopy]]:
-        """Yield the path of each image that lies beside the labels: none for a format that packs images.
+        """Yield the path of each image that lies next to the labels: none for a format that packs images.
 
         Args:
             records: the records of all images, in the order of their tasks.

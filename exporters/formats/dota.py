@@ -1,4 +1,4 @@
-"""DOTA: ``{split}/labelTxt/NAME.txt`` beside ``{split}/images/``, a rotated box in pixels in each row.
+"""DOTA: ``{split}/labelTxt/NAME.txt`` and ``{split}/images/``, a rotated box in pixels in each row.
 
 Format: https://captain-whu.github.io/DOTA/dataset.html: ``x1 y1 x2 y2 x3 y3 x4 y4 category difficult``, without the
 optional header, which mmrotate does not read. Class names have no spaces there: they are written with ``-``.

@@ -42,7 +42,7 @@ class ImageFolder(ItemFormat):
 
     name: ClassVar[str] = "imagefolder"
     image_folder: ClassVar[str] = "{split}"
-    # The loader needs the images beside the labels, so that a version has both in one zip.
+    # The loader needs the images next to the labels, so that a version has both in one zip.
     file_per_image: ClassVar[bool] = True
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:

@@ -1,6 +1,6 @@
 """Semantic masks: a PNG for each image whose pixels are class numbers, with a colour map.
 
-``masks/{split}/NAME.png`` beside ``images/{split}/NAME.jpg``: a pixel is 0 for background, 1 to n for the classes of
+``masks/{split}/NAME.png`` and ``images/{split}/NAME.jpg``: a pixel is 0 for background, 1 to n for the classes of
 the class map, and the ignore index for regions labelled ``void``, ``ignore`` or ``unlabelled``, which losses pass over.
 Up to 254 classes are 8 bits with Pascal VOC's colours as palette and 255 to ignore; more are 16 bits and 65,535.
 ``classes.json`` has ids, names and colours. See `exporters.formats.label_maps` for overlaps.

@@ -89,8 +89,8 @@ class DatasetManifest(msgspec.Struct, frozen=True, kw_only=True):
     ``classes`` is label -> number from 1; ``splits`` is split -> number of images; ``lines`` is split -> number of
     lines of tasks, for formats of tasks; ``keypoints`` are the names of the label config's key points, ``skeleton``
     pairs of their 1-based indices (COCO); ``categories`` are COCO's category ids and supercategories. ``refused`` is
-    the reason why the version was not published. ``rules`` is a digest of everything that determines the conversion of
-    a task: a later export reuses generations only if it is equal.
+    the reason why the version was not published. ``rules`` is a digest of everything that determines the conversion
+    of a task: a later export reuses generations only if it is equal.
     """
 
     format: str = FORMAT

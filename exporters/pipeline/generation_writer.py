@@ -19,7 +19,7 @@ from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
 from exporters.model.records import Image
 from exporters.pipeline.converter import ConvertedBlock, TaskOutcomeKey
 from exporters.pipeline.format_accounting import FormatAccountant
-from exporters.tasks.formats.base import TaskFormat
+from exporters.tasks.formats.base import TaskFormat, noted
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -106,7 +106,7 @@ class SegmentWriter:
                 continue
             heads = line_heads([first + task] * len(lines), [line.split for line in lines])
             for fmt in self._task_formats:
-                encoded = [fmt.encode_line(line) for line in lines]
+                encoded = [noted(fmt.encode_line(line)) for line in lines]
                 records = [LEFT_OUT if line.record is None else line.record for line in encoded]
                 self._tables[fmt.name].add(heads, records)
                 accountant.add_lines(fmt.name, task, lines, encoded)

@@ -69,9 +69,9 @@ def split_by_look(
     """
     notes: list[str] = []
     try:
-        known = _known_images(store, parent, policy)
+        published = _known_images(store, parent, policy)
     except DatasetDamaged as damaged:
-        known = {}
+        published = {}
         notes.append(f"images are split as in a first export, as the published version cannot be read: {damaged}")
     images = _SourceImages(source, policy)
     if not images.keys:
@@ -85,10 +85,9 @@ def split_by_look(
         readable = np.flatnonzero(sizes.all(axis=1))
         groups = find_twins(thumbnails, among=readable).groups(len(sizes))
     if read.failures:
-        notes.append(
-            f"{len(read.failures):,} images could not be read and are split by their own address: {read.failures[0]}"
-        )
-    return _assign(images, groups, policy, known, notes)
+        first = read.failures[0].rstrip(".")
+        notes.append(f"{len(read.failures):,} images could not be read and are split by their own address: {first}")
+    return _assign(images, groups, policy, published, notes)
 
 
 def _known_images(store: Store, parent: DatasetManifest | None, policy: SplitPolicy) -> dict[int, _Known]:

@@ -1,4 +1,4 @@
-"""Convert the tasks of a block to lines for the formats of tasks, alone or beside the images of the other formats."""
+"""Convert the tasks of a block to lines for the formats of tasks, alone or with the images of other formats."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

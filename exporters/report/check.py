@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from exporters.check.findings import FINDING_KINDS, CheckReport, Finding, FindingKind
+from exporters.check.findings import FINDING_KINDS, CheckReport, DatasetFinding, FindingKind
 from exporters.check.images import CheckedDataset, CheckedImage
 from exporters.look.reader import ImageOpener
 from exporters.report.charts import class_colour, split_colour, stacked_bar_chart, svg_path
@@ -123,7 +123,7 @@ def check_page(dataset: CheckedDataset, section: CheckSection) -> str:
     return template.render(dataset=dataset, check=section, split_colour=split_colour)
 
 
-def _choose(findings: Sequence[Finding]) -> list[Finding]:
+def _choose(findings: Sequence[DatasetFinding]) -> list[DatasetFinding]:
     if not findings or not findings[0].images:
         return list(findings[:_LISTED])
     return list(findings[: _PAIRS if len(findings[0].images) > 1 else _SINGLE])
@@ -143,7 +143,7 @@ def _pictures(records: Mapping[int, CheckedImage], settings: Settings) -> dict[i
 
 
 def _drawn(
-    finding: Finding,
+    finding: DatasetFinding,
     records: Mapping[int, CheckedImage],
     pictures: Mapping[int, tuple[str, str]],
     colours: Mapping[str, str],

@@ -1,4 +1,4 @@
-"""Keep compiled templates beside them, as Python keeps compiled modules: compiling takes longer than a small export."""
+"""Keep compiled templates on disk, as Python keeps compiled modules: compiling takes longer than a small export."""
 
 import sys
 from contextlib import suppress

@@ -25,7 +25,7 @@ _SPAN_TAGS = ("Labels", "HyperTextLabels", "ParagraphLabels")
 _TEXT_TAGS = frozenset({"text", "hypertext", "paragraphs"})
 
 
-class Span(msgspec.Struct, frozen=True):
+class TextSpan(msgspec.Struct, frozen=True):
     """A labelled span: ``text[start:end]``, in characters (code points)."""
 
     id: str
@@ -47,7 +47,7 @@ class Document(msgspec.Struct, frozen=True):
 
     object: str
     text: str
-    spans: tuple[Span, ...] = ()
+    spans: tuple[TextSpan, ...] = ()
     losses: tuple[tuple[str, str], ...] = ()
     notes: Mapping[str, int] = {}
 
@@ -185,7 +185,7 @@ def _guessed_texts(data: Mapping[str, Any], by_object: Mapping[str, Sequence[Jso
 
 def _document(name: str, shown: _Shown, regions: Iterable[Json]) -> Document:
     text = shown if isinstance(shown, str) else shown.text
-    spans: list[Span] = []
+    spans: list[TextSpan] = []
     losses: list[tuple[str, str]] = []
     notes = {UTF16: 0, TRIMMED: 0}
     placed = [(region, _ends(region["shape"], shown)) for region in regions]
@@ -208,7 +208,7 @@ def _document(name: str, shown: _Shown, regions: Iterable[Json]) -> Document:
             continue
         notes[UTF16] += is_utf16
         notes[TRIMMED] += (first, last) != (start, end)
-        spans.append(Span(number, first, last, labels))
+        spans.append(TextSpan(number, first, last, labels))
     spans.sort(key=lambda span: (span.start, span.end))
     return Document(name, text, tuple(spans), tuple(losses), notes)
 

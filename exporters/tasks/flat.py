@@ -1,7 +1,7 @@
 """The flat form of an annotation: answers by control, regions with their own answers, relations; and the way back.
 
 ``flatten`` reads the ``result`` list of an annotation, ``rebuild`` makes that list again. A result that the flat form
-does not hold exactly is kept as it is in ``other``, so that nothing is lost. The keys are documented in
+does not hold exactly is kept unchanged in ``other``, so that nothing is lost. The keys are documented in
 docs/reference/flat-form.md.
 """
 
@@ -190,7 +190,8 @@ class _Flattener:
                 self._relation(result)
                 continue
             name = result.get("id")
-            key = (name, result.get("item_index")) if isinstance(name, str | int) else ("", number, "")
+            # repr: an item that is no number may be a list
+            key = (name, repr(result.get("item_index"))) if isinstance(name, str | int) else ("", number, "")
             groups.setdefault(key, []).append(result)
         for group in _bounded(groups.values()):
             if all(_is_task_answer(result) for result in group) and not any(map(_is_drawn, group)):
@@ -329,7 +330,7 @@ def _answer_result(control: str, answer: Any, fields: Mapping[str, Any]) -> Json
 
 
 def _named(result: Mapping[str, Any], *more: str) -> Json:
-    """Return the fields of a result beside its control and its value, by their names in the flat form."""
+    """Return the fields of a result other than its control and its value, by their names in the flat form."""
     named = {key: result[key] for key in ("id", *more) if key in result}
     named |= {name: result[key] for key, name in FIELDS.items() if key in result}
     left = {key: item for key, item in result.items() if key not in FIELDS and key not in _KNOWN}
@@ -358,7 +359,7 @@ _PLACES = frozenset({"x", "points", "vertices", "sequence", "ranges", "start", "
 
 
 def _is_task_answer(result: Mapping[str, Any]) -> bool:
-    """Whether an answer is about the task: its value has nothing beside the answer."""
+    """Whether an answer is about the task: its value has nothing but the answer."""
     kind, value = _kind(result), _value(result)
     field = ANSWER_FIELDS.get(kind)
     return (value.keys() <= {field}) if field else not _PLACES & value.keys()

@@ -40,7 +40,7 @@ class HyperText(msgspec.Struct, frozen=True):
 def parse_hypertext(html: str) -> HyperText:
     """Read the text of HTML, as far as its tags are closed as a browser closes them."""
     parser = _Parser()
-    parser.feed(html)
+    parser.feed(html.replace("\r\n", "\n").replace("\r", "\n"))  # as a browser, before it counts
     parser.close()
     return HyperText("".join(parser.parts), parser.nodes)
 

@@ -94,7 +94,11 @@ def without_signatures(value: Any) -> tuple[Any, int]:
 
 
 def _public(text: str) -> str:
-    if not text.startswith(("http://", "https://")) or not ("?" in text or "@" in text) or any(map(str.isspace, text)):
+    if (
+        not text[:8].lower().startswith(("http://", "https://"))
+        or not ("?" in text or "@" in text)
+        or any(map(str.isspace, text))
+    ):
         return text
     address, mark, fragment = text.partition("#")
     try:

@@ -156,6 +156,11 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
         "its labels are never used",
         "add the image, or drop its labels",
     ),
+    "image-twice": IssueKind(
+        "an image that is listed twice",
+        "an import keeps the labels of the first entry alone",
+        "put its labels into one entry",
+    ),
     "object-outside": IssueKind(
         "an object that exceeds its image", "crops and normalised coordinates are wrong", "clip it to the image"
     ),
@@ -165,7 +170,7 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
         "drop one",
     ),
     "imagefolder-split": IssueKind(
-        "an ImageFolder split without objects beside splits that have some",
+        "an ImageFolder split without objects although others have some",
         "load_dataset infers other types for its columns, and stops",
         "load each split by itself (data_dir=DIR/val), or choose a larger split",
     ),

@@ -29,6 +29,7 @@ def check_objects(data: DataSet, source: DatasetSource, prefix: str, report: Iss
     """
     where = prefix + (source.file or "")
     splits: dict[str, bool] = {}
+    listed: set[str] = set()
     for item in data.images():
         if isinstance(item, DatasetProblem):
             report.add("label-unread", prefix + (source.file or item.item), source.file and item.item, item.reason)
@@ -38,6 +39,10 @@ def check_objects(data: DataSet, source: DatasetSource, prefix: str, report: Iss
         folder = str(PurePosixPath(item.name).parent)
         splits[folder] = splits.get(folder, False) or bool(item.objects)
         _check_image(item, source, where, report)
+        found = source.images.find(item.name) or item.name
+        if found in listed:
+            report.add("image-twice", where or found, item.name)
+        listed.add(found)
     check_class_names(data.labels, where or data.format, "classes", report)
     check_class_names(data.choices, where or data.format, "classes of images", report)
     if data.format == "imagefolder" and len(set(splits.values())) > 1:

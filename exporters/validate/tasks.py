@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from exporters.dataset.staging import TABLES
 from exporters.model.splits import DISPUTED_SPLIT
 from exporters.tasks.documents import SPAN_TYPES
 from exporters.tasks.flat import rebuild
@@ -16,13 +17,49 @@ from exporters.validate.issues import IssueReport
 Json = dict[str, Any]
 
 
+def task_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of formats of tasks: those of their names in a folder, else the folder of one format."""
+    found = {name: folder / name for name in _CHECKS if (folder / name).is_dir()}
+    if not found and folder.is_dir() and (name := _format_of(folder)):
+        found = {name: folder}
+    return found
+
+
 def check_task_files(folder: Path, report: IssueReport) -> None:
-    """Check the folders of formats of tasks below a folder, as `labelloop dataset pull` writes them."""
-    for name, check in _CHECKS.items():
-        place = folder / name
-        if place.is_dir():
-            for file in sorted(path for path in place.iterdir() if path.suffix in {".jsonl", ".conll"}):
-                check(file, f"{name}/{file.name}", report)
+    """Check the formats of tasks in a folder, as `labelloop dataset pull` writes them."""
+    for name, place in task_folders(folder).items():
+        for file in _task_files(place):
+            _CHECKS[name](file, str(file.relative_to(folder)), report)
+
+
+def _task_files(place: Path) -> list[Path]:
+    files = (path for path in place.iterdir() if path.suffix in {".jsonl", ".conll"} and path.name not in TABLES)
+    return sorted(files)
+
+
+def _format_of(folder: Path) -> str:
+    """Return the format of the files of a folder by the first line of one; empty if it is of none."""
+    for file in _task_files(folder):
+        with file.open("rb") as lines:
+            first = lines.readline()
+        if first and file.suffix == ".conll":
+            return "conll"
+        try:
+            line = msgspec.json.decode(first)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        keys = line.keys() if isinstance(line, dict) else set[str]()
+        if name := next((name for name, wanted in _KEYS.items() if wanted <= keys), ""):
+            return name
+    return ""
+
+
+# Keys by which a line of a format is recognised.
+_KEYS: Mapping[str, frozenset[str]] = {
+    "tasks-jsonl": frozenset({"task", "split", "data", "answers", "regions"}),
+    "spacy-jsonl": frozenset({"text", "tokens", "spans"}),
+    "preference-jsonl": frozenset({"prompt", "chosen", "rejected"}),
+}
 
 
 def check_lines(file: Path, name: str, report: IssueReport) -> None:
@@ -43,9 +80,10 @@ def check_lines(file: Path, name: str, report: IssueReport) -> None:
         if key in seen:
             report.add("tasks-twice", name, where, f"task {line.get('task')}, annotation {who}")
         seen.add(key)
-        ids = {region.get("id") for region in flat.regions} | {result.get("id") for result in results}
+        # repr: an id of a damaged line may be a list
+        ids = {repr(item.get("id")) for items in (flat.regions, results) for item in items}
         for relation in flat.relations:
-            if lost := [end for end in (relation.get("from"), relation.get("to")) if end not in ids]:
+            if lost := [end for end in (relation.get("from"), relation.get("to")) if repr(end) not in ids]:
                 report.add("tasks-dangling", name, where, f"a relation to {lost[0]!r}")
         for region in flat.regions:
             if str(region.get("type")).lower() in SPAN_TYPES and _is_reversed(region["shape"]):
@@ -60,7 +98,7 @@ def check_spans(file: Path, name: str, report: IssueReport) -> None:
             report.add("tasks-line", name, where, "expected text, spans and tokens")
             continue
         for token in tokens:
-            if not isinstance(token, dict) or text[slice(token.get("start"), token.get("end"))] != token.get("text"):
+            if not isinstance(token, dict) or _slice(text, token) != token.get("text"):
                 report.add("tasks-span", name, where, f"token {token!r:.80}")
                 break
         for span in spans:
@@ -71,9 +109,15 @@ def check_spans(file: Path, name: str, report: IssueReport) -> None:
 def check_conll(file: Path, name: str, report: IssueReport) -> None:
     """Check a file of conll: four columns, and no tag that continues another entity."""
     before = "O"
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            columns = line.rstrip("\n").split(" ")
+    with file.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            try:
+                line = raw.decode()
+            except UnicodeDecodeError as error:
+                report.add("tasks-line", name, f"line {number}", f"it is not UTF-8: {error.reason}")
+                before = "O"
+                continue
+            columns = line.rstrip("\r\n").split(" ")
             if columns == [""]:
                 before = "O"
                 continue
@@ -98,20 +142,21 @@ def check_preferences(file: Path, name: str, report: IssueReport) -> None:
 def check_content(folder: Path, report: IssueReport) -> None:
     """Check that the same data is not in two splits of tasks-jsonl."""
     splits: dict[bytes, str] = {}
-    for file in sorted((folder / "tasks-jsonl").glob("*.jsonl")):
+    place = task_folders(folder).get("tasks-jsonl")
+    for file in _task_files(place) if place else ():
         if file.stem == DISPUTED_SPLIT:  # not used for training
             continue
         with file.open("rb") as lines:
             for number, text in enumerate(lines, start=1):
                 try:
                     data = msgspec.json.decode(text)["data"]
-                except (msgspec.DecodeError, KeyError, TypeError):
+                except (msgspec.DecodeError, KeyError, TypeError, RecursionError):
                     continue
                 shown = msgspec.json.encode(data, order="deterministic")
                 other = splits.setdefault(hashlib.blake2b(shown, digest_size=8).digest(), file.stem)
                 if other != file.stem:
                     where = f"line {number}"
-                    report.add("tasks-leak", f"tasks-jsonl/{file.name}", where, f"its data is in {other} too")
+                    report.add("tasks-leak", str(file.relative_to(folder)), where, f"its data is in {other} too")
 
 
 _CHECKS: Mapping[str, Callable[[Path, str, IssueReport], None]] = {
@@ -130,13 +175,18 @@ def _json_lines(file: Path, name: str, report: IssueReport) -> Iterator[tuple[st
             report.checked["lines of tasks"] += 1
             try:
                 line = msgspec.json.decode(text)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 report.add("tasks-line", name, f"line {number}", f"it is not JSON: {error}")
                 continue
             if isinstance(line, dict):
                 yield f"line {number}", line
             else:
                 report.add("tasks-line", name, f"line {number}", "it is not an object")
+
+
+def _slice(text: str, token: Mapping[str, Any]) -> str | None:
+    start, end = token.get("start"), token.get("end")
+    return text[start:end] if type(start) is int and type(end) is int and start >= 0 else None
 
 
 def _is_reversed(shape: Mapping[str, Any]) -> bool:

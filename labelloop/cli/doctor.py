@@ -9,7 +9,7 @@ from rich.text import Text
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.finding import Finding, Level
-from labelloop.doctor.run import Diagnosis, diagnose
+from labelloop.doctor.run import DoctorReport, diagnose
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 
@@ -45,7 +45,7 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
         raise SystemExit(1)
 
 
-def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
+def print_diagnosis(diagnosis: DoctorReport, console: Console) -> None:
     """Print each finding with its fix, then the skipped checks, then a summary."""
     checked = {name: finding for name, finding in diagnosis.findings.items() if finding.level != "skipped"}
     width = max(map(len, checked), default=0)
@@ -60,7 +60,7 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     console.print(_summary(diagnosis))
 
 
-def _skipped(diagnosis: Diagnosis) -> dict[str, list[str]]:
+def _skipped(diagnosis: DoctorReport) -> dict[str, list[str]]:
     """The names of the skipped checks, by reason."""
     by_reason: dict[str, list[str]] = {}
     for name, finding in diagnosis.findings.items():
@@ -69,7 +69,7 @@ def _skipped(diagnosis: Diagnosis) -> dict[str, list[str]]:
     return by_reason
 
 
-def as_json(diagnosis: Diagnosis) -> str:
+def as_json(diagnosis: DoctorReport) -> str:
     """The findings as JSON: ``{"healthy": bool, "findings": {name: {"level", "what", "fix"}}}``."""
     body = {"healthy": diagnosis.healthy, "findings": diagnosis.findings}
     return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
@@ -83,7 +83,7 @@ def _indented(console: Console, head: Text, body: str) -> None:
         console.print((head if number == 0 else Text(" " * indent)) + line, soft_wrap=True)
 
 
-def _summary(diagnosis: Diagnosis) -> Text:
+def _summary(diagnosis: DoctorReport) -> Text:
     counts = {level: sum(f.level == level for f in diagnosis.findings.values()) for level in _MARKS}
     problems, warnings = counts["problem"], counts["warning"]
     if not problems and not warnings:

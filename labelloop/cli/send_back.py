@@ -63,7 +63,7 @@ def _author(task: int, wanted: str, authors: dict[int, str], users: list[dict[st
     """User id of the annotator to send the task to.
 
     Raises:
-        QualityControlError: Nobody, or more than one annotator, is meant.
+        QualityControlError: No annotator, or more than one, is meant.
     """
     names = user_names(users)
     if wanted:

@@ -3,6 +3,6 @@
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.finding import DoctorCheck, Finding
-from labelloop.doctor.run import Diagnosis, diagnose
+from labelloop.doctor.run import DoctorReport, diagnose
 
-__all__ = ["CHECKS", "Diagnosis", "DoctorCheck", "DoctorContext", "Finding", "diagnose"]
+__all__ = ["CHECKS", "DoctorCheck", "DoctorContext", "DoctorReport", "Finding", "diagnose"]

@@ -14,7 +14,7 @@ TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class DoctorReport:
     """The findings by check, in the order of the table of checks."""
 
     findings: Mapping[str, Finding]
@@ -31,7 +31,7 @@ def diagnose(
     *,
     timeout_s: float = TIMEOUT_S,
     on_finding: Callable[[str, Finding], None] | None = None,
-) -> Diagnosis:
+) -> DoctorReport:
     """Run every check that applies.
 
     Args:
@@ -76,7 +76,7 @@ def diagnose(
         else:
             if name in deadlines:  # otherwise it timed out already
                 finish(name, finding)
-    return Diagnosis({name: findings[name] for name in order})
+    return DoctorReport({name: findings[name] for name in order})
 
 
 def _ready_to_run(

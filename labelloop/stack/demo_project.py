@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from labelloop.service.media import Media
@@ -41,6 +42,8 @@ _LABELS = """\
     <Label value="Chair" background="#f08c00"/>
     <Label value="Table" background="#0c8599" predicted_values="diningtable,dining table"/>
     <Label value="Plant" background="#66a80f" predicted_values="pottedplant,potted plant"/>
+"""
+_TOY_LABELS = """\
     <Label value="Balloon" background="#e64980"/>
     <Label value="Parcel" background="#12b886"/>
     <Label value="Beach ball" background="#fab005"/>
@@ -53,8 +56,8 @@ _VIEW = """\
 """
 
 
-def _drawn(tag: str) -> str:
-    control = f'  <{tag} name="objects" toName="image" model_score_threshold="0.25">\n{_LABELS}  </{tag}>\n'
+def _drawn(tag: str, labels: str = f"{_LABELS}{_TOY_LABELS}") -> str:
+    control = f'  <{tag} name="objects" toName="image" model_score_threshold="0.25">\n{labels}  </{tag}>\n'
     return _VIEW.format(control=control)
 
 
@@ -98,6 +101,14 @@ INTERFACES: Mapping[str, DemoInterface] = {
     )
 }
 BOXES = INTERFACES["boxes"]
+# Images of the user have no toys.
+OWN_IMAGES = DemoInterface(
+    "boxes",
+    "Photos",
+    _drawn("RectangleLabels", _LABELS),
+    "Draw a box around every person, animal and thing that has a label. The model's boxes are only proposals:"
+    f" {_CORRECT}",
+)
 LABEL_CONFIG = BOXES.label_config
 UPLOAD_FILES = 20
 
@@ -121,13 +132,9 @@ class DemoSource:
 
 def packaged_sources(folder: Path, label_studio: Path | None) -> list[DemoSource]:
     """One project of each interface, with sample images from installed packages, written to `folder`; boxes first."""
+    files = cache(lambda: packaged_images(folder, label_studio=label_studio))
     return [
-        DemoSource(
-            "demo" if interface == BOXES else f"demo-{interface.name}",
-            interface.title,
-            lambda: packaged_images(folder, label_studio=label_studio),
-            interface,
-        )
+        DemoSource("demo" if interface == BOXES else f"demo-{interface.name}", interface.title, files, interface)
         for interface in INTERFACES.values()
     ]
 
@@ -135,7 +142,7 @@ def packaged_sources(folder: Path, label_studio: Path | None) -> list[DemoSource
 def user_source(images: Path) -> DemoSource:
     """A folder of the user, for boxes."""
     folder = images.expanduser().absolute()
-    return DemoSource(str(folder), f"Photos: {folder.name}"[:50], lambda: user_images(folder))
+    return DemoSource(str(folder), f"Photos: {folder.name}"[:50], lambda: user_images(folder), OWN_IMAGES)
 
 
 def create_project(studio: Studio, source: DemoSource) -> int:

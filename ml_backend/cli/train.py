@@ -91,7 +91,7 @@ def train(
         threads: CPU threads; 0: one per core.
         flip: Mirror images left to right while training. Pass --no-flip where a label names a side, such as "left ear".
         seed: Of the split, the order of images and the augmentation.
-        steps: Train exactly so many steps instead of --minutes: with the same seed, threads and machine the same model.
+        steps: Train this many steps instead of --minutes: with the same seed, threads and machine the same model.
         layout: Layout of the model's outputs; default: recognised.
         fresh: Ignore the checkpoint of a stopped training.
         json_: File for the table, the curve and the options.

@@ -1,6 +1,6 @@
 """Cut the padding off a letterboxed network input: the grid of a graph whose input may be any smaller rectangle.
 
-A 4:3 image in a square input leaves a quarter of it to padding. Convolutions see a little of the padding beside the
+A 4:3 image in a square input leaves a quarter of it to padding. Convolutions see a little of the padding next to the
 image, so `MARGIN` pixels of it stay: then AP50 is that of whole inputs (`bench/results/predict.md`).
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ml_backend.detection.preprocess import InputSpec
 
-# Least padding beside the image, in pixels of the input.
+# Least padding next to the image, in pixels of the input.
 MARGIN = 16
 
 # Metadata key under which `ml_backend.inference.cut_graph` describes the grid.

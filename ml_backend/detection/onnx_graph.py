@@ -80,7 +80,7 @@ class Graph:
         metadata: The file's own.
         image_features: Whether there is an output `IMAGE_FEATURES`.
         path: The file, for `nodes`; None: unknown.
-        cut: Its grid where its input may be a smaller rectangle; shapes are those for the whole input all the same.
+        cut: Its grid where its input may be a smaller rectangle; its shapes are those for the whole input.
     """
 
     inputs: tuple[Tensor, ...]

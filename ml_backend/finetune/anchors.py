@@ -17,7 +17,7 @@ PER_CELL = {"yolov5": 3}
 
 
 @dataclass(frozen=True, eq=False)
-class Anchors:
+class AnchorPoints:
     """Cells of the candidates, in their order.
 
     Attributes:
@@ -29,7 +29,7 @@ class Anchors:
     strides: Floats
 
 
-def anchors_of(detector: Detector) -> Anchors:
+def anchors_of(detector: Detector) -> AnchorPoints:
     """Find the grid of a detector's candidates.
 
     Raises:
@@ -51,4 +51,4 @@ def anchors_of(detector: Detector) -> Anchors:
     levels = [grid(spec.height, spec.width, (stride,)) for stride in strides]
     cells = np.concatenate([level[0] for level in levels for _ in range(per_cell)])
     steps = np.concatenate([level[1] for level in levels for _ in range(per_cell)])
-    return Anchors(np.asarray((cells + np.float32(0.5)) * steps, np.float32), np.asarray(steps[:, 0], np.float32))
+    return AnchorPoints(np.asarray((cells + np.float32(0.5)) * steps, np.float32), np.asarray(steps[:, 0], np.float32))

@@ -67,7 +67,7 @@ def with_classes(detector: Detector, model: onnx.ModelProto, names: Sequence[str
             bias = values.ndim == 1
             means = _class_means(values, old, before=before, after=after, anchors=anchors, bias=bias)
             weights.write(name, np.stack([values[at] if at >= 0 else means[-1 - at] for at in order]))
-    for extra in (1, 4, 5):  # columns beside the scores in one tensor: objectness, box, both
+    for extra in (1, 4, 5):  # columns next to the scores in one tensor: objectness, box, both
         widths.setdefault(old + extra, len(names) + extra)
     _resize(copy, weights, layers, widths, old)
     set_metadata(copy, names=list(names))

@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import prepare
-from ml_backend.finetune.anchors import Anchors, anchors_of
+from ml_backend.finetune.anchors import AnchorPoints, anchors_of
 from ml_backend.finetune.classes import check_same, class_tensors, load_source, run, set_metadata, with_classes
 from ml_backend.finetune.errors import NotTrainable
 from ml_backend.finetune.graph import Weights, fuse_silu, open_batch, trainable_copy
@@ -65,7 +65,7 @@ class TrainableDetector:
     source: onnx.ModelProto
     detector: Detector
     parameters: Mapping[str, Any]
-    anchors: Anchors
+    anchors: AnchorPoints
     own_objectness: bool
     batched: bool
     difference: float

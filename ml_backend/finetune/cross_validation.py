@@ -31,7 +31,7 @@ FOLDS, SHARE = 2, 0.5
 log = structlog.get_logger(__name__)
 
 
-class Stopped(Exception):
+class TrainingStopped(Exception):
     """The training was asked to end; folds that are done are kept."""
 
 
@@ -95,7 +95,7 @@ def cross_validate(
         The figures; None where the model cannot be refitted, so that there is nothing to compare with.
 
     Raises:
-        Stopped: `stopping` was set.
+        TrainingStopped: `stopping` was set.
         NotTrainable: The model cannot be trained.
     """
     ordered = hash_order(job.images, seed=job.recipe.seed)
@@ -153,7 +153,7 @@ def _tuned(
 
     training = trainer.train(watched)
     if training.ended == "stopped":
-        raise Stopped
+        raise TrainingStopped
     model, _ = trained_model(detector, training.state, path=job.model)
     file = scratch / "fold.onnx"
     save_model(model, file)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ml_backend.catalogue.entries import CATALOGUE
 from ml_backend.errors import ModelError
-from ml_backend.finetune.cross_validation import SHARE, CrossValidation, FoldJob, Stopped, cross_validate, folds_file
+from ml_backend.finetune.cross_validation import (
+    SHARE,
+    CrossValidation,
+    FoldJob,
+    TrainingStopped,
+    cross_validate,
+    folds_file,
+)
 from ml_backend.finetune.cross_validation import is_due as cross_validation_is_due
 from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.pictures import Album, decodable, split
@@ -150,7 +157,7 @@ def finetune(
             folds = FoldJob(job.model, trained, names, recipe, job.layout, job.device, job.folder, job.checkpoint)
             try:
                 crossed = cross_validate(folds, progress=progress, stopping=stopping, clock=clock)
-            except Stopped:
+            except TrainingStopped:
                 return base
         offset = SHARE if crossed else 0.0
         recipe = replace(recipe, minutes=recipe.minutes * (1 - offset))

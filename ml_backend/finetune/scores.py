@@ -1,4 +1,4 @@
-"""Score models on labelled images: a file as it is, and the refit of the last layer upon it."""
+"""Score models on labelled images: an unchanged file, and the refit of the last layer upon it."""
 
 from __future__ import annotations
 

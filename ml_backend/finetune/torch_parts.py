@@ -47,7 +47,7 @@ def import_converter() -> Any:
     """Import `onnx2pytorch.ConvertModel`.
 
     onnx2pytorch imports torchvision for five operators that detectors without built-in suppression do not have. Where
-    torchvision cannot be imported (PyPI's beside a CPU build of torch misses its compiled part), stand-ins take the
+    torchvision cannot be imported (PyPI's with a CPU build of torch misses its compiled part), stand-ins take the
     place of these names during the import, and graphs with such an operator do not convert.
     """
     with warnings.catch_warnings():

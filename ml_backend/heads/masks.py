@@ -86,7 +86,7 @@ MIN_HELD_OUT_OBJECTS, MIN_HELD_OUT_TASKS = 12, 4
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MaskFeatures:
     """Which features a correction reads: "logit", "features" (of the network), and groups of `mask_features`.
 
     Attributes:
@@ -98,13 +98,13 @@ class Recipe:
     penalty: float = 30.0
 
 
-LAST_LAYER = Recipe(("logit", "features"))
-WITH_APPEARANCE = Recipe(("logit", "features", "position", "appearance"))
-LOCAL = Recipe(("logit", "position", "appearance"))
-EVERYTHING = Recipe(("logit", "features", "position", "appearance", "contrast", "texture", "colour"), 100.0)
+LAST_LAYER = MaskFeatures(("logit", "features"))
+WITH_APPEARANCE = MaskFeatures(("logit", "features", "position", "appearance"))
+LOCAL = MaskFeatures(("logit", "position", "appearance"))
+EVERYTHING = MaskFeatures(("logit", "features", "position", "appearance", "contrast", "texture", "colour"), 100.0)
 
 # Name -> recipes whose corrections are averaged; tried in this order, which is a prior.
-CANDIDATES: Mapping[str, tuple[Recipe, ...]] = {
+CANDIDATES: Mapping[str, tuple[MaskFeatures, ...]] = {
     "last layer": (LAST_LAYER,),
     "last layer, position, appearance": (WITH_APPEARANCE,),
     "position, appearance": (LOCAL,),
@@ -292,14 +292,17 @@ def _fit_and_judge(given: FitInput, segmenter: OutlineSegmenter, samples: PixelS
         value = before = float(shipped.mean())
         reason = f"no refit of {len(out_of_fold)} beats the included network (mask IoU {before:.3f}, cross-validated)"
         return HeadResult(head if parent is not None else None, "mask IoU", value, before, parent is not None, reason)
-    # The choice is made on pixels of the network's grid; whether it may be served, on masks as they are drawn.
-    before_ious, ious = _cross_validated_drawings(given.examples, segmenter, samples, name)
+    # The choice is made on pixels of the network's grid; whether it may be served, on masks as they are drawn. The
+    # objects of one task share their images: there the grid has to do, where each fold is judged by other objects.
+    before_ious, ious = shipped, out_of_fold[name]
+    if tasks > 1:
+        before_ious, ious = _cross_validated_drawings(given.examples, segmenter, samples, name)
     value, before = float(ious.mean()), float(before_ious.mean())
     # Standard error; with few tasks it is itself uncertain, and objects of one task resemble each other.
     noise = float((ious - before_ious).std(ddof=1)) / math.sqrt(len(ious)) * (1 + 2 / max(1, tasks - 1))
     needed = max(MIN_GAIN, noise)
     passed = value - before >= needed
-    judged = f"{len(ious)} objects of {tasks} tasks"
+    judged = f"{len(ious)} objects of {tasks} task{'s' if tasks > 1 else ''}"
     reason = f"{name}: mask IoU {value:.3f} on {judged}, cross-validated, {before:.3f} without"
     if not passed:
         reason += f"; a gain of {needed:.3f} is needed to be more than chance"
@@ -373,17 +376,11 @@ def _iou(mask: npt.NDArray[np.bool_] | None, truth: npt.NDArray[np.bool_]) -> fl
 def _cross_validated_drawings(
     examples: Sequence[HeadExample], segmenter: OutlineSegmenter, samples: PixelSamples, name: str
 ) -> tuple[Doubles, Doubles]:
-    """IoUs of drawn masks by the network as it ships, and by a recipe that was fitted on other tasks.
-
-    Where all objects are of one task, it was fitted on them.
-    """
+    """IoUs of drawn masks by the network as it ships, and by a recipe that was fitted on other tasks."""
     fold = _folds(samples.tasks)
     parts = []
     for number in range(int(fold.max()) + 1):
-        others = samples.take(fold != number)
-        if not len(others):  # one task
-            others = samples
-        head = fit_head(others, name, network=segmenter.network)
+        head = fit_head(samples.take(fold != number), name, network=segmenter.network)
         tasks = set(samples.tasks[fold == number].tolist())
         judged = [one for one in examples if one.task in tasks]
         parts.append(drawn_ious(segmenter, judged, [None, head], most=MAX_JUDGED // FOLDS))
@@ -412,7 +409,8 @@ def sample_pixels(segmenter: OutlineSegmenter, examples: Sequence[HeadExample]) 
     for example in images:
         part = _SAMPLES.get(f"{segmenter.network} {example.key}", partial(_sample_image, segmenter, example))
         if part is not None:
-            parts.append(part)
+            # The same drawing may have been sampled for another task, such as that of a copied project.
+            parts.append(replace(part, tasks=np.full(len(part), example.task, np.int64)))
             count += len(part)
         if count >= MAX_OBJECTS:
             break
@@ -604,9 +602,9 @@ class _Table:
         self._offset = np.clip(samples.logits[part], -MAX_LOGIT, MAX_LOGIT).ravel().astype(np.float64)
         self._truth = samples.truth[part].ravel().astype(np.float64)
         self._weight = BOX_WEIGHT / per_box
-        self._fitted: dict[Recipe, Doubles] = {}
+        self._fitted: dict[MaskFeatures, Doubles] = {}
 
-    def fit(self, recipes: Sequence[Recipe]) -> tuple[Doubles, float]:
+    def fit(self, recipes: Sequence[MaskFeatures]) -> tuple[Doubles, float]:
         """Fit each recipe; the mean of their weights (d,), and of their biases."""
         rows = np.mean([self._fit_one(recipe) for recipe in recipes], axis=0)
         bias = float(rows[-1])
@@ -621,7 +619,7 @@ class _Table:
         means = np.mean(ious, axis=1) - CUT_COST * np.abs(CUTS)
         return float(CUTS[int(np.argmax(means))])
 
-    def _fit_one(self, recipe: Recipe) -> Doubles:
+    def _fit_one(self, recipe: MaskFeatures) -> Doubles:
         if recipe not in self._fitted:
             columns = np.append(_columns(recipe, self._count), self._count)
             penalty = np.full(len(columns), recipe.penalty)
@@ -634,7 +632,7 @@ class _Table:
         return self._fitted[recipe]
 
 
-def _columns(recipe: Recipe, count: int) -> npt.NDArray[np.int64]:
+def _columns(recipe: MaskFeatures, count: int) -> npt.NDArray[np.int64]:
     features = count - 1 - LOCAL_MAPS
     sizes = {
         "logit": 1,

@@ -3,7 +3,7 @@
 Exporters fix the size of the input in three places: in the declared shapes, in constants with a value for each cell of
 the grid (centres, strides), and in the target shapes of reshapes. The first is opened, the second gathered by the cells
 inside the rectangle, the third left to the runtime (-1). Whatever else depends on the size makes a run on a rectangle
-fail or give other values; `is_same` finds out, and the graph is used as it is.
+fail or give other values; `is_same` finds out, and the graph is used unchanged.
 """
 
 from collections.abc import Callable

@@ -329,7 +329,7 @@ class _CutReaders:
 
 
 def _with_cut(request: _Request, opened: _Opened, threads: int, save_optimized: Path) -> _Opened:
-    """The same model on a graph whose input may be cut, where that changes nothing else; else as it is, and why.
+    """The same model on a graph whose input may be cut, where that changes nothing else; else unchanged, and why.
 
     Models learned here are not cut: their scores are calibrated on whole inputs. On a GPU none is: there padding costs
     little, and the search of kernels for each new size much.

@@ -51,7 +51,7 @@ class FeatureProvider:
             MediaError: The image cannot be loaded or decoded.
             ModelBroken: Inference failed.
         """
-        key = f"{backbone.version}-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
+        key = f"{backbone.cache_key}-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
         with self._lock:
             if key in self._memory:
                 return self._memory[key]
@@ -77,7 +77,7 @@ class FeatureProvider:
             MediaError: The image cannot be loaded or decoded.
             ModelBroken: Inference failed.
         """
-        key = f"{backbone.version}-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
+        key = f"{backbone.cache_key}-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
         with self._lock:
             if key in self._of_images:
                 return self._of_images[key]
@@ -99,7 +99,7 @@ class FeatureProvider:
             MediaError: The image cannot be loaded or decoded.
             ModelBroken: Inference failed.
         """
-        key = f"{backbone.version}-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
+        key = f"{backbone.cache_key}-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
         return self._cache.get_all(
             [f"{key}-{'-'.join(map(str, part))}" for part in parts],
             lambda: backbone.extract_tiles(self._photos.photo(url, task_id=task, max_side=None).pixels, parts),

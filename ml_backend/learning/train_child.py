@@ -51,7 +51,7 @@ def main(number: int, lease: str) -> int:
     stop = threading.Event()
     for which in (signal.SIGTERM, signal.SIGINT):
         signal.signal(which, lambda *_: stop.set())
-    threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
+    threading.Thread(target=_stop_with_parent, args=(stop, number, lease), daemon=True).start()
     settings = Settings()
     setup_logging(settings)
     lower_priority()
@@ -139,11 +139,13 @@ def _judge(context: LearningContext, job: TrainJob) -> ProjectTraining:
     return judge_returned(context, job.project, content, base=job.base, classes=job.classes, done=job.progress)
 
 
-def _stop_with_parent(stop: threading.Event) -> None:
-    """Wait for the end of the standard input, which the parent keeps open while it lives."""
+def _stop_with_parent(stop: threading.Event, number: int, lease: str) -> None:
+    """Wait for the end of the standard input, which the parent keeps open while it lives; give the job back."""
     sys.stdin.buffer.read()
     stop.set()
     threading.Event().wait(GRACE_S)
+    with suppress(Exception):  # then its lease expires
+        TrainJobStore(open_database(Settings())).release(number, lease, reason="the worker was stopped")
     os._exit(1)
 
 

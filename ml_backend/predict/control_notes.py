@@ -45,7 +45,7 @@ def _lent(supported: Sequence[ControlSupport], model: ModelOutputs | None) -> It
     ]
     if model is not None and model.lent and answered:
         yield (
-            f"{', '.join(dict.fromkeys(answered))}: learned on features of the embedded model, which runs beside the "
+            f"{', '.join(dict.fromkeys(answered))}: learned on features of the embedded model, which runs next to the "
             f"served one, since {model.lent}."
         )
 

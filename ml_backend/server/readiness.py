@@ -60,7 +60,7 @@ def require_training(settings: Settings, learning: LearningService) -> None:
     """Check that each project that is to be fine-tuned (`on = "on"` in the table [train]) can be.
 
     Raises:
-        NotReady: Nobody can: torch is not installed where the worker runs, and no trainer asks for work.
+        NotReady: No machine can: torch is not installed where the worker runs, and no trainer asks for work.
         LearningPolicyError: A learn.toml cannot be used.
     """
     file = sqlite_file(settings.database_url)

@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from flask import Flask, Response, request, send_file
 
 from labelloop.service.errors import BadRequest, Forbidden, LabelloopError
-from labelloop.service.media import Media
+from labelloop.service.media import Media, MediaError
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
@@ -144,7 +144,11 @@ class TrainerEndpoints:
         if found is None or not isinstance(self._media, Media):
             raise BadRequest(f"Job {number} has no image {name[:100]!r}.", code="no_such_image", status=404)
         task, url = found
-        return send_file(self._media.path(url, task_id=task), "application/octet-stream")
+        try:
+            file = self._media.path(url, task_id=task)
+        except MediaError as error:  # of this image: 403 and 503 would be of the ML backend
+            raise BadRequest(str(error), code="no_such_image", status=404) from None
+        return send_file(file, "application/octet-stream")
 
     def progress(self, number: int) -> Response:
         """Renew the lease, and note the progress for the learning page."""

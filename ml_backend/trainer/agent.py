@@ -21,14 +21,14 @@ from ml_backend.finetune.protocol import HEARTBEAT_S, TrainingImage, TrainOffer
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
 from ml_backend.finetune.run import LEAST_IMAGES, Finetuned, FinetuneJob, finetune
-from ml_backend.trainer.client import BackendRefused, BackendUnreachable, LeaseGone, TrainerClient
+from ml_backend.trainer.client import MAX_PAUSE_S, BackendRefused, BackendUnreachable, LeaseGone, TrainerClient
 from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
     from ml_backend.finetune.loop import Device
 
-# Seconds between two attempts while the ML backend cannot be reached.
-FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+# Seconds between two attempts while the ML backend cannot be reached, at first; `MAX_PAUSE_S` in the end.
+FIRST_PAUSE_S = 1.0
 
 # Seconds for which a finished model is offered while the ML backend cannot be reached.
 HAND_BACK_S = 60.0
@@ -111,7 +111,7 @@ def _work_on(
     say: Callable[[str], None],
     train: TrainFunction,
 ) -> None:
-    """Train one job; whatever happens, the ML backend is told, or its lease expires."""
+    """Train one job. The ML backend hears of every outcome, or the lease expires."""
     say(f"Job {offer.id}: project {offer.project}, {offer.minutes:g} minutes.")
     reporter = Reporter(
         lambda progress: client.progress(offer, progress),

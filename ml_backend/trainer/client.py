@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
@@ -21,11 +21,19 @@ from ml_backend.finetune.protocol import (
     TrainRequest,
 )
 
+# Most seconds that the ML backend can make a trainer wait until it asks again.
+MAX_PAUSE_S = 60.0
+
+# Statuses of a server, or of a proxy before it, that is busy: the same request may succeed later.
+BUSY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+
 # Seconds for an answer, beyond what a request for work is kept open; and for a model to be sent.
 TIMEOUT_S, SEND_TIMEOUT_S = 30.0, 600.0
 
 # Most bytes of one image, and of the list of images.
 MAX_IMAGE_BYTES, MAX_DATA_BYTES = 512 * 2**20, 512 * 2**20
+
+Kind = TypeVar("Kind")
 
 
 class BackendRefused(LabelloopError):
@@ -88,12 +96,13 @@ class TrainerClient:
         body = msgspec.to_builtins(TrainRequest(trainer, device, wait_s))
         answer = self._call("POST", "/trainer/work", json=body, timeout=TIMEOUT_S + wait_s)
         if answer.status_code == HTTPStatus.NO_CONTENT:
-            return None, float(answer.headers.get("Retry-After", 0))
-        return msgspec.json.decode(answer.content, type=TrainOffer), 0.0
+            stated = answer.headers.get("Retry-After", "0")  # a proxy may state a date
+            return None, min(float(stated), MAX_PAUSE_S) if stated.isdecimal() else MAX_WAIT_S
+        return self._decoded(answer.content, TrainOffer), 0.0
 
     def data(self, offer: TrainOffer) -> TrainingSet:
         """The labelled images of a job."""
-        return msgspec.json.decode(self._bytes(offer, "data", MAX_DATA_BYTES), type=TrainingSet)
+        return self._decoded(self._bytes(offer, "data", MAX_DATA_BYTES), TrainingSet)
 
     def model(self, offer: TrainOffer, to: Path) -> None:
         """Download the model of a job.
@@ -133,7 +142,7 @@ class TrainerClient:
         self._of_job("PUT", offer, "model", content=content, headers=headers, timeout=SEND_TIMEOUT_S)
 
     def release(self, offer: TrainOffer, reason: str, *, failed: bool = False, lost: bool = False) -> None:
-        """Give a job back, or end it where nobody could do it."""
+        """Give a job back, or end it where no trainer could do it."""
         self._of_job("POST", offer, "release", json={"reason": reason, "failed": failed, "lost": lost})
 
     def _of_job(self, method: str, offer: TrainOffer, part: str, **options: Any) -> httpx.Response:
@@ -169,18 +178,29 @@ class TrainerClient:
         if answer.is_success:
             return
         code, message = _error(content)
-        status = HTTPStatus(answer.status_code)
-        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.MISDIRECTED_REQUEST}:
-            raise BackendRefused(url=self.url, status=status.value, reason=message)
+        status = answer.status_code  # any number: proxies have their own
         if code == "lease_lost":
             raise LeaseGone(job=job)
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise BackendUnreachable(url=self.url, reason=f"{status.value} {message}")
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.MISDIRECTED_REQUEST}:
+            raise BackendRefused(url=self.url, status=status, reason=message)
+        if answer.has_redirect_location:
+            to = httpx.URL(answer.headers["Location"]).copy_with(username=None, password=None, query=None)
+            reason = f"it redirects to {to}"
+            raise BackendRefused(url=self.url, status=status, reason=reason, fix="Give --url the address it has now.")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in BUSY:
+            raise BackendUnreachable(url=self.url, reason=f"{status} {message}")
         if status == HTTPStatus.NOT_FOUND and not code:
             raise BackendRefused(
                 url=self.url, status=404, reason="it has no endpoint for trainers; is it an ML backend?"
             )
-        raise LabelloopError(message or f"The ML backend answers {status.value}.", code=code or "refused")
+        raise LabelloopError(message or f"The ML backend answers {status}.", code=code or "refused")
+
+    def _decoded(self, content: bytes, kind: type[Kind]) -> Kind:
+        """An answer as the ML backend gives it; a page of a proxy is none."""
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise BackendUnreachable(url=self.url, reason="the answer is not that of an ML backend") from None
 
 
 def _error(content: bytes) -> tuple[str, str]:
@@ -188,5 +208,5 @@ def _error(content: bytes) -> tuple[str, str]:
     try:
         error = msgspec.json.decode(content)["error"]
         return str(error["code"]), str(error["message"])
-    except (msgspec.DecodeError, LookupError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
         return "", content[:200].decode(errors="replace")

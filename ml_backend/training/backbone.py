@@ -28,7 +28,10 @@ from ml_backend.training.lent_features import LENT
 log = structlog.get_logger(__name__)
 
 # Ending of an exported graph; changes when a release exports another graph from the same file.
-SUFFIX = ".features2.onnx"
+SUFFIX = ".features3.onnx"
+
+# Endings of earlier releases: their graphs may lack features of images.
+OUTDATED = (".features.onnx", ".features2.onnx")
 
 OUTPUTS = ("boxes", "objectness", "scores", EMBEDDINGS)
 
@@ -133,6 +136,11 @@ class FrozenBackbone:
         return self.detector.engine.graph.metadata.get(LENT, "")
 
     @property
+    def cache_key(self) -> str:
+        """Its part of the keys of cached features; features from before it was lent those of images are others."""
+        return f"{self.version}-lent" if self.lent else self.version
+
+    @property
     def image_outputs(self) -> tuple[str, ...]:
         """The output with image features; empty without."""
         return (IMAGE_FEATURES,) if self.detector.engine.graph.image_features else ()
@@ -202,9 +210,9 @@ def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 
         sidecar_of(exported).unlink(missing_ok=True)
         partial.replace(exported)
         write_checksum(exported)
-        outdated = folder / f"{detector.version}.features.onnx"  # of an earlier release
-        for file in (outdated, sidecar_of(outdated)):
-            file.unlink(missing_ok=True)
+        for outdated in (folder / f"{detector.version}{ending}" for ending in OUTDATED):
+            outdated.unlink(missing_ok=True)
+            sidecar_of(outdated).unlink(missing_ok=True)
     if not _has_levels(exported):
         reason = not_learnable_reason(detector) or "it has no features of its boxes"
         of_images = replace(detector, path=exported, engine=Engine(exported, threads=threads))

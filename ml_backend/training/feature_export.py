@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import structlog
 from onnx import helper, numpy_helper
 
 from ml_backend.detection.preprocess import prepare
@@ -34,6 +35,8 @@ from ml_backend.training.roi_features import (
     feature_map_names,
     select_feature_maps,
 )
+
+log = structlog.get_logger(__name__)
 
 # Metadata key of an exported graph: number of candidates per level, in their order, as a JSON list.
 LEVELS = "labelloop.levels"
@@ -161,7 +164,7 @@ def export_features(detector: Detector) -> onnx.ModelProto:
         DECODERS[layout](nodes, detector)
         nodes.concat([_flat(nodes, levels, boxes_per_cell) for levels in columns], axis=2, name=EMBEDDINGS)
         nodes.output(EMBEDDINGS, ("batch", "candidates", sum(levels[0].width for levels in columns)))
-    _add_features_of_images(nodes, detector, tensors)
+    _add_optional_features_of_images(nodes, detector, tensors)
     return nodes.build()
 
 
@@ -197,6 +200,17 @@ def _add_features_of_images(nodes: GraphBuilder, detector: Detector, tensors: Se
     model = _load(lender)
     maps = _image_tensors(lender, model)
     add_lent_features(nodes, detector, lender, model, maps, reason=NO_MAP)
+
+
+def _add_optional_features_of_images(nodes: GraphBuilder, detector: Detector, tensors: Sequence[FeatureTensor]) -> None:
+    """Add the features of images to a graph whose boxes can be trained; it is of use without them too."""
+    try:
+        _add_features_of_images(nodes, detector, tensors)
+    except NotLearnable as error:
+        log.warning(
+            "image_features_missing", model=detector.version, reason=error.reason,
+            effect="boxes are learned, answers about images are not",
+        )  # fmt: skip
 
 
 def _load(detector: Detector) -> onnx.ModelProto:
@@ -276,7 +290,7 @@ def _with_roi_features(detector: Detector, model: onnx.ModelProto, tensors: Sequ
     nodes.set_metadata(**{LEVELS: list(levels)})
     width = add_pooled_features(nodes, maps, detector.spec, count=sum(levels), name=EMBEDDINGS)
     nodes.output(EMBEDDINGS, ("batch", "candidates", width))
-    _add_features_of_images(nodes, detector, tensors)
+    _add_optional_features_of_images(nodes, detector, tensors)
     return nodes.build()
 
 

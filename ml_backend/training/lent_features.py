@@ -1,4 +1,4 @@
-"""Features of whole images for a graph that has none of its own: those of the embedded model, as a branch beside it.
+"""Features of whole images for a graph that has none of its own: those of the embedded model, as a second branch.
 
 A quantised graph, or one without convolutions, has no feature map to pool. Its input, which every detector gets anyway,
 is converted to that of the embedded model; the backbone of the embedded model then gives its maps in the same run. So
@@ -25,6 +25,9 @@ PREFIX = "labelloop.lender."
 
 # Lowest opset whose operations are those of the branch.
 MIN_OPSET = 11
+
+# Shorter side in pixels below which the embedded model's convolutions have nothing left to read.
+MIN_SIDE = 64
 
 
 def add_lent_features(
@@ -80,10 +83,14 @@ def _pixels(nodes: GraphBuilder, graph: Graph, spec: InputSpec) -> str:
 
 
 def _shown_to(nodes: GraphBuilder, pixels: str, spec: InputSpec, shown: InputSpec) -> str:
-    """Resize pixels of the input format `shown` to the longer side of `spec`, and normalise them as it says."""
-    scale = max(spec.height, spec.width) / max(shown.height, shown.width)
+    """Resize pixels of the input format `shown` to the longer side of `spec`, and normalise them as it says.
+
+    Very long inputs, such as those of lines of text, become larger: their shorter side has at least `MIN_SIDE` pixels.
+    """
+    sides = shown.height, shown.width
+    scale = max(max(spec.height, spec.width) / max(sides), MIN_SIDE / min(sides))
     # A little more than the side: the runtime rounds the product down.
-    scales = [(round(side * scale) + 0.25) / side for side in (shown.height, shown.width)]
+    scales = [(round(side * scale) + 0.25) / side for side in sides]
     no_region, scaled = (nodes.constant(np.array(values, np.float32)) for values in ([], [1, 1, *scales]))
     tensor = nodes.add("Resize", pixels, no_region, scaled, mode="linear", coordinate_transformation_mode="half_pixel")
     if spec.color == "BGR":

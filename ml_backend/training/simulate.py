@@ -90,7 +90,7 @@ class FeatureSource:
             MediaError: It cannot be decoded.
         """
         content = image.path.read_bytes()
-        key = f"{self.backbone.version}-{hashlib.sha256(content).hexdigest()[:24]}"
+        key = f"{self.backbone.cache_key}-{hashlib.sha256(content).hexdigest()[:24]}"
         return self.cache.get(key, lambda: self._see(content, image.path.name))
 
     def tiles(self, image: LocalImage, parts: Sequence[Part]) -> list[CandidateFeatures]:
@@ -100,7 +100,7 @@ class FeatureSource:
             MediaError: It cannot be decoded.
         """
         content = image.path.read_bytes()
-        digest = f"{self.backbone.version}-{hashlib.sha256(content).hexdigest()[:24]}"
+        digest = f"{self.backbone.cache_key}-{hashlib.sha256(content).hexdigest()[:24]}"
 
         def compute() -> list[CandidateFeatures]:
             pixels = load_image(content, max_side=None, name=image.path.name).pixels

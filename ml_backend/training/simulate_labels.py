@@ -66,7 +66,7 @@ class ImageFeatureSource:
             MediaError: It cannot be decoded.
         """
         content = image.path.read_bytes()
-        key = f"{self.backbone.version}-whole-{hashlib.sha256(content).hexdigest()[:24]}"
+        key = f"{self.backbone.cache_key}-whole-{hashlib.sha256(content).hexdigest()[:24]}"
 
         def compute() -> CandidateFeatures:
             spec = self.backbone.spec

@@ -38,7 +38,7 @@ MAX_ENLARGEMENT = 2.0
 # images, the newest. A tile takes 3 MB of memory with the embedded model.
 MAX_FITTED_TILES, MIN_OF_IMAGE, MAX_OF_IMAGE = 160, 4, 30
 
-# One tile without objects for so many with objects.
+# Tiles with objects for each one without.
 WITH_PER_EMPTY = 3
 
 # Mean AP50, and share of it, by which tiles must beat whole images: they take several times as long to serve.

@@ -187,7 +187,7 @@ def _without_gaps(answers: tuple[Answers, ...], config: LabelConfig | None) -> t
 def _with_reach(answers: tuple[Answers, ...]) -> tuple[Answers, ...]:
     """The answers with the reach of their instants: two within a quarter of the usual distance between instants match.
 
-    The usual distance is the median of those of neighbours by one annotator. Where nobody marked two, all match.
+    The usual distance is the median of those of neighbours by one annotator. Where no annotator marked two, all match.
     """
     instants: dict[tuple[str, str, str], dict[int, list[float]]] = {}
     for annotator in answers:

@@ -204,7 +204,7 @@ class _OnePass:
 
 @lru_cache(maxsize=256)
 def _owners_of(counts: tuple[int, ...]) -> tuple[tuple[int, ...], Indices]:
-    """The annotator of each region, where each has so many, as a tuple and as an array."""
+    """The annotator of each region, as a tuple and as an array, from the number of regions of each."""
     owners = tuple(owner for owner, count in enumerate(counts) for _ in range(count))
     return owners, np.array(owners, dtype=np.intp)
 

@@ -57,7 +57,7 @@ def find_content_split(asked: Asked, *, unit: str = "pixels") -> ContentSplit | 
         unit: ``pixels``: the side of a square is named, else the area.
     """
     yes, no = split(asked)
-    # What two annotators marked is taken for real, and what nobody could confirm: the rest by its probability.
+    # What two annotators marked is taken for real, and what no other one could confirm: the rest by its probability.
     confirmed = (yes.sum(axis=1) >= 2) | ((yes + no).sum(axis=1) <= 3)
     real = np.where(confirmed, 1.0, fit_persons(yes, no, extras_limit(asked)).posterior(yes, no)[:, 0])
     best: tuple[float, ContentSplit] | None = None

@@ -1,8 +1,8 @@
-"""Recall and precision of each annotator's regions against the truth that nobody has told, with 95 % intervals.
+"""Recall and precision of each annotator's regions against an unknown truth, with 95 % intervals.
 
-Draws of the truth replace it: which clusters are objects, how many objects of each image nobody marked, and which boxes
-overlap their object enough (`DetectionPosterior`, `Localisation`). In each draw an annotator has a number of objects,
-of found ones and of right regions. Ground truth replaces the draws where it exists.
+Draws of the truth replace it: which clusters are objects, how many objects of each image no annotator marked, and which
+boxes overlap their object enough (`DetectionPosterior`, `Localisation`). In each draw an annotator has a number of
+objects, of found ones and of right regions. Ground truth replaces the draws where it exists.
 
 The interval is for two readings: the rate on these tasks, which is what a ground truth of them would show, and the
 annotator's rate on tasks like these (the Beta posterior of each draw under Jeffreys' prior). Half of the draws are of
@@ -195,7 +195,7 @@ def _real_probabilities(task: _Task, model: AnnotatorModel) -> Floats:
 
 
 def _missed(objects: Counts, tasks: Sequence[_Task], model: AnnotatorModel, draw: _Draw) -> Counts:
-    """Draw the objects of each image that nobody marked, (draws, tasks); none where the ground truth is known."""
+    """Draw the objects of each image that no annotator marked, (draws, tasks); none where the ground truth is known."""
     if not model.posterior.draws:
         return np.zeros_like(objects)
     open_images = np.array([not task.is_known for task in tasks])

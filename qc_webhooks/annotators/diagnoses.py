@@ -1,7 +1,7 @@
 """Why annotators disagree: the search for diagnoses, each with its evidence, its sentence and its advice.
 
-The order of the search is the order of trust. First come answers that are nobody's own opinion: copied work, and work
-that was clicked through. Without them, splits that follow content are looked for, then annotators who err far more
+The order of the search is the order of trust. First come answers that are no opinion of their author: copied work, and
+work that was clicked through. Without them, splits that follow content are looked for, then annotators who err far more
 often than the others on what is left, and last what no explanation fits.
 """
 

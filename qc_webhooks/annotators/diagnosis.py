@@ -111,10 +111,10 @@ class Diagnosis:
             differing: The annotators that the conflict is attributed to.
             others: All annotators of the task.
         """
-        everybody = {*differing, *others}
+        concerned = {*differing, *others}
         if self.kind in OPEN_KINDS:
             groups = frozenset(self.first), frozenset(self.second)
-            sides = [sorted(group & everybody) for group in groups]
+            sides = [sorted(group & concerned) for group in groups]
             if not all(sides) or not set(differing) & (groups[0] | groups[1]):
                 return ""
             return f"{_people(sides[0])} and {_people(sides[1])} read the guideline differently: {self.subject}."
@@ -208,7 +208,7 @@ DIAGNOSES: Mapping[DiagnosisKind, DiagnosisText] = {
     "hard": DiagnosisText(
         "hard call",
         "The median annotator errs in 10 % or more, and neither groups nor single annotators explain it.",
-        "A hard call: {what}. All annotators waver ({evidence}); nobody is consistent.",
+        "A hard call: {what}. All annotators waver ({evidence}); none is consistent.",
         "Add examples to the guideline, or ask more annotators per task.",
     ),
     "undecided": DiagnosisText(

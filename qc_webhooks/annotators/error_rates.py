@@ -1,7 +1,7 @@
 """How often each annotator errs, by measure, and who errs far more often than the others.
 
 An annotator's answer is compared with what the others' answers make likely. Items that a diagnosed split explains are
-left out first: on these nobody errs.
+left out first: on these no annotator errs.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -80,7 +80,7 @@ def presence_rates(asked: Asked, left_out: Floats) -> tuple[tuple[ErrorRate, ...
         )
         others = logs - own
         likely = 1 / (1 + np.exp(np.clip(others[:, 1] - others[:, 0], -50, 50)))
-        # Only what another annotator marked: an object that nobody else saw says nothing about this one's recall.
+        # Only what another annotator marked: an object that no other one saw says nothing about this one's recall.
         likely = likely * ((yes.sum(axis=1) - yes[:, column]) > 0)
         misses.append(ErrorRate(who, float(likely @ no[:, column]), float(likely @ (yes + no)[:, column])))
         # A region that another annotator drew too is no slip of one, whatever it is.

@@ -247,7 +247,7 @@ def find_camps(asked: Asked) -> Camps | None:
     if placed is None:
         return None
     first, second, others = placed
-    # An item that is no object is there only because somebody marked it: its rates are high by nature.
+    # An item that is no object is there only because an annotator marked it: its rates are high by nature.
     errors = fit.misses if asked.kind == "presence" else np.maximum(fit.misses, fit.extras)
     if any(errors[asked.people.index(who)] > _MAX_ERROR for who in (*first, *second)):
         return None  # errs elsewhere too: the open items are only the harder ones

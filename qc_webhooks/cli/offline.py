@@ -21,7 +21,7 @@ from qc_webhooks.statistics import Estimate
 from qc_webhooks.verdict.model_voice import NO_PREDICTION
 from qc_webhooks.verdict.verdict import OUTCOMES
 
-# Statistics of the printed summary, beside the alphas of all kinds but single tags and labels.
+# Statistics of the printed summary, in addition to the alphas of all kinds but single tags and labels.
 _PRINTED = {"gwet_ac1", "alpha_nominal", "f1_at_50", "icc", "mean_similarity", "kendall_w"}
 # Smaller exports are read too fast for a progress bar.
 _PROGRESS_MIN_BYTES = 4_000_000

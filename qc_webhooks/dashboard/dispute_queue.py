@@ -52,7 +52,7 @@ STATES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "sent_back": ("sent back", (_of_send_backs(SEND_BACKS.c.redone_at.is_(None)),)),
     "redone": ("redone, to accept", (_of_send_backs(SEND_BACKS.c.redone_at.is_not(None)),)),
 }
-# Counted on the pages beside the verdicts.
+# Counted on the pages next to the verdicts.
 _COUNTED = ("truth", "sent_back", "redone")
 
 

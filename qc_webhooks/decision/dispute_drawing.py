@@ -18,7 +18,7 @@ from qc_webhooks.verdict.note import describe
 from qc_webhooks.verdict.verdict import TaskVerdict
 
 CONSENSUS = "consensus"
-# Type of the text about a ground truth in doubt, beside the types of conflicts.
+# Type of the text about a ground truth in doubt, in addition to the types of conflicts.
 GROUND_TRUTH = "ground_truth"
 # Outlines are drawn a few hundred pixels wide: tolerance of their simplification, as a share of their size.
 _FINE = 0.002

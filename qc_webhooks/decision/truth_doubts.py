@@ -119,7 +119,7 @@ def _contradicting(task: Task, verdict: TaskVerdict, policy: Policy, config: Lab
 
 def _conflicts(truth: Answers, other: Answers, policy: Policy) -> tuple[Conflict, ...]:
     """The first conflicts of two answers if they do not agree; the side of the first is that of ``Conflict.a``."""
-    # As two annotators in this order, whoever made them.
+    # As two annotators in this order, whichever made them.
     pair = (
         replace(truth, ground_truth=False, annotator=1, annotation=1),
         replace(other, ground_truth=False, annotator=2, annotation=2),

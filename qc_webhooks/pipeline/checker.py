@@ -368,13 +368,12 @@ class Checker:
             cached = time.monotonic(), self._summaries.diagnoses(project)
             self._diagnoses[project] = cached
         regions = [annotator_view(answer).regions for answer in answers]
+        areas = [conflict_area(conflict, regions) for conflict in conflicts]
         found = (
             diagnosis.note
-            for conflict in conflicts
+            for conflict, area in zip(conflicts, areas, strict=True)
             for diagnosis in cached[1]
-            if diagnosis.covers(
-                conflict.type, conflict.control, conflict.a, conflict.b, area=conflict_area(conflict, regions)
-            )
+            if diagnosis.covers(conflict.type, conflict.control, conflict.a, conflict.b, area=area)
         )
         return tuple(dict.fromkeys(filter(None, found)))[:MOST_EXPLANATIONS]
 

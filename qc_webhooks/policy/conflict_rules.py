@@ -14,7 +14,7 @@ DECIDE_BY: tuple[DecideBy, ...] = ("objects", "mean")
 DISPUTABLE = (
     "missing", "extra", "label", "low_overlap", "duplicate", "merged", "split", "empty", "attribute", "choice",
 )  # fmt: skip
-# Among annotators nobody knows which of two is right: what is missing in one is extra in the other.
+# Among annotators it is unknown which of two is right: what is missing in one is extra in the other.
 _TWINS = {"missing": "extra", "extra": "missing", "merged": "split", "split": "merged"}
 # A question about the whole task may have many answers; by default its agreement decides.
 DEFAULT_DISPUTE = tuple(kind for kind in DISPUTABLE if kind != "choice")

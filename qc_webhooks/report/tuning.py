@@ -41,7 +41,8 @@ MIN_ANNOTATORS, MIN_WITH_TRUTH = 3, 2
 MAX_TASKS = 1000
 # Candidates of a policy.
 _GAINS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 1.0)
-# Thresholds beside that of the policy in force. With them no route of reviews is tried: both send tasks to reviewers.
+# Thresholds in addition to that of the policy in force. With them no route of reviews is tried: both send tasks to
+# reviewers.
 _AGREEMENTS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # Labels that one review is worth: it takes longer, and by someone who knows the guideline.
 REVIEW_COST = 3.0

@@ -122,13 +122,13 @@ class _Reference:
     def __init__(self, evidence: Evidence, model: AnnotatorModel, min_iou: float) -> None:
         self._model = model
         self._evidence = evidence
-        everybody = evidence.rated_annotators
+        annotators = evidence.rated_annotators
         self._min_iou = min_iou
         self._objects: list[tuple[str, Votes, float, dict[Answer, float], AnnotatedBoxes, Edges | None]] = []
         for item, boxes in zip(evidence.objects(), evidence.boxes_by_cluster, strict=True):
             marked = tuple(who for who, _ in item.votes)
             real = (
-                model.detection.probability(ObjectEvidence(everybody, marked))
+                model.detection.probability(ObjectEvidence(annotators, marked))
                 if item.is_real is None
                 else float(item.is_real)
             )

@@ -19,7 +19,7 @@ from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.finding import DoctorCheck, Finding, ok, problem, warning
 from labelloop.doctor.label_studio import is_single_label, webhook_hosts
-from labelloop.doctor.run import Diagnosis, diagnose
+from labelloop.doctor.run import DoctorReport, diagnose
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.db.engine import open_database
 from labelloop.service.errors import DatabaseError
@@ -699,7 +699,7 @@ def test_invalid_export_policy_is_reported(settings, policied, written, level, m
 
 # --- output ------------------------------------------------------------------------------------------------
 
-SEEN = Diagnosis(
+SEEN = DoctorReport(
     {
         "disk": ok("50 GiB free"),
         "token": problem("Label Studio does not accept our token: expired.", "Make a new one and set it."),

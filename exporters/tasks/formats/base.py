@@ -4,6 +4,7 @@ As with formats of images (`exporters.formats.base`), records are stored in the 
 versions: an unchanged task is never encoded again. A record holds everything that its format writes of a line.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +33,21 @@ class EncodedLine(msgspec.Struct, frozen=True):
     dropped: str = ""
     losses: Sequence[tuple[str, str]] = ()
     notes: Mapping[str, int] = {}
+
+
+SIGNED_INSIDE = "with a signed address inside a text, which stays there: whoever reads the files can use it"
+_SIGNATURE = re.compile(rb"(?i)[?&;](?:x-amz-signature|x-goog-signature|signature|sig)=")
+
+
+def noted(encoded: EncodedLine) -> EncodedLine:
+    """Add a note to a line that holds the signature of an address within a text, such as HTML.
+
+    Addresses that are a whole value have lost theirs (`exporters.tasks.line.without_signatures`); a text is not
+    changed, because spans have offsets in it.
+    """
+    if encoded.record is None or not _SIGNATURE.search(encoded.record):
+        return encoded
+    return msgspec.structs.replace(encoded, notes={**encoded.notes, SIGNED_INSIDE: 1})
 
 
 class TaskFormat:
@@ -68,7 +84,7 @@ class TaskFormat:
     def image_paths(
         self, records: Iterable[Record], copies: Iterable[tuple[str, ImageCopy]]
     ) -> Iterator[tuple[str, ImageCopy]]:
-        """Yield nothing: images do not lie beside tasks."""
+        """Yield nothing: images do not lie next to tasks."""
         del records, copies
         return iter(())
 

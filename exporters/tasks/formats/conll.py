@@ -6,7 +6,7 @@ from typing import ClassVar
 import msgspec
 
 from exporters.formats.base import FormatContext, OutputTree, Record
-from exporters.tasks.documents import Document, Span, documents, has_spans
+from exporters.tasks.documents import Document, TextSpan, documents, has_spans
 from exporters.tasks.formats.base import EncodedLine, SplitFiles, TaskFormat
 from exporters.tasks.line import TaskLine
 from exporters.tasks.tokens import Token, aligned, tokenize
@@ -58,7 +58,7 @@ class Conll(TaskFormat):
 
 
 # A span with its first and its last token.
-TokenSpan = tuple[Span, int, int]
+TokenSpan = tuple[TextSpan, int, int]
 
 
 def exclusive_spans(document: Document, tokens: Sequence[Token]) -> tuple[list[TokenSpan], list[tuple[str, str]]]:

@@ -61,13 +61,24 @@ class Csv(TaskFormat):
                 data |= dict.fromkeys(row.data)
                 answers |= dict.fromkeys(row.answers)
                 waiting.write(_encode([record.split, row]) + b"\n")
-            taken = {*OWN, *answers}
-            names = [f"data.{key}" if key in taken else key for key in data]
-            answer_names = [f"answer.{key}" if key in OWN else key for key in answers]
-            header = _line([*OWN, *names, *answer_names])
+            header = _line(_header(data, answers))
             for split in self.context.splits:
                 files.of(split).write(header)
             _write_rows(waiting, files, header, tuple(data), tuple(answers))
+
+
+def _header(data: Iterable[str], answers: Iterable[str]) -> list[str]:
+    """Return the names of the columns; a name that is taken gets a prefix, as often as it takes."""
+    taken = {*OWN}
+    answer_names = [_free(key, "answer.", taken) for key in answers]
+    return [*OWN, *[_free(key, "data.", taken) for key in data], *answer_names]
+
+
+def _free(name: str, prefix: str, taken: set[str]) -> str:
+    while name in taken:
+        name = prefix + name
+    taken.add(name)
+    return name
 
 
 def _write_rows(
@@ -92,7 +103,8 @@ def _cells(values: Any) -> dict[str, Any]:
 
 def _line(cells: Iterable[Any]) -> bytes:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(
+    # the writer quotes a cell with a character of the line's end: of CR as of LF
+    csv.writer(out, lineterminator="\r\n").writerow(
         [str(cell).lower() if isinstance(cell, bool) else cell for cell in cells]
     )
-    return out.getvalue().encode("utf-8", "surrogatepass")
+    return out.getvalue().removesuffix("\r\n").encode("utf-8", "surrogatepass") + b"\n"

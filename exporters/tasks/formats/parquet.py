@@ -94,6 +94,8 @@ class _Columns:
 
     def _type(self, part: str, key: str) -> str:
         kinds = self._kinds[part, key] - {"nothing"}
+        if "large integer" in kinds and kinds <= {"large integer", "integer"}:
+            return "integer"
         if len(kinds) < 2:
             return next(iter(kinds), "text")
         return "number" if kinds == {"integer", "number"} else "json"
@@ -109,7 +111,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "yes or no"
     if isinstance(value, int):
-        return "integer" if -(2**63) <= value < 2**63 else "json"
+        if abs(value) <= _EXACT:
+            return "integer"
+        return "large integer" if _is_int64(value) else "json"
     if isinstance(value, float):
         return "number"
     if isinstance(value, str):
@@ -120,10 +124,10 @@ def _kind(value: Any) -> str:
 def _region(region: Mapping[str, Any]) -> dict[str, Any]:
     """Return a region as a struct: its common numbers as columns, its whole shape as JSON."""
     shape = region["shape"]
-    row: dict[str, Any] = {name: shape[name] for name in _PLACES if type(shape.get(name)) in (int, float)}
+    row: dict[str, Any] = {name: _number(shape[name]) for name in _PLACES if type(shape.get(name)) in (int, float)}
     row |= {name: _text(region.get(name)) for name in ("id", "type", "control", "object", "parent")}
-    row |= {name: region[name] for name in ("item", "image_width", "image_height") if type(region.get(name)) is int}
-    rest = {key: region[key] for key in region if key not in _REGION_COLUMNS}
+    row |= {name: region[name] for name in ("item", "image_width", "image_height") if _is_int64(region.get(name))}
+    rest = {key: region[key] for key in region if key not in _REGION_COLUMNS and key not in row}
     row["text"] = shape["text"] if isinstance(shape.get("text"), str) else None
     row["labels"] = [str(label) for label in region["labels"]]
     return row | {name: _encode(value).decode() for name, value in _json_parts(region, rest) if value}
@@ -133,9 +137,21 @@ def _json_parts(region: Mapping[str, Any], rest: Mapping[str, Any]) -> Iterable[
     return ("shape", region["shape"]), ("answers", region["answers"]), ("fields", rest)
 
 
-_REGION_COLUMNS = frozenset(
-    {"id", "type", "control", "object", "parent", "labels", "item", "image_width", "image_height", "shape", "answers"}
-)
+_REGION_COLUMNS = frozenset({"labels", "shape", "answers"})
+# Integers up to here are exact as floats.
+_EXACT = 2**53
+
+
+def _is_int64(value: object) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _number(value: float) -> float | None:
+    """Return a number as pyarrow takes it for a float; None if it is beyond a float. The shape holds it exactly."""
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def _relation(relation: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from labelloop.labeling.studio.config import Control, LabelConfig
 
 NO_CONFIG = "which responses are compared is not known without a label config"
 NO_PREFERENCE = "no preference in it"
-NO_PROMPT = "pairs without a prompt: the label config shows no text beside the responses"
+NO_PROMPT = "pairs without a prompt: the label config shows no text with the responses"
 TIES = "comparisons in which neither response is preferred, left out"
+NO_RESPONSE = "comparisons with a response that the task's data does not have, left out"
 LOST_ITEM = "ranked items that the task's data does not have, left out"
 _PROMPT_TAGS = frozenset({"text", "hypertext", "paragraphs", "chat"})
 _PROMPT_KEYS = ("prompt", "question", "instruction", "query", "input", "context")
@@ -49,7 +50,7 @@ class PreferenceJsonl(LineFormat):
         config = self.context.config
         if config is None:
             return EncodedLine(None, dropped=NO_CONFIG)
-        notes: dict[str, int] = {NO_PROMPT: 0, TIES: 0, LOST_ITEM: 0}
+        notes: dict[str, int] = {NO_PROMPT: 0, TIES: 0, NO_RESPONSE: 0, LOST_ITEM: 0}
         rows: list[Json] = []
         for control in _controls(config):
             pairs_of = _pairs_of(control, config)
@@ -58,6 +59,9 @@ class PreferenceJsonl(LineFormat):
             compared = _compared(control, config)
             prompt = _prompt(line.data, config, compared)
             for chosen, rejected, more in pairs_of(control, config, line, notes):
+                if chosen in (None, "") or rejected in (None, ""):
+                    notes[NO_RESPONSE] += 1
+                    continue
                 notes[NO_PROMPT] += prompt is None
                 made = {"task": line.task, "annotation": line.annotation.get("id"), "by": line.annotation.get("by")}
                 pair = {"prompt": "" if prompt is None else prompt, "chosen": chosen, "rejected": rejected}
@@ -139,7 +143,7 @@ def _compared(control: Control, config: LabelConfig) -> frozenset[str]:
 
 
 def _prompt(data: Mapping[str, Any], config: LabelConfig, compared: frozenset[str]) -> Any:
-    """Return what is shown beside the responses: the value of a key such as ``prompt``, else all texts."""
+    """Return what is shown with the responses: the value of a key such as ``prompt``, else all texts."""
     tags = [tag for tag in config.objects.values() if tag.tag.lower() in _PROMPT_TAGS and tag.value not in compared]
     keys = [tag.value for tag in tags if data.get(tag.value) not in (None, "", [])]
     named = next((key for wanted in _PROMPT_KEYS for key in keys if key.lower() == wanted), None)

@@ -68,7 +68,7 @@ def _line(document: Document, relations: Sequence[Mapping[str, Any]]) -> Json:
         spans += [ends | {"label": label} for label in span.labels]
     made: Json = {"text": text, "tokens": [_token(text, number, token) for number, token in enumerate(tokens)]}
     made["spans"] = spans
-    linked = [_relation(one, by_id) for one in relations if one["from"] in by_id and one["to"] in by_id]
+    linked = [_relation(one, by_id) for one in relations if {str(one["from"]), str(one["to"])} <= by_id.keys()]
     return made | ({"relations": linked} if linked else {})
 
 
@@ -84,7 +84,7 @@ def _token(text: str, number: int, token: Token) -> Json:
 
 def _relation(relation: Mapping[str, Any], by_id: Mapping[str, Json]) -> Json:
     """Return a relation; one drawn from right to left has its ends exchanged. A span's head is its last token."""
-    ends = relation["from"], relation["to"]
+    ends = str(relation["from"]), str(relation["to"])
     head, child = (by_id[end] for end in (ends[::-1] if relation.get("direction") == "left" else ends))
     labels = relation.get("labels")
     return {

@@ -1,7 +1,7 @@
 """How sure the detection model is: posterior draws of a crowd's recall and false regions, without ground truth.
 
 Annotators do not miss independently: some objects are hard for all, and some regions that are no object look like one
-to all. With few annotators the two cannot be told apart, so a single estimate states probabilities that are too sure.
+to all. With few annotators the two cannot be separated, so a single estimate states probabilities that are too sure.
 The data are the numbers of clusters that k of an image's n annotators marked. Their means under the model are
 
     images x density x C(n, k) x E[recall^k x (1 - recall)^(n - k)]           objects

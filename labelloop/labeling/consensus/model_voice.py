@@ -163,7 +163,7 @@ class VoiceModel(VoiceErrors, frozen=True):
 
     Attributes:
         detection: The annotators' detection as the voice lets it appear: with one or two annotators of a task, their
-            agreement alone says little about it. It serves this consensus only; nobody is rated by it.
+            agreement alone says little about it. It serves this consensus only; no annotator is rated by it.
         tasks: Tasks that it was estimated from.
         label_accuracy: Share of right labels, by control.
         box: Bias and variance of its boxes.

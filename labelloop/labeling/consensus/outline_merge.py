@@ -21,7 +21,7 @@ from labelloop.labeling.geometry.shapes import Polygon
 
 Floats = NDArray[np.float64]
 
-# Points of the ring that move: one every 25th of the square root of the area, at most so many.
+# Points of the ring that move: one every 25th of the square root of the area, and at most this many.
 _STEPS, _MAX_POINTS = 25, 600
 _MOVES = 2
 # Points of an outline above which it is simplified first, by this share of the square root of its area; and points of

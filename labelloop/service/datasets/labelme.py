@@ -10,9 +10,9 @@ import binascii
 import io
 import math
 import posixpath
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -271,14 +271,12 @@ def _mask(encoded: Any, points: Sequence[Point], width: int, height: int) -> Mas
 
 
 def _decode_png(png: bytes) -> Any:
-    from PIL import Image
+    from PIL.PngImagePlugin import PngImageFile
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels")
-            pixels = np.asarray(image.convert("L") if image.mode not in {"1", "L"} else image)
+    with PngImageFile(io.BytesIO(png)) as image:  # Image.open has a lower limit, and an error of its own
+        if image.width * image.height > _MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels")
+        pixels = np.asarray(image.convert("L") if image.mode not in {"1", "L"} else image)
     return pixels != 0
 
 
@@ -326,9 +324,7 @@ def _union(parts: Sequence[Geometry], width: int, height: int) -> Geometry:
     if joined.geom_type == "Polygon" and not joined.interiors and not any(isinstance(part, Mask) for part in parts):
         return Polygon(tuple(joined.exterior.coords[:-1]))
     try:
-        pixels = np.zeros((height, width), bool)
-        for part in parts:
-            pixels |= part.mask(width, height)
+        pixels = reduce(np.logical_or, (part.mask(width, height) for part in parts))
     except MaskTooLarge as error:
         raise MalformedData(str(error)) from None
     return mask_from_array(pixels)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from labelloop.service.datasets.errors import MalformedData
 
-# Name of the list of classes beside the folder of semantic masks.
+# Name of the list of classes next to the folder of semantic masks.
 SEMANTIC_CLASSES = "classes.json"
 SEMANTIC_FOLDER = "masks"
 PANOPTIC_PREFIX = "panoptic"
@@ -19,7 +19,7 @@ _MAX_PIXELS = 1 << 28
 
 
 def mask_folders(names: Iterable[str]) -> tuple[str, ...]:
-    """The folders of masks, which are no images: ``panoptic_val/`` beside its JSON, ``masks/`` beside its classes."""
+    """The folders of masks, which are no images: ``panoptic_val/`` with its JSON, ``masks/`` with its classes."""
     folders = []
     for name in names:
         path = PurePosixPath(name)

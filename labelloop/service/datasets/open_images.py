@@ -34,6 +34,7 @@ _MAX_SHARE = 1.5
 _ELSEWHERE = "rows of images that are not in the folder: not read"
 _GROUPS = "boxes around groups (IsGroupOf): read as crowds"
 _NEGATIVES = "classes that an image does not show (Confidence 0): not kept"
+_GUESSED = "classes of images that a model is not sure of (Confidence below 1): read like those of people"
 _MASKS = "files of masks or relations: not read"
 _EMPTY = "empty rows"
 _CODES = "classes without a name in class-descriptions*.csv: their code is their name"
@@ -56,7 +57,7 @@ _HEAD_BYTES = 4096
 
 
 def read_open_images(files: DatasetFiles, images: ImageFiles, file: str = "") -> DataSet:
-    """Read the CSV files of a folder, or one file with the class descriptions beside it.
+    """Read the CSV files of a folder, or one file with the class descriptions next to it.
 
     Args:
         files: The files of the data set.
@@ -125,7 +126,9 @@ def _read_rows(
     rows: dict[str, list[_Row]] = {}
     counts: Counter[str] = Counter()
     problems = []
-    found: dict[str, str | None] = {}
+    # images of the folder, and the last other one: the published files list millions, the rows of each together
+    found: dict[str, str] = {}
+    missing = ""
     for name in names:
         with closing(_text(files, name)) as stream:
             reader = csv.DictReader(stream)
@@ -140,14 +143,19 @@ def _read_rows(
                     if not image_id or not code:
                         problems.append(DatasetProblem(where, "a row without ImageID or LabelName"))
                         continue
-                    if image_id not in found:
-                        found[image_id] = images.find(image_id)
-                    image = found[image_id]
+                    image = found.get(image_id)
+                    if image is None and image_id != missing:
+                        image = images.find(image_id)
+                        if image is None:
+                            missing = image_id
+                        else:
+                            found[image_id] = image
                     if image is None:
                         counts[_ELSEWHERE] += 1
                     elif not is_box and (row.get("Confidence") or "").strip() in {"0", "0.0"}:
                         counts[_NEGATIVES] += 1
                     else:
+                        counts[_GUESSED] += not is_box and not _is_certain(row)
                         counts[_GROUPS] += is_box and (row.get("IsGroupOf") or "").strip() == "1"
                         cells = tuple((row.get(key) or "").strip() for key in _CELLS) if is_box else ()
                         rows.setdefault(image, []).append((where, is_box, code, cells))
@@ -155,6 +163,13 @@ def _read_rows(
                 reason = f"it is damaged there ({error!s:.80}); the rows after it are not read. Download it again."
                 problems.append(DatasetProblem(f"{name}, line {reader.line_num + 1}", reason))
     return rows, counts, problems
+
+
+def _is_certain(row: Mapping[str, str | None]) -> bool:
+    try:
+        return parse_float((row.get("Confidence") or "1").strip(), 1e6) >= 1
+    except MalformedData:
+        return False
 
 
 def _read_image(

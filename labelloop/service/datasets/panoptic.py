@@ -108,19 +108,27 @@ def _read_file(
         annotation = msgspec.convert(entry, _Annotation) if isinstance(entry, dict) else _Annotation()
         if type(annotation.image_id) not in {int, str} or not isinstance(annotation.segments_info, list):
             yield DatasetProblem(f"{file}: annotations[{index}]", "not an object with image_id and segments_info")
+        elif annotation.image_id in annotations:
+            reason = f"another annotation is of the same image, {annotation.image_id!r:.40}"
+            yield DatasetProblem(f"{file}: annotations[{index}]", reason)
         else:
-            annotations.setdefault(annotation.image_id, annotation)
+            annotations[annotation.image_id] = annotation
+    listed: set[int | str] = set()
     folder = split_folder(file)
     for index, entry in enumerate(content.images):
         image = msgspec.convert(entry, CocoImage) if isinstance(entry, dict) else CocoImage()
         if type(image.id) not in {int, str} or not isinstance(image.file_name, str) or not image.file_name:
             yield DatasetProblem(f"{file}: images[{index}]", f"id or file_name is missing: {entry!r:.60}")
             continue
+        if image.id in listed:
+            yield DatasetProblem(f"{file}: images[{index}]", f"another image has the same id, {image.id!r:.40}")
+            continue
+        listed.add(image.id)
         name, prefixed = image.file_name, f"{folder}/{image.file_name}"
-        found = prefixed if images.find(name) is None and images.find(prefixed) is not None else name
+        file_name = prefixed if images.find(name) is None and images.find(prefixed) is not None else name
         address = image.coco_url if isinstance(image.coco_url, str) and "://" in image.coco_url else ""
         size = image_size_or_zero(image.width, image.height)
-        result = DatasetImage(found, *size, url=address, split=split_of(folder))
+        result = DatasetImage(file_name, *size, url=address, split=split_of(folder))
         own = annotations.pop(image.id, None)
         if own is None:
             yield msgspec.structs.replace(result, labelled=False)
@@ -154,7 +162,7 @@ def _segment_ids(annotation: _Annotation, file: str, files: DatasetFiles, size: 
     paths = (f"{stem}/{name}", f"{posixpath.dirname(file)}/{name}".lstrip("/"), name)
     path = next((path for path in paths if path in files.names), None)
     if path is None:
-        raise MalformedData(f"there is no {stem}/{name}; put the folder of PNG files beside the JSON")
+        raise MalformedData(f"there is no {stem}/{name}; put the folder of PNG files next to the JSON")
     colours = read_png(files.read(path), size)
     if colours.ndim != 3:
         raise MalformedData("a PNG without colours, which encode the ids of segments")
@@ -169,7 +177,7 @@ def _read_segments(
     height, width = pixels.shape
     ids, dense = np.unique(pixels, return_inverse=True)
     boxes = dict(zip(ids.tolist(), find_objects(dense.reshape(pixels.shape) + 1), strict=True))
-    listed_ids = set()
+    listed_ids: set[int] = set()
     for entry in listed:
         segment = msgspec.convert(entry, _Segment) if isinstance(entry, dict) else _Segment()
         category = categories.get(segment.category_id) if type(segment.category_id) is int else None
@@ -177,6 +185,8 @@ def _read_segments(
         box = boxes.get(segment.id) if type(segment.id) is int else None
         if category is None:
             yield DatasetProblem(item, f"its category {segment.category_id!r:.40} is not in categories")
+        elif segment.id in listed_ids:
+            yield DatasetProblem(item, "another segment of the image has the same id")
         elif box is None or not segment.id:
             yield DatasetProblem(item, "its PNG has no pixel of this id")
         else:
@@ -184,6 +194,7 @@ def _read_segments(
             mask = mask_in_box(own, box[1].start, box[0].start, width, height)
             yield LabelledObject(mask, category.name.strip(), crowd=segment.iscrowd == 1)
             listed_ids.add(segment.id)
-    unlisted = [number for number in ids.tolist() if number and number not in listed_ids]
-    if unlisted and len(listed_ids) == len(listed):
+    segment_ids = {entry.get("id") for entry in listed if isinstance(entry, dict) and type(entry.get("id")) is int}
+    unlisted = [number for number in ids.tolist() if number and number not in segment_ids]
+    if unlisted:
         yield DatasetProblem(f"{where}, id {unlisted[0]}", f"{len(unlisted)} ids of its PNG are not in segments_info")

@@ -34,7 +34,7 @@ class _Classes(msgspec.Struct):
 
 
 def has_semantic_masks(files: DatasetFiles) -> bool:
-    """Whether a folder has masks beside the list of their classes."""
+    """Whether a folder has masks and the list of their classes."""
     return SEMANTIC_CLASSES in files.names and any(_is_mask(name) for name in files.names)
 
 
@@ -50,7 +50,7 @@ def read_semantic_masks(files: DatasetFiles, images: ImageFiles) -> DataSet:
     """
     masks = [name for name in files.names if _is_mask(name)]
     if not masks or SEMANTIC_CLASSES not in files.names:
-        raise DatasetError(files.location, f"it has no {SEMANTIC_FOLDER}/ beside a {SEMANTIC_CLASSES}")
+        raise DatasetError(files.location, f"it has no {SEMANTIC_FOLDER}/ next to a {SEMANTIC_CLASSES}")
     try:
         sheet = decode_json(files.read(SEMANTIC_CLASSES), _Classes)
     except MalformedData as error:

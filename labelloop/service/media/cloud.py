@@ -73,7 +73,7 @@ class CloudDownloader:
 
 
 class _Limited(RawIOBase):
-    """A file that takes only so many bytes, and only for so long."""
+    """A file that takes a limited number of bytes, for a limited time."""
 
     def __init__(self, file: BinaryIO, url: str, settings: Settings) -> None:
         self._file, self._url, self._limit = file, url, settings.media_max_bytes

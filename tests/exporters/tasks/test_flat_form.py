@@ -115,8 +115,10 @@ def test_answers_about_a_region_are_in_it():
         {"id": 7, "from_name": "n", "to_name": "text", "type": "textarea", "value": {"text": ["a"], "start": 3}},
         {"id": "x", "value": None},
         {},
+        span("x", 1, 2, "PER") | {"item_index": [1]},
+        {"type": "relation", "from_id": ["x"], "to_id": {"y": 1}},
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_result_of_an_odd_form_is_not_lost(odd):
     results = [odd, answer("topics", "choices", choices=["a", "b"]), span("r", 1, 2, "PER")]
@@ -179,6 +181,7 @@ def test_any_results_return(results):
     [
         ("https://a.com/x.wav?X-Amz-Signature=1&X-Amz-Date=2", "https://a.com/x.wav"),
         ("https://me:secret@a.com/x.wav", "https://a.com/x.wav"),
+        ("HTTPS://me:secret@a.com/x.wav", "https://a.com/x.wav"),
         ("https://a.com/page?id=3#part", "https://a.com/page?id=3#part"),
         ("see https://a.com/?token=1 there", "see https://a.com/?token=1 there"),
         ("data:text/plain;base64,eA==", "data:text/plain;base64,eA=="),

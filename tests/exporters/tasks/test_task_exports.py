@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporters.cli.dataset import dataset_diff
+from exporters.cli.dataset import dataset_diff, dataset_pull
 from exporters.cli.export_summary import summary
 from exporters.cli.validate import dataset_validate
 from exporters.convert.task_lines import NOT_FORMED
@@ -271,6 +271,39 @@ def test_damaged_lines_are_found(run, tmp_path, capsys):
     assert report.counts == {
         "tasks-line": 3, "tasks-twice": 1, "tasks-dangling": 1, "tasks-span": 2, "tasks-pair": 1, "tasks-leak": 1,
     }  # fmt: skip
+
+
+def test_a_folder_of_one_format_is_checked(run, tmp_path, capsys):
+    broken = text_task(3)
+    broken["annotations"][0]["result"].append("no result")
+    out = run([text_task(1), text_task(2), broken], label_config=CONFIGS["choices"], formats=("tasks-jsonl",))
+    assert out.losses
+    assert dataset_validate(str(out.root)) == 0, capsys.readouterr().out
+    dataset_pull(str(out.root), to=tmp_path / "pulled", formats="tasks-jsonl")
+    assert (tmp_path / "pulled/dropped.jsonl").read_text()
+    assert dataset_validate(str(tmp_path / "pulled")) == 0, capsys.readouterr().out
+    (tmp_path / "pulled/val.jsonl").write_bytes((tmp_path / "pulled/train.jsonl").read_bytes())
+    assert dataset_validate(str(tmp_path / "pulled")) == 1
+
+
+def test_damage_of_any_kind_is_listed(tmp_path):
+    from exporters.validate.issues import IssueReport
+    from exporters.validate.tasks import check_content, check_task_files
+
+    deep = b'{"data": ' + b"[" * 9000 + b"]" * 9000 + b"}"
+    odd = {"task": 1, "split": "train", "regions": [], "relations": [{"from": ["a"], "to": "b"}]}
+    token = {"text": "a", "start": "0", "end": 1}
+    for name, content in {
+        "tasks-jsonl/train.jsonl": deep + b"\n" + json.dumps(odd).encode(),
+        "spacy-jsonl/train.jsonl": json.dumps({"text": "a", "spans": [], "tokens": [token]}).encode(),
+        "conll/train.conll": b"a -X- _ O\n\xff -X- _ O\n",
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content + b"\n")
+    report = IssueReport()
+    check_task_files(tmp_path, report)
+    check_content(tmp_path, report)
+    assert report.counts == {"tasks-line": 2, "tasks-dangling": 1, "tasks-span": 1}
 
 
 @pytest.mark.parametrize("kind", ["file", "lines"])

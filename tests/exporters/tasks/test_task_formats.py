@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from exporters.formats.base import FormatContext
 from exporters.tasks.documents import documents
 from exporters.tasks.flat import PlainAnswers, flatten
+from exporters.tasks.formats.base import SIGNED_INSIDE
 from exporters.tasks.formats.conll import MISALIGNED, OVERLAPPING
+from exporters.tasks.formats.preferences import NO_RESPONSE
+from exporters.tasks.formats.spacy_jsonl import LOOSE_RELATION
+from exporters.tasks.hypertext import parse_hypertext
 from exporters.tasks.line import TaskLine
 from exporters.tasks.table import TASK_FORMATS
 from exporters.tasks.tokens import aligned, tokenize
@@ -143,6 +147,16 @@ def test_prodigy_lines_hold_overlaps_and_relations():
     assert all(TEXT[token["start"] : token["end"]] == token["text"] for token in one["tokens"])
 
 
+def test_a_relation_of_odd_ends_is_counted():
+    odd = {"from_id": ["a"], "to_id": "b", "type": "relation"}
+    made = encode("spacy-jsonl", CONFIGS["spans"], {"text": TEXT}, [span("a", 0, 3, "PER"), odd])
+    assert made.notes[LOOSE_RELATION] == 1
+
+
+def test_line_ends_of_html_are_those_of_a_browser():
+    assert parse_hypertext("<p>a\r\nb</p>\r<p>c</p>").text == "a\nb\nc"
+
+
 def test_text_without_spans_is_a_document_of_its_own():
     made = encode("conll", CONFIGS["spans"], {"text": "Nothing here"}, [])
     assert tags(made.record) == [("Nothing", "O"), ("here", "O")]
@@ -213,6 +227,12 @@ def test_preferences_are_pairs():
     assert pairs("buckets", data, chosen("rank", "ranker", ranker=buckets)) == [("Why?", "B", "A")]
 
 
+def test_a_pair_without_a_response_is_left_out():
+    made = encode("preference-jsonl", CONFIGS["pairwise"], {"one": "A"}, [chosen("pw", "pairwise", selected="right")])
+    assert made.record is None
+    assert made.notes[NO_RESPONSE] == 1
+
+
 def test_a_choice_that_names_a_response_is_a_preference():
     xml = (
         '<View><Text name="q" value="$question"/><Text name="a" value="$first"/><Text name="b" value="$second"/>'
@@ -250,6 +270,54 @@ def test_csv_names_clashing_columns(run):
     header = (out.root / "latest/csv/train.csv").read_text().splitlines()[0].split(",")
     assert header[8:] == ["text", "n", "data.topics", "answer.split", "topics"]
     assert len(set(header)) == len(header)
+
+
+def test_csv_quotes_every_line_end(run):
+    xml = CONFIGS["choices"]
+    texts = ["a\rb", "a\nb", "a\r\nb"]
+    tasks = [task | {"data": {"text": text}} for task, text in zip(tasks_of(xml, 3), texts, strict=True)]
+    out = run(tasks, label_config=xml, formats=("csv",))
+    with (out.root / "latest/csv/train.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
+
+
+def test_csv_has_no_two_columns_of_one_name(run):
+    xml = CONFIGS["choices"]
+    tasks = [task | {"data": {"text": "x", "topics": "y", "data.topics": "z"}} for task in tasks_of(xml, 2)]
+    out = run(tasks, label_config=xml, formats=("csv",))
+    with (out.root / "latest/csv/train.csv").open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert (row["data.topics"], row["data.data.topics"]) == ("y", "z")
+
+
+def test_a_signed_address_inside_a_text_is_said(run):
+    signed = "https://b.example/k.png?X-Amz-Date=1&X-Amz-Signature=s"
+    tasks = [task | {"data": {"text": f"<img src='{signed}'>"}} for task in tasks_of(CONFIGS["choices"], 2)]
+    tasks[0] |= {"data": {"text": "plain"}, "meta": {"source": signed}}
+    out = run(tasks, label_config=CONFIGS["choices"], formats=("tasks-jsonl",))
+    first, second = map(json.loads, (out.root / "latest/tasks-jsonl/train.jsonl").read_text().splitlines())
+    assert first["meta"] == {"source": "https://b.example/k.png"}
+    assert signed in second["data"]["text"]
+    assert out.manifest["accounts"]["formats"]["tasks-jsonl"]["converted"][SIGNED_INSIDE] == 1
+
+
+def test_parquet_holds_numbers_of_any_size(run):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    xml = CONFIGS["spans"]
+    tasks = tasks_of(xml, 3)
+    for task, number in zip(tasks, (2**60 + 1, 0.5, 3), strict=True):
+        task["data"] |= {"n": number, "of": 2**60 + 1}
+    start = 1_700_000_000_000_000_001
+    value = {"start": start, "end": 10**400, "timeserieslabels": ["A"]}
+    result = {"id": "t", "from_name": "ts", "type": "timeserieslabels", "value": value, "item_index": 2**70}
+    tasks[0]["annotations"] = [tasks[0]["annotations"][0] | {"result": [result]}]
+    out = run(tasks, label_config=xml, formats=("tasks-parquet",))
+    rows = parquet.read_table(out.root / "latest/tasks-parquet/train.parquet").to_pylist()
+    assert [row["data.n"] for row in rows] == [str(2**60 + 1), "0.5", "3"]
+    assert rows[0]["data.of"] == 2**60 + 1
+    (region,) = rows[0]["regions"]
+    assert json.loads(region["shape"]) == {"start": start, "end": 10**400}
+    assert json.loads(region["fields"]) == {"item": 2**70}
 
 
 def test_parquet_holds_every_line(run):

@@ -14,8 +14,13 @@ def sums(paths):
     return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
 
 
-def test_packaged_images_are_deterministic(tmp_path):
-    first, second = packaged_images(tmp_path / "a"), packaged_images(tmp_path / "b")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return packaged_images(tmp_path_factory.mktemp("photos"))
+
+
+def test_packaged_images_are_deterministic(tmp_path, written):
+    first, second = written, packaged_images(tmp_path)
     assert sums(first) == sums(second)
     assert len(first) >= 20
     for path in first:
@@ -24,8 +29,8 @@ def test_packaged_images_are_deterministic(tmp_path):
             assert 200 < max(image.size) <= 800
 
 
-def test_images_differ_and_neighbours_show_different_subjects(tmp_path):
-    photos = packaged_images(tmp_path)
+def test_images_differ_and_neighbours_show_different_subjects(written):
+    photos = written
     assert len({digest for _, digest in sums(photos)}) == len(photos)
     subjects = [path.name.rpartition("-")[0] for path in photos]
     assert all(previous != next_ for previous, next_ in itertools.pairwise(subjects))

@@ -6,7 +6,7 @@ from PIL import Image
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.stack.demo_images import packaged_images, toys_on
 from labelloop.stack.demo_objects import TOYS, add_toys
-from labelloop.stack.demo_project import INTERFACES
+from labelloop.stack.demo_project import INTERFACES, user_source
 
 GREY = Image.new("RGB", (640, 480), (127, 127, 127))
 
@@ -16,6 +16,14 @@ def test_every_toy_has_a_label_where_something_is_drawn():
         [control] = LabelConfig.parse(interface.label_config).controls.values()
         drawn = control.type != "choices"
         assert drawn == (set(TOYS) <= {label.value for label in control.labels})
+
+
+def test_images_of_the_user_are_said_to_have_no_toys(tmp_path):
+    interface = user_source(tmp_path).interface
+    for toy in TOYS:
+        assert toy not in interface.label_config
+        assert toy.lower() not in interface.instruction
+    assert 'value="Person"' in interface.label_config
 
 
 def test_outlines_are_where_the_toys_are():

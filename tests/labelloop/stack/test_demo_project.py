@@ -3,6 +3,7 @@
 import pytest
 
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.stack import demo_project
 from labelloop.stack.demo_project import INTERFACES, packaged_sources
 
 CONFIG = LabelConfig.parse(INTERFACES["boxes"].label_config)
@@ -29,6 +30,13 @@ def test_tasks_without_the_note_are_valid(interface):
     assert '<Header value="$qc_note"/>' in interface.label_config
     assert "<Text" not in interface.label_config
     assert tuple(LabelConfig.parse(interface.label_config).image_keys) == ("image",)
+
+
+def test_packaged_images_are_written_once_for_all_projects(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(demo_project, "packaged_images", lambda folder, **_: written.append(folder) or [folder / "a"])
+    assert [source.files() for source in packaged_sources(tmp_path, None)] == [[tmp_path / "a"]] * 3
+    assert written == [tmp_path]
 
 
 def test_every_interface_is_a_project_boxes_first(tmp_path):

@@ -145,6 +145,18 @@ def test_held_out_tasks_decide(fitted):
     assert "worse than" in result.reason
 
 
+def test_a_copied_project_is_judged_by_its_own_tasks(fitted):
+    copied = fit_masks(FitInput(CONFIG, [replace(example(seed), task=1000 + seed) for seed in range(6)]))
+    assert (copied.passed, copied.value) == (True, fitted.value)
+
+
+def test_objects_of_one_task_are_judged_by_others(monkeypatch):
+    monkeypatch.setattr(masks, "_cross_validated_drawings", None)  # would be judged by the objects it was fitted on
+    result = fit_masks(FitInput(CONFIG, [replace(example(seed), task=7) for seed in range(2)]))
+    assert "6 objects of 1 task," in result.reason
+    assert result.value is not None
+
+
 def test_a_second_run_samples_new_images_alone(monkeypatch):
     examples = [example(seed) for seed in range(30, 34)]
     fit_masks(FitInput(CONFIG, examples))

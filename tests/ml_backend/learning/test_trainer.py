@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from labelloop.service.errors import LabelloopError
+from labelloop.service.media.errors import MediaHostRefused, MediaMissing, MediaUnreachable
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.web.app import create_web_app
 from ml_backend.finetune.classes import with_classes
@@ -268,6 +269,21 @@ def test_only_images_of_the_data_are_given(client, job):
     for name in ("../settings.env", "1", "1-99999999", "999-0", "x-0"):
         with pytest.raises(LabelloopError, match=r"no image|nothing at"):
             client.image(offer, name)
+
+
+@pytest.mark.parametrize("error", [MediaHostRefused, MediaUnreachable, MediaMissing], ids=lambda kind: kind.code)
+def test_an_image_that_cannot_be_loaded_is_left_out(client, context, options, job, monkeypatch, error):
+    load = context.media.path
+
+    def path(url, *, task_id):
+        if task_id == 1:
+            raise error(url, "it is gone")
+        return load(url, task_id=task_id)
+
+    monkeypatch.setattr(context.media, "path", path)
+    train = trains(how="stopped")
+    assert "given back" in run(client, options, train)[-1]
+    assert len(train.seen[0].images) == 5
 
 
 def without(model):

@@ -21,7 +21,7 @@ def hints(xml, **outputs):
 
 def test_answers_on_lent_features_are_named_with_the_reason():
     [note] = hints(CHOICES, lent=LENT)
-    assert note == f"kind: learned on features of the embedded model, which runs beside the served one, since {LENT}."
+    assert note == f"kind: learned on features of the embedded model, which runs next to the served one, since {LENT}."
     assert not hints(CHOICES)
     assert not hints('<RectangleLabels name="box" toName="image"><Label value="car"/></RectangleLabels>', lent=LENT)
 

@@ -215,7 +215,7 @@ def test_an_optimised_graph_that_was_changed_is_not_run(default_model, tmp_path,
 
 def test_a_backbone_that_was_changed_is_made_again(tmp_path, default_model):
     open_backbone(embedded_model(), folder=tmp_path)
-    [stored] = tmp_path.glob("*.features2.onnx")
+    [stored] = tmp_path.glob("*.features3.onnx")
     whole = stored.read_bytes()
     flip(stored, default_model)
     open_backbone(embedded_model(), folder=tmp_path)

@@ -7,15 +7,24 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import structlog
 from onnx import TensorProto, helper, numpy_helper
 
 from ml_backend.detection.onnx_graph import IMAGE_FEATURES, Graph, Tensor
 from ml_backend.detection.preprocess import InputSpec, prepare
 from ml_backend.errors import NotLearnable
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.layouts.labelloop import EMBEDDINGS
+from ml_backend.training import feature_export
 from ml_backend.training.backbone import CandidateFeatures, open_backbone
 from ml_backend.training.feature_cache import FeatureCache
-from ml_backend.training.feature_export import NO_MAP, _image_tensors, export_image_features, no_image_features
+from ml_backend.training.feature_export import (
+    NO_MAP,
+    _image_tensors,
+    export_features,
+    export_image_features,
+    no_image_features,
+)
 from ml_backend.training.image_features import BackboneMaps, backbone_maps, select_maps
 from ml_backend.training.lent_features import LENT, add_lent_features
 from ml_backend.training.linear_head import LinearHead, head_detector
@@ -116,6 +125,25 @@ def test_a_classifier_gives_the_input_of_its_last_layer(tmp_path):
     assert np.array_equal(after.image_features, features.image_features)
 
 
+def lent_to(spec, image):
+    """Features of an image that a graph of nothing but an input of this format is lent."""
+    size = (spec.height, spec.width)
+    sides = (3, *size) if spec.layout == "NCHW" else (*size, 3)
+    seen = helper.make_tensor_value_info("image", helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), ["b", *sides])
+    graph = helper.make_model(
+        helper.make_graph([], "bare", [seen], []), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    )
+    read = Graph((Tensor("image", (None, *sides), spec.dtype),), ())
+    detector = SimpleNamespace(spec=spec, engine=SimpleNamespace(graph=read), path=None)
+    lender = load_detector(embedded_model(), threads=1)
+    nodes = GraphBuilder(graph, prefix="features")
+    maps = _image_tensors(lender, onnx.load(embedded_model()))
+    add_lent_features(nodes, detector, lender, onnx.load(embedded_model()), maps, reason=NO_MAP)
+    session = onnxruntime.InferenceSession(nodes.build().SerializeToString())
+    [lent] = session.run([IMAGE_FEATURES], {"image": prepare(image, spec).tensor[None]})
+    return lent
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(("dtype", "color"), [("float32", "BGR"), ("uint8", "RGB")])
 def test_a_graph_without_feature_maps_gets_those_of_the_embedded_model(backbone, layout, dtype, color):
@@ -125,23 +153,15 @@ def test_a_graph_without_feature_maps_gets_those_of_the_embedded_model(backbone,
     spec = InputSpec(320, 320, layout=layout, color=color, dtype=dtype)
     if dtype == "float32":
         spec = replace(spec, scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    sides = (3, 320, 320) if layout == "NCHW" else (320, 320, 3)
-    seen = helper.make_tensor_value_info("image", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["b", *sides])
-    graph = helper.make_model(
-        helper.make_graph([], "bare", [seen], []), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
-    )
-    read = Graph((Tensor("image", (None, *sides), dtype),), ())
-    detector = SimpleNamespace(spec=spec, engine=SimpleNamespace(graph=read), path=None)
-    lender = load_detector(embedded_model(), threads=1)
-    nodes = GraphBuilder(graph, prefix="features")
-    maps = _image_tensors(lender, onnx.load(embedded_model()))
-    add_lent_features(nodes, detector, lender, onnx.load(embedded_model()), maps, reason=NO_MAP)
-    session = onnxruntime.InferenceSession(nodes.build().SerializeToString())
-    [lent] = session.run([IMAGE_FEATURES], {"image": prepare(image, spec).tensor[None]})
+    lent = lent_to(spec, image)
     [features] = backbone.extract_features([prepare(image, backbone.spec)])
     assert lent.shape == (1, len(features.image_features))
     alike = np.dot(lent[0], features.image_features)
     assert alike / np.linalg.norm(lent) / np.linalg.norm(features.image_features) > 0.97
+
+
+def test_long_inputs_are_large_enough_for_the_embedded_model(image):
+    assert np.isfinite(lent_to(InputSpec(32, 640), image)).all()
 
 
 def test_versions_without_feature_maps_say_whose_features_they_have(labelloop_model, tmp_path):
@@ -167,6 +187,33 @@ def test_a_graph_of_an_old_opset_has_no_features(labelloop_model):
     lender = load_detector(embedded_model(), threads=1)
     with pytest.raises(NotLearnable, match="its opset 10 is too old"):
         add_lent_features(GraphBuilder(model, prefix="features"), detector, lender, model, [], reason=NO_MAP)
+
+
+def test_boxes_are_learned_where_features_of_images_cannot_be_lent(monkeypatch):
+    detector = load_detector(embedded_model(), threads=1)
+
+    def too_old(*_args):
+        raise NotLearnable(path=detector.path, reason="its opset 10 is too old")
+
+    monkeypatch.setattr(feature_export, "_add_features_of_images", too_old)
+    with structlog.testing.capture_logs() as logged:
+        outputs = [output.name for output in export_features(detector).graph.output]
+    assert EMBEDDINGS in outputs
+    assert IMAGE_FEATURES not in outputs
+    assert [(entry["event"], entry["reason"]) for entry in logged] == [
+        ("image_features_missing", "its opset 10 is too old")
+    ]
+
+
+def test_lent_features_replace_graphs_and_features_of_earlier_releases(labelloop_model, tmp_path, backbone):
+    detector = load_detector(labelloop_model(), threads=1)
+    outdated = tmp_path / f"{detector.version}.features2.onnx"
+    outdated.write_bytes(b"without features of images")
+    lent = open_backbone(detector.path, folder=tmp_path, threads=1)
+    assert not outdated.exists()
+    assert lent.image_outputs
+    assert lent.cache_key != lent.version
+    assert backbone.cache_key == backbone.version
 
 
 def test_the_maps_before_the_neck_are_pooled(backbone):

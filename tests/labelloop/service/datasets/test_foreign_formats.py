@@ -4,6 +4,10 @@ import base64
 import io
 import json
 import math
+import struct
+import tracemalloc
+import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ from PIL import Image
 
 from exporters.validate import validate
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle, Vector
-from labelloop.service.datasets import DatasetError, DatasetProblem, open_source, read_dataset
+from labelloop.service.datasets import DatasetError, DatasetProblem, open_images, open_source, read_dataset
+from labelloop.service.datasets.files import FolderFiles
 from labelloop.service.settings import Settings
 
 SIZE = (100, 80)
@@ -145,6 +150,25 @@ def cvat(images, meta=""):
 LABELS = "<meta><task><labels>{}</labels></task></meta>".format(
     "".join(f"<label><name>{name}</name></label>" for name in ("zebra", "car", "day"))
 )
+
+
+def png_head(width, height):
+    """A PNG that states a size and has no pixels."""
+    head, body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), b"IDAT"
+    chunks = [struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data)) for data in (head, body)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_huge_labelme_masks_cost_themselves_alone(read, tmp_path, photo):
+    photo()
+    mask = base64.b64encode(png_head(30_000, 30_000)).decode()
+    box = shape("rectangle", [[50, 50], [60, 60]])
+    labelme(tmp_path, [box, shape("mask", [[0, 0], [5, 5]], mask=mask)])
+    parts = [shape("polygon", [[x, 0], [x + 9, 0], [x, 9]], group_id=1) for x in (0, 30)]
+    labelme(tmp_path, [box, *parts], "b", imageWidth=9_000_000, imageHeight=9_000_000)
+    photos, problems, _ = read()
+    assert [len(image.objects) for image in photos.values()] == [1, 1]
+    assert ["30000 x 30000" in problem.reason for problem in problems] == [True, False]
 
 
 def test_cvat_shapes(read, tmp_path):
@@ -294,6 +318,49 @@ def test_open_images_rows(read, tmp_path, photo):
     assert any("not in the folder" in note for note in data.counts)
 
 
+def test_open_images_of_other_folders_take_no_memory(tmp_path):
+    rows = [f"{number:016x},xclick,/m/1,1,0,1,0,1,0,0,0,0,0" for number in range(9_000)]
+    (tmp_path / "a.csv").write_text(OPEN_IMAGES + "\n".join(rows))
+    nowhere = SimpleNamespace(find=lambda _: None)
+    tracemalloc.start()
+    try:
+        found, counts, _ = open_images._read_rows(FolderFiles(tmp_path), ["a.csv"], nowhere)
+        assert tracemalloc.get_traced_memory()[1] < 300_000
+    finally:
+        tracemalloc.stop()
+    assert (found, sum(counts.values())) == ({}, 9_000)
+
+
+def test_open_images_classes_of_a_model_are_counted(read, tmp_path, photo):
+    photo("abc.jpg")
+    labels = "ImageID,Source,LabelName,Confidence\nabc,machine,/m/2,0.6\nabc,verification,/m/3,1\n"
+    (tmp_path / "train-annotations-machine-imagelabels.csv").write_text(labels)
+    photos, _, data = read()
+    assert photos["abc.jpg"].choices == ("/m/2", "/m/3")
+    assert [number for note, number in data.counts.items() if "Confidence below 1" in note] == [1]
+
+
+def test_panoptic_entries_of_one_id_are_named(read, tmp_path, photo):
+    photo("val/a.jpg", (2, 1))
+    folder = tmp_path / "annotations/panoptic_val"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(png(np.array([[[1, 0, 0], [2, 0, 0]]], np.uint8)))
+    image = {"id": 1, "file_name": "a.jpg", "width": 2, "height": 1}
+    segments = [{"id": 1, "category_id": 1}, {"id": 1, "category_id": 1}]
+    annotation = {"image_id": 1, "file_name": "a.png", "segments_info": segments}
+    content = {"images": [image, image], "annotations": [annotation, annotation]}
+    content["categories"] = [{"id": 1, "name": "car"}]
+    folder.with_suffix(".json").write_text(json.dumps(content))
+    photos, problems, _ = read()
+    assert len(photos["a.jpg"].objects) == 1
+    assert [problem.reason for problem in problems] == [
+        "another annotation is of the same image, 1",
+        "another segment of the image has the same id",
+        "1 ids of its PNG are not in segments_info",
+        "another image has the same id, 1",
+    ]
+
+
 def test_open_images_without_images_says_why(read, tmp_path):
     (tmp_path / "x-annotations-bbox.csv").write_text(OPEN_IMAGES)
     with pytest.raises(DatasetError, match="no images") as caught:
@@ -363,7 +430,7 @@ def test_validate_names_what_is_wrong_in_foreign_files(tmp_path, photo):
     (tmp_path / "a.xml").write_text(
         cvat(
             f'<image name="here.jpg" width="100" height="80">{box}{box}<cuboid label="car"/></image>'
-            '<image name="gone.jpg" width="100" height="80"/>'
+            '<image name="gone.jpg" width="100" height="80"/><image name="gone.jpg" width="100" height="80"/>'
         )
     )
     report = validate(tmp_path)
@@ -372,5 +439,6 @@ def test_validate_names_what_is_wrong_in_foreign_files(tmp_path, photo):
         "photo-size": 1,
         "object-outside": 2,
         "object-twice": 1,
-        "image-missing": 1,
+        "image-missing": 2,
+        "image-twice": 1,
     }
