@@ -64,9 +64,8 @@ def draw(source: FeatureSource, case: Case) -> dict:
     examples = [source.example(image) for image in labelled]
     levels = source.backbone.levels
     with single_threaded_blas():
-        fits = [
-            _cross_validated(examples[:count], levels) for count in range(case.labelled, case.labelled - 1 - BEFORE, -1)
-        ]
+        counts = range(case.labelled, max(1, case.labelled - 1 - BEFORE), -1)
+        fits = [cross_validate(examples[:n], build_table(examples[:n], levels), levels=levels) for n in counts]
         table = build_table(examples, levels)
         truths = [GroundTruth(np.asarray(image.boxes, np.float32).reshape(-1, 4), image.labels) for image in test]
         features = [source.extract(image) for image in test]
@@ -99,12 +98,6 @@ def draw(source: FeatureSource, case: Case) -> dict:
         "tested": {config.name: score for config, score in tested.items()},
         "regret": {name: best - tested[config] for name, config in chosen.items() if config in tested},
     }
-
-
-def _cross_validated(examples: list[Example], levels) -> tuple[dict, dict]:
-    if len(examples) < 2:
-        return {}, {}
-    return cross_validate(examples, build_table(examples, levels), levels=levels)
 
 
 def _chosen_before(examples: list[Example], scores: dict[FitConfig, float]) -> FitConfig:
