@@ -37,8 +37,8 @@ from ml_backend.training.table import build_table
 SETS = ("bccd", "raccoon", "neu_det")
 SIZES = (5, 20, 60, 120)
 DRAWS = int(os.environ.get("BENCH_DRAWS", "20"))
-# Fits before the last one, on as many images less 1, 2 and 3.
-BEFORE = 3
+# Fits before the last one, each on one image less.
+BEFORE = 7
 DONE = WORK / "selection.jsonl"
 
 
@@ -64,9 +64,8 @@ def draw(source: FeatureSource, case: Case) -> dict:
     examples = [source.example(image) for image in labelled]
     levels = source.backbone.levels
     with single_threaded_blas():
-        fits = [
-            _cross_validated(examples[:count], levels) for count in range(case.labelled, case.labelled - 1 - BEFORE, -1)
-        ]
+        counts = range(case.labelled, max(1, case.labelled - 1 - BEFORE), -1)
+        fits = [cross_validate(examples[:n], build_table(examples[:n], levels), levels=levels) for n in counts]
         table = build_table(examples, levels)
         truths = [GroundTruth(np.asarray(image.boxes, np.float32).reshape(-1, 4), image.labels) for image in test]
         features = [source.extract(image) for image in test]
@@ -99,12 +98,6 @@ def draw(source: FeatureSource, case: Case) -> dict:
         "tested": {config.name: score for config, score in tested.items()},
         "regret": {name: best - tested[config] for name, config in chosen.items() if config in tested},
     }
-
-
-def _cross_validated(examples: list[Example], levels) -> tuple[dict, dict]:
-    if len(examples) < 2:
-        return {}, {}
-    return cross_validate(examples, build_table(examples, levels), levels=levels)
 
 
 def _chosen_before(examples: list[Example], scores: dict[FitConfig, float]) -> FitConfig:
@@ -149,7 +142,7 @@ def page(done: list[dict]) -> str:
             "",
             "`before`: one split, where a later configuration had to be .01 better, and the share of the prototype was",
             "not tried from 60 boxes a class on. `this fit alone`: the rule of now without earlier fits, as in",
-            f"`learn simulate`. `with earlier fits`: with those of the {BEFORE} submits before.",
+            f"`learn simulate`. `with earlier fits`: with those of up to {BEFORE} submits before.",
         ]
     )
 
