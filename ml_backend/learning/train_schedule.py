@@ -17,6 +17,8 @@ PRESENT_S = 90.0
 # Seconds for which the worker leaves a job to a trainer that asks for work.
 TRAINERS_FIRST_S = 120.0
 
+OFF = "Fine-tuning is off (`on` in the table [train] of learn.toml)."
+
 INSTALL = "pip install 'labelloop[train]'"
 
 
@@ -48,9 +50,9 @@ def why_not_due(
         now: Seconds since 1970.
     """
     if policy.on == "off":
-        return "Fine-tuning is off (`on` in the table [train] of learn.toml)."
+        return OFF
     if not able(policy, known, now=now):
-        return nobody(policy)
+        return cannot_train(policy)
     new = max(labelled - (last.labelled if last is not None else 0), 0)
     if new < policy.labels:
         since = "" if last is None else " since the last one"
@@ -58,9 +60,9 @@ def why_not_due(
     return opening(policy, now=now)
 
 
-def nobody(policy: FinetunePolicy) -> str:
-    """Return that nobody can fine-tune, with the fix."""
-    trainer = "run `labelloop trainer --url URL --token TOKEN` on a machine that has it (docs/how-to/train.md)"
+def cannot_train(policy: FinetunePolicy) -> str:
+    """Return that no machine can fine-tune, with the fix."""
+    trainer = "run `labelloop trainer --url URL` on a machine that has it (docs/how-to/train.md)"
     if policy.where == "trainer":
         return f"No fine-tuning: no trainer asks for work (`where` in learn.toml). To have one, {trainer}."
     fix = f"Install it there ({INSTALL})"
@@ -80,11 +82,12 @@ def may_run(policy: FinetunePolicy, job: TrainJob, *, trainer: bool, known: Sequ
     """Whether a trainer (else the worker) may take a waiting job now. The worker leaves it to trainers first."""
     if job.state != "waiting" or policy.on == "off" or opening(policy, now=now):
         return False
+    where = policy.where  # as it is now: the job may be older
     if trainer:
-        return job.place in {"anywhere", "trainer"}
-    if job.place == "anywhere" and now - job.created_at < TRAINERS_FIRST_S:
+        return where in {"anywhere", "trainer"}
+    if where == "anywhere" and now - job.created_at < TRAINERS_FIRST_S:
         return not any(not one.name.startswith(WORKER) and now - one.seen_at <= PRESENT_S for one in known)
-    return job.place in {"anywhere", "worker"}
+    return where in {"anywhere", "worker"}
 
 
 def state_in_words(
@@ -100,8 +103,10 @@ def state_in_words(
     if job.state == "returned":
         return f"{job.holder} handed the fine-tuned model back; the worker evaluates it next."
     before = f" It was interrupted: {job.reason}." if job.reason else ""
+    if policy.on == "off":
+        return f"{OFF}{before}"
     if not able(policy, known, now=now):
-        return f"{nobody(policy)}{before}"
+        return f"{cannot_train(policy)}{before}"
     return f"{opening(policy, now=now) or 'Fine-tuning waits: it is next.'}{before}"
 
 

@@ -138,7 +138,7 @@ class TrainerEndpoints:
         return _json(data)
 
     def image(self, number: int, name: str) -> Response:
-        """One image of the data, as it is stored."""
+        """One image of the data, as stored."""
         job = self._leased(number)
         found = image_address(self._data(), job.project, name)
         if found is None or not isinstance(self._media, Media):
@@ -153,6 +153,8 @@ class TrainerEndpoints:
     def progress(self, number: int) -> Response:
         """Renew the lease, and note the progress for the learning page."""
         job, sent = self._leased(number), _read(TrainProgress)
+        if sent.crossed is not None and not (0 <= sent.crossed.refit <= 1 and 0 <= sent.crossed.tuned <= 1):
+            raise BadRequest("The request is malformed: an AP50 is between 0 and 1.")
         sent = msgspec.structs.replace(
             sent, curve=thinned(sent.curve), phase=sent.phase[:MAX_NAME], device=sent.device[:MAX_NAME],
             data_version=sent.data_version[:MAX_NAME], ended=sent.ended[:MAX_NAME],
@@ -179,6 +181,8 @@ class TrainerEndpoints:
             stated = request.headers.get("X-Labelloop-Sha256", "")
             if not hmac.compare_digest(stated.lower(), digest.hexdigest()):
                 raise BadRequest("The model did not arrive whole: its SHA-256 differs.", fix="Send it again.")
+            if not self._jobs().heartbeat(job.id, job.token):  # it may have expired while the model was sent
+                raise LeaseLost(job=number)
             open_store(self._settings.store_url, self._settings).put(returned_key(job.id), file)
         if not self._jobs().returned(job.id, job.token):
             raise LeaseLost(job=number)

@@ -17,7 +17,7 @@ from ml_backend.finetune.classes import with_classes
 from ml_backend.finetune.cross_validation import CrossValidation
 from ml_backend.finetune.errors import NotTrainable, TrainingRuns
 from ml_backend.finetune.graph import Weights
-from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, TrainOffer, TrainProgress
+from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, Folds, TrainOffer, TrainProgress
 from ml_backend.finetune.returned import ReturnedModelRefused, with_returned_weights
 from ml_backend.finetune.run import TRAINED_KEY, Finetuned
 from ml_backend.inference.detector import embedded_model, load_detector
@@ -262,6 +262,14 @@ def test_a_model_that_is_too_large_or_damaged_is_refused(client, context, job, t
     judged = judge(context, job)
     assert judged.state == "failed"
     assert "it is not ONNX" in judged.reason
+
+
+def test_figures_that_no_training_has_are_refused(client, context, job):
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    for folds in (Folds(0.0, 7.0, 6), Folds(-1e308, 0.5, 6)):
+        with pytest.raises(LabelloopError, match="between 0 and 1"):
+            client.progress(offer, TrainProgress(crossed=folds))
+    assert context.train_jobs.job(job.id).progress == TrainProgress()
 
 
 def test_only_images_of_the_data_are_given(client, job):
