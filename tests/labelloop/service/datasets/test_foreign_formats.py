@@ -17,7 +17,7 @@ from PIL import Image
 from exporters.validate import validate
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle, Vector
 from labelloop.service.datasets import DatasetError, DatasetProblem, open_images, open_source, read_dataset
-from labelloop.service.datasets.files import FolderFiles
+from labelloop.service.datasets.files import FolderFiles, is_image_name
 from labelloop.service.settings import Settings
 
 SIZE = (100, 80)
@@ -359,6 +359,16 @@ def test_panoptic_entries_of_one_id_are_named(read, tmp_path, photo):
         "1 ids of its PNG are not in segments_info",
         "another image has the same id, 1",
     ]
+
+
+def test_damaged_mask_is_a_label_not_an_image(read, tmp_path, photo):
+    photo("images/train/a.jpg", (2, 1))
+    (tmp_path / "masks/train").mkdir(parents=True)
+    (tmp_path / "masks/train/a.png").write_bytes(b"damaged")
+    (tmp_path / "classes.json").write_text('{"classes": [{"id": 1, "name": "car"}]}')
+    photos, problems, _ = read()
+    assert photos["images/train/a.jpg"].unread == 1
+    assert [is_image_name(problem.item) for problem in problems] == [False]
 
 
 def test_open_images_without_images_says_why(read, tmp_path):
