@@ -17,9 +17,17 @@ PRESENT_S = 90.0
 # Seconds for which the worker leaves a job to a trainer that asks for work.
 TRAINERS_FIRST_S = 120.0
 
+# Time after which a training counts as hanging: this many budgets, and seconds to read, evaluate and publish.
+LIMIT, LIMIT_S = 5, 3600.0
+
 OFF = "Fine-tuning is off (`on` in the table [train] of learn.toml)."
 
 INSTALL = "pip install 'labelloop[train]'"
+
+
+def time_limit_s(minutes: float) -> float:
+    """Return the seconds after which a training with this budget counts as hanging."""
+    return LIMIT * 60 * minutes + LIMIT_S
 
 
 def able(policy: FinetunePolicy, known: Sequence[KnownTrainer], *, now: float) -> list[KnownTrainer]:
@@ -74,8 +82,8 @@ def opening(policy: FinetunePolicy, *, now: float) -> str:
     wait = policy.opens_in(datetime.fromtimestamp(now, UTC))
     if not wait:
         return ""
-    zone = f" {policy.time_zone}" if policy.time_zone else ""
-    return f"Fine-tuning starts at {policy.hours.split('-')[0].strip()}{zone}, in {_duration(wait)} (`hours`)."
+    zone = policy.time_zone or datetime.fromtimestamp(now, UTC).astimezone().tzname()  # UTC in most containers
+    return f"Fine-tuning starts at {policy.hours.split('-')[0].strip()} {zone}, in {_duration(wait)} (`hours`)."
 
 
 def may_run(policy: FinetunePolicy, job: TrainJob, *, trainer: bool, known: Sequence[KnownTrainer], now: float) -> bool:

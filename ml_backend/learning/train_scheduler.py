@@ -22,7 +22,7 @@ from labelloop.service.system import available_cores
 from ml_backend.finetune.torch_parts import torch_missing
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.train_jobs import OPEN, KnownTrainer, TrainJob, TrainJobStore, returned_key
-from ml_backend.learning.train_schedule import PRESENT_S, WORKER, able, may_run, why_not_due
+from ml_backend.learning.train_schedule import PRESENT_S, WORKER, able, may_run, time_limit_s, why_not_due
 from ml_backend.policy import LearningPolicyError, read_learning_policy
 
 # Command of the child; the job's number is appended. Its lease is the first line of its standard input: other users of
@@ -32,9 +32,6 @@ COMMAND = (sys.executable, "-m", "ml_backend.learning.train_child")
 # Seconds for the child to write its checkpoint when the worker stops; then it is killed. With `job_stop_s` (20 s) less
 # than the `stop_grace_period` of the compose file (30 s).
 STOP_S = 8.0
-
-# Time after which a child counts as hanging: this many budgets, and seconds for reading, evaluating and publishing.
-LIMIT, LIMIT_S = 5, 3600.0
 
 # Seconds until the next attempt where another fine-tuning runs on this machine.
 BUSY_S = 60.0
@@ -172,7 +169,7 @@ class TrainScheduler:
         if self._child is None:
             return
         process, job = self._child
-        if self._clock() - self._started_at > LIMIT * 60 * job.minutes + LIMIT_S:
+        if self._clock() - self._started_at > time_limit_s(job.minutes):
             log.warning("training_hangs", project=job.project, job=job.id)
             process.kill()
         elif not self._jobs.heartbeat(job.id, job.token):

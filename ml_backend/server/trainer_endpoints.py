@@ -40,7 +40,7 @@ from ml_backend.learning.base_models import BaseModels, ServedModel
 from ml_backend.learning.service import LearningService
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.train_jobs import TrainJob, TrainJobStore, returned_key
-from ml_backend.learning.train_schedule import WORKER, may_run
+from ml_backend.learning.train_schedule import WORKER, may_run, time_limit_s
 from ml_backend.learning.training_data_set import image_address, training_set
 from ml_backend.policy import LearningPolicyError, read_learning_policy
 
@@ -159,9 +159,13 @@ class TrainerEndpoints:
             sent, curve=thinned(sent.curve), phase=sent.phase[:MAX_NAME], device=sent.device[:MAX_NAME],
             data_version=sent.data_version[:MAX_NAME], ended=sent.ended[:MAX_NAME],
         )  # fmt: skip
-        if not self._jobs().heartbeat(job.id, job.token, sent):
+        jobs = self._jobs()
+        if jobs.now() - (job.started_at or 0.0) > time_limit_s(job.minutes):  # it hangs, though its heartbeat goes on
+            jobs.release(job.id, job.token, reason=f"{job.holder} did not finish it in time", lost=True)
             raise LeaseLost(job=number)
-        self._jobs().heard(job.holder, sent.device)
+        if not jobs.heartbeat(job.id, job.token, sent):
+            raise LeaseLost(job=number)
+        jobs.heard(job.holder, sent.device)
         return _json({"lease_s": LEASE_S})
 
     def hand_back(self, number: int) -> Response:

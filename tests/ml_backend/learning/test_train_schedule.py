@@ -75,6 +75,17 @@ def test_what_is_not_due_says_why(policy, known, labelled, said):
     assert (said in why) if said else why == ""
 
 
+def test_hours_of_the_machine_name_their_zone(monkeypatch):
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    try:
+        why = why_not_due(FinetunePolicy(hours="22:00-06:00"), labelled=90, last=None, known=[HERE], now=NOON)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert "starts at 22:00 EST, in 15 h 0 min" in why
+
+
 def test_a_trainer_that_is_silent_is_nobody():
     silent = [KnownTrainer("gpu-box", "cuda", NOON - 3600)]
     assert "torch is not installed" in why_not_due(FinetunePolicy(), labelled=90, last=None, known=silent, now=NOON)

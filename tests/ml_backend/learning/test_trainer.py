@@ -23,9 +23,10 @@ from ml_backend.finetune.run import TRAINED_KEY, Finetuned
 from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.learning.finetuning import ProjectTraining
 from ml_backend.learning.service import LearningService
-from ml_backend.learning.store.train_jobs import returned_key
+from ml_backend.learning.store.train_jobs import TrainJobStore, returned_key
 from ml_backend.learning.train_by_hand import train_by_hand
 from ml_backend.learning.train_child import _run
+from ml_backend.learning.train_schedule import time_limit_s
 from ml_backend.server.trainer_endpoints import TrainerEndpoints
 from ml_backend.trainer.agent import AgentOptions, run_agent
 from ml_backend.trainer.client import BackendRefused, LeaseGone, TrainerClient
@@ -262,6 +263,17 @@ def test_a_model_that_is_too_large_or_damaged_is_refused(client, context, job, t
     judged = judge(context, job)
     assert judged.state == "failed"
     assert "it is not ONNX" in judged.reason
+
+
+def test_a_training_that_hangs_loses_its_job(client, context, job, monkeypatch):
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    assert client.progress(offer, TrainProgress(phase="training"))
+    later = context.train_jobs.now() + time_limit_s(job.minutes) + 1
+    monkeypatch.setattr(TrainJobStore, "now", lambda _: later)
+    assert not client.progress(offer, TrainProgress(phase="training"))
+    lost = context.train_jobs.job(job.id)
+    assert (lost.state, lost.attempts) == ("waiting", 1)
+    assert lost.reason == "gpu-box did not finish it in time"
 
 
 def test_figures_that_no_training_has_are_refused(client, context, job):
