@@ -281,8 +281,8 @@ def _fit_and_judge(given: FitInput, segmenter: OutlineSegmenter, samples: PixelS
             name, gain = candidate, candidate_gain
     head = fit_head(samples, name, network=segmenter.network)
     parent = given.parent if isinstance(given.parent, MasksHead) and given.parent.network == segmenter.network else None
-    held_out = drawn_ious(segmenter, given.held_out, [parent, head])
-    if _judges(given.held_out, held_out.shape[1]):
+    if _judges(given.held_out):
+        held_out = drawn_ious(segmenter, given.held_out, [parent, head])
         before, value = (float(mean) for mean in held_out.mean(axis=1))
         passed = value >= before - min(given.tolerance, 0.01)
         verdict = "at least as good as" if passed else "worse than"
@@ -310,9 +310,13 @@ def _refused(reason: str, *, parent: float | None = None) -> HeadResult:
     return HeadResult(None, "mask IoU", None, parent, passed=False, reason=reason, judged_by="nothing")
 
 
-def _judges(held_out: Sequence[HeadExample], objects: int) -> bool:
-    tasks = {example.task for example in held_out if any(example.masks)}
-    return objects >= MIN_HELD_OUT_OBJECTS and len(tasks) >= MIN_HELD_OUT_TASKS
+def _judges(held_out: Sequence[HeadExample]) -> bool:
+    """Whether the held-out images have enough objects, of enough tasks; drawing fewer would be in vain."""
+    counts = [
+        (example.task, min(len(_usable(example)), MAX_JUDGED_PER_IMAGE)) for example in held_out if any(example.masks)
+    ]
+    tasks = {task for task, objects in counts if objects}
+    return sum(objects for _, objects in counts) >= MIN_HELD_OUT_OBJECTS and len(tasks) >= MIN_HELD_OUT_TASKS
 
 
 def drawn_ious(

@@ -171,9 +171,20 @@ def test_objects_of_one_task_are_judged_by_others(monkeypatch):
     result = fit_masks(FitInput(CONFIG, [replace(example(3), task=7), *images]))
     assert "on 6 objects of 1 task," in result.reason
     everything, *others = fitted
-    for left, right in zip(others, judged[1:], strict=True):  # the first are those of held-out tasks
+    for left, right in zip(others, judged, strict=True):
         assert sorted((*left, *right)) == sorted(everything)
         assert not set(left) & set(right)
+
+
+def test_too_few_held_out_tasks_are_not_drawn(monkeypatch):
+    drawn = []
+    draw = masks._draw
+    monkeypatch.setattr(masks, "_draw", lambda *args: drawn.append(args[1].task) or draw(*args))
+    held_out = [example(seed) for seed in range(20, 23)]
+    result = fit_masks(FitInput(CONFIG, [example(seed) for seed in range(6)], held_out))
+    assert result.judged_by == "cross-validation"
+    assert drawn
+    assert not {one.task for one in held_out} & set(drawn)
 
 
 def test_a_second_run_samples_new_images_alone(monkeypatch):
