@@ -361,6 +361,19 @@ def test_panoptic_entries_of_one_id_are_named(read, tmp_path, photo):
     ]
 
 
+def test_image_folder_objects_may_be_listed_one_by_one(read, tmp_path, photo):
+    photo("train/a.jpg")
+    photo("train/b.jpg")
+    objects = [{"bbox": [1, 2, 3, 4], "category": "car"}, {"bbox": [5, 6, 7, 8], "category": "bus", "iscrowd": 1}]
+    rows = [{"file_name": "a.jpg", "objects": objects}, {"file_name": "b.jpg", "objects": []}]
+    (tmp_path / "train/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    photos, problems, _ = read()
+    assert not problems
+    read_objects = [(obj.geometry, obj.label, obj.crowd) for obj in photos["train/a.jpg"].objects]
+    assert read_objects == [(Rectangle(1, 2, 3, 4), "car", False), (Rectangle(5, 6, 7, 8), "bus", True)]
+    assert photos["train/b.jpg"].annotated
+
+
 def test_damaged_mask_is_a_label_not_an_image(read, tmp_path, photo):
     photo("images/train/a.jpg", (2, 1))
     (tmp_path / "masks/train").mkdir(parents=True)
