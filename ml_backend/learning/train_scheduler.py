@@ -145,7 +145,9 @@ class TrainScheduler:
             policy = read_learning_policy(self._settings.home, job.project)
         except LabelloopError:
             return False
-        return may_run(policy.train, job, trainer=False, known=self._jobs.trainers(), now=self._clock())
+        return policy.learn and may_run(
+            policy.train, job, trainer=False, known=self._jobs.trainers(), now=self._clock()
+        )
 
     def _spawn(self, job: TrainJob) -> None:
         cores = str(max(min(job.cores, available_cores()), 1))

@@ -20,7 +20,7 @@ from labelloop.service.errors import BadRequest, Forbidden, LabelloopError
 from labelloop.service.media import Media, MediaError
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store import open_store
+from labelloop.service.store import StoreError, open_store
 from labelloop.service.web.request_body import BodyTooLarge, client_disconnected, json_body
 from ml_backend.finetune.classes import set_metadata
 from ml_backend.finetune.protocol import (
@@ -208,17 +208,27 @@ class TrainerEndpoints:
         now = jobs.now()
         for job in jobs.open("waiting"):
             try:
-                policy = read_learning_policy(self._settings.home, job.project).train
+                policy = read_learning_policy(self._settings.home, job.project)
             except LearningPolicyError:
                 continue  # the worker and the doctor name it
-            if not may_run(policy, job, trainer=True, known=(), now=now):
+            if not policy.learn or not may_run(policy.train, job, trainer=True, known=(), now=now):
+                continue
+            try:
+                offer = self._offer(job)
+            except StoreError:
+                raise  # nothing is leased: the trainer asks again
+            except LabelloopError as error:  # no trainer gets this model
+                if (claimed := jobs.claim(job.id, name)) is not None:
+                    jobs.finish(job.id, claimed.token, state="failed", reason=str(error))
                 continue
             claimed = jobs.claim(job.id, name)
             if claimed is not None:
-                return self._offer(claimed)
+                log.info("training_handed_out", job=job.id, project=job.project, trainer=name)
+                return msgspec.structs.replace(offer, lease=claimed.token)
         return None
 
     def _offer(self, job: TrainJob) -> TrainOffer:
+        """The offer of a waiting job, without a lease."""
         served = self._served(job)
         key = served.path, served.base
         with self._opening:
@@ -227,9 +237,8 @@ class TrainerEndpoints:
                 size = file.stat().st_size if isinstance(file, Path) else len(file)
                 self._handed_out[key] = _sha256(file), size
             digest, size = self._handed_out[key]
-        log.info("training_handed_out", job=job.id, project=job.project, trainer=job.holder)
         return TrainOffer(
-            job.id, job.project, job.token, LEASE_S, job.minutes, served.path.name, digest, served.layout,
+            job.id, job.project, "", LEASE_S, job.minutes, served.path.name, digest, served.layout,
             size + ROOM_BYTES,
         )  # fmt: skip
 

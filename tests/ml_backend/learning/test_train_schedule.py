@@ -328,6 +328,16 @@ def test_a_child_that_dies_is_started_again_until_it_fails(scheduler, engine):
     assert len(jobs.last(7)) == 1  # the next one comes with new labels
 
 
+def test_a_job_of_a_project_that_stopped_learning_waits(scheduler, engine):
+    worker = scheduler()
+    job = create(TrainJobStore(engine))
+    policy = worker._settings.home / "ml_backend" / "learn.toml"
+    policy.parent.mkdir()
+    policy.write_text("learn = false\n")
+    worker.run()
+    assert TrainJobStore(engine).job(job.id).state == "waiting"
+
+
 def test_without_torch_the_worker_trains_nothing(scheduler, engine):
     worker = scheduler(missing="torch is not installed")
     worker.run()

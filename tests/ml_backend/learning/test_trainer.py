@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media.errors import MediaHostRefused, MediaMissing, MediaUnreachable
 from labelloop.service.settings import SecretStr, Settings
+from labelloop.service.store import StoreUnreachable
 from labelloop.service.web.app import create_web_app
 from ml_backend.finetune.classes import with_classes
 from ml_backend.finetune.cross_validation import CrossValidation
@@ -21,6 +22,7 @@ from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, Folds, Trai
 from ml_backend.finetune.returned import ReturnedModelRefused, with_returned_weights
 from ml_backend.finetune.run import TRAINED_KEY, Finetuned
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.learning.base_models import BaseModels
 from ml_backend.learning.finetuning import ProjectTraining
 from ml_backend.learning.service import LearningService
 from ml_backend.learning.store.train_jobs import TrainJobStore, returned_key
@@ -29,7 +31,7 @@ from ml_backend.learning.train_child import _run
 from ml_backend.learning.train_schedule import time_limit_s
 from ml_backend.server.trainer_endpoints import TrainerEndpoints
 from ml_backend.trainer.agent import AgentOptions, run_agent
-from ml_backend.trainer.client import BackendRefused, LeaseGone, TrainerClient
+from ml_backend.trainer.client import BackendRefused, BackendUnreachable, LeaseGone, TrainerClient
 from tests.ml_backend.learning.conftest import PROJECT
 
 TOKEN = "a-token-of-the-tests"
@@ -263,6 +265,32 @@ def test_a_model_that_is_too_large_or_damaged_is_refused(client, context, job, t
     judged = judge(context, job)
     assert judged.state == "failed"
     assert "it is not ONNX" in judged.reason
+
+
+def test_a_project_that_stopped_learning_is_not_handed_out(client, job, policy):
+    policy("learn = false\n")
+    assert client.work("gpu-box", "cpu", wait_s=0)[0] is None
+
+
+def test_a_model_that_cannot_be_handed_out_is_no_silent_trainer(client, context, job, monkeypatch):
+    def unreachable(*_):
+        raise StoreUnreachable("s3://box", "", "the server does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseModels, "served", unreachable)
+        with pytest.raises(BackendUnreachable, match="the server does not answer"):
+            client.work("gpu-box", "cpu", wait_s=0)
+    waiting = context.train_jobs.job(job.id)
+    assert (waiting.state, waiting.attempts) == ("waiting", 0)
+
+    def damaged(*_, **__):
+        raise NotTrainable(path=embedded_model(), reason="it is damaged")
+
+    monkeypatch.setattr("ml_backend.server.trainer_endpoints.load_detector", damaged)
+    assert client.work("gpu-box", "cpu", wait_s=0)[0] is None
+    failed = context.train_jobs.job(job.id)
+    assert failed.state == "failed"
+    assert "it is damaged" in failed.reason
 
 
 def test_a_training_that_hangs_loses_its_job(client, context, job, monkeypatch):
