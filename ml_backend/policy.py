@@ -176,9 +176,9 @@ def _value(path: Path, key: str, value: Any) -> Any:
     types = _types()
     if key not in types:
         table = key.startswith("train.")
-        known = [name.removeprefix("train.") for name in types if name.startswith("train.") == table]
-        known += [] if table else ["[train]"]
-        raise LearningPolicyError(path, key, f"is not a known key. Known keys: {', '.join(known)}")
+        accepted = [name.removeprefix("train.") for name in types if name.startswith("train.") == table]
+        accepted += [] if table else ["[train]"]
+        raise LearningPolicyError(path, key, f"is not a known key. Known keys: {', '.join(accepted)}")
     kind = types[key]
     if kind is float and type(value) is int:
         value = float(value)

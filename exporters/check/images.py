@@ -206,13 +206,13 @@ def _checked(image: DatasetImage, source: DatasetSource, prefix: str) -> Checked
 
 
 def _locate(image: DatasetImage, source: DatasetSource) -> tuple[ImageLocation | None, bytes]:
-    found = source.images.find(image.name)
-    if found is None:
+    name = source.images.find(image.name)
+    if name is None:
         return locate_address(image.url) if image.url else (None, identity_of(f"missing {image.name}"))
     files = source.images.files
-    path = files.path(found)
+    path = files.path(name)
     if path is None:
-        return locate_address(files.url(found))
+        return locate_address(files.url(name))
     try:
         status = path.stat()
     except OSError:

@@ -161,8 +161,8 @@ class _Looks:
     def read(self, thumbnails: Path, progress: Progress | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the thumbnails (n, side, side) and sizes (n, 2) of all images; zeros for those not read."""
         identities = self.positions.identities()
-        place = self._dataset.store.url if self._dataset.store is not None else self._dataset.title
-        with FingerprintCache(cache_file(place, self._settings.home)) as cache:
+        location = self._dataset.store.url if self._dataset.store is not None else self._dataset.title
+        with FingerprintCache(cache_file(location, self._settings.home)) as cache:
             if self._dataset.store is not None:
                 cache.fetch(self._dataset.store)
             missing = cache.missing(identities)

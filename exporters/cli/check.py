@@ -8,11 +8,12 @@ from exporters.check.findings import FINDING_KINDS, CheckReport, DatasetFinding,
 from exporters.check.images import CheckedDataset, folder_dataset, version_dataset
 from exporters.check.opinion import SecondOpinion
 from exporters.check.run import CheckOptions, check
+from exporters.cli.locations import version_store
 from exporters.console import JsonPath, pluralize, progress_bars, terminal_label, writable_json_path, write_json
 from exporters.dataset.versions import read_version
 from exporters.model.manifest import DatasetManifest
 from labelloop.service.settings import Settings
-from labelloop.service.store import Store, open_store
+from labelloop.service.store import Store
 
 EXAMPLES = 5
 
@@ -64,18 +65,6 @@ def check_place(
         print(f"{out}: the findings, drawn") if str(json) != "-" else None
     failed = report.number("error", "warning") if strict else report.number("error")
     return 1 if failed else 0
-
-
-def version_store(place: str, settings: Settings) -> Store | None:
-    """Return the store of a data set made by `labelloop export`; None for any other."""
-    if "://" in place and not place.startswith("file://"):
-        if place.lower().endswith((".json", ".ndjson", ".jsonl", ".zip")):
-            return None
-        store = open_store(place, settings)
-        return store if any(next(iter(store.list(name)), "") for name in ("HEAD.json", "versions/")) else None
-    path = Path(unquote(urlsplit(place).path)) if place.startswith("file://") else Path(place).expanduser().absolute()
-    is_ours = (path / "HEAD.json").is_file() or any(path.glob("versions/v*/manifest.json"))
-    return open_store(path.as_uri(), settings) if is_ours else None
 
 
 def _open(place: str, store: Store | None, manifest: DatasetManifest | None, settings: Settings) -> CheckedDataset:

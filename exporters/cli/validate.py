@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from exporters.cli.locations import version_store
 from exporters.console import JsonPath, pluralize, writable_json_path, write_json
 from exporters.dataset.pull import pull
 from exporters.errors import DatasetNotFound
@@ -14,7 +15,7 @@ from exporters.validate.tasks import VALIDATED_TASK_FORMATS, check_content, chec
 from exporters.validate.version import verify
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store import Store, is_bucket_url, open_store
+from labelloop.service.store import Store, open_store
 
 EXAMPLES = 20
 
@@ -42,7 +43,7 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
     Returns:
         0, or 1 if problems were found.
     """
-    store, report_to = _store(place), writable_json_path(json)
+    store, report_to = version_store(place, Settings()), writable_json_path(json)
     if store is None:
         path = unquote(urlsplit(place).path) if place.startswith("file://") else place
         return _print_problems(place, _check_folder(path), json=report_to)
@@ -97,17 +98,6 @@ def dataset_verify(url: str, *, version: str = "latest", json: JsonPath = None) 
     """
     manifest, problems = verify(open_store(url, Settings()), version)
     return _print_problems(f"{url} {manifest.version if manifest else version}", problems, json=json)
-
-
-def _store(location: str) -> Store | None:
-    """Return the store of a data set made by `labelloop export`; ``None`` for any other, or a pulled one."""
-    if is_bucket_url(location):
-        store = open_store(location, Settings())
-        names = ("HEAD.json", "versions/") if not location.endswith((".json", ".ndjson", ".jsonl", ".zip")) else ()
-        return store if any(next(iter(store.list(name)), "") for name in names) else None
-    path = Path(unquote(urlsplit(location).path)) if location.startswith("file://") else Path(location).absolute()
-    is_ours = (path / "HEAD.json").is_file() or any(path.glob("versions/v*/manifest.json"))
-    return open_store(path.as_uri(), Settings()) if is_ours else None
 
 
 def _print_problems(location: str, problems: IssueReport, *, json: Path | None) -> int:

@@ -361,11 +361,11 @@ def _clip_at_edge(
     bounds[:, 2:] = np.minimum(bounds[:, 2:], shapes.sizes[rows])
     sides = bounds[:, 2:] - bounds[:, :2]
     # a margin, as the general code compares sides that are not clamped: what is near a limit is left to it
-    kept = (visible_areas > 2 * MIN_MEAN_WIDTH * sides.max(axis=1)) & (sides >= 2 * TOLERANCE).all(axis=1)
-    kept &= (shapely.get_type_id(visible) == _POLYGON) & (shapely.get_num_interior_rings(visible) == 0)
-    vectorised[rows[~kept]] = False
-    rows, indices, visible = rows[kept], indices[kept], visible[kept]
-    boxes[rows], areas[rows] = bounds[kept], visible_areas[kept]
+    clippable = (visible_areas > 2 * MIN_MEAN_WIDTH * sides.max(axis=1)) & (sides >= 2 * TOLERANCE).all(axis=1)
+    clippable &= (shapely.get_type_id(visible) == _POLYGON) & (shapely.get_num_interior_rings(visible) == 0)
+    vectorised[rows[~clippable]] = False
+    rows, indices, visible = rows[clippable], indices[clippable], visible[clippable]
+    boxes[rows], areas[rows] = bounds[clippable], visible_areas[clippable]
     points, owners = shapely.get_coordinates(visible, return_index=True)
     lengths = np.bincount(owners, minlength=len(rows)) - 1  # without the last point, which repeats the first
     closing = np.cumsum(lengths + 1) - 1

@@ -142,6 +142,6 @@ class TaskLosses(msgspec.Struct, frozen=True):
         return Tally.drop("region", reason, failed=failed, loss=loss)
 
     def _loss(self, kind: Kind, reason: str, annotation: int | None = None, region: str = "", detail: str = "") -> Loss:
-        place = "" if self.task is not None else f"number {self.position} in the source, without an id"
-        full_detail = "; ".join(filter(None, (detail, place)))
+        position = "" if self.task is not None else f"number {self.position} in the source, without an id"
+        full_detail = "; ".join(filter(None, (detail, position)))
         return Loss(kind, reason, task=self.task, annotation=annotation, region=region, detail=full_detail)

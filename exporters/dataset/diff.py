@@ -104,8 +104,8 @@ def diff_versions(store: Store, a: DatasetManifest, b: DatasetManifest) -> Diffe
     name = next((format_name for format_name in DECODERS if format_name in in_common), "")
     whole = next((format_name for format_name in WHOLE_LINES if format_name in in_common), "")
     if not name and not whole:
-        known = ", ".join((*DECODERS, *WHOLE_LINES))
-        raise BadOption("A and B", f"{a.version} {b.version}", f"versions with a format in common: {known}")
+        formats = ", ".join((*DECODERS, *WHOLE_LINES))
+        raise BadOption("A and B", f"{a.version} {b.version}", f"versions with a format in common: {formats}")
     old, new = read_index(store, a), read_index(store, b)
     before, after = _rows(a, old), _rows(b, new)
     changed_before = {key for key, location in before.items() if after.get(key) != location}

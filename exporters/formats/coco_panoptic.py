@@ -135,5 +135,5 @@ def _boxes(pixels: Any) -> list[list[int]]:
     """Return x, y, width and height of the pixels of each number from 1."""
     from scipy.ndimage import find_objects  # imported here: SciPy takes 30 MB
 
-    found = [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in find_objects(pixels)]
-    return [[left, top, right - left, bottom - top] for top, left, bottom, right in found]
+    boxes = [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in find_objects(pixels)]
+    return [[left, top, right - left, bottom - top] for top, left, bottom, right in boxes]

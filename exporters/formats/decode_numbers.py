@@ -61,12 +61,12 @@ def decode_numbers(
     included = [number for number, record in enumerate(records) if record != LEFT_OUT] if name else []
     kept, sizes = [records[number] for number in included], [images[number] for number in included]
     decode = _DECODERS.get(name)
-    found = decode(b"[" + b",".join(kept) + b"]", sizes, classes) if decode and kept else None
-    if found is None:
-        found = _one_by_one(name, kept, sizes, classes)
+    decoded = decode(b"[" + b",".join(kept) + b"]", sizes, classes) if decode and kept else None
+    if decoded is None:
+        decoded = _one_by_one(name, kept, sizes, classes)
     counts = np.zeros(len(records), np.int64)
-    counts[included] = found.counts
-    return ObjectNumbers(counts, found.values)
+    counts[included] = decoded.counts
+    return ObjectNumbers(counts, decoded.values)
 
 
 def _one_by_one(name: str, records: Sequence[bytes], images: Sequence[Image], classes: ClassNumbers) -> ObjectNumbers:

@@ -66,13 +66,13 @@ class FingerprintCache:
 
     def missing(self, identities: Sequence[bytes]) -> list[int]:
         """Return the positions of the identities that have no fingerprint yet."""
-        known: set[bytes] = set()
+        cached: set[bytes] = set()
         for start in range(0, len(identities), _BATCH):
             part = identities[start : start + _BATCH]
             marks = ",".join("?" * len(part))
             query = f"SELECT identity FROM look WHERE identity IN ({marks})"  # noqa: S608 - marks only
-            known |= {row[0] for row in self._database.execute(query, part)}
-        return [position for position, identity in enumerate(identities) if identity not in known]
+            cached |= {row[0] for row in self._database.execute(query, part)}
+        return [position for position, identity in enumerate(identities) if identity not in cached]
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Store fingerprints; they stay if the process is stopped."""
@@ -105,14 +105,11 @@ class FingerprintCache:
 
     def fetch(self, store: Store) -> None:
         """Add the fingerprints kept with a data set. A damaged file is skipped: its images are read again."""
-        known = {row[0] for row in self._database.execute("SELECT key FROM files")}
-        for key in [key for key in store.list(_prefix()) if f"{store.url} {key}" not in known]:
-            try:
-                entries = list(_unpack(store.get(key)))
-            except (ObjectNotFound, msgspec.DecodeError, zlib.error, ValueError):
-                continue
-            self.add(entries)
-            self._mark(f"{store.url} {key}")
+        cached = {row[0] for row in self._database.execute("SELECT key FROM files")}
+        for key in [key for key in store.list(_prefix()) if f"{store.url} {key}" not in cached]:
+            if entries := _read(store, key):
+                self.add(entries)
+                self._mark(f"{store.url} {key}")
 
     def publish(self, store: Store, identities: Sequence[bytes]) -> str:
         """Keep fingerprints with a data set. Return why it is not possible; empty if it was done.
@@ -133,7 +130,12 @@ class FingerprintCache:
 
     def _merge(self, store: Store, keys: Sequence[str]) -> None:
         """Write the fingerprints of many small files as few large ones."""
-        identities = sorted({key for name in keys for key, _ in _unpack(store.get(name))})
+        found: set[bytes] = set()
+        for name in keys:
+            entries = _read(store, name)
+            self.add(entries)  # another machine may have added the file since `fetch`
+            found.update(key for key, _ in entries)
+        identities = sorted(found)
         written = {
             self._put(store, identities[start : start + _PER_FILE]) for start in range(0, len(identities), _PER_FILE)
         }
@@ -185,6 +187,14 @@ def _pack(entries: Iterable[Entry]) -> bytes:
         ),
         level=1,
     )
+
+
+def _read(store: Store, key: str) -> list[Entry]:
+    """Return the fingerprints of a file; none if it is damaged, or another check has merged it."""
+    try:
+        return list(_unpack(store.get(key)))
+    except (ObjectNotFound, msgspec.DecodeError, zlib.error, ValueError):
+        return []
 
 
 def _unpack(data: bytes) -> Iterator[Entry]:

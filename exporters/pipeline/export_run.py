@@ -5,7 +5,7 @@ Tasks that are unchanged since the published version are not converted again: se
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
 from datetime import UTC, datetime
@@ -209,7 +209,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
                 generations=(*(previous.generations if previous else ()), *([generation] if generation else ())),
             )
             objects.flush()
-            notes = [*self.look.notes]
+            notes = [*self.look.notes, *self._without_effect()]
             with ExitStack() as stack:
                 plain = self._lay_out(manifest, scratch, notes, stack)
                 manifest = msgspec.structs.replace(manifest, version=claim.version)
@@ -346,6 +346,16 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
 
         return ProcessPool(config, self.workers or default_workers())
 
+    def _without_effect(self) -> Iterator[str]:
+        """Yield a note on each option that the formats of tasks do not follow."""
+        if not self.rules.tasks:
+            return
+        if self.rules.renamed:
+            names = ", ".join(task_formats(self.formats))
+            yield f"--rename is of the formats of images: {names} have the labels of Label Studio"
+        if self.photos and not self.rules.images:
+            yield "--copy-images copied nothing: formats of tasks keep the addresses of images"
+
     def _digest(self) -> str:
         """Return a digest of everything that determines the result of a task besides its text and the class numbers."""
         config = self.rules.config
@@ -360,7 +370,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             "stems": "xxh3",  # the hash of names in the index
             "records": 3,  # the version of the record encoding
             "unsized": self.rules.sizeless,
-            **({"flat form": 1} if self.rules.tasks else {}),
+            **({"flat form": 2} if self.rules.tasks else {}),
             **({"one split": True} if self.photos or self.rules.split.reads_data else {}),
         }
         return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()

@@ -57,21 +57,31 @@ def trainer(
     """
     settings = Settings()
     setup_logging(settings)
-    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise SettingsError(f"{url} is not the address of an ML backend.", fix="Give --url http://HOST:9090.")
-    token = token or settings.trainer_token.get_secret_value()
+    if not _is_web_address(url):  # which may have a password
+        raise SettingsError("--url is not the address of an ML backend.", fix="Give --url http://HOST:9090.")
+    token = (token or settings.trainer_token.get_secret_value()).strip()
     if not token:
         raise SettingsError(
             "There is no token.", fix="Give --token or LABELLOOP_TRAINER_TOKEN the value that the ML backend has."
         )
+    if not (token.isascii() and token.isprintable()):
+        raise SettingsError("The token cannot be sent in a header.", fix="Use letters, digits and punctuation only.")
     require_torch()
     import torch
 
     torch.set_num_threads(threads or available_cores())
-    found: Device = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    options = AgentOptions(name or socket.gethostname(), found, settings.home, once=once)
+    selected: Device = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    options = AgentOptions(name or socket.gethostname(), selected, settings.home, once=once)
     with TrainerClient(url, token) as client, graceful_stop("the step") as stopping:
-        print(f"Trainer {options.name} ({found}) asks {client.url} for work. Ctrl-C ends it.", flush=True)
+        print(f"Trainer {options.name} ({selected}) asks {client.url} for work. Ctrl-C ends it.", flush=True)
         run_agent(client, options, stopping=stopping, say=lambda line: print(line, flush=True))
     if stopping():
         raise SystemExit(stopping.exit_status)
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the host in brackets, or of the port
+        return False

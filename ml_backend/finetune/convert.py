@@ -208,7 +208,7 @@ def _match(module: Any, graph: onnx.ModelProto, source: onnx.ModelProto, path: P
     """
     weights = Weights.of(source)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
-    found: dict[str, Any] = {}
+    captures: dict[str, Any] = {}
     matched: set[int] = set()
     for node in graph.graph.node:
         layer = getattr(module, module.mapping[node.output[0]], None)
@@ -229,14 +229,14 @@ def _match(module: Any, graph: onnx.ModelProto, source: onnx.ModelProto, path: P
                 if name is None or weights.source(name) is None:
                     continue
                 key = weights.read_from.get(name, name)
-                if key in found:
-                    owner._parameters[attribute] = found[key]  # noqa: SLF001
-                found.setdefault(key, parameter)
-                matched.add(id(found[key]))
+                if key in captures:
+                    owner._parameters[attribute] = captures[key]  # noqa: SLF001
+                captures.setdefault(key, parameter)
+                matched.add(id(captures[key]))
     lost = [name for name, parameter in module.named_parameters() if id(parameter) not in matched]
-    if lost or not found:
+    if lost or not captures:
         raise NotTrainable(path=path, reason=f"{len(lost)} of its parameters have no tensor in the file ({lost[:3]})")
-    return found
+    return captures
 
 
 def trained_model(trained: TrainableDetector, state: Mapping[str, Any], *, path: Path) -> tuple[onnx.ModelProto, float]:

@@ -287,7 +287,7 @@ class Trainer:
             return self._ap50_of(album)
 
     def _ap50_of(self, album: Album) -> float:
-        truths, found = [], []
+        truths, detections = [], []
         names = self._detector.names
         for index in range(len(album)):
             picture = album[index]
@@ -296,9 +296,9 @@ class Trainer:
             outputs = self._module(torch.from_numpy(np.asarray(prepared.tensor, np.float32))[None].to(self.device))
             boxes, objectness, scores = (output[0].float().cpu().numpy() for output in outputs)
             candidates = best_class(boxes, objectness[:, None] * scores, EVALUATION_FLOOR)
-            found.append(_suppressed(candidates, self._detector).to_image(prepared.fit))
+            detections.append(_suppressed(candidates, self._detector).to_image(prepared.fit))
             truths.append(GroundTruth(picture.boxes, tuple(names[number] for number in picture.classes)))
-        return mean_ap50(truths, found, names=names)
+        return mean_ap50(truths, detections, names=names)
 
     def _write_checkpoint(self) -> None:
         if self._checkpoint is None:

@@ -133,19 +133,19 @@ def detection_loss(
     """
     boxes, objectness, scores = boxes.float(), objectness.float(), scores.float()
     joint = objectness[:, None] * scores
-    found = assign(boxes, joint, targets, classes, centres=centres, strides=strides)
-    count = len(found.candidates)
-    of_object = classes[found.objects]
-    loss = BOX_WEIGHT * giou_loss(boxes[found.candidates], targets[found.objects]).sum()
+    assignment = assign(boxes, joint, targets, classes, centres=centres, strides=strides)
+    count = len(assignment.candidates)
+    of_object = classes[assignment.objects]
+    loss = BOX_WEIGHT * giou_loss(boxes[assignment.candidates], targets[assignment.objects]).sum()
     if own:
         is_object = torch.zeros_like(objectness)
-        is_object[found.candidates] = 1.0
-        wanted = functional.one_hot(of_object, scores.shape[1]).float() * found.ious[:, None]
+        is_object[assignment.candidates] = 1.0
+        wanted = functional.one_hot(of_object, scores.shape[1]).float() * assignment.ious[:, None]
         loss = loss + _cross_entropy(objectness, is_object).sum()
-        loss = loss + _cross_entropy(scores[found.candidates], wanted).sum()
+        loss = loss + _cross_entropy(scores[assignment.candidates], wanted).sum()
     else:
         wanted = torch.zeros_like(joint)
-        wanted[found.candidates, of_object] = found.ious
+        wanted[assignment.candidates, of_object] = assignment.ious
         weight = (wanted - joint.detach()).abs() ** FOCUS
         loss = loss + 2 * (weight * _cross_entropy(joint, wanted)).sum()
     return loss, count

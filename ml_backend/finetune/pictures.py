@@ -70,9 +70,9 @@ class Album:
             sides = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
             pixels = np.asarray(cv2.resize(pixels, sides, interpolation=cv2.INTER_AREA), np.uint8)
         factors = np.array([pixels.shape[1] / loaded.width, pixels.shape[0] / loaded.height] * 2, np.float32)
-        known = [at for at, label in enumerate(image.labels) if label in self._numbers]
-        boxes = np.asarray(image.boxes, np.float32).reshape(-1, 4)[known] * factors
-        classes = np.array([self._numbers[image.labels[at]] for at in known], np.int64)
+        trainable = [at for at, label in enumerate(image.labels) if label in self._numbers]
+        boxes = np.asarray(image.boxes, np.float32).reshape(-1, 4)[trainable] * factors
+        classes = np.array([self._numbers[image.labels[at]] for at in trainable], np.int64)
         picture = Picture(pixels, boxes, classes, image.name, (loaded.width, loaded.height))
         if self._bytes + pixels.nbytes <= self._most:
             self._kept[index] = picture

@@ -37,12 +37,12 @@ def evaluate(path: Path, images: Sequence[LocalImage], *, layout: str = "") -> S
     detector = load_detector(path, layout=layout, threads=1, allow_numbered=True)
     labels = {label.casefold(): label for image in images for label in image.labels}
     names = [labels.get(name.casefold(), name) for name in detector.names.names]
-    found: list[Detections] = []
+    detections: list[Detections] = []
     for image in images:
         photo = load_image(image.path.read_bytes(), max_side=detector.spec.decode_side, name=image.path.name)
         prepared = prepare(photo.pixels, detector.spec, size=(photo.width, photo.height))
-        found += detector.detect([prepared], floor=EVALUATION_FLOOR)
-    return _score(images, found, names)
+        detections += detector.detect([prepared], floor=EVALUATION_FLOOR)
+    return _score(images, detections, names)
 
 
 def refit_score(
@@ -59,8 +59,8 @@ def refit_score(
     classes = {label for image in trained for label in image.labels}
     known = [(name, index) for index, name in enumerate(backbone.names) if name in classes]
     head = select_and_fit(examples, levels=backbone.levels, backbone_classes=known).head
-    found = [head.detect(source.extract(image), floor=EVALUATION_FLOOR, exact=False) for image in images]
-    return _score(images, found, head.names)
+    detections = [head.detect(source.extract(image), floor=EVALUATION_FLOOR, exact=False) for image in images]
+    return _score(images, detections, head.names)
 
 
 def _score(images: Sequence[LocalImage], found: Sequence[Detections], names: Sequence[str]) -> Score:

@@ -281,8 +281,8 @@ def _fit_and_judge(given: FitInput, segmenter: OutlineSegmenter, samples: PixelS
             name, gain = candidate, candidate_gain
     head = fit_head(samples, name, network=segmenter.network)
     parent = given.parent if isinstance(given.parent, MasksHead) and given.parent.network == segmenter.network else None
-    held_out = drawn_ious(segmenter, given.held_out, [parent, head])
-    if _judges(given.held_out, held_out.shape[1]):
+    if _judges(given.held_out):
+        held_out = drawn_ious(segmenter, given.held_out, [parent, head])
         before, value = (float(mean) for mean in held_out.mean(axis=1))
         passed = value >= before - min(given.tolerance, 0.01)
         verdict = "at least as good as" if passed else "worse than"
@@ -292,11 +292,8 @@ def _fit_and_judge(given: FitInput, segmenter: OutlineSegmenter, samples: PixelS
         value = before = float(shipped.mean())
         reason = f"no refit of {len(out_of_fold)} beats the included network (mask IoU {before:.3f}, cross-validated)"
         return HeadResult(head if parent is not None else None, "mask IoU", value, before, parent is not None, reason)
-    # The choice is made on pixels of the network's grid; whether it may be served, on masks as they are drawn. The
-    # objects of one task share their images: there the grid has to do, where each fold is judged by other objects.
-    before_ious, ious = shipped, out_of_fold[name]
-    if tasks > 1:
-        before_ious, ious = _cross_validated_drawings(given.examples, segmenter, samples, name)
+    # The choice is made on pixels of the network's grid; whether it may be served, on masks as they are drawn.
+    before_ious, ious = _cross_validated_drawings(given.examples, segmenter, samples, name)
     value, before = float(ious.mean()), float(before_ious.mean())
     # Standard error; with few tasks it is itself uncertain, and objects of one task resemble each other.
     noise = float((ious - before_ious).std(ddof=1)) / math.sqrt(len(ious)) * (1 + 2 / max(1, tasks - 1))
@@ -313,9 +310,13 @@ def _refused(reason: str, *, parent: float | None = None) -> HeadResult:
     return HeadResult(None, "mask IoU", None, parent, passed=False, reason=reason, judged_by="nothing")
 
 
-def _judges(held_out: Sequence[HeadExample], objects: int) -> bool:
-    tasks = {example.task for example in held_out if any(example.masks)}
-    return objects >= MIN_HELD_OUT_OBJECTS and len(tasks) >= MIN_HELD_OUT_TASKS
+def _judges(held_out: Sequence[HeadExample]) -> bool:
+    """Whether the held-out images have enough objects, of enough tasks; drawing fewer would be in vain."""
+    counts = [
+        (example.task, min(len(_usable(example)), MAX_JUDGED_PER_IMAGE)) for example in held_out if any(example.masks)
+    ]
+    tasks = {task for task, objects in counts if objects}
+    return sum(objects for _, objects in counts) >= MIN_HELD_OUT_OBJECTS and len(tasks) >= MIN_HELD_OUT_TASKS
 
 
 def drawn_ious(
@@ -376,16 +377,43 @@ def _iou(mask: npt.NDArray[np.bool_] | None, truth: npt.NDArray[np.bool_]) -> fl
 def _cross_validated_drawings(
     examples: Sequence[HeadExample], segmenter: OutlineSegmenter, samples: PixelSamples, name: str
 ) -> tuple[Doubles, Doubles]:
-    """IoUs of drawn masks by the network as it ships, and by a recipe that was fitted on other tasks."""
-    fold = _folds(samples.tasks)
+    """IoUs of drawn masks by the network as it ships, and by a recipe that was fitted on other tasks.
+
+    Where all objects are of one task, it was fitted on other objects.
+    """
     parts = []
-    for number in range(int(fold.max()) + 1):
-        head = fit_head(samples.take(fold != number), name, network=segmenter.network)
-        tasks = set(samples.tasks[fold == number].tolist())
-        judged = [one for one in examples if one.task in tasks]
+    for fitted, judged in _fold_examples(examples, segmenter, samples):
+        head = fit_head(fitted, name, network=segmenter.network)
         parts.append(drawn_ious(segmenter, judged, [None, head], most=MAX_JUDGED // FOLDS))
     before, after = np.concatenate(parts, axis=1)
     return before, after
+
+
+def _fold_examples(
+    examples: Sequence[HeadExample], segmenter: OutlineSegmenter, samples: PixelSamples
+) -> Iterator[tuple[PixelSamples, list[HeadExample]]]:
+    """(samples to fit on, images to judge by) of each fold."""
+    if len(set(samples.tasks.tolist())) > 1:
+        fold = _folds(samples.tasks)
+        for number in range(int(fold.max()) + 1):
+            tasks = set(samples.tasks[fold == number].tolist())
+            yield samples.take(fold != number), [one for one in examples if one.task in tasks]
+        return
+    images = [example for example in examples if any(example.masks)]
+    objects = [(place, index) for place, example in enumerate(images) for index in _usable(example)]
+    for number in range(FOLDS):
+        held = frozenset(objects[number::FOLDS])
+        others = sample_pixels(segmenter, _with_masks(images, frozenset(objects) - held))
+        if others is not None:
+            yield others, _with_masks(images, held)
+
+
+def _with_masks(images: Sequence[HeadExample], objects: frozenset[tuple[int, int]]) -> list[HeadExample]:
+    """Images with the masks of some objects, given as (image, object)."""
+    return [
+        replace(image, masks=tuple(mask if (place, index) in objects else "" for index, mask in enumerate(image.masks)))
+        for place, image in enumerate(images)
+    ]
 
 
 def _folds(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -198,12 +198,12 @@ def correct_points(points: Floats, examples: PointExamples) -> npt.NDArray[np.bo
 def shape_prior(points: Floats) -> tuple[Floats, Floats]:
     """Mean (k, 2) and shrunk covariance (2k, 2k) of positions (n, k, 2) with missing ones as NaN."""
     count = len(points)
-    known = np.isfinite(points)
-    filled = np.where(known, points, 0.0)
-    mean = filled.sum(0) / np.maximum(known.sum(0), 1)
-    mean = np.where(known.any(0), mean, 0.5)
-    offsets = np.where(known, points - mean, 0.0).reshape(count, -1)
-    deviation = np.sqrt((offsets**2).sum(0) / np.maximum(known.reshape(count, -1).sum(0) - 1, 1))
+    finite = np.isfinite(points)
+    filled = np.where(finite, points, 0.0)
+    mean = filled.sum(0) / np.maximum(finite.sum(0), 1)
+    mean = np.where(finite.any(0), mean, 0.5)
+    offsets = np.where(finite, points - mean, 0.0).reshape(count, -1)
+    deviation = np.sqrt((offsets**2).sum(0) / np.maximum(finite.reshape(count, -1).sum(0) - 1, 1))
     deviation = np.maximum(deviation, MIN_DEVIATION)
     scaled = offsets / deviation
     share = min(1.0, 0.1 + 2 / max(count, 1))

@@ -12,6 +12,7 @@ import structlog
 
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store, StoreError
+from ml_backend.detection.onnx_graph import IMAGE_FEATURES
 from ml_backend.inference.detector import load_detector
 from ml_backend.layouts.layout_file import layout_file_of
 from ml_backend.learning.base_models import LEARNER, BaseModels, ServedModel, is_learned
@@ -91,7 +92,8 @@ def store_candidate(
         elif served.learned and base_models.has_base(served):
             source, manifest = base_models.file(served.version)
             layout, summary = manifest.layout, _copy_model(source, file, manifest.classes, manifest.layout)
-            if "base" not in manifest.metrics:  # of an earlier release, without features of images
+            is_old = "base" not in manifest.metrics  # of an earlier release, without features of images
+            if is_old or (backbone.lent and not _gives_image_features(source)):
                 onnx.save(export_image_features(load_detector(source, layout=manifest.layout, threads=1)), file)
         elif parts.drawn and backbone.levels:
             summary = _copy_model(backbone.detector.path, file, backbone.names, "labelloop")
@@ -112,6 +114,11 @@ def _copy_model(source: Path, file: Path, names: Sequence[str], layout: str) -> 
             shutil.copyfile(sidecar, file.with_name(f"{file.name}{ending}"))
     has_names = source.with_name(f"{source.name}.names").is_file()
     return ModelSummary("", layout, "it was learned here", tuple(names), "the version" if has_names else "metadata")
+
+
+def _gives_image_features(file: Path) -> bool:
+    """Whether a model has the output of its image features: versions from before it was lent them have none."""
+    return any(output.name == IMAGE_FEATURES for output in onnx.load(file, load_external_data=False).graph.output)
 
 
 def _write_with_image_features(file: Path, backbone: FrozenBackbone, served: ServedModel) -> ModelSummary:

@@ -22,7 +22,7 @@ from ml_backend.learning.report.report import MAX_EDITED, LearningReport, make_r
 from ml_backend.learning.store.annotations import NotConnectedToLearning, TrainingDataStore
 from ml_backend.learning.store.runs import RunStore, TrainingRun
 from ml_backend.learning.store.train_jobs import TrainJob, TrainJobStore
-from ml_backend.learning.train_schedule import able, nobody, state_in_words
+from ml_backend.learning.train_schedule import able, cannot_train, state_in_words
 from ml_backend.policy import read_learning_policy
 from ml_backend.predict.control_notes import notes_of
 from ml_backend.predict.control_support import controls_of
@@ -142,7 +142,7 @@ class LearningService:
         jobs = TrainJobStore(self.engine)
         if policy.train.on != "on" or not policy.learn or able(policy.train, jobs.trainers(), now=jobs.now()):
             return ""
-        return f"Project {project}: {nobody(policy.train)}"
+        return f"Project {project}: {cannot_train(policy.train)}"
 
     def finetuning_state(self, project: int) -> tuple[str, str, TrainJob | None]:
         """Return why fine-tuning is impossible though it is asked for, its state in words, and the last job."""

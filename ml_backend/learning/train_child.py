@@ -1,6 +1,6 @@
 """The process that fine-tunes one project, or judges a model handed back: low priority, bounded, ends with its parent.
 
-python -m ml_backend.learning.train_child JOB LEASE
+python -m ml_backend.learning.train_child JOB, with the lease as first line of its standard input.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ NICENESS = 19
 log = structlog.get_logger(__name__)
 
 
-def main(number: int, lease: str) -> int:
-    """Run a leased job; returns the exit status."""
+def main(number: int) -> int:
+    """Run a job whose lease is stated on the standard input; returns the exit status."""
     stop = threading.Event()
     for which in (signal.SIGTERM, signal.SIGINT):
         signal.signal(which, lambda *_: stop.set())
+    lease = sys.stdin.buffer.readline().decode().strip()
     threading.Thread(target=_stop_with_parent, args=(stop, number, lease), daemon=True).start()
     settings = Settings()
     setup_logging(settings)
@@ -175,4 +176,4 @@ def _is_memory(error: BaseException) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[1]), sys.argv[2]))
+    raise SystemExit(main(int(sys.argv[1])))

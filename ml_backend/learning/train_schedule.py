@@ -17,7 +17,17 @@ PRESENT_S = 90.0
 # Seconds for which the worker leaves a job to a trainer that asks for work.
 TRAINERS_FIRST_S = 120.0
 
+# Time after which a training counts as hanging: this many budgets, and seconds to read, evaluate and publish.
+LIMIT, LIMIT_S = 5, 3600.0
+
+OFF = "Fine-tuning is off (`on` in the table [train] of learn.toml)."
+
 INSTALL = "pip install 'labelloop[train]'"
+
+
+def time_limit_s(minutes: float) -> float:
+    """Return the seconds after which a training with this budget counts as hanging."""
+    return LIMIT * 60 * minutes + LIMIT_S
 
 
 def able(policy: FinetunePolicy, known: Sequence[KnownTrainer], *, now: float) -> list[KnownTrainer]:
@@ -48,9 +58,9 @@ def why_not_due(
         now: Seconds since 1970.
     """
     if policy.on == "off":
-        return "Fine-tuning is off (`on` in the table [train] of learn.toml)."
+        return OFF
     if not able(policy, known, now=now):
-        return nobody(policy)
+        return cannot_train(policy)
     new = max(labelled - (last.labelled if last is not None else 0), 0)
     if new < policy.labels:
         since = "" if last is None else " since the last one"
@@ -58,9 +68,9 @@ def why_not_due(
     return opening(policy, now=now)
 
 
-def nobody(policy: FinetunePolicy) -> str:
-    """Return that nobody can fine-tune, with the fix."""
-    trainer = "run `labelloop trainer --url URL --token TOKEN` on a machine that has it (docs/how-to/train.md)"
+def cannot_train(policy: FinetunePolicy) -> str:
+    """Return that no machine can fine-tune, with the fix."""
+    trainer = "run `labelloop trainer --url URL` on a machine that has it (docs/how-to/train.md)"
     if policy.where == "trainer":
         return f"No fine-tuning: no trainer asks for work (`where` in learn.toml). To have one, {trainer}."
     fix = f"Install it there ({INSTALL})"
@@ -72,19 +82,20 @@ def opening(policy: FinetunePolicy, *, now: float) -> str:
     wait = policy.opens_in(datetime.fromtimestamp(now, UTC))
     if not wait:
         return ""
-    zone = f" {policy.time_zone}" if policy.time_zone else ""
-    return f"Fine-tuning starts at {policy.hours.split('-')[0].strip()}{zone}, in {_duration(wait)} (`hours`)."
+    zone = policy.time_zone or datetime.fromtimestamp(now, UTC).astimezone().tzname()  # UTC in most containers
+    return f"Fine-tuning starts at {policy.hours.split('-')[0].strip()} {zone}, in {_duration(wait)} (`hours`)."
 
 
 def may_run(policy: FinetunePolicy, job: TrainJob, *, trainer: bool, known: Sequence[KnownTrainer], now: float) -> bool:
     """Whether a trainer (else the worker) may take a waiting job now. The worker leaves it to trainers first."""
     if job.state != "waiting" or policy.on == "off" or opening(policy, now=now):
         return False
+    where = policy.where  # as it is now: the job may be older
     if trainer:
-        return job.place in {"anywhere", "trainer"}
-    if job.place == "anywhere" and now - job.created_at < TRAINERS_FIRST_S:
+        return where in {"anywhere", "trainer"}
+    if where == "anywhere" and now - job.created_at < TRAINERS_FIRST_S:
         return not any(not one.name.startswith(WORKER) and now - one.seen_at <= PRESENT_S for one in known)
-    return job.place in {"anywhere", "worker"}
+    return where in {"anywhere", "worker"}
 
 
 def state_in_words(
@@ -100,8 +111,10 @@ def state_in_words(
     if job.state == "returned":
         return f"{job.holder} handed the fine-tuned model back; the worker evaluates it next."
     before = f" It was interrupted: {job.reason}." if job.reason else ""
+    if policy.on == "off":
+        return f"{OFF}{before}"
     if not able(policy, known, now=now):
-        return f"{nobody(policy)}{before}"
+        return f"{cannot_train(policy)}{before}"
     return f"{opening(policy, now=now) or 'Fine-tuning waits: it is next.'}{before}"
 
 

@@ -10,27 +10,28 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 from sqlalchemy import Engine
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
+from labelloop.service.store import StoreError, open_store
 from labelloop.service.system import available_cores
 from ml_backend.finetune.torch_parts import torch_missing
 from ml_backend.learning.store.annotations import TrainingDataStore
-from ml_backend.learning.store.train_jobs import KnownTrainer, TrainJob, TrainJobStore
-from ml_backend.learning.train_schedule import PRESENT_S, WORKER, able, may_run, why_not_due
+from ml_backend.learning.store.train_jobs import OPEN, KnownTrainer, TrainJob, TrainJobStore, returned_key
+from ml_backend.learning.train_schedule import PRESENT_S, WORKER, able, may_run, time_limit_s, why_not_due
 from ml_backend.policy import LearningPolicyError, read_learning_policy
 
-# Command of the child; the job's number and its lease are appended.
+# Command of the child; the job's number is appended. Its lease is the first line of its standard input: other users of
+# the machine see a command.
 COMMAND = (sys.executable, "-m", "ml_backend.learning.train_child")
 
-# Seconds for the child to write its checkpoint when the worker stops; then it is killed.
-STOP_S = 15.0
-
-# Time after which a child counts as hanging: so many budgets, and seconds for reading, evaluating and publishing.
-LIMIT, LIMIT_S = 5, 3600.0
+# Seconds for the child to write its checkpoint when the worker stops; then it is killed. With `job_stop_s` (20 s) less
+# than the `stop_grace_period` of the compose file (30 s).
+STOP_S = 8.0
 
 # Seconds until the next attempt where another fine-tuning runs on this machine.
 BUSY_S = 60.0
@@ -80,6 +81,7 @@ class TrainScheduler:
         self._keep_child()  # first: this machine may have slept for longer than a lease
         for job in self._jobs.expire():
             log.warning("training_lost", project=job.project, job=job.id, holder=job.holder)
+            self._tidy(job)
         known = self._jobs.trainers()
         for state in self._data.projects():
             try:
@@ -143,7 +145,9 @@ class TrainScheduler:
             policy = read_learning_policy(self._settings.home, job.project)
         except LabelloopError:
             return False
-        return may_run(policy.train, job, trainer=False, known=self._jobs.trainers(), now=self._clock())
+        return policy.learn and may_run(
+            policy.train, job, trainer=False, known=self._jobs.trainers(), now=self._clock()
+        )
 
     def _spawn(self, job: TrainJob) -> None:
         cores = str(max(min(job.cores, available_cores()), 1))
@@ -154,8 +158,11 @@ class TrainScheduler:
                 self._jobs.release(job.id, job.token, reason="the worker was stopped")
                 return
             process = subprocess.Popen(
-                [*self._command, str(job.id), job.token], stdin=subprocess.PIPE, env=environment, start_new_session=True
-            )  # its standard input stays open: the child ends when this process does
+                [*self._command, str(job.id)], stdin=subprocess.PIPE, bufsize=0, env=environment, start_new_session=True
+            )
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # it ended at once
+                process.stdin.write(f"{job.token}\n".encode())  # and stays open: the child ends when this process does
             self._child, self._started_at = (process, job), self._clock()
         log.info("training_started", project=job.project, job=job.id, state=job.state, pid=process.pid)
 
@@ -164,7 +171,7 @@ class TrainScheduler:
         if self._child is None:
             return
         process, job = self._child
-        if self._clock() - self._started_at > LIMIT * 60 * job.minutes + LIMIT_S:
+        if self._clock() - self._started_at > time_limit_s(job.minutes):
             log.warning("training_hangs", project=job.project, job=job.id)
             process.kill()
         elif not self._jobs.heartbeat(job.id, job.token):
@@ -184,3 +191,12 @@ class TrainScheduler:
         hint = " (out of memory? `memory_gb` in learn.toml)" if code == -signal.SIGKILL else ""
         if self._jobs.release(job.id, job.token, reason=reason or f"its process {how}{hint}", lost=not reason):
             log.warning("training_interrupted", project=job.project, job=job.id, reason=f"{how}{hint}")
+            self._tidy(job)
+
+    def _tidy(self, job: TrainJob) -> None:
+        """Delete the model that was handed back for a job that failed while it was judged."""
+        after = self._jobs.job(job.id)
+        if job.state != "judging" or (after is not None and after.state in OPEN):
+            return
+        with suppress(StoreError):
+            open_store(self._settings.store_url, self._settings).delete(returned_key(job.id))

@@ -477,13 +477,13 @@ def _in_batches(
     """
     waiting: dict[tuple[int, ...], list[int]] = {}  # size of the input -> numbers of images
     images: dict[int, tuple[ImageRequest, _Decoded]] = {}
-    found: dict[int, Detections] = {}
+    detections: dict[int, Detections] = {}
     first = 0
 
     def run(size: tuple[int, ...]) -> None:
         numbers = waiting.pop(size)
         prepared = [images[number][1].prepared for number in numbers]
-        found.update(zip(numbers, detector.detect(prepared, floor=floor), strict=True))
+        detections.update(zip(numbers, detector.detect(prepared, floor=floor), strict=True))
 
     for number, item in enumerate(chain(coming, [None])):
         if item is None:
@@ -495,10 +495,10 @@ def _in_batches(
             waiting.setdefault(size, []).append(number)
             if len(waiting[size]) == detector.batch:
                 run(size)
-            elif len(images) >= WAITING_BATCHES * detector.batch:
+            if len(images) >= WAITING_BATCHES * detector.batch and first not in detections:
                 run(min(waiting, key=lambda waiting_size: waiting[waiting_size][0]))  # of the image that comes first
-        while first in found:
-            yield (*images.pop(first), found.pop(first))
+        while first in detections:
+            yield (*images.pop(first), detections.pop(first))
             first += 1
 
 

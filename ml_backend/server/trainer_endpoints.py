@@ -20,7 +20,7 @@ from labelloop.service.errors import BadRequest, Forbidden, LabelloopError
 from labelloop.service.media import Media, MediaError
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store import open_store
+from labelloop.service.store import StoreError, open_store
 from labelloop.service.web.request_body import BodyTooLarge, client_disconnected, json_body
 from ml_backend.finetune.classes import set_metadata
 from ml_backend.finetune.protocol import (
@@ -40,7 +40,7 @@ from ml_backend.learning.base_models import BaseModels, ServedModel
 from ml_backend.learning.service import LearningService
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.train_jobs import TrainJob, TrainJobStore, returned_key
-from ml_backend.learning.train_schedule import WORKER, may_run
+from ml_backend.learning.train_schedule import WORKER, may_run, time_limit_s
 from ml_backend.learning.training_data_set import image_address, training_set
 from ml_backend.policy import LearningPolicyError, read_learning_policy
 
@@ -138,7 +138,7 @@ class TrainerEndpoints:
         return _json(data)
 
     def image(self, number: int, name: str) -> Response:
-        """One image of the data, as it is stored."""
+        """One image of the data, as stored."""
         job = self._leased(number)
         found = image_address(self._data(), job.project, name)
         if found is None or not isinstance(self._media, Media):
@@ -153,13 +153,19 @@ class TrainerEndpoints:
     def progress(self, number: int) -> Response:
         """Renew the lease, and note the progress for the learning page."""
         job, sent = self._leased(number), _read(TrainProgress)
+        if sent.crossed is not None and not (0 <= sent.crossed.refit <= 1 and 0 <= sent.crossed.tuned <= 1):
+            raise BadRequest("The request is malformed: an AP50 is between 0 and 1.")
         sent = msgspec.structs.replace(
             sent, curve=thinned(sent.curve), phase=sent.phase[:MAX_NAME], device=sent.device[:MAX_NAME],
             data_version=sent.data_version[:MAX_NAME], ended=sent.ended[:MAX_NAME],
         )  # fmt: skip
-        if not self._jobs().heartbeat(job.id, job.token, sent):
+        jobs = self._jobs()
+        if jobs.now() - (job.started_at or 0.0) > time_limit_s(job.minutes):  # it hangs, though its heartbeat goes on
+            jobs.release(job.id, job.token, reason=f"{job.holder} did not finish it in time", lost=True)
             raise LeaseLost(job=number)
-        self._jobs().heard(job.holder, sent.device)
+        if not jobs.heartbeat(job.id, job.token, sent):
+            raise LeaseLost(job=number)
+        jobs.heard(job.holder, sent.device)
         return _json({"lease_s": LEASE_S})
 
     def hand_back(self, number: int) -> Response:
@@ -179,6 +185,8 @@ class TrainerEndpoints:
             stated = request.headers.get("X-Labelloop-Sha256", "")
             if not hmac.compare_digest(stated.lower(), digest.hexdigest()):
                 raise BadRequest("The model did not arrive whole: its SHA-256 differs.", fix="Send it again.")
+            if not self._jobs().heartbeat(job.id, job.token):  # it may have expired while the model was sent
+                raise LeaseLost(job=number)
             open_store(self._settings.store_url, self._settings).put(returned_key(job.id), file)
         if not self._jobs().returned(job.id, job.token):
             raise LeaseLost(job=number)
@@ -200,17 +208,27 @@ class TrainerEndpoints:
         now = jobs.now()
         for job in jobs.open("waiting"):
             try:
-                policy = read_learning_policy(self._settings.home, job.project).train
+                policy = read_learning_policy(self._settings.home, job.project)
             except LearningPolicyError:
                 continue  # the worker and the doctor name it
-            if not may_run(policy, job, trainer=True, known=(), now=now):
+            if not policy.learn or not may_run(policy.train, job, trainer=True, known=(), now=now):
+                continue
+            try:
+                offer = self._offer(job)
+            except StoreError:
+                raise  # nothing is leased: the trainer asks again
+            except LabelloopError as error:  # no trainer gets this model
+                if (claimed := jobs.claim(job.id, name)) is not None:
+                    jobs.finish(job.id, claimed.token, state="failed", reason=str(error))
                 continue
             claimed = jobs.claim(job.id, name)
             if claimed is not None:
-                return self._offer(claimed)
+                log.info("training_handed_out", job=job.id, project=job.project, trainer=name)
+                return msgspec.structs.replace(offer, lease=claimed.token)
         return None
 
     def _offer(self, job: TrainJob) -> TrainOffer:
+        """The offer of a waiting job, without a lease."""
         served = self._served(job)
         key = served.path, served.base
         with self._opening:
@@ -219,9 +237,8 @@ class TrainerEndpoints:
                 size = file.stat().st_size if isinstance(file, Path) else len(file)
                 self._handed_out[key] = _sha256(file), size
             digest, size = self._handed_out[key]
-        log.info("training_handed_out", job=job.id, project=job.project, trainer=job.holder)
         return TrainOffer(
-            job.id, job.project, job.token, LEASE_S, job.minutes, served.path.name, digest, served.layout,
+            job.id, job.project, "", LEASE_S, job.minutes, served.path.name, digest, served.layout,
             size + ROOM_BYTES,
         )  # fmt: skip
 

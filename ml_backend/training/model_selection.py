@@ -261,9 +261,9 @@ def cross_validate(
                 boxes, scores = head.score_candidates(example.candidates, exact=False)
                 for choice in configs:
                     refined = boxes if choice.refit_boxes else example.candidates.boxes
-                    found = head.postprocess(example.candidates, refined, scores, floor=FLOOR)
-                    found = found[~is_ignored(found.boxes, example.ignored)]
-                    predictions[choice].append(_renumbered(found, class_indices))
+                    detections = head.postprocess(example.candidates, refined, scores, floor=FLOOR)
+                    detections = detections[~is_ignored(detections.boxes, example.ignored)]
+                    predictions[choice].append(_renumbered(detections, class_indices))
         return predictions
 
     fold_results = parallel_map(evaluate, folds)

@@ -112,22 +112,22 @@ class _Image:
         """(units, S) at each threshold."""
         values, others = self._pairs.values, bool(self._other.any())
         edges = list(zip(self._pairs.rows.tolist(), self._pairs.columns.tolist(), strict=True))
-        found: dict[int, tuple[int, int]] = {}
+        counts: dict[int, tuple[int, int]] = {}
         result: dict[float, tuple[int, int]] = {}
         clusters = _Clusters(self._labels, self._owners, self._annotators)
         done = 0
         for threshold in sorted(set(thresholds), reverse=True):
             allowed = values >= threshold - ROUNDING
             count = int(allowed.sum())
-            if count not in found:
+            if count not in counts:
                 if others:  # a pair of equal labels precedes all others: with more pairs the order changes
                     clusters = _Clusters(self._labels, self._owners, self._annotators)
                     clusters.join(edges[index] for index in np.flatnonzero(allowed).tolist())
                 else:
                     clusters.join(edges[done:count])
                     done = count
-                found[count] = clusters.units, clusters.agreeing
-            result[threshold] = found[count]
+                counts[count] = clusters.units, clusters.agreeing
+            result[threshold] = counts[count]
         return [result[threshold] for threshold in thresholds]
 
     def f1_matches(self) -> int:

@@ -171,12 +171,12 @@ def _assign(
         candidates, labels = candidates.where(above), labels[above]
     gains = Pairs(candidates.rows, candidates.columns, label_gains(candidates.values, labels))
     chosen = match_pairs(gains, shape, threshold=threshold)
-    found = zip(
+    pairs = zip(
         zip(candidates.rows.tolist(), candidates.columns.tolist(), strict=True),
         zip(candidates.values.tolist(), labels.tolist(), strict=True),
         strict=True,
     )
     if len(chosen) == len(candidates.rows):  # each candidate, in order
-        return tuple(MatchedPair(*pair, *values) for pair, values in found)
-    values_of = dict(found)
+        return tuple(MatchedPair(*pair, *values) for pair, values in pairs)
+    values_of = dict(pairs)
     return tuple(MatchedPair(*pair, *values_of[pair]) for pair in chosen)

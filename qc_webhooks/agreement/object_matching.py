@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from labelloop.labeling.geometry.overlap import Floats, Indices, Pairs, collect_pairs, intersecting_boxes
+from labelloop.labeling.geometry.overlap import ROUNDING, Floats, Indices, Pairs, collect_pairs, intersecting_boxes
 from labelloop.labeling.geometry.shapes import KeyPoint
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import UNKNOWN_SIZE
@@ -142,7 +142,7 @@ def close_pairs(
     differences: Floats = np.sqrt(np.einsum("ij,ij->i", offsets, offsets) / 4)
     is_near = differences <= _SCATTER * tolerance.pixels
     # The same object by its overlap, or by every edge.
-    is_close: NDArray[np.bool_] = is_near & (ious >= tolerance.match_iou)
+    is_close: NDArray[np.bool_] = is_near & (ious >= tolerance.match_iou - ROUNDING)
     if not is_close.all():
         is_close |= np.abs(offsets, out=offsets).max(axis=1) <= tolerance.pixels + 1e-6
         unsure = np.flatnonzero(is_near & ~is_close)

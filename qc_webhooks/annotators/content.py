@@ -98,10 +98,10 @@ def _contents(asked: Asked, unit: str) -> Iterator[tuple[str, str, tuple[float, 
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
         if MIN_ANSWERS <= count < len(labels):
             yield name, name, (0.0, np.inf), labels == name
-    known = np.isfinite(asked.sizes)
-    if known.sum() < 2 * MIN_ANSWERS:
+    finite = np.isfinite(asked.sizes)
+    if finite.sum() < 2 * MIN_ANSWERS:
         return
-    for limit in np.unique(np.quantile(asked.sizes[known], _QUANTILES)).tolist():
+    for limit in np.unique(np.quantile(asked.sizes[finite], _QUANTILES)).tolist():
         area = float(np.exp(limit))
         side = area**0.5
         small, large = (
@@ -109,8 +109,8 @@ def _contents(asked: Asked, unit: str) -> Iterator[tuple[str, str, tuple[float, 
             if unit == "pixels"
             else (f"of a length or area below {area:.3g}", f"of a length or area above {area:.3g}")
         )
-        yield small, "", (0.0, area), known & (asked.sizes < limit)
-        yield large, "", (area, np.inf), known & (asked.sizes >= limit)
+        yield small, "", (0.0, area), finite & (asked.sizes < limit)
+        yield large, "", (area, np.inf), finite & (asked.sizes >= limit)
 
 
 def _gain(yes: Floats, no: Floats, inner: Floats, outer: Floats) -> float:

@@ -38,29 +38,33 @@ _HARD_RATE = 0.1
 def find_diagnoses(tasks: Sequence[TaskFacts]) -> tuple[Diagnosis, ...]:
     """All diagnoses of a project, in the order of DIAGNOSES, the most frequent first."""
     tasks = list(tasks)
-    found = [*_copied(tasks), *_clicked_through(tasks)]
+    diagnoses = [*_copied(tasks), *_clicked_through(tasks)]
     # Only the answers of those who did the work themselves count as opinions.
-    without = frozenset(who for diagnosis in found for who in diagnosis.who)
+    without = frozenset(who for diagnosis in diagnoses for who in diagnosis.who)
     questions = questions_of(tasks, without=without)
     explained: dict[int, Floats] = {id(asked): np.zeros(len(asked.answers)) for asked in questions}
     for asked in questions:
         diagnosis, covered = split_of(asked, unit=unit_of(tasks, asked.control))
         if diagnosis is not None:
-            found.append(diagnosis)
+            diagnoses.append(diagnosis)
             explained[id(asked)] = covered
     controls = tuple(dict.fromkeys(asked.control for asked in questions if asked.kind == "presence"))
     borders = {control: measure_borders(tasks, control, without=without) for control in controls}
     for control, measured in borders.items():
         if measured is not None and (groups := find_border_split(measured)) is not None:
-            found.append(border_diagnosis(control, *groups, items=int(measured.objects.sum()), people=measured.people))
-    rates = error_rates_of(tasks, questions, explained, found, without)
-    named_careless = [*careless(rates, borders, found)]
+            diagnoses.append(
+                border_diagnosis(control, *groups, items=int(measured.objects.sum()), people=measured.people)
+            )
+    rates = error_rates_of(tasks, questions, explained, diagnoses, without)
+    named_careless = [*careless(rates, borders, diagnoses)]
     names = {who for item in named_careless for who in item.who}
     # Who errs elsewhere too, and draws inexactly, misses small objects more: that is no view.
-    found = [item for item in found if not (_is_about_marking(item) and names.issuperset(item.who))] + named_careless
-    found += _unexplained(questions, explained, rates, found)
+    diagnoses = [
+        item for item in diagnoses if not (_is_about_marking(item) and names.issuperset(item.who))
+    ] + named_careless
+    diagnoses += _unexplained(questions, explained, rates, diagnoses)
     order = list(DIAGNOSES)
-    return tuple(sorted(found, key=lambda item: (order.index(item.kind), -item.items, item.control, item.answers)))
+    return tuple(sorted(diagnoses, key=lambda item: (order.index(item.kind), -item.items, item.control, item.answers)))
 
 
 def _is_about_marking(item: Diagnosis) -> bool:

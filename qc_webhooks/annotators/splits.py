@@ -42,9 +42,9 @@ def split_of(asked: Asked, *, unit: str) -> tuple[Diagnosis | None, Floats]:
     if camps is not None:
         content = describe_open(asked, camps.open, unit=unit)
         evidence = f"{round(float(camps.open.sum()))} open cases, held-out log-likelihood +{camps.gain:.0f}"
-        found = _group_diagnosis(asked, camps.open, (camps.first, camps.second), content=content, evidence=evidence)
-        if found is not None:
-            return found, camps.open
+        diagnosis = _group_diagnosis(asked, camps.open, (camps.first, camps.second), content=content, evidence=evidence)
+        if diagnosis is not None:
+            return diagnosis, camps.open
     yes, no = split(asked)
     posterior = fit_persons(yes, no, extras_limit(asked)).posterior(yes, no)
     for class_ in (0, 1):
@@ -54,9 +54,9 @@ def split_of(asked: Asked, *, unit: str) -> tuple[Diagnosis | None, Floats]:
         if asked.kind == "presence" and min(len(groups[0]), len(groups[1])) < 2:
             continue  # one annotator's extra regions
         content = describe_open(asked, posterior[:, class_] * asked.disputed, unit=unit)
-        found = _group_diagnosis(asked, posterior[:, class_] * asked.disputed, groups[:2], content=content)
-        if found is not None:
-            return found, posterior[:, class_] * asked.disputed
+        diagnosis = _group_diagnosis(asked, posterior[:, class_] * asked.disputed, groups[:2], content=content)
+        if diagnosis is not None:
+            return diagnosis, posterior[:, class_] * asked.disputed
     return nothing
 
 

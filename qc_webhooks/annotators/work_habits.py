@@ -272,16 +272,21 @@ class CopiedWork:
 
 def find_copiers(tasks: Sequence[TaskFacts]) -> tuple[CopiedWork, ...]:
     """Pairs of annotators whose regions are near-identical, or whose errors are the same."""
-    found: dict[tuple[int, int], CopiedWork] = {}
+    copies: dict[tuple[int, int], CopiedWork] = {}
     for who, pairs in find_duplicates(tasks).items():
         for pair in pairs:
             key = min(who, pair.other), max(who, pair.other)
             share, usual = 100 * (pair.share.value or 0.0), 100 * pair.usual
-            found[key] = CopiedWork(key, pair.copied_by, pair.share.n, f"draws {share:.0f} % of the regions the same to"
-                                    " the pixel", f"{usual:.1f} % among the others")  # fmt: skip
+            copies[key] = CopiedWork(
+                key,
+                pair.copied_by,
+                pair.share.n,
+                f"draws {share:.0f} % of the regions the same to the pixel",
+                f"{usual:.1f} % among the others",
+            )
     for work in (*_near_copies(tasks), *_shared_errors(tasks)):
-        found.setdefault(work.annotators, work)
-    return tuple(found[key] for key in sorted(found))
+        copies.setdefault(work.annotators, work)
+    return tuple(copies[key] for key in sorted(copies))
 
 
 def _later(tasks: Iterable[TaskFacts], a: int, b: int) -> int | None:
@@ -464,10 +469,10 @@ class ClickThrough:
 
 def find_click_through(tasks: Sequence[TaskFacts]) -> tuple[ClickThrough, ...]:
     """Annotators who submit pre-labels unchanged, give one answer only, or are too fast to have looked."""
-    found = []
+    habits = []
     for who, bias in measure_prelabel_bias(tasks).items():
         if bias.is_anchored:
-            found.append(
+            habits.append(
                 ClickThrough(
                     who,
                     "",
@@ -476,11 +481,11 @@ def find_click_through(tasks: Sequence[TaskFacts]) -> tuple[ClickThrough, ...]:
                     f"{100 * (bias.left.value or 0):.0f} % of {bias.left.n}",
                 )
             )
-    anchored = {habit.annotator for habit in found}
-    found += [habit for habit in _only_prelabels(tasks) if habit.annotator not in anchored]
+    anchored = {habit.annotator for habit in habits}
+    habits += [habit for habit in _only_prelabels(tasks) if habit.annotator not in anchored]
     for who, speed in measure_speed(tasks).items():
         if speed.hasty.low is not None and speed.hasty.low > _MAX_BOT_HASTE:
-            found.append(
+            habits.append(
                 ClickThrough(
                     who,
                     "",
@@ -489,7 +494,7 @@ def find_click_through(tasks: Sequence[TaskFacts]) -> tuple[ClickThrough, ...]:
                     f"{100 * (speed.hasty.value or 0):.0f} % of the tasks in less than a quarter of the others' time",
                 )
             )
-    return (*found, *_constant_answers(tasks))
+    return (*habits, *_constant_answers(tasks))
 
 
 # Share of an annotator's regions that are unchanged pre-labels, and the largest share among the others.

@@ -1,5 +1,6 @@
 """`labelloop qc tune`: propose the policy that reaches a wanted error with the fewest labels."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,13 @@ def tune_policy(
             code="bad_target",
             status=422,
         )
+    if not 0 <= review_cost < math.inf:
+        raise QualityControlError(
+            f"--review-cost is a number of labels, 0 or more, not {review_cost:g}.",
+            fix="Give 3 where a review costs as much as three labels, 0 where there are no reviewers.",
+            code="bad_review_cost",
+            status=422,
+        )
     is_project = source.isdecimal() and not Path(source).exists()
     if is_project:
         settings = Settings()
@@ -102,11 +110,11 @@ def tune_policy(
         with show_progress(Path(source), rounds=1) as progress:
             facts = _facts(Export(Path(source), config, progress), in_force)
     with _progress_bar("replaying") as shown:
-        found = tune(facts, target_error, in_force, review_cost=review_cost, progress=shown)
-    found = msgspec.structs.replace(found, made_at=time.time())
+        tuning = tune(facts, target_error, in_force, review_cost=review_cost, progress=shown)
+    tuning = msgspec.structs.replace(tuning, made_at=time.time())
     if is_project:
-        save_tuning(settings.home, int(source), found)
-    _write(found, source, json, html)
+        save_tuning(settings.home, int(source), tuning)
+    _write(tuning, source, json, html)
 
 
 def _write(found: Tuning, source: str, json: Path | None, html: Path | None) -> None:

@@ -187,11 +187,11 @@ class ProjectStatistics:
 
     def _similarities(self, kind: str) -> dict[str, list[Similarities]]:
         """Control -> similarities of the annotators' texts or rankings in each task, without a ground truth's."""
-        found: dict[str, list[Similarities]] = defaultdict(list)
+        by_control: dict[str, list[Similarities]] = defaultdict(list)
         for task in self.evidence:
             for control, alike in getattr(task, kind):
-                found[control].append(tuple(pair for pair in alike if task.truth not in pair[:2]))
-        return found
+                by_control[control].append(tuple(pair for pair in alike if task.truth not in pair[:2]))
+        return by_control
 
 
 def _region_statistics(kind: str, items: Sequence[Votes]) -> dict[str, dict[str, Estimate]]:
@@ -205,10 +205,10 @@ def _region_statistics(kind: str, items: Sequence[Votes]) -> dict[str, dict[str,
         texts = [tuple((who, "\n".join(values)) for who, values in votes) for votes in items]
         return {TEXT: {"mean_similarity": similarity_statistic(map(similarities, texts))}}
     units = [{who: answer_name(tuple(sorted(values))) for who, values in votes} for votes in items]
-    found = {NOMINAL: describe(Ratings.of(units), NOMINAL)}
+    estimates = {NOMINAL: describe(Ratings.of(units), NOMINAL)}
     if has_several_tags(answer for votes in items for _, answer in votes):
-        found[TAGS] = tag_statistics(items)
-    return found
+        estimates[TAGS] = tag_statistics(items)
+    return estimates
 
 
 def _is_number(text: str) -> bool:

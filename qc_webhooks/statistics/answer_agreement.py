@@ -43,7 +43,7 @@ def tag_statistics(items: Iterable[Votes]) -> dict[str, Estimate]:
     """
     units = [dict(votes) for votes in items if len(votes) > 1]
     ratings = Ratings.of(units)
-    found: dict[str, Estimate] = {}
+    estimates: dict[str, Estimate] = {}
     if len(ratings.values) <= MAX_SETS:
         distances = np.array([[masi_distance(a, b) for b in ratings.values] for a in ratings.values])
         distances = distances.reshape(len(ratings.values), -1)
@@ -51,10 +51,10 @@ def tag_statistics(items: Iterable[Votes]) -> dict[str, Estimate]:
         def alpha(sample: Ratings, weights: Floats | None = None) -> float:
             return krippendorff_alpha(sample, weights, distances=distances)
 
-        found["alpha_masi"] = estimate(alpha, ratings)
+        estimates["alpha_masi"] = estimate(alpha, ratings)
     else:
         reason = f"more than {MAX_SETS} different sets of tags; see the tags"
-        found["alpha_masi"] = Estimate.insufficient(len(units), reason)
+        estimates["alpha_masi"] = Estimate.insufficient(len(units), reason)
     given: dict[str, int] = defaultdict(int)
     for unit in units:
         for tag in {tag for tags in unit.values() for tag in tags}:
@@ -62,11 +62,11 @@ def tag_statistics(items: Iterable[Votes]) -> dict[str, Estimate]:
     for tag in sorted(given, key=lambda name: (-given[name], name))[:MAX_TAGS]:
         if given[tag] < MIN_UNITS:
             reason = f"given in {given[tag]} of the {MIN_UNITS} required"
-            found[f"alpha: {tag}"] = Estimate.insufficient(given[tag], reason)
+            estimates[f"alpha: {tag}"] = Estimate.insufficient(given[tag], reason)
             continue
         votes = [{who: GIVEN if tag in tags else NOT_GIVEN for who, tags in unit.items()} for unit in units]
-        found[f"alpha: {tag}"] = estimate(krippendorff_alpha, Ratings.of(votes))
-    return found
+        estimates[f"alpha: {tag}"] = estimate(krippendorff_alpha, Ratings.of(votes))
+    return estimates
 
 
 def ranking_statistic(concordances: Sequence[float]) -> Estimate:

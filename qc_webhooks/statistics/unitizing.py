@@ -93,16 +93,16 @@ class _Control:
         observed: Floats = weights @ np.array(self.observed_lengths, dtype=np.float64)
         parts = {label: sums.disagreements(weights, length, observed) for label, sums in sorted(self.labels.items())}
         total = np.sum(list(parts.values()), axis=0)
-        found = {"alpha_unitizing": _alpha(total[0], total[1], units)}
+        coefficients = {"alpha_unitizing": _alpha(total[0], total[1], units)}
         if len(parts) > 1:
             counts = {label: len(self.labels[label].unit_lengths) for label in parts}
-            found |= {
+            coefficients |= {
                 f"alpha_unitizing: {label}": _alpha(*part, counts[label])
                 if counts[label] >= MIN_UNITS
                 else Estimate.insufficient(counts[label], f"{counts[label]} of the {MIN_UNITS} required spans")
                 for label, part in parts.items()
             }
-        return found
+        return coefficients
 
 
 @dataclass
@@ -204,5 +204,5 @@ def disagreements_of(continuum: Continuum, annotators: Sequence[int]) -> Mapping
     sums.add(continuum, annotators)
     weights = np.ones((1, 1))
     lengths = np.array(sums.lengths, dtype=np.float64), np.array(sums.observed_lengths, dtype=np.float64)
-    found = {label: part.disagreements(weights, *lengths) for label, part in sums.labels.items()}
-    return {label: (float(observed[0]), float(expected[0])) for label, (observed, expected) in found.items()}
+    disagreements = {label: part.disagreements(weights, *lengths) for label, part in sums.labels.items()}
+    return {label: (float(observed[0]), float(expected[0])) for label, (observed, expected) in disagreements.items()}

@@ -20,7 +20,7 @@ def kendall_w(rankings: Sequence[Ranking]) -> float | None:
     items = sorted(common)
     sums = np.zeros(n)
     for ranking in rankings:
-        place = {item: index for index, item in enumerate(item for _, item in ranking if item in common)}
-        sums += [place[item] for item in items]
+        ranks = {item: index for index, item in enumerate(item for _, item in ranking if item in common)}
+        sums += [ranks[item] for item in items]
     squares = float(((sums - sums.mean()) ** 2).sum())
     return 12 * squares / (raters**2 * (n**3 - n))

@@ -47,7 +47,7 @@ def continua_of(task: Task, answers: Sequence[Answers], config: LabelConfig | No
             if kind == SPANS and are_mergeable(values):
                 for span in values:
                     spans[control, span.to_name, span.scope].append((submission.annotator, span))
-    found = []
+    continua = []
     for (control, to_name, scope), drawn in sorted(spans.items()):
         is_whole = all(edge == int(edge) for _, span in drawn for edge in span.extent)
         step = 1 if is_whole else _STEPS
@@ -58,8 +58,8 @@ def continua_of(task: Task, answers: Sequence[Answers], config: LabelConfig | No
         length = max(end for *_, end in units)
         if not scope and step == 1:
             length = max(length, _text_length(task, config, to_name))
-        found.append(Continuum(control, length, units))
-    return tuple(found)
+        continua.append(Continuum(control, length, units))
+    return tuple(continua)
 
 
 def _text_length(task: Task, config: LabelConfig | None, to_name: str) -> int:

@@ -386,10 +386,10 @@ def _detections(answers: Sequence[Answers], tolerance: Tolerance) -> dict[str, D
     rated = [annotator_view(item) for item in complete_answers(answers) if not item.ground_truth]
     if len(rated) < 2:
         return None
-    found: dict[str, list[tuple[Region, int]]] = {}
+    detections: dict[str, list[tuple[Region, int]]] = {}
     for owner, view in enumerate(rated):
         for region in view.regions:
-            found.setdefault(region.control, []).append((region, owner))
+            detections.setdefault(region.control, []).append((region, owner))
     with suppress(TooLargeToJudge):
         return {
             control: count_detections(
@@ -398,7 +398,7 @@ def _detections(answers: Sequence[Answers], tolerance: Tolerance) -> dict[str, D
                 annotators=len(rated),
                 match_iou=tolerance.match_iou,
             )
-            for control, regions in found.items()
+            for control, regions in detections.items()
         }
     return None
 

@@ -161,12 +161,12 @@ def _closest_conflicts(
 
     def conflicts_of(pair: Comparison) -> tuple[Conflict, ...]:
         first = doubted.get((pair.a, pair.b), [])
-        found = find_conflicts(
+        conflicts = find_conflicts(
             by_id[pair.a], by_id[pair.b], tolerance=policy.tolerance, agreement=policy.agreement,
             controls=policy.thresholds,
         )  # fmt: skip
         named = {(conflict.type, conflict.control, conflict.regions) for conflict in first}
-        others = (item for item in found if (item.type, item.control, item.regions) not in named)
+        others = (item for item in conflicts if (item.type, item.control, item.regions) not in named)
         return (*first, *others)
 
     return min((conflicts_of(pair) for pair in candidates if pair.overall >= highest - ROUNDING), key=len)

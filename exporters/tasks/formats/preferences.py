@@ -5,7 +5,7 @@ https://huggingface.co/docs/trl/dataset_formats#preference
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, ClassVar
 
 import msgspec
@@ -21,12 +21,16 @@ NO_PREFERENCE = "no preference in it"
 NO_PROMPT = "pairs without a prompt: the label config shows no text with the responses"
 TIES = "comparisons in which neither response is preferred, left out"
 NO_RESPONSE = "comparisons with a response that the task's data does not have, left out"
+MANY = "rankings of more than 10,000 pairs, of which the others are left out"
 LOST_ITEM = "ranked items that the task's data does not have, left out"
 _PROMPT_TAGS = frozenset({"text", "hypertext", "paragraphs", "chat"})
 _PROMPT_KEYS = ("prompt", "question", "instruction", "query", "input", "context")
 # Fields of a ranked item with its content.
 _CONTENT = ("body", "text", "content", "html", "value", "title")
 _encode = msgspec.json.Encoder().encode
+
+# Pairs of one answer: a ranking of n items has n (n - 1) / 2, each with two whole responses.
+MAX_PAIRS = 10_000
 
 # (chosen, rejected, further fields)
 Pair = tuple[Any, Any, Json]
@@ -50,7 +54,7 @@ class PreferenceJsonl(LineFormat):
         config = self.context.config
         if config is None:
             return EncodedLine(None, dropped=NO_CONFIG)
-        notes: dict[str, int] = {NO_PROMPT: 0, TIES: 0, NO_RESPONSE: 0, LOST_ITEM: 0}
+        notes: dict[str, int] = {NO_PROMPT: 0, TIES: 0, NO_RESPONSE: 0, LOST_ITEM: 0, MANY: 0}
         rows: list[Json] = []
         for control in _controls(config):
             pairs_of = _pairs_of(control, config)
@@ -58,7 +62,8 @@ class PreferenceJsonl(LineFormat):
                 continue
             compared = _compared(control, config)
             prompt = _prompt(line.data, config, compared)
-            for chosen, rejected, more in pairs_of(control, config, line, notes):
+            pairs = iter(pairs_of(control, config, line, notes))
+            for chosen, rejected, more in islice(pairs, MAX_PAIRS):
                 if chosen in (None, "") or rejected in (None, ""):
                     notes[NO_RESPONSE] += 1
                     continue
@@ -66,6 +71,7 @@ class PreferenceJsonl(LineFormat):
                 made = {"task": line.task, "annotation": line.annotation.get("id"), "by": line.annotation.get("by")}
                 pair = {"prompt": "" if prompt is None else prompt, "chosen": chosen, "rejected": rejected}
                 rows.append({**pair, **made, "control": control.name, **more})
+            notes[MANY] += next(pairs, None) is not None
         if not rows:
             return EncodedLine(None, dropped=NO_PREFERENCE, notes=notes)
         return EncodedLine(_encode(rows), len(rows), notes=notes)

@@ -108,9 +108,9 @@ class DetectionPosterior(msgspec.Struct, frozen=True):
             (draws, clusters).
         """
         density, _, _, false_regions, match, match_spread, _, mistaken = self._columns
-        found, missed = self._log_recall(annotators)
+        detected, missed = self._log_recall(annotators)
         marks = marked.astype(np.float64)
-        logs = found @ marks.T + missed @ (1 - marks).T
+        logs = detected @ marks.T + missed @ (1 - marks).T
         real = density[:, None] * np.einsum("j,djc->dc", _NODE_WEIGHTS, np.exp(logs))
         ratios = np.array([self.false_ratios.get(annotator, 1.0) for annotator in annotators])
         count = marks.sum(axis=1)
@@ -129,10 +129,10 @@ class DetectionPosterior(msgspec.Struct, frozen=True):
         """Probability that a further annotator marks the region that some of these marked."""
         marked = np.array([[annotator in marked_by for annotator in annotators]])
         real = self.real_probabilities(annotators, marked)[:, 0]
-        found, missed = self._log_recall([*annotators, further])
-        logs = np.where(marked[0], found[..., :-1], missed[..., :-1]).sum(axis=2)
+        detected, missed = self._log_recall([*annotators, further])
+        logs = np.where(marked[0], detected[..., :-1], missed[..., :-1]).sum(axis=2)
         weights = _NODE_WEIGHTS * np.exp(logs - logs.max(axis=1, keepdims=True))
-        recall = (weights * np.exp(found[..., -1])).sum(axis=1) / weights.sum(axis=1)
+        recall = (weights * np.exp(detected[..., -1])).sum(axis=1) / weights.sum(axis=1)
         _, _, _, _, match, match_spread, _, _ = self._columns
         matches = _sigmoid(match[:, None] + match_spread[:, None] * _NODES)
         count = int(marked.sum())

@@ -122,7 +122,7 @@ def _by_borda(members: list[str], bucket: str, rankings: Rankings, weights: Sequ
     wins = np.zeros((len(members), len(members)))
     votes = np.zeros_like(wins)
     for (_, ranking), weight in zip(rankings, weights, strict=True):
-        position = {item: place for place, (name, item) in enumerate(ranking) if name == bucket}
+        position = {item: rank for rank, (name, item) in enumerate(ranking) if name == bucket}
         order = np.array([position.get(item, np.nan) for item in members])
         ahead = order[None] - order[:, None]
         wins += weight * (np.nan_to_num(ahead) > 0)
@@ -131,7 +131,7 @@ def _by_borda(members: list[str], bucket: str, rankings: Rankings, weights: Sequ
     share = np.divide(wins, votes, out=np.full_like(wins, 0.5), where=votes > 0)
     np.fill_diagonal(share, 0.0)
     best = max(range(len(rankings)), key=lambda one: weights[one])
-    tie = {item: place for place, (_, item) in enumerate(rankings[best][1])}
+    tie = {item: rank for rank, (_, item) in enumerate(rankings[best][1])}
     score = share.sum(axis=1) + _MAJORITY * np.sign(np.round(share - share.T, 9)).sum(axis=1)
     order_of = sorted(range(len(members)), key=lambda one: (-round(score[one], 9), tie.get(members[one], len(tie))))
     return [members[one] for one in order_of]

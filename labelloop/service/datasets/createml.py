@@ -81,12 +81,12 @@ def _read_file(listed: Sequence[Any], file: str, images: ImageFiles) -> Iterator
             yield DatasetProblem(f"{file}, [{index}]", "not an object with the name of an image")
             continue
         joined = posixpath.normpath(posixpath.join(folder, name.replace("\\", "/"))).removeprefix("../").lstrip("/")
-        found = images.find(joined) or images.find(name)
-        size = images.size(found) if found is not None else ""
+        file_name = images.find(joined) or images.find(name)
+        size = images.size(file_name) if file_name is not None else ""
         annotations = _first(entry, _LIST_KEYS)
         if isinstance(annotations, str) or (annotations is None and isinstance(entry.get("label"), str)):
             choice = annotations or entry["label"]
-            yield DatasetImage(found or joined, choices=(choice.strip(),) if choice.strip() else ())
+            yield DatasetImage(file_name or joined, choices=(choice.strip(),) if choice.strip() else ())
             continue
         objects: list[LabelledObject] = []
         unread = 0
@@ -99,7 +99,7 @@ def _read_file(listed: Sequence[Any], file: str, images: ImageFiles) -> Iterator
                 yield DatasetProblem(f"{file}, {name}, annotations[{number}]", str(error))
         width, height = (0, 0) if isinstance(size, str) else size
         yield DatasetImage(
-            found or joined,
+            file_name or joined,
             width,
             height,
             tuple(objects),

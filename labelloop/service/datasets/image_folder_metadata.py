@@ -7,6 +7,7 @@ pixels) and ``category`` or ``categories``; ``label`` is the class of the image,
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -93,9 +94,9 @@ def _read_file(
         if joined.startswith("../"):
             yield DatasetProblem(where, f"its file_name {name!r:.60} is outside the folder")
             continue
-        found = images.find(joined)
+        file_name = images.find(joined)
         size = image_size_or_zero(row.get("width"), row.get("height"))
-        if not size[0] and found is not None and not isinstance(measured := images.size(found), str):
+        if not size[0] and file_name is not None and not isinstance(measured := images.size(file_name), str):
             size = measured
         objects: list[LabelledObject] = []
         failed = 0
@@ -107,7 +108,7 @@ def _read_file(
                 objects.append(item)
         text = row.get("text", row.get("caption"))
         yield DatasetImage(
-            found or joined,
+            file_name or joined,
             *size,
             tuple(objects),
             _choices(row.get("label"), classes),
@@ -127,9 +128,9 @@ def _choices(label: Any, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _read_objects(objects: Any, where: str, classes: Sequence[str]) -> Iterator[LabelledObject | DatasetProblem]:
-    if objects is None:
+    if objects is None or objects == []:
         return
-    columns = objects if isinstance(objects, dict) else {}
+    columns = objects if isinstance(objects, dict) else _columns(objects)
     boxes = columns.get("bbox", columns.get("bboxes"))
     kinds = next(
         (columns[key] for key in ("category_name", "category", "categories", "label", "labels") if key in columns), None
@@ -146,6 +147,13 @@ def _read_objects(objects: Any, where: str, classes: Sequence[str]) -> Iterator[
             yield DatasetProblem(f"{where}, objects[{index}]", str(error))
         else:
             yield LabelledObject(shape, label, crowd=index < len(crowds) and crowds[index] == 1)
+
+
+def _columns(objects: Any) -> dict[str, list[Any]]:
+    """Objects that are listed one by one, as ``datasets`` 4 writes them, as columns; empty if they are not."""
+    if not isinstance(objects, list) or not all(isinstance(entry, dict) for entry in objects):
+        return {}
+    return {key: [entry.get(key) for entry in objects] for key in dict.fromkeys(chain.from_iterable(objects))}
 
 
 def _box(box: Any) -> Rectangle:

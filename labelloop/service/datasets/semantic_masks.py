@@ -75,20 +75,20 @@ def _read_mask(
     file: str, files: DatasetFiles, images: ImageFiles, names: Mapping[int, str], sheet: _Classes
 ) -> Iterator[DatasetImage | DatasetProblem]:
     stem = posixpath.splitext(file.removeprefix(f"{SEMANTIC_FOLDER}/"))[0]
-    found = images.find(f"images/{stem}") or images.find(stem)
+    file_name = images.find(f"images/{stem}") or images.find(stem)
     split = next(filter(None, map(split_of, PurePosixPath(stem).parts[:-1])), "")
-    measured = images.size(found) if found is not None else (0, 0)
+    measured = images.size(file_name) if file_name is not None else (0, 0)
     size = (0, 0) if isinstance(measured, str) else measured
-    image = DatasetImage(found or stem, *size, split=split)
+    image, where = DatasetImage(file_name or stem, *size, split=split), f"{file}, a mask"
     try:
         pixels = read_png(files.read(file), size)
     except MalformedData as error:
-        yield DatasetProblem(file, str(error))
+        yield DatasetProblem(where, str(error))
         yield msgspec.structs.replace(image, unread=1)
         return
     if pixels.ndim != 2:
         yield DatasetProblem(
-            file, "a PNG of colours, not of class numbers; write it with a palette (mode P) or in grey"
+            where, "a PNG of colours, not of class numbers; write it with a palette (mode P) or in grey"
         )
         yield msgspec.structs.replace(image, unread=1)
         return
@@ -98,6 +98,6 @@ def _read_mask(
             objects.append(LabelledObject(mask_from_array(pixels == number), names[number]))
         elif number not in {sheet.background, sheet.ignore_index}:
             unread += 1
-            yield DatasetProblem(file, f"its pixels of the number {number} are of no class in {SEMANTIC_CLASSES}")
+            yield DatasetProblem(where, f"its pixels of the number {number} are of no class in {SEMANTIC_CLASSES}")
     height, width = pixels.shape
     yield msgspec.structs.replace(image, width=width, height=height, objects=tuple(objects), unread=unread)

@@ -7,6 +7,8 @@ import time
 from io import RawIOBase
 from typing import BinaryIO, cast
 
+from cachetools import LRUCache
+
 from labelloop.service.media.download import too_many_bytes
 from labelloop.service.media.errors import MediaHostRefused, MediaHostSilent, MediaMissing, MediaUnreachable
 from labelloop.service.settings import Settings
@@ -15,6 +17,9 @@ from labelloop.service.store.addresses import from_studio_url, split_bucket_url
 from labelloop.service.store.azure_account import VARIABLES
 from labelloop.service.store.bucket import Bucket
 from labelloop.service.store.errors import ObjectNotFound, StoreSilent
+
+# Buckets whose clients are kept: tasks name them.
+MAX_BUCKETS = 16
 
 # Scheme -> the environment variables that name this machine's credentials.
 _VARIABLES = {"gs": ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"), "az": VARIABLES}
@@ -37,7 +42,7 @@ class CloudDownloader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: LRUCache[str, Bucket] = LRUCache(MAX_BUCKETS)
 
     def fetch(self, url: str, into: BinaryIO) -> None:
         """Download `gs://bucket/key`, `az://container/key` or `azure-blob://container/key` into a file.
@@ -66,9 +71,11 @@ class CloudDownloader:
 
     def _bucket(self, address: str) -> Bucket:
         with self._lock:
-            bucket = self._buckets.get(address)
-            if bucket is None:
-                bucket = self._buckets[address] = open_bucket(address, timeout_s=self._settings.media_timeout_s)
+            if (bucket := self._buckets.get(address)) is None:
+                others = (other.sibling(address) for other in self._buckets.values())  # Google's share one client
+                bucket = next(filter(None, others), None)
+                bucket = bucket or open_bucket(address, timeout_s=self._settings.media_timeout_s)
+                self._buckets[address] = bucket
             return bucket
 
 

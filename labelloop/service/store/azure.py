@@ -226,10 +226,10 @@ class AzureBucket:
         import obstore
 
         try:
-            found = obstore.get(self._client(), name, options={"head": True})
+            response = obstore.get(self._client(), name, options={"head": True})
         except FileNotFoundError:
             return None
-        return str(found.meta["e_tag"]) if found.attributes.get(_WRITER) == writer else None
+        return str(response.meta["e_tag"]) if response.attributes.get(_WRITER) == writer else None
 
     def _client(self) -> "AzureStore":
         from obstore.store import AzureStore

@@ -1,9 +1,9 @@
 """`AzureAccount`: the storage account and its credentials, from the environment variables that Azure's tools read."""
 
 import base64
-import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,14 +21,16 @@ _NAMES = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
 _KEYS = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY")
 _SAS_TOKENS = ("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY")
 _ENDPOINTS = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+# It becomes part of a host name; emulators allow more than Azure.
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 # What tells that this machine has credentials of its own.
 VARIABLES = (*_NAMES, _CONNECTION_STRING)
 # Of every Azure emulator: https://learn.microsoft.com/azure/storage/common/storage-connect-azurite
 _EMULATOR = {
-    "AccountName": "devstoreaccount1",
-    "AccountKey": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
-    "BlobEndpoint": "http://127.0.0.1:10000/devstoreaccount1",
+    "accountname": "devstoreaccount1",
+    "accountkey": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+    "blobendpoint": "http://127.0.0.1:10000/devstoreaccount1",
 }
 _SAS_VERSION = "2022-11-02"
 
@@ -56,22 +58,28 @@ class AzureAccount:
         Raises:
             StoreUnreachable: No account is named, or its key is malformed.
         """
-        stated = _parse_connection_string(environment.get(_CONNECTION_STRING, ""))
-        name = stated.get("AccountName") or ("" if stated else _first(environment, _NAMES))
-        endpoint = stated.get("BlobEndpoint") or ("" if stated else _first(environment, _ENDPOINTS))
-        key = stated.get("AccountKey", "") if stated else _first(environment, _KEYS)
-        sas = stated.get("SharedAccessSignature", "") if stated else _first(environment, _SAS_TOKENS)
+        text = environment.get(_CONNECTION_STRING, "").strip()
+        stated = _parse_connection_string(text)
+        name = stated.get("accountname", "") if text else _first(environment, _NAMES)
+        endpoint = stated.get("blobendpoint", "") if text else _first(environment, _ENDPOINTS)
+        key = stated.get("accountkey", "") if text else _first(environment, _KEYS)
+        sas = stated.get("sharedaccesssignature", "") if text else _first(environment, _SAS_TOKENS)
         if not name and endpoint:  # https://NAME.blob.core.windows.net or http://host:port/NAME
             host, _, path = endpoint.partition("://")[2].partition("/")
             name = path.strip("/") or host.partition(".")[0]
         if not name:
-            raise StoreUnreachable(url, "", "no Azure storage account is named", fix=CREDENTIALS_FIX)
+            where = f" in {_CONNECTION_STRING}" if text else ""
+            raise StoreUnreachable(url, "", f"no Azure storage account is named{where}", fix=CREDENTIALS_FIX)
+        if not _NAME.fullmatch(name):
+            raise StoreUnreachable(
+                url, "", f"{name[:50]!r} is no name of an Azure storage account", fix=CREDENTIALS_FIX
+            )
         try:
             base64.b64decode(key, validate=True)
-        except binascii.Error:
+        except ValueError:
             raise StoreUnreachable(url, "", "the account key is not base64", fix=CREDENTIALS_FIX) from None
-        protocol = stated.get("DefaultEndpointsProtocol", "https")
-        suffix = stated.get("EndpointSuffix", "core.windows.net")
+        protocol = stated.get("defaultendpointsprotocol", "https")
+        suffix = stated.get("endpointsuffix", "core.windows.net")
         endpoint = (endpoint or f"{protocol}://{name}.blob.{suffix}").rstrip("/")
         return cls(name, endpoint, "" if sas and not key else key, "" if key else sas.lstrip("?"))
 
@@ -101,7 +109,7 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:
 
 
 def _parse_connection_string(text: str) -> Mapping[str, str]:
-    """`Key=value;...` -> its values; those of the emulator for `UseDevelopmentStorage=true`."""
+    """`Key=value;...` -> its values by key in lower case; those of the emulator for `UseDevelopmentStorage=true`."""
     pairs = (part.partition("=") for part in text.split(";") if "=" in part)
-    values = {key.strip(): value.strip() for key, _, value in pairs}
-    return _EMULATOR if values.get("UseDevelopmentStorage", "").lower() == "true" else values
+    values = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    return _EMULATOR if values.get("usedevelopmentstorage", "").lower() == "true" else values

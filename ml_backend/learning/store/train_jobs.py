@@ -180,11 +180,6 @@ class TrainJobStore:
         with self._engine.begin() as connection:
             return connection.execute(self._update(number, token).values(values)).rowcount == 1
 
-    def holds(self, number: int, token: str) -> bool:
-        """Whether a lease is valid."""
-        job = self.job(number)
-        return job is not None and bool(token) and job.token == token
-
     def returned(self, number: int, token: str) -> bool:
         """A trainer handed its model back: end the lease; False if it was lost."""
         values = {"state": "returned", "token": "", "leased_until": None, "attempts": 0}
@@ -200,7 +195,9 @@ class TrainJobStore:
             }  # fmt: skip
             return connection.execute(self._update(number, token).values(values)).rowcount == 1
 
-    def release(self, number: int, token: str, *, reason: str, lost: bool = False) -> bool:
+    def release(
+        self, number: int, token: str, *, reason: str, lost: bool = False, expired: float | None = None
+    ) -> bool:
         """Give a job back, so that another runs it; False if the lease was lost.
 
         Args:
@@ -208,20 +205,26 @@ class TrainJobStore:
             token: Its lease.
             reason: Why, in words.
             lost: Whether it was not given back in order: after `MAX_ATTEMPTS` of these it fails.
+            expired: Only if its lease has not been renewed since: it ended at this time.
         """
         job = self.job(number)
         if job is None or job.token != token:
             return False
-        if lost and job.attempts >= MAX_ATTEMPTS:
-            return self.finish(number, token, state="failed", reason=f"{reason} ({job.attempts} attempts)")
         values: dict[str, Any] = {
             "state": "waiting" if job.state == "running" else "returned", "token": "", "leased_until": None,
             "reason": reason[:MAX_REASON],
         }  # fmt: skip
         if not lost:
             values["attempts"] = max(job.attempts - 1, 0)
+        elif job.attempts >= MAX_ATTEMPTS:
+            values |= {"state": "failed", "reason": f"{reason[: MAX_REASON - 20]} ({job.attempts} attempts)"}
+        update = self._update(number, token)
+        if expired is not None:
+            update = update.where(TRAIN_JOBS.c.leased_until == expired)
         with self._engine.begin() as connection:
-            return connection.execute(self._update(number, token).values(values)).rowcount == 1
+            if values["state"] == "failed":
+                values["finished_at"] = self._clock(connection)
+            return connection.execute(update.values(values)).rowcount == 1
 
     def expire(self) -> list[TrainJob]:
         """Give back the jobs whose lease has expired: their trainer or worker is dead or unreachable."""
@@ -233,7 +236,9 @@ class TrainJobStore:
         return [
             job
             for job in expired
-            if self.release(job.id, job.token, reason=f"{job.holder} was heard no more", lost=True)
+            if self.release(
+                job.id, job.token, reason=f"{job.holder} was heard no more", lost=True, expired=job.leased_until
+            )
         ]
 
     def drop(self, project: int) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shapely import affinity
 
 from exporters.model.clipping import clip_to_image
-from exporters.model.outlines import min_area_box, single_ring
+from exporters.model.outlines import min_area_box, min_area_boxes, single_ring
 from exporters.model.records import Object
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
 
@@ -181,6 +181,18 @@ def test_smallest_turned_box_is_opencvs(points):
     box = shapely.Polygon(corners)
     assert box.area <= width * height * 1.001 + 0.5
     assert box.buffer(0.01).covers(hull)
+
+
+def test_boxes_of_many_fine_outlines_take_little_memory():
+    angles = np.linspace(0, 2 * np.pi, 150, endpoint=False)
+    circle = shapely.Polygon(np.column_stack((100 + 40 * np.cos(angles), 50 + 20 * np.sin(angles))))
+    tracemalloc.start()
+    try:
+        boxes = min_area_boxes(np.array([affinity.translate(circle, shift) for shift in range(200)]))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert np.ptp(boxes[:, :, 0] - np.arange(200)[:, None], axis=0).max() < 1e-9
 
 
 def test_smallest_turned_box_of_an_ellipse_has_its_axes():

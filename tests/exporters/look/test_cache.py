@@ -53,6 +53,20 @@ def test_files_of_fingerprints_are_merged(tmp_path, store, monkeypatch):
         assert cache.missing(IDENTITIES) == []
 
 
+def test_merging_keeps_what_others_added_and_drops_damage(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(cache_module, "_MAX_FILES", 1)
+    with FingerprintCache(tmp_path / "one.sqlite") as cache, FingerprintCache(tmp_path / "two.sqlite") as other:
+        other.add([(IDENTITIES[1], look(1))])
+        other.publish(store, IDENTITIES[1:2])
+        store.put("look/1-damaged", b"damaged")
+        cache.add([(IDENTITIES[0], look(0))])
+        assert cache.publish(store, IDENTITIES[:1]) == ""
+    assert "look/1-damaged" not in store.list("look/")
+    with FingerprintCache(tmp_path / "three.sqlite") as cache:
+        cache.fetch(store)
+        assert cache.missing(IDENTITIES[:2]) == []
+
+
 def test_damaged_file_in_the_store_is_read_again(tmp_path, store):
     with FingerprintCache(tmp_path / "one.sqlite") as cache:
         cache.add([(IDENTITIES[0], look(0))])

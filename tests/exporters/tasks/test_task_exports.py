@@ -205,6 +205,15 @@ def test_a_deeply_nested_task_stops_nothing(run):
     assert second["task"] == 2
 
 
+def test_options_of_images_without_effect_are_said(run):
+    options = {"label_config": CONFIGS["choices"], "formats": ("tasks-jsonl", "csv")}
+    out = run([text_task(1)], rename=("good=fine",), copy_images=True, **options)
+    assert lines_of(out)[0]["answers"]["mood"] == "good"
+    said = [warning.split(" ")[0] for warning in out.report.warnings]
+    assert said == ["--rename", "--copy-images"]
+    assert run([text_task(1)], to="plain", **options).report.warnings == ()
+
+
 def test_disputed_tasks_are_out_or_apart(run):
     tasks = [text_task(1), text_task(2)]
     tasks[1]["data"] |= {"qc_status": "disputed", "qc_agreement": 0.2}

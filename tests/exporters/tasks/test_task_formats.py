@@ -13,7 +13,7 @@ from exporters.tasks.documents import documents
 from exporters.tasks.flat import PlainAnswers, flatten
 from exporters.tasks.formats.base import SIGNED_INSIDE
 from exporters.tasks.formats.conll import MISALIGNED, OVERLAPPING
-from exporters.tasks.formats.preferences import NO_RESPONSE
+from exporters.tasks.formats.preferences import MANY, MAX_PAIRS, NO_RESPONSE
 from exporters.tasks.formats.spacy_jsonl import LOOSE_RELATION
 from exporters.tasks.hypertext import parse_hypertext
 from exporters.tasks.line import TaskLine
@@ -225,6 +225,13 @@ def test_preferences_are_pairs():
     assert ranked == [("Why?", "B", "A"), ("Why?", "B", "C"), ("Why?", "A", "C")]
     buckets = {"_": ["c"], "best": ["b"], "rest": ["a"]}
     assert pairs("buckets", data, chosen("rank", "ranker", ranker=buckets)) == [("Why?", "B", "A")]
+
+
+def test_pairs_of_a_long_ranking_are_bounded():
+    names = [str(number) for number in range(200)]
+    data = {"prompt": "Why?", "items": [{"id": name, "body": f"text {name}"} for name in names]}
+    made = encode("preference-jsonl", CONFIGS["ranking"], data, [chosen("rank", "ranker", ranker={"rank": names})])
+    assert (made.entries, made.notes[MANY]) == (MAX_PAIRS, 1)
 
 
 def test_a_pair_without_a_response_is_left_out():

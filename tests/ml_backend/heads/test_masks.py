@@ -151,10 +151,40 @@ def test_a_copied_project_is_judged_by_its_own_tasks(fitted):
 
 
 def test_objects_of_one_task_are_judged_by_others(monkeypatch):
-    monkeypatch.setattr(masks, "_cross_validated_drawings", None)  # would be judged by the objects it was fitted on
-    result = fit_masks(FitInput(CONFIG, [replace(example(seed), task=7) for seed in range(2)]))
-    assert "6 objects of 1 task," in result.reason
-    assert result.value is not None
+    fitted, judged = [], []
+    sample, draw = masks.sample_pixels, masks.drawn_ious
+
+    def objects(examples):
+        return [(one.url, index) for one in examples for index, mask in enumerate(one.masks) if mask]
+
+    def sampled(segmenter, examples):
+        fitted.append(objects(examples))
+        return sample(segmenter, examples)
+
+    def drawn(segmenter, examples, heads, **options):
+        judged.append(objects(examples))
+        return draw(segmenter, examples, heads, **options)
+
+    monkeypatch.setattr(masks, "sample_pixels", sampled)
+    monkeypatch.setattr(masks, "drawn_ious", drawn)
+    images = [replace(example(seed, discs=1), task=7) for seed in range(3)]
+    result = fit_masks(FitInput(CONFIG, [replace(example(3), task=7), *images]))
+    assert "on 6 objects of 1 task," in result.reason
+    everything, *others = fitted
+    for left, right in zip(others, judged, strict=True):
+        assert sorted((*left, *right)) == sorted(everything)
+        assert not set(left) & set(right)
+
+
+def test_too_few_held_out_tasks_are_not_drawn(monkeypatch):
+    drawn = []
+    draw = masks._draw
+    monkeypatch.setattr(masks, "_draw", lambda *args: drawn.append(args[1].task) or draw(*args))
+    held_out = [example(seed) for seed in range(20, 23)]
+    result = fit_masks(FitInput(CONFIG, [example(seed) for seed in range(6)], held_out))
+    assert result.judged_by == "cross-validation"
+    assert drawn
+    assert not {one.task for one in held_out} & set(drawn)
 
 
 def test_a_second_run_samples_new_images_alone(monkeypatch):

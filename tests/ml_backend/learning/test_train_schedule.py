@@ -13,11 +13,12 @@ import pytest
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from ml_backend.finetune.protocol import MAX_POINTS, TrainProgress, thinned
+from labelloop.service.store import open_store
+from ml_backend.finetune.protocol import MAX_POINTS, MAX_REASON, TrainProgress, thinned
 from ml_backend.learning.store.annotations import TrainingDataStore
-from ml_backend.learning.store.train_jobs import MAX_ATTEMPTS, MAX_JOBS, KnownTrainer, TrainJobStore
+from ml_backend.learning.store.train_jobs import MAX_ATTEMPTS, MAX_JOBS, KnownTrainer, TrainJobStore, returned_key
 from ml_backend.learning.train_schedule import TRAINERS_FIRST_S, WORKER, may_run, state_in_words, why_not_due
-from ml_backend.learning.train_scheduler import TrainScheduler
+from ml_backend.learning.train_scheduler import COMMAND, TrainScheduler
 from ml_backend.policy import FinetunePolicy
 
 NOON = datetime(2026, 7, 1, 12, 0, tzinfo=UTC).timestamp()
@@ -74,6 +75,17 @@ def test_what_is_not_due_says_why(policy, known, labelled, said):
     assert (said in why) if said else why == ""
 
 
+def test_hours_of_the_machine_name_their_zone(monkeypatch):
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    try:
+        why = why_not_due(FinetunePolicy(hours="22:00-06:00"), labelled=90, last=None, known=[HERE], now=NOON)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert "starts at 22:00 EST, in 15 h 0 min" in why
+
+
 def test_a_trainer_that_is_silent_is_nobody():
     silent = [KnownTrainer("gpu-box", "cuda", NOON - 3600)]
     assert "torch is not installed" in why_not_due(FinetunePolicy(), labelled=90, last=None, known=silent, now=NOON)
@@ -103,8 +115,16 @@ def test_the_worker_leaves_a_job_to_a_trainer_that_asks(jobs, clock):
     assert not may_run(policy, job, now=NOON, **facts)
     assert may_run(policy, job, now=NOON + TRAINERS_FIRST_S + 1, **facts)
     assert may_run(policy, job, trainer=False, known=[HERE], now=NOON)
-    assert not may_run(policy, create(jobs, 8, place="trainer"), trainer=False, known=[HERE], now=NOON + 999)
-    assert not may_run(policy, create(jobs, 9, place="worker"), trainer=True, known=[], now=NOON)
+    assert not may_run(FinetunePolicy(where="trainer"), job, trainer=False, known=[HERE], now=NOON + 999)
+    assert not may_run(FinetunePolicy(where="worker"), job, trainer=True, known=[], now=NOON)
+
+
+def test_a_waiting_job_follows_the_policy_as_it_is_now(jobs):
+    old, here = create(jobs, place="trainer"), FinetunePolicy(where="worker")
+    assert may_run(here, old, trainer=False, known=[HERE], now=NOON)
+    off = FinetunePolicy(on="off")
+    assert not may_run(off, old, trainer=False, known=[HERE], now=NOON)
+    assert "Fine-tuning is off" in state_in_words(off, old, labelled=30, known=[HERE], now=NOON)
 
 
 def test_one_open_job_a_project_and_few_in_all(jobs):
@@ -135,6 +155,32 @@ def test_a_dead_trainers_job_is_taken_over_and_fails_in_the_end(jobs, clock):
     ended = jobs.job(job.id)
     assert (ended.state, ended.attempts) == ("failed", MAX_ATTEMPTS)
     assert "trainer 2 was heard no more" in ended.reason
+
+
+def test_a_lease_renewed_meanwhile_is_not_taken_away(jobs, clock, monkeypatch):
+    """The heartbeat comes between the look for expired leases and the update that takes them."""
+    claimed = jobs.claim(create(jobs).id, "gpu-box")
+    clock.now += 91
+    release = jobs.release
+
+    def slow(number, token, **how):
+        assert jobs.heartbeat(number, token)
+        return release(number, token, **how)
+
+    monkeypatch.setattr(jobs, "release", slow)
+    assert jobs.expire() == []
+    assert jobs.heartbeat(claimed.id, claimed.token)
+
+
+def test_a_long_reason_leaves_the_attempts_readable(jobs):
+    job = create(jobs)
+    for _ in range(MAX_ATTEMPTS):
+        jobs.release(job.id, jobs.claim(job.id, "a").token, reason="x" * 10_000, lost=True)
+    ended = jobs.job(job.id)
+    assert ended.state == "failed"
+    assert ended.finished_at
+    assert ended.reason.endswith(f"({MAX_ATTEMPTS} attempts)")
+    assert len(ended.reason) <= MAX_REASON
 
 
 def test_a_job_given_back_in_order_is_no_attempt(jobs):
@@ -230,6 +276,43 @@ def test_the_worker_starts_one_child_and_ends_it(scheduler, engine):
     assert (jobs.job(job.id).state, jobs.job(job.id).reason) == ("waiting", "the worker was stopped")
 
 
+def test_the_lease_is_in_no_process_list(scheduler, engine):
+    worker = scheduler((sys.executable, "-c", "import sys; print(sys.stdin.readline(), file=open(sys.argv[2], 'w'))"))
+    worker._command = (*worker._command, "-", str(worker._settings.home / "lease"))
+    worker.run()
+    process, job = worker._child
+    process.wait()
+    assert not any(job.token in part for part in process.args)
+    assert (worker._settings.home / "lease").read_text().strip() == job.token
+
+
+@pytest.mark.slow
+def test_the_childs_process_runs_its_job(engine, tmp_path):
+    jobs = TrainJobStore(engine)
+    claimed = jobs.claim(create(jobs, 99).id, "worker here")
+    environment = os.environ | {"LABELLOOP_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [*COMMAND, str(claimed.id)]
+    for lease in ("another", claimed.token):
+        assert jobs.job(claimed.id).state == "running"
+        subprocess.run(command, input=f"{lease}\n".encode(), env=environment, check=True, timeout=60)
+    assert jobs.job(claimed.id).state == "failed"  # without torch, or because no such project learns
+
+
+def test_a_model_whose_evaluation_kills_the_worker_is_deleted(scheduler, engine):
+    worker, jobs = scheduler((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")), TrainJobStore(engine)
+    job = create(jobs)
+    assert jobs.returned(job.id, jobs.claim(job.id, "gpu-box").token)
+    store = open_store(worker._settings.store_url, worker._settings)
+    store.put(returned_key(job.id), b"a model")
+    for _ in range(MAX_ATTEMPTS):
+        assert store.exists(returned_key(job.id))
+        worker.run()
+        worker._child[0].wait()
+    worker.run()
+    assert jobs.job(job.id).state == "failed"
+    assert not store.exists(returned_key(job.id))
+
+
 def test_a_child_that_dies_is_started_again_until_it_fails(scheduler, engine):
     jobs, worker = TrainJobStore(engine), scheduler((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"))
     for _ in range(MAX_ATTEMPTS):
@@ -243,6 +326,16 @@ def test_a_child_that_dies_is_started_again_until_it_fails(scheduler, engine):
     assert "memory_gb" in job.reason
     worker.run()
     assert len(jobs.last(7)) == 1  # the next one comes with new labels
+
+
+def test_a_job_of_a_project_that_stopped_learning_waits(scheduler, engine):
+    worker = scheduler()
+    job = create(TrainJobStore(engine))
+    policy = worker._settings.home / "ml_backend" / "learn.toml"
+    policy.parent.mkdir()
+    policy.write_text("learn = false\n")
+    worker.run()
+    assert TrainJobStore(engine).job(job.id).state == "waiting"
 
 
 def test_without_torch_the_worker_trains_nothing(scheduler, engine):

@@ -12,23 +12,26 @@ from onnx import numpy_helper
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media.errors import MediaHostRefused, MediaMissing, MediaUnreachable
 from labelloop.service.settings import SecretStr, Settings
+from labelloop.service.store import StoreUnreachable
 from labelloop.service.web.app import create_web_app
 from ml_backend.finetune.classes import with_classes
 from ml_backend.finetune.cross_validation import CrossValidation
 from ml_backend.finetune.errors import NotTrainable, TrainingRuns
 from ml_backend.finetune.graph import Weights
-from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, TrainOffer, TrainProgress
+from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, Folds, TrainOffer, TrainProgress
 from ml_backend.finetune.returned import ReturnedModelRefused, with_returned_weights
 from ml_backend.finetune.run import TRAINED_KEY, Finetuned
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.learning.base_models import BaseModels
 from ml_backend.learning.finetuning import ProjectTraining
 from ml_backend.learning.service import LearningService
-from ml_backend.learning.store.train_jobs import returned_key
+from ml_backend.learning.store.train_jobs import TrainJobStore, returned_key
 from ml_backend.learning.train_by_hand import train_by_hand
 from ml_backend.learning.train_child import _run
+from ml_backend.learning.train_schedule import time_limit_s
 from ml_backend.server.trainer_endpoints import TrainerEndpoints
 from ml_backend.trainer.agent import AgentOptions, run_agent
-from ml_backend.trainer.client import BackendRefused, LeaseGone, TrainerClient
+from ml_backend.trainer.client import BackendRefused, BackendUnreachable, LeaseGone, TrainerClient
 from tests.ml_backend.learning.conftest import PROJECT
 
 TOKEN = "a-token-of-the-tests"
@@ -262,6 +265,51 @@ def test_a_model_that_is_too_large_or_damaged_is_refused(client, context, job, t
     judged = judge(context, job)
     assert judged.state == "failed"
     assert "it is not ONNX" in judged.reason
+
+
+def test_a_project_that_stopped_learning_is_not_handed_out(client, job, policy):
+    policy("learn = false\n")
+    assert client.work("gpu-box", "cpu", wait_s=0)[0] is None
+
+
+def test_a_model_that_cannot_be_handed_out_is_no_silent_trainer(client, context, job, monkeypatch):
+    def unreachable(*_):
+        raise StoreUnreachable("s3://box", "", "the server does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseModels, "served", unreachable)
+        with pytest.raises(BackendUnreachable, match="the server does not answer"):
+            client.work("gpu-box", "cpu", wait_s=0)
+    waiting = context.train_jobs.job(job.id)
+    assert (waiting.state, waiting.attempts) == ("waiting", 0)
+
+    def damaged(*_, **__):
+        raise NotTrainable(path=embedded_model(), reason="it is damaged")
+
+    monkeypatch.setattr("ml_backend.server.trainer_endpoints.load_detector", damaged)
+    assert client.work("gpu-box", "cpu", wait_s=0)[0] is None
+    failed = context.train_jobs.job(job.id)
+    assert failed.state == "failed"
+    assert "it is damaged" in failed.reason
+
+
+def test_a_training_that_hangs_loses_its_job(client, context, job, monkeypatch):
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    assert client.progress(offer, TrainProgress(phase="training"))
+    later = context.train_jobs.now() + time_limit_s(job.minutes) + 1
+    monkeypatch.setattr(TrainJobStore, "now", lambda _: later)
+    assert not client.progress(offer, TrainProgress(phase="training"))
+    lost = context.train_jobs.job(job.id)
+    assert (lost.state, lost.attempts) == ("waiting", 1)
+    assert lost.reason == "gpu-box did not finish it in time"
+
+
+def test_figures_that_no_training_has_are_refused(client, context, job):
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    for folds in (Folds(0.0, 7.0, 6), Folds(-1e308, 0.5, 6)):
+        with pytest.raises(LabelloopError, match="between 0 and 1"):
+            client.progress(offer, TrainProgress(crossed=folds))
+    assert context.train_jobs.job(job.id).progress == TrainProgress()
 
 
 def test_only_images_of_the_data_are_given(client, job):

@@ -1,7 +1,9 @@
 """Predictions: one per task, in order; an unreadable image fails only its task."""
 
+import random
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from labelloop.service.memory_budget import Abandoned, never_abandoned
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.detector import load_detector
 from ml_backend.predict.label_mapping import find_targets
-from ml_backend.predict.predictor import PREPARE_THREADS, Predictor
+from ml_backend.predict.predictor import PREPARE_THREADS, WAITING_BATCHES, Predictor, _in_batches
 from ml_backend.predict.protocol import FailedPrediction, ProjectOptions, TaskPrediction
 from ml_backend.predict.task_score import NEUTRAL
 
@@ -317,3 +319,30 @@ def test_decodes_of_an_ended_request_do_not_wait_for_memory(predict, photo, wait
     with pytest.raises(Busy):
         predict(Waiting(), [task(n, image="a") for n in range(1, 9)])
     wait_until(lambda: 0 < len(ended) <= PREPARE_THREADS)
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_few_images_wait_for_others_of_their_size(batch):
+    """Images of many sizes, in turn: each batch has one size, the order is kept, and memory is bounded."""
+    sizes = random.Random(4).choices(range(1, 6), k=80)
+    alive, most = 0, 0
+
+    def coming():
+        nonlocal alive, most
+        for number, size in enumerate(sizes):
+            alive += 1
+            most = max(most, alive)
+            yield number, SimpleNamespace(prepared=SimpleNamespace(tensor=np.zeros((size, 1)), number=number))
+
+    def detect(prepared, *, floor):
+        assert len({one.tensor.shape for one in prepared}) == 1
+        assert len(prepared) <= batch
+        return [one.number for one in prepared]
+
+    seen = []
+    for number, _, detected in _in_batches(coming(), SimpleNamespace(batch=batch, detect=detect), 0.1):
+        alive -= 1
+        seen.append(detected)
+        assert number == detected
+    assert seen == list(range(len(sizes)))
+    assert most <= WAITING_BATCHES * batch

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from labelloop.labeling.geometry.overlap import iou
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement import Answers
@@ -143,3 +144,15 @@ def test_masks_of_one_task_are_matched_in_one_pass():
 def test_equal_shapes_without_area_match():
     task = [[region(Rectangle(5.0, 5.0, 0.0, 0.0))] for _ in range(2)]
     assert TaskMatching(task, "regions", TOLERANCE, 0.5)[0, 1].same[0].iou == 1.0
+
+
+def test_an_overlap_at_the_threshold_but_for_rounding_is_drawn_alike():
+    """Of three annotators, two draw the same box, and one half of it: IoU .5, less by the last bit."""
+    box, half = Rectangle(12.2, 0.1, 20.0, 20.0), Rectangle(12.2, 0.1, 20.0, 10.0)
+    assert iou(box, half) < 0.5
+    task = [[region(half)], [region(box)], [region(box)]]
+    matching = TaskMatching(task, "regions", TOLERANCE, 0.5)
+    for pair in combinations(range(3), 2):
+        found, expected = matching[pair], find_objects(task[pair[0]], task[pair[1]], TOLERANCE)
+        assert (found.close, found.same) == (expected.close, expected.same)
+        assert found.close == {(0, 0)}

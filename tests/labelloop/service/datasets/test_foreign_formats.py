@@ -17,7 +17,7 @@ from PIL import Image
 from exporters.validate import validate
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle, Vector
 from labelloop.service.datasets import DatasetError, DatasetProblem, open_images, open_source, read_dataset
-from labelloop.service.datasets.files import FolderFiles
+from labelloop.service.datasets.files import FolderFiles, is_image_name
 from labelloop.service.settings import Settings
 
 SIZE = (100, 80)
@@ -359,6 +359,29 @@ def test_panoptic_entries_of_one_id_are_named(read, tmp_path, photo):
         "1 ids of its PNG are not in segments_info",
         "another image has the same id, 1",
     ]
+
+
+def test_image_folder_objects_may_be_listed_one_by_one(read, tmp_path, photo):
+    photo("train/a.jpg")
+    photo("train/b.jpg")
+    objects = [{"bbox": [1, 2, 3, 4], "category": "car"}, {"bbox": [5, 6, 7, 8], "category": "bus", "iscrowd": 1}]
+    rows = [{"file_name": "a.jpg", "objects": objects}, {"file_name": "b.jpg", "objects": []}]
+    (tmp_path / "train/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    photos, problems, _ = read()
+    assert not problems
+    read_objects = [(obj.geometry, obj.label, obj.crowd) for obj in photos["train/a.jpg"].objects]
+    assert read_objects == [(Rectangle(1, 2, 3, 4), "car", False), (Rectangle(5, 6, 7, 8), "bus", True)]
+    assert photos["train/b.jpg"].annotated
+
+
+def test_damaged_mask_is_a_label_not_an_image(read, tmp_path, photo):
+    photo("images/train/a.jpg", (2, 1))
+    (tmp_path / "masks/train").mkdir(parents=True)
+    (tmp_path / "masks/train/a.png").write_bytes(b"damaged")
+    (tmp_path / "classes.json").write_text('{"classes": [{"id": 1, "name": "car"}]}')
+    photos, problems, _ = read()
+    assert photos["images/train/a.jpg"].unread == 1
+    assert [is_image_name(problem.item) for problem in problems] == [False]
 
 
 def test_open_images_without_images_says_why(read, tmp_path):

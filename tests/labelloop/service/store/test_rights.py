@@ -192,8 +192,14 @@ def test_azure_account_is_read_from_the_environment(environment, endpoint, optio
 
 @pytest.mark.parametrize(
     ("environment", "says"),
-    [({}, "no Azure storage account"), ({**ACCOUNT, "AZURE_STORAGE_KEY": "no base64!"}, "not base64")],
-    ids=["nothing", "malformed key"],
+    [
+        ({}, "no Azure storage account"),
+        ({**ACCOUNT, "AZURE_STORAGE_KEY": "no base64!"}, "not base64"),
+        ({**ACCOUNT, "AZURE_STORAGE_KEY": "no base64!\u00e9"}, "not base64"),
+        ({**ACCOUNT, "AZURE_STORAGE_CONNECTION_STRING": "no base64!"}, "named in AZURE_STORAGE_CONNECTION_STRING"),
+        ({"AZURE_STORAGE_ACCOUNT_NAME": "a/b@example.org"}, "no name of an Azure storage account"),
+    ],
+    ids=["nothing", "malformed key", "key beyond ASCII", "malformed connection string", "foreign host"],
 )
 def test_azure_account_that_cannot_be_used_is_explained(environment, says):
     with pytest.raises(StoreUnreachable, match=says) as caught:
