@@ -23,7 +23,7 @@ up: $(STAMP)  ## the whole loop on this machine: make up [IMAGES=folder]
 
 test: $(STAMP) check  ## lint, types, import rules, then unit, property and system tests
 	@sh tests/system/setup.sh
-	$(BIN)/python -m pytest -m "not slow and not system" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not system" --numprocesses 3 --dist worksteal
 	$(BIN)/python -m pytest -m "system and not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)
