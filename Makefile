@@ -32,7 +32,7 @@ test-slow: $(STAMP)
 
 test-train: $(STAMP)  ## fine-tuning, which needs torch: installs the extra [train], 3 GB on Linux without a CPU build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev,train]'
-	$(BIN)/python -m pytest tests/ml_backend/finetune tests/ml_backend/cli/test_train.py tests/ml_backend/learning/test_trainer.py tests/system/test_train.py
+	$(BIN)/python -m pytest tests/ml_backend/finetune tests/ml_backend/cli/test_train.py tests/ml_backend/learning/test_trainer.py tests/test_examples.py tests/system/test_train.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .
