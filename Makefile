@@ -23,7 +23,7 @@ up: $(STAMP)  ## the whole loop on this machine: make up [IMAGES=folder]
 
 test: $(STAMP) check  ## lint, types, import rules, then unit, property and system tests
 	@sh tests/system/setup.sh
-	$(BIN)/python -m pytest -m "not slow and not system" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not system" --numprocesses 3 --dist worksteal
 	$(BIN)/python -m pytest -m "system and not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)
@@ -32,7 +32,7 @@ test-slow: $(STAMP)
 
 test-train: $(STAMP)  ## fine-tuning, which needs torch: installs the extra [train], 3 GB on Linux without a CPU build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev,train]'
-	$(BIN)/python -m pytest tests/ml_backend/finetune tests/ml_backend/cli/test_train.py tests/ml_backend/learning/test_trainer.py tests/system/test_train.py
+	$(BIN)/python -m pytest tests/ml_backend/finetune tests/ml_backend/cli/test_train.py tests/ml_backend/learning/test_trainer.py tests/test_examples.py tests/system/test_train.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Each example runs as its README says, and shows what it is for."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ EXAMPLES = ROOT / "examples"
 @pytest.fixture
 def run(tmp_path):
     """run(name) -> what the example prints; its files lie in `tmp_path`."""
-    env = os.environ | {
+    ours = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHON": sys.executable,
         "LABELLOOP_HOME": str(tmp_path / "home"),
@@ -23,7 +24,11 @@ def run(tmp_path):
 
     def begin(name):
         done = subprocess.run(
-            ["sh", EXAMPLES / name / "run.sh", tmp_path], env=env, capture_output=True, text=True, check=False
+            ["sh", EXAMPLES / name / "run.sh", tmp_path],
+            env=os.environ | ours,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -48,3 +53,13 @@ def test_quality_offline_names_the_careless_annotator(run, tmp_path):
     assert "! Annotator 3 errs far more often" in shown
     assert len(json.loads((tmp_path / "consensus.json").read_text())) == 40
     assert "# policy.toml" in shown
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="the extra [train] is not installed; `make test-train` runs this"
+)
+def test_export_train_back_serves_the_labels_of_the_project(run, monkeypatch):
+    monkeypatch.setenv("MINUTES", "0.5")
+    shown = run("export-train-back")
+    assert "Classes:  2" in shown
+    assert "Disc, Square" in shown

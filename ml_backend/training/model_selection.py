@@ -192,8 +192,7 @@ def select_and_fit(
         examples: Labelled images, at least one of them with a box.
         levels: Number of candidates per level.
         backbone_classes: Project classes that the backbone knows, as (name, index); fits start from them.
-        evidence: Cross-validated AP50 of earlier fits on fewer of these images, by the names of configurations, latest
-            first.
+        evidence: Cross-validated AP50 of earlier fits of the project, by the names of configurations, latest first.
     """
     scores: dict[FitConfig, float] = {}
     predictions: Mapping[FitConfig, OutOfFoldPredictions] = {}
