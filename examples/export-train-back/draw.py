@@ -35,7 +35,9 @@ def draw(folder: Path) -> list[dict]:
         file = folder / f"{number:03}.png"
         image.save(file)
         annotation = {"id": number, "completed_by": 1, "result": regions}
-        tasks.append({"id": number, "data": {"image": f"/data/local-files/?d={file.name}"}, "annotations": [annotation]})
+        tasks.append(
+            {"id": number, "data": {"image": f"/data/local-files/?d={file.name}"}, "annotations": [annotation]}
+        )
     return tasks
 
 
