@@ -12,7 +12,7 @@ from exporters.check.findings import FINDING_KINDS, CheckReport, DatasetFinding,
 from exporters.check.images import CheckedDataset, CheckedImage
 from exporters.look.reader import ImageOpener
 from exporters.report.charts import class_colour, split_colour, stacked_bar_chart, svg_path
-from exporters.report.page import environment
+from exporters.report.templates import environment
 from exporters.report.thumbnails import encode_jpeg
 from labelloop.service.settings import Settings
 

@@ -1,9 +1,7 @@
 """Render a version as one self-contained HTML page: no scripts, no external resources, all data escaped."""
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,12 +16,9 @@ from exporters.report.statistics import SIDE_STEPS, VersionStatistics
 from exporters.report.tasks import listed_labels, task_statistics
 from exporters.report.thumbnails import draw_thumbnails
 from exporters.tasks.table import TASK_FORMATS
-from labelloop.service.charts import count as thousands
 from labelloop.service.store import Store
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from exporters.report.check import CheckSection
     from labelloop.service.media import Media
 
@@ -61,6 +56,8 @@ def html_report(
     Raises:
         DatasetDamaged: An object of the version is missing or differs from the manifest.
     """
+    from exporters.report.templates import environment
+
     if statistics is None:
         statistics = VersionStatistics(samples)
         name = best_format(manifest.formats)
@@ -92,26 +89,6 @@ def html_report(
             listed_labels=listed_labels,
         )
     )
-
-
-@cache
-def environment() -> "Environment":
-    """Return the environment of the templates: everything is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from exporters.report.template_cache import TemplateCache
-
-    folder = Path(__file__).parent
-    created = Environment(
-        loader=FileSystemLoader(folder),
-        bytecode_cache=TemplateCache(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    created.filters["readable"] = _readable
-    created.filters["thousands"] = thousands
-    return created
 
 
 def _records(store: Store, manifest: DatasetManifest, name: str) -> Iterator[tuple[Image, bytes]]:
@@ -183,15 +160,6 @@ def _class_rows(statistics: VersionStatistics, manifest: DatasetManifest) -> lis
             }
         )
     return sorted(rows, key=lambda row: -int(row["count"]))
-
-
-def _readable(value: Any) -> str:
-    """A value of the manifest as text."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_readable(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_readable(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _losses(store: Store, manifest: DatasetManifest) -> tuple[list[Loss], int]:

@@ -5,7 +5,7 @@ import sys
 import pytest
 from jinja2 import Environment, FileSystemLoader
 
-from exporters.report.template_cache import TemplateCache
+from exporters.report.templates import TemplateCache
 
 
 def render(folder):
