@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 work=${1:-$(mktemp -d)}
 mkdir -p "$work"
 "${PYTHON:-python3}" draw.py "$work"
-export LABELLOOP_LOCAL_FILES_ROOT="$work/images"
+export LABELLOOP_LOCAL_FILES_ROOT="$work/images" LABELLOOP_HOME="${LABELLOOP_HOME:-$work/home}"
 
 echo "1. The data set, as plain files in $work/shapes/latest:"
 labelloop export "$work/export.json" --label-config config.xml --format coco,yolo-detect --copy-images --to "$work/shapes"
