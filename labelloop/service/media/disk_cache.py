@@ -24,8 +24,8 @@ class DiskCache:
 
     Args:
         folder: The folder, created on first use. Several processes may share it.
-        max_bytes: Maximum size. Checked when files are added: each process may exceed it by 1/32 temporarily, and a
-            file larger than the maximum is kept until the next one is added.
+        max_bytes: Maximum size. Checked when files are added: each process may exceed it by 1/32 temporarily, and by
+            what it adds while another one evicts; a file larger than the maximum is kept until the next one is added.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -94,15 +94,19 @@ class DiskCache:
     def _account(self, size: int, new_file: Path) -> None:
         with self._lock:
             self._added_bytes += size
-            if self._added_bytes < self._max_bytes / 32:
+            added = self._added_bytes
+            if added < self._max_bytes / 32:
                 return
             self._added_bytes = 0
-        self._evict(new_file)
+        if not self._evict(new_file):
+            with self._lock:
+                self._added_bytes += added  # another process evicts, perhaps without our file: the next addition tries
 
-    def _evict(self, new_file: Path) -> None:
+    def _evict(self, new_file: Path) -> bool:
+        """Delete the least recently used files above the maximum; False while another process or thread does."""
         with self._locked("evict", wait=False) as is_locked:
             if not is_locked:
-                return
+                return False
             files = []
             for path in self._folder.glob("??/*"):
                 with suppress(FileNotFoundError):
@@ -114,13 +118,14 @@ class DiskCache:
             total = sum(size for _, size, _ in files)
             target = self._max_bytes - self._max_bytes // 8
             if total <= self._max_bytes - self._max_bytes // 32:
-                return
+                return True
             for _, size, path in sorted(files):
                 if total <= target:
-                    return
+                    break
                 if path != new_file:
                     path.unlink(missing_ok=True)
                     total -= size
+            return True
 
     @contextmanager
     def _key_lock(self, name: str) -> Iterator[None]:
