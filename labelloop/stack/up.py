@@ -158,10 +158,10 @@ class _Run:
                 project = DemoProject(demo.create_project(studio, source), photos=len(images))
                 self._save(source, project)
                 demo.upload_images(studio, project.id, images, step)
+        if not project.complete and source.interface.is_prelabelled:
+            self._prelabel(studio, project.id)  # before the worker ranks the tasks of a connected project
         self._connect(studio, project.id, source.title, settings)
         if not project.complete:
-            if source.interface.is_prelabelled:
-                self._prelabel(studio, project.id)
             self._save(source, msgspec.structs.replace(project, complete=True))
         return project
 
