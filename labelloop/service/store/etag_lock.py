@@ -6,23 +6,21 @@ a holder that only was slow, exactly one swap succeeds. Clocks of different mach
 """
 
 import hashlib
-import random
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from threading import Event, Lock, Thread
+from contextlib import suppress
+from threading import Event, Lock
 
 from labelloop.service.store.bucket import ABSENT, Bucket
-from labelloop.service.store.errors import ObjectChanged, ObjectNotFound, StoreError, lock_timeout
+from labelloop.service.store.errors import ObjectChanged, ObjectNotFound, StoreError
 from labelloop.service.store.keys import INTERNAL_PREFIX
+from labelloop.service.store.lease import HEARTBEATS_PER_LEASE, Lease
 
 LEASE_S = 10.0
-_HEARTBEATS_PER_LEASE = 4
 _FREE = b""
 
 
-class EtagLock:
+class EtagLock(Lease):
     """The lock of one name.
 
     Args:
@@ -33,7 +31,8 @@ class EtagLock:
     """
 
     def __init__(self, bucket: Bucket, prefix: str, url: str, key: str) -> None:
-        self._bucket, self._url, self._key = bucket, url, key
+        super().__init__(url, key)
+        self._bucket = bucket
         self._name = f"{prefix}{INTERNAL_PREFIX}locks/{hashlib.sha256(key.encode()).hexdigest()}"
         self._owner = uuid.uuid4().hex
         self._beats = 0
@@ -41,34 +40,13 @@ class EtagLock:
         self._writing = Lock()
         self._observed, self._since = "", 0.0
 
-    @contextmanager
-    def acquire(self, wait_s: float) -> Iterator[None]:
-        """Hold the lock; wait up to `wait_s` seconds for it.
-
-        Raises:
-            StoreError: Others held it all the time.
-        """
-        deadline = time.monotonic() + wait_s
-        while not self.try_acquire():
-            if time.monotonic() > deadline:
-                raise lock_timeout(self._url, self._key, wait_s)
-            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - jitter, not security
-        stopped = Event()
-        Thread(target=self._heartbeat, args=(stopped,), name="lock", daemon=True).start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            with suppress(StoreError):  # otherwise the lease expires
-                self._renew(_FREE)
-
     def is_held(self) -> bool:
-        """Whether this object still holds the lock; call it right before the write."""
+        """See `Lease.is_held`."""
         with self._writing:
             return self._etag is not None and self._bucket.read(self._name)[1] == self._etag
 
     def try_acquire(self) -> bool:
-        """Try once to take the lock, also from a dead holder."""
+        """See `Lease.try_acquire`."""
         try:
             content, etag = self._bucket.read(self._name)
         except ObjectNotFound:
@@ -82,6 +60,9 @@ class EtagLock:
         except ObjectChanged:
             return False
         return True
+
+    def _release(self) -> None:
+        self._renew(_FREE)
 
     def _renew(self, content: bytes) -> bool:
         """Replace our own object, or free it; False if another holder took it over."""
@@ -100,7 +81,7 @@ class EtagLock:
             return True
 
     def _heartbeat(self, stopped: Event) -> None:
-        while not stopped.wait(LEASE_S / _HEARTBEATS_PER_LEASE):
+        while not stopped.wait(LEASE_S / HEARTBEATS_PER_LEASE):
             with suppress(StoreError):
                 if not self._renew(self._content()):
                     return

@@ -8,24 +8,23 @@ milliseconds between that check and the write a swap could be lost. A server wit
 """
 
 import hashlib
-import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Thread
+from threading import Event
 
-from labelloop.service.store.errors import ObjectExists, ObjectNotFound, StoreError, lock_timeout
+from labelloop.service.store.errors import ObjectExists, ObjectNotFound, StoreError
 from labelloop.service.store.keys import INTERNAL_PREFIX
+from labelloop.service.store.lease import HEARTBEATS_PER_LEASE, Lease
 from labelloop.service.store.s3_client import S3Location
 from labelloop.service.store.s3_errors import translate_errors
 
 LEASE_S = 10.0
 WAIT_S = 45.0
-_HEARTBEATS_PER_LEASE = 4
 
 
-class ObjectLease:
+class ObjectLease(Lease):
     """The lock of one key.
 
     Args:
@@ -35,10 +34,9 @@ class ObjectLease:
     """
 
     def __init__(self, location: S3Location, key: str, create: Callable[[str, bytes], str]) -> None:
+        super().__init__(location.url, key)
         self._location = location
         self._client = location.client
-        self._url = location.url
-        self._key = key
         self._lock_key = f"{INTERNAL_PREFIX}locks/{hashlib.sha256(key.encode()).hexdigest()}"
         self._create = create
         self._owner = uuid.uuid4().hex.encode()
@@ -46,33 +44,16 @@ class ObjectLease:
 
     @contextmanager
     def acquire(self, wait_s: float | None = None) -> Iterator[None]:
-        """Hold the lock; wait up to `wait_s` seconds for it, `WAIT_S` if not given.
-
-        Raises:
-            StoreError: Other writers held it all the time.
-        """
-        wait_s = WAIT_S if wait_s is None else wait_s
-        deadline = time.monotonic() + wait_s
-        while not self.try_acquire():
-            if time.monotonic() > deadline:
-                raise lock_timeout(self._url, self._key, wait_s)
-            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - jitter, not security
-        stopped = Event()
-        Thread(target=self._heartbeat, args=(stopped,), name="lock", daemon=True).start()
-        try:
+        """See `Lease.acquire`; `WAIT_S` seconds if not given."""
+        with super().acquire(WAIT_S if wait_s is None else wait_s):
             yield
-        finally:
-            stopped.set()
-            with suppress(StoreError):  # otherwise the lease expires
-                if self.is_held():
-                    self._remove(self._lock_key)
 
     def is_held(self) -> bool:
-        """Whether this object still holds the lock; call it right before the write."""
+        """See `Lease.is_held`."""
         return self._read(self._lock_key) == self._owner
 
     def try_acquire(self) -> bool:
-        """Try once to take the lock; remove the lock of a dead holder."""
+        """See `Lease.try_acquire`. The lock of a dead holder is removed, for the next attempt."""
         try:
             self._create(self._lock_key, self._owner)
         except ObjectExists:
@@ -82,6 +63,10 @@ class ObjectLease:
                 self._remove(self._lock_key)
             return False
         return True
+
+    def _release(self) -> None:
+        if self.is_held():
+            self._remove(self._lock_key)
 
     def _is_dead(self) -> bool:
         """Whether the holder wrote no heartbeat for `LEASE_S` seconds."""
@@ -99,7 +84,7 @@ class ObjectLease:
     def _heartbeat(self, stopped: Event) -> None:
         """Write heartbeats until `stopped`; most swaps end before the first."""
         beats = 0
-        while not stopped.wait(LEASE_S / _HEARTBEATS_PER_LEASE):
+        while not stopped.wait(LEASE_S / HEARTBEATS_PER_LEASE):
             beats += 1
             key = self._heartbeat_key(self._owner)
             with suppress(StoreError), translate_errors(self._url, self._key):
