@@ -26,9 +26,9 @@ from ml_backend.training.model_selection import (
     SHARED,
     FitConfig,
     OutOfFoldPredictions,
-    _are_scarce,
-    _select,
     cross_validate,
+    is_scarce,
+    select_config,
 )
 from ml_backend.training.parallel import single_threaded_blas
 from ml_backend.training.simulate import EVALUATION_FLOOR, FeatureSource
@@ -88,8 +88,8 @@ def draw(source: FeatureSource, case: Case) -> dict:
     best = max(tested.values())
     chosen = {
         "before": _chosen_before(examples, scores),
-        "this fit alone": _select(examples, scores, []),
-        "with earlier fits": _select(examples, scores, evidence),
+        "this fit alone": select_config(examples, scores, []),
+        "with earlier fits": select_config(examples, scores, evidence),
     }
     return {
         "data": case.data,
@@ -104,7 +104,7 @@ def _chosen_before(examples: list[Example], scores: dict[FitConfig, float]) -> F
     """The rule of the release before: the first configuration, unless one beats it by a margin in one split."""
     boxes = sum(len(example.labels) for example in examples)
     classes = len({label for example in examples for label in example.labels})
-    configs = (*(SHARED if _are_scarce(examples) else ()), *BLENDED, *LOGISTIC)
+    configs = (*(SHARED if is_scarce(examples) else ()), *BLENDED, *LOGISTIC)
     configs = LOGISTIC if boxes >= 60 * classes else configs
     best = configs[0]
     for config in configs:

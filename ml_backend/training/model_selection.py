@@ -102,15 +102,16 @@ def candidate_configs(examples: Sequence[Example], *, pretrained: bool) -> tuple
     if pretrained:
         return LOGISTIC
     few = (FitConfig(PROTOTYPE, refit_boxes=False),) if len(examples) < PROTOTYPE_MAX_PHOTOS else ()
-    return (*(SHARED if _are_scarce(examples) else ()), *BLENDED, *LOGISTIC, *few)
+    return (*(SHARED if is_scarce(examples) else ()), *BLENDED, *LOGISTIC, *few)
 
 
-def _are_scarce(examples: Sequence[Example]) -> bool:
+def is_scarce(examples: Sequence[Example]) -> bool:
+    """Whether so few boxes are labelled that all levels of the network share one row first."""
     boxes = sum(len(example.labels) for example in examples)
     return boxes < min(SHARED_BELOW_BOXES, SHARED_BELOW_BOXES_PER_IMAGE * len(examples))
 
 
-def _select(
+def select_config(
     examples: Sequence[Example],
     scores: Mapping[FitConfig, float],
     evidence: Sequence[Mapping[str, float]],
@@ -201,7 +202,7 @@ def select_and_fit(
         table = build_table(examples, levels, prior_classes=[index for _, index in backbone_classes])
         if sum(bool(example.labels) for example in examples) >= MIN_IMAGES:
             scores, predictions = cross_validate(examples, table, levels=levels, backbone_classes=backbone_classes)
-            best = _select(examples, scores, evidence)
+            best = select_config(examples, scores, evidence)
         heads = fit_heads(
             table,
             table.indices,

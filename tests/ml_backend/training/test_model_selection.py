@@ -14,7 +14,14 @@ from ml_backend.training.calibration import calibrate_head
 from ml_backend.training.examples import Example
 from ml_backend.training.fit import fit_heads
 from ml_backend.training.linear_head import apply_box_deltas, encode_box_deltas, head_detector
-from ml_backend.training.model_selection import BLENDED, LOGISTIC, FitConfig, _select, candidate_configs, select_and_fit
+from ml_backend.training.model_selection import (
+    BLENDED,
+    LOGISTIC,
+    FitConfig,
+    candidate_configs,
+    select_and_fit,
+    select_config,
+)
 from ml_backend.training.onnx_export import write_learned
 from ml_backend.training.table import build_table
 from tests.ml_backend.training.heads import fit_head
@@ -102,14 +109,14 @@ def test_earlier_fits_outvote_a_chance_of_the_folds(examples):
     labelled = examples * 4
     this = dict.fromkeys((*BLENDED, *LOGISTIC), 0.5) | {LOGISTIC[0]: 0.53}
     before = {choice.name: 0.5 for choice in this} | {LOGISTIC[1].name: 0.54}
-    assert _select(labelled, this, []) == LOGISTIC[0]
-    assert _select(labelled, this, [before] * 3) == LOGISTIC[1]
-    assert _select(labelled, this, [{LOGISTIC[1].name: 0.9}] * 3) == LOGISTIC[0]
+    assert select_config(labelled, this, []) == LOGISTIC[0]
+    assert select_config(labelled, this, [before] * 3) == LOGISTIC[1]
+    assert select_config(labelled, this, [{LOGISTIC[1].name: 0.9}] * 3) == LOGISTIC[0]
 
 
 def test_with_few_images_the_prior_decides(examples):
     this = dict.fromkeys((*BLENDED, *LOGISTIC), 0.5) | {LOGISTIC[0]: 0.53}
-    assert _select(examples[:3], this, []) == BLENDED[1]
+    assert select_config(examples[:3], this, []) == BLENDED[1]
 
 
 @pytest.mark.parametrize(("photos", "pretrained"), [(4, ()), (2, ("disc",))])
