@@ -1,15 +1,11 @@
 """Read images and compute their fingerprints, in several processes; what is read is kept at once."""
 
-import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from itertools import islice
-from multiprocessing import get_all_start_methods, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +16,7 @@ from exporters.errors import DatasetDamaged, ExportError
 from exporters.look.fingerprint import Fingerprint, fingerprint
 from exporters.model.manifest import ImageCopy
 from labelloop.service.media import DecodedImage, MediaError, load_image
+from labelloop.service.processes import process_pool
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, StoreError, open_store
 from labelloop.service.system import available_cores
@@ -88,11 +85,7 @@ def read_fingerprints(jobs: Iterable[Job], settings: Settings, *, count: int, wo
         finally:
             opened.close()
         return
-    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-    context = get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["exporters.look.reader"])
-    executor = ProcessPoolExecutor(workers, context, initializer=_initialise, initargs=(settings,))
+    executor = process_pool(workers, "exporters.look.reader", _initialise, (settings,))
     waiting: deque[Future[list[Outcome]]] = deque()
     try:
         for unit in units:
@@ -192,19 +185,7 @@ _opened: ImageOpener | None = None
 
 def _initialise(settings: Settings) -> None:
     global _opened  # noqa: PLW0603 - one per process, as its arguments are pickled for each unit otherwise
-    # These signals reach every process of a terminal or service; the main process ends the others.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     _opened = ImageOpener(settings)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        with suppress(Exception):
-            parent.join()
-        os._exit(1)
 
 
 def _work(unit: Sequence[Job]) -> list[Outcome]:

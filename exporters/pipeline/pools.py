@@ -1,18 +1,15 @@
 """Convert work units of an export on the other cores of this machine, or on a Ray cluster."""
 
-import os
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context, parent_process
 from typing import Any
 
 from exporters.errors import ExportError
 from exporters.pipeline.scheduler import ConvertedUnit, WorkerConfig, WorkUnit, convert_unit
+from labelloop.service.processes import process_pool
 from labelloop.service.ray import ClusterFailed, join_cluster, leave_cluster, root_cause
 from labelloop.service.system import available_cores
 
@@ -35,13 +32,9 @@ class ProcessPool:
     """A pool of spawned processes: the parent may have threads and connections, so it is not forked."""
 
     def __init__(self, config: WorkerConfig, workers: int) -> None:
-        method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-        context = get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["exporters.pipeline.scheduler"])
         self.workers = workers
         self._convert = partial(convert_unit, config)
-        self._executor = ProcessPoolExecutor(workers, context, initializer=_initialise)
+        self._executor = process_pool(workers, "exporters.pipeline.scheduler")
 
     def submit(self, unit: WorkUnit) -> "Future[ConvertedUnit]":
         """See `exporters.pipeline.scheduler.Pool`."""
@@ -104,18 +97,3 @@ def _worker_errors() -> Iterator[None]:
             fix="Run it again; if memory is short, with --workers 1. No version was made; the last one is intact.",
             code="worker_lost",
         ) from error
-
-
-def _initialise() -> None:
-    # These signals reach every process of a terminal or service; the main process ends the others.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when the exporting process ends, for whatever reason."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -45,9 +45,10 @@ def processes_of(session: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("folder", ["t", "temporary folder with a path too long for a socket " + "x" * 60])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_ended_export_leaves_no_process_and_no_file(number, source, tmp_path, wait_until):
-    temporary = tmp_path / "tmp"
+def test_an_ended_export_leaves_no_process_and_no_file(number, folder, source, tmp_path, wait_until):
+    temporary = tmp_path / folder
     temporary.mkdir()
     to = f"file://{tmp_path / 'set'}"
     environment = os.environ | {"TMPDIR": str(temporary), "LABELLOOP_HOME": str(tmp_path / "home")}
