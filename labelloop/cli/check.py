@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -14,9 +14,6 @@ from exporters.console import JsonPath
 from exporters.errors import BadOption
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
-
-if TYPE_CHECKING:
-    from ml_backend.training.label_errors import LabelIssue
 
 # Labelled images that a model reviews; the heads that review are fitted eight times on their features.
 MODEL_IMAGES = 500
@@ -121,8 +118,3 @@ class _ModelOpinion(SecondOpinion):
         if not opinion.images:
             return [], [f"The model reviewed nothing: that needs {MIN_IMAGES} images with boxes."]
         return objections, list(filter(None, [withheld_sentence(opinion.withheld)]))
-
-
-def _objection(position: int, issue: "LabelIssue") -> Objection:
-    detail = f"{_WORDS[issue.kind]}: {issue.label} ({issue.confidence:.0%})"
-    return Objection(position, detail, issue.confidence, issue.box)

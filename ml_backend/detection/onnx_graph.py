@@ -147,11 +147,6 @@ class Graph:
                 feeds[tensor.name] = np.broadcast_to(value, (count, *shape)).astype(tensor.dtype)
         return feeds
 
-    @property
-    def dynamic_batch(self) -> bool:
-        """Whether the batch size is open."""
-        return self.image is not None and self.batched and self.image.shape[0] is None
-
     def describe_outputs(self, outputs: Arrays | None = None) -> str:
         """Describe the outputs, with the shapes of a trial run where there is one."""
         if outputs is None:

@@ -71,20 +71,6 @@ def wrongness(probabilities: Doubles, given: Indices) -> Doubles:
     return np.asarray(1 - rescaled[np.arange(len(given)), given])
 
 
-def confident_joint(probabilities: Doubles, given: Indices) -> npt.NDArray[np.int64]:
-    """Count examples by given class (row) and confidently predicted class (column), (k, k).
-
-    An example counts for the class of highest probability among those that reach their threshold; without one, nowhere.
-    """
-    classes = probabilities.shape[1]
-    joint = np.zeros((classes, classes), np.int64)
-    reached = probabilities >= class_thresholds(probabilities, given)
-    confident = np.where(reached, probabilities, -1.0)
-    rows = np.flatnonzero(np.any(reached, axis=1))
-    np.add.at(joint, (given[rows], confident.argmax(axis=1)[rows]), 1)
-    return joint
-
-
 def find_wrong_labels(probabilities: Doubles, given: Indices, *, least: float = 0.5) -> list[WrongLabel]:
     """List the labels that are probably wrong, most confident first (one class per example).
 

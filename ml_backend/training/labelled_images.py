@@ -99,12 +99,6 @@ class LabelledFolder:
         ]
 
 
-def has_class_folders(images: Path, settings: Settings) -> bool:
-    """Whether the images lie in at least two folders of classes."""
-    names = open_image_files(images, settings).names
-    return len({name for name, _ in map(_class_of, names) if name}) > 1
-
-
 def open_image_files(images: Path, settings: Settings) -> ImageFiles:
     """The image files below a folder.
 

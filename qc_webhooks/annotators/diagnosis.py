@@ -152,13 +152,11 @@ class DiagnosisText:
 
     Attributes:
         name: Name on a page.
-        based_on: What the evidence must show.
         sentence: The finding; ``{what}``, ``{people}``, ``{evidence}`` are filled in.
         advice: What to do.
     """
 
     name: str
-    based_on: str
     sentence: str
     advice: str
 
@@ -166,55 +164,41 @@ class DiagnosisText:
 DIAGNOSES: Mapping[DiagnosisKind, DiagnosisText] = {
     "guideline": DiagnosisText(
         "unclear guideline",
-        "Two groups of two or more annotators answer the same content differently, each consistently (75 %), in both"
-        " halves of the tasks, and better than errors of single annotators explain it.",
         "The guideline is unclear: {what}. Two groups are each consistent ({evidence}).",
         "Write the rule, and judge the tasks again.",
     ),
     "two views": DiagnosisText(
         "two views",
-        "The project's only two annotators differ in one direction, on one content.",
         "Two annotators disagree consistently: {what} ({evidence}).",
         "Decide who is right, and write the rule.",
     ),
     "one person": DiagnosisText(
         "one annotator",
-        "One annotator answers one content differently from all others, consistently (75 %), and works as they do"
-        " elsewhere.",
         "{people} differs consistently: {what} ({evidence}). The others agree.",
         "Show the annotator the rule; where no rule says it, write one.",
     ),
     "careless": DiagnosisText(
         "carelessness",
-        "At most half of the annotators err at least twice as often as the median of the others, beyond chance, and"
-        " no content explains it.",
         "{people} {what} ({evidence}). It follows no content: the guideline is clear enough.",
         "Go through some of these tasks with the annotator, and have them annotated again.",
     ),
     "copier": DiagnosisText(
         "copied work",
-        "Regions equal another annotator's far more closely than anybody else's, or nearly all errors are the same;"
-        " the one who submits later is named.",
         "{people} {what} ({evidence}).",
         "Ask the annotator, and do not count this work as an independent opinion.",
     ),
     "click-through": DiagnosisText(
         "clicked through",
-        "Pre-labels that others correct are submitted unchanged, one answer is given whatever the task shows, or most"
-        " tasks take less than a quarter of the others' time.",
         "{people} {what} ({evidence}).",
         "Have these tasks annotated again, and speak with the annotator.",
     ),
     "hard": DiagnosisText(
         "hard call",
-        "The median annotator errs in 10 % or more, and neither groups nor single annotators explain it.",
         "A hard call: {what}. All annotators waver ({evidence}); none is consistent.",
         "Add examples to the guideline, or ask more annotators per task.",
     ),
     "undecided": DiagnosisText(
         "not enough evidence",
-        "Annotators disagree in 15 % or more of the cases, and there are too few cases, or too few annotators, to say"
-        " why.",
         "Not enough evidence to say why: {what} ({evidence}).",
         "Have a third annotator do some of these tasks, or wait for more.",
     ),

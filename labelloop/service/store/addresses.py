@@ -4,7 +4,6 @@
 BUCKET_SCHEMES = {"s3": "Amazon S3 or a compatible server", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 # How addresses of stores are written, for messages.
 FORMS = "file:///folder, a path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
-BUCKET_FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
 # Scheme in Label Studio's tasks -> ours, where they differ.
 _STUDIO_SCHEMES = {"azure-blob": "az"}
 

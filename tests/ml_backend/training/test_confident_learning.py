@@ -11,7 +11,6 @@ from sklearn.metrics import roc_auc_score
 
 from ml_backend.training.confident_learning import (
     class_thresholds,
-    confident_joint,
     find_wrong_labels,
     find_wrong_tags,
     tag_wrongness,
@@ -38,6 +37,15 @@ def case(seed):
     )
     odds = np.exp(logits)
     return odds / odds.sum(axis=1, keepdims=True), given, wrong
+
+
+def confident_joint(probabilities, given):
+    """Examples by given class (row) and class of highest probability that reaches its threshold (column), (k, k)."""
+    joint = np.zeros((probabilities.shape[1],) * 2, np.int64)
+    reached = probabilities >= class_thresholds(probabilities, given)
+    rows = np.flatnonzero(np.any(reached, axis=1))
+    np.add.at(joint, (given[rows], np.where(reached, probabilities, -1.0).argmax(axis=1)[rows]), 1)
+    return joint
 
 
 @pytest.mark.parametrize("seed", CLEANLAB)
