@@ -1,10 +1,12 @@
 """The documentation names everything that a user can set, call, request or extend, and nothing that is not there."""
 
 import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 
+from bench.__main__ import BENCHES
 from exporters.automation.policy import ExportPolicy
 from exporters.automation.triggers import TRIGGERS
 from exporters.check.findings import FINDING_KINDS
@@ -20,6 +22,7 @@ from labelloop.service.settings import Settings, describe_settings
 from ml_backend.catalogue.entries import CATALOGUE
 from ml_backend.heads import HEADS
 from ml_backend.layouts import LAYOUTS
+from ml_backend.policy import FinetunePolicy, LearningPolicy
 from ml_backend.predict.shapes import SHAPES
 from ml_backend.segmentation.segmenters import SEGMENTERS
 from ml_backend.server.app import create_app as create_ml
@@ -74,8 +77,22 @@ def names_of_commands(app, path=()):
             yield " ".join((*path, name))
 
 
-def rules_of(app):
-    return sorted({rule.rule for rule in app.url_map.iter_rules()})
+def endpoints_of(app):
+    """Every endpoint as `METHOD /path`."""
+    rules = app.url_map.iter_rules()
+    return sorted({f"{method} {rule.rule}" for rule in rules for method in rule.methods - {"HEAD", "OPTIONS"}})
+
+
+def metrics_of(app):
+    """(name, type) of every metric that `/metrics` has."""
+    text = app.test_client().get("/metrics").text
+    found = re.findall(r"^# TYPE (\S+) (\S+)$", text, flags=re.MULTILINE)
+    return [(name, kind) for name, kind in found if not name.endswith("_created")]
+
+
+def words(page: Path) -> str:
+    """A page on one line."""
+    return " ".join(page.read_text(encoding="utf-8").split())
 
 
 def mentioned(page: Path) -> set[str]:
@@ -84,17 +101,22 @@ def mentioned(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("option", describe_settings(), ids=lambda option: option[0])
-def test_every_setting_is_described_with_its_default(option):
-    name, default, _ = option
-    rows = [line for line in (REFERENCE / "settings.md").read_text().splitlines() if f"`{name}`" in line]
-    assert rows, f"docs/reference/settings.md does not name {name}"
-    assert str(default) in rows[0]
+def test_every_setting_has_its_default_and_the_words_of_its_help(option):
+    name, default, help_ = option
+    shown = f" (`{default}`)" if default else ""
+    page = words(REFERENCE / "settings.md")
+    assert any(f"- `{name}`{shown}: {text}" in page for text in (help_, help_[0].lower() + help_[1:]))
+
+
+VARIABLE = re.compile(r"LABELLOOP_[A-Z0-9_]*[A-Z0-9]")
 
 
 def test_no_page_names_a_setting_that_does_not_exist():
     known = {name for name, *_ in describe_settings()} | {"LABELLOOP_DEBUG"}
+    benches = {name for file in (ROOT / "bench").glob("*.py") for name in VARIABLE.findall(file.read_text())}
     for page in PAGES:
-        unknown = set(re.findall(r"LABELLOOP_[A-Z0-9_]*[A-Z0-9]", page.read_text(encoding="utf-8"))) - known
+        allowed = known | benches if "bench" in page.relative_to(ROOT).parts else known
+        unknown = set(VARIABLE.findall(page.read_text(encoding="utf-8"))) - allowed
         assert not unknown, f"{page.relative_to(ROOT)} names {sorted(unknown)}"
 
 
@@ -105,10 +127,11 @@ def test_every_command_is_described():
 
 
 @pytest.mark.parametrize("create", [create_ml, create_qc], ids=["ML backend", "QC"])
-def test_every_endpoint_is_described(create, tmp_path):
-    app = create(Settings(home=tmp_path))
-    missing = [rule for rule in rules_of(app) if rule not in mentioned(REFERENCE / "endpoints.md")]
-    assert not missing
+def test_every_endpoint_and_metric_is_described(create, tmp_path):
+    app, page = create(Settings(home=tmp_path)), REFERENCE / "endpoints.md"
+    assert [endpoint for endpoint in endpoints_of(app) if endpoint not in mentioned(page)] == []
+    rows = [f"| `{name}` | {kind}, " for name, kind in metrics_of(app)]
+    assert [row for row in rows if row not in page.read_text()] == []
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -119,21 +142,43 @@ def test_every_entry_of_a_table_is_described(table):
     assert not missing, f"no page of docs/reference names {missing} of {table}"
 
 
-def test_page_of_findings_has_the_words_of_the_table():
-    page = " ".join((REFERENCE / "findings.md").read_text(encoding="utf-8").split())
-    entries = {
+def test_pages_of_findings_and_issues_have_the_words_of_the_tables():
+    findings = [
         f"- `{key}` ({kind.severity}): {kind.title}. Effect: {kind.effect}. Fix: {kind.fix}."
         for key, kind in FINDING_KINDS.items()
-    }
-    assert {entry for entry in entries if entry not in page} == set()
+    ]
+    assert [entry for entry in findings if entry not in words(REFERENCE / "findings.md")] == []
+    issues = [f"- `{key}`: {kind.title}. Effect: {kind.effect}. Fix: {kind.fix}" for key, kind in ISSUE_KINDS.items()]
+    assert [entry for entry in issues if entry not in words(REFERENCE / "flaws.md")] == []
+
+
+def shown_default(value) -> str:
+    """A default as a cell of a table shows it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    return "none" if value in (None, (), MISSING) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# Keys whose default the page gives in words: a table of its own, all labels, a list.
+IN_WORDS = {"conflicts", "controls", "dispute", "labels", "others", "control", "rename", "then", "train"}
 
 
 @pytest.mark.parametrize(
-    "policy", [Policy, ConflictPolicy, LabelConflicts, ControlPolicy, ReviewRoute, Rule, ExportPolicy]
-)
-def test_every_key_of_a_policy_is_described(policy):
-    missing = [field for field in policy.__dataclass_fields__ if field not in mentioned(REFERENCE / "policy.md")]
-    assert not missing
+    "policy",
+    [Policy, ConflictPolicy, LabelConflicts, ControlPolicy, ReviewRoute, Rule, ExportPolicy, LearningPolicy,
+     FinetunePolicy],
+)  # fmt: skip
+def test_every_key_of_a_policy_is_described_with_its_default(policy):
+    page = (REFERENCE / "policy.md").read_text()
+    assert [field for field in policy.__dataclass_fields__ if f"`{field}`" not in page and field != "train"] == []
+    rows = [
+        f"| `{field.name}` | {shown_default(field.default)} | "
+        for field in fields(policy)
+        if field.name not in IN_WORDS and policy is not LabelConflicts
+    ]
+    assert [row for row in rows if row not in page] == []
 
 
 def prose(page: Path) -> str:
@@ -155,10 +200,53 @@ def is_there(page: Path, target: str) -> bool:
     return aim.exists() and (not heading or heading in headings(aim))
 
 
+def links(page: Path) -> list[str]:
+    """Where a page links to, inside the repository."""
+    targets = re.findall(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", prose(page), flags=re.MULTILINE)
+    return [inline or below for inline, below in targets if "://" not in inline + below]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)) if "://" not in target]
-    assert [target for target in targets if not is_there(page, target)] == []
+    assert [target for target in links(page) if not is_there(page, target)] == []
+
+
+def linked_files(page: Path) -> set[Path]:
+    return {(page.parent / target.partition("#")[0]).resolve() for target in links(page)}
+
+
+@pytest.mark.parametrize("folder", ["docs", "bench"])
+def test_index_of_a_folder_links_to_each_of_its_pages(folder):
+    index = ROOT / folder / "README.md"
+    pages = {page for page in (ROOT / folder).rglob("*.md") if page != index}
+    linked = linked_files(index)
+    assert [str(page.relative_to(ROOT)) for page in sorted(pages - linked)] == []
+
+
+def test_readme_leads_to_every_page_at_the_top():
+    readme = ROOT / "README.md"
+    near = linked_files(readme)
+    near |= {file for page in near if page.suffix == ".md" for file in linked_files(page)}
+    assert [page.name for page in ROOT.glob("*.md") if page != readme and page not in near] == []
+
+
+def test_index_of_benches_names_each_of_them():
+    page = (ROOT / "bench" / "README.md").read_text()
+    assert [name for name in BENCHES if f"- `{name}`: " not in page] == []
+
+
+NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?")
+
+
+def test_figures_of_the_readme_are_those_of_the_benches():
+    section = (ROOT / "README.md").read_text().partition("## Measured against others")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split(" | ") for line in section.splitlines() if "bench/results/" in line]
+    assert len(rows) >= 10
+    for *_, ours, theirs, link in rows:
+        page = ROOT / re.search(r"\((bench/results/\w+\.md)", link)[1]
+        held = NUMBER.findall(page.read_text())
+        missing = [number for number in NUMBER.findall(f"{ours} {theirs}") if number not in held]
+        assert not missing, f"README.md gives {missing}, which {page.name} does not hold"
 
 
 def shown_commands(page: Path) -> list[str]:
