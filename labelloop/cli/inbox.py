@@ -28,28 +28,28 @@ def counts() -> None:
 
 
 def dead(*, limit: int = 50) -> None:
-    """List the events that failed for good (dead), newest first, with the reason.
+    """List dead letters (events that failed for good), newest first, with the reason.
 
     Args:
-        limit: Number of events to list.
+        limit: Number to list.
     """
     letters = _inbox().dead_letters(limit=limit)
     for letter in letters:
         event, when = letter.event, time.strftime("%Y-%m-%d %H:%M", time.localtime(letter.finished_at))
         print(f"{event.id:>6}  {when}  {event.topic} {event.subject}: {letter.reason}")
     if not letters:
-        print("No dead events.")
+        print("No dead letters.")
         return
     print("To retry them: labelloop inbox replay ID..., or --all")
     print("To delete them: labelloop inbox discard ID..., or --all")
 
 
 def replay(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Retry dead events, with a new count of attempts.
+    """Retry dead letters, with a new count of attempts.
 
     Args:
         ids: Numbers of events, from `labelloop inbox dead`.
-        all_: All dead events.
+        all_: All dead letters.
     """
     if bool(ids) == all_:
         raise NoEventsSelected("Name the events by number, or pass --all.", fix="`labelloop inbox dead` lists them.")
@@ -58,11 +58,11 @@ def replay(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) -> 
 
 
 def discard(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Delete dead events permanently, and print each.
+    """Delete dead letters permanently, and print each.
 
     Args:
         ids: Numbers of events, from `labelloop inbox dead`.
-        all_: All dead events.
+        all_: All dead letters.
     """
     if bool(ids) == all_:
         raise NoEventsSelected("Name the events by number, or pass --all.", fix="`labelloop inbox dead` lists them.")
@@ -70,7 +70,7 @@ def discard(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) ->
     existing = {letter.event.id for letter in inbox.dead_letters(limit=max(1, len(ids)), ids=ids)}
     if missing := sorted(set(ids) - existing):
         raise NoEventsSelected(
-            f"No dead event has the number {', '.join(map(str, missing))}; nothing was discarded.",
+            f"No dead letter has the number {', '.join(map(str, missing))}; nothing was discarded.",
             fix="`labelloop inbox dead` lists them.",
         )
     while letters := inbox.dead_letters(limit=_BATCH, ids=ids or None):

@@ -104,7 +104,7 @@ COMMANDS: Sequence[Command] = (
     ),
     Command(
         "learn simulate",
-        "ml_backend.cli.learn:learn_simulate",
+        "ml_backend.cli.learn_simulate:learn_simulate",
         "Estimate how many labels you need, from a data set that is already labelled.",
     ),
     Command("train", "ml_backend.cli.train:train", "Fine-tune the detector on your labels for some minutes."),
@@ -142,9 +142,9 @@ COMMANDS: Sequence[Command] = (
         "rotate", "labelloop.stack.rotate:rotate", "Give every project's webhooks a new secret, without losing events."
     ),
     Command("inbox counts", "labelloop.cli.inbox:counts", "Count the events in each state."),
-    Command("inbox dead", "labelloop.cli.inbox:dead", "List dead events, with the reason."),
-    Command("inbox replay", "labelloop.cli.inbox:replay", "Retry dead events."),
-    Command("inbox discard", "labelloop.cli.inbox:discard", "Delete dead events, and print each."),
+    Command("inbox dead", "labelloop.cli.inbox:dead", "List dead letters, with the reason."),
+    Command("inbox replay", "labelloop.cli.inbox:replay", "Retry dead letters."),
+    Command("inbox discard", "labelloop.cli.inbox:discard", "Delete dead letters, and print each."),
     Command("backup", "labelloop.cli.backup:backup", "Write the home folder into one file; services may keep running."),
     Command("restore", "labelloop.cli.backup:restore", "Restore a home folder from a backup."),
 )

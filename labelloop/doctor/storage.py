@@ -128,7 +128,7 @@ def _ready_finding(context: DoctorContext, check: Callable[[DatabaseChecks], Non
 
 
 def inbox(context: DoctorContext) -> Finding:
-    """Are there dead events, or events that wait too long?"""
+    """Are there dead letters, or events that wait too long?"""
     url = context.settings.database_url
     if (path := sqlite_file(url)) and not path.exists():
         return ok("no event yet")

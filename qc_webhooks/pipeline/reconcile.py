@@ -201,7 +201,7 @@ class Reconciler:
     def _resubmit(self, hint: QcEvent) -> bool:
         """Submit an event again whose difference remains although the inbox has finished it.
 
-        A dead event (Label Studio was down for longer than its attempts lasted) gets new attempts, except one that
+        A dead letter (Label Studio was down for longer than its attempts lasted) gets new attempts, except one that
         killed its worker. A done event is submitted under a new key.
         """
         same_event = (EVENTS.c.topic == hint.topic) & (EVENTS.c.key == hint.key)
