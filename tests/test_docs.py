@@ -3,6 +3,7 @@
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -22,6 +23,7 @@ from labelloop.service.settings import Settings, describe_settings
 from ml_backend.catalogue.entries import CATALOGUE
 from ml_backend.heads import HEADS
 from ml_backend.layouts import LAYOUTS
+from ml_backend.layouts.layout_file import LayoutFile
 from ml_backend.policy import FinetunePolicy, LearningPolicy
 from ml_backend.predict.shapes import SHAPES
 from ml_backend.segmentation.segmenters import SEGMENTERS
@@ -179,6 +181,23 @@ def test_every_key_of_a_policy_is_described_with_its_default(policy):
         if field.name not in IN_WORDS and policy is not LabelConflicts
     ]
     assert [row for row in rows if row not in page] == []
+
+
+def texts_of(kind) -> set[str]:
+    """The words that a type of a layout file accepts."""
+    if get_origin(kind) is Literal:
+        return {word for word in get_args(kind) if isinstance(word, str) and word}
+    return set().union(*map(texts_of, get_args(kind)))
+
+
+@pytest.mark.parametrize("table", sorted(set(LayoutFile.__struct_fields__) - {"format", "layout"}))
+def test_every_key_and_word_of_a_layout_file_is_described(table):
+    page = (REFERENCE / "layout-file.md").read_text()
+    kinds = [kind for kind in get_args(get_type_hints(LayoutFile)[table]) if hasattr(kind, "__struct_fields__")]
+    for kind in kinds:
+        hints = get_type_hints(kind)
+        wanted = {*hints, *set().union(*map(texts_of, hints.values()))}
+        assert [word for word in sorted(wanted) if f"`{word}`" not in page and f"{table}.{word}" not in page] == []
 
 
 def prose(page: Path) -> str:
