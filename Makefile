@@ -10,7 +10,7 @@ LOCK  := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gener
          --group build $(UPGRADE)
 IMAGE := azure demo gcs postgres redis
 
-.PHONY: up test test-slow test-train check bench format lock clean
+.PHONY: up test test-slow test-train setup check bench format lock clean
 
 $(STAMP): pyproject.toml requirements/dev.lock
 	$(PYTHON) -m venv $(VENV)
@@ -21,18 +21,20 @@ $(STAMP): pyproject.toml requirements/dev.lock
 up: $(STAMP)  ## the whole loop on this machine: make up [IMAGES=folder]
 	@exec $(BIN)/labelloop up $(if $(IMAGES),--images $(IMAGES),)
 
-test: $(STAMP) check  ## lint, types, import rules, then unit, property and system tests
-	@sh tests/system/setup.sh
+test: $(STAMP)  ## lint, types, import rules, then unit, property and system tests
+	@$(MAKE) --no-print-directory --jobs 2 check setup
 	$(BIN)/python -m pytest -m "not slow and not system" --numprocesses 3 --dist worksteal
 	$(BIN)/python -m pytest -m "system and not slow" --numprocesses 2 --dist loadfile
 
-test-slow: $(STAMP)
-	@sh tests/system/setup.sh
+test-slow: $(STAMP) setup
 	$(BIN)/python -m pytest -m slow
 
 test-train: $(STAMP)  ## fine-tuning, which needs torch: installs the extra [train], 3 GB on Linux without a CPU build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev,train]'
 	$(BIN)/python -m pytest tests/ml_backend/finetune tests/ml_backend/cli/test_train.py tests/ml_backend/learning/test_trainer.py tests/test_examples.py tests/system/test_train.py
+
+setup: $(STAMP)  ## what the system tests use besides our own virtual environment
+	@sh tests/system/setup.sh
 
 check: $(STAMP)
 	$(BIN)/ruff check .
