@@ -1,6 +1,7 @@
 """The documentation names everything that a user can set, call, request or extend, and nothing that is not there."""
 
 import re
+import tomllib
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -298,6 +299,18 @@ SOURCE_FILE = re.compile(r"(?:labelloop|ml_backend|qc_webhooks|exporters|tests|b
 def test_source_files_that_a_page_names_exist(page):
     missing = [name for name in mentioned(page) if SOURCE_FILE.fullmatch(name) and not (ROOT / name).is_file()]
     assert not missing
+
+
+def test_stages_of_the_architecture_are_those_of_the_contracts():
+    text = words(ROOT / "docs" / "why" / "architecture.md")
+    shown = re.findall(r"- `([\w/]+)/`: ([\w, >]+?)(?= - `| ## )", text)
+    assert len(shown) == 4
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = {contract["containers"][0]: contract["layers"] for contract in contracts if "containers" in contract}
+    for package, stages in shown:
+        allowed = [set(layer.split(" | ")) for layer in layers[package.replace("/", ".")]]
+        for names, layer in zip(stages.split(" > "), allowed, strict=False):
+            assert set(names.strip().split(", ")) <= layer
 
 
 def test_every_term_of_the_glossary_has_a_source_file():
