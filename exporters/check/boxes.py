@@ -73,7 +73,8 @@ class ClassStatistics:
             missing = [split for split in splits if self.images_with_labels[split] and not row.objects[split]]
             if missing and largest:
                 where = ", ".join(filter(None, missing)) or "the data set"
-                add(report, "class-missing", f"{row.label}: none of {total:,} in {where}", total)
+                which = f"none of {total:,} objects" if total else "no object"
+                add(report, "class-missing", f"{row.label}: {which} in {where}", total)
             if 0 < total < _RARE:
                 add(report, "class-rare", f"{row.label}: {total}", -total)
             elif 0 < total * _IMBALANCE < largest:

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from colorsys import hls_to_rgb
 from typing import Any
+from unicodedata import east_asian_width
 
 from markupsafe import Markup, escape
 
-from labelloop.service.charts import Bar, LinearScale, count
+from labelloop.service.charts import Bar, LinearScale, count, nice_step
 
 SPLIT_COLOURS = {"train": "#3d6fb6", "val": "#e08a2e", "test": "#4f9d69"}
 OTHER_SPLIT_COLOUR = "#8a6bb0"
 _BAR_HEIGHT, _BAR_GAP, _NAME_WIDTH, _CHART_WIDTH = 18, 6, 190, 520
+_NAME_CHARACTERS = 26
 
 
 def class_colour(class_id: int) -> str:
@@ -31,56 +33,83 @@ def stacked_bar_chart(rows: Sequence[tuple[str, Mapping[str, int]]]) -> Markup:
     elements: list[Markup] = []
     for index, (name, segments) in enumerate(rows):
         y = index * (_BAR_HEIGHT + _BAR_GAP)
-        short = name if len(name) <= 26 else f"{name[:25]}…"
         elements.append(
             Markup('<text x="{}" y="{}" text-anchor="end">{}<title>{}</title></text>').format(
-                _NAME_WIDTH - 8, y + _BAR_HEIGHT - 5, short, name
+                _NAME_WIDTH - 8, y + _BAR_HEIGHT - 5, _shortened(name), name
             )
         )
         for (split, number), (x, width) in zip(segments.items(), scale.stack(segments.values()), strict=True):
-            elements.append(_rect(Bar(x, y, width, _BAR_HEIGHT, f"{split}: {number}"), split_colour(split)))
+            if number:
+                elements.append(_rect(Bar(x, y, width, _BAR_HEIGHT, f"{split}: {count(number)}"), split_colour(split)))
         total = sum(segments.values())
         elements.append(
             Markup('<text x="{:.1f}" y="{}">{}</text>').format(scale(total) + 6, y + _BAR_HEIGHT - 5, count(total))
         )
-    return _svg(_NAME_WIDTH + _CHART_WIDTH + 70, len(rows) * (_BAR_HEIGHT + _BAR_GAP), elements)
+    listed = ", ".join(f"{name} {count(sum(segments.values()))}" for name, segments in rows)
+    return _svg(
+        _NAME_WIDTH + _CHART_WIDTH + 70, len(rows) * (_BAR_HEIGHT + _BAR_GAP), elements,
+        text=f"Objects by class: {listed}.",
+    )  # fmt: skip
 
 
-def histogram(bins: Sequence[tuple[str, int]], *, name: str) -> Markup:
-    """A histogram of bins (label, count); `name` is the label of the x axis."""
-    width = max(26, 7 * max((len(label) for label, _ in bins), default=0))
-    height, foot = 130, 30
-    scale = LinearScale(0, max((number for _, number in bins), default=0) or 1, height, 0)
-    elements: list[Markup] = []
+def histogram(bins: Sequence[tuple[str, int]], *, name: str, of: str = "boxes") -> Markup:
+    """A histogram of bins (label, count).
+
+    Args:
+        bins: The bins.
+        name: Title of the horizontal axis.
+        of: What is counted, the title of the vertical axis.
+    """
+    width = max(30, 8 * max((len(label) for label, _ in bins), default=0))
+    most = max((number for _, number in bins), default=0)
+    step = nice_step(most / 3)
+    levels = range(0, most + step, step)
+    top, bottom, left = 20, 150, 10 + 8 * len(count(levels[-1]))
+    scale = LinearScale(0, levels[-1] or 1, bottom, top)
+    right = left + max(len(bins) * width, 7 * len(name))
+    grid = Markup(
+        '<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
+        '<text x="{}" y="{}" text-anchor="end" class="tick">{}</text>'
+    )
+    elements = [
+        Markup('<text x="0" y="11" class="tick">{}</text>').format(of),
+        *(
+            grid.format(left - 5, scale(level) + 4, count(level), left=left, right=right, y=scale(level))
+            for level in levels
+        ),
+    ]
     for index, (label, number) in enumerate(bins):
         [(y, bar_height)] = scale.stack([number])
-        elements.append(_rect(Bar(index * width, y, width - 3, bar_height, f"{label}: {number}"), "#3d6fb6"))
+        x = left + index * width
+        elements.append(_rect(Bar(x + 1.5, y, width - 3, bar_height, f"{label}: {count(number)}"), "#3d6fb6"))
         elements.append(
             Markup('<text x="{:.1f}" y="{}" text-anchor="middle" class="tick">{}</text>').format(
-                index * width + width / 2 - 1.5, height + 12, label
+                x + width / 2, bottom + 14, label
             )
         )
-    elements.append(Markup('<text x="0" y="{}" class="tick">{}</text>').format(height + 27, name))
-    return _svg(max(len(bins) * width, 6 * len(name)), height + foot, elements)
+    elements.append(Markup('<text x="{}" y="{}" class="tick">{}</text>').format(left, bottom + 30, name))
+    filled = ", ".join(f"{label}: {count(number)}" for label, number in bins if number)
+    return _svg(right, bottom + 34, elements, text=f"{of.capitalize()} by {name}. {filled or 'None'}.")
 
 
 def heat_map(counts: Any) -> Markup:
-    """A heat map of counts (rows, columns), darker for more."""
+    """A heat map of counts (rows, columns), a stronger colour for more."""
     size = 9
     largest = int(counts.max()) or 1
     elements = [
-        Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="#1f4e8c" fill-opacity="{:.3f}"/>').format(
-            column * size, row * size, size, size, number / largest
+        _rect(
+            Bar(column * size, row * size, size, size, count(number)), "#3d6fb6", opacity=0.15 + 0.85 * number / largest
         )
         for row, line in enumerate(counts.tolist())
         for column, number in enumerate(line)
         if number
     ]
     rows, columns = counts.shape
-    frame = Markup('<rect x="0" y="0" width="{}" height="{}" fill="none" stroke="#bbb"/>').format(
+    frame = Markup('<rect class="frame" x="0" y="0" width="{}" height="{}" fill="none"/>').format(
         columns * size, rows * size
     )
-    return _svg(columns * size, rows * size, [*elements, frame])
+    text = f"Box centres on the image, in {columns} by {rows} cells; the fullest has {count(int(counts.max()))}."
+    return _svg(columns * size, rows * size, [*elements, frame], text=text, css="map")
 
 
 def svg_path(rings: Sequence[Sequence[tuple[float, float]]]) -> Markup:
@@ -89,14 +118,26 @@ def svg_path(rings: Sequence[Sequence[tuple[float, float]]]) -> Markup:
     return Markup(escape(" ".join(subpaths)))  # noqa: S704 - escaped, and only numbers
 
 
-def _rect(bar: Bar, fill: str) -> Markup:
-    return Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}"><title>{}</title></rect>').format(
-        bar.x, bar.y, bar.width, bar.height, fill, bar.text
+def _rect(bar: Bar, fill: str, *, opacity: float = 1.0) -> Markup:
+    faded = Markup(' fill-opacity="{:.2f}"').format(opacity) if opacity < 1 else ""
+    return Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}"{}><title>{}</title></rect>').format(
+        bar.x, bar.y, bar.width, bar.height, fill, faded, bar.text
     )
 
 
-def _svg(width: float, height: float, elements: Sequence[Markup]) -> Markup:
-    head = Markup('<svg viewBox="0 0 {w:.0f} {h:.0f}" width="{w:.0f}" height="{h:.0f}" role="img">').format(
-        w=width, h=max(1.0, height)
-    )
+def _shortened(name: str) -> str:
+    """A name that fits beside the bars; East Asian wide characters take the place of two."""
+    room = _NAME_CHARACTERS
+    for index, character in enumerate(name):
+        room -= 2 if east_asian_width(character) in "WF" else 1
+        if room < 0:
+            return f"{name[: index - 1]}…"
+    return name
+
+
+def _svg(width: float, height: float, elements: Sequence[Markup], *, text: str, css: str = "chart") -> Markup:
+    """An SVG; `text` is what a screen reader says in its place."""
+    head = Markup(
+        '<svg class="{}" viewBox="0 0 {w:.0f} {h:.0f}" width="{w:.0f}" height="{h:.0f}" role="img" aria-label="{}">'
+    ).format(css, text, w=width, h=max(1.0, height))
     return head + Markup("").join(elements) + Markup("</svg>")

@@ -114,9 +114,9 @@ def _charts(statistics: VersionStatistics, manifest: DatasetManifest) -> Mapping
     ratios = [(label, statistics.aspect_ratios[index - 4]) for index, label in enumerate(_RATIO_LABELS)]
     return {
         "classes": stacked_bar_chart(_by_split(statistics.objects, manifest)),
-        "sizes": histogram(sizes, name="box size in % of the image (square root of the area ratio)"),
+        "sizes": histogram(sizes, name="side of the box in % of the image's (square root of the areas' ratio)"),
         "ratios": histogram(ratios, name="width : height"),
-        "counts": histogram(_merge_bins(counts, 26), name="objects per image"),
+        "counts": histogram(_merge_bins(counts, 26), name="objects per image", of="images"),
         "centres": heat_map(statistics.centres),
     }
 

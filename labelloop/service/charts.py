@@ -64,6 +64,8 @@ class Chart:
         bottom: Bottom edge of the plot.
         x: Ticks of the horizontal axis.
         y: Ticks of the vertical axis.
+        x_title: What the horizontal axis shows; empty where its ticks say so.
+        y_title: What the vertical axis shows; drawn above it.
         lines: Series.
         spots: Data points that belong to no series.
         bars: Bars.
@@ -80,6 +82,8 @@ class Chart:
     bottom: float
     x: tuple[Tick, ...] = ()
     y: tuple[Tick, ...] = ()
+    x_title: str = ""
+    y_title: str = ""
     lines: tuple[ChartLine, ...] = ()
     spots: tuple[DataPoint, ...] = ()
     bars: tuple[Bar, ...] = ()

@@ -45,7 +45,7 @@ class Pages:
             raise NotConnectedToLearning(project=project)
         version, config = self._serving.version(str(project)), self._projects.config(project)
         report = self._learning.report(project, version, unlearned=why_not_learnable(project, config))
-        return _page(learning_page(report, label_studio=self._studio, notes=self._notes(project)))
+        return _page(learning_page(report, label_studio=self._studio, projects_at="../../", notes=self._notes(project)))
 
     def _notes(self, project: int) -> list[str]:
         """What is not pre-labelled or not learned from in a project, as far as its label config is known."""

@@ -11,7 +11,7 @@ def tuning_chart(tuning: Tuning, *, width: float = 760.0, height: float = 320.0)
     curve = shown_curve(tuning)
     if len(curve) < 2:
         return None
-    left, right, top, bottom = 56.0, width - 14, 10.0, height - 26
+    left, right, top, bottom = 56.0, width - 14, 24.0, height - 44
     highest = max(*(point.high for point in curve), tuning.target)
     step = next(size for size in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if highest / size <= 8)
     ceiling = step * (int(highest / step) + 1)
@@ -31,7 +31,7 @@ def tuning_chart(tuning: Tuning, *, width: float = 760.0, height: float = 320.0)
     levels = [round(step * index, 3) for index in range(round(ceiling / step) + 1)]
     return Chart(
         width, height, left, right, top, bottom, x.ticks(ticks, "{:g}".format),
-        y.ticks(levels, lambda level: f"{100 * level:g} %"), lines,
+        y.ticks(levels, lambda level: f"{100 * level:g} %"), "labels per task", "error", lines,
         mark=None if tuning.proposed is None else x(min(tuning.proposed.labels, curve[-1].labels)),
         text="Error of the consensus against labels per task.",
     )  # fmt: skip

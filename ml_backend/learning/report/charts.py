@@ -9,7 +9,8 @@ from ml_backend.learning.report.report import TaskEdits
 from ml_backend.learning.store.runs import FINETUNED, TITLES, TrainingRun
 from ml_backend.learning.store.train_jobs import TrainJob
 
-LEFT, RIGHT, TOP, BOTTOM = 40, 10, 12, 40
+# Above the plot is the title of the vertical axis, below it that of the horizontal axis.
+LEFT, RIGHT, TOP, BOTTOM = 40, 10, 26, 40
 # Space between the vertical axis and the first mark.
 _INSET = 8
 # Evaluations that are drawn, one line each. AP50 on images that a model may have been trained on is not drawn.
@@ -93,18 +94,18 @@ def _curve(evaluated: Sequence[_Evaluation], metric: str, width: float, height: 
     spots = tuple(DataPoint(x(point.labels), y(point.value), point.text, point.kind) for point in evaluated)
     lines = []
     for evaluation in EVALUATIONS:
-        points = [
-            (x(point.labels), y(point.value))
-            for point in evaluated
-            if point.judged_by == evaluation and point.published
-        ]
+        published = [point for point in evaluated if point.judged_by == evaluation and point.published]
+        # The newest at each number of labelled tasks: the number falls where tasks become disputed.
+        newest = {point.labels: point for point in published}
+        points = [(x(labels), y(newest[labels].value)) for labels in sorted(newest)]
         if len(points) > 1:
             lines.append(ChartLine(evaluation, polyline(points)))
     first, last = evaluated[0], evaluated[-1]
     text = f"{metric} by labelled tasks: {first.value:.2f} at first, {last.value:.2f} at {last.labels} tasks."
     return Chart(
         width, height, LEFT, right, TOP, bottom, x.ticks(range(0, most + 1, nice_step(most / 6)), str),
-        y.ticks([fifth / 5 for fifth in range(6)], "{:.1f}".format), tuple(lines), spots, text=text,
+        y.ticks([fifth / 5 for fifth in range(6)], "{:.1f}".format), "labelled tasks", metric, tuple(lines), spots,
+        text=text,
     )  # fmt: skip
 
 
@@ -143,8 +144,8 @@ def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height:
     )
     return Chart(
         width, height, LEFT, right, TOP, bottom, marks,
-        y.ticks(range(-low_value, top_value + 1, step), lambda boxes: str(abs(boxes))), bars=tuple(bars), zero=y(0),
-        text=text,
+        y.ticks(range(-low_value, top_value + 1, step), lambda boxes: str(abs(boxes))),
+        "tasks in order of annotation", "boxes per task", bars=tuple(bars), zero=y(0), text=text,
     )  # fmt: skip
 
 
@@ -182,7 +183,8 @@ def _over_minutes(
     )
     return Chart(
         width, height, LEFT, right, TOP, bottom, x.ticks(marks, "{:.3g}".format),
-        y.ticks([(top or 1) * part / 4 for part in range(5)], "{:.2g}".format), (line,), spots, text=text,
+        y.ticks([(top or 1) * part / 4 for part in range(5)], "{:.2g}".format), "minutes", title, (line,), spots,
+        text=text,
     )  # fmt: skip
 
 

@@ -30,12 +30,15 @@ VERSIONS = 100
 _HERE = Path(__file__).parent / "templates"
 
 
-def learning_page(report: LearningReport, *, label_studio: str = "", notes: Sequence[str] = ()) -> str:
+def learning_page(
+    report: LearningReport, *, label_studio: str = "", projects_at: str = "", notes: Sequence[str] = ()
+) -> str:
     """Return the learning page of a project as HTML.
 
     Args:
         report: The report to show.
         label_studio: Label Studio's address in the browser, for links to tasks; empty: no links.
+        projects_at: Address of the list of projects; empty: no link.
         notes: Controls that are not pre-labelled or not trained, with the reason.
     """
     return _render(
@@ -52,6 +55,7 @@ def learning_page(report: LearningReport, *, label_studio: str = "", notes: Sequ
         versions=list(reversed(report.runs))[:VERSIONS],
         states=STATES,
         kinds=(*ABOVE, "deleted"),
+        projects_at=projects_at,
         tasks_at=f"{label_studio.rstrip('/')}/projects/{report.project}/data" if label_studio else "",
     )
 
@@ -74,6 +78,7 @@ def _render(template: str, **values: Any) -> str:
         "when": _when,
         "figure": lambda value: decimal(value, 3),
         "score": decimal,
+        "code": _code,
         "share": lambda part, total: percent(part, of=total),
     }
     style = Markup(_style())  # noqa: S704 - our own style sheet, not data
@@ -89,6 +94,13 @@ def page_headers() -> dict[str, str]:
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-store",
     }
+
+
+def _code(text: str) -> Markup:
+    """Return text with what is between backticks as code."""
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(text.split("`"))
+    )
 
 
 @cache

@@ -10,6 +10,7 @@ from exporters.check.images import folder_dataset
 from exporters.check.opinion import Objection
 from exporters.check.run import check
 from labelloop.cli.check import dataset_check
+from tests.accessibility import faults
 from tests.exporters.look.look_images import CHANGES, drawn, encoded
 
 
@@ -158,6 +159,7 @@ def test_page_of_a_folder_is_self_contained_and_escapes_names(yolo, tmp_path):
     assert "&lt;script" in page
     assert page.count("data:image/jpeg") == 2
     assert "http" not in page.replace("http-equiv", "")
+    assert faults(page) == []
 
 
 class Contrary:

@@ -16,6 +16,7 @@ from exporters.formats.decode import DECODERS
 from exporters.report.page import html_report
 from labelloop.service.media import Media
 from labelloop.service.store import open_store
+from tests.accessibility import faults
 from tests.system.browser_fixtures import chromium_page
 
 HOSTILE = '<script>alert("x")</script>'
@@ -94,6 +95,7 @@ def test_page_loads_nothing_and_escapes_data(page):
     assert "http" not in re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", text).replace("http-equiv", "")
     assert HOSTILE in read.words
     assert "default-src 'none'" in text
+    assert faults(text) == []
 
 
 def test_thumbnails_show_images_or_the_reason_they_are_missing(page, tmp_path):

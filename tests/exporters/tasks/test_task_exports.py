@@ -13,6 +13,7 @@ from exporters.pipeline.export import export
 from exporters.tasks.flat import rebuild
 from exporters.tasks.line import flat_of
 from exporters.tasks.table import TASK_FORMATS
+from tests.accessibility import faults
 from tests.exporters.tasks.configs import CONFIGS
 from tests.simulated_answers import simulate
 
@@ -73,7 +74,9 @@ def test_a_project_without_images_gets_lines_by_default(run):
     }  # fmt: skip
     assert "1 tasks, 2 entries" in summary(out.report)
     assert "1 tasks (train 1)" in (out.root / "latest/README.md").read_text()
-    assert "mood" in (out.root / "latest/report.html").read_text()
+    page = (out.root / "latest/report.html").read_text()
+    assert "mood" in page
+    assert faults(page) == []
 
 
 def test_captions_of_images_get_lines_by_default(run):

@@ -16,6 +16,7 @@ from ml_backend.learning.service import LearningState
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.predict.task_score import NEUTRAL
 from ml_backend.server.app import create_app
+from tests.accessibility import faults
 
 PROJECT = "5.1795467589"
 TASK = {
@@ -293,6 +294,7 @@ def test_the_front_page_leads_to_each_project(client, tmp_path):
     TrainingDataStore(open_database(Settings(home=tmp_path / "home"))).connect(5)
     page = client.get("/")
     assert 'href="projects/5/learning"' in page.text
+    assert faults(empty.text) == faults(page.text) == []
     assert client.post("/setup", json={"project": "5.1", "schema": ""}).json["model_version"] in page.text
 
 

@@ -163,8 +163,10 @@ def test_summary_updates_only_when_facts_change(engine):
     studio = studio_of_people("Street", {"first_name": "Anna", "last_name": "Berg"}, {"username": "ben"})
     keeper = SummaryScheduler(engine, studio, clock=lambda: now[0])
     keeper.run()
-    assert boards.load(PROJECT) is None
+    empty = boards.load(PROJECT)
+    assert (empty.summary.title, empty.tasks) == ("Street", 0)
     store.save(PROJECT, task(1, [0.9], at=MONDAY), None)
+    now[0] += 60
     keeper.run()
     visible = boards.load(PROJECT)
     assert (visible.summary.title, visible.tasks) == ("Street", 1)

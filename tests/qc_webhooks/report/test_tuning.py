@@ -13,6 +13,7 @@ from qc_webhooks.report.tuning import measure, policy_block, tune
 from qc_webhooks.report.tuning_page import tuning_chart, tuning_html
 from qc_webhooks.report.tuning_store import load_tuning, save_tuning
 from qc_webhooks.verdict.task_facts import AnnotationFacts, AnnotatorPair, Question, TaskFacts
+from tests.accessibility import faults
 
 ANSWERS = ("a", "b", "c")
 TRUTH = 99
@@ -126,6 +127,7 @@ def test_block_is_a_valid_policy(tuning, tmp_path):
 
 def test_page_draws_the_curve(tuning):
     page = tuning_html(tuning, source="<export>")
+    assert faults(page) == []
     assert page.count("<circle") == len(tuning.curve)
     assert "&lt;export&gt;" in page
     assert tuning_chart(tuning).mark is not None

@@ -27,6 +27,7 @@ from ml_backend.learning.store.runs import HeadMetrics, RunMetrics, TrainingRun
 from ml_backend.learning.task_order import place_score
 from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.policy import LearningPolicy
+from tests.accessibility import faults
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
 
 CORRECTED = PrelabelEdits(moved=1, added=2, deleted=1)
@@ -121,13 +122,16 @@ def test_report_has_edits_runs_and_next_tasks(learned, studio, engine, settings,
     assert msgspec.json.decode(figures.read_bytes())["counts"] == {"teaches": 5}
 
 
-def test_the_page_loads_nothing_and_links_to_tasks_alone():
-    page = learning_page(report_of([run_of(2), run_of(3)], [edited(1)]), label_studio="http://studio:8080/")
+def test_the_page_loads_nothing_and_links_to_the_project_and_its_tasks():
+    report = report_of([run_of(2), run_of(3)], [edited(1)])
+    page = learning_page(report, label_studio="http://studio:8080/", projects_at="../../")
+    project = f"http://studio:8080/projects/{PROJECT}/data"
     assert re.findall(r'(?:src|href)="([^"]*)"', page) == [
-        f"http://studio:8080/projects/{PROJECT}/data?task={task}" for task in (31, 32)
-    ]
+        "../../", project, *(f"{project}?task={task}" for task in (31, 32)),
+    ]  # fmt: skip
     assert "<script" not in page
     assert page.count("<svg") == 3
+    assert faults(page) == []
 
 
 def test_names_from_a_project_are_text_on_the_page():
@@ -145,6 +149,7 @@ def test_a_project_that_learned_nothing_yet_has_a_page_too(engine):
     assert "Shown after the first evaluated training run." in page
     assert "Shown after the first training run." in page
     assert "Training starts with 2 labelled tasks; 0 so far." in page
+    assert faults(page) == []
 
 
 def test_unconnected_project_gets_the_connect_command(settings):
@@ -162,6 +167,13 @@ def test_curve_has_a_point_per_run_and_a_line_per_evaluation():
     assert curve.spots[3].x < curve.spots[4].x
     assert curve.spots[3].y < curve.spots[0].y  # a better one stands higher
     assert learning_curve(unjudged) is None
+
+
+def test_line_goes_forward_where_labelled_tasks_became_fewer():
+    curve = learning_curve([run_of(4, ap50=0.5), run_of(8, ap50=0.6), run_of(4, ap50=0.7)])
+    assert len(curve.spots) == 3
+    [line] = curve.lines
+    assert line.points == " ".join(f"{spot.x},{spot.y}" for spot in (curve.spots[2], curve.spots[1]))
 
 
 def test_external_model_is_a_point_and_breaks_no_line():
@@ -293,6 +305,7 @@ def test_a_fine_tuning_is_shown_with_its_curve_and_marked_among_the_refits(engin
     assert "Fine-tuning runs on gpu-box: training." in page
     assert "Loss over 10.0 minutes: 9.00 at first, 3.00 last." in page
     assert "AP50 over 10.0 minutes: 0.50 at first, 0.75 last." in page
+    assert faults(page) == []
     assert job.token not in page
     jobs.finish(job.id, job.token, state="published", reason="better by far", version="trained-30-abc")
     for run in (run_of(30), run_of(0, version="trained-30-abc", source="train", verdict="admitted", ap50=0.8)):
@@ -310,4 +323,4 @@ def test_a_failed_fine_tuning_names_its_fix(engine, context):
     context.train_jobs.finish(job.id, job.token, state="failed", reason="It ran out of memory: raise `memory_gb`.")
     page = learning_page(reported(engine))
     assert '<span class="pill failed">failed</span>' in page
-    assert "raise `memory_gb`." in page
+    assert "raise <code>memory_gb</code>." in page
