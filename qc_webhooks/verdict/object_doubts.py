@@ -156,6 +156,7 @@ def _judge_things(name: str, kind: str, answers: Sequence[Answers], policy: Poli
     readers = _readers(name, answers)
     things: list[Sequence[Thing]] = [answer.controls.get((name, kind), ()) for answer in readers]
     matching = TaskMatching(things, kind, tolerance, rules.overlap)
+    indices = [_indices_by_id(owned) for owned in things]
     ballot: _Ballot | None = None
     for first, second in combinations(range(len(readers)), 2):
         ids = readers[first].annotator, readers[second].annotator
@@ -171,9 +172,10 @@ def _judge_things(name: str, kind: str, answers: Sequence[Answers], policy: Poli
             if _is_perfect(a, b, pairs, rules.overlap):
                 continue
         conflicts = CONFLICTS[kind](name, a, b, tolerance=tolerance, agreement=rules.overlap, matching=pairs)
-        for conflict in filter(partial(_counts, a=a, b=b, policy=policy), conflicts):
+        by_id = _ById(a, indices[first]), _ById(b, indices[second])
+        for conflict in filter(partial(_counts, a=by_id[0], b=by_id[1], policy=policy), conflicts):
             judged.disputed.add(ids)
-            ballot = ballot or _Ballot(things, matching.all(), len(answers) - len(readers), rules.overlap)
+            ballot = ballot or _Ballot(things, indices, matching.all(), len(answers) - len(readers), rules.overlap)
             open_votes = [
                 votes for votes in ballot.votes(conflict, first, second) if not votes.are_settled(rules.majority)
             ]
@@ -184,27 +186,41 @@ def _judge_things(name: str, kind: str, answers: Sequence[Answers], policy: Poli
     return judged
 
 
-def _counts(conflict: Conflict, *, a: Sequence[Thing], b: Sequence[Thing], policy: Policy) -> bool:
+def _counts(conflict: Conflict, *, a: "_ById", b: "_ById", policy: Policy) -> bool:
     """Whether a conflict makes a dispute under the policy, if nothing settles it."""
     rules = policy.conflicts
     if conflict.type == "not_named" or not rules.disputes(conflict.type, (*conflict.a, *conflict.b)):
         return conflict.type == "not_named"
-    ids = set(conflict.regions)
-    involved = [thing for thing in (*a, *b) if thing.id in ids]
+    involved = [thing for id_ in dict.fromkeys(conflict.regions) for thing in (*a[id_], *b[id_])]
     regions = [thing for thing in involved if isinstance(thing, Region)]
     if regions and len(regions) == len(involved) and all(map(rules.ignores, regions)):
         return False
     if conflict.type != "attribute":
         return True
     # A text or a number about a region may differ a little; a choice may not.
-    first, second = _with_id(a, conflict.regions[0]), _with_id(b, conflict.regions[-1])
+    first, second = a[conflict.regions[0]], b[conflict.regions[-1]]
     return not any(is_free_answer(thing, conflict.control) for thing in (*first, *second)) or any(
         answer_similarity(one, other, conflict.control) < policy.agreement for one in first for other in second
     )
 
 
-def _with_id(things: Iterable[Thing], id_: str) -> list[Thing]:
-    return [thing for thing in things if thing.id == id_]
+def _indices_by_id(things: Sequence[Thing]) -> dict[str, list[int]]:
+    """The indices of an annotator's objects by their ids; two may share one."""
+    indices: dict[str, list[int]] = {}
+    for index, thing in enumerate(things):
+        indices.setdefault(thing.id, []).append(index)
+    return indices
+
+
+@dataclass(frozen=True)
+class _ById:
+    """An annotator's objects by id."""
+
+    things: Sequence[Thing]
+    indices: Mapping[str, Sequence[int]]
+
+    def __getitem__(self, id_: str) -> list[Thing]:
+        return [self.things[index] for index in self.indices.get(id_, ())]
 
 
 class _Ballot:
@@ -212,6 +228,7 @@ class _Ballot:
 
     Args:
         things: Objects of each annotator.
+        indices: Their indices by id, for each annotator.
         matchings: Pair of annotators -> matching of their objects.
         unread: Number of annotators who could not be read.
         overlap: Minimum overlap of two objects that are drawn alike.
@@ -220,11 +237,12 @@ class _Ballot:
     def __init__(
         self,
         things: Sequence[Sequence[Thing]],
+        indices: Sequence[Mapping[str, Sequence[int]]],
         matchings: Mapping[tuple[int, int], ObjectMatching],
         unread: int,
         overlap: float,
     ) -> None:
-        self._things, self._unread = things, unread
+        self._things, self._indices, self._unread = things, indices, unread
         # Object -> its partners at other annotators, and whether they are drawn alike.
         self._partners: dict[tuple[int, int], dict[tuple[int, int], bool]] = {}
         for (first, second), matching in matchings.items():
@@ -235,10 +253,9 @@ class _Ballot:
 
     def votes(self, conflict: Conflict, first: int, second: int) -> Iterator[Votes]:
         """The votes on each statement of a conflict between two annotators."""
-        ids = set(conflict.regions)
         for annotator in (first, second):
-            for index, thing in enumerate(self._things[annotator]):
-                if thing.id in ids:
+            for id_ in dict.fromkeys(conflict.regions):
+                for index in self._indices[annotator].get(id_, ()):
                     yield self._on((annotator, index), conflict)
 
     def count_dissents(self) -> int:
