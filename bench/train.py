@@ -11,7 +11,7 @@ import tempfile
 import textwrap
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -107,23 +107,28 @@ def fit(case: Case) -> dict:
     WORK.mkdir(parents=True, exist_ok=True)
     out = WORK / f"{case.key.replace(':', '-')}.onnx"
     recipe = Recipe(minutes=MINUTES[case.labelled], seed=case.seed)
-    job = FinetuneJob(NANO, labelled, out, recipe, test=test, folder=WORK / "features", compare=False, device="cpu")
+    checkpoint = WORK / "checkpoints" / f"{out.stem}.pt"
+    job = FinetuneJob(
+        NANO, labelled, out, recipe, test=test, folder=WORK / "features", compare=False, device="cpu",
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    resumed = checkpoint.exists()
     spent = time.process_time()
     done = finetune(job, clock=time.process_time)
     spent = time.process_time() - spent
     refit = refit_score(NANO, labelled, test, folder=WORK / "features")
     upon = refit_score(out, labelled, test, folder=WORK / "features").ap50
-    crossed = done.crossed
+    trial = done.trial
     return {
         "key": case.key,
-        "crossed": [crossed.refit, crossed.tuned] if crossed else None,
-        "served": refit.ap50 if crossed and not crossed.passed else upon,
+        "trial": asdict(trial) | {"passed": trial.passed} if trial else None,
+        "served": refit.ap50 if trial and not trial.passed else upon,
         "parent": done.scores["parent"].ap50,
         "refit": refit.ap50,
         "tuned": done.scores["fine-tuned"].ap50,
         "upon": upon,
         "seen": done.training.seen,
-        "cpu_minutes": spent / 60,
+        "cpu_minutes": None if resumed else spent / 60,
         "ended": done.training.ended,
         "test": len(test),
         "curve": done.training.curve,

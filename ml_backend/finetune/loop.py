@@ -305,7 +305,7 @@ class Trainer:
             return
         state = self._state
         content = {
-            "recipe": repr(replace(self._recipe, minutes=0.0)),
+            "recipe": _recipe_key(self._recipe),
             "names": list(self._detector.names),
             "parameters": [parameter.detach().cpu() for parameter in self._parameters],
             "average": [value.detach().cpu() for value in self._average.module],
@@ -323,16 +323,8 @@ class Trainer:
         partial.replace(self._checkpoint)
 
     def _read_checkpoint(self) -> None:
-        if self._checkpoint is None or not self._checkpoint.is_file():
-            return
-        try:
-            content = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # noqa: BLE001 - torch raises whatever a damaged file gives
-            log.warning("checkpoint_damaged", file=str(self._checkpoint), reason=str(error)[:200])
-            return
-        if content["recipe"] != repr(replace(self._recipe, minutes=0.0)) or content["names"] != list(
-            self._detector.names
-        ):
+        content = read_checkpoint(self._checkpoint, self._recipe, self._detector.names)
+        if not content:
             return
         with torch.no_grad():
             for parameter, value in zip(self._parameters, content["parameters"], strict=True):
@@ -351,6 +343,23 @@ class Trainer:
     def resumed(self) -> int:
         """Steps that a checkpoint had done."""
         return self._state.step
+
+
+def read_checkpoint(file: Path | None, recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint of a training with a recipe and classes; empty without one."""
+    if file is None or not file.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises whatever a damaged file gives
+        log.warning("checkpoint_damaged", file=str(file), reason=str(error)[:200])
+        return {}
+    return content if content["recipe"] == _recipe_key(recipe) and content["names"] == list(names) else {}
+
+
+def _recipe_key(recipe: Recipe) -> str:
+    """Names a recipe whatever its budget, so that a training can go on for longer."""
+    return repr(replace(recipe, minutes=0.0))
 
 
 def weak(options: AugmentOptions) -> AugmentOptions:

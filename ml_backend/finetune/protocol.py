@@ -24,11 +24,12 @@ ROOM_BYTES = 16 * 2**20
 
 
 class Folds(msgspec.Struct, frozen=True):
-    """The figures of a cross-validation, see `cross_validation.CrossValidation`."""
+    """The figures of a trial, see `trial.Trial`."""
 
     refit: float
     tuned: float
     images: int
+    boxes: int = 0
 
 
 class TrainProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,7 +48,7 @@ class TrainProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         images: Number of images trained on.
         data_version: Version of the data.
         ended: Why the training ended; empty while it runs.
-        crossed: Cross-validation against the refit, with few images.
+        crossed: Fine-tuning against the refit on a part of few images.
     """
 
     phase: str = ""

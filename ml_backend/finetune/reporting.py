@@ -81,10 +81,10 @@ class Reporter:
 
     def ended(self, tuned: Finetuned) -> None:
         """Note the result."""
-        crossed = tuned.crossed
+        trial = tuned.trial
         self.note(
             images=tuned.trained, ended=tuned.training.ended, best=tuned.training.best,
-            crossed=Folds(crossed.refit, crossed.tuned, crossed.images) if crossed else None,
+            crossed=Folds(trial.refit, trial.tuned, trial.images, trial.boxes) if trial else None,
         )  # fmt: skip
 
     def send(self) -> bool:

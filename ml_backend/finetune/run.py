@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from ml_backend.catalogue.entries import CATALOGUE
 from ml_backend.errors import ModelError
-from ml_backend.finetune.cross_validation import (
-    SHARE,
-    CrossValidation,
-    FoldJob,
-    TrainingStopped,
-    cross_validate,
-    folds_file,
-)
-from ml_backend.finetune.cross_validation import is_due as cross_validation_is_due
 from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.pictures import Album, decodable, split
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.scores import Score, evaluate, refit_score
 from ml_backend.finetune.torch_parts import require_torch
+from ml_backend.finetune.trial import (
+    SHARE,
+    TrainingStopped,
+    Trial,
+    TrialJob,
+    read_trial,
+    recipe_upon,
+    trial_file,
+    tried,
+)
+from ml_backend.finetune.trial import is_due as trial_is_due
 from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ class Finetuned:
         bad: Images that could not be decoded.
         difference: Largest difference between torch and ONNX Runtime after training.
         notes: Further facts for the user.
-        crossed: Fine-tuning against the refit by cross-validation, with few images; else None.
+        trial: Fine-tuning against the refit on a part of few images; None with more.
     """
 
     training: TrainingResult
@@ -105,7 +107,7 @@ class Finetuned:
     bad: tuple[str, ...]
     difference: float
     notes: tuple[str, ...]
-    crossed: CrossValidation | None = None
+    trial: Trial | None = None
 
     @property
     def stopped(self) -> bool:
@@ -151,17 +153,16 @@ def finetune(
             TrainingResult({}, 0, 0, 0.0, "stopped", (), None), {}, 0, 0, len(trained), names, tuple(bad),
             detector.difference, (),
         )  # fmt: skip
-        recipe, crossed = job.recipe, None
-        if cross_validation_is_due(trained, recipe):
-            phase("cross-validating")
-            folds = FoldJob(job.model, trained, names, recipe, job.layout, job.device, job.folder, job.checkpoint)
+        recipe, trial = job.recipe, None
+        if trial_is_due(trained, recipe):
             try:
-                crossed = cross_validate(folds, progress=progress, stopping=stopping, clock=clock)
+                trial = _trial(job, detector, trained, progress=progress, phase=phase, stopping=stopping, clock=clock)
             except TrainingStopped:
                 return base
-        offset = SHARE if crossed else 0.0
-        recipe = replace(recipe, minutes=recipe.minutes * (1 - offset))
-        recipe = recipe.for_boxes(sum(len(image.labels) for image in trained))
+        offset = SHARE if trial else 0.0
+        recipe = (
+            recipe_upon(recipe, trained) if trial else recipe.for_boxes(sum(len(image.labels) for image in trained))
+        )
         album = Album(trained, names, detector.detector.spec, side=recipe.augment.scale[1])
         shown = held_out or test[:MAX_SHOWN]
         judge = Album(shown, names, detector.detector.spec, side=1.0) if _any_labelled(shown) else None
@@ -183,18 +184,39 @@ def finetune(
         evaluated = test or held_out
         facts = _facts(job, recipe, training, trained=len(trained), names=names)
         scores, difference = _written(
-            job, detector, training, facts=facts, images=(trained, evaluated), crossed=crossed, phase=phase, notes=notes
+            job, detector, training, facts=facts, images=(trained, evaluated), trial=trial, phase=phase, notes=notes
         )
     if job.checkpoint is not None:
         job.checkpoint.unlink(missing_ok=True)
-        folds_file(job.checkpoint).unlink(missing_ok=True)
-    if crossed:
-        notes.append(f"{crossed.reason}{'' if crossed.passed else ': the refit is better here'}")
+        trial_file(job.checkpoint).unlink(missing_ok=True)
+    if trial:
+        notes.append(f"{trial.reason}{'' if trial.passed else ': the refit stays the better choice'}")
     boxes = sum(len(image.labels) for image in evaluated)
     return replace(
         base, training=training, scores=scores, evaluated=len(evaluated), evaluated_boxes=boxes,
-        difference=difference, notes=tuple(notes), crossed=crossed,
+        difference=difference, notes=tuple(notes), trial=trial,
     )  # fmt: skip
+
+
+def _trial(
+    job: FinetuneJob,
+    detector: TrainableDetector,
+    images: Sequence[LocalImage],
+    *,
+    progress: Callable[[Progress], None],
+    phase: Callable[[str], None],
+    stopping: Callable[[], bool],
+    clock: Callable[[], float],
+) -> Trial | None:
+    """Make the trial, unless a checkpoint of the training after it says that it was made; see `trial.tried`."""
+    from ml_backend.finetune.loop import read_checkpoint
+
+    done = read_trial(job.checkpoint)
+    if done is not None and read_checkpoint(job.checkpoint, recipe_upon(job.recipe, images), detector.names):
+        return done
+    phase("trying it on a part of the images")
+    what = TrialJob(job.model, detector, images, job.recipe, job.layout, job.device, job.folder, job.checkpoint)
+    return tried(what, progress=progress, stopping=stopping, clock=clock)
 
 
 def _decoded(
@@ -221,7 +243,7 @@ def _written(
     *,
     facts: dict[str, Any],
     images: tuple[Sequence[LocalImage], Sequence[LocalImage]],
-    crossed: CrossValidation | None,
+    trial: Trial | None,
     phase: Callable[[str], None],
     notes: list[str],
 ) -> tuple[dict[str, Score], float]:
@@ -233,8 +255,8 @@ def _written(
     save_model(model, job.out, **facts)
     phase("comparing with the parent and the refit")
     scores = _compare(job, *images, detector.detector.layout, notes)
-    if crossed:
-        facts[TRAINED_KEY]["cross_validation"] = asdict(crossed)
+    if trial:
+        facts[TRAINED_KEY]["trial"] = asdict(trial)
     facts[TRAINED_KEY]["figures"] = {name: round(score.ap50, 4) for name, score in scores.items()}
     facts[TRAINED_KEY]["figures_on"] = {"images": len(images[1]), "test": bool(job.test)}
     save_model(model, job.out, **facts)

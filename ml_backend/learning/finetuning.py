@@ -10,19 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from labelloop.service.media import MediaError
 from labelloop.service.scratch import scratch_folder
 from ml_backend.finetune.checkpoints import checkpoint_file
 from ml_backend.finetune.classes import set_metadata
-from ml_backend.finetune.cross_validation import CrossValidation
 from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.protocol import TrainProgress
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.returned import with_returned_weights
 from ml_backend.finetune.run import LEAST_IMAGES, TRAINED_KEY, Finetuned, FinetuneJob, finetune, licence_of
 from ml_backend.finetune.scores import Score
+from ml_backend.finetune.trial import Trial
 from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.acceptance import AcceptanceVerdict
@@ -135,7 +136,7 @@ def finetune_project(
             return ProjectTraining(tuned, notes=tuple(notes))
         phase("publishing")
         candidate = _Candidate(
-            job.out, len(taught), version, tuned.training.seconds, scores=tuned.scores, crossed=tuned.crossed
+            job.out, len(taught), version, tuned.training.seconds, scores=tuned.scores, trial=tuned.trial
         )
         added, published, reason, more = _publish(context, project, candidate)
         return ProjectTraining(tuned, added, published, reason, (*notes, *more))
@@ -164,7 +165,7 @@ def judge_returned(
         return ProjectTraining(None, "", False, reason)
     model = with_returned_weights(served.path, content, classes, layout=served.layout)
     minutes = done.curve[-1][0] if done.curve else 0.0
-    crossed = CrossValidation(done.crossed.refit, done.crossed.tuned, done.crossed.images) if done.crossed else None
+    trial = Trial(**msgspec.structs.asdict(done.crossed)) if done.crossed else None
     facts = {
         "parent": served.path.name, "parent_sha256": hashlib.sha256(served.path.read_bytes()).hexdigest(),
         "data": f"project {project}", "data_version": done.data_version, "images": done.images,
@@ -175,7 +176,7 @@ def judge_returned(
         file = scratch / f"trained-{done.images}.onnx"
         set_metadata(model, **{TRAINED_KEY: facts, "license": licence_of(served.path)})
         file.write_bytes(model.SerializeToString())
-        candidate = _Candidate(file, done.images, done.data_version, 60 * minutes, crossed=crossed)
+        candidate = _Candidate(file, done.images, done.data_version, 60 * minutes, trial=trial)
         version, published, reason, notes = _publish(context, project, candidate)
         return ProjectTraining(None, version, published, reason, notes)
 
@@ -190,7 +191,7 @@ class _Candidate:
         data_version: Version of the data.
         seconds: Duration of the training.
         scores: AP50 by model on the held-out images, where they were compared.
-        crossed: Cross-validation against the refit, with few images.
+        trial: Fine-tuning against the refit on a part of few images.
     """
 
     file: Path
@@ -198,7 +199,7 @@ class _Candidate:
     data_version: str
     seconds: float
     scores: Mapping[str, Score] = field(default_factory=dict)
-    crossed: CrossValidation | None = None
+    trial: Trial | None = None
 
 
 def _publish(context: LearningContext, project: int, candidate: _Candidate) -> tuple[str, bool, str, tuple[str, ...]]:
@@ -219,25 +220,25 @@ def _publish(context: LearningContext, project: int, candidate: _Candidate) -> t
     )
     version = manifest.version
     _remove_old(context, project, keep=version)
-    crossed = candidate.crossed
-    if crossed is not None and not crossed.passed:
-        reason = f"{crossed.reason}: the refit stays; label more images"
-        verdict = AcceptanceVerdict(False, "cross-validation", reason, crossed.tuned, crossed.refit)
+    trial = candidate.trial
+    if trial is not None and not trial.passed:
+        reason = f"{trial.reason}: the refit stays; label more images"
+        verdict = AcceptanceVerdict(False, "cross-validation", reason, trial.tuned, trial.refit)
         return _refused(context, project, version, verdict, candidate, parent=served.version)
     held = [photo for _, _, photos in context.training_data.training_tasks(project, "held_out") for photo in photos]
     boxes, photos = sum(len(photo.labels) for photo in held), sum(bool(photo.labels) for photo in held)
-    if crossed is None and (photos < ENOUGH_PHOTOS or boxes < ENOUGH_BOXES):
+    if trial is None and (photos < ENOUGH_PHOTOS or boxes < ENOUGH_BOXES):
         reason = (
             f"too few held-out tasks to judge it: {photos} images with {boxes} boxes, and {ENOUGH_PHOTOS} with "
             f"{ENOUGH_BOXES} are needed. To serve it anyway: labelloop models activate {version} --project {project}"
         )
         verdict = AcceptanceVerdict(False, "nothing", reason, photos=photos, boxes=boxes)
         return _refused(context, project, version, verdict, candidate, parent=served.version)
-    folds = (crossed.tuned, crossed.refit, crossed.reason) if crossed is not None else None
-    verdict = admit(context, project, version, source=SOURCE, seconds=candidate.seconds, crossed=folds).verdict
+    tried = (trial.tuned, trial.refit, trial.reason) if trial is not None else None
+    verdict = admit(context, project, version, source=SOURCE, seconds=candidate.seconds, trial=tried).verdict
     reason = verdict.reason
-    if crossed is not None and crossed.reason != reason:
-        reason = f"{reason}; {crossed.reason}"
+    if trial is not None and trial.reason != reason:
+        reason = f"{reason}; {trial.reason}"
     if not verdict.passed:
         return version, False, reason, ()
     done = activation.activate(version, settings=settings, project=project, studio=context.studio, tried=True)

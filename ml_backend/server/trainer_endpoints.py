@@ -153,8 +153,9 @@ class TrainerEndpoints:
     def progress(self, number: int) -> Response:
         """Renew the lease, and note the progress for the learning page."""
         job, sent = self._leased(number), _read(TrainProgress)
-        if sent.crossed is not None and not (0 <= sent.crossed.refit <= 1 and 0 <= sent.crossed.tuned <= 1):
-            raise BadRequest("The request is malformed: an AP50 is between 0 and 1.")
+        tried = sent.crossed
+        if tried is not None and not (0 <= tried.refit <= 1 and 0 <= tried.tuned <= 1 and tried.boxes >= 0):
+            raise BadRequest("The request is malformed: an AP50 is between 0 and 1, and boxes are none or more.")
         sent = msgspec.structs.replace(
             sent, curve=thinned(sent.curve), phase=sent.phase[:MAX_NAME], device=sent.device[:MAX_NAME],
             data_version=sent.data_version[:MAX_NAME], ended=sent.ended[:MAX_NAME],

@@ -41,7 +41,7 @@ def admit(
     *,
     source: str = "models add",
     seconds: float = 0.0,
-    crossed: tuple[float, float, str] | None = None,
+    trial: tuple[float, float, str] | None = None,
 ) -> Admission:
     """Compare an external version with the served one, on held-out images or else on all labelled ones.
 
@@ -51,8 +51,8 @@ def admit(
         version: A version on the store.
         source: What asked for the evaluation, for the run.
         seconds: Duration of the training, where it was trained here.
-        crossed: Cross-validated AP50 of a refit upon it and of one upon its parent, and both in words: with too few
-            held-out images it is judged by them too.
+        trial: AP50 of a refit upon it and of one upon its parent on labelled images outside the fits, and both in
+            words: with too few held-out images it is judged by them too.
 
     Returns:
         The evaluation. With too few labelled images it passes unevaluated and says so. A run is recorded.
@@ -76,11 +76,11 @@ def admit(
         verdict = judge_held_out(result, parent, tolerance=policy.tolerance)
     else:
         verdict = _by_labels(context, project, version, result, served=served, labelled=labelled, config=config)
-        if crossed is not None and verdict.judged_by == "nothing":
+        if trial is not None and verdict.judged_by == "nothing":
             # Until the refit upon it ends, it is served itself: something must show that it finds objects.
             verdict = replace(verdict, passed=False, reason=f"{verdict.reason}; label more images")
-        elif crossed is not None and verdict.passed:
-            tuned, refit, words = crossed
+        elif trial is not None and verdict.passed:
+            tuned, refit, words = trial
             verdict = AcceptanceVerdict(
                 True, "cross-validation", words, tuned, refit, photos=verdict.photos, boxes=verdict.boxes
             )

@@ -1,15 +1,16 @@
 """The recipe for few labels, and what decides between fine-tuning and the refit; no torch here."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ml_backend.finetune import cross_validation
-from ml_backend.finetune.cross_validation import CROSS_BELOW, CrossValidation, FoldJob, cross_validate, is_due
+from ml_backend.finetune import trial
 from ml_backend.finetune.protocol import TrainProgress
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
 from ml_backend.finetune.scores import Score
+from ml_backend.finetune.trial import TRIAL_BELOW, Trial, TrialJob, is_due, parted, read_trial, trial_file, tried
 from ml_backend.training.datasets import LocalImage
 
 
@@ -33,65 +34,79 @@ def image(number):
 IMAGES = [image(number) for number in range(10)]
 
 
-def test_few_images_are_cross_validated_unless_the_steps_are_fixed():
-    many = [image(number) for number in range(CROSS_BELOW)]
+def test_few_images_are_tried_unless_the_steps_are_fixed():
+    many = [image(number) for number in range(TRIAL_BELOW)]
     assert [is_due(IMAGES, Recipe()), is_due(many, Recipe()), is_due(IMAGES, Recipe(steps=9))] == [True, False, False]
 
 
-@pytest.mark.parametrize(("refit", "tuned", "passed"), [(0.9, 0.89, False), (0.5, 0.5, True), (0.5, 0.7, True)])
-def test_a_worse_result_does_not_pass_by_any_tolerance(refit, tuned, passed):
-    crossed = CrossValidation(refit, tuned, 20)
-    assert crossed.passed is passed
-    assert f"AP50 {tuned:.3f} by cross-validation on 20 images" in crossed.reason
+@pytest.mark.parametrize(
+    ("refit", "tuned", "boxes", "passed"),
+    [
+        (0.9, 0.89, 400, False),
+        (0.5, 0.52, 100, True),
+        (0.5, 0.51, 100, False),  # one box
+        (0.5, 0.6, 5, False),  # half a box
+        (0.5, 0.5, 0, True),  # of an earlier trainer, which does not say how many
+    ],
+)
+def test_the_gain_must_be_worth_two_boxes(refit, tuned, boxes, passed):
+    made = Trial(refit, tuned, 5, boxes)
+    assert made.passed is passed
+    assert f"AP50 {tuned:.3f} in a trial on 5 images" in made.reason
+    assert ("worth 2 boxes is needed" in made.reason) is (tuned > refit and not passed)
+
+
+@pytest.mark.parametrize(("per_image", "evaluated"), [(1, 10), (3, 7), (4, 5), (50, 5)])
+def test_a_quarter_is_evaluated_or_enough_boxes_up_to_half(per_image, evaluated):
+    images = [LocalImage(Path(f"{n}"), f"{n}", ((0, 0, 9, 9),) * per_image, ("a",) * per_image) for n in range(20)]
+    trained, held = parted(images, seed=0)
+    assert len(held) == evaluated
+    assert {one.name for one in (*trained, *held)} == {one.name for one in images}
+    assert len(trained) + len(held) == 20
+    assert parted(images[::-1], seed=0) == (trained, held)
 
 
 @pytest.fixture
-def folds(monkeypatch):
-    """Folds without torch; what was trained on and evaluated in each."""
+def trials(monkeypatch):
+    """Trials without torch; what was trained on and evaluated in each."""
     seen = []
 
     def refit_score(path, trained, evaluated, **_):
         seen.append((path.name, {one.name for one in trained}, {one.name for one in evaluated}))
-        return Score(0.75 if path.name == "tuned.onnx" else 0.5)
+        return Score(0.75 if path.name == "trial.onnx" else 0.5)
 
-    monkeypatch.setattr(cross_validation, "refit_score", refit_score)
-    monkeypatch.setattr(cross_validation, "_tuned", lambda *_, **__: (Path("tuned.onnx"), "yolox"))
+    monkeypatch.setattr(trial, "refit_score", refit_score)
+    monkeypatch.setattr(trial, "_train", lambda *_, **__: None)
     return seen
 
 
-def job(tmp_path, images=IMAGES):
+def result(tmp_path, images=IMAGES):
     file = tmp_path / "train" / "checkpoint.pt"
-    return FoldJob(Path("parent.onnx"), images, ("a",), Recipe(), "", "cpu", tmp_path, file)
+    detector = SimpleNamespace(detector=SimpleNamespace(layout="yolox"))
+    job = TrialJob(Path("parent.onnx"), detector, images, Recipe(), "", "cpu", tmp_path, file)
+    found = tried(job, progress=lambda _: None, stopping=lambda: False, clock=lambda: 0.0)
+    return found, read_trial(file)
 
 
-def crossed(tmp_path, **more):
-    options = {"progress": lambda _: None, "stopping": lambda: False, "clock": lambda: 0.0}
-    return cross_validate(job(tmp_path, **more), **options)
-
-
-def test_each_image_is_evaluated_once_by_models_that_did_not_see_it(tmp_path, folds):
-    assert crossed(tmp_path) == CrossValidation(0.5, 0.75, 10)
+def test_both_are_fitted_on_a_part_and_evaluated_on_the_others(tmp_path, trials):
+    found, kept = result(tmp_path)
+    assert found == kept == Trial(0.5, 0.75, 5, 5)
     names = {one.name for one in IMAGES}
-    for _, trained, evaluated in folds:
+    assert [name for name, _, _ in trials] == ["parent.onnx", "trial.onnx"]
+    for _, trained, evaluated in trials:
         assert trained | evaluated == names
         assert not trained & evaluated
-    tuned = [evaluated for name, _, evaluated in folds if name == "tuned.onnx"]
-    assert tuned[0] | tuned[1] == names
-    assert not tuned[0] & tuned[1]
 
 
-def test_folds_that_are_done_are_not_trained_again(tmp_path, folds):
-    crossed(tmp_path)
-    done = len(folds)
-    assert crossed(tmp_path).tuned == 0.75
-    assert len(folds) == done
-    crossed(tmp_path, images=IMAGES[:8])  # other images
-    assert len(folds) == 2 * done
-
-
-def test_without_boxes_in_a_half_there_is_nothing_to_compare(tmp_path, folds):
+def test_without_boxes_in_a_part_there_is_nothing_to_compare(tmp_path, trials):
     bare = [LocalImage(one.path, one.name, (), ()) for one in IMAGES[1:]]
-    assert crossed(tmp_path, images=[IMAGES[0], *bare]) is None
+    assert result(tmp_path, images=[IMAGES[0], *bare]) == (None, None)
+
+
+def test_half_a_file_of_a_trial_is_none(tmp_path):
+    file = tmp_path / "checkpoint.pt"
+    trial_file(file).write_text('{"refit": 0.5')
+    assert read_trial(file) is None
 
 
 def test_a_reporter_whose_lease_is_lost_says_so():

@@ -15,12 +15,12 @@ from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import StoreUnreachable
 from labelloop.service.web.app import create_web_app
 from ml_backend.finetune.classes import with_classes
-from ml_backend.finetune.cross_validation import CrossValidation
 from ml_backend.finetune.errors import NotTrainable, TrainingRuns
 from ml_backend.finetune.graph import Weights
 from ml_backend.finetune.protocol import LEASE_HEADER, TOKEN_HEADER, Folds, TrainOffer, TrainProgress
 from ml_backend.finetune.returned import ReturnedModelRefused, with_returned_weights
 from ml_backend.finetune.run import TRAINED_KEY, Finetuned
+from ml_backend.finetune.trial import Trial
 from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.learning.base_models import BaseModels
 from ml_backend.learning.finetuning import ProjectTraining
@@ -101,7 +101,7 @@ def ended(how="budget"):
     return SimpleNamespace(ended=how, seconds=60.0, seen=80, steps=10, curve=(), best=None)
 
 
-def trains(*, model=lambda: changed(graph()), crossed=None, how="budget"):
+def trains(*, model=lambda: changed(graph()), trial=None, how="budget"):
     """A training without torch."""
     seen = []
 
@@ -114,7 +114,7 @@ def trains(*, model=lambda: changed(graph()), crossed=None, how="budget"):
         reporter.send()
         if how == "budget":
             onnx.save(model(), job.out)
-        return Finetuned(ended(how), {}, 0, 0, len(job.images), job.names, (), 0.0, (), crossed)
+        return Finetuned(ended(how), {}, 0, 0, len(job.images), job.names, (), 0.0, (), trial)
 
     train.seen = seen
     return train
@@ -171,7 +171,7 @@ def test_a_request_for_work_is_kept_open(client, context, project):
 
 @pytest.mark.slow
 def test_a_trained_model_comes_back_and_is_judged(client, context, options, job, project):
-    train = trains(crossed=CrossValidation(0.5, 0.9, 6))
+    train = trains(trial=Trial(0.5, 0.9, 6, 12))
     said = run(client, options, train)
     assert "handed back" in said[-1]
     [given] = train.seen
@@ -185,7 +185,7 @@ def test_a_trained_model_comes_back_and_is_judged(client, context, options, job,
     assert [point[1] for point in back.progress.curve] == [3.0, 2.0, 1.0]
     judged = judge(context, job)
     assert judged.state in {"published", "refused"}
-    assert "0.900 by cross-validation" in judged.reason
+    assert "0.900 in a trial on 6 images with 12 boxes" in judged.reason
     manifest = context.base_models.registry.manifest(judged.version)
     assert (manifest.classes, manifest.metrics["trainer"]) == (NAMES, "labelloop train")
     file = context.base_models.registry.get(judged.version, manifest.model)
@@ -202,7 +202,7 @@ def judge(context, job):
 
 @pytest.mark.slow
 def test_a_refit_that_is_better_stays(client, context, options, job, project):
-    run(client, options, trains(crossed=CrossValidation(0.9, 0.5, 6)))
+    run(client, options, trains(trial=Trial(0.9, 0.5, 6, 12)))
     judged = judge(context, job)
     assert judged.state == "refused"
     assert "the refit stays" in judged.reason
@@ -306,7 +306,7 @@ def test_a_training_that_hangs_loses_its_job(client, context, job, monkeypatch):
 
 def test_figures_that_no_training_has_are_refused(client, context, job):
     offer, _ = client.work("gpu-box", "cpu", wait_s=0)
-    for folds in (Folds(0.0, 7.0, 6), Folds(-1e308, 0.5, 6)):
+    for folds in (Folds(0.0, 7.0, 6), Folds(-1e308, 0.5, 6), Folds(0.0, 0.5, 6, -1)):
         with pytest.raises(LabelloopError, match="between 0 and 1"):
             client.progress(offer, TrainProgress(crossed=folds))
     assert context.train_jobs.job(job.id).progress == TrainProgress()
