@@ -1,4 +1,4 @@
-"""How the code reads, in counts: files, names, idioms, docstrings, long lines of docs, import contracts and cycles.
+"""How the code reads and what it weighs, in counts: names, idioms, docstrings, cycles; files, dependencies, start.
 
 Counts, not verdicts. Earlier commits are read from the repository's history; where that is missing, only the working
 tree is counted.
@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.weight import PACKAGES, weights
+
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("labelloop", "ml_backend", "qc_webhooks", "exporters")
 COMMITS: Mapping[str, str] = {"11e2178": "first review", "4a17226": "before the layout"}
 DOCS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**/*.md")
 PAGES = ("*.jinja", "*.html", "*.jinja2")
@@ -84,13 +85,19 @@ class Module:
 
 
 def run() -> str:
-    """The counts of the earlier commits and of the working tree, in Markdown."""
-    columns: dict[str, dict[str, str]] = {}
+    """The counts and weights of the earlier commits and of the working tree, in Markdown."""
+    read: dict[str, dict[str, str]] = {}
+    weighed: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for commit, title in COMMITS.items():
-            if (root := checkout(commit, Path(folder) / commit)) is not None:
-                columns[f"{commit} ({title})"] = counts(root)
-    columns["now"] = counts(ROOT)
+        for commit, title in {**COMMITS, "": "now"}.items():
+            root = checkout(commit, Path(folder) / commit) if commit else ROOT
+            if root is not None:
+                name = f"{commit} ({title})" if commit else title
+                read[name], weighed[name] = counts(root), weights(root, Path(folder))
+    return f"## How it reads\n\n{_table(read)}\n\n## What it weighs\n\n{_table(weighed)}"
+
+
+def _table(columns: Mapping[str, Mapping[str, str]]) -> str:
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {what} | {' | '.join(column[what] for column in columns.values())} |" for what in columns["now"]]
     return "\n".join(lines)
