@@ -1,19 +1,19 @@
 """The `labelloop doctor` command: run the checks, print a list or JSON, exit with status 1 on a problem."""
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from labelloop.doctor.checks import CHECKS
-from labelloop.doctor.context import DoctorContext
-from labelloop.doctor.finding import Finding, Level
-from labelloop.doctor.run import DoctorReport, diagnose
-from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 
-_MARKS: dict[Level, tuple[str, str]] = {
+if TYPE_CHECKING:
+    from labelloop.doctor.finding import Level
+    from labelloop.doctor.run import DoctorReport
+
+_MARKS: "dict[Level, tuple[str, str]]" = {
     "ok": ("ok", "green"),
     "warning": ("warning", "yellow"),
     "problem": ("PROBLEM", "bold red"),
@@ -30,6 +30,9 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
         project: Id of a Label Studio project to check as well: its ML backend, webhooks, tabs and sampling.
         json: Print the findings as one JSON object instead of a list.
     """
+    from labelloop.doctor import CHECKS, DoctorContext, diagnose  # all programs: not for the help
+    from labelloop.service.logging import setup_logging
+
     settings = Settings()
     # Standard output is for the findings alone; a logged retry would only repeat a finding.
     setup_logging(settings.replace(log_level="DEBUG" if settings.log_level == "DEBUG" else "ERROR"))
@@ -45,7 +48,7 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
         raise SystemExit(1)
 
 
-def print_diagnosis(diagnosis: DoctorReport, console: Console) -> None:
+def print_diagnosis(diagnosis: "DoctorReport", console: Console) -> None:
     """Print each finding with its fix, then the skipped checks, then a summary."""
     checked = {name: finding for name, finding in diagnosis.findings.items() if finding.level != "skipped"}
     width = max(map(len, checked), default=0)
@@ -60,7 +63,7 @@ def print_diagnosis(diagnosis: DoctorReport, console: Console) -> None:
     console.print(_summary(diagnosis))
 
 
-def _skipped(diagnosis: DoctorReport) -> dict[str, list[str]]:
+def _skipped(diagnosis: "DoctorReport") -> dict[str, list[str]]:
     """The names of the skipped checks, by reason."""
     by_reason: dict[str, list[str]] = {}
     for name, finding in diagnosis.findings.items():
@@ -69,7 +72,7 @@ def _skipped(diagnosis: DoctorReport) -> dict[str, list[str]]:
     return by_reason
 
 
-def as_json(diagnosis: DoctorReport) -> str:
+def as_json(diagnosis: "DoctorReport") -> str:
     """The findings as JSON: ``{"healthy": bool, "findings": {name: {"level", "what", "fix"}}}``."""
     body = {"healthy": diagnosis.healthy, "findings": diagnosis.findings}
     return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
@@ -83,13 +86,10 @@ def _indented(console: Console, head: Text, body: str) -> None:
         console.print((head if number == 0 else Text(" " * indent)) + line, soft_wrap=True)
 
 
-def _summary(diagnosis: DoctorReport) -> Text:
+def _summary(diagnosis: "DoctorReport") -> Text:
     counts = {level: sum(f.level == level for f in diagnosis.findings.values()) for level in _MARKS}
     problems, warnings = counts["problem"], counts["warning"]
     if not problems and not warnings:
         return Text("No problems found.", "green")
     parts = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((problems, "problem"), (warnings, "warning")) if n]
     return Text(" and ".join(parts) + ".", "bold red" if problems else "yellow")
-
-
-__all__ = ["Finding", "as_json", "doctor", "print_diagnosis"]

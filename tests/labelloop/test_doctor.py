@@ -753,7 +753,7 @@ def test_log_lines_stay_out_of_the_json(monkeypatch, capsys, settings, serve, ow
     monkeypatch.setenv("LABELLOOP_HOME", str(settings().home))
     monkeypatch.setenv("LABELLOOP_LABEL_STUDIO_URL", serve(app))
     monkeypatch.setenv("LABELLOOP_LABEL_STUDIO_API_KEY", "0" * 40)
-    monkeypatch.setattr(commands, "CHECKS", {name: CHECKS[name] for name in ("label-studio", "token")})
+    monkeypatch.setattr("labelloop.doctor.CHECKS", {name: CHECKS[name] for name in ("label-studio", "token")})
     with pytest.raises(SystemExit):
         commands.doctor(json=True)
     findings = json.loads(capsys.readouterr().out)["findings"]
@@ -763,10 +763,10 @@ def test_log_lines_stay_out_of_the_json(monkeypatch, capsys, settings, serve, ow
 
 def test_problem_sets_exit_status_one(monkeypatch, capsys, tmp_path, own_logging):
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(commands, "CHECKS", {"good": DoctorCheck(lambda _c: ok("fine"))})
+    monkeypatch.setattr("labelloop.doctor.CHECKS", {"good": DoctorCheck(lambda _c: ok("fine"))})
     commands.doctor(json=True)
     assert json.loads(capsys.readouterr().out)["healthy"] is True
-    monkeypatch.setattr(commands, "CHECKS", {"bad": DoctorCheck(lambda _c: problem("broken", "fix it"))})
+    monkeypatch.setattr("labelloop.doctor.CHECKS", {"bad": DoctorCheck(lambda _c: problem("broken", "fix it"))})
     with pytest.raises(SystemExit) as ended:
         commands.doctor()
     assert ended.value.code == 1
