@@ -10,6 +10,9 @@ LOCK  := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gener
          --group build $(UPGRADE)
 IMAGE := azure demo gcs postgres redis
 
+# Tests start some hundred programs, and each would compile what it imports again (.3 s) where this is set.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: up test test-slow test-train setup check bench format lock clean
 
 $(STAMP): pyproject.toml requirements/dev.lock
