@@ -50,7 +50,7 @@ class IncompleteConnection(LabelloopError):
         self.project, self.changes, self.failures = project, tuple(changes), tuple(failures)
         fixes = dict.fromkeys(failure.fix for failure in failures if failure.fix)
         super().__init__(
-            f"Project {project} is not fully connected. " + " ".join(f"{f.part}: {f.what}" for f in failures),
+            "\n".join([f"Project {project} is not fully connected.", *(f"  {f.part}: {f.what}" for f in failures)]),
             fix=" ".join([*fixes, f"Then run `labelloop connect {project}` again; it continues where it stopped."]),
         )
 

@@ -119,7 +119,7 @@ def user_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise StackError(
             f"The folder {folder} does not exist.",
-            fix="Give a folder with images: make up IMAGES=folder.",
+            fix="Give a folder with images: labelloop up --images FOLDER, or make up IMAGES=FOLDER.",
             code="no_photos",
         )
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())

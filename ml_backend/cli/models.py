@@ -85,6 +85,7 @@ def models_activate(version: str, *, project: int | None = None) -> None:
         project: Only for this project; a project's own version takes precedence over that of all projects.
     """
     settings = _settings()
+    _refuse_missing_project(project, settings)
     done = activation.activate(version, settings=settings, project=project)
     manifest = Registry(open_store(settings.store_url, settings)).manifest(version)
     _print_activation(done, project, settings, base=not is_learned(manifest))
@@ -107,6 +108,20 @@ def _require_project(project: int, settings: Settings) -> None:
     if settings.label_studio_api_key.get_secret_value():
         with contextlib.closing(Studio.from_settings(settings)) as studio:
             studio.project(project)
+
+
+def _refuse_missing_project(project: int | None, settings: Settings) -> None:
+    """Raise `StudioNotFound` if Label Studio answers that it has no such project; nothing if it does not answer."""
+    if project is None:
+        return
+    from labelloop.service.studio import StudioNotFound
+
+    try:
+        _require_project(project, settings)
+    except StudioNotFound:
+        raise
+    except LabelloopError:  # activation says what could not be done in Label Studio
+        return
 
 
 def _evaluate(version: str, project: int, settings: Settings, *, activate: bool) -> bool:

@@ -4,7 +4,7 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from qc_webhooks.cli.qc import connected_project, recheck_project
+from qc_webhooks.cli.qc import recheck_project
 from qc_webhooks.policy import policy_files
 from qc_webhooks.store.previews import DefaultsPreview, PreviewStore
 from qc_webhooks.store.projects import NEWEST_DEFAULTS, ConnectedProject, ProjectStore
@@ -25,7 +25,8 @@ def adopt(project: int, *, back: bool = False) -> None:
     settings = Settings()
     setup_logging(settings)
     engine, studio = open_database(settings), Studio.from_settings(settings)
-    projects, connected = ProjectStore(engine), connected_project(project, engine)
+    projects = ProjectStore(engine)
+    connected = projects.require(project)
     if not back:
         print("\n".join(preview_lines(connected, PreviewStore(engine).summary(project))))
     version = 1 if back else NEWEST_DEFAULTS
@@ -49,7 +50,7 @@ def project_preview(project: int) -> list[str]:
         QualityControlError: The project is not connected.
     """
     engine = open_database(Settings())
-    return preview_lines(connected_project(project, engine), PreviewStore(engine).summary(project))
+    return preview_lines(ProjectStore(engine).require(project), PreviewStore(engine).summary(project))
 
 
 def preview_lines(connected: ConnectedProject, preview: DefaultsPreview) -> list[str]:

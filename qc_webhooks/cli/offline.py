@@ -140,7 +140,7 @@ def _voice(summary: ReportSummary) -> list[str]:
         return []
     left_out = "".join(f"; not on {count}: {reason}" for reason, count in sorted(reasons.items()))
     few = f" (too few: {MIN_TASKS} are required)" if 0 < summary.voice[HEARD] < MIN_TASKS else ""
-    return [f"The model's voice is heard on {summary.voice[HEARD]} tasks{few}{left_out}."]
+    return [f"The model is one more voice of the consensus on {summary.voice[HEARD]} tasks{few}{left_out}."]
 
 
 def _reliability(person: dict[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.db.engine import begin_read, open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
@@ -15,7 +16,6 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.system import restrict_to_owner
 from labelloop.service.web.gunicorn import require_authentication, run_gunicorn
-from qc_webhooks.errors import QualityControlError
 from qc_webhooks.events import recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import ReviewStore, browser_path
@@ -141,8 +141,9 @@ def undo(
     """
     settings = Settings()
     setup_logging(settings)
-    engine, studio = open_database(settings), Studio.from_settings(settings)
-    decisions = DecisionStore(engine)
+    engine = open_database(settings)
+    ProjectStore(engine).require(project)
+    studio, decisions = Studio.from_settings(settings), DecisionStore(engine)
     undoing = Undo(
         studio,
         decisions,
@@ -156,30 +157,13 @@ def undo(
     print(f"{undone} undone, {skipped} skipped." if undone or skipped else "There is nothing to undo.")
 
 
-def connected_project(project: int, engine: sa.Engine) -> ConnectedProject:
-    """The connected project.
-
-    Raises:
-        QualityControlError: The project is not connected.
-    """
-    connected = ProjectStore(engine).get(project)
-    if connected is None:
-        raise QualityControlError(
-            f"Project {project} is not connected to quality control.",
-            fix=f"Run: labelloop connect {project}",
-            code="not_connected",
-            status=404,
-        )
-    return connected
-
-
 def project_status(project: int, settings: Settings, engine: sa.Engine) -> Status:
     """Read the status of a project from the database.
 
     Raises:
         QualityControlError: The project is not connected.
     """
-    connected = connected_project(project, engine)
+    connected = ProjectStore(engine).require(project)
     with begin_read(engine) as connection:
         of_project = TASKS.c.project == project
         outcomes = connection.execute(
@@ -209,8 +193,12 @@ def recheck_project(project: int, settings: Settings, studio: Studio, engine: sa
     """Submit all tasks of a project that have or had annotations. Returns their number.
 
     Raises:
+        PolicyError: The policy is invalid, so no task would be judged.
         StudioNotFound: No such project.
+        MalformedConfig: Its label config cannot be read.
     """
+    config = LabelConfig.parse(str(studio.project(project)["label_config"]))
+    ProjectStore(engine).policy(settings.home, project, config=config)
     inbox = Inbox.from_settings(settings, engine)
     annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
     annotated_tasks = studio.tasks(project, filters={"conjunction": "and", "items": [annotated]})

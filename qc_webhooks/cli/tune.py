@@ -94,13 +94,15 @@ def tune_policy(
     if is_project:
         settings = Settings()
         engine = open_database(settings)
-        own = ProjectStore(engine).policy(settings.home, int(source))
+        projects = ProjectStore(engine)
+        projects.require(int(source))
+        own = projects.policy(settings.home, int(source))
         in_force = own if policy is None else parse_policy(policy, base=own)
         facts = [*FactStore(engine).iter_project(int(source), latest=_MAX_PROJECT_TASKS)]
         if not facts:
             raise QualityControlError(
                 f"Project {source} has nothing to replay yet.",
-                fix="Connect it and run `labelloop worker`, or pass a JSON export.",
+                fix="Run `labelloop worker` until tasks are judged, or pass a JSON export.",
                 code="no_record",
                 status=404,
             )

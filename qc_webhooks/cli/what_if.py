@@ -84,13 +84,14 @@ def what_if(
     else:
         settings = Settings()
         projects = ProjectStore(open_database(settings))
+        projects.require(project or 0)
         before = projects.policy(settings.home, project or 0) if against is None else parse_policy(against)
         after = parse_policy(policy, base=before)
         replay = SummaryStore(projects.engine).replay(project or 0)
         if replay is None:
             raise QualityControlError(
                 f"Project {project} has nothing to replay yet.",
-                fix="Connect it and run `labelloop worker`; it is ready within a minute of the first verdict.",
+                fix="Run `labelloop worker`; it is ready within a minute of the first verdict.",
                 code="no_record",
                 status=404,
             )

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.db.engine import begin_read
+from qc_webhooks.errors import QualityControlError
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.policy.conflict_rules import BY_MEAN
 from qc_webhooks.store.tables import PROJECTS
@@ -70,6 +71,23 @@ class ProjectStore:
     def get(self, project: int) -> ConnectedProject | None:
         """A connected project; None where it is not connected."""
         return next((item for item in self.all() if item.project == project), None)
+
+    def require(self, project: int) -> ConnectedProject:
+        """The connected project.
+
+        Raises:
+            QualityControlError: The project is not connected.
+        """
+        connected = self.get(project)
+        if connected is None:
+            raise QualityControlError(
+                f"Project {project} is not connected to quality control.",
+                fix=f"Run `labelloop connect {project}` once. If it is connected, run this command with the same"
+                " LABELLOOP_HOME, or in the same folder.",
+                code="not_connected",
+                status=404,
+            )
+        return connected
 
     def add(self, project: int) -> bool:
         """Add a project; False where it is connected already."""

@@ -65,6 +65,7 @@ def test_what_is_to_be_replayed_must_be_one_thing(policy, words, capsys):
 
 def test_a_project_without_a_record_says_what_to_do(settings, engine, policy, capsys, monkeypatch):
     monkeypatch.setenv("LABELLOOP_HOME", str(settings.home))
+    ProjectStore(engine).add(PROJECT)
     assert run("what-if", PROJECT, "--policy", policy("")) == 1
     assert "labelloop worker" in capsys.readouterr().err
 

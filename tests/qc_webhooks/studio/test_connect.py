@@ -1,13 +1,14 @@
 """Connecting a project: what is made, repaired and left alone; twice changes nothing; refusals in plain words."""
 
 import copy
+import re
 
 import pytest
 
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.cli.qc import project_status, recheck_project
-from qc_webhooks.errors import QualityControlError, WebhookHostRefused
+from qc_webhooks.errors import PolicyError, QualityControlError, WebhookHostRefused
 from qc_webhooks.events import SUBSCRIBED_ACTIONS
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.connect import connect, show_note
@@ -240,3 +241,18 @@ def test_recheck_asks_for_every_task_each_time(studio, box, settings, engine):
     studio.add_task()
     assert recheck_project(PROJECT, settings, studio, engine) == 3
     assert recheck_project(PROJECT, settings, studio, engine) == 3
+
+
+@pytest.mark.parametrize("line", ["agrement = 0.7", "[conflicts.labels.Unicorn]\nmin_size = 5"])
+def test_recheck_refuses_a_policy_by_which_nothing_would_be_judged(line, studio, settings, engine):
+    path = settings.home / "qc" / str(PROJECT) / "policy.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(line)
+    with pytest.raises(PolicyError, match=re.escape(str(path))):
+        recheck_project(PROJECT, settings, studio, engine)
+
+
+def test_project_that_is_not_connected_gets_the_command_that_connects_it(engine):
+    with pytest.raises(QualityControlError) as caught:
+        ProjectStore(engine).require(99)
+    assert "labelloop connect 99" in caught.value.fix
