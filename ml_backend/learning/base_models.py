@@ -78,6 +78,16 @@ class BaseModels:
         path = self._settings.model or embedded_model()
         return ServedModel(active or default, default, DEFAULT_MODEL, path, self._settings.model_layout, learned)
 
+    def base(self, version: str) -> ServedModel:
+        """Return a version that was added from outside as if it were served: to train upon it before it is.
+
+        Raises:
+            ModelError: There is no such version, or it is damaged.
+            StoreError: The store cannot be read.
+        """
+        path, manifest = self.file(version)
+        return ServedModel(version, version, version, path, manifest.layout, learned=False)
+
     def detector(self, version: str) -> Detector:
         """Open a version for inference; the default model is opened by its own version.
 

@@ -33,6 +33,7 @@ from ml_backend.learning.events import activation_events
 from ml_backend.learning.features import boxes_on_image
 from ml_backend.learning.store.annotations import NotConnectedToLearning
 from ml_backend.learning.store.runs import FINETUNED
+from ml_backend.learning.training_run import Learner
 from ml_backend.policy import read_learning_policy
 from ml_backend.serving import activation
 from ml_backend.serving.active_versions import read_pointer, remove_from_history
@@ -82,8 +83,9 @@ def finetune_project(
 ) -> ProjectTraining:
     """Train on a project's labelled tasks, judge the result on its held-out tasks, and serve it if it passes.
 
-    The version is a new base: a refit upon it is enqueued for the worker. Tasks that are held out for evaluation are
-    never trained on; with too few of them nothing can judge the result, and it is not served by itself.
+    The version is a new base: the refit upon it is fitted at once, and both are served in one step. Tasks that are
+    held out for evaluation are never trained on; with too few of them nothing can judge the result, and it is not
+    served by itself.
 
     Args:
         context: Dependencies of learning.
@@ -208,7 +210,6 @@ def _publish(context: LearningContext, project: int, candidate: _Candidate) -> t
     Returns:
         The version, whether it is served now, the reason, and notes.
     """
-    settings = context.settings
     served = context.base_models.served(project)
     metrics = {"trainer": TRAINER, "tasks": candidate.images, "data_version": candidate.data_version}
     manifest = context.base_models.registry.add(
@@ -241,11 +242,24 @@ def _publish(context: LearningContext, project: int, candidate: _Candidate) -> t
         reason = f"{reason}; {trial.reason}"
     if not verdict.passed:
         return version, False, reason, ()
-    done = activation.activate(version, settings=settings, project=project, studio=context.studio, tried=True)
-    if read_learning_policy(settings.home, project).learn:
+    return version, True, reason, _serve(context, project, version)
+
+
+def _serve(context: LearningContext, project: int, version: str) -> tuple[str, ...]:
+    """Serve the refit upon a version that passed, or the version itself where nothing can be refitted; notes.
+
+    Its own last layer is worse than the refit upon it, so it is never served in between.
+    """
+    learns = read_learning_policy(context.settings.home, project).learn
+    run = Learner(context).refit_upon(project, version) if learns else None
+    if run is not None and run.verdict == "published":
+        return (f"served as {run.version}, refitted upon it",)
+    done = activation.activate(version, settings=context.settings, project=project, studio=context.studio, tried=True)
+    if learns:
         for event in activation_events(project, base=True):
             context.enqueue(event)
-    return version, True, reason, tuple(done.notes)
+    refused = (f"served without a refit: {run.reason}",) if run is not None else ()
+    return (*done.notes, *refused)
 
 
 def _refused(

@@ -120,6 +120,32 @@ class Learner:
         finally:
             self._context.training_data.set_phase(project, "")
 
+    def refit_upon(self, project: int, version: str) -> TrainingRun | None:
+        """Train upon a new base that is not served yet: if the result passes, it is served at once, in one step.
+
+        Args:
+            project: The project.
+            version: The base, which passed the gate.
+
+        Returns:
+            The recorded run; None if there was nothing to train.
+
+        Raises:
+            StudioError, StoreError: Label Studio or the store cannot be reached.
+        """
+        policy, now = read_learning_policy(self._context.settings.home, project), time.time()
+        stopwatch = Stopwatch(
+            lambda name, done, total: self._context.training_data.set_phase(project, name, done, total)
+        )
+        request = TrainingRequest(frozenset(), frozenset(), False, True, "activation", asked_at=now, newest_at=now)
+        try:
+            inputs = self._sync(project, request, policy, stopwatch, sweep=False, read=None, upon=version)
+            return self._run(inputs) if inputs is not None else None
+        except NothingToLearn:
+            return None
+        finally:
+            self._context.training_data.set_phase(project, "")
+
     def _run(self, inputs: RunInput) -> TrainingRun:
         """Run the steps from training on; a model error is recorded as a failed run."""
         try:
@@ -194,6 +220,7 @@ class Learner:
         *,
         sweep: bool,
         read: TrainingRequest | None,
+        upon: str = "",
     ) -> RunInput | None:
         """Sync (step 2): update the training data from Label Studio, and collect the inputs of the run.
 
@@ -204,6 +231,7 @@ class Learner:
             stopwatch: Measures the phases of the run.
             sweep: Whether to compare the whole project.
             read: The request whose tasks were read while waiting; None if none were.
+            upon: The base to train upon; empty: that of the served version.
 
         Returns:
             None if the training data is that of the last run.
@@ -235,7 +263,10 @@ class Learner:
                 self._context.training_data.training_tasks(project, "held_out"),
             )
             served = self._context.base_models.served(project)
-        inputs = RunInput(project, request, policy, config, served, training, held_out, started_at, stopwatch)
+            replaces = served.version
+            if upon:
+                served = self._context.base_models.base(upon)
+        inputs = RunInput(project, request, policy, config, served, training, held_out, started_at, stopwatch, replaces)
         current = self._fingerprint(inputs)
         state = self._context.training_data.project(project)
         if state is not None and state.fingerprint == current and not request.immediate:
@@ -346,7 +377,7 @@ class Learner:
             )
             if not outcome.passed:
                 return manifest.version
-            if self._context.base_models.served(inputs.project).version != inputs.served.version:
+            if self._context.base_models.served(inputs.project).version != inputs.replaces:
                 return None
             set_active(self._context.base_models.registry.store, manifest.version, str(inputs.project))
             if outcome.boxes_passed:

@@ -43,7 +43,12 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class RunInput:
-    """The inputs of a training run."""
+    """The inputs of a training run.
+
+    Attributes:
+        served: The version that the candidate is compared with, and its base.
+        replaces: The version that is served during the run: `served`, unless that is a new base.
+    """
 
     project: int
     request: TrainingRequest
@@ -54,6 +59,7 @@ class RunInput:
     held_out: TrainingTasks
     started_at: float
     stopwatch: Stopwatch
+    replaces: str = ""
 
     @property
     def classes(self) -> dict[str, int]:

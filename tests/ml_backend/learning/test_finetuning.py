@@ -1,5 +1,7 @@
 """A project's fine-tuned model passes the gate, becomes the base of the next refit, or says why not; no torch here."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,9 +11,11 @@ from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.run import Finetuned
 from ml_backend.inference.detector import embedded_model, load_detector
-from ml_backend.learning.events import LEARN
+from ml_backend.learning.events import LEARN, QUEUE
 from ml_backend.learning.finetuning import SOURCE, finetune_project
 from ml_backend.learning.store.annotations import NotConnectedToLearning
+from ml_backend.learning.training_run import Learner
+from ml_backend.serving.active_versions import read_pointer
 from tests.ml_backend.learning.conftest import PROJECT
 
 
@@ -59,18 +63,34 @@ def test_a_better_model_is_served_and_the_refit_goes_on_upon_it(context, project
     jobs = trained(lambda: onnx.load_from_string(content))
     done = finetune_project(context, PROJECT, recipe=Recipe(), device="cpu")
     assert done.published, done.reason
-    assert context.base_models.served(PROJECT).version == done.version
     served = context.base_models.served(PROJECT)
-    assert (served.base, served.learned) == (done.version, False)
+    assert (served.base, served.learned) == (done.version, True)
+    assert done.notes == (f"served as {served.version}, refitted upon it",)
+    assert done.version not in read_pointer(context.base_models.registry.store)[0].used()  # never served itself
     [job] = jobs
     held = {image.name.split("-")[0] for image in job.test}
     assert held
     assert not held & {image.name.split("-")[0] for image in job.images}
     boxes = np.array([box for image in job.images for box in image.boxes])
     assert (boxes[:, 2:] > boxes[:, :2]).all()
-    run = context.runs.last(PROJECT)[0]
+    refit, run = context.runs.last(PROJECT)[:2]
     assert (run.source, run.verdict, run.judged_by) == (SOURCE, "admitted", "held-out")
     assert run.seconds == {"train": 60.0}
+    assert (refit.version, refit.base, refit.verdict) == (served.version, done.version, "published")
+    assert context.inbox.unfinished_events(QUEUE, str(PROJECT))
+
+
+@pytest.mark.parametrize("verdict", ["refused", "failed", None])
+def test_without_a_refit_it_is_served_itself(context, project, trained, monkeypatch, verdict):
+    file = context.base_models.registry.manifest(project.version).model
+    content = context.base_models.registry.get(project.version, file)
+    trained(lambda: onnx.load_from_string(content))
+    run = SimpleNamespace(verdict=verdict, reason="no gain", version="") if verdict else None
+    monkeypatch.setattr(Learner, "refit_upon", lambda *_: run)
+    done = finetune_project(context, PROJECT, recipe=Recipe(), device="cpu")
+    assert done.published
+    assert context.base_models.served(PROJECT).version == done.version
+    assert ("served without a refit: no gain" in done.notes) is (verdict is not None)
     events = context.inbox.unfinished_events(LEARN, str(PROJECT))
     assert any(event.payload.get("source") == "activation" for event in events)
 
