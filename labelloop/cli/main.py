@@ -18,7 +18,7 @@ GROUPS = {
     "models": "Model files, and the served versions.",
     "learn": "Learning from annotations.",  # with a project: its state
     "qc": "Quality control, which measures agreement and routes disputes.",
-    "inbox": "The durable event queue.",
+    "inbox": "The inbox: stored events, and dead letters.",
     "dataset": "Exported data sets.",
 }
 

@@ -98,7 +98,7 @@ class _Endpoints:
         self._projects = ProjectOptionsStore.of(settings)
         self._tasks = metrics.counter("ml_tasks", "Tasks that a prediction was asked for.", ("kind",))
         self._regions = metrics.counter("ml_regions", "Results predicted.")
-        self._skipped = metrics.counter("ml_photos_skipped", "Photos that could not be used, by reason.", ("reason",))
+        self._skipped = metrics.counter("ml_photos_skipped", "Images that could not be used, by reason.", ("reason",))
         segmenter = BoxSegmenter(settings)  # one for pre-labels and smart tools
         self._predictor = Predictor(
             photos,

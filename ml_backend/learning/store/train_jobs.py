@@ -237,7 +237,7 @@ class TrainJobStore:
             job
             for job in expired
             if self.release(
-                job.id, job.token, reason=f"{job.holder} was heard no more", lost=True, expired=job.leased_until
+                job.id, job.token, reason=f"{job.holder} sent no more heartbeats", lost=True, expired=job.leased_until
             )
         ]
 

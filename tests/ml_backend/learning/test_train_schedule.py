@@ -154,7 +154,7 @@ def test_a_dead_trainers_job_is_taken_over_and_fails_in_the_end(jobs, clock):
     assert len(set(tokens)) == MAX_ATTEMPTS
     ended = jobs.job(job.id)
     assert (ended.state, ended.attempts) == ("failed", MAX_ATTEMPTS)
-    assert "trainer 2 was heard no more" in ended.reason
+    assert "trainer 2 sent no more heartbeats" in ended.reason
 
 
 def test_a_lease_renewed_meanwhile_is_not_taken_away(jobs, clock, monkeypatch):
@@ -223,8 +223,8 @@ def test_the_state_is_said_in_words(jobs):
     claimed = jobs.claim(job.id, "gpu-box")
     jobs.heartbeat(job.id, claimed.token, TrainProgress(phase="training"))
     assert state_in_words(policy, jobs.job(job.id), **facts) == "Fine-tuning runs on gpu-box: training."
-    jobs.release(job.id, claimed.token, reason="gpu-box was heard no more", lost=True)
-    assert "interrupted: gpu-box was heard no more" in state_in_words(policy, jobs.job(job.id), **facts)
+    jobs.release(job.id, claimed.token, reason="gpu-box sent no more heartbeats", lost=True)
+    assert "interrupted: gpu-box sent no more heartbeats" in state_in_words(policy, jobs.job(job.id), **facts)
 
 
 def test_a_curve_stays_small():

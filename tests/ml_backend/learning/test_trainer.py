@@ -219,7 +219,7 @@ def test_a_trainer_that_is_stopped_gives_its_job_back(client, context, options, 
 def test_a_trainer_whose_job_was_given_to_another_drops_it(client, context, options, job):
     def train(job_, reporter, stopping):
         token = context.train_jobs.job(job.id).token
-        context.train_jobs.release(job.id, token, reason="gpu-box was heard no more")
+        context.train_jobs.release(job.id, token, reason="gpu-box sent no more heartbeats")
         context.train_jobs.claim(job.id, "another")
         while not stopping():
             pass
