@@ -15,7 +15,7 @@ SEMANTIC_CLASSES = "classes.json"
 SEMANTIC_FOLDER = "masks"
 PANOPTIC_PREFIX = "panoptic"
 # Pixels of a PNG; larger ones are errors.
-_MAX_PIXELS = 1 << 28
+MAX_PIXELS = 1 << 28
 
 
 def mask_folders(names: Iterable[str]) -> tuple[str, ...]:
@@ -30,23 +30,24 @@ def mask_folders(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(folders)
 
 
-def read_png(data: bytes, size: tuple[int, int]) -> NDArray[Any]:
+def read_png(data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """The pixels of a PNG: (height, width) of numbers, or (height, width, 3) of colours.
 
     Args:
         data: The content of the file.
         size: The (width, height) that it must have; zeros: any.
+        max_pixels: Most pixels by its header; a larger one is not decoded.
 
     Raises:
-        MalformedData: It is not a readable PNG, or of another size.
+        MalformedData: It is not a readable PNG, of another size, or too large.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngImageFile
 
     try:
         with PngImageFile(io.BytesIO(data)) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise MalformedData(f"a PNG of {image.width} x {image.height} pixels")
+            if image.width * image.height > max_pixels:
+                raise MalformedData(f"a PNG of {image.width} x {image.height} pixels; at most {max_pixels:,} are read")
             if size[0] and image.size != size:
                 raise MalformedData(
                     f"a mask of {image.width} x {image.height} on an image of {size[0]} x {size[1]} pixels"

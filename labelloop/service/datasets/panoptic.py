@@ -21,6 +21,12 @@ from labelloop.service.datasets.model import Category, DataSet, DatasetImage, Da
 from labelloop.service.datasets.shapes import image_size_or_zero, mask_in_box
 from labelloop.service.datasets.text import decode_json
 
+# Pixels of a PNG, as of an image: reading takes 10 bytes for each.
+_MAX_PIXELS = 100_000_000
+
+# Pixels whose ids are sorted at once.
+_BLOCK_PIXELS = 1 << 22
+
 _STUFF = "classes of stuff (isthing 0): their segments are read as objects"
 
 
@@ -163,20 +169,38 @@ def _segment_ids(annotation: _Annotation, file: str, files: DatasetFiles, size: 
     path = next((path for path in paths if path in files.names), None)
     if path is None:
         raise MalformedData(f"there is no {stem}/{name}; put the folder of PNG files next to the JSON")
-    colours = read_png(files.read(path), size)
+    colours = read_png(files.read(path), size, max_pixels=_MAX_PIXELS)
     if colours.ndim != 3:
         raise MalformedData("a PNG without colours, which encode the ids of segments")
-    return (colours.astype(np.int32) * np.array([1, 256, 65_536], np.int32)).sum(axis=2, dtype=np.int32)
+    ids = colours[..., 2].astype(np.int32)  # in place from here on
+    for channel in (1, 0):
+        ids <<= 8
+        ids |= colours[..., channel]
+    return ids
+
+
+def _bounds_by_id(pixels: Any) -> dict[int, tuple[slice, slice]]:
+    """The rows and columns of each segment id, read in blocks of rows: sorting takes 30 bytes a pixel."""
+    from scipy.ndimage import find_objects  # imported here: SciPy takes 30 MB
+
+    bounds: dict[int, tuple[slice, slice]] = {}
+    rows = max(1, _BLOCK_PIXELS // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        block = pixels[top : top + rows]
+        ids, dense = np.unique(block, return_inverse=True)
+        for id_, (y, x) in zip(ids.tolist(), find_objects(dense.reshape(block.shape) + 1), strict=True):
+            below = slice(top + y.start, top + y.stop)
+            above, across = bounds.get(id_, (below, x))
+            left, right = min(across.start, x.start), max(across.stop, x.stop)
+            bounds[id_] = slice(above.start, below.stop), slice(left, right)
+    return dict(sorted(bounds.items()))
 
 
 def _read_segments(
     listed: list[Any], pixels: Any, where: str, categories: Mapping[int, CocoCategory]
 ) -> Iterator[LabelledObject | DatasetProblem]:
-    from scipy.ndimage import find_objects  # imported here: SciPy takes 30 MB
-
     height, width = pixels.shape
-    ids, dense = np.unique(pixels, return_inverse=True)
-    boxes = dict(zip(ids.tolist(), find_objects(dense.reshape(pixels.shape) + 1), strict=True))
+    boxes = _bounds_by_id(pixels)
     listed_ids: set[int] = set()
     for entry in listed:
         segment = msgspec.convert(entry, _Segment) if isinstance(entry, dict) else _Segment()
@@ -195,6 +219,6 @@ def _read_segments(
             yield LabelledObject(mask, category.name.strip(), crowd=segment.iscrowd == 1)
             listed_ids.add(segment.id)
     segment_ids = {entry.get("id") for entry in listed if isinstance(entry, dict) and type(entry.get("id")) is int}
-    unlisted = [number for number in ids.tolist() if number and number not in segment_ids]
+    unlisted = [number for number in boxes if number and number not in segment_ids]
     if unlisted:
         yield DatasetProblem(f"{where}, id {unlisted[0]}", f"{len(unlisted)} ids of its PNG are not in segments_info")
