@@ -152,7 +152,7 @@ def test_pages_of_findings_and_issues_have_the_words_of_the_tables():
     ]
     assert [entry for entry in findings if entry not in words(REFERENCE / "findings.md")] == []
     issues = [f"- `{key}`: {kind.title}. Effect: {kind.effect}. Fix: {kind.fix}" for key, kind in ISSUE_KINDS.items()]
-    assert [entry for entry in issues if entry not in words(REFERENCE / "flaws.md")] == []
+    assert [entry for entry in issues if entry not in words(REFERENCE / "issues.md")] == []
 
 
 def shown_default(value) -> str:
@@ -267,29 +267,6 @@ def test_figures_of_the_readme_are_those_of_the_benches():
         held = NUMBER.findall(page.read_text())
         missing = [number for number in NUMBER.findall(f"{ours} {theirs}") if number not in held]
         assert not missing, f"README.md gives {missing}, which {page.name} does not hold"
-
-
-def shown_commands(page: Path) -> list[str]:
-    """What follows `labelloop` wherever a page shows a command."""
-    text = page.read_text(encoding="utf-8")
-    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
-    inline = (f"\n{code}" for code in re.findall(r"`([^`\n]+)`", prose(page)))
-    lines = blocks + "".join(inline)
-    return re.findall(r"^(?:.*[|&;] )?(?:\S*/)?labelloop ([^|&;#\n]*)", lines, flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_that_a_page_shows_have_the_options_that_it_gives_them(page):
-    wrong = []
-    for command in shown_commands(page):
-        words = command.split()
-        app = create_cli(words)
-        while words and not words[0].startswith("-") and words[0] in app:
-            app = app[words.pop(0)]
-        given = {word.partition("=")[0] for word in words if word.startswith("--")} - {"--help", "--version"}
-        known = {name for argument in app.assemble_argument_collection() for name in argument.names} if given else ()
-        wrong += [f"labelloop {command}: {option}" for option in given if option not in known]
-    assert wrong == []
 
 
 SOURCE_FILE = re.compile(r"(?:labelloop|ml_backend|qc_webhooks|exporters|tests|bench)/[\w/.-]+\.py")
