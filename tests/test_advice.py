@@ -10,7 +10,7 @@ import pytest
 from cyclopts import CycloptsError, MissingArgumentError
 
 from labelloop.cli.main import GROUPS, create_cli
-from tests.test_docs import PAGES, shown_commands
+from tests.test_docs import PAGES, prose
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("labelloop", "ml_backend", "qc_webhooks", "exporters")
@@ -73,6 +73,15 @@ def refusal(command: str, *, whole: bool) -> str:
     except CycloptsError as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def shown_commands(page: Path) -> list[str]:
+    """What follows `labelloop` wherever a page shows a command."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
+    inline = (f"\n{code}" for code in re.findall(r"`([^`\n]+)`", prose(page)))
+    lines = blocks + "".join(inline)
+    return re.findall(r"^(?:.*[|&;] )?(?:\S*/)?labelloop ([^|&;#\n]*)", lines, flags=re.MULTILINE)
 
 
 ADVISED = advised()

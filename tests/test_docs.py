@@ -290,6 +290,23 @@ def test_stages_of_the_architecture_are_those_of_the_contracts():
             assert set(names.strip().split(", ")) <= layer
 
 
+# Names of other programs' own files that pages quote.
+FOREIGN = {"ann_file", "img_path"}
+
+
+def test_names_that_pages_quote_are_in_the_code():
+    """Keys, columns, log events, functions: what is set in code as one word with an underscore."""
+    folders = ("labelloop", "ml_backend", "qc_webhooks", "exporters", "bench")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in {".py", ".jinja"}]
+    known = FOREIGN.union(*(re.findall(r"\w*_\w*", file.read_text(encoding="utf-8")) for file in files))
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if page.name != "image-templates.md"]
+    quoted = {
+        (name, page.name) for page in pages for name in mentioned(page) if re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", name)
+    }
+    assert len(quoted) > 200
+    assert sorted(item for item in quoted if item[0] not in known) == []
+
+
 def test_every_term_of_the_glossary_has_a_source_file():
     entries = re.split(r"\n(?=- \*\*)", (REFERENCE / "glossary.md").read_text(encoding="utf-8"))[1:]
     assert len(entries) >= 80

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from labelloop import VERSION
 from labelloop.cli import main as cli
-from labelloop.cli.main import COMMANDS, create_cli, main
+from labelloop.cli.main import COMMANDS, GROUPS, create_cli, main
 from labelloop.service.errors import LabelloopError
 
 
@@ -51,11 +51,13 @@ def test_help_imports_no_command():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_is_listed_with_its_purpose(command):
-    group, _, name = command.name.rpartition(" ")
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_every_command_is_listed_with_its_purpose(group):
     lines = help_of(*group.split()).splitlines()
-    assert any(name in line and command.purpose.replace("`", "") in line for line in lines)
+    for command in COMMANDS:
+        of_group, _, name = command.name.rpartition(" ")
+        if of_group == group:
+            assert any(name in line and command.purpose.replace("`", "") in line for line in lines), command
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
