@@ -12,6 +12,7 @@ from labelloop.service.jobs.inbox import Event, Inbox
 from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
+from labelloop.service.web.webhook_secret import WebhookSecrets
 from qc_webhooks.events import PROJECT, TASK, overlay_event, recheck_event, review_copy_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.reconcile import Reconciler
@@ -83,7 +84,7 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
     reconciler = _reconciler(settings, studio, engine)
     projects, memory, inbox = ProjectStore(engine), DecisionStore(engine), Inbox.from_settings(settings, engine)
     policy, reviews = partial(projects.policy, settings.home), ReviewStore(engine)
-    overlap = OverlapScheduler(studio, inbox, policy)
+    overlap, secrets = OverlapScheduler(studio, inbox, policy), WebhookSecrets(settings)
 
     def review_project(project: int) -> None:
         try:
@@ -91,7 +92,9 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
         finally:  # whatever failed, waiting tasks are copied
             requeue_without_copy(memory, reviews, inbox, project)
         if (review := reviews.review_of(project)) is not None:
-            ensure_webhook(studio, review, settings)  # last: if Label Studio rejects it, the poller still works
+            ensure_webhook(
+                studio, review, secrets.settings()
+            )  # last: if Label Studio rejects it, the poller still works
 
     def tabs() -> None:
         for connected in projects.all():

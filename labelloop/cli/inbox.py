@@ -1,6 +1,7 @@
 """The `labelloop inbox` commands: count events, and list, replay or discard dead ones."""
 
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -53,7 +54,9 @@ def replay(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) -> 
     """
     if bool(ids) == all_:
         raise NoEventsSelected("Name the events by number, or pass --all.", fix="`labelloop inbox dead` lists them.")
-    number = _inbox().replay("all" if all_ else ids)
+    inbox = _inbox()
+    _require_dead(inbox, ids)
+    number = inbox.replay("all" if all_ else ids)
     print(f"{number} event{'s' * (number != 1)} will be retried.")
 
 
@@ -67,18 +70,23 @@ def discard(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) ->
     if bool(ids) == all_:
         raise NoEventsSelected("Name the events by number, or pass --all.", fix="`labelloop inbox dead` lists them.")
     inbox, discarded = _inbox(), 0
-    existing = {letter.event.id for letter in inbox.dead_letters(limit=max(1, len(ids)), ids=ids)}
-    if missing := sorted(set(ids) - existing):
-        raise NoEventsSelected(
-            f"No dead letter has the number {', '.join(map(str, missing))}; nothing was discarded.",
-            fix="`labelloop inbox dead` lists them.",
-        )
+    _require_dead(inbox, ids)
     while letters := inbox.dead_letters(limit=_BATCH, ids=ids or None):
         for letter in letters:
             event = letter.event
             print(f"{event.id:>6}  {event.topic} {event.subject} ({event.key}): {letter.reason}")
         discarded += inbox.discard([letter.event.id for letter in letters])
     print(f"{discarded} event{'s were' if discarded != 1 else ' was'} discarded.")
+
+
+def _require_dead(inbox: Inbox, ids: Sequence[int]) -> None:
+    """Raise `NoEventsSelected` if a number is that of no dead letter."""
+    existing = {letter.event.id for letter in inbox.dead_letters(limit=max(1, len(ids)), ids=ids)}
+    if missing := sorted(set(ids) - existing):
+        raise NoEventsSelected(
+            f"No dead letter has the number {', '.join(map(str, missing))}; nothing was changed.",
+            fix="`labelloop inbox dead` lists them.",
+        )
 
 
 def _inbox() -> Inbox:

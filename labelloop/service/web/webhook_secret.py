@@ -24,13 +24,17 @@ class WebhookSecrets:
         self._file_stamp = self._stamp()
         self._lock = threading.Lock()
 
-    def accepted(self) -> tuple[bytes, ...]:
-        """The valid secrets, the current one first; empty: requests are not checked."""
+    def settings(self) -> Settings:
+        """The settings with the current secrets; a process that writes webhooks must not write a revoked one."""
         file_stamp = self._stamp()
         with self._lock:
             if file_stamp != self._file_stamp:
                 self._settings, self._file_stamp = Settings(home=self._settings.home), file_stamp
-            settings = self._settings
+            return self._settings
+
+    def accepted(self) -> tuple[bytes, ...]:
+        """The valid secrets, the current one first; empty: requests are not checked."""
+        settings = self.settings()
         secrets = (settings.webhook_secret, settings.webhook_secret_previous)
         return tuple(secret.get_secret_value().encode() for secret in secrets if secret)
 

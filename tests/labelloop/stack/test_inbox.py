@@ -58,8 +58,9 @@ def test_all_dead_letters_are_discarded_and_nothing_else(inbox, run, monkeypatch
 
 
 @pytest.mark.parametrize("words", [[], ["1", "--all"], ["4711"], ["1", "4711"]])
-def test_what_is_not_chosen_or_not_there_discards_nothing(inbox, run, words):
-    code, _, err = run("discard", *words)
+@pytest.mark.parametrize("command", ["discard", "replay"])
+def test_what_is_not_chosen_or_not_there_changes_nothing(inbox, run, command, words):
+    code, _, err = run(command, *words)
     assert code == 1
     assert "labelloop inbox dead" in err
     assert len(left(inbox)) == 2

@@ -14,8 +14,9 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.jobs.worker import run_worker
-from labelloop.service.settings import Settings
+from labelloop.service.settings import Settings, settings_file
 from labelloop.service.studio import StudioRefused
+from labelloop.service.web.webhook_secret import SECRET_HEADER
 from qc_webhooks.artifacts.review_copy import ReviewCopyContent, copy_data, with_note
 from qc_webhooks.decision.context import KEYS
 from qc_webhooks.jobs import handlers, periodic_jobs, requeue_submitted, requeue_without_copy
@@ -297,6 +298,18 @@ def test_storage_urls_resolve_through_the_original_project():
 def test_the_note_stands_above_everything_else(config, begins):
     assert with_note(config).startswith(begins)
     assert with_note(config).count("$qc_note") == 1
+
+
+def test_running_worker_writes_the_rotated_secret_into_the_review_webhook(studio, review_project, settings, engine):
+    file = settings_file(settings.home)
+    file.write_text("LABELLOOP_WEBHOOK_SECRET=first-secret\n")
+    started = Settings(home=settings.home)
+    tabs = next(job for job in periodic_jobs(started, studio, engine) if job.name == "qc.tabs")
+    ProjectStore(engine).add(PROJECT)
+    for secret in ("first-secret", "second-secret-after-a-rotation"):
+        file.write_text(f"LABELLOOP_WEBHOOK_SECRET={secret}\n")
+        tabs.run()
+        assert [hook["headers"][SECRET_HEADER] for hook in studio.webhooks(REVIEW)] == [secret]
 
 
 def test_an_interface_without_a_view_is_refused():
