@@ -61,11 +61,11 @@ def histogram(bins: Sequence[tuple[str, int]], *, name: str, of: str = "boxes") 
         of: What is counted, the title of the vertical axis.
     """
     width = max(30, 8 * max((len(label) for label, _ in bins), default=0))
-    most = max((number for _, number in bins), default=0)
+    most = max((number for _, number in bins), default=0) or 1
     step = nice_step(most / 3)
     levels = range(0, most + step, step)
     top, bottom, left = 20, 150, 10 + 8 * len(count(levels[-1]))
-    scale = LinearScale(0, levels[-1] or 1, bottom, top)
+    scale = LinearScale(0, levels[-1], bottom, top)
     right = left + max(len(bins) * width, 7 * len(name))
     grid = Markup(
         '<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'

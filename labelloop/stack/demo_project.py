@@ -62,7 +62,7 @@ def _drawn(tag: str, labels: str = f"{_LABELS}{_TOY_LABELS}") -> str:
 
 
 _SUBJECTS = """\
-  <Choices name="subject" toName="image" choice="single" required="true">
+  <Choices name="subject" toName="image" choice="single" required="true" showInline="true">
     <Choice value="Person"/>
     <Choice value="Cat"/>
     <Choice value="Motorbike"/>

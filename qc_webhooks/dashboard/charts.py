@@ -24,6 +24,8 @@ from qc_webhooks.statistics.detection_alpha import DetectionAlpha
 
 # Space at both ends of a time axis, so that the first and the last bar are not cut off.
 _INSET = 9.0
+# Space above the plot for the title of the vertical axis, below it for ticks and the title of the horizontal one.
+_TOP, _BOTTOM = 24.0, 44.0
 
 
 def agreement_chart(days: Sequence[Day], *, width: float = 760.0, height: float = 240.0) -> Chart | None:
@@ -31,7 +33,7 @@ def agreement_chart(days: Sequence[Day], *, width: float = 760.0, height: float 
     rated = [day_ for day_ in days if day_.agreement.value is not None]
     if len(rated) < 2:
         return None
-    left, right, top, bottom = 40.0, width - 8, 10.0, height - 24
+    left, right, top, bottom = 46.0, width - 8, _TOP, height - 24
     lowest = min(day_.agreement.low or 0.0 for day_ in rated)
     floor = max(0.0, min(0.9, int(lowest * 10) / 10))
     x, y = _time_scale(rated, left, right), LinearScale(floor, 1, bottom, top)
@@ -56,17 +58,17 @@ def agreement_chart(days: Sequence[Day], *, width: float = 760.0, height: float 
     )
     return Chart(
         width, height, left, right, top, bottom, x.ticks([day_.at for day_ in rated[::stride]], day),
-        y.ticks(levels, percent), (line,), text=text,
+        y.ticks(levels, percent), "", "agreement", (line,), text=text,
     )  # fmt: skip
 
 
-def task_count_chart(days: Sequence[Day], *, width: float = 760.0, height: float = 90.0) -> Chart | None:
+def task_count_chart(days: Sequence[Day], *, width: float = 760.0, height: float = 104.0) -> Chart | None:
     """Tasks by day, split into agreed and disputed, on the time axis of ``agreement_chart``; None without bars."""
     rated = [day_ for day_ in days if day_.agreement.value is not None]
     most_tasks = max((day_.tasks for day_ in rated), default=0)
     if len(rated) < 2 or not most_tasks:
         return None
-    left, right, top, bottom = 40.0, width - 8, 6.0, height - 6
+    left, right, top, bottom = 46.0, width - 8, _TOP, height - 6
     step = min(after.at - before.at for before, after in pairwise(rated))
     bar_width = max(1.0, min(2 * _INSET, (right - left) * step / (rated[-1].at - rated[0].at) * 0.7))
     x = _time_scale(rated, left - bar_width / 2, right - bar_width / 2)
@@ -79,7 +81,7 @@ def task_count_chart(days: Sequence[Day], *, width: float = 760.0, height: float
         for kind, (bar_top, bar_height) in zip(("disputed", "agreed"), segments, strict=True):
             bars.append(Bar(x(day_.at), bar_top, round(bar_width, 1), bar_height, text, kind))
     return Chart(
-        width, height, left, right, top, bottom, y=y.ticks([most_tasks, 0], count), bars=tuple(bars),
+        width, height, left, right, top, bottom, y=y.ticks([most_tasks, 0], count), y_title="tasks", bars=tuple(bars),
         text=f"Tasks by day; maximum {count(most_tasks)}.",
     )  # fmt: skip
 
@@ -101,7 +103,7 @@ def threshold_chart(
         width: Width of the chart.
         height: Height of the chart.
     """
-    left, right, top, bottom = 56.0, width - 10, 10.0, height - 26
+    left, right, top, bottom = 56.0, width - 10, _TOP, height - _BOTTOM
     step = nice_step(max((max(values) for _, values in series if values), default=0) / 4)
     x, y = LinearScale(thresholds[0], thresholds[-1], left, right), LinearScale(0, 4 * step, bottom, top)
     lines = []
@@ -112,20 +114,26 @@ def threshold_chart(
         )
         lines.append(ChartLine(name, polyline([(spot.x, spot.y) for spot in spots]), spots=spots))
     tenths = [threshold for threshold in thresholds if round(100 * threshold) % 10 == 0]
+    ends = ((thresholds[0], 0), (thresholds[-1], -1))
+    said = "; ".join(
+        ", ".join(f"{count(values[at])} {name} at {end:.2f}" for end, at in ends) for name, values in series
+    )
+    text = f"Tasks by agreement threshold: {said}."
     return Chart(
         width, height, left, right, top, bottom, x.ticks(tenths, "{:.1f}".format),
-        y.ticks(range(0, 4 * step + 1, step), count), tuple(lines), mark=x(mark), text="Tasks by agreement threshold.",
+        y.ticks(range(0, 4 * step + 1, step), count), "agreement threshold", "tasks", tuple(lines),
+        mark=x(mark), text=text,
     )  # fmt: skip
 
 
-def alpha_chart(alpha: DetectionAlpha, *, width: float = 1180.0, height: float = 260.0) -> Chart | None:
+def alpha_chart(alpha: DetectionAlpha, *, width: float = 1180.0, height: float = 290.0) -> Chart | None:
     """Detection alpha by IoU threshold, of all images and as the mean over images, with intervals; None without data.
 
     The policy's threshold is marked.
     """
     if any(together.value is None for _, together, _ in alpha.curve):
         return None
-    left, right, top, bottom = 40.0, width - 8, 10.0, height - 24
+    left, right, top, bottom = 40.0, width - 8, _TOP, height - _BOTTOM
     thresholds = [threshold for threshold, _, _ in alpha.curve]
     series = [("all images", [together for _, together, _ in alpha.curve]),
               ("mean over images", [mean for _, _, mean in alpha.curve])]  # fmt: skip
@@ -146,7 +154,7 @@ def alpha_chart(alpha: DetectionAlpha, *, width: float = 1180.0, height: float =
     tenths = [threshold for threshold in thresholds if round(100 * threshold) % 10 == 0]
     return Chart(
         width, height, left, right, top, bottom, x.ticks(tenths, "{:.1f}".format), y.ticks(levels, "{:.1f}".format),
-        tuple(lines), mark=x(min(max(alpha.match_iou, thresholds[0]), thresholds[-1])),
+        "IoU threshold", "alpha", tuple(lines), mark=x(min(max(alpha.match_iou, thresholds[0]), thresholds[-1])),
         text=f"Detection alpha by IoU threshold; {alpha.alpha.value:.2f} at the policy's {alpha.match_iou:.2f}.",
     )  # fmt: skip
 

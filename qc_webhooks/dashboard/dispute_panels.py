@@ -15,6 +15,8 @@ _MARGIN = 0.06
 _FULL_IMAGE_SHARE = 0.8
 # Maximum panel width in CSS pixels, and the device pixels per CSS pixel.
 _PANEL_PX, _PIXEL_DENSITY = 420, 1.6
+# The panels of the list in CSS pixels: their width together and their height, and the height of their labels.
+_ROW_PX, _HEIGHT_PX, _TEXT_PX = 940, 195, 12
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,13 @@ class Panels:
 
 
 def build_panels(
-    drawing: DisputeDrawing, *, full_image: bool = False, image_index: int | None = None, panel_px: int = _PANEL_PX
+    drawing: DisputeDrawing,
+    *,
+    full_image: bool = False,
+    image_index: int | None = None,
+    panel_px: int = _PANEL_PX,
+    row_px: int = _ROW_PX,
+    height_px: int = _HEIGHT_PX,
 ) -> Panels:
     """Build the panels of a dispute.
 
@@ -103,19 +111,22 @@ def build_panels(
         drawing: The dispute.
         full_image: Show the full image; otherwise the disputed part with its surroundings.
         image_index: Index of the image; None for the one with the most conflicts.
-        panel_px: Width of a panel in CSS pixels.
+        panel_px: Maximum width of a panel in CSS pixels.
+        row_px: Width of all panels together on a laptop's screen, in CSS pixels.
+        height_px: Maximum height of a panel in CSS pixels.
     """
     image = drawing.busiest_image if image_index is None else image_index
     size = drawing.sizes[image] if image < len(drawing.sizes) and all(drawing.sizes[image]) else _DEFAULT_SIZE
     box = (0.0, 0.0, float(size[0]), float(size[1])) if full_image else _crop_box(drawing.views, image, size)
     min_width = panel_px * _PIXEL_DENSITY * size[0] / box[2]
+    shown_px = min(panel_px, row_px / max(len(drawing.views), 1), height_px * box[2] / box[3])
     return Panels(
         image,
         max((outline.item_index for view in drawing.views for outline in view.outlines), default=0) + 1,
         size,
         box,
         next((width for width in WIDTHS if width >= min_width), WIDTHS[-1]),
-        round(box[2] * 13 / panel_px, 2),
+        round(box[2] * _TEXT_PX / shown_px, 2),
         tuple(_panel(view, image, size, box) for view in drawing.views),
     )
 

@@ -22,7 +22,7 @@ STATISTIC_NAMES: Mapping[str, str] = {
     "brennan_prediger": "Brennan and Prediger's coefficient",
     "alpha_nominal": "Krippendorff's alpha",
     "alpha_detection": "Krippendorff's alpha, detection",
-    "alpha_detection_mean": "The same, mean over images",
+    "alpha_detection_mean": "Krippendorff's alpha, detection, mean over images",
     "f1_at_50": "F1 at an IoU of 0.5",
     "alpha_ordinal": "Krippendorff's alpha, ordinal",
     "alpha_interval": "Krippendorff's alpha, interval",
@@ -68,10 +68,17 @@ def number_interval(estimate: Estimate, digits: int = 2) -> str:
 
 
 def hours(value: float | None) -> str:
-    """Hours, rounded: "3.5 h", "120 h"."""
+    """Hours, rounded: "40 min", "3.5 h", "120 h"."""
     if value is None:
         return EN_DASH
+    if abs(value) < 1:
+        return f"{60 * value:.0f} min"
     return f"{value:,.0f} h" if abs(value) >= 10 else f"{value:.1f} h"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign: "+8.8", "-0.3"; "0.0" where it rounds to that."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
 
 
 def seconds(value: float | None) -> str:

@@ -323,8 +323,12 @@ def _add_dispute_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
         is_full_image = request.args.get("whole") == "yes"
         panels = full_panels = None
         if selected.drawing is not None:
-            panels = build_panels(selected.drawing, full_image=is_full_image, image_index=image, panel_px=560)
-            full_panels = build_panels(selected.drawing, full_image=True, image_index=image, panel_px=760)
+            panels = build_panels(
+                selected.drawing, full_image=is_full_image, image_index=image, panel_px=560, row_px=1250, height_px=470
+            )
+            full_panels = build_panels(
+                selected.drawing, full_image=True, image_index=image, panel_px=760, row_px=9999, height_px=470
+            )
         return render_template(
             "dashboard/dispute.html", view=view, page="disputes", search=search, dispute=selected, panels=panels,
             full_panels=full_panels, is_full_image=is_full_image,

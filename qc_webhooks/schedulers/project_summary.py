@@ -97,7 +97,7 @@ class SummaryStore:
         with begin_read(self.engine) as connection:
             row = connection.execute(query.where(BOARDS.c.project == project)).one_or_none()
         if row is None:
-            return extent.tasks > 0
+            return True  # the title and the names are shown before the first verdict
         changed = (row.tasks, row.newest) != (extent.tasks, extent.newest)
         return bool(changed and now >= row.made_at + row.took_s / _MAX_TIME_SHARE)
 

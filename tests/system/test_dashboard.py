@@ -21,6 +21,8 @@ from tests.system.browser_fixtures import chromium_page, screenshot
 pytestmark = pytest.mark.system
 PASSWORD = "correct-horse-9"
 LAPTOP = 1366, 768
+# A laptop at a zoom of 200 %.
+ZOOMED = 683, 384
 
 
 def ring(x, y):
@@ -144,11 +146,40 @@ def test_every_page_fits_a_laptop_and_can_be_read(page, dashboard, scheme):
     for path in ("", "disputes", "disputes/1", "agreement", "labels", "annotators", "annotators/1", "what-if"):
         page.goto(f"{dashboard}/7/{path}")
         page.wait_for_load_state("networkidle")
-        assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP[0], f"{path} must be scrolled sideways"
+        for width, height in (ZOOMED, LAPTOP):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} must be scrolled sideways"
         assert page.evaluate(CONTRAST) >= 4.5, f"{path}: text that is hard to read (WCAG 2.2, 1.4.3)"
     assert page.complaints == []
 
 
+@pytest.mark.parametrize("path", ["disputes/1", "what-if", "annotators"])
+def test_every_stop_of_the_tab_key_has_an_outline(page, dashboard, path):
+    page.goto(f"{dashboard}/7/{path}")
+    stops = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if not (stop := page.evaluate(FOCUSED)):
+            break
+        stops.append(stop)
+    assert len(stops) > 12
+    assert [stop["name"] for stop in stops if stop["outline"] < 2] == []
+    assert stops[-1]["name"] == "? Keyboard shortcuts"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.querySelector('#keys').open")
+    page.keyboard.press("Escape")
+    assert not page.evaluate("document.querySelector('#keys').open")
+
+
+# What has the focus, and the width of its outline in pixels; null at the end of the page.
+FOCUSED = """() => {
+  const element = document.activeElement;
+  const style = getComputedStyle(element);
+  return element === document.body ? null : {
+    name: element.textContent.trim(), outline: style.outlineStyle === "none" ? 0 : parseFloat(style.outlineWidth),
+  };
+}"""
 # The least contrast of body text and soft text against their cards, by WCAG's formula.
 CONTRAST = """() => {
   const light = (colour) => {

@@ -57,11 +57,12 @@
     line.addEventListener("blur", () => point(""));
   }
 
-  // Filters apply at once; the button remains for browsers without scripts.
-  for (const choice of document.querySelectorAll(".filters select")) choice.addEventListener("change", () => choice.form.submit());
-
   const pages = { o: 0, d: 1, g: 2, l: 3, a: 4, w: 5 };
   const keys = document.getElementById("keys");
+  for (const button of document.querySelectorAll("[data-keys]")) {
+    button.hidden = false;
+    button.addEventListener("click", () => keys.showModal());
+  }
   let prefix = false;
 
   document.addEventListener("keydown", (event) => {
