@@ -23,6 +23,7 @@ class Block(msgspec.Struct, frozen=True):
         columnar: For each image of ``columns``, its index in ``images``.
         sources: For each image of ``columns``, its address.
         coco_fields: `Item.coco_fields` of the images that have any, by index in ``images``.
+        answers: `Item.choices` and `Item.texts` of the images of ``columns`` that have any, by index in ``images``.
     """
 
     images: Sequence[Image]
@@ -32,6 +33,7 @@ class Block(msgspec.Struct, frozen=True):
     columnar: Sequence[int] = ()
     sources: Sequence[str] = ()
     coco_fields: Mapping[int, Mapping[str, Any]] = {}
+    answers: Mapping[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,9 +45,12 @@ class Block(msgspec.Struct, frozen=True):
                 yield self.items[index]
             else:
                 assert self.columns is not None
+                choices, texts = self.answers.get(index, ((), ()))
                 yield Item(
                     image,
                     self.columns.objects(columnar_index[index]),
                     source=self.sources[columnar_index[index]],
+                    choices=choices,
+                    texts=texts,
                     coco_fields=self.coco_fields.get(index, {}),
                 )

@@ -20,7 +20,7 @@ from exporters.model.clipping import CLIPPED, MIN_MEAN_WIDTH, TOLERANCE, Clipped
 from exporters.model.clipping import clip_to_image as fit_one
 from exporters.model.records import Object
 from exporters.structures.arrays import offsets
-from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Polygon, Rectangle
+from labelloop.labeling.geometry.shapes import Ellipse, Geometry, KeyPoint, Polygon, Rectangle
 from labelloop.labeling.studio.region_attributes import CROWD, NO_OBJECT_ATTRIBUTES, ObjectAttributes
 
 # Kinds of rows: an axis-aligned rectangle, a rotated one, a polygon, a shape with an `Object` of its own, a key point.
@@ -34,12 +34,13 @@ class Shapes(msgspec.Struct, frozen=True):
 
     Attributes:
         boxes: (rows, 5): x, y, width, height in pixels and rotation in degrees of a rectangle; x, y and diameter of a
-            key point; NaN for a polygon.
+            key point; centre, radii and rotation of an ellipse; NaN for a polygon.
         rings: The corners of the rotated rectangles and of the polygons.
         sizes: (rows, 2): width and height of the image, in pixels.
         rotated: (rows,), whether the row is a rotated rectangle.
         ring: (rows,), whether the row is a polygon.
         point: (rows,), whether the row is a key point.
+        ellipse: (rows,), whether the row is an ellipse.
     """
 
     boxes: Floats
@@ -48,6 +49,7 @@ class Shapes(msgspec.Struct, frozen=True):
     rotated: NDArray[np.bool_]
     ring: NDArray[np.bool_]
     point: NDArray[np.bool_]
+    ellipse: NDArray[np.bool_]
 
     def geometry(self, row: int) -> Geometry:
         """Return the shape of a row."""
@@ -58,7 +60,7 @@ class Shapes(msgspec.Struct, frozen=True):
             ring = int(np.searchsorted(self.rings.rows, row))
             points = self.rings.points[self.rings.first[ring] : self.rings.first[ring + 1]]
             return Polygon(tuple((x, y) for x, y in points.tolist()))
-        return Rectangle(*self.boxes[row].tolist())
+        return (Ellipse if self.ellipse[row] else Rectangle)(*self.boxes[row].tolist())
 
 
 class ClippedShapes(msgspec.Struct, frozen=True):
@@ -168,6 +170,8 @@ class Columns(msgspec.Struct, frozen=True):
         classes: The class names, in the order of their ids.
         others: The objects of the rows of kind `NOT_VECTORISED`.
         points: The key points, if there are any: objects without a box.
+        regions: (rows,), the first row of each row's region: one with several labels has a row for each. None if each
+            region has one row.
     """
 
     first: list[int]
@@ -181,9 +185,19 @@ class Columns(msgspec.Struct, frozen=True):
     classes: Sequence[str]
     others: Mapping[int, Object] = {}
     points: PointColumns | None = None
+    regions: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def is_first(self) -> NDArray[np.bool_]:
+        """(rows,), whether a row is the first of its region."""
+        return np.ones(len(self), np.bool_) if self.regions is None else self.regions == np.arange(len(self))
+
+    def number(self, row: int) -> int:
+        """Return the region number of a row: see `Object.number`."""
+        return int(self.ids[row if self.regions is None else self.regions[row]])
 
     def duplicate_images(self, digits: int) -> set[int]:
         """Return the images with two objects of one class whose boxes are equal when rounded to ``digits`` digits."""
@@ -244,7 +258,7 @@ class Columns(msgspec.Struct, frozen=True):
             self.shapes.geometry(row),
             fitted.box,
             fitted.area,
-            number,
+            self.number(row),
             CLIPPED in fitted.repairs,
             fitted.outline,
             self.metadata.regions[row],
@@ -264,6 +278,7 @@ def percent_to_pixels(
     sizes: Floats,
     *,
     point: NDArray[np.bool_] | None = None,
+    ellipse: NDArray[np.bool_] | None = None,
 ) -> Shapes:
     """Convert shapes from percent of the image to pixels.
 
@@ -275,13 +290,16 @@ def percent_to_pixels(
         ring: (rows,), whether the row is a polygon.
         sizes: (rows, 2): width and height of the image, in pixels.
         point: (rows,), whether the row is a key point; None if there are none.
+        ellipse: (rows,), whether the row is an ellipse, with its radii in place of width and height; None if there are
+            none.
     """
     pixels = boxes.copy("F")
     pixels[:, :2] *= sizes
     pixels[:, 2:4] *= sizes
     pixels[:, :4] /= 100
     point = np.zeros(len(boxes), np.bool_) if point is None else point
-    rotated = ~(ring | point) & (pixels[:, 4] != 0)
+    ellipse = np.zeros(len(boxes), np.bool_) if ellipse is None else ellipse
+    rotated = ~(ring | point | ellipse) & (pixels[:, 4] != 0)
     corners = _corners(pixels[rotated]) if rotated.any() else np.empty((0, 2))
     points = points * np.repeat(sizes[ring], counts, axis=0) / 100
     rows = np.concatenate((np.flatnonzero(rotated), np.flatnonzero(ring)))
@@ -289,7 +307,7 @@ def percent_to_pixels(
     rings = Rings(rows, offsets(lengths), np.concatenate((corners, points)))
     if len(corners):
         rings = rings.take(np.argsort(rows, kind="stable"))  # in the order of their rows
-    return Shapes(pixels, rings, sizes, rotated, ring, point)
+    return Shapes(pixels, rings, sizes, rotated, ring, point, ellipse)
 
 
 def clip_batch(shapes: Shapes) -> ClippedShapes:
@@ -307,7 +325,7 @@ def clip_batch(shapes: Shapes) -> ClippedShapes:
     over = np.maximum(-drawn[:, :2], drawn[:, 2:] - shapes.sizes)
     clipped = np.maximum(over[:, 0], over[:, 1]) > TOLERANCE
     sides = boxes[:, 2:] - boxes[:, :2]  # none is longer than as drawn
-    vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE)
+    vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE) & ~shapes.ellipse
     upright = ~(shapes.rotated | shapes.ring | shapes.point)
     areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
     min_areas = MIN_MEAN_WIDTH * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)
@@ -398,7 +416,10 @@ def take_rows(shapes: Shapes, clipped: ClippedShapes, rows: NDArray[np.int64]) -
     drawn = take_rings(shapes.rings)
     return (
         Shapes(
-            shapes.boxes[rows], drawn, shapes.sizes[rows], shapes.rotated[rows], shapes.ring[rows], shapes.point[rows]
+            shapes.boxes[rows],
+            drawn,
+            shapes.sizes[rows],
+            *(kind[rows] for kind in (shapes.rotated, shapes.ring, shapes.point, shapes.ellipse)),
         ),
         ClippedShapes(
             clipped.kinds[rows],

@@ -25,12 +25,14 @@ class RegionOutcomes(msgspec.Struct, frozen=True):
         noted: Per task: the regions with flags, with attributes and with notes; empty if no region has any.
         others: Per task: the shapes of the regions clipped one by one, if any.
         dropped: Per task: the rejected regions, if any.
+        several: Per task: the number of regions with several labels, if any.
     """
 
     counts: list[list[int]]
     others: dict[int, list[ClippedShape]]
     dropped: dict[int, list[DroppedRegion]]
     noted: list[tuple[int, ...]] = []
+    several: dict[int, int] = {}
 
 
 def build_columns(
@@ -60,7 +62,8 @@ def build_columns(
     ids = tasks[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
     is_point = batch.clipped.kinds[rows] == POINT
     points = _point_columns(batch, rows[is_point], owners[is_point], ids[is_point], len(accepted))
-    counts = _counts(batch, rows, owners, len(accepted))
+    is_first = ~batch.repeats[rows]
+    counts = _counts(batch, rows[is_first], owners[is_first], len(accepted))
     if points is not None:
         rows, owners, ids = rows[~is_point], owners[~is_point], ids[~is_point]
         first_row = offsets(np.bincount(owners, minlength=len(accepted)))
@@ -79,13 +82,16 @@ def build_columns(
         class_ids,
         classes,
         points=points,
+        regions=_regions(batch.repeats[rows]),
     )
-    outcomes = RegionOutcomes(counts, {}, {}, _noted(columns))
+    outcomes = RegionOutcomes(counts, {}, {}, _noted(columns), _several(columns, owners))
     others: dict[int, Object] = {}
     if remaining:
         clipped = msgspec.structs.replace(clipped, boxes=clipped.boxes.copy(), is_clipped=clipped.is_clipped.copy())
     for row, result in remaining.items():
         if isinstance(result, str):
+            if batch.repeats[row]:
+                continue
             owner = int(np.searchsorted(first, row, side="right")) - 1
             dropped_region = batch.metadata.regions[row], accepted[owner].annotation, result
             outcomes.dropped.setdefault(owner, []).append(dropped_region)
@@ -94,8 +100,23 @@ def build_columns(
             owner = int(owners[new_row])
             obj = others[new_row] = columns.object(owner, new_row, result)
             clipped.boxes[new_row], clipped.is_clipped[new_row] = obj.box, obj.clipped
+            if batch.repeats[row]:
+                continue
             outcomes.others.setdefault(owner, []).append(result)
     return msgspec.structs.replace(columns, clipped=clipped, others=others), outcomes
+
+
+def _regions(repeats: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """Return `Columns.regions` of rows that each repeat the region of the row before or not."""
+    return np.maximum.accumulate(np.where(repeats, 0, np.arange(len(repeats)))) if repeats.any() else None
+
+
+def _several(columns: Columns, owners: NDArray[np.int64]) -> dict[int, int]:
+    """Count the regions with several labels of each task that has any."""
+    if columns.regions is None:
+        return {}
+    rows = np.unique(columns.regions[~columns.is_first])
+    return dict(zip(*(values.tolist() for values in np.unique(owners[rows], return_counts=True)), strict=True))
 
 
 def _point_columns(
@@ -137,5 +158,6 @@ def _noted(columns: Columns) -> list[tuple[int, ...]]:
     for row, notes in enumerate(columns.metadata.notes, 1):
         if notes is not None:
             counts[row] = cache.get(id(notes)) or cache.setdefault(id(notes), notes.counts)
+    counts[1:][~columns.is_first] = 0
     sums = np.cumsum(counts, axis=0)[np.array(columns.first)]
     return list(map(tuple, np.diff(sums, axis=0).tolist()))

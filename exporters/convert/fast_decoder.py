@@ -1,9 +1,10 @@
 """Decode common Label Studio tasks in blocks, straight into columns.
 
-A common task has one image, and boxes, polygons and key points with one label each, which may come from a control of
-its own; each may have answers: choices, texts, ratings, numbers. The common form is declared as types, which msgspec
-validates while it decodes. Any other task is read by `labelloop.labeling` and `exporters.convert.task_assembler`, which
-handle everything. Both ways give the same data set, to the byte.
+A common task has one image, and boxes, polygons, ellipses and key points. Each has any number of labels, also from a
+control of its own, and answers: choices, texts, ratings, numbers. There may be answers about the image, relations, and
+annotations that the policy does not select. The common form is declared as types, which msgspec validates while it
+decodes. Any other task is read by `labelloop.labeling` and `exporters.convert.task_assembler`, which handle everything.
+Both ways give the same data set, to the byte.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +28,11 @@ from exporters.columnar.columns import (
     clip_remaining,
     percent_to_pixels,
 )
-from exporters.convert.annotation_policy import CONSENSUS, unsettled_status
-from exporters.convert.options import ConversionOptions
+from exporters.convert.annotation_policy import CONSENSUS, select_annotations, unsettled_status
+from exporters.convert.options import ConversionOptions, image_class_control
+from exporters.convert.region_converter import NO_LABEL, distinct_labels
+from exporters.convert.tally import NOTHING, Tally, TaskLosses
+from exporters.convert.task_assembler import image_classes, image_texts, other_results, refused_tally
 from exporters.convert.task_images import guess_image_key
 from exporters.model.class_map import ClassMap
 from exporters.model.clipping import ClippedShape
@@ -36,9 +40,13 @@ from exporters.model.file_names import imported_coco_fields, original_name
 from exporters.model.keypoints import HIDDEN
 from exporters.model.records import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.structures.arrays import pack
+from labelloop.labeling.region import ParsedAnnotation
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.region_attributes import CROWD, object_attributes
-from labelloop.labeling.studio.values import ANSWERS
+from labelloop.labeling.studio.task import Annotation, person_id
+from labelloop.labeling.studio.values import ANSWERS, parse_answer
 
 # Tasks decoded at a time.
 _AT_ONCE = 16
@@ -46,10 +54,11 @@ _NAN = float("nan")
 _Coordinate = Annotated[float, Meta(gt=-1e9, lt=1e9)]
 _Pixels = Annotated[int, Meta(gt=0, lt=100_000)]
 _Answer = Annotated[int, Meta(gt=-1_000_000_000, lt=1_000_000_000)] | _Coordinate
+_Texts = list[str | list[str]] | str
 # A region id. Bounded, like the pixels, so that formats can use fixed-width cells.
-_Id = Annotated[str, Meta(min_length=1, max_length=200)]
+_Id = Annotated[str, Meta(max_length=200)]
 # The result types of shapes, as rows of the columns: see `_Block`.
-_RECTANGLE, _POLYGON, _POINT = range(3)
+_RECTANGLE, _POLYGON, _POINT, _ELLIPSE = range(4)
 _SHAPES = {
     "rectanglelabels": _RECTANGLE,
     "rectangle": _RECTANGLE,
@@ -57,15 +66,18 @@ _SHAPES = {
     "polygon": _POLYGON,
     "keypointlabels": _POINT,
     "keypoint": _POINT,
+    "ellipselabels": _ELLIPSE,
+    "ellipse": _ELLIPSE,
 }
-_LABELS = "labels"
-_ATTACHED = (_LABELS, "choices", "textarea", "rating", "number")
-# The class number of a key point, which has none: it names a part of an object.
+_LABELS, _RELATION = "labels", "relation"
+_OTHERS = (_LABELS, _RELATION, "choices", "taxonomy", "textarea", "rating", "number")
+_PATHS = ("choices", "taxonomy", "textarea")  # their answers may be paths: lists of texts
+# The class number of a key point, which has none: it names a part of an object. Also that of a row without a label.
 _NO_CLASS = -1
 
 
-class Value(msgspec.Struct, gc=False):
-    """The value of a result: of a rectangle or a key point, without ``points``; of a polygon; or an answer."""
+class Value(msgspec.Struct, gc=False, omit_defaults=True):
+    """The value of a result: of a rectangle, a key point or an ellipse; of a polygon, with ``points``; or an answer."""
 
     x: _Coordinate = _NAN
     y: _Coordinate = _NAN
@@ -73,12 +85,16 @@ class Value(msgspec.Struct, gc=False):
     height: _Coordinate = _NAN
     rotation: _Coordinate = 0.0
     points: Annotated[list[tuple[_Coordinate, _Coordinate]], Meta(min_length=3)] | None = None
-    rectanglelabels: tuple[str] | None = None
-    polygonlabels: tuple[str] | None = None
-    keypointlabels: tuple[str] | None = None
-    labels: tuple[str] | None = None
-    choices: list[str] | str | None = None
-    text: list[str] | str | None = None
+    radiusX: _Coordinate = _NAN  # noqa: N815 - Label Studio's own name
+    radiusY: _Coordinate = _NAN  # noqa: N815
+    rectanglelabels: tuple[str, ...] | None = None
+    polygonlabels: tuple[str, ...] | None = None
+    keypointlabels: tuple[str, ...] | None = None
+    ellipselabels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    choices: _Texts | None = None
+    taxonomy: _Texts | None = None
+    text: _Texts | None = None
     rating: _Answer | None = None
     number: _Answer | None = None
 
@@ -91,7 +107,14 @@ class _Task(msgspec.Struct, gc=False):
 
 
 class FastTask(msgspec.Struct, gc=False):
-    """A task in the common form: its image, the rows of its objects, and the rule that selected its annotation."""
+    """A task in the common form: its image, the rows of its objects, and the rule that selected its annotation.
+
+    Attributes:
+        name: The original name of its image, where the address does not have it.
+        data: Its data, which may decide its split.
+        answers: `Item.choices` and `Item.texts`.
+        tally: The annotations that were not selected, and the results that are about no region.
+    """
 
     task: int
     key: str
@@ -103,7 +126,11 @@ class FastTask(msgspec.Struct, gc=False):
     height: int
     annotation: int | None
     annotator: int | None
-    coco_fields: Mapping[str, Any] = {}
+    coco_fields: Mapping[str, Any]
+    name: str
+    data: Mapping[str, Any]
+    answers: tuple[tuple[str, ...], tuple[str, ...]]
+    tally: Tally
 
 
 class FastBatch(msgspec.Struct, frozen=True):
@@ -115,7 +142,8 @@ class FastBatch(msgspec.Struct, frozen=True):
         clipped: The shapes clipped to their images.
         remaining: The rows of kind `NOT_VECTORISED`: their clipped shape, or the reason why it is rejected.
         metadata: Region ids, scores and notes.
-        class_ids: (rows,), the class numbers; 0 for a label without a number, negative for a key point.
+        class_ids: (rows,), the class numbers; 0 for a label without a number, negative for a key point or no label.
+        repeats: (rows,), whether a row has a further label of the region of the row before.
         names: The name of each key point, by row.
         parents: The region of each key point that has one, by row.
         hidden: The rows of the key points that are marked as not visible.
@@ -127,6 +155,7 @@ class FastBatch(msgspec.Struct, frozen=True):
     remaining: Mapping[int, ClippedShape | str] = {}
     metadata: RegionMetadata = RegionMetadata()
     class_ids: NDArray[np.int64] = np.empty(0, np.int64)
+    repeats: NDArray[np.bool_] = np.empty(0, np.bool_)
     names: Mapping[int, str] = {}
     parents: Mapping[int, str] = {}
     hidden: AbstractSet[int] = frozenset()
@@ -140,6 +169,7 @@ class FastTaskDecoder:
         self._keys = [tag.value for tag in rules.config.images] if rules.config else None
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_task_type(rules.config)).decode
         self._rules_by_kind: dict[tuple[bool, int | None], str] = {}
+        self._class_control = image_class_control(rules.config)
 
     def decode(self, texts: Sequence[bytes | None]) -> FastBatch:
         """Decode the tasks of a block; ``None`` stands for a task to be skipped."""
@@ -156,24 +186,69 @@ class FastTaskDecoder:
             task = self._decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        if len(task.annotations) != 1 or unsettled_status(task):
-            return None
-        (annotation,) = task.annotations
-        if annotation.was_cancelled or not 0 < len(annotation.result) < OBJECTS_A_TASK:
+        if not task.annotations or unsettled_status(task):
             return None
         keys = self._keys if self._keys is not None else guess_image_key(task.data)
         url = task.data.get(keys[0]) if len(keys) == 1 else None
-        if type(url) is not str or not url or (task.meta and original_name(task.meta, url)):
+        if type(url) is not str or not url:
             return None
-        if not (rule := self._rule(annotation)):
+        selection = self._select(task)
+        if selection is None:
             return None
-        shapes, answers = annotation.result, _NO_ANSWERS
-        if any(result.type in _ATTACHED or result.meta for result in shapes):
-            regions = _join_results(shapes)
-            if regions is None:
+        annotation, rule, tally = selection
+        content = _read_results(annotation.result, self._rules.config)
+        if content is None or not 0 < len(content.shapes) < OBJECTS_A_TASK:
+            return None
+        shapes, labels = content.shapes, content.labels
+        repeats = b""
+        if max(map(len, labels)) > 1:
+            if any(_SHAPES[shape.type] == _POINT for shape in shapes):
                 return None
-            shapes, answers = regions
-        return _DecodedTask(task.id, keys[0], url, annotation, rule, imported_coco_fields(task.meta), shapes, answers)
+            shapes, labels, repeats = self._split_labels(shapes, labels)
+        answers: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        if content.others:
+            readings = [(annotation, content.others)]
+            answers = (
+                image_classes(readings, control=self._class_control, renamed=self._rules.renamed),
+                image_texts(readings),
+            )
+            tally = Tally.join(tally, Tally(tuple(other_results(content.others))))
+        return _DecodedTask(
+            task, keys[0], url, annotation, rule, shapes, labels, content.answers, repeats, answers, tally
+        )
+
+    def _select(self, task: Any) -> tuple[Any, str, Tally] | None:
+        """Return the only annotation that the policy selects, its rule, and the tally of the others; None for more."""
+        annotations = task.annotations
+        for annotation in annotations:
+            if type(annotation.completed_by) is not int:
+                annotation.completed_by = person_id(annotation.completed_by)
+        if len(annotations) == 1 and annotations[0].id is not None:
+            (annotation,) = annotations
+            rule = "" if annotation.was_cancelled else self._rule(annotation)
+            return (annotation, rule, NOTHING) if rule else None
+        selection = select_annotations(task, self._rules.policy)
+        if len(selection.chosen) != 1 or selection.rule == CONSENSUS:
+            return None
+        losses, tallies = TaskLosses(task.id, 0), []
+        for refused, reason in selection.refused:
+            content = _read_results(cast(Any, refused).result, self._rules.config)
+            if content is None:
+                return None
+            tallies.append(refused_tally(self._rules.policy, refused, len(content.shapes), reason, losses))
+        further = Tally.count("input", "annotation", times=len(annotations) - 1)
+        return cast(Any, selection.chosen[0]), selection.rule, Tally.join(further, *tallies)
+
+    def _split_labels(
+        self, shapes: Sequence[Any], labels: Sequence[tuple[str, ...]]
+    ) -> tuple[list[Any], list[tuple[str, ...]], bytes]:
+        """Return a shape for each label of a region, their labels, and whether each repeats the shape before."""
+        rows: list[tuple[Any, tuple[str, ...], bool]] = []
+        for shape, named in zip(shapes, labels, strict=True):
+            distinct = distinct_labels(named, self._classes) if len(named) > 1 else named
+            rows += [(shape, (label,), number > 0) for number, label in enumerate(distinct)] or [(shape, (), False)]
+        all_shapes, all_labels, repeats = zip(*rows, strict=True)
+        return list(all_shapes), list(all_labels), bytes(repeats)
 
     def _rule(self, annotation: Any) -> str:
         """Return the rule that selects the only annotation of a task; empty if none does.
@@ -189,49 +264,113 @@ class FastTaskDecoder:
 
 
 class _DecodedTask(msgspec.Struct, gc=False):
-    """A task that has the common form as far as types can check it."""
+    """A task that has the common form as far as types can check it.
 
-    task: int
+    Attributes:
+        shapes: The result of each shape, once for each of its labels.
+        labels: Its labels: one or none for each of ``shapes``.
+        repeats: Whether each of ``shapes`` has a further label of the region before; empty if none has.
+    """
+
+    task: Any
     key: str
     url: str
     annotation: Any
     rule: str
-    coco_fields: Mapping[str, Any]
     shapes: list[Any]
-    answers: "Mapping[str, _Answers]"
+    labels: list[tuple[str, ...]]
+    region_answers: "Mapping[str, _Answers]"
+    repeats: bytes
+    answers: tuple[tuple[str, ...], tuple[str, ...]]
+    tally: Tally
 
 
 class _Answers(msgspec.Struct, gc=False):
     """What the results of a region say besides its shape: those of other controls, and its ``meta``.
 
     Attributes:
-        label: The label of a control of its own; empty if the shape has it.
+        labels: The labels of a control of its own; None if the shape has them.
         score: The score of the first result that has one.
         notes: The answers and the notes.
     """
 
-    label: str
+    labels: tuple[str, ...] | None
     score: float | None
     notes: RegionNotes | None
+
+
+class _Content(msgspec.Struct, gc=False):
+    """The results of an annotation.
+
+    Attributes:
+        shapes: The results of its shapes.
+        labels: The labels of each shape.
+        answers: What the other results say about a shape, by region.
+        others: The results that are about no shape; None if there are none.
+    """
+
+    shapes: list[Any]
+    labels: list[tuple[str, ...]]
+    answers: "Mapping[str, _Answers]"
+    others: ParsedAnnotation | None
 
 
 _NO_ANSWERS: "Mapping[str, _Answers]" = {}
 
 
-def _join_results(results: Sequence[Any]) -> "tuple[list[Any], dict[str, _Answers]] | None":
-    """Return the shapes of an annotation, and what the other results say about them, by region.
+def _read_results(results: list[Any], config: LabelConfig | None) -> _Content | None:
+    """Return the content of an annotation.
 
-    None if an answer is about no shape, or needs the general decoder: see `labelloop.labeling.studio.reading`.
+    None if a result needs the general decoder: see `labelloop.labeling.studio.reading`.
+    """
+    shapes, answers, others = results, _NO_ANSWERS, None
+    if any([result.type in _OTHERS or result.meta for result in results]):  # noqa: C419 - half the time
+        joined = _join_results(results)
+        if joined is None:
+            return None
+        shapes, answers, apart = joined
+        if apart:
+            others = read_annotation(Annotation(results=tuple(map(_general_result, apart))), config=config)
+            if others.regions or others.errors:
+                return None
+    ids = {shape.id for shape in shapes}
+    if len(ids) < len(shapes) or "" in ids or "" in {shape.from_name for shape in shapes}:
+        return None  # results with one id are one region
+    labels = [getattr(shape.value, shape.type, None) or shape.value.labels or () for shape in shapes]
+    if answers:
+        for index, shape in enumerate(shapes):
+            own = answers.get(shape.id)
+            if own is not None and own.labels is not None:
+                labels[index] = own.labels
+    return _Content(shapes, labels, answers, others)
+
+
+def _general_result(result: Any) -> Result:
+    """Return a result in the general form."""
+    return Result(msgspec.to_builtins(result))
+
+
+def _join_results(results: Sequence[Any]) -> "tuple[list[Any], dict[str, _Answers], list[Any]] | None":
+    """Return the shapes of an annotation, what the other results say about them by region, and the results apart.
+
+    None if an answer needs the general decoder.
     """
     shapes = [result for result in results if result.type in _SHAPES]
     attached: dict[str, list[Any]] = {shape.id: [] for shape in shapes}
     if len(attached) < len(shapes):
         return None
+    apart = []
     for result in results:
-        if result.type not in _SHAPES:
-            if result.id not in attached:
+        if result.type in _SHAPES:
+            continue
+        if result.type != _RELATION and result.id and result.id in attached:
+            if not result.from_name:
                 return None
             attached[result.id].append(result)
+        elif result.type != _LABELS:
+            apart.append(result)
+        else:
+            return None
     answers = {}
     for shape in shapes:
         others = attached[shape.id]
@@ -240,12 +379,12 @@ def _join_results(results: Sequence[Any]) -> "tuple[list[Any], dict[str, _Answer
             if region is None:
                 return None
             answers[shape.id] = region
-    return shapes, answers
+    return shapes, answers, apart
 
 
 def _region_answers(shape: Any, others: Sequence[Any]) -> "_Answers | None":
     """Return what the results of a region say; None if it needs the general decoder."""
-    label, score, meta = "", shape.score, shape.meta
+    labels, score, meta = None, shape.score, shape.meta
     has_label = bool(getattr(shape.value, shape.type, None) or shape.value.labels)
     attributes: dict[str, tuple[Any, ...]] = {}
     for other in others:
@@ -256,22 +395,24 @@ def _region_answers(shape: Any, others: Sequence[Any]) -> "_Answers | None":
             if has_label:
                 attributes[other.from_name] = value.labels
             else:
-                (label,), has_label = value.labels, True
+                labels, has_label = value.labels, bool(value.labels)
         else:
             answer = getattr(value, ANSWERS[kind])
             if answer is None:
                 return None
-            attributes[other.from_name] = tuple(answer) if type(answer) is list else (answer,)
+            given = tuple(answer) if type(answer) is list else (answer,)
+            has_paths = kind in _PATHS and list in map(type, given)
+            attributes[other.from_name] = parse_answer({ANSWERS[kind]: answer}, kind) if has_paths else given
         score = other.score if score is None else score
         meta = meta or other.meta
     if not (attributes or meta):
-        return _Answers(label, score, None)
+        return _Answers(labels, score, None)
     notes = _choice_notes(*attributes.popitem()) if _is_choice(others, attributes, meta) else None
     if notes is None:
         notes = RegionNotes(attributes, object_attributes(meta, attributes))
     if notes.remarks.fields or CROWD in notes.remarks.flags:
         return None
-    return _Answers(label, score, notes)
+    return _Answers(labels, score, notes)
 
 
 def _is_choice(others: Sequence[Any], attributes: Mapping[str, Any], meta: Any) -> bool:
@@ -298,7 +439,7 @@ class _Block:
         self._sizes = [bytearray(), bytearray()]
         self._points, self._counts = bytearray(), bytearray()
         self._ring, self._shapes, self._labelled = bytearray(), bytearray(), bytearray()
-        self._unique_ids = bytearray()
+        self._repeats = bytearray()
         self._metadata = RegionMetadata([], [], [])
         self._class_ids = bytearray()
         self._names: dict[int, str] = {}
@@ -313,26 +454,33 @@ class _Block:
         shapes = bytes([_SHAPES[result.type] for result in results])
         points = [value.points for value in values]
         polygons = [ring for ring in points if ring]
-        labels = [getattr(result.value, result.type, None) or result.value.labels for result in results]
+        labels = chain.from_iterable([task.labels for task in tasks if task])
         names = [label[0] if label else "" for label in labels]
         scores = [result.score for result in results]
-        if any(task.answers for task in tasks if task):
-            self._add_answers(tasks, names, scores)
+        if any(task.region_answers for task in tasks if task):
+            self._add_answers(tasks, scores)
         self._points += pack(list(chain.from_iterable(chain.from_iterable(polygons))))
         self._counts += pack(list(map(len, polygons)), "q")
         x, y, width, height, rotation = self._fields
         x += pack([value.x for value in values])
         y += pack([value.y for value in values])
-        width += pack([value.width for value in values])
-        height += pack([value.height for value in values])
+        if _ELLIPSE in shapes:
+            width += pack([value.width if value.width == value.width else value.radiusX for value in values])
+            height += pack([value.height if value.height == value.height else value.radiusY for value in values])
+        else:
+            width += pack([value.width for value in values])
+            height += pack([value.height for value in values])
         rotation += pack([value.rotation for value in values])
         image_width, image_height = self._sizes
         image_width += pack([result.original_width for result in results], "I")
         image_height += pack([result.original_height for result in results], "I")
         self._ring += bytes(map(bool, points))
         self._shapes += shapes
-        self._labelled += bytes(map(bool, map(str.strip, names)))
+        labelled = bytes(map(bool, map(str.strip, names)))
+        self._labelled += labelled
         class_ids = list(self._classes.ids(names))
+        if not all(labelled):
+            class_ids = [number if label else _NO_CLASS for number, label in zip(class_ids, labelled, strict=True)]
         if _POINT in shapes:
             for index in [index for index, shape in enumerate(shapes) if shape == _POINT]:
                 class_ids[index] = _NO_CLASS
@@ -342,15 +490,15 @@ class _Block:
         self._metadata.regions.extend([result.id for result in results])
         self._add_tasks(tasks)
 
-    def _add_answers(self, tasks: Sequence[_DecodedTask | None], names: list[str], scores: list[float | None]) -> None:
-        """Record the answers of some tasks; replace the label and the score of regions that have others."""
+    def _add_answers(self, tasks: Sequence[_DecodedTask | None], scores: list[float | None]) -> None:
+        """Record the answers of some tasks; replace the score of regions that have others."""
         row, notes = 0, self._metadata.notes
         notes += [None] * (self._rows - len(notes))
         for task in tasks:
             for shape in task.shapes if task else ():
-                answer = task.answers.get(shape.id) if task else None
+                answer = task.region_answers.get(shape.id) if task else None
                 if answer is not None:
-                    names[row], scores[row] = answer.label or names[row], answer.score
+                    scores[row] = answer.score
                 notes.append(answer.notes if answer else None)
                 row += 1
 
@@ -365,24 +513,38 @@ class _Block:
 
     def _add_tasks(self, tasks: Sequence[_DecodedTask | None]) -> None:
         """Record the rows of each task, which follow those of the tasks before it."""
-        regions, last = self._metadata.regions, self._rows
-        for task in tasks:
-            if task is None:
+        last = self._rows
+        for decoded in tasks:
+            if decoded is None:
                 self._tasks.append(None)
                 continue
-            annotation, shapes = task.annotation, task.shapes
+            task, annotation, shapes = decoded.task, decoded.annotation, decoded.shapes
             first, last = last, last + len(shapes)
-            self._unique_ids.append(len(set(regions[first:last])) == len(shapes))  # results with one id are one region
-            width, height = shapes[0].original_width, shapes[0].original_height
-            rows, ids = (first, last), (annotation.id, annotation.completed_by)
+            self._repeats += decoded.repeats or bytes(len(shapes))
             self._tasks.append(
-                FastTask(task.task, task.key, task.url, task.rule, *rows, width, height, *ids, task.coco_fields)
+                FastTask(
+                    task.id,
+                    decoded.key,
+                    decoded.url,
+                    decoded.rule,
+                    first,
+                    last,
+                    shapes[0].original_width,
+                    shapes[0].original_height,
+                    annotation.id,
+                    annotation.completed_by,
+                    imported_coco_fields(task.meta),
+                    original_name(task.meta, decoded.url) if task.meta else "",
+                    task.data,
+                    decoded.answers,
+                    decoded.tally,
+                )
             )
         self._rows = last
 
     def finish(self) -> FastBatch:
         """Check what types cannot, and return the tasks and their columns."""
-        if not self._unique_ids:
+        if not self._rows:
             return FastBatch(self._tasks)
         tasks = [task for task in self._tasks if task]
         first = np.array([task.first for task in tasks])
@@ -390,14 +552,15 @@ class _Block:
         x, y, width, height, rotation = (np.frombuffer(field) for field in self._fields)
         ring, kinds = np.frombuffer(self._ring, np.bool_), np.frombuffer(self._shapes, np.uint8)
         point = kinds == _POINT
-        valid_rows = np.frombuffer(self._labelled, np.bool_) & (ring == (kinds == _POLYGON))
+        labelled, ellipse = np.frombuffer(self._labelled, np.bool_), kinds == _ELLIPSE
+        valid_rows = ring == (kinds == _POLYGON)
         valid_rows &= ring | point | ((width > 0) & (height > 0))
         valid_rows &= ring | ~np.isnan(x + y)
         width = np.where(point & np.isnan(width), 0.0, width)  # a marker without a diameter
         sizes = [np.frombuffer(size, np.uint32) for size in self._sizes]
         for size in sizes:
             valid_rows &= (size == np.repeat(size[first], lengths)) & (size > 0)  # one image has one size
-        valid_tasks = np.logical_and.reduceat(valid_rows, first) & np.frombuffer(self._unique_ids, np.bool_)
+        valid_tasks = np.logical_and.reduceat(valid_rows, first)
         if not valid_tasks.all():
             validity = iter(valid_tasks.tolist())
             self._tasks = [task if task and next(validity) else None for task in self._tasks]
@@ -409,10 +572,15 @@ class _Block:
             ring,
             np.stack(sizes).astype(np.float64).T,
             point=point,
+            ellipse=ellipse,
         )
         clipped = clip_batch(shapes)
+        clipped.kinds[~labelled] = NOT_VECTORISED
         undecided = np.flatnonzero((clipped.kinds == NOT_VECTORISED) & np.repeat(valid_tasks, lengths))
-        remaining = clip_remaining(shapes, undecided.tolist())
+        remaining = {
+            row: result if labelled[row] or isinstance(result, str) else NO_LABEL
+            for row, result in clip_remaining(shapes, undecided.tolist()).items()
+        }
         notes = self._metadata.notes
         if notes:
             notes += [None] * (self._rows - len(notes))
@@ -423,6 +591,7 @@ class _Block:
             remaining,
             self._metadata,
             np.frombuffer(self._class_ids, np.int64),
+            np.frombuffer(self._repeats, np.bool_),
             self._names,
             self._parents,
             self._hidden,
@@ -435,10 +604,10 @@ def _task_type(config: LabelConfig | None) -> Any:
     result = msgspec.defstruct(
         "Result",
         [
-            ("type", Literal[(*_SHAPES, *_ATTACHED)]),
-            ("value", Value),
-            ("id", _Id),
-            ("from_name", control),
+            ("type", Literal[(*_SHAPES, *_OTHERS)]),
+            ("value", Value, msgspec.field(default_factory=Value)),  # a relation has none of these
+            ("id", _Id, ""),
+            ("from_name", control, ""),
             ("original_width", _Pixels, 0),  # only that of a shape counts
             ("original_height", _Pixels, 0),
             ("item_index", Literal[0] | None, None),
@@ -447,13 +616,14 @@ def _task_type(config: LabelConfig | None) -> Any:
             ("parentID", str | None, None),
         ],
         gc=False,
+        omit_defaults=True,
     )
     annotation = msgspec.defstruct(
         "Annotation",
         [
             ("result", cast(Any, list)[result]),
             ("id", int | None, None),
-            ("completed_by", int | None, None),
+            ("completed_by", int | str | dict[str, Any] | None, None),
             ("was_cancelled", bool, False),
             ("ground_truth", bool, False),
             ("created_at", str, ""),

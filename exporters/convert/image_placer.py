@@ -1,6 +1,7 @@
 """Place the images of a task in the data set: their sizes, splits and file names, or why they are left out."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,7 @@ from exporters.convert.task_images import ImageSizes, TaskImage, find_image
 from exporters.dataset.task_index import NameKeys
 from exporters.model.file_names import FileNames, original_name, public_url
 from exporters.model.records import NOMINAL, Image, image_id
+from exporters.model.splits import SplitPolicy
 from labelloop.labeling.region import ParsedAnnotation
 from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.task import Annotation, Task
@@ -113,14 +115,13 @@ class ImagePlacer:
             left_out = losses.image(image.url, "its size is not known", size, failed=failed)
             return ImagePlacement(None, NOT_KNOWN, reusable=reusable, tally=Tally.join(sized, left_out))
         url = public_url(image.url)
-        wanted, split_tally = (split, NOTHING) if split else self._split(task, image.url)
+        wanted, split_tally = (split, NOTHING) if split else stated_split(self._rules.split, image.url, task.data)
         assigned = self._names.assign(
             image.url,
             image_id=(new_id := image_id(number, image.slot)),
             name=original_name(task.meta, image.url) if alone else "",
             split=wanted,
         )
-        is_moved = assigned.split != wanted
         return ImagePlacement(
             Image(
                 id=new_id,
@@ -138,7 +139,7 @@ class ImagePlacer:
             tally=Tally.join(
                 sized,
                 split_tally,
-                moved_image(losses.task, url, assigned.split, wanted, "with the same image") if is_moved else NOTHING,
+                moved_to(losses.task, url, assigned.split, wanted),
                 Tally(((("notes", SAME_IMAGE), int(assigned.repeated)), (("kept", "image"), 1))),
             ),
         )
@@ -164,17 +165,22 @@ class ImagePlacer:
         # an image of unknown size may be available next time
         return size, not (is_unknown and self._sizes.reads_headers), notes
 
-    def _split(self, task: Task, url: str) -> tuple[str, Tally]:
-        """Return the split of an image, and its notes."""
-        policy = self._rules.split
-        if explicit := policy.explicit_split(task.data):
-            return explicit, NOTHING
-        group = policy.group(url, task.data)
-        notes = (
-            (("notes", NO_SPLIT), int(bool(policy.key))),
-            (("notes", NO_GROUP), int(policy.groups_by_data and not group)),
-        )
-        return policy.assign(url, group), Tally(notes)
+
+def stated_split(policy: SplitPolicy, url: str, data: Mapping[str, Any]) -> tuple[str, Tally]:
+    """Return the split of an image by its address and the data of its task, and its notes."""
+    if explicit := policy.explicit_split(data):
+        return explicit, NOTHING
+    group = policy.group(url, data)
+    notes = (
+        (("notes", NO_SPLIT), int(bool(policy.key))),
+        (("notes", NO_GROUP), int(policy.groups_by_data and not group)),
+    )
+    return policy.assign(url, group), Tally(notes)
+
+
+def moved_to(task: int | None, url: str, split: str, wanted: str) -> Tally:
+    """Return the tally of an image that an earlier task has too, if it is in another split for that."""
+    return moved_image(task, url, split, wanted, "with the same image") if split != wanted else NOTHING
 
 
 def _is_drawn_on(readings: Sequence[Reading], images: Sequence[TaskImage], image: TaskImage) -> bool:

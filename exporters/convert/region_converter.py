@@ -1,5 +1,7 @@
 """Convert a region of a task to objects of the data set: one per label, clipped to the image."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from exporters.convert.options import ConversionOptions
@@ -15,6 +17,7 @@ from labelloop.labeling.studio.task import Annotation
 
 NEGATIVE_SIZE = "negative size turned round"
 SEVERAL_LABELS = "regions with several labels (an object for each label)"
+NO_LABEL = "no label"
 UNKNOWN_LABEL = "regions with a label that the label config does not have"
 # The tally of a region without any of these.
 KEPT = Tally.count("kept", "region")
@@ -65,9 +68,9 @@ class RegionConverter:
             clipped = clip_to_image(region.geometry, *image.canvas)
         except ShapeRejected as error:
             return ConvertedRegion(losses.region(annotation, region.id, str(error)))
-        labels = self._labels(region)
+        labels = distinct_labels(region.labels, None if isinstance(region.geometry, KeyPoint) else self._classes)
         if not labels:
-            return ConvertedRegion(losses.region(annotation, region.id, "no label"))
+            return ConvertedRegion(losses.region(annotation, region.id, NO_LABEL))
         try:
             objects = self._objects(
                 region, clipped, annotation, labels, task=image.task, first=first, annotators=annotators
@@ -76,11 +79,6 @@ class RegionConverter:
             tally = losses.region(annotation, region.id, "its number is too large")
             return ConvertedRegion(tally, numbers=len(labels))
         return ConvertedRegion(self._kept(region, clipped, objects), objects, len(labels))
-
-    def _labels(self, region: Region) -> tuple[str, ...]:
-        """Return the classes of a region, each once; for a key point its names."""
-        named = [label for label in region.labels if label.strip()]
-        return tuple(dict.fromkeys(named if isinstance(region.geometry, KeyPoint) else map(self._classes.name, named)))
 
     def _objects(
         self,
@@ -139,6 +137,12 @@ class RegionConverter:
         if self._rules.config and not self._rules.config_labels.issuperset([obj.label for obj in objects]):
             counters.append(("notes", UNKNOWN_LABEL))
         return Tally((*KEPT.lines, *[(counter, 1) for counter in counters])) if counters else KEPT
+
+
+def distinct_labels(labels: Iterable[str], classes: ClassMap | None) -> tuple[str, ...]:
+    """Return the classes of a region, each once; without a class map, as for a key point, its names."""
+    named = [label for label in labels if label.strip()]
+    return tuple(dict.fromkeys(map(classes.name, named) if classes else named))
 
 
 def _has_negative_size(region: Region) -> bool:

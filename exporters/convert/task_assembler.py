@@ -14,6 +14,7 @@ from exporters.convert.annotation_policy import (
     NOT_CHOSEN,
     AnnotationSelection,
     ByUser,
+    Policy,
     select_annotations,
     unsettled_status,
 )
@@ -118,7 +119,14 @@ class TaskAssembler:
         if held_for and self._rules.disputed == "out":
             return TaskContent(_drop_task(held_for, self._read_all(task), losses))
         selection = select_annotations(task, self._rules.policy)
-        refused = Tally.join(*[self._refuse(task, *refusal, losses) for refusal in selection.refused])
+        refused = Tally.join(
+            *[
+                refused_tally(
+                    self._rules.policy, annotation, _region_count(self._placer.read(task, annotation)), reason, losses
+                )
+                for annotation, reason in selection.refused
+            ]
+        )
         if not selection.chosen:
             return TaskContent(Tally.join(refused, losses.whole_task(selection.reason)))
         split = DISPUTED_SPLIT if held_for and self._rules.disputed == "apart" else ""
@@ -225,43 +233,56 @@ class TaskAssembler:
                 record,
                 tuple(objects[image.slot]),
                 source=image.url,
-                choices=self._image_classes(readings, record.item_index, alone=alone),
-                texts=_image_texts(readings, record.item_index, alone=alone),
+                choices=image_classes(
+                    readings, record.item_index, control=self._class_control, renamed=self._rules.renamed, alone=alone
+                ),
+                texts=image_texts(readings, record.item_index, alone=alone),
                 coco_fields=coco_fields,
             )
             for image in images
             if (record := placements[image.slot].image)
         )
 
-    def _image_classes(self, readings: Sequence[Reading], item_index: int, *, alone: bool) -> tuple[str, ...]:
-        """Return the distinct answers about an image, to the control of the image class."""
-        answers: dict[str, None] = {}
-        for _, reading in readings:
-            control = self._class_control or next(iter(reading.choices), "")
-            if alone:
-                answers |= dict.fromkeys(reading.choices.get(control, ()))
-                continue
-            for result in reading.choice_results:
-                choices = result.value.get("choices")
-                if result.from_name == control and (result.item_index or 0) == item_index and isinstance(choices, list):
-                    answers |= dict.fromkeys(map(str, choices))
-        renamed = self._rules.renamed
-        return tuple(dict.fromkeys(renamed.get(answer, answer) for answer in answers))
-
-    def _refuse(self, task: Task, annotation: Annotation, reason: str, losses: TaskLosses) -> Tally:
-        """Return the tally of an annotation that is not selected."""
-        refused = losses.annotation(annotation, self._placer.read(task, annotation), reason)
-        if reason != NOT_CHOSEN or not isinstance(self._rules.policy, ByUser):
-            return refused
-        note = f"annotations of user {annotation.completed_by} (not asked for)"
-        return Tally.join(refused, Tally.count("notes", note))
-
     def _read_all(self, task: Task) -> list[tuple[Annotation, ParsedAnnotation]]:
         """Read all annotations of a task, to count their regions."""
         return [(annotation, self._placer.read(task, annotation)) for annotation in task.annotations]
 
 
-def _image_texts(readings: Sequence[Reading], item_index: int, *, alone: bool) -> tuple[str, ...]:
+def refused_tally(policy: Policy, annotation: Annotation, regions: int, reason: str, losses: TaskLosses) -> Tally:
+    """Return the tally of an annotation, with some number of regions, that a policy does not select."""
+    refused = losses.whole_annotation(annotation, reason, regions)
+    if reason != NOT_CHOSEN or not isinstance(policy, ByUser):
+        return refused
+    note = f"annotations of user {annotation.completed_by} (not asked for)"
+    return Tally.join(refused, Tally.count("notes", note))
+
+
+def image_classes(
+    readings: Sequence[Reading], item_index: int = 0, *, control: str, renamed: Mapping[str, str], alone: bool = True
+) -> tuple[str, ...]:
+    """Return the distinct answers about an image, to the control of the image class.
+
+    Args:
+        readings: The selected annotations of its task.
+        item_index: Its index in the task.
+        control: The control of the image class; empty: the first that has an answer.
+        renamed: Label -> the class that it counts as.
+        alone: Whether it is the only image of its task.
+    """
+    answers: dict[str, None] = {}
+    for _, reading in readings:
+        asked = control or next(iter(reading.choices), "")
+        if alone:
+            answers |= dict.fromkeys(reading.choices.get(asked, ()))
+            continue
+        for result in reading.choice_results:
+            choices = result.value.get("choices")
+            if result.from_name == asked and (result.item_index or 0) == item_index and isinstance(choices, list):
+                answers |= dict.fromkeys(map(str, choices))
+    return tuple(dict.fromkeys(renamed.get(answer, answer) for answer in answers))
+
+
+def image_texts(readings: Sequence[Reading], item_index: int = 0, *, alone: bool = True) -> tuple[str, ...]:
     """Return the distinct texts about an image, of the first text area that has any."""
     results = [result for _, reading in readings for result in reading.other_results if result.type == "textarea"]
     results = [result for result in results if alone or (result.item_index or 0) == item_index]
@@ -325,14 +346,23 @@ def kept_tally(task: Task, selection: AnnotationSelection, split: str) -> Tally:
     return Tally(lines)
 
 
+def other_results(reading: ParsedAnnotation) -> list[AccountLine]:
+    """Return the counts of the results of an annotation that are about no region of an image."""
+    others = (*reading.choice_results, *reading.relations, *reading.other_results)
+    return [(("other_results", result.type or "unknown"), 1) for result in others]
+
+
+def _region_count(reading: ParsedAnnotation) -> int:
+    return len(reading.regions) + len(reading.errors)
+
+
 def _read_tally(readings: Sequence[Reading], losses: TaskLosses) -> Tally:
     """Return the regions of the selected annotations, their other results, and the regions that cannot be read."""
     lines: list[AccountLine] = []
     malformed: list[Tally] = []
     for annotation, reading in readings:
-        lines.append((("input", "region"), len(reading.regions) + len(reading.errors)))
-        others = (*reading.choice_results, *reading.relations, *reading.other_results)
-        lines += [(("other_results", result.type or "unknown"), 1) for result in others]
+        lines.append((("input", "region"), _region_count(reading)))
+        lines += other_results(reading)
         malformed += [
             losses.region(annotation, error.result, MALFORMED, f"{error.field}: {error.reason}")
             for error in reading.errors

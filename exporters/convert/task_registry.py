@@ -51,12 +51,15 @@ class TaskRegistry:
         self._ids.add(number)
         return ""
 
-    def assign_name(self, number: int, url: str) -> AssignedName | None:
-        """Assign the file name of the only image of a task; None, with no name assigned, if its id is in use."""
+    def assign_name(self, number: int, url: str, *, name: str = "", split: str = "") -> AssignedName | None:
+        """Assign the file name of the only image of a task: see `FileNames.assign`.
+
+        None, with no name assigned, if the task's id is in use.
+        """
         if not self._ids.add(number):
             return None
         self._position += 1
-        return self.names.assign(url, image_id=number)
+        return self.names.assign(url, image_id=number, name=name, split=split)
 
     def try_reserve(self, number: int, names: Sequence[NameKeys]) -> bool:
         """Reserve the id and names of a reused task. Return False, and reserve nothing, if one of them is in use."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from exporters.columnar.block import Block
 from exporters.columnar.columns import Columns
+from exporters.columnar.text_table import round_half_up
 from exporters.formats.base import (
     ATTRIBUTES,
     FLAGS,
@@ -303,7 +304,7 @@ def _segmentation(obj: Object, image: Image, converted: Counter[str]) -> list[li
         outline = [single_ring(obj, image.width, image.height)[0]]
     if (name := shape_name(obj)) != "polygon":
         converted[f"{name} -> polygon"] += 1
-    return [[_round(number) for point in ring for number in point] for ring in outline]
+    return [round_half_up(np.array(ring), _DIGITS).ravel().tolist() for ring in outline]
 
 
 def _round(number: float) -> float:

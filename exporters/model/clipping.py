@@ -133,11 +133,11 @@ def outline_rings(obj: Object, width: int, height: int) -> list[list[Point]] | N
         return [[(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]]
     if obj.outline is None and isinstance(shape, Rectangle | Polygon):
         drawn = shape.corners if isinstance(shape, Rectangle) else shape.points
-        return [[clamp_point(point, width, height) for point in drawn]]
+        return [clamp_points(np.array(drawn), width, height)]
     polygons = polygon_parts(visible_outline(obj))
     if any(part.interiors for part in polygons):
         return None
-    return [[clamp_point(point, width, height) for point in part.exterior.coords[:-1]] for part in polygons]
+    return [clamp_points(shapely.get_coordinates(part.exterior)[:-1], width, height) for part in polygons]
 
 
 def _clip_rectangle(bounds: Box, width: int, height: int) -> ClippedShape:
@@ -190,6 +190,6 @@ def _clamp(bounds: Box, width: int, height: int) -> Box:
     return max(x_min, 0.0), max(y_min, 0.0), min(x_max, float(width)), min(y_max, float(height))
 
 
-def clamp_point(point: Point, width: int, height: int) -> Point:
-    """Return the nearest point of the image."""
-    return min(max(point[0], 0.0), float(width)), min(max(point[1], 0.0), float(height))
+def clamp_points(points: NDArray[np.float64], width: int, height: int) -> list[Point]:
+    """Return the nearest point of the image to each point: (points, 2)."""
+    return [(x, y) for x, y in np.minimum(np.maximum(points, 0.0), (width, height)).tolist()]

@@ -7,7 +7,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from exporters.model.clipping import clamp_point, is_axis_aligned, outline_rings, polygon_parts, visible_outline
+from exporters.model.clipping import clamp_points, is_axis_aligned, outline_rings, polygon_parts, visible_outline
 from exporters.model.records import Object
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Point, Rectangle
 
@@ -46,7 +46,7 @@ def single_ring(obj: Object, width: int, height: int) -> tuple[list[Point], int,
         ring = exteriors[0]
         for other in [*exteriors[1:], *holes]:
             ring = _bridged(ring, other)
-    return [clamp_point((x, y), width, height) for x, y in ring.tolist()], len(exteriors), len(holes)
+    return clamp_points(ring, width, height), len(exteriors), len(holes)
 
 
 def min_area_box(obj: Object) -> list[Point]:

@@ -17,7 +17,7 @@ from exporters.convert.region_converter import UNKNOWN_LABEL
 from exporters.convert.tally import NOTHING, Counted, Tally
 from exporters.convert.task_assembler import TaskAssembler
 from exporters.dataset.task_index import NO_DIGEST, NameKeys
-from exporters.model.accounting import Loss
+from exporters.model.accounting import AccountLine, Loss
 from exporters.model.clipping import CLIPPED
 from exporters.model.manifest import ImageCopy
 from exporters.model.records import Item
@@ -57,6 +57,7 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
         kinds: The numbers of upright rectangles, rotated rectangles, polygons and key points.
         about: Whether an import stored fields of the image.
         noted: The numbers of regions with flags, with attributes and with notes; empty if there are none.
+        more: Further counts, of its other annotations and results.
     """
 
     rule: str
@@ -67,11 +68,12 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
     kinds: tuple[int, ...]
     about: bool = False
     noted: tuple[int, ...] = ()
+    more: tuple[AccountLine, ...] = ()
 
     def counted(self) -> Counted:
         """Return the counts of a task with this outcome."""
         regions = sum(self.kinds)
-        return Counter(
+        counted: Counted = Counter(
             {
                 ("input", "task"): 1,
                 ("input", "annotation"): 1,
@@ -87,6 +89,8 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
                 ("notes", UNKNOWN_LABEL): self.unknown,
             }
         )
+        counted.update(Tally(self.more).counted())
+        return counted
 
 
 class ConvertedTask(msgspec.Struct, frozen=True):

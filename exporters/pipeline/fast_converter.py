@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from exporters.columnar.block import Block
 from exporters.columnar.columns import Columns
-from exporters.convert.columnar_builder import DroppedRegion, RegionOutcomes, build_columns
+from exporters.convert.columnar_builder import RegionOutcomes, build_columns
 from exporters.convert.fast_decoder import FastBatch, FastTask, FastTaskDecoder
+from exporters.convert.image_placer import moved_to, stated_split
 from exporters.convert.options import ConversionOptions
+from exporters.convert.region_converter import SEVERAL_LABELS
 from exporters.convert.tally import NOTHING, Tally
 from exporters.convert.task_assembler import TaskAssembler
 from exporters.convert.task_images import ImageSizes
@@ -19,7 +21,6 @@ from exporters.convert.task_registry import TaskRegistry
 from exporters.dataset.task_index import NO_DIGEST, NameKeys
 from exporters.model.accounting import Loss
 from exporters.model.class_map import ClassMap
-from exporters.model.clipping import ClippedShape
 from exporters.model.manifest import ImageCopy
 from exporters.model.records import Image, Item
 from exporters.pipeline.converter import (
@@ -57,8 +58,6 @@ def make_converter(
         copier: Copies the images into the data set.
     """
     general = GeneralConverter(TaskAssembler(rules, classes=classes, sizes=sizes, registry=registry), copier)
-    if rules.split.reads_data:  # splits depend on task data, which the fast decoder does not read
-        return general
     return FastConverter(general, rules, classes, registry, copier)
 
 
@@ -71,7 +70,8 @@ class AcceptedTask(msgspec.Struct, frozen=True, gc=False):
         digest: The digest of its text, or ``NO_DIGEST`` if the result depends on more than that.
         names: The keys of its image's name, if it has a digest.
         repeated: Whether another task has the image too.
-        tally: What is noted about the copy of its image.
+        tally: What is noted about its image, its other annotations and its other results.
+        copied: What is noted about the copy of its image.
         photos: The copy of its image with its split.
     """
 
@@ -80,7 +80,8 @@ class AcceptedTask(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
     names: tuple[NameKeys, ...]
     repeated: bool
-    tally: Tally = NOTHING
+    tally: Tally
+    copied: Tally = NOTHING
     photos: tuple[tuple[str, ImageCopy], ...] = ()
 
     @property
@@ -125,16 +126,22 @@ class FastConverter:
 
     def _accept(self, task: FastTask, digest: bytes) -> AcceptedTask | None:
         """Name the image of a common task; None if the task's id is in use."""
-        assigned = self._registry.assign_name(task.task, task.url)
+        policy, wanted, tally = self._rules.split, "", task.tally
+        if policy.reads_data:
+            wanted, noted = stated_split(policy, task.url, task.data)
+            tally = Tally.join(tally, noted)
+        assigned = self._registry.assign_name(task.task, task.url, name=task.name, split=wanted)
         if assigned is None:
             return None
-        split = self._rules.split.assign_key(assigned.keys[1])
+        split = assigned.split or policy.assign_key(assigned.keys[1])
+        if split != wanted and wanted:
+            tally = Tally.join(tally, moved_to(task.task, assigned.public_url, split, wanted))
         size = task.width, task.height
         image = Image(task.task, assigned.name, *size, split, assigned.public_url, task.task, 0, task.key)
         if self._copier is None:
             if assigned.free:
-                return AcceptedTask(task, image, digest, (assigned.keys,), assigned.repeated)
-            return AcceptedTask(task, image, NO_DIGEST, (), assigned.repeated)
+                return AcceptedTask(task, image, digest, (assigned.keys,), assigned.repeated, tally)
+            return AcceptedTask(task, image, NO_DIGEST, (), assigned.repeated, tally)
         copied = copy_images(self._copier, [Item(image, source=task.url)])
         reusable = assigned.free and copied.reusable
         return AcceptedTask(
@@ -143,6 +150,7 @@ class FastConverter:
             digest if reusable else NO_DIGEST,
             (assigned.keys,) if reusable else (),
             assigned.repeated,
+            tally,
             copied.tally,
             copied.copies,
         )
@@ -180,6 +188,11 @@ class FastConverter:
                 columnar,
                 [task.task.url for task in accepted],
                 _coco_fields(accepted, columnar, items),
+                {
+                    index: task.task.answers
+                    for index, task in zip(columnar, accepted, strict=True)
+                    if any(task.task.answers)
+                },
             ),
             [next(rows) if isinstance(task, AcceptedTask) else task.row for task in tasks],
         )
@@ -201,8 +214,9 @@ class FastConverter:
                 (upright, rotated, rings, points),
                 bool(task.task.coco_fields),
                 outcomes.noted[index] if outcomes.noted else (),
+                (*task.tally.lines, *task.copied.lines),
             )
-            rows.append(_row(task, pattern, outcomes.others.get(index, ()), outcomes.dropped.get(index, ())))
+            rows.append(_row(task, pattern, outcomes, index))
         return rows
 
     def _unknown_labels(self, columns: Columns) -> list[int]:
@@ -216,7 +230,11 @@ class FastConverter:
         unknown_points = [label not in self._rules.config_labels for label in points.labels] if points else []
         if not unknown_labels and not any(unknown_points):
             return []
-        counts = _sums(np.isin(columns.class_ids, unknown_labels), columns.first)
+        is_unknown = np.isin(columns.class_ids, unknown_labels)
+        if columns.regions is not None:  # a region counts once
+            np.logical_or.at(is_unknown, columns.regions, is_unknown)
+            is_unknown &= columns.is_first
+        counts = _sums(is_unknown, columns.first)
         if points:
             counts += _sums(np.array(unknown_points), points.first)
         result: list[int] = counts.tolist()
@@ -252,12 +270,20 @@ def _coco_fields(
     return fields | {index: item.coco_fields for index, item in items.items() if item.coco_fields}
 
 
-def _row(
-    task: AcceptedTask, pattern: TaskOutcomeKey, others: Sequence[ClippedShape], dropped: Sequence[DroppedRegion]
-) -> ConvertedTask:
+def _row(task: AcceptedTask, pattern: TaskOutcomeKey, outcomes: RegionOutcomes, index: int) -> ConvertedTask:
     """Return the index row of a common task; it has counts if its pattern does not cover it."""
-    if not (others or dropped or task.tally.lines):
-        return ConvertedTask(task.key, task.digest, task.names, pattern, None, task.tally.losses, task.photos)
+    others, dropped = outcomes.others.get(index, ()), outcomes.dropped.get(index, ())
+    several = outcomes.several.get(index, 0)
+    losses = [
+        *task.tally.losses,
+        *[
+            Loss("region", reason, task=task.key, annotation=annotation, region=region)
+            for region, annotation, reason in dropped
+        ],
+        *task.copied.losses,
+    ]
+    if not (others or dropped or several):
+        return ConvertedTask(task.key, task.digest, task.names, pattern, None, losses, task.photos)
     counted = pattern.counted()
     for clipped in others:
         counted["kept", "region"] += 1
@@ -267,9 +293,5 @@ def _row(
         counted["input", "region"] += 1
         counted["dropped", "region", reason] += 1
         counted["failed", "regions"] += 1
-    counted.update(task.tally.counted())
-    losses = [
-        Loss("region", reason, task=task.key, annotation=annotation, region=region)
-        for region, annotation, reason in dropped
-    ]
-    return ConvertedTask(task.key, task.digest, task.names, None, counted, (*task.tally.losses, *losses), task.photos)
+    counted["notes", SEVERAL_LABELS] += several
+    return ConvertedTask(task.key, task.digest, task.names, None, counted, losses, task.photos)

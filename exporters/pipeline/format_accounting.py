@@ -124,12 +124,22 @@ class FormatAccountant:
     def _kept_regions(self, name: str, indices: Iterable[int]) -> set[tuple[int, int]]:
         """Return the regions of which a format has an object: (image index, region number)."""
         return {
-            (index, obj.number)
+            (index, number)
             for index in indices
-            if index in self._block.items
-            for obj in self._block.items[index].objects
-            if obj.id not in self._refused[index, name]
+            for object_id, number in self._regions(index)
+            if object_id not in self._refused[index, name]
         }
+
+    def _regions(self, index: int) -> list[tuple[int, int]]:
+        """Return the id and the region number of each object of an image; none if each region has one object."""
+        if index in self._block.items:
+            return [(obj.id, obj.number) for obj in self._block.items[index].objects]
+        columns, image = self._block.columns, self._columnar[index]
+        assert columns is not None
+        if columns.regions is None:
+            return []
+        rows = range(columns.first[image], columns.first[image + 1])
+        return [(int(columns.ids[row]), columns.number(row)) for row in rows]
 
     def _images_by_task(self) -> dict[int, list[int]]:
         """Return the image indices of each task that has images."""
@@ -158,7 +168,7 @@ class FormatAccountant:
                         counted["format", fmt.name, "converted", line] += number
                 refused = self._refused.get((index, fmt.name), {})
                 if index in self._columnar:
-                    objects, regions = self._count_objects(self._columnar[index], refused)
+                    objects, regions = self._count_objects(index, refused)
                     for kind, change in enumerate(fmt.implicit_conversions):
                         if change:
                             counted["format", fmt.name, "converted", change] += self._count_kind(
@@ -172,25 +182,27 @@ class FormatAccountant:
                 counted["format", fmt.name, "regions"] += regions
         return counted
 
-    def _count_objects(self, image: int, refused: Mapping[int, str]) -> tuple[int, int]:
+    def _count_objects(self, index: int, refused: Mapping[int, str]) -> tuple[int, int]:
         """Return the numbers of objects and of regions of a columnar image that were not refused."""
-        columns = self._block.columns
+        columns, image = self._block.columns, self._columnar[index]
         assert columns is not None
         objects = columns.first[image + 1] - columns.first[image]
-        if columns.points is None:
-            return objects - len(refused), objects - len(refused)
-        first, last = columns.points.first[image : image + 2]
-        points = sum(int(number) in refused for number in columns.points.ids[first:last]) if refused else 0
+        first, last = columns.points.first[image : image + 2] if columns.points else (0, 0)
+        ids = columns.points.ids[first:last].tolist() if columns.points and refused else ()
+        points = sum(number in refused for number in ids)
         objects -= len(refused) - points
-        return objects, objects + last - first - points
+        regions = len({number for obj, number in self._regions(index) if obj not in refused}) or objects
+        return objects, regions + last - first - points
 
     def _columnar_metadata(self, index: int) -> Counter[tuple[str, str]]:
         """Like `_metadata_counts`, of a columnar image."""
         columns, image = self._block.columns, self._columnar[index]
         assert columns is not None
         counts: Counter[tuple[str, str]] = Counter({("images", IMAGE_FIELDS): int(index in self._block.coco_fields)})
-        for notes in columns.metadata.notes[columns.first[image] : columns.first[image + 1]]:
-            if notes is not None:
+        rows = range(columns.first[image], columns.first[image + 1]) if columns.metadata.notes else ()
+        for row in rows:
+            notes = columns.metadata.notes[row]
+            if notes is not None and columns.number(row) == columns.ids[row]:
                 for what, number in zip((FLAGS, ATTRIBUTES, NOTES), notes.counts, strict=True):
                     counts["regions", what] += number
         return +counts

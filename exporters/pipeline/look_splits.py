@@ -15,7 +15,6 @@ from exporters.convert.task_images import task_images
 from exporters.dataset.shards import read_table
 from exporters.errors import DatasetDamaged
 from exporters.look.cache import FingerprintCache, cache_file, identity_of
-from exporters.look.fingerprint import Fingerprint
 from exporters.look.reader import ImageLocation, read_fingerprints
 from exporters.look.twins import find_twins
 from exporters.model.file_names import hash_key, public_url
@@ -32,7 +31,6 @@ from labelloop.service.store import Store
 
 # Share of the images in one group of twins from which the splits mean little.
 _TOO_LARGE = 0.2
-_BATCH = 256
 
 Progress = Callable[[int, int | None], None]
 
@@ -78,15 +76,15 @@ def split_by_look(
         return LookSplits(notes=(*notes, "--group-by look: no annotated task has an image, so nothing is grouped"))
     with FingerprintCache(cache_file(store.url, settings.home)) as cache, scratch_folder() as scratch:
         cache.fetch(store)
-        read = _read(cache, images, settings, progress)
-        if read.new and (reason := cache.publish(store, read.new)):
+        new, failures = _read(cache, images, settings, progress)
+        if new and (reason := cache.publish(store, new)):
             notes.append(f"fingerprints of images are kept on this machine only: {reason}")
         thumbnails, sizes = cache.load(images.identities, scratch / "thumbnails")
         readable = np.flatnonzero(sizes.all(axis=1))
         groups = find_twins(thumbnails, among=readable).groups(len(sizes))
-    if read.failures:
-        first = read.failures[0].rstrip(".")
-        notes.append(f"{len(read.failures):,} images could not be read and are split by their own address: {first}")
+    if failures:
+        first = failures[0].rstrip(".")
+        notes.append(f"{len(failures):,} images could not be read and are split by their own address: {first}")
     return _assign(images, groups, policy, published, notes)
 
 
@@ -139,32 +137,19 @@ class _SourceImages:
                     yield task, image.url
 
 
-class _Read(msgspec.Struct):
-    """The identities that got a fingerprint, and why other images cannot be read."""
-
-    new: list[bytes] = []
-    failures: list[str] = []
-
-
-def _read(cache: FingerprintCache, images: _SourceImages, settings: Settings, progress: Progress | None) -> _Read:
-    """Read the images that have no fingerprint."""
+def _read(
+    cache: FingerprintCache, images: _SourceImages, settings: Settings, progress: Progress | None
+) -> tuple[list[bytes], list[str]]:
+    """Read the images that have no fingerprint: the identities that got one, and why others cannot be read."""
     missing = cache.missing(images.identities)
-    read = _Read()
-    batch: list[tuple[bytes, Fingerprint]] = []
-    outcomes = read_fingerprints(images.locations(set(missing)), settings, count=len(missing))
-    for done, (position, outcome) in enumerate(outcomes, start=1):
-        if isinstance(outcome, str):
-            read.failures.append(outcome)
-        else:
-            batch.append((images.identities[position], outcome))
-            read.new.append(images.identities[position])
-        if len(batch) >= _BATCH:
-            cache.add(batch)
-            batch = []
-        if progress:
-            progress(done, len(missing))
-    cache.add(batch)
-    return read
+    failures: list[str] = []
+    new = cache.add_read(
+        read_fingerprints(images.locations(set(missing)), settings, count=len(missing)),
+        images.identities,
+        failed=lambda _, reason: failures.append(reason),
+        progress=lambda done: progress(done, len(missing)) if progress else None,
+    )
+    return new, failures
 
 
 def _assign(

@@ -151,7 +151,7 @@ def read_annotation_json(source: Mapping[str, Any]) -> Annotation:
     return Annotation(
         id=_number_of(get("id")),
         results=_results(get("result"), malformed),
-        completed_by=_person(get("completed_by")),
+        completed_by=person_id(get("completed_by")),
         was_cancelled=_is_set(get("was_cancelled")),
         ground_truth=_is_set(get("ground_truth")),
         created_at=text_or_empty(get("created_at")),
@@ -238,7 +238,7 @@ def _number_of(value: object) -> int | None:
     return integer_or_none(value)
 
 
-def _person(value: object) -> int | None:
+def person_id(value: object) -> int | None:
     """The annotator's id; a user known only by name gets a stable id below ``MAX_SYNTHETIC_ID``."""
     number = _reference(value)
     if number is not None:

@@ -19,8 +19,10 @@ from labelloop.labeling.geometry.shapes import Polygon, Rectangle
 
 CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
 <Label value="car"/><Label value="bus"/></RectangleLabels>
-<PolygonLabels name="shape" toName="image"><Label value="car"/>
-</PolygonLabels>{more}</View>"""
+<PolygonLabels name="shape" toName="image"><Label value="car"/></PolygonLabels>
+<EllipseLabels name="round" toName="image"><Label value="car"/></EllipseLabels>
+<Choices name="weather" toName="image"><Choice value="day"/></Choices><TextArea name="caption" toName="image"/>
+{more}</View>"""
 
 
 IMAGE_FORMATS = (
@@ -75,6 +77,10 @@ def mixture(build, seed):
                 build.ellipse(30, 30, 10, 5, id=name),
                 build.result("choices", {"choices": ["day"]}, id=name, from_name="weather"),
                 build.keypoint(5, 5, id=name),
+                build.ellipse(30, 30, 10, 5, id=name, from_name="round"),
+                build.result("textarea", {"text": ["a caption"]}, id=name, from_name="caption"),
+                {"type": "relation", "from_id": "r0", "to_id": "r1", "direction": "right"},
+                {key: value for key, value in box.items() if key != "from_name"},
             ]
         )
 
@@ -85,7 +91,10 @@ def mixture(build, seed):
             width = rng.choice([90_000, 99_999, 100_000])
             results = [result | {"original_width": width, "original_height": 20} for result in results]
         annotation = build.annotation(*results, number=number, was_cancelled=rng.random() < 0.05)
-        more = [build.annotation(shape("r0"), number=900 + number, day=2)] if rng.random() < 0.1 else []
+        more = [build.annotation(shape("r0"), number=900 + number, day=2)] if rng.random() < 0.2 else []
+        more += [build.annotation(odd("r0"), shape("x"), number=800 + number)] if rng.random() < 0.2 else []
+        for other in more:
+            other.update(rng.choice([{}, {"completed_by": {"id": 5}}, {"id": None}, {"was_cancelled": True}]))
         image = rng.choice(
             [None, None, None, f"https://h/{number}.jpg?X-Amz-Signature=a", "s3://b/same.jpg", "", "s3://b/é.jpg"]
         )
@@ -138,6 +147,10 @@ def answered(build, seed):
         if rng.random() < 0.2:
             stars = rng.choice([3, 3.0, 4.5])
             results.append(attach(shape, "rating", "stars", rating=stars) | {"score": rng.choice([None, 0.25])})
+        if rng.random() < 0.2:
+            results[0]["value"] |= {shape["type"]: ["car", "bus", "new"]} if len(results) == 1 else {}
+            several = [["car", "bus"], ["bus", "bus"], ["bus", "new"], []]
+            results[-1]["value"] |= {"labels": rng.choice(several)} if results[-1]["type"] == "labels" else {}
         if rng.random() < 0.15:
             meta = rng.choice(
                 [{"text": ["a note"]}, {"text": ["difficult, pose: Left"], "key": 1}, {"attributes": {"a": 1}}]
@@ -172,6 +185,8 @@ def answered(build, seed):
             rng.shuffle(results)
         if rng.random() < 0.1:
             results.append(build.result("choices", {"choices": ["day"]}, id="c", from_name="state"))
+        if rng.random() < 0.2:
+            results.append(build.result("choices", {"choices": ["day"]}, id="d", from_name="weather"))
         if rng.random() < 0.1 and len(results) > 1:
             results[1] |= {"id": "r0"}
         tasks.append(build.task(number, build.annotation(*results, number=number)))
@@ -185,20 +200,25 @@ def general_converter(rules, classes, *, registry, sizes, copier=None):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    ("config", "made"),
-    [(CONFIG.format(more=""), mixture), (None, mixture), (ANSWERED, answered), (None, answered)],
+    ("config", "made", "more"),
+    [
+        (CONFIG.format(more=""), mixture, {}),
+        (None, mixture, {"group_by": "folder"}),
+        (ANSWERED, answered, {}),
+        (None, answered, {"annotation": "user:1"}),
+    ],
     ids=["config", "no config", "answered", "answered, no config"],
 )
-def test_both_ways_give_the_same_bytes(run, build, monkeypatch, seed, config, made):
+def test_both_ways_give_the_same_bytes(run, build, monkeypatch, seed, config, made, more):
     tasks = made(build, seed)
     formats = tuple(name for name in FORMATS if name in IMAGE_FORMATS and (made is answered or "pose" not in name))
-    options = {"label_config": config, "formats": formats, "split": "train=.5,val=.3,test=.2"}
+    options = {"label_config": config, "formats": formats, "split": "train=.5,val=.3,test=.2"} | more
     drafts = []
     read = FastTaskDecoder.decode
     with monkeypatch.context() as patch:
         patch.setattr(FastTaskDecoder, "decode", lambda self, texts: drafts.append(read(self, texts)) or drafts[-1])
         usual = run(tasks, to="usual", **options)
-    assert sum(draft is not None for draft in drafts[0].tasks) > (20 if made is answered else 10)
+    assert sum(draft is not None for draft in drafts[0].tasks) > (30 if made is answered else 10)
     with monkeypatch.context() as patch:
         patch.setattr("exporters.pipeline.task_converter.make_converter", general_converter)
         exact = run(tasks, to="exact", **options)
