@@ -13,7 +13,6 @@ from exporters.check.findings import CheckReport, DatasetFinding, ShownImage
 from exporters.check.images import CheckedDataset, CheckedImage
 from exporters.check.opinion import SecondOpinion, ask_for_opinion
 from exporters.look.cache import FingerprintCache, cache_file
-from exporters.look.fingerprint import Fingerprint
 from exporters.look.reader import ImageLocation, read_fingerprints
 from exporters.look.twins import Twins, find_twins
 from labelloop.labeling.splits import SPLITS
@@ -22,8 +21,6 @@ from labelloop.service.datasets.files import is_image_name
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 
-# Fingerprints written to the cache at once.
-_BATCH = 256
 # Share of the images with a look-alike in the same scene from which the data set counts as frames of fixed cameras.
 _FRAMES = 0.3
 
@@ -180,24 +177,17 @@ class _Looks:
     def _read_missing(
         self, cache: FingerprintCache, missing: list[int], identities: list[bytes], progress: Progress | None
     ) -> list[bytes]:
-        new: list[bytes] = []
-        batch: list[tuple[bytes, Fingerprint]] = []
         outcomes = read_fingerprints(
             self._jobs(set(missing)), self._settings, count=len(missing), workers=self._options.workers
         )
-        for done, (position, outcome) in enumerate(outcomes, start=1):
-            if isinstance(outcome, str):
-                self._report.add(DatasetFinding("image-unreadable", outcome, 0.0, (ShownImage(position),)))
-            else:
-                batch.append((identities[position], outcome))
-                new.append(identities[position])
-            if len(batch) >= _BATCH:
-                cache.add(batch)
-                batch = []
-            if progress:
-                progress(done, len(missing))
-        cache.add(batch)
-        return list(dict.fromkeys(new))
+        return cache.add_read(
+            outcomes,
+            identities,
+            failed=lambda position, reason: self._report.add(
+                DatasetFinding("image-unreadable", reason, 0.0, (ShownImage(position),))
+            ),
+            progress=lambda done: progress(done, len(missing)) if progress else None,
+        )
 
     def _jobs(self, missing: set[int]) -> Iterator[tuple[int, ImageLocation]]:
         for position, image in enumerate(_images(self._dataset)):

@@ -8,7 +8,7 @@ A fingerprint is computed once per identity. With a data set, each check adds on
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +26,8 @@ _FORM = 1
 _PER_FILE = 20_000
 _MAX_FILES = 32
 _BATCH = 500
+# Fingerprints written at once while images are read.
+_WRITTEN = 256
 
 Entry = tuple[bytes, Fingerprint]
 
@@ -79,6 +81,40 @@ class FingerprintCache:
         rows = ((key, look.width, look.height, look.thumbnail.tobytes()) for key, look in entries)
         with self._database:
             self._database.executemany("INSERT OR IGNORE INTO look VALUES (?, ?, ?, ?)", rows)
+
+    def add_read(
+        self,
+        outcomes: Iterable[tuple[int, Fingerprint | str]],
+        identities: Sequence[bytes],
+        *,
+        failed: Callable[[int, str], None],
+        progress: Callable[[int], None],
+    ) -> list[bytes]:
+        """Store fingerprints while images are read.
+
+        Args:
+            outcomes: Position of each image with its fingerprint, or why it cannot be read: `read_fingerprints`.
+            identities: Identities of the images by position.
+            failed: Called with the position and the reason of an image that cannot be read.
+            progress: Called with the number of images read so far.
+
+        Returns:
+            The identities that got a fingerprint, each once.
+        """
+        added: dict[bytes, None] = {}
+        batch: list[Entry] = []
+        for done, (position, outcome) in enumerate(outcomes, start=1):
+            if isinstance(outcome, str):
+                failed(position, outcome)
+            else:
+                batch.append((identities[position], outcome))
+                added[identities[position]] = None
+            if len(batch) >= _WRITTEN:
+                self.add(batch)
+                batch = []
+            progress(done)
+        self.add(batch)
+        return list(added)
 
     def load(self, identities: Sequence[bytes], to: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Collect the fingerprints of images.
