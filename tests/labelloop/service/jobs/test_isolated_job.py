@@ -72,8 +72,14 @@ def test_outcome_of_an_isolated_job(code, kind, reason):
 def test_a_job_that_hangs_is_ended_with_its_children(tmp_path, wait_until):
     pid = tmp_path / "pid"
     code = f"p = __import__('subprocess').Popen(['sleep', '600']); open({str(pid)!r}, 'w').write(str(p.pid)); p.wait()"
-    outcome = IsolatedJobRunner(COMMAND, 1024 * MIB, 3.0).run(claim_of(code))
-    assert (outcome.kind, outcome.reason) == ("killed", "did not end within 3 s (LABELLOOP_JOB_ISOLATED_S)")
+    for limit in (3.0, 60.0):  # a busy machine may need more than 3 s to start the process
+        outcome = IsolatedJobRunner(COMMAND, 1024 * MIB, limit).run(claim_of(code))
+        assert (outcome.kind, outcome.reason) == (
+            "killed",
+            f"did not end within {limit:.0f} s (LABELLOOP_JOB_ISOLATED_S)",
+        )
+        if pid.exists() and pid.read_text():
+            break
 
     def gone():
         stat = Path(f"/proc/{pid.read_text()}/stat")
