@@ -291,7 +291,7 @@ def test_stages_of_the_architecture_are_those_of_the_contracts():
 
 
 # Names of other programs' own files that pages quote.
-FOREIGN = {"ann_file", "img_path"}
+FOREIGN = {"ann_file", "cls_8", "date_captured", "img_path", "kps_32"}
 
 
 def test_names_that_pages_quote_are_in_the_code():
@@ -301,7 +301,10 @@ def test_names_that_pages_quote_are_in_the_code():
     known = FOREIGN.union(*(re.findall(r"\w*_\w*", file.read_text(encoding="utf-8")) for file in files))
     pages = [page for page in (ROOT / "docs").rglob("*.md") if page.name != "image-templates.md"]
     quoted = {
-        (name, page.name) for page in pages for name in mentioned(page) if re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", name)
+        (name, page.name)
+        for page in pages
+        for name in mentioned(page)
+        if re.fullmatch(r"(?!labelloop_)[a-z]+(_[a-z0-9]+)+", name)
     }
     assert len(quoted) > 200
     assert sorted(item for item in quoted if item[0] not in known) == []
