@@ -233,7 +233,7 @@ def _test_split(images: Sequence[LocalImage], test_list: Path) -> tuple[list[Loc
     return [image for image in images if image.name not in kept], named
 
 
-class Shown:
+class TrainingBar:
     """The progress bar of a training."""
 
     def __init__(self, bar: Progress, task: TaskID) -> None:
@@ -256,10 +256,10 @@ class Shown:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Shown]:
+def _progress(console: Console) -> Iterator[TrainingBar]:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        yield Shown(bar, bar.add_task("opening the model", total=None))
+        yield TrainingBar(bar, bar.add_task("opening the model", total=None))
 
 
 def _stopped(console: Console, status: int) -> None:

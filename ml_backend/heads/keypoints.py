@@ -22,7 +22,14 @@ from ml_backend.checksums import file_checksum
 from ml_backend.heads.base import FitInput, HeadExample, HeadKind, HeadResult, ImagePrediction, Pixels
 from ml_backend.heads.crop_features import CHANNELS, CropFrame, crop_backbone
 from ml_backend.heads.example_cache import ExampleCache
-from ml_backend.heads.point_model import FittedPoints, Located, PointExamples, PointModel, correct_points, fit_points
+from ml_backend.heads.point_model import (
+    FittedPoints,
+    PointEstimates,
+    PointExamples,
+    PointModel,
+    correct_points,
+    fit_points,
+)
 from ml_backend.inference.detector import embedded_model
 
 FORMAT = 1
@@ -385,7 +392,7 @@ def _features(frames: Sequence[CropFrame], pixels: Pixels, width: int, side: int
     return crop_backbone(side).features(crops)
 
 
-def _located(model: PointModel, frames: Sequence[CropFrame], pixels: Pixels | None, width: int) -> Located:
+def _located(model: PointModel, frames: Sequence[CropFrame], pixels: Pixels | None, width: int) -> PointEstimates:
     features = _features(frames, pixels, width, model.side) if pixels is not None and model.has_heat_maps else None
     return model.locate(features, len(frames))
 

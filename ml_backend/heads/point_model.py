@@ -72,8 +72,8 @@ class PointExamples:
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
-    """Located points of n objects, each with k points.
+class PointEstimates:
+    """Estimated points of n objects, each with k points.
 
     Attributes:
         points: (n, k, 2) float64 in crop coordinates.
@@ -117,7 +117,7 @@ class PointModel:
         """Whether points are found on the image; else they are the mean shape."""
         return bool(self.weights.size)
 
-    def locate(self, features: npt.NDArray[np.float16] | None, count: int) -> Located:
+    def locate(self, features: npt.NDArray[np.float16] | None, count: int) -> PointEstimates:
         """Locate the points of objects.
 
         Args:
@@ -128,10 +128,10 @@ class PointModel:
             deviations = np.sqrt(np.diag(self.covariance).reshape(-1, 2).sum(1))
             shape = (count, len(self.labels))
             points = np.broadcast_to(self.mean, (*shape, 2)).copy()
-            return Located(points, np.zeros(shape), np.broadcast_to(deviations, shape).copy())
+            return PointEstimates(points, np.zeros(shape), np.broadcast_to(deviations, shape).copy())
         return locate(_heat_maps(features, self.weights), self.mean, self.covariance)
 
-    def confidence(self, located: Located) -> tuple[Floats, Floats]:
+    def confidence(self, located: PointEstimates) -> tuple[Floats, Floats]:
         """(n, k) float64 probability that each point is labelled, and that it is correct where it is."""
         presence = expit(_signals(located, self.present) @ self.presence)
         return presence, expit(_signals(located, self.accuracy) @ self.correctness)
@@ -149,7 +149,7 @@ class FittedPoints:
     """
 
     model: PointModel
-    located: Located
+    located: PointEstimates
     correct: npt.NDArray[np.bool_]
     pck: dict[str, float]
 
@@ -165,9 +165,9 @@ def fit_points(examples: PointExamples, labels: Sequence[str], side: int) -> Fit
     folds = _folds(examples.groups)
     sums = _GramSums(examples)
     everything = np.arange(len(examples))
-    candidates: dict[float | None, Located] = {}
+    candidates: dict[float | None, PointEstimates] = {}
     for penalty in (None, *PENALTIES):
-        parts: list[Located] = []
+        parts: list[PointEstimates] = []
         for fold in range(int(folds.max()) + 1):
             train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             mean, covariance = shape_prior(examples.points[train])
@@ -175,7 +175,7 @@ def fit_points(examples: PointExamples, labels: Sequence[str], side: int) -> Fit
             bare = _bare(labels, side, mean, covariance, weights)
             parts.append(bare.locate(examples.features[test] if penalty is not None else None, len(test)))
         order = np.argsort(np.concatenate([np.flatnonzero(folds == fold) for fold in range(int(folds.max()) + 1)]))
-        candidates[penalty] = Located(
+        candidates[penalty] = PointEstimates(
             *(np.concatenate([getattr(part, name) for part in parts])[order] for name in ("points", "peaks", "spread"))
         )
     correct = {penalty: correct_points(fold_model.points, examples) for penalty, fold_model in candidates.items()}
@@ -213,7 +213,7 @@ def shape_prior(points: Floats) -> tuple[Floats, Floats]:
     return mean, np.asarray(covariance, np.float64)
 
 
-def locate(maps: Floats, mean: Floats, covariance: Floats) -> Located:
+def locate(maps: Floats, mean: Floats, covariance: Floats) -> PointEstimates:
     """Locate points on heat maps (n, k, grid, grid) with a shape prior.
 
     The heat maps under a broad prior give each point's evidence as a Gaussian; evidence and shape prior are fused; then
@@ -239,7 +239,7 @@ def locate(maps: Floats, mean: Floats, covariance: Floats) -> Located:
     cells = np.clip((mode * grid).astype(int), 0, grid - 1)
     rows, columns = np.ogrid[: len(maps), :points]
     peaks = maps[rows, columns, cells[..., 1], cells[..., 0]]
-    return Located(mode, peaks, np.sqrt(np.trace(posterior_spread, axis1=2, axis2=3)))
+    return PointEstimates(mode, peaks, np.sqrt(np.trace(posterior_spread, axis1=2, axis2=3)))
 
 
 def _peak(
@@ -349,7 +349,7 @@ def _bare(
 
 
 def _calibrated(
-    model: PointModel, located: Located, correct: npt.NDArray[np.bool_], examples: PointExamples
+    model: PointModel, located: PointEstimates, correct: npt.NDArray[np.bool_], examples: PointExamples
 ) -> PointModel:
     """Add the probabilities, fitted on out-of-fold points."""
     labelled = examples.labelled
@@ -363,7 +363,7 @@ def _calibrated(
     return replace(model, presence=presence, correctness=right)
 
 
-def _signals(located: Located, rates: Floats) -> Floats:
+def _signals(located: PointEstimates, rates: Floats) -> Floats:
     """(n, k, 4): 1, logit of the point's own rate, heat map at the point, log of its spread."""
     own = np.broadcast_to(logit(np.clip(rates, 0.01, 0.99)), located.peaks.shape)
     spread = np.log(np.maximum(located.spread, 1e-4)) + 3

@@ -16,7 +16,7 @@ from qc_webhooks.annotators.error_rates import (
     find_sloppy,
     presence_rates,
 )
-from qc_webhooks.annotators.questions import Asked
+from qc_webhooks.annotators.questions import QuestionAnswers
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 Floats = NDArray[np.float64]
@@ -33,7 +33,7 @@ Rates = Mapping[tuple[str, Measure], Sequence[ErrorRate]]
 
 def error_rates_of(
     tasks: Sequence[TaskFacts],
-    questions: Sequence[Asked],
+    questions: Sequence[QuestionAnswers],
     explained: Mapping[int, Floats],
     found: Sequence[Diagnosis],
     without: Collection[int],

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qc_webhooks.annotators.explanations import MIN_ANSWERS, extras_limit, fit_persons, read_groups, split
-from qc_webhooks.annotators.questions import MAX_ITEMS, Asked
+from qc_webhooks.annotators.questions import MAX_ITEMS, QuestionAnswers
 from qc_webhooks.annotators.work_habits import EdgeOffsets, edge_offsets
 from qc_webhooks.verdict.task_facts import RegionFacts, TaskFacts
 
@@ -49,7 +49,7 @@ class ContentSplit:
     shares: tuple[float, float, float, float]
 
 
-def find_content_split(asked: Asked, *, unit: str = "pixels") -> ContentSplit | None:
+def find_content_split(asked: QuestionAnswers, *, unit: str = "pixels") -> ContentSplit | None:
     """The content of objects that separates annotators best; None where none does.
 
     Args:
@@ -74,7 +74,7 @@ def find_content_split(asked: Asked, *, unit: str = "pixels") -> ContentSplit | 
     return None if best is None else best[1]
 
 
-def describe_open(asked: Asked, weights: Floats, *, unit: str = "pixels") -> str:
+def describe_open(asked: QuestionAnswers, weights: Floats, *, unit: str = "pixels") -> str:
     """The content that most of the open items have and few others; empty where none is known.
 
     Args:
@@ -91,7 +91,7 @@ def describe_open(asked: Asked, weights: Floats, *, unit: str = "pixels") -> str
     return name
 
 
-def _contents(asked: Asked, unit: str) -> Iterator[tuple[str, str, tuple[float, float], Booleans]]:
+def _contents(asked: QuestionAnswers, unit: str) -> Iterator[tuple[str, str, tuple[float, float], Booleans]]:
     """(content in words, label, range of the area, items of it) of every content that is tried."""
     labels = np.array(asked.labels)
     names, counts = np.unique(labels, return_counts=True)
@@ -125,7 +125,7 @@ def _gain(yes: Floats, no: Floats, inner: Floats, outer: Floats) -> float:
 
 
 def _read(
-    asked: Asked, yes: Floats, no: Floats, inner: Floats, outer: Floats
+    asked: QuestionAnswers, yes: Floats, no: Floats, inner: Floats, outer: Floats
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, float, float, float]] | None:
     groups = read_groups(asked, inner)
     if groups is None:

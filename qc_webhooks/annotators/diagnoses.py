@@ -22,7 +22,7 @@ from qc_webhooks.annotators.diagnosis import (
 )
 from qc_webhooks.annotators.error_rates import MIN_ITEMS
 from qc_webhooks.annotators.explanations import may_be_camps
-from qc_webhooks.annotators.questions import Asked, questions_of
+from qc_webhooks.annotators.questions import QuestionAnswers, questions_of
 from qc_webhooks.annotators.splits import border_diagnosis, measure_of, question_text, sides_of, split_of
 from qc_webhooks.annotators.work_habits import find_click_through, find_copiers
 from qc_webhooks.verdict.task_facts import TaskFacts
@@ -91,7 +91,7 @@ def _clicked_through(tasks: Sequence[TaskFacts]) -> Iterator[Diagnosis]:
 
 
 def _unexplained(
-    questions: Sequence[Asked], explained: Mapping[int, Floats], rates: Rates, found: Sequence[Diagnosis]
+    questions: Sequence[QuestionAnswers], explained: Mapping[int, Floats], rates: Rates, found: Sequence[Diagnosis]
 ) -> list[Diagnosis]:
     """Disagreement that no split and no annotator explains: a hard call, or not enough evidence."""
     diagnoses: dict[tuple[str, str], Diagnosis] = {}
@@ -128,7 +128,7 @@ def _unexplained(
     return list(diagnoses.values())
 
 
-def _rest(asked: Asked, covered: Floats, without: Sequence[int]) -> Asked:
+def _rest(asked: QuestionAnswers, covered: Floats, without: Sequence[int]) -> QuestionAnswers:
     """The question without the items that a split covers and without some annotators."""
     kept = covered < 0.5
     columns = [column for column, who in enumerate(asked.people) if who not in without]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qc_webhooks.annotators.explanations import extras_limit, fit_persons, split
-from qc_webhooks.annotators.questions import MAX_ITEMS, Asked, answer_name
+from qc_webhooks.annotators.questions import MAX_ITEMS, QuestionAnswers, answer_name
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 Floats = NDArray[np.float64]
@@ -61,7 +61,7 @@ class ErrorRate:
         return float(betaincinv(errors + 0.5, max(n - errors, 0.0) + 0.5, chance))
 
 
-def presence_rates(asked: Asked, left_out: Floats) -> tuple[tuple[ErrorRate, ...], tuple[ErrorRate, ...]]:
+def presence_rates(asked: QuestionAnswers, left_out: Floats) -> tuple[tuple[ErrorRate, ...], tuple[ErrorRate, ...]]:
     """(misses, extra regions) of each annotator.
 
     Args:

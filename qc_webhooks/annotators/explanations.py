@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qc_webhooks.annotators.questions import NOT_ASKED, Asked
+from qc_webhooks.annotators.questions import NOT_ASKED, QuestionAnswers
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -102,7 +102,7 @@ class _Patterns:
         return float(self.counts @ _log_sum(fit.log_likelihoods(self.yes, self.no)))
 
 
-def split(asked: Asked) -> tuple[Floats, Floats]:
+def split(asked: QuestionAnswers) -> tuple[Floats, Floats]:
     """Indicators of the answers 1 and of the answers 0, each ``(items, annotators)``."""
     return (asked.answers == 1).astype(np.float64), (asked.answers == 0).astype(np.float64)
 
@@ -112,7 +112,7 @@ def fit_persons(yes: Floats, no: Floats, most_extras: float = 1.0) -> LatentFit:
     return _fit(_Patterns.of(yes, no), None, most_extras)
 
 
-def extras_limit(asked: Asked) -> float:
+def extras_limit(asked: QuestionAnswers) -> float:
     """Highest P(1 | true answer 0) of an annotator.
 
     What is no object was marked by one annotator, and by another at most by coincidence. Objects that several mark are
@@ -224,7 +224,7 @@ class Camps:
     z: float
 
 
-def find_camps(asked: Asked) -> Camps | None:
+def find_camps(asked: QuestionAnswers) -> Camps | None:
     """Camps about a question, from the answers alone; None where persons who err explain them as well.
 
     The answers of at least three annotators are needed: with two, groups and errors look the same.
@@ -256,12 +256,14 @@ def find_camps(asked: Asked) -> Camps | None:
     return Camps(first, second, others, open_, gain, z)
 
 
-def may_be_camps(asked: Asked) -> bool:
+def may_be_camps(asked: QuestionAnswers) -> bool:
     """Whether camps explain the answers better, though not beyond chance: then nothing else can be said either."""
     return len(asked.people) >= 3 and _held_out(asked, *split(asked))[0] > MIN_GAIN / 2
 
 
-def read_groups(asked: Asked, weights: Floats) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+def read_groups(
+    asked: QuestionAnswers, weights: Floats
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
     """(those who answer 1, those who answer 0, those with few answers); None where an annotator is inconsistent.
 
     Args:
@@ -285,7 +287,7 @@ def read_groups(asked: Asked, weights: Floats) -> tuple[tuple[int, ...], tuple[i
     return None if wavering > (len(first) + len(second)) / 4 else (tuple(first), tuple(second), tuple(others))
 
 
-def _held_out(asked: Asked, yes: Floats, no: Floats) -> tuple[float, float, list[Booleans]]:
+def _held_out(asked: QuestionAnswers, yes: Floats, no: Floats) -> tuple[float, float, list[Booleans]]:
     """Gain of camps on tasks held out, its z, and the groups that each half of the tasks finds."""
     half = _halves(asked.tasks)
     gains: list[Floats] = []
@@ -323,7 +325,9 @@ def _log_sum(logs: Floats) -> Floats:
     return summed
 
 
-def _same_groups(groups: Sequence[Booleans], asked: Asked, first: Sequence[int], second: Sequence[int]) -> bool:
+def _same_groups(
+    groups: Sequence[Booleans], asked: QuestionAnswers, first: Sequence[int], second: Sequence[int]
+) -> bool:
     """Whether both halves of the tasks place the annotators alike (in either direction)."""
     placed = np.isin(asked.people, [*first, *second])
     wanted = np.isin(asked.people, first)[placed]

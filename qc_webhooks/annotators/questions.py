@@ -30,14 +30,14 @@ MAX_ITEMS = 20_000
 MAX_PAIRS = 12
 # Fewest items with both answers for a pair of labels to be examined.
 MIN_SPLIT_ITEMS = 3
-# In ``Asked.answers``: the annotator did not see the item, or gave a third answer.
+# In ``QuestionAnswers.answers``: the annotator did not see the item, or gave a third answer.
 NOT_ASKED = -1
 
 _ANY = "(any)"
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionAnswers:
     """A question and its answers.
 
     Attributes:
@@ -93,7 +93,7 @@ class _Item:
         return min(counts, key=lambda name: (-counts[name], name))
 
 
-def questions_of(tasks: Sequence[TaskFacts], *, without: Collection[int] = ()) -> tuple[Asked, ...]:
+def questions_of(tasks: Sequence[TaskFacts], *, without: Collection[int] = ()) -> tuple[QuestionAnswers, ...]:
     """All questions of a project.
 
     Args:
@@ -124,13 +124,13 @@ def answer_name(labels: Sequence[str]) -> str:
     return " + ".join(labels) or "(no label)"
 
 
-def _about_objects(control: str, items: Sequence[_Item]) -> Iterator[Asked]:
+def _about_objects(control: str, items: Sequence[_Item]) -> Iterator[QuestionAnswers]:
     rows = [{who: int(who in item.votes) for who in item.viewers} for item in items]
     yield _asked(control, "presence", (_ANY, ABSENT), items, rows)
     yield from _pairs(control, "label", items)
 
 
-def _about_tasks(control: str, items: Sequence[_Item]) -> Iterator[Asked]:
+def _about_tasks(control: str, items: Sequence[_Item]) -> Iterator[QuestionAnswers]:
     if any(len(answer) > 1 for item in items for answer in item.votes.values()):
         tags = Counter(tag for item in items for answer in item.votes.values() for tag in answer)
         for tag, _ in tags.most_common(MAX_PAIRS * 2):
@@ -140,7 +140,7 @@ def _about_tasks(control: str, items: Sequence[_Item]) -> Iterator[Asked]:
     yield from _pairs(control, "answer", items)
 
 
-def _pairs(control: str, kind: QuestionKind, items: Sequence[_Item]) -> Iterator[Asked]:
+def _pairs(control: str, kind: QuestionKind, items: Sequence[_Item]) -> Iterator[QuestionAnswers]:
     """A question for each two labels that are confused."""
     counts: Counter[tuple[str, str]] = Counter()
     for item in items:
@@ -156,7 +156,7 @@ def _pairs(control: str, kind: QuestionKind, items: Sequence[_Item]) -> Iterator
 
 def _asked(
     control: str, kind: QuestionKind, names: tuple[str, str], items: Sequence[_Item], rows: Sequence[Mapping[int, int]]
-) -> Asked:
+) -> QuestionAnswers:
     people = tuple(sorted({who for row in rows for who in row}))
     column = {who: index for index, who in enumerate(people)}
     answers = np.full((len(rows), len(people)), NOT_ASKED, dtype=np.int8)
@@ -164,7 +164,7 @@ def _asked(
         for who, answer in row.items():
             answers[index, column[who]] = answer
     labels = tuple(item.most_frequent for item in items)
-    return Asked(
+    return QuestionAnswers(
         control,
         kind,
         names,

@@ -18,7 +18,7 @@ from qc_webhooks.annotators.explanations import (
     read_groups,
     split,
 )
-from qc_webhooks.annotators.questions import Asked, QuestionKind
+from qc_webhooks.annotators.questions import QuestionAnswers, QuestionKind
 from qc_webhooks.statistics import ABSENT
 
 Floats = NDArray[np.float64]
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 _ONE_WAY = 0.9
 
 
-def split_of(asked: Asked, *, unit: str) -> tuple[Diagnosis | None, Floats]:
+def split_of(asked: QuestionAnswers, *, unit: str) -> tuple[Diagnosis | None, Floats]:
     """The split of a question and the share of each item that it covers."""
     nothing = None, np.zeros(len(asked.answers))
     if int(asked.disputed.sum()) < MIN_OBJECTS:
@@ -60,7 +60,7 @@ def split_of(asked: Asked, *, unit: str) -> tuple[Diagnosis | None, Floats]:
     return nothing
 
 
-def _consistent_in_halves(asked: Asked, weights: Floats) -> bool:
+def _consistent_in_halves(asked: QuestionAnswers, weights: Floats) -> bool:
     """Whether each half of the tasks reads the same groups."""
     ranks = np.unique(asked.tasks, return_inverse=True)[1]
     yes, no = split(asked)
@@ -73,7 +73,7 @@ def _consistent_in_halves(asked: Asked, weights: Floats) -> bool:
 
 
 def _group_diagnosis(
-    asked: Asked,
+    asked: QuestionAnswers,
     weights: Floats,
     groups: tuple[tuple[int, ...], tuple[int, ...]],
     *,
@@ -116,7 +116,7 @@ def _kind_of_groups(
     return None, ()
 
 
-def _content_diagnosis(asked: Asked, found: ContentSplit) -> Diagnosis | None:
+def _content_diagnosis(asked: QuestionAnswers, found: ContentSplit) -> Diagnosis | None:
     kind, who = _kind_of_groups(found.first, found.second, len(asked.people))
     if kind is None:
         return None
@@ -134,7 +134,7 @@ def _content_diagnosis(asked: Asked, found: ContentSplit) -> Diagnosis | None:
     return replace(said, least_area=least, most_area=most if np.isfinite(most) else 0.0)
 
 
-def _two_views(asked: Asked) -> Diagnosis | None:
+def _two_views(asked: QuestionAnswers) -> Diagnosis | None:
     """The two annotators of a project who differ in one direction."""
     disputed = asked.answers[asked.disputed]
     one_way = int((disputed[:, 0] == 1).sum())
@@ -169,7 +169,7 @@ def border_diagnosis(
                measure="borders")  # fmt: skip
 
 
-def question_text(asked: Asked, content: str) -> str:
+def question_text(asked: QuestionAnswers, content: str) -> str:
     """What a question asks, in words; ``content``: the objects that it asks about, empty for some."""
     first, second = asked.names
     if asked.kind == "presence":
@@ -187,12 +187,12 @@ _MEASURE_OF_KIND: Mapping[QuestionKind, Measure] = {
 }
 
 
-def measure_of(asked: Asked) -> Measure:
+def measure_of(asked: QuestionAnswers) -> Measure:
     """What the errors about a question are."""
     return _MEASURE_OF_KIND[asked.kind]
 
 
-def sides_of(asked: Asked, weights: Floats) -> dict[int, tuple[int, int]]:
+def sides_of(asked: QuestionAnswers, weights: Floats) -> dict[int, tuple[int, int]]:
     """Annotator -> number of times each of the two answers was given, over the disputed items of some weight."""
     chosen = (weights > 0.5) & asked.disputed
     answers = asked.answers[chosen]

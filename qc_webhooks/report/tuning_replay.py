@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayedOrders:
     """Arrays of a replay: o orders, t tasks, n annotators (index 0 is the first).
 
     Attributes:
@@ -54,7 +54,7 @@ class Replayed:
     full_error: float
     threshold: float
 
-    def part(self, tasks: NDArray[np.intp]) -> "Replayed":
+    def part(self, tasks: NDArray[np.intp]) -> "ReplayedOrders":
         """The replay of some tasks only."""
         return replace(
             self,
@@ -74,7 +74,7 @@ def replay_orders(
     rng: np.random.Generator,
     progress: Progress | None,
     mosts: Sequence[int] = (),
-) -> Replayed:
+) -> ReplayedOrders:
     evidence = [task.evidence() for task in tasks]
     part_of = rng.permutation(len(tasks)) % _PARTS
     models = [
@@ -113,7 +113,9 @@ def replay_orders(
         if progress is not None:
             progress(index + 1, len(tasks))
     full_error = full_wrong / full_statements if full_statements else 0.0
-    return Replayed(recorded, wrong, statements, gains, same_objects, agreement, mean, full_error, policy.agreement)
+    return ReplayedOrders(
+        recorded, wrong, statements, gains, same_objects, agreement, mean, full_error, policy.agreement
+    )
 
 
 class _Reference:

@@ -12,7 +12,7 @@ from bench.simulated_projects import CAREFUL, CARELESS, TRUTHS, Habit, Shape, ma
 from qc_webhooks.annotators import DIAGNOSES, find_diagnoses
 from qc_webhooks.annotators.error_rates import ErrorRate, find_outliers
 from qc_webhooks.annotators.explanations import find_camps
-from qc_webhooks.annotators.questions import Asked
+from qc_webhooks.annotators.questions import QuestionAnswers
 
 BOXES = Shape(tasks=40)
 
@@ -164,7 +164,7 @@ def test_every_diagnosis_has_its_words():
 
 def asked(answers):
     count = len(answers)
-    return Asked("label", "label", ("a", "b"), tuple(range(answers.shape[1])), answers.astype(np.int8),
+    return QuestionAnswers("label", "label", ("a", "b"), tuple(range(answers.shape[1])), answers.astype(np.int8),
                  np.arange(count), np.full(count, np.nan), ("a",) * count)  # fmt: skip
 
 
