@@ -36,7 +36,7 @@ def file_checksum(file: Path) -> str:
     return _checksum(file, state)
 
 
-def verify_file(file: Path, *, fix: str = "") -> None:
+def verify_file(file: Path) -> None:
     """Compare a file with its checksum file; does nothing if there is none.
 
     Raises:
@@ -48,10 +48,10 @@ def verify_file(file: Path, *, fix: str = "") -> None:
         return
     except (OSError, ValueError, IndexError) as error:
         raise ModelDamaged(
-            path=file, reason=f"its checksum file {sidecar_of(file).name} cannot be read ({error})", fix=fix or _FIX
+            path=file, reason=f"its checksum file {sidecar_of(file).name} cannot be read ({error})", fix=_FIX
         ) from None
     if file_checksum(file) != wanted.lower():
-        raise ModelDamaged(path=file, reason=f"its bytes do not match {sidecar_of(file).name}", fix=fix or _FIX)
+        raise ModelDamaged(path=file, reason=f"its bytes do not match {sidecar_of(file).name}", fix=_FIX)
 
 
 _FIX = (

@@ -105,14 +105,14 @@ class ExportPolicy:
         """Whether any trigger is on."""
         return bool(self.every_tasks or self.every_hours or self.at or self.when_done)
 
-    def validated(self, where: str = "") -> "ExportPolicy":
-        """This policy, if it is valid.
+    def validated(self) -> "ExportPolicy":
+        """This policy of the command line, if it is valid.
 
         Raises:
-            ExportPolicyError: A value is invalid; ``where`` is the file, empty for the command line.
+            ExportPolicyError: A value is invalid.
         """
         if faults := list(self._faults()):
-            raise ExportPolicyError(where, faults)
+            raise ExportPolicyError("", faults)
         return self
 
     def _faults(self) -> Iterator[ExportPolicyFault]:

@@ -49,7 +49,7 @@ def new_label_config(requirements: LabelConfigRequirements) -> str:
     """
     view = Element("View")
     SubElement(view, "Image", name="image", value="$image", zoom="true", zoomControl="true")
-    for missing in _missing_labels(requirements, None, "image"):
+    for missing in missing_labels(requirements, None, "image"):
         _add_control(view, missing)
     indent(view)
     return tostring(view, encoding="unicode")
@@ -82,11 +82,6 @@ class MissingLabels(msgspec.Struct, frozen=True):
         named = ", ".join(repr(label) for label in self.labels[:8]) + more
         tag = CONTROL_TAGS[self.kind][0]
         return f"{named} in <{tag} name={self.control!r}>" if self.control else f"a <{tag}> with {named}"
-
-
-def missing_labels(requirements: LabelConfigRequirements, config: LabelConfig, image: str) -> list[MissingLabels]:
-    """The labels that a label config lacks for a data set on one of its image tags."""
-    return _missing_labels(requirements, config, image)
 
 
 def extend_label_config(xml: str, missing: Sequence[MissingLabels], image: str) -> str:
@@ -167,9 +162,10 @@ def image_tag(config: LabelConfig) -> ObjectTag | None:
     return next((tag for tag in config.images if not tag.is_list), None)
 
 
-def _missing_labels(
+def missing_labels(
     requirements: LabelConfigRequirements, config: LabelConfig | None, image: str
 ) -> list[MissingLabels]:
+    """The labels that a label config lacks for a data set on one of its image tags; without a config, all."""
     drawn = {shape: labels for shape, labels in requirements.shapes.items() if shape != "keypoint"}
     points = tuple(dict.fromkeys((*requirements.keypoint_names, *requirements.shapes.get("keypoint", ()))))
     required = [(shape, requirements.labels if config is None else labels) for shape, labels in drawn.items()]

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labelloop.doctor.context import DoctorContext
@@ -26,11 +26,7 @@ class DoctorReport:
 
 
 def diagnose(
-    context: DoctorContext,
-    checks: Mapping[str, DoctorCheck],
-    *,
-    timeout_s: float = TIMEOUT_S,
-    on_finding: Callable[[str, Finding], None] | None = None,
+    context: DoctorContext, checks: Mapping[str, DoctorCheck], *, timeout_s: float = TIMEOUT_S
 ) -> DoctorReport:
     """Run every check that applies.
 
@@ -39,7 +35,6 @@ def diagnose(
         checks: The table, name -> check. Checks of a project are left out if the context has none.
         timeout_s: Seconds that one check may take. A check that hangs is reported and abandoned: its daemon thread
             blocks neither the other checks nor the end of the program.
-        on_finding: Called with each finding as it arrives, for progress.
     """
     pending = {name: check for name, check in checks.items() if context.project_id is not None or not check.project}
     order = tuple(pending)
@@ -50,8 +45,6 @@ def diagnose(
     def finish(name: str, finding: Finding) -> None:
         findings[name] = finding
         deadlines.pop(name, None)
-        if on_finding is not None:
-            on_finding(name, finding)
 
     while pending or deadlines:
         for name in _ready_to_run(pending, findings, order):

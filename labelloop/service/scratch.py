@@ -37,22 +37,19 @@ def scratch_folder(inside: Path | None = None) -> Iterator[Path]:
 
 def leftover_folders(parent: Path) -> list[Path]:
     """Scratch folders below `parent` whose process ended without removing them."""
-    return [folder for folder in parent.glob(f"{PREFIX}*") if folder.is_dir() and not is_in_use(folder, unlocked=True)]
+    return [folder for folder in parent.glob(f"{PREFIX}*") if folder.is_dir() and not is_in_use(folder)]
 
 
-def is_in_use(folder: Path, *, unlocked: bool = False) -> bool:
-    """Whether a running process holds a folder's lock.
+def is_in_use(folder: Path) -> bool:
+    """Whether a running process holds a folder's lock. A folder without one is foreign or just being created: True.
 
     Args:
         folder: A folder that `scratch_folder` may have made.
-        unlocked: The result for a folder without a lock file, which is foreign or just being created.
     """
     try:
         with (folder / LOCK_NAME).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return unlocked
-    except OSError:  # locked, or owned by another user
+    except OSError:  # locked, owned by another user, or without a lock
         return True
     return False
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from labelloop.stack.errors import StackError
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that is free at the time of the call."""
+def free_port() -> int:
+    """A TCP port of the loopback address that is free at the time of the call."""
     with socket.socket() as probe:
-        probe.bind((host, 0))
+        probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 

@@ -342,8 +342,8 @@ class _DuplicateRequest(msgspec.Struct, frozen=True):
 class _LruCache:
     """A thread-safe LRU cache."""
 
-    def __init__(self, most: int = 256) -> None:
-        self._values: LRUCache[Any, Any] = LRUCache(most)
+    def __init__(self) -> None:
+        self._values: LRUCache[Any, Any] = LRUCache(256)
         self._lock = threading.Lock()
 
     def get(self, key: Any) -> Any:

@@ -171,9 +171,8 @@ def newton(
     *,
     row: Row,
     centre: Row,
-    penalty: float = PENALTY,
 ) -> Row:
-    """Minimise weighted log loss + penalty / 2 x |row - centre|^2 by damped Newton steps.
+    """Minimise weighted log loss + `PENALTY` / 2 x |row - centre|^2 by damped Newton steps.
 
     Sums run in single precision, which is enough for a direction; steps and loss are double.
 
@@ -182,13 +181,12 @@ def newton(
         truth: (n,) targets in [0, 1].
         weights: (n,) sample weights.
         row: (d + 1,) initial solution.
-        centre: (d + 1,) centre of the penalty.
-        penalty: Of all weights but the bias, which has `BIAS_PENALTY`.
+        centre: (d + 1,) centre of the penalty, which is `BIAS_PENALTY` for the bias.
 
     Returns:
         (d + 1,) float64.
     """
-    ridge = np.full(len(row), penalty)
+    ridge = np.full(len(row), PENALTY)
     ridge[-1] = BIAS_PENALTY
 
     def logits_of(candidate: Row) -> npt.NDArray[np.float64]:

@@ -223,11 +223,11 @@ def _unchecked(rule: Rule, annotator: int, reason: str) -> Violation:
     return Violation(rule, f"the rule {rule.rule} is not checked: {reason}", annotator, checked=False)
 
 
-def describe_violations(all_violations: Iterable[Violation], *, limit: int = 2) -> list[str]:
+def describe_violations(all_violations: Iterable[Violation]) -> list[str]:
     """Describe each distinct violation in one sentence, blocking ones first."""
     ordered = sorted(all_violations, key=lambda violation: violation.rule.effect != "block")
     texts = list(dict.fromkeys(f"{violation.text[0].upper()}{violation.text[1:]}." for violation in ordered))
-    return texts[:limit] + ([f"And {len(texts) - limit} more against the guideline."] if len(texts) > limit else [])
+    return texts[:2] + ([f"And {len(texts) - 2} more against the guideline."] if len(texts) > 2 else [])
 
 
 def rule_input(answers: Answers) -> RuleInput:

@@ -251,12 +251,12 @@ def detection_statistics(alpha: DetectionAlpha) -> dict[str, Any]:
     }
 
 
-def mean_estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:
+def mean_estimate(values: Sequence[float]) -> Estimate:
     """Mean score over tasks with a bootstrap interval."""
     n = len(values)
     if n < MIN_UNITS:
         return Estimate.insufficient(n)
-    scores, rng = np.array(values), np.random.default_rng(seed)
+    scores, rng = np.array(values), np.random.default_rng(0)
     means = [float(scores[rng.integers(n, size=n)].mean()) for _ in range(RESAMPLES if n < 20_000 else 200)]
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Estimate(float(scores.mean()), low, high, n)

@@ -147,16 +147,15 @@ def summarize_project(
     *,
     title: str = "",
     names: Mapping[int, str] | None = None,
-    latest: int = RECENT_TASKS,
     model: AnnotatorModel | None = None,
 ) -> tuple[ProjectSummary, Replay]:
     """Compute the summary of a project and its arrays for what-if.
 
     Args:
-        tasks: Facts of all tasks, newest first. Iterated once; only the newest are held in memory.
+        tasks: Facts of all tasks, newest first. Iterated once; only the newest `RECENT_TASKS` are held in memory, for
+            reliability and confusion.
         title: The project's title.
         names: Annotator id -> name.
-        latest: Number of newest tasks used for reliability and confusion.
         model: Annotator model. Estimated from the newest tasks where None or where it lacks an answer; that takes a
             third of the time.
     """
@@ -167,7 +166,7 @@ def summarize_project(
         for task in tasks:
             timeline.add(task)
             collected.add_facts(task)
-            if len(recent) < latest:
+            if len(recent) < RECENT_TASKS:
                 recent.append(task)
             yield task
 

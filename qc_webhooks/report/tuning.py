@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.errors import QualityControlError
 from qc_webhooks.policy import Policy
-from qc_webhooks.report.tuning_replay import Progress, Replayed, replay_orders
+from qc_webhooks.report.tuning_replay import Progress, ReplayedOrders, replay_orders
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 Floats = NDArray[np.float64]
@@ -136,7 +136,6 @@ def tune(
     *,
     review_cost: float = REVIEW_COST,
     progress: Progress | None = None,
-    seed: int = 0,
 ) -> Tuning:
     """Find the policy that reaches an error with the fewest labels.
 
@@ -146,13 +145,12 @@ def tune(
         policy: The policy in force; its settings that are not tuned stay.
         review_cost: Labels that one review is worth; 0: no reviewers.
         progress: Called after each task.
-        seed: Of the random orders.
 
     Raises:
         QualityControlError: Too few tasks have enough annotators.
     """
     policy = policy or Policy()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     usable = [item for item in tasks if _is_usable(item)]
     if len(usable) < MIN_TASKS:
         raise QualityControlError(
@@ -237,14 +235,14 @@ class _Candidate(NamedTuple):
     review_below: float | None
 
     @classmethod
-    def of(cls, point: TuningPoint, replayed: Replayed) -> "_Candidate":
+    def of(cls, point: TuningPoint, replayed: ReplayedOrders) -> "_Candidate":
         """The policy of a point."""
         agreement = point.agreement or replayed.threshold
         review = point.review_below if point.reviewers else None
         return cls(point.annotators, point.max_annotators, point.least_gain, agreement, review)
 
 
-def _points(replayed: Replayed, review_cost: float) -> Iterator[TuningPoint]:
+def _points(replayed: ReplayedOrders, review_cost: float) -> Iterator[TuningPoint]:
     """Every policy that is tried, without intervals; among equals, those with the agreement in force come first."""
     for agreement in (replayed.threshold, *(value for value in _AGREEMENTS if value != replayed.threshold)):
         is_in_force = agreement == replayed.threshold
@@ -257,7 +255,7 @@ def _points(replayed: Replayed, review_cost: float) -> Iterator[TuningPoint]:
                         yield stopped.point(_Candidate(annotators, most, gain, agreement, review))
 
 
-def _point(replayed: Replayed, point: TuningPoint) -> TuningPoint:
+def _point(replayed: ReplayedOrders, point: TuningPoint) -> TuningPoint:
     """A policy with its interval."""
     candidate = _Candidate.of(point, replayed)
     return _Stopped.of(replayed, *candidate[:4]).point(candidate, _resamples(len(replayed.recorded)))
@@ -284,7 +282,9 @@ class _Stopped:
     mean: Floats
 
     @classmethod
-    def of(cls, replayed: Replayed, annotators: int, most: int, least_gain: float, agreement: float) -> "_Stopped":
+    def of(
+        cls, replayed: ReplayedOrders, annotators: int, most: int, least_gain: float, agreement: float
+    ) -> "_Stopped":
         """Replay a policy."""
         gains, is_low = replayed.gains[most], replayed.agreement < agreement - 1e-6
         orders, tasks, _ = gains.shape
@@ -356,7 +356,9 @@ def _cost(point: TuningPoint, review_cost: float) -> float:
     return point.labels + review_cost * point.reviewed
 
 
-def _held_out(replayed: Replayed, target: float, review_cost: float, rng: np.random.Generator) -> TuningPoint | None:
+def _held_out(
+    replayed: ReplayedOrders, target: float, review_cost: float, rng: np.random.Generator
+) -> TuningPoint | None:
     """Cost and error where each half of the tasks is measured under the policy that the other half chose."""
     order = rng.permutation(len(replayed.recorded))
     halves = order[::2], order[1::2]

@@ -85,25 +85,17 @@ class AnnotatorModelScheduler:
         engine: The migrated database.
         inbox: Receives the tasks to recheck.
         policy: Returns a project's policy.
-        clock: Returns seconds since 1970.
     """
 
-    def __init__(
-        self,
-        engine: sa.Engine,
-        inbox: Inbox,
-        policy: Callable[[int], Policy],
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._engine, self._inbox, self._policy, self._clock = engine, inbox, policy, clock
+    def __init__(self, engine: sa.Engine, inbox: Inbox, policy: Callable[[int], Policy]) -> None:
+        self._engine, self._inbox, self._policy = engine, inbox, policy
         self._facts, self._models, self._projects = FactStore(engine), AnnotatorModelStore(engine), ProjectStore(engine)
 
     def run(self) -> None:
         """Update the models that are due."""
         for project in [connected.project for connected in self._projects.all()]:
             extent = self._facts.extent(project)
-            if self._models.is_due(project, tasks=extent.tasks, newest=extent.newest, now=self._clock()):
+            if self._models.is_due(project, tasks=extent.tasks, newest=extent.newest, now=time.time()):
                 self.update(project)
 
     def update(self, project: int) -> int:

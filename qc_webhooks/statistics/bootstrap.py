@@ -78,19 +78,18 @@ def resample_count(size: int) -> int:
     return max(_FEWEST, min(RESAMPLES, _WORK // max(size, 1)))
 
 
-def mean_of_tasks(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Estimate:
+def mean_of_tasks(sums: Sequence[float], counts: Sequence[int]) -> Estimate:
     """Mean of values that belong to tasks, with a bootstrap interval over the tasks.
 
     Args:
         sums: Sum of the values of each task.
         counts: Number of values of each task.
-        seed: Seed of the resampling.
     """
     total, number, n = np.array(sums, dtype=float), np.array(counts, dtype=float), len(sums)
     if n < MIN_UNITS:
         return Estimate.insufficient(n)
     value = float(total.sum() / number.sum())
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resample_count(n))
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resample_count(n))
     if total.min() == total.max() and number.min() == number.max() and value in {0.0, 1.0}:
         return proportion_ci(round(value * n), n)  # a bootstrap of equal values has width zero
     means = (draws @ total) / (draws @ number)

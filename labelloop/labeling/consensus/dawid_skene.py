@@ -68,7 +68,6 @@ def dawid_skene(
     *,
     classes: int | None = None,
     pooling: Pooling | None = None,
-    weights: ArrayLike | None = None,
     known_classes: Mapping[int, int] | None = None,
     max_iterations: int = 100,
 ) -> DawidSkene:
@@ -81,15 +80,13 @@ def dawid_skene(
         classes: Number of classes. Default: the largest answer + 1.
         pooling: Shrinkage of raters to the average; None is the paper's maximum likelihood, under which a rater of
             three answers may be perfect or useless.
-        weights: Weight of each answer in the confusion matrices and class frequencies. Default: 1.
         known_classes: Item -> true class; the posterior of these items is fixed.
         max_iterations: Maximum number of EM iterations; it stops earlier on convergence.
     """
     item, rater, answer = (np.asarray(values, dtype=np.intp) for values in (items, raters, answers))
     n, m = int(item.max(initial=-1)) + 1, int(rater.max(initial=-1)) + 1
     k = int(answer.max(initial=-1)) + 1 if classes is None else classes
-    weight = np.ones(len(item)) if weights is None else np.asarray(weights, dtype=np.float64)
-    data = _Data(item, rater, answer, weight, (n, m, k))
+    data = _Data(item, rater, answer, (n, m, k))
     votes: Floats = np.zeros((n, k))
     np.add.at(votes, (item, answer), 1.0)
     # Equation 3.1: initialise with the shares of the answers.
@@ -143,7 +140,6 @@ class _Data(msgspec.Struct, frozen=True):
     item: NDArray[np.intp]
     rater: NDArray[np.intp]
     answer: NDArray[np.intp]
-    weight: Floats
     shape: tuple[int, int, int]
 
 
@@ -151,7 +147,7 @@ def _confusion(posterior: Floats, data: _Data, pooling: Pooling | None) -> Float
     """Equation 2.3: the answers of each rater, distributed over the posterior of the items."""
     _, m, k = data.shape
     counts: Floats = np.zeros((m, k, k))
-    spread = posterior[data.item] * data.weight[:, None]
+    spread = posterior[data.item]
     for truth in range(k):
         np.add.at(counts[:, truth, :], (data.rater, data.answer), spread[:, truth])
     if pooling:
@@ -179,10 +175,10 @@ def _pooled_confusion(counts: Floats, pooling: Pooling) -> Floats:
 def _marginals(posterior: Floats, data: _Data, pooling: Pooling | None) -> Floats:
     """Equation 2.4: class frequencies."""
     mass = np.zeros(data.shape[0])
-    np.maximum.at(mass, data.item, data.weight)
+    mass[data.item] = 1.0
     sums: Floats = mass @ posterior
     if pooling:
-        answers = np.bincount(data.answer, data.weight, data.shape[2]) + 1.0
+        answers = np.bincount(data.answer, minlength=data.shape[2]) + 1.0
         sums = sums + 1.0 + pooling.items * answers / answers.sum()
     marginals: Floats = sums / max(float(sums.sum()), _TINY)
     return marginals

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import Clock, begin_read, database_clock, insert_if_absent
+from labelloop.service.db.engine import begin_read, database_clock, insert_if_absent
 from labelloop.service.jobs.worker_id import is_dead
 
 PERIODIC_LEASES = sa.Table(
@@ -30,10 +30,9 @@ class PeriodicLease:
 class PeriodicLeases:
     """The table of periodic leases, shared by all workers of a database."""
 
-    def __init__(self, engine: sa.Engine, *, lease_s: float, clock: Clock = database_clock) -> None:
+    def __init__(self, engine: sa.Engine, *, lease_s: float) -> None:
         self.engine = engine
         self.lease_s = lease_s
-        self._clock = clock
 
     def wait_s(self, name: str, every_s: float) -> float:
         """Seconds until the job may start: its interval has passed since the last start and no lease is held."""
@@ -41,7 +40,7 @@ class PeriodicLeases:
             row = connection.execute(sa.select(PERIODIC_LEASES).where(PERIODIC_LEASES.c.name == name)).first()
             if row is None:
                 return 0.0
-            now = self._clock(connection)
+            now = database_clock(connection)
         held_s = row.leased_until - now if row.token else 0.0
         return float(max(0.0, row.started_at + every_s - now, held_s))
 
@@ -49,7 +48,7 @@ class PeriodicLeases:
         """Acquire the job's lease; None if it is not due or another worker holds it."""
         token = uuid.uuid4().hex
         with self.engine.begin() as connection:
-            now = self._clock(connection)
+            now = database_clock(connection)
             fresh = {"name": name, "token": "", "worker": "", "leased_until": 0.0, "started_at": 0.0}
             insert_if_absent(connection, PERIODIC_LEASES, fresh, conflict=("name",))
             free = (PERIODIC_LEASES.c.leased_until < now) & (PERIODIC_LEASES.c.started_at <= now - every_s)
@@ -62,7 +61,7 @@ class PeriodicLeases:
     def extend(self, lease: PeriodicLease) -> bool:
         """Extend the lease; False if it was lost."""
         with self.engine.begin() as connection:
-            until = self._clock(connection) + self.lease_s
+            until = database_clock(connection) + self.lease_s
             statement = (
                 sa.update(PERIODIC_LEASES).where(PERIODIC_LEASES.c.token == lease.token).values(leased_until=until)
             )

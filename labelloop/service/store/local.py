@@ -368,5 +368,5 @@ def _remove_if_empty(folder: Path) -> bool:
 
 def _is_leftover(path: Path, before: float) -> bool:
     if (path / LOCK_NAME).exists():
-        return not is_in_use(path, unlocked=True)  # without a lock by now: its process is removing it
+        return not is_in_use(path)  # without a lock by now: its process is removing it
     return is_older(path, before)

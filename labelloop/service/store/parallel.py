@@ -14,26 +14,23 @@ def put_concurrently(
     put: Callable[[str, bytes | Path], object],
     items: Iterable[tuple[str, bytes | Path]],
     progress: Progress | None,
-    *,
-    threads: int = THREADS,
 ) -> int:
     """Write every item; the first error stops it and is raised after the running writes have finished.
 
     Args:
         put: Writes one object; called in several threads.
-        items: Read one by one, at most `2 * threads` ahead of the finished writes.
+        items: Read one by one, at most `2 * THREADS` ahead of the finished writes.
         progress: As in `Store.put_many`; called in the caller's thread.
-        threads: Number of concurrent writes.
 
     Returns:
         The number of objects written.
     """
     done = size = 0
     pending: deque[tuple[Future[object], int]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
         try:
             for key, data in items:
-                if len(pending) >= 2 * threads:
+                if len(pending) >= 2 * THREADS:
                     done, size = _finish_oldest(pending, done, size, progress)
                 length = data.stat().st_size if isinstance(data, Path) else len(data)
                 pending.append((pool.submit(put, key, data), length))

@@ -274,8 +274,6 @@ class TasksApi(StudioClient):
         filters: dict[str, Any] | None,
         ordering: list[str] | None,
         only_ids: Iterable[int] | None,
-        *,
-        fields: str | None = "all",
     ) -> Iterator[msgspec.Raw]:
         if only_ids is not None:
             for ids in _chunks(sorted(set(only_ids)), page_size):
@@ -287,7 +285,7 @@ class TasksApi(StudioClient):
                 project, page_size, {"filters": filters, "ordering": ordering or ["tasks:id"]}
             )
         else:
-            yield from self._pages_by_id(project, page_size, list((filters or {}).get("items", ())), fields)
+            yield from self._pages_by_id(project, page_size, list((filters or {}).get("items", ())), "all")
 
     def _pages_by_id(
         self,
