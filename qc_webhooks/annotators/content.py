@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qc_webhooks.annotators.copied_work import EdgeOffsets, edge_offsets
 from qc_webhooks.annotators.explanations import MIN_ANSWERS, extras_limit, fit_persons, read_groups, split
 from qc_webhooks.annotators.questions import MAX_ITEMS, QuestionAnswers
-from qc_webhooks.annotators.work_habits import EdgeOffsets, edge_offsets
 from qc_webhooks.verdict.task_facts import RegionFacts, TaskFacts
 
 Floats = NDArray[np.float64]

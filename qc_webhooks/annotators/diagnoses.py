@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qc_webhooks.annotators.carelessness import Rates, careless, error_rates_of
 from qc_webhooks.annotators.content import find_border_split, measure_borders
+from qc_webhooks.annotators.copied_work import find_copiers
 from qc_webhooks.annotators.diagnosis import (
     DIAGNOSES,
     MIN_OBJECTS,
@@ -24,7 +25,7 @@ from qc_webhooks.annotators.error_rates import MIN_ITEMS
 from qc_webhooks.annotators.explanations import may_be_camps
 from qc_webhooks.annotators.questions import QuestionAnswers, questions_of
 from qc_webhooks.annotators.splits import border_diagnosis, measure_of, question_text, sides_of, split_of
-from qc_webhooks.annotators.work_habits import find_click_through, find_copiers
+from qc_webhooks.annotators.work_habits import find_click_through
 from qc_webhooks.verdict.task_facts import TaskFacts
 
 Floats = NDArray[np.float64]

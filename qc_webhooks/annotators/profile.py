@@ -10,17 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.consensus.consensus import MATCH_IOU, AnnotatorModel
+from qc_webhooks.annotators.copied_work import DuplicatePair, find_duplicates
 from qc_webhooks.annotators.diagnosis import Diagnosis, named_by_measure
 from qc_webhooks.annotators.drift import Drift, detect_drift
 from qc_webhooks.annotators.reliability import Reliability, rate_annotators
-from qc_webhooks.annotators.work_habits import (
-    DuplicatePair,
-    PrelabelBias,
-    Speed,
-    find_duplicates,
-    measure_prelabel_bias,
-    measure_speed,
-)
+from qc_webhooks.annotators.work_habits import PrelabelBias, Speed, measure_prelabel_bias, measure_speed
 from qc_webhooks.statistics.bootstrap import MIN_UNITS, RESAMPLES, Estimate, proportion_ci
 from qc_webhooks.verdict.task_facts import TaskFacts
 
