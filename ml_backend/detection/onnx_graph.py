@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.detection.cut import CUT, ROWS, CutGrid
+from ml_backend.detection.pixel_operators import pixel_options
 
 # Output with frozen features of the whole image (b, g), which labelloop adds to graphs; no layout reads it.
 IMAGE_FEATURES = "labelloop.image_features"
@@ -81,6 +82,7 @@ class Graph:
         image_features: Whether there is an output `IMAGE_FEATURES`.
         path: The file, for `nodes`; None: unknown.
         cut: Its grid where its input may be a smaller rectangle; its shapes are those for the whole input.
+        known_pixels: `pixels` of an earlier reading of the file, so that it is not parsed again; None: unknown.
     """
 
     inputs: tuple[Tensor, ...]
@@ -89,6 +91,16 @@ class Graph:
     image_features: bool = False
     path: Path | None = None
     cut: CutGrid | None = None
+    known_pixels: Mapping[str, Any] | None = None
+
+    @cached_property
+    def pixels(self) -> Mapping[str, Any]:
+        """Input options that its first operators decide, read on first use; none where `input` is given."""
+        if self.known_pixels is not None:
+            return self.known_pixels
+        if self.path is None or self.image is None or "input" in self.metadata:
+            return {}
+        return pixel_options(self.path, self.image.name)
 
     @cached_property
     def nodes(self) -> Nodes:
@@ -127,7 +139,13 @@ class Graph:
     def channels_last(self) -> bool:
         """Whether the channels are the input's last axis."""
         sides = self.image.shape[-3:] if self.image else ()
-        return bool(sides) and sides[2] == 3 and sides[0] != 3
+        return bool(sides) and sides[2] in {1, 3} and sides[0] not in {1, 3}
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image input; 3 where the graph leaves them open."""
+        sides = self.image.shape[-3:] if self.image else (3, None, None)
+        return (sides[2] if self.channels_last else sides[0]) or 3
 
     def auxiliary_feeds(self, height: int, width: int, count: int) -> Arrays:
         """Build the feeds of the auxiliary inputs in `AUXILIARY_INPUTS`.

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import structlog
@@ -22,8 +23,10 @@ from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
 from ml_backend.layouts import LAYOUTS, OutputReader, plain_spec
 from ml_backend.layouts.declared import Mismatch, declared_reader, input_spec, with_input
+from ml_backend.layouts.image_processor import FILE as PROCESSOR
+from ml_backend.layouts.image_processor import IMAGE_INPUT, processor_of, read_processor
 from ml_backend.layouts.labelloop import tiles_of
-from ml_backend.layouts.layout_file import LayoutFile, layout_file_of, read_layout_file
+from ml_backend.layouts.layout_file import Input, LayoutFile, layout_file_of, read_layout_file
 from ml_backend.layouts.plausibility import Misfit, check_boxes, check_scores
 
 log = structlog.get_logger(__name__)
@@ -257,18 +260,22 @@ class _Request:
         layout: Key of `LAYOUTS` that the caller forces; empty: none.
         file: The model's layout file; None without one, or where the caller forces a layout.
         file_path: Its path.
+        processor: How Hugging Face's image processor shows images; None without its file.
     """
 
     path: Path
     layout: str
     file: LayoutFile | None = None
     file_path: Path | None = None
+    processor: Input | None = None
 
     @classmethod
     def of(cls, path: Path, layout: str) -> "_Request":
         """Read the model's layout file, unless a layout is forced."""
         file_path = None if layout else layout_file_of(path)
-        return cls(path, layout, read_layout_file(file_path) if file_path else None, file_path)
+        file = read_layout_file(file_path) if file_path else None
+        processor = processor_of(path) if file is None or file.input is None else None
+        return cls(path, layout, file, file_path, read_processor(processor, path) if processor else None)
 
     def refused(self, key: str, reason: str) -> LayoutFileError:
         """The error of a layout file that does not fit the graph."""
@@ -279,21 +286,30 @@ class _Request:
         """Input format of the trial run."""
         if self.file is not None and self.file.input is not None and not self.file.layout:
             return input_spec(self.file.input, graph)
-        return plain_spec(self._shown(graph))
+        return plain_spec(self.shown(graph))
 
     def reader(self, name: str, graph: Graph, outputs: Arrays) -> OutputReader:
         """Bind a layout to the graph."""
         if name == DECLARED and self.file is not None:
             return declared_reader(self.file, graph, outputs)
-        reader = LAYOUTS[name].read(self._shown(graph), outputs)
+        reader = LAYOUTS[name].read(self.shown(graph), outputs)
         suppression = self.file.suppression if self.file is not None else None
         if suppression is None:
             return reader
         return replace(reader, suppress_iou=None if suppression.done else suppression.iou)
 
-    def _shown(self, graph: Graph) -> Graph:
-        file_input = self.file.input if self.file is not None else None
-        return with_input(graph, file_input) if file_input is not None else graph
+    def shown(self, graph: Graph) -> Graph:
+        """The graph with the declared input format as its metadata."""
+        shown = self.file.input if self.file is not None else None
+        if shown is None and self.is_processed(graph) and self.processor is not None:
+            fixed = graph.image is not None and None not in graph.image.shape[-3:]
+            shown = msgspec.structs.replace(self.processor, size=None) if fixed else self.processor
+        return with_input(graph, shown) if shown is not None else graph
+
+    def is_processed(self, graph: Graph) -> bool:
+        """Whether images are shown as Hugging Face's image processor does."""
+        named = graph.image is not None and graph.image.name == IMAGE_INPUT
+        return self.processor is not None and named and "input" not in graph.metadata
 
 
 @dataclass(frozen=True)
@@ -319,7 +335,7 @@ class _CutReaders:
         if reader is None:
             graph = self._opened.engine.graph
             assert graph.image is not None
-            batch, channels = graph.image.shape[0], 3
+            batch, channels = graph.image.shape[0], graph.channels
             shape = (batch, height, width, channels) if graph.channels_last else (batch, channels, height, width)
             image = replace(graph.image, shape=shape)
             inputs = tuple(image if tensor.name == image.name else tensor for tensor in graph.inputs)
@@ -404,10 +420,11 @@ def _open_cached(request: _Request, threads: int, cache: OnnxSessionCache) -> _O
             if opened is None:
                 opened = _open(request, threads, save_optimized=graph_path)
                 opened = _with_cut(request, opened, threads, graph_path)
-                cache.store(
-                    graph_path, layout=opened.layout, why=opened.why, trial_outputs=opened.trial_outputs,
-                    uncut=opened.uncut,
+                session = CachedSession(
+                    graph_path, opened.layout, opened.why, opened.trial_outputs, opened.uncut,
+                    opened.engine.graph.pixels,
                 )  # fmt: skip
+                cache.store(graph_path, session)
             return opened
     except OSError:  # the cache is not writable
         return _open(request, threads)
@@ -420,6 +437,7 @@ def _open_from_cache(request: _Request, threads: int, cached: CachedSession | No
         return None
     try:
         engine = Engine(request.path, threads=threads, optimized=cached.graph)
+        engine.graph = replace(engine.graph, known_pixels=cached.pixels)
         reader = request.reader(cached.layout, engine.graph, cached.trial_outputs)
     except (ModelBroken, ValueError, IndexError, KeyError):  # the cached file is damaged: open it from scratch
         return None
@@ -511,12 +529,12 @@ def _recognised(request: _Request, engine: Engine, trial_outputs: Arrays) -> tup
     rejected = []
     for name, layout in LAYOUTS.items():
         try:
-            why = layout.recognise(engine.graph, trial_outputs)
+            why = layout.recognise(request.shown(engine.graph), trial_outputs)
         except Misfit as error:
             rejected.append(f"it looks like {name}, but {error}")
             continue
         if why:
-            return name, why
+            return name, f"{why}; images as {PROCESSOR} says" if request.is_processed(engine.graph) else why
     raise _unknown(path, engine, trial_outputs, "", reason="; ".join(rejected))
 
 

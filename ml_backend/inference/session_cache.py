@@ -6,25 +6,29 @@ machine with one ONNX Runtime version.
 
 import fcntl
 import hashlib
+import json
 import platform
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ml_backend.checksums import file_checksum
 from ml_backend.detection.onnx_graph import Arrays
 
-# Keys stored with the trial outputs: layout, reason, checksum of the optimised graph (empty: none), why it is not cut.
+# Keys stored with the trial outputs: layout, reason, checksum of the optimised graph (empty: none), why it is not cut,
+# and what its first operators say of pixels.
 _LAYOUT, _WHY, _GRAPH, _UNCUT = "labelloop layout", "labelloop why", "labelloop graph", "labelloop uncut"
+_PIXELS = "labelloop pixels"
 
-_KEYS = frozenset({_LAYOUT, _WHY, _GRAPH, _UNCUT})
+_KEYS = frozenset({_LAYOUT, _WHY, _GRAPH, _UNCUT, _PIXELS})
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class CachedSession:
         why: Why the layout was chosen.
         trial_outputs: Outputs of the run on a grey image.
         uncut: Why its input cannot be cut, see `cut_graph`; empty where it can, or has no padding.
+        pixels: `Graph.pixels`.
     """
 
     graph: Path | None
@@ -44,6 +49,7 @@ class CachedSession:
     why: str
     trial_outputs: Arrays
     uncut: str = ""
+    pixels: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OnnxSessionCache:
@@ -65,11 +71,15 @@ class OnnxSessionCache:
                 trial_outputs = {name: archive[name] for name in archive.files if name not in _KEYS}
                 uncut = str(archive[_UNCUT]) if _UNCUT in archive.files else ""
                 layout, why, checksum = str(archive[_LAYOUT]), str(archive[_WHY]), str(archive[_GRAPH])
+                pixels = {
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in json.loads(str(archive[_PIXELS])).items()
+                }
             if checksum and file_checksum(graph) != checksum:
                 return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return CachedSession(graph if checksum else None, layout, why, trial_outputs, uncut)
+        return CachedSession(graph if checksum else None, layout, why, trial_outputs, uncut, pixels)
 
     @contextmanager
     def locked(self) -> Iterator[Path]:
@@ -83,18 +93,23 @@ class OnnxSessionCache:
             finally:
                 graph.unlink(missing_ok=True)
 
-    def store(self, graph: Path, *, layout: str, why: str, trial_outputs: Arrays, uncut: str = "") -> None:
-        """Store an entry; call it within `locked`. Write errors, such as a full disk, are ignored."""
+    def store(self, graph: Path, session: CachedSession) -> None:
+        """Store an entry whose optimised graph is `graph`, if that exists; call it within `locked`.
+
+        Write errors, such as a full disk, are ignored.
+        """
         file, stored_graph = self._files()
         with suppress(OSError):
             checksum = file_checksum(graph) if graph.is_file() else ""
             if checksum:
                 graph.replace(stored_graph)
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".seen-", delete=False) as part:
-                entries = {
-                    _LAYOUT: np.array(layout), _WHY: np.array(why), _GRAPH: np.array(checksum), _UNCUT: np.array(uncut),
+                words = {
+                    _LAYOUT: session.layout, _WHY: session.why, _GRAPH: checksum, _UNCUT: session.uncut,
+                    _PIXELS: json.dumps(session.pixels),
                 }  # fmt: skip
-                np.savez(part, **entries, **trial_outputs)  # type: ignore[arg-type]
+                entries = {key: np.array(text) for key, text in words.items()}
+                np.savez(part, **entries, **session.trial_outputs)  # type: ignore[arg-type]
             Path(part.name).replace(file)
 
     def invalidate(self) -> None:

@@ -2,8 +2,8 @@
 
 When the two differ, Label Studio requests predictions again whenever a task is opened. The string is therefore a hash
 of exactly the bytes that decide predictions: it is equal in every worker and after restarts, known before the model is
-loaded, and changes with the model file, its name sidecars, its layout file, a forced layout, the version's thresholds
-and its heads.
+loaded, and changes with the model file, its name sidecars, its layout file, its `preprocessor_config.json`, a forced
+layout, the version's thresholds and its heads.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from ml_backend.checksums import file_checksum
 from ml_backend.detection.class_names import sidecars
 from ml_backend.errors import ModelMissing
+from ml_backend.layouts.image_processor import processor_of
 from ml_backend.layouts.layout_file import layout_file_of
 
 # Increased when a release decodes an unchanged file differently.
@@ -47,7 +48,8 @@ def model_version(
     weights = path.with_name(f"{path.name}.data")
     try:
         declared = layout_file_of(path) if not layout else None
-        for file in (path, *([weights] if weights.is_file() else []), *sidecars(path), *filter(None, [declared])):
+        more = filter(None, [declared, processor_of(path)])
+        for file in (path, *([weights] if weights.is_file() else []), *sidecars(path), *more):
             digest.update(bytes.fromhex(file_checksum(file)))
     except OSError:
         raise ModelMissing(path=path) from None

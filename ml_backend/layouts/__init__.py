@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ml_backend.layouts.anchors import YOLOV5_HEADS
 from ml_backend.layouts.base import Layout, OutputReader, best_class, image_size, plain_spec
-from ml_backend.layouts.classify import CLASSIFY
+from ml_backend.layouts.classify import CLASSIFIER, CLASSIFY
 from ml_backend.layouts.dbnet import DBNET
 from ml_backend.layouts.detr import DETR_SIGMOID, DETR_SOFTMAX, RF_DETR
 from ml_backend.layouts.end2end import END2END, RTDETR_ULTRALYTICS
@@ -66,4 +66,5 @@ LAYOUTS: Mapping[str, Layout] = {
     "ssd": SSD,
     "torchvision": TORCHVISION,
     "semantic": SEMANTIC,
+    "classifier": CLASSIFIER,
 }

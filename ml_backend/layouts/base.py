@@ -114,12 +114,21 @@ def image_size(graph: Graph) -> tuple[int, int]:
 def plain_spec(graph: Graph, **options: Any) -> InputSpec:
     """Build the input format from the graph's size, axes and dtype; pixel values are 0..255 unless options differ.
 
-    The metadata `input` takes precedence over ONNX's `Image.` metadata, and both over the options.
+    Inputs of whole numbers take raw pixels, and one channel a grey image. The metadata `input` takes precedence over
+    ONNX's `Image.` metadata, that over the operators at the start of the graph, and all over the options.
 
     Raises:
-        ValueError: The metadata is unreadable, or requests an unsupported format.
+        ValueError: The metadata is unreadable, or requests an unsupported format; or the input is not for images.
     """
+    if graph.channels not in {1, 3}:
+        raise ValueError(f"its input has {graph.channels} channels, and images have 3 (RGB) or 1 (grey)")
     height, width = image_size(graph)
+    if graph.image is not None and graph.image.dtype in WHOLE_NUMBERS:
+        options |= {"scale": 1.0, **_PLAIN}
+    elif not is_standard_image(graph):
+        options |= graph.pixels
+    if graph.channels == 1:
+        options |= {"color": "GRAY", **_PLAIN}
     spec = InputSpec(
         height=height,
         width=width,
@@ -127,14 +136,22 @@ def plain_spec(graph: Graph, **options: Any) -> InputSpec:
         dtype=graph.image.dtype if graph.image else "float32",
         **{**options, **standard_pixels(graph)},
     )
+    if (spec.color == "GRAY") != (graph.channels == 1):
+        raise ValueError(f"its metadata says {spec.color} pixels, and its input has {graph.channels} channels")
     return apply_input_metadata(graph, spec) if "input" in graph.metadata else spec
 
 
+# Types of inputs that take pixels as they are.
+WHOLE_NUMBERS = frozenset({"uint8", "int32", "int64"})
 _PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 # ONNX's image metadata (https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md), as Custom Vision writes it: key
 # -> value -> input options. Files with some of it and no range expect 0..1, as in Custom Vision's samples.
 STANDARD_PIXELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "Image.BitmapPixelFormat": {"Rgb8": {"color": "RGB"}, "Bgr8": {"color": "BGR"}},
+    "Image.BitmapPixelFormat": {
+        "Rgb8": {"color": "RGB"},
+        "Bgr8": {"color": "BGR"},
+        "Gray8": {"color": "GRAY"},
+    },
     "Image.NominalPixelRange": {
         "NominalRange_0_255": {"scale": 1.0, **_PLAIN},
         "Normalized_0_1": {"scale": 1 / 255, **_PLAIN},
@@ -189,7 +206,7 @@ def apply_input_metadata(graph: Graph, spec: InputSpec) -> InputSpec:
             changed["height"], changed["width"] = (int(side) for side in words["size"])
         if "layout" in words:
             changed["layout"] = {"NCHW": "NCHW", "NHWC": "NHWC"}[words["layout"]]
-        if "color" in words:
+        if "color" in words and graph.channels == 3:
             changed["color"] = {"RGB": "RGB", "BGR": "BGR"}[words["color"]]
         if "letterbox" in words:
             placement, _, pad = str(words["letterbox"]).partition(", pad ")
@@ -203,9 +220,14 @@ def apply_input_metadata(graph: Graph, spec: InputSpec) -> InputSpec:
             changed["scale"], shift = _RANGES[words["range"]]
             red, green, blue = (value + shift for value in changed.get("mean", spec.mean))
             changed["mean"] = (red, green, blue)
-        return replace(spec, **changed)
+        spec = replace(spec, **changed)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"its metadata `input` cannot be read ({error!r})") from None
+    if spec.dtype in WHOLE_NUMBERS:
+        if (spec.mean, spec.std) != tuple(_PLAIN.values()):
+            raise ValueError(f"it takes whole numbers ({spec.dtype}), and its metadata `input` normalises pixels")
+        return replace(spec, scale=1.0)
+    return spec
 
 
 def single_output(outputs: Arrays, rank: int) -> npt.NDArray[Any] | None:

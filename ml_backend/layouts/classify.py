@@ -1,10 +1,34 @@
-"""Layout of image classifiers: one score per class."""
+"""Layouts of image classifiers: one score per class.
+
+`classify` is Ultralytics', whose metadata says so. `classifier` is recognised by its only output, (batch, classes) or
+(batch, classes, 1, 1), as timm, torchvision, transformers and Keras export. Embeddings have the same shape, so the
+classes must be named; see `ml_backend.detection.class_names`.
+"""
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ml_backend.detection.detections import Detections
+from ml_backend.detection.detections import Detections, Floats
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
-from ml_backend.layouts.base import Layout, OutputReader, in_unit_range, plain_spec, single_output, softmax
+from ml_backend.layouts.base import (
+    IMAGENET,
+    Layout,
+    OutputReader,
+    in_unit_range,
+    is_standard_image,
+    plain_spec,
+    single_output,
+    softmax,
+)
+
+# Sides of the input where a classifier's graph and files leave them open, pixels.
+OPEN_SIDE = 224
+
+# Largest deviation of the sum of probabilities from 1.
+SUM_TOLERANCE = 0.02
 
 
 def _recognise_classify(graph: Graph, outputs: Arrays) -> str | None:
@@ -14,24 +38,64 @@ def _recognise_classify(graph: Graph, outputs: Arrays) -> str | None:
     return "the metadata says task classify; one score per class"
 
 
+def _recognise_classifier(graph: Graph, outputs: Arrays) -> str | None:
+    row = _only_row(outputs)
+    if row is None or len(row) < 2 or "task" in graph.metadata or len(next(iter(outputs.values()))) != 1:
+        return None
+    known = "input" in graph.metadata or is_standard_image(graph) or graph.pixels
+    assumed = "" if known else "; how it is shown images is assumed, and `[input]` of a layout file says it"
+    return f"one value for each of {len(row)} classes{assumed}"
+
+
+def _only_row(outputs: Arrays) -> npt.NDArray[Any] | None:
+    """The only output (1, classes), also with two axes of length 1 before or after the classes; else None."""
+    arrays = list(outputs.values())
+    if len(arrays) != 1 or not np.issubdtype(arrays[0].dtype, np.floating) or not arrays[0].size:
+        return None
+    array = arrays[0]
+    if array.ndim == 2 or (array.ndim == 4 and (array.shape[2:] == (1, 1) or array.shape[1:3] == (1, 1))):
+        return array.reshape(len(array), -1)[0] if len(array) else None
+    return None
+
+
 def _read_classify(graph: Graph, outputs: Arrays) -> OutputReader:
-    array = single_output(outputs, 2)
-    if array is None:
+    return _reader(graph, outputs, {"scale": 1 / 255, "placement": "crop"})
+
+
+def _read_classifier(graph: Graph, outputs: Arrays) -> OutputReader:
+    if graph.channels_last:  # Keras: stretched, and its normalisation is most often in the graph
+        return _reader(graph, outputs, {"scale": 1 / 255, "placement": "stretch"})
+    return _reader(graph, outputs, {**IMAGENET, "placement": "crop"})
+
+
+def _reader(graph: Graph, outputs: Arrays, options: dict[str, Any]) -> OutputReader:
+    row = _only_row(outputs)
+    if row is None:
         raise ValueError("it has no single output [batch, classes]")
     name = next(iter(outputs))
-    spec = plain_spec(graph, scale=1 / 255, placement="crop")
+    spec = plain_spec(graph, **options)
+    if graph.image is not None and graph.image.shape.count(None) >= 2 and not {"input", "imgsz"} & set(graph.metadata):
+        spec = replace(spec, height=OPEN_SIDE, width=OPEN_SIDE)
+    # Independent probabilities, of several classes at once, do not sum to 1; logits may lie in 0..1 by chance.
+    independent = in_unit_range(row) and not _sums_to_one(row) and "Sigmoid" in graph.nodes.path_to(name, most=4)
 
     def decode(outputs: Arrays, floor: float) -> list[Detections]:
         detections = []
-        for row in as_float32(outputs[name]):
+        values = as_float32(outputs[name])
+        for row in values.reshape(len(values), -1):
             # Graphs end before or after the softmax; scores that sum to 1 are after it.
-            scores = row if in_unit_range(row) and abs(float(row.sum()) - 1) < 0.02 else softmax(row)
+            scores = row if independent or (in_unit_range(row) and _sums_to_one(row)) else softmax(row)
             keep = np.flatnonzero(scores >= floor)
             boxes = np.tile(np.array([0, 0, spec.width, spec.height], np.float32), (len(keep), 1))
             detections.append(Detections(boxes, scores[keep], keep.astype(np.int64)))
         return detections
 
-    return OutputReader(spec, array.shape[1], decode, (name,), provides=frozenset({"classes"}), suppress_iou=None)
+    return OutputReader(spec, len(row), decode, (name,), provides=frozenset({"classes"}), suppress_iou=None)
+
+
+def _sums_to_one(row: Floats) -> bool:
+    return abs(float(as_float32(row).sum()) - 1) < SUM_TOLERANCE
 
 
 CLASSIFY = Layout(_recognise_classify, _read_classify)
+CLASSIFIER = Layout(_recognise_classifier, _read_classifier)

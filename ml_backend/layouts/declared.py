@@ -15,7 +15,7 @@ from ml_backend.detection.logits import expit
 from ml_backend.detection.masks import Segment
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
 from ml_backend.detection.preprocess import InputSpec
-from ml_backend.layouts.base import OutputReader, cxcywh_to_xyxy, image_size, input_sides, softmax
+from ml_backend.layouts.base import WHOLE_NUMBERS, OutputReader, cxcywh_to_xyxy, image_size, input_sides, softmax
 from ml_backend.layouts.layout_file import DEFAULT_AXES, Anchors, Boxes, Input, Keypoints, LayoutFile
 
 # Largest exponent of a decoded side: e^20 strides lie beyond any image, and nothing overflows.
@@ -113,13 +113,19 @@ def input_spec(table: Input, graph: Graph) -> InputSpec:
     for side, declared, name in zip(fixed, (height, width), ("height", "width"), strict=True):
         if side is not None and side != declared:
             raise Mismatch("input.size", f"has the {name} {declared}, and the graph takes {side}; leave it out")
+    if graph.channels not in {1, 3} or (table.color == "GRAY" and graph.channels == 3):
+        raise Mismatch("input.color", f"is {table.color}, and the graph's input has {graph.channels} channels")
+    whole = graph.image is not None and graph.image.dtype in WHOLE_NUMBERS
+    if whole and (table.range == "-1..1" or any(table.mean) or set(table.std) != {1.0}):
+        raise Mismatch("input.range", "is not 0..255 without mean and std, and the graph takes whole numbers")
     scale, shift = {"0..255": (1.0, 0.0), "0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, 1.0)}[table.range]
+    scale = 1.0 if whole else scale
     red, green, blue = (value + shift for value in table.mean)
     return InputSpec(
         height=height,
         width=width,
         layout="NHWC" if graph.channels_last else "NCHW",
-        color=table.color,
+        color="GRAY" if graph.channels == 1 else table.color,
         placement=table.letterbox,
         pad=table.pad,
         scale=scale,

@@ -59,11 +59,18 @@ def _read_transformers(*, no_object: bool):  # type: ignore[no-untyped-def]  # n
         options: Any = IMAGENET if no_object else {"scale": 1 / 255}
         spec = plain_spec(graph, placement="stretch", **options)
         classes = int(outputs["logits"].shape[2]) - no_object
+        masks = "pred_masks" if "pred_masks" in outputs and outputs["pred_masks"].ndim == 4 else ""
+
+        def decode(arrays: Arrays, floor: float) -> list[Detections]:
+            boxes, logits = arrays["pred_boxes"], arrays["logits"]
+            return _decode(boxes, logits, spec, floor, no_object=no_object, masks=arrays.get(masks))
+
         return OutputReader(
             spec,
             classes,
-            lambda arrays, floor: _decode(arrays["pred_boxes"], arrays["logits"], spec, floor, no_object=no_object),
-            ("logits", "pred_boxes"),
+            decode,
+            ("logits", "pred_boxes", *([masks] if masks else [])),
+            provides=frozenset({"boxes", "masks"} if masks else {"boxes"}),
             background="any" if no_object else "none",
             suppress_iou=None,
         )

@@ -53,7 +53,7 @@ class Input(_Table, frozen=True, kw_only=True):
 
     Attributes:
         size: [height, width] in pixels; needed where the graph leaves them open.
-        color: Order of the channels.
+        color: Order of the channels; graphs with one channel take grey images whatever it says.
         range: Range of pixel values before `mean` and `std`.
         mean: Per channel in the order of `color`, of values in `range`.
         std: The same.
@@ -62,7 +62,7 @@ class Input(_Table, frozen=True, kw_only=True):
     """
 
     size: tuple[int, int] | None = None
-    color: Literal["RGB", "BGR"] = "RGB"
+    color: Literal["RGB", "BGR", "GRAY"] = "RGB"
     range: Literal["0..255", "0..1", "-1..1"] = "0..1"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)

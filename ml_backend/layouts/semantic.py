@@ -192,6 +192,8 @@ def _recognise(graph: Graph, outputs: Arrays) -> str | None:
     maps = _maps_of(graph, outputs)
     if maps is None:
         return None
+    if maps.classes == 3 and _is_image(outputs[maps.names[0]]):
+        raise Misfit(f"the three channels of {maps.names[0]} look like colours in 0..255: it makes images")
     where = f"per pixel of {maps.sides[0]} x {maps.sides[1]}: semantic segmentation"
     if maps.is_multi_head:
         return f"{', '.join(maps.names)} have two classes each {where}, one class a head"
@@ -200,6 +202,12 @@ def _recognise(graph: Graph, outputs: Arrays) -> str | None:
     order = "last" if maps.channels_last else "first"
     what = "the probability of one class" if maps.classes == 1 else f"{maps.classes} classes, channels {order},"
     return f"{maps.names[0]} has {what} {where}"
+
+
+def _is_image(array: npt.NDArray[Any]) -> bool:
+    """Whether three channels are the colours of an image, as of style transfer: logits of classes are around 0."""
+    values = as_float32(array)
+    return bool(values.mean() > 30 and (values > -32).mean() > 0.99)
 
 
 def _maps_of(graph: Graph, outputs: Arrays) -> _Maps | None:

@@ -14,6 +14,7 @@ from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store, StoreError
 from ml_backend.detection.onnx_graph import IMAGE_FEATURES
 from ml_backend.inference.detector import load_detector
+from ml_backend.layouts.image_processor import processor_of
 from ml_backend.layouts.layout_file import layout_file_of
 from ml_backend.learning.base_models import LEARNER, BaseModels, ServedModel, is_learned
 from ml_backend.learning.context import LearningContext
@@ -132,6 +133,9 @@ def _write_with_image_features(file: Path, backbone: FrozenBackbone, served: Ser
     layout_file = layout_file_of(served.path)
     if layout_file is not None:
         shutil.copyfile(layout_file, file.with_name(f"{file.name}.layout.toml"))
+    processor = processor_of(served.path)
+    if processor is not None:
+        shutil.copyfile(processor, file.with_name(processor.name))
     source = "metadata" if detector.names.source == "metadata" else "the base"
     return ModelSummary("", detector.layout, "it was learned here", detector.names.names, source)
 

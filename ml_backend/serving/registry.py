@@ -23,6 +23,7 @@ from ml_backend.errors import ModelError, ModelMissing
 from ml_backend.heads import head_file, serialized
 from ml_backend.heads.base import Head
 from ml_backend.inference.version_id import model_version
+from ml_backend.layouts.image_processor import processor_of
 from ml_backend.layouts.layout_file import layout_file_of
 from ml_backend.serving.smoke_test import ModelSummary, check_model
 
@@ -228,7 +229,7 @@ def checksum_of(files: Mapping[str, FileChecksum]) -> str:
 def _collect_files(model: Path, folder: Path, names: tuple[str, ...], *, declared: bool) -> list[Path]:
     """Link the model and its weights into `folder`, model first; class names are written to a file if given.
 
-    With `declared`, the model's layout file goes too.
+    With `declared`, the model's layout file goes too, and `preprocessor_config.json` always.
     """
     copies = []
     for file in (model, model.with_name(f"{model.name}.data")):
@@ -242,6 +243,10 @@ def _collect_files(model: Path, folder: Path, names: tuple[str, ...], *, declare
     if layout_file is not None:
         copies.append(folder / f"{model.name}.layout.toml")
         copies[-1].symlink_to(layout_file.resolve())
+    processor = processor_of(model)
+    if processor is not None:
+        copies.append(folder / processor.name)
+        copies[-1].symlink_to(processor.resolve())
     if names:
         copies.append(folder / f"{model.name}.names")
         copies[-1].write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

@@ -213,6 +213,13 @@ def classify():
     return Case({"output0": [scores]}, expected, {"metadata": {"names": NAMES, "task": "classify"}})
 
 
+def classifier():
+    values = [0.4, 1.2, -1.0]
+    powers = [math.exp(value) for value in values]
+    expected = [((0, 0, WIDTH, HEIGHT), power / sum(powers), index) for index, power in enumerate(powers)]
+    return Case({"logits": np.reshape(values, (1, 3, 1, 1))}, expected, {"metadata": {"names": NAMES}})
+
+
 def distances(raw, column, row, stride, corner):
     """left, top, right, bottom as means of softmax distributions over 0..7 strides."""
     sides = []
@@ -450,7 +457,7 @@ def semantic(*, channels_last=False):
 
 # Layout -> builder of its model.
 CASES: Mapping[str, Callable[[], Case]] = {
-    "labelloop": labelloop, "classify": classify, "end2end": end2end, "yolov8": yolov8,
+    "labelloop": labelloop, "classify": classify, "classifier": classifier, "end2end": end2end, "yolov8": yolov8,
     "yolov8-segment": yolov8_segment, "yolov8-pose": yolov8_pose, "yolov8-obb": yolov8_obb,
     "rt-detr-ultralytics": rt_detr_ultralytics, "yolov5": yolov5, "nanodet": nanodet,
     "nanodet-single": nanodet_single, "picodet": picodet, "yolox": yolox, "yolox-decoded": yolox_decoded,

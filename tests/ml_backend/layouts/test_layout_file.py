@@ -243,7 +243,8 @@ def test_layout_files_decode_like_a_plain_loop(which, make_onnx):
     case = make()
     detector = load_detector(declared(make_onnx, case, text))
     assert detector.layout == DECLARED
-    assert (detector.spec.color, detector.spec.scale, detector.spec.placement) == ("RGB", 1 / 255, "stretch")
+    scale = 1.0 if detector.spec.dtype == "uint8" else 1 / 255
+    assert (detector.spec.color, detector.spec.scale, detector.spec.placement) == ("RGB", scale, "stretch")
     blank = (HEIGHT, WIDTH, 3) if detector.spec.layout == "NHWC" else (3, HEIGHT, WIDTH)
     outputs = detector.engine.run([np.zeros(blank, detector.spec.dtype)], detector.reader.outputs)
     [found] = detector.reader.decode(outputs, FLOOR)
@@ -270,7 +271,7 @@ WRONG = {
     f"{PIXELS}size = [3, 4]\n{V8}": ("input.size", "each side must be 16 to 8192"),
     f"{PIXELS}std = [1.0, 0.0, 1.0]\n{V8}": ("input.std", "has a zero"),
     f"{PIXELS}mean = [1.0, 0.0]\n{V8}": ("input.mean", "is wrong: expected `array` of length 3"),
-    PIXELS.replace("RGB", "GBR") + V8: ("input.color", "must be one of 'BGR', 'RGB'"),
+    PIXELS.replace("RGB", "GBR") + V8: ("input.color", "must be one of 'BGR', 'GRAY', 'RGB'"),
     V8: ("input", "is missing"),
     PIXELS: ("boxes", "is missing"),
     f'{PIXELS}[boxes]\noutput = "a"\nformat = "corners"': ("scores", "is missing"),

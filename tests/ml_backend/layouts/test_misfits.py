@@ -188,8 +188,13 @@ def test_custom_vision_classes_start_at_zero(make_onnx):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("BitmapPixelFormat", "Gray8"), ("NominalPixelRange", "NominalRange_16_235"), ("ColorSpaceGamma", "Linear")],
+    [("BitmapPixelFormat", "Gray16"), ("NominalPixelRange", "NominalRange_16_235"), ("ColorSpaceGamma", "Linear")],
 )
 def test_unsupported_pixel_formats_are_rejected(key, value, make_onnx):
     with pytest.raises(ModelBroken, match=f"Image.{key} is '{value}'"):
         load_detector(custom_vision(make_onnx, **{key: value}))
+
+
+def test_grey_pixels_need_an_input_of_one_channel(make_onnx):
+    with pytest.raises(ModelBroken, match="says GRAY pixels, and its input has 3 channels"):
+        load_detector(custom_vision(make_onnx, BitmapPixelFormat="Gray8"))

@@ -110,3 +110,9 @@ def test_several_maps_of_many_classes_are_refused(make_onnx):
     outputs = {"a": planes()[None], "b": planes(1)[None]}
     with pytest.raises(UnknownLayout, match="2 maps of 3 classes"):
         load_detector(make_onnx(outputs, metadata={"names": NAMES}, shape=("batch", 3, HEIGHT, WIDTH)))
+
+
+def test_images_made_by_a_network_are_not_classes(make_onnx):
+    image = np.random.default_rng(1).uniform(0, 255, (1, 3, HEIGHT, WIDTH))
+    with pytest.raises(UnknownLayout, match="it makes images"):
+        load_detector(make_onnx({"out": image}, metadata={"names": NAMES}, shape=("batch", 3, HEIGHT, WIDTH)))

@@ -76,7 +76,7 @@ def test_a_model_is_checked_in_a_process_of_its_own(labelloop_model):
 def test_serving_a_missing_or_unknown_model_ends_before_anything_listens(tmp_path, make_onnx, settings, capsys):
     import numpy as np
 
-    unknown = make_onnx({"logits": np.zeros((1, 1000))})
+    unknown = make_onnx({"quality": np.zeros((1, 1))})
     for model, words in ((tmp_path / "gone.onnx", "There is no model file"), (unknown, "no known layout")):
         with pytest.raises(ModelError, match=words) as error:
             serve(model, port=9090, settings=settings)

@@ -1,0 +1,160 @@
+"""Images are shown as the graph and its files say: its first operators, channels, types, and image processors."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ml_backend.detection.preprocess import prepare
+from ml_backend.errors import LayoutFileError, ModelBroken
+from ml_backend.inference.detector import load_detector, model_version
+
+NAMES = ["cat", "dog", "cow"]
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PLAIN = ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """classifier(operators, shape) -> a file whose logits are the means of the channels after the operators."""
+
+    def make(operators=(), *, shape=(1, 3, 8, 8), dtype=TensorProto.FLOAT, name="images", names=NAMES):
+        nodes, weights = [helper.make_node("Cast", [name], ["t0"], to=TensorProto.FLOAT)], []
+        for number, (kind, value) in enumerate(operators):
+            array = np.asarray(value, np.float32)
+            weights.append(
+                numpy_helper.from_array(array.reshape(1, -1, 1, 1) if array.size > 1 else array, f"c{number}")
+            )
+            nodes.append(helper.make_node(kind, [f"t{number}", f"c{number}"], [f"t{number + 1}"]))
+        channels, axes = (shape[1], [2, 3]) if shape[1] < 8 else (3, [1, 2])
+        weights.append(numpy_helper.from_array(np.array(axes), "axes"))
+        weights.append(numpy_helper.from_array(np.ones((channels, 3), np.float32), "head"))
+        nodes.append(helper.make_node("ReduceMean", [f"t{len(operators)}", "axes"], ["mean"], keepdims=0))
+        nodes.append(helper.make_node("MatMul", ["mean", "head"], ["logits"]))
+        graph = helper.make_graph(
+            nodes, "tiny", [helper.make_tensor_value_info(name, dtype, shape)],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])], weights,
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        helper.set_model_props(model, {"names": json.dumps(names)})
+        onnx.save(model, tmp_path / "model.onnx")
+        return tmp_path / "model.onnx"
+
+    return make
+
+
+INSIDE = {
+    # operators at the start: factor on 0..255 and colour order that follow
+    "nothing": ((), (1 / 255, "RGB", *IMAGENET)),
+    "over 255": ([("Div", 255)], (1.0, "RGB", *PLAIN)),
+    "ImageNet of 0..1": ([("Sub", IMAGENET[0]), ("Div", IMAGENET[1])], (1 / 255, "RGB", *PLAIN)),
+    "ImageNet of 0..255, BGR": (
+        [("Sub", [103.53, 116.28, 123.675]), ("Mul", [0.0174, 0.0175, 0.0171])], (1.0, "BGR", *PLAIN),
+    ),
+    "-1..1 from 0..255": ([("Mul", 1 / 127.5), ("Sub", 1)], (1.0, "RGB", *PLAIN)),
+    "-1..1 from 0..1": ([("Mul", 2), ("Add", -1)], (1 / 255, "RGB", *PLAIN)),
+    "Caffe's mean": ([("Sub", [104, 117, 123])], (1.0, "BGR", *PLAIN)),
+    "0..1 enlarged": ([("Mul", 255)], (1 / 255, "RGB", *PLAIN)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", INSIDE)
+def test_normalisation_inside_the_graph_is_not_repeated(which, classifier, tmp_path):
+    operators, expected = INSIDE[which]
+    model = classifier(operators)
+    for _ in range(2):  # the second time from the cache
+        spec = load_detector(model, cache_folder=tmp_path / "cache").spec
+        assert (spec.scale, spec.color, spec.mean, spec.std) == expected
+
+
+def test_layout_file_overrides_the_operators(classifier):
+    model = classifier([("Div", 255)])
+    model.with_name("model.layout.toml").write_text('format = 1\nlayout = "classifier"\n[input]\nrange = "0..1"\n')
+    assert load_detector(model).spec.scale == 1 / 255
+
+
+def test_one_channel_is_luma(classifier):
+    detector = load_detector(classifier(shape=(1, 1, 8, 8)))
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[..., 1] = 200
+    tensor = prepare(image, detector.spec).tensor
+    assert tensor.shape == (1, 8, 8)
+    np.testing.assert_allclose(tensor, 200 * 0.587 / 255, atol=2e-3)
+    assert len(detector.detect([prepare(image, detector.spec)], floor=0.0)[0]) == 3
+
+
+def test_four_channels_are_refused_in_words(classifier):
+    with pytest.raises(ModelBroken, match="4 channels, and images have 3"):
+        load_detector(classifier(shape=(1, 4, 8, 8)))
+
+
+def test_whole_numbers_are_raw_pixels(classifier):
+    spec = load_detector(classifier(shape=(1, 8, 8, 3), dtype=TensorProto.UINT8)).spec
+    assert (spec.layout, spec.dtype, spec.scale) == ("NHWC", "uint8", 1.0)
+    white = prepare(np.full((8, 8, 3), 255, np.uint8), spec).tensor
+    assert white.dtype == np.uint8
+    assert white.min() == 255
+
+
+def test_whole_numbers_are_never_scaled(classifier):
+    model = classifier(dtype=TensorProto.UINT8)
+    sidecar = model.with_name("model.layout.toml")
+    sidecar.write_text('format = 1\nlayout = "classifier"\n[input]\nrange = "0..1"\n')
+    assert load_detector(model).spec.scale == 1.0
+    sidecar.write_text('format = 1\nlayout = "classifier"\n[input]\nmean = [0.5, 0.5, 0.5]\n')
+    with pytest.raises(ModelBroken, match="takes whole numbers"):
+        load_detector(model)
+    boxes = '[boxes]\noutput = "logits"\nformat = "corners"\n[scores]\noutput = "logits"\n'
+    sidecar.write_text(f'format = 1\n[input]\nrange = "-1..1"\n{boxes}')
+    with pytest.raises(LayoutFileError, match="takes whole numbers"):
+        load_detector(model)
+
+
+PROCESSORS = {
+    "ViT": (
+        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 8, "width": 8}},
+        (1 / 255, "RGB", (0.5,) * 3, (0.5,) * 3, "stretch"),
+    ),
+    "ResNet": (
+        {"image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1]), "size": {"shortest_edge": 8},
+         "crop_pct": 0.875},
+        (1 / 255, "RGB", *IMAGENET, "crop"),
+    ),
+    "RT-DETR": (
+        {"do_normalize": False, "image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1])},
+        (1 / 255, "RGB", *PLAIN, "stretch"),
+    ),
+    "MobileViT": (
+        {"do_flip_channel_order": True, "do_center_crop": True, "crop_size": 8, "do_normalize": False},
+        (1 / 255, "BGR", *PLAIN, "crop"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", PROCESSORS)
+def test_image_processor_of_hugging_face_is_followed(which, classifier):
+    words, expected = PROCESSORS[which]
+    model = classifier(name="pixel_values")
+    before = model_version(model)
+    model.with_name("preprocessor_config.json").write_text(json.dumps(words))
+    detector = load_detector(model)
+    spec = detector.spec
+    assert (spec.scale, spec.color, spec.mean, spec.std, spec.placement) == expected
+    assert "preprocessor_config.json" in detector.why
+    assert detector.version == model_version(model) != before
+
+
+def test_image_processor_of_another_model_is_not_followed(classifier):
+    model = classifier(name="images")
+    model.with_name("preprocessor_config.json").write_text('{"do_normalize": false}')
+    assert load_detector(model).spec.mean == IMAGENET[0]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"rescale_factor": 0.1}', '{"image_mean": [1, 2], "image_std": 1}'])
+def test_wrong_image_processors_are_refused(text, classifier):
+    model = classifier(name="pixel_values")
+    model.with_name("preprocessor_config.json").write_text(text)
+    with pytest.raises(ModelBroken, match=r"preprocessor_config\.json cannot be followed"):
+        load_detector(model)
