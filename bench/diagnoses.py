@@ -20,7 +20,7 @@ from qc_webhooks.agreement import complete_answers, read_answers
 from qc_webhooks.annotators import find_diagnoses, profile_annotators
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.dispute_card import annotator_view
-from qc_webhooks.verdict.task_facts import facts_of
+from qc_webhooks.verdict.fact_collection import facts_of
 from qc_webhooks.verdict.verdict import judge, without_verdict
 
 DRAWS = int(os.environ.get("BENCH_DRAWS", "50"))

@@ -16,7 +16,7 @@ from qc_webhooks.errors import QualityControlError
 from qc_webhooks.policy import Policy
 from qc_webhooks.report.tuning import measure, tune
 from qc_webhooks.verdict.dispute_card import annotator_view
-from qc_webhooks.verdict.task_facts import facts_of
+from qc_webhooks.verdict.fact_collection import facts_of
 from qc_webhooks.verdict.verdict import judge
 
 SPLITS = int(os.environ.get("BENCH_DRAWS", "4"))

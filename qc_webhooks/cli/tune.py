@@ -27,7 +27,8 @@ from qc_webhooks.report.tuning_store import save_tuning
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.dispute_card import annotator_view
-from qc_webhooks.verdict.task_facts import TaskFacts, facts_of
+from qc_webhooks.verdict.fact_collection import facts_of
+from qc_webhooks.verdict.task_facts import TaskFacts
 from qc_webhooks.verdict.verdict import judge
 
 # Newest tasks of a project that the replay draws from.

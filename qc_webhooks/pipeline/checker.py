@@ -49,9 +49,9 @@ from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.send_backs import SendBackStore, user_names
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.dispute_card import annotator_view
+from qc_webhooks.verdict.fact_collection import facts_of
 from qc_webhooks.verdict.model_voice import hear_prediction
 from qc_webhooks.verdict.note import MOST_CONFLICTS
-from qc_webhooks.verdict.task_facts import facts_of
 from qc_webhooks.verdict.verdict import TaskVerdict, judge
 
 # The label config is cached this long: it changes seldom, and a request per task would double the load.

@@ -30,10 +30,11 @@ from qc_webhooks.policy.guideline_rules import Violation, describe_violations
 from qc_webhooks.report.project_statistics import RECENT_TASKS, ProjectStatistics, mean_estimate
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
 from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
+from qc_webhooks.verdict.fact_collection import facts_of
 from qc_webhooks.verdict.merged_annotation import Merged, merge, whole_annotation
 from qc_webhooks.verdict.model_voice import Hearing, hear_prediction
 from qc_webhooks.verdict.note import write_note
-from qc_webhooks.verdict.task_facts import TaskFacts, facts_of
+from qc_webhooks.verdict.task_facts import TaskFacts
 from qc_webhooks.verdict.verdict import TaskVerdict, judge
 
 # Called with the bytes read so far and the bytes of the file.

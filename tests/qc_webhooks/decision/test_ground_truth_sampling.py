@@ -15,7 +15,7 @@ from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.schedulers.ground_truth import GroundTruthScheduler, GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
-from qc_webhooks.verdict.task_facts import facts_of
+from qc_webhooks.verdict.fact_collection import facts_of
 from qc_webhooks.verdict.verdict import judge
 
 PROJECT = 7

@@ -14,8 +14,9 @@ from labelloop.labeling.studio.task import read_task
 from qc_webhooks.agreement import Tolerance, read_answers
 from qc_webhooks.policy import Policy
 from qc_webhooks.report.report import HEARD, Export, write_consensus, write_report
+from qc_webhooks.verdict.fact_collection import facts_of
 from qc_webhooks.verdict.model_voice import LATE, NO_PREDICTION, SHOWN, UNSCORED, hear_prediction
-from qc_webhooks.verdict.task_facts import TaskFacts, facts_of
+from qc_webhooks.verdict.task_facts import TaskFacts
 from qc_webhooks.verdict.verdict import judge
 
 CONFIG = LabelConfig.parse(

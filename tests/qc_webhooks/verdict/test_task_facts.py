@@ -13,7 +13,8 @@ from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, draw
 from qc_webhooks.policy import Policy
 from qc_webhooks.store.tables import FACTS
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.task_facts import CORRECTED, MANUAL, UNCHANGED, Question, facts_of
+from qc_webhooks.verdict.fact_collection import facts_of
+from qc_webhooks.verdict.task_facts import CORRECTED, MANUAL, UNCHANGED, Question
 from qc_webhooks.verdict.verdict import judge
 from tests.qc_webhooks.conftest import CONFIG, PROJECT, annotation_json
 
