@@ -1,9 +1,10 @@
 #!/bin/sh
 # Export a data set, fine-tune the ONNX model on it, and look at what comes back. Needs the extra [train].
 set -eu
-cd "$(dirname "$0")"
 work=${1:-$(mktemp -d)}
 mkdir -p "$work"
+work=$(cd "$work" && pwd)
+cd "$(dirname "$0")"
 "${PYTHON:-python3}" draw.py "$work"
 export LABELLOOP_LOCAL_FILES_ROOT="$work/images" LABELLOOP_HOME="${LABELLOOP_HOME:-$work/home}"
 

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Serve a detector that labelloop does not know: describe its outputs, look at its boxes, check it.
 set -eu
-cd "$(dirname "$0")"
 work=${1:-$(mktemp -d)}
 mkdir -p "$work"
+work=$(cd "$work" && pwd)
+cd "$(dirname "$0")"
 rm -f "$work"/*.toml
 "${PYTHON:-python3}" make_model.py "$work/blobs.onnx" "$work/photo.png"
 

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Quality control of a JSON export: no server, nothing connected.
 set -eu
-cd "$(dirname "$0")"
 work=${1:-$(mktemp -d)}
 mkdir -p "$work"
+work=$(cd "$work" && pwd)
+cd "$(dirname "$0")"
 data="--from export.json --label-config config.xml"
 
 echo "1. Agreement, conflicts and annotators:"

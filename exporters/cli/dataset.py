@@ -16,7 +16,7 @@ from exporters.dataset.latest import read_latest, update_latest
 from exporters.dataset.pull import pull
 from exporters.dataset.signed_links import signed_lines
 from exporters.dataset.versions import read_head, read_version, versions
-from exporters.errors import BadOption
+from exporters.errors import BadOption, ExportError
 from exporters.tasks.table import format_names
 from labelloop.service.logging import setup_logging
 from labelloop.service.media import Media
@@ -385,8 +385,12 @@ def dataset_link(
     available = [name for name in manifest.formats if name.startswith("ndjson-")]
     name = format or (available[0] if len(available) == 1 else "")
     if name not in available:
-        choices = ", ".join(available) or "a version that was exported with --format ndjson-detect or the like"
-        raise BadOption("--format", format, choices)
+        if not available:
+            raise ExportError(
+                f"{manifest.version} of {url} has no NDJSON, whose images a trainer downloads.",
+                fix="Export one with --format ndjson-detect (ndjson-segment, -obb, -pose), then run this again.",
+            )
+        raise BadOption("--format", format, ", ".join(available))
     sign = signer(settings, hours)
     data = b"".join(signed_lines(store, manifest, name, sign))
     if out is not None or not is_bucket_url(store.url):

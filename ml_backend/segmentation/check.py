@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from labelloop.service.settings import Settings
-from ml_backend.errors import ModelBroken, ModelError
+from ml_backend.errors import ModelBroken, ModelError, ModelMissing
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -34,6 +34,11 @@ def check_segmenter(settings: Settings, *, timeout_s: float = 300.0) -> str:
     encoder, decoder = settings.smart_encoder, settings.smart_decoder
     if encoder is None or decoder is None:
         return "the network included in labelloop"
+    for setting, file in (("LABELLOOP_SMART_ENCODER", encoder), ("LABELLOOP_SMART_DECODER", decoder)):
+        if not file.expanduser().is_file():
+            raise ModelMissing(
+                path=file, fix=f"Correct {setting}, or unset it and its pair: the included network is used then."
+            )
     command = [
         sys.executable,
         "-m",
