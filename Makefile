@@ -13,6 +13,9 @@ IMAGE := azure demo gcs postgres redis
 # Tests start some hundred programs, and each would compile what it imports again (.3 s) where this is set.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Each process of pytest imports all files that it is given, 20 s of processor time for all tests.
+SYSTEM = $(sort $(shell grep -rl --include='test_*.py' 'mark\.system' tests))
+
 .PHONY: up test test-slow test-train setup check bench format lock clean
 
 $(STAMP): pyproject.toml requirements/dev.lock
@@ -26,8 +29,8 @@ up: $(STAMP)  ## the whole loop on this machine: make up [IMAGES=folder]
 
 test: $(STAMP)  ## lint, types, import rules, then unit, property and system tests
 	@$(MAKE) --no-print-directory --jobs 2 check setup
-	$(BIN)/python -m pytest -m "not slow and not system" --numprocesses 3 --dist worksteal
-	$(BIN)/python -m pytest -m "system and not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not system" --ignore=tests/system --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest $(SYSTEM) -m "system and not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP) setup
 	$(BIN)/python -m pytest -m slow
