@@ -225,8 +225,8 @@ def _conflict_indices(
     of_annotator: dict[tuple[int, str], list[int]] = {}
     for index, attributed in enumerate(named):
         for region in dict.fromkeys(attributed.conflict.regions):
-            of_region.setdefault(region, []).append(index)
-            if region:
+            if region:  # results that a script submitted may have no ids
+                of_region.setdefault(region, []).append(index)
                 for annotator in dict.fromkeys(attributed.annotators):
                     of_annotator.setdefault((annotator, region), []).append(index)
     return of_region, of_annotator

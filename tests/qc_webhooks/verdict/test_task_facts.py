@@ -162,6 +162,15 @@ def test_a_dispute_is_drawn_stance_by_stance(box, choice):
     assert msgspec.json.decode(msgspec.json.encode(drawing), type=DisputeDrawing) == drawing
 
 
+def test_results_without_ids_are_not_all_drawn_as_disputed(box):
+    answers = [annotation_json(who, who, [box(10, id=""), box(60, label, id="")])
+               for who, label in ((1, "Car"), (2, "Person"))]  # fmt: skip
+    read = read_answers(read_task({"id": 5, "data": {}, "annotations": answers}), config=LabelConfig.parse(CONFIG))
+    drawing = draw_dispute(read, judge(read, POLICY), POLICY)
+    assert [conflict.type for conflict in drawing.conflicts] == ["label"]
+    assert [outline.disputed for view in drawing.views for outline in view.outlines] == [()] * 6
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "rings"),
     [
