@@ -9,6 +9,7 @@ from typing import Self
 import msgspec
 
 from exporters.errors import BadOption, ClassMapChanged, DatasetDamaged, NearDuplicateLabels
+from exporters.model.keypoints import names_points
 from labelloop.labeling.studio.config import Label, LabelConfig
 from labelloop.labeling.studio.region_attributes import is_false
 from labelloop.service.store import ObjectChanged, ObjectNotFound, Store
@@ -169,7 +170,7 @@ def _drawn_labels(config: LabelConfig) -> list[Label]:
         label
         for control in config.controls.values()
         if control.type.endswith("labels")
-        and control.type != "keypointlabels"
+        and not names_points(config, control)
         and images.intersection(control.to_names)
         for label in control.labels
     ]

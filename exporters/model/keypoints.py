@@ -9,17 +9,18 @@ from exporters.model.records import Object
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.geometry.shapes import KeyPoint
 from labelloop.labeling.region import Region
-from labelloop.labeling.studio.config import Label, LabelConfig
+from labelloop.labeling.studio.config import Control, Label, LabelConfig
 from labelloop.labeling.studio.task import read_task
+from labelloop.labeling.studio.values import GEOMETRIES
 
 ORPHAN_KEYPOINT = "a key point that belongs to no region with an area"
 UNKNOWN_KEYPOINT = "a key point whose label is no key point of the label config"
 DUPLICATE_KEYPOINT = "a second key point of its label on one object"
 GIVEN_TO_ONLY_OBJECT = "key points given to the image's only object"
 
-# Occurs in the JSON of every task with labelled key points.
-KEYPOINT_TOKEN = b"keypointlabels"
-# Attribute of ``KeyPointLabels``: pairs of key point names with a line between them, as JSON.
+# Occurs in the JSON of every task with labelled key points, of ``KeyPointLabels`` and of ``KeyPoint``.
+KEYPOINT_TOKEN = b"keypoint"
+# Attribute of ``KeyPointLabels`` or ``Labels``: pairs of key point names with a line between them, as JSON.
 EDGES = "skeleton"
 # Per-region choices that mark a key point as not visible, compared case-insensitively.
 HIDDEN = frozenset({"occluded", "hidden", "invisible", "not visible"})
@@ -41,12 +42,14 @@ class Skeleton(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_config(cls, config: LabelConfig | None) -> "Skeleton | None":
-        """Read the labels of the config's ``KeyPointLabels``, in its order, or by ``model_index`` if all have one.
+        """Read the labels that only name key points, in the config's order, or by ``model_index`` if all have one.
+
+        They are those of ``KeyPointLabels``, and of ``Labels`` that ``KeyPoint`` alone draws.
 
         Returns:
             ``None`` without a config or without labelled key points.
         """
-        controls = config.controls_of("KeyPointLabels") if config else ()
+        controls = [control for control in config.controls.values() if names_points(config, control)] if config else []
         labels = [label for control in controls for label in control.labels]
         indexes = [_model_index(label) for label in labels]
         if indexes and None not in indexes and len(set(indexes)) == len(indexes):
@@ -72,10 +75,13 @@ class Skeleton(msgspec.Struct, frozen=True):
                 task = read_task(text)
             except MalformedTask:
                 continue  # reported when it is exported
-            for result in (result for annotation in task.annotations for result in annotation.results):
-                labels = result.value.get("keypointlabels") if result.type == "keypointlabels" else None
-                if isinstance(labels, list):
-                    names |= dict.fromkeys(label for label in labels if isinstance(label, str) and label)
+            for annotation in task.annotations:
+                points = {result.id for result in annotation.results if result.type == "keypoint"}
+                for result in annotation.results:
+                    of_point = result.type == "keypointlabels" or (result.type == "labels" and result.id in points)
+                    labels = result.value.get(result.type) if of_point else None
+                    if isinstance(labels, list):
+                        names |= dict.fromkeys(label for label in labels if isinstance(label, str) and label)
         return cls(tuple(names)) if names else None
 
     @property
@@ -138,6 +144,22 @@ class KeypointAssignment(msgspec.Struct, frozen=True):
     by_object: Mapping[int, Sequence[KeypointXYV]]
     refused: tuple[tuple[Object, str], ...] = ()
     inferred: int = 0
+
+
+def names_points(config: LabelConfig, control: Control) -> bool:
+    """Whether the labels of a control name key points alone, and are no classes."""
+    if control.type != "labels":
+        return control.type == "keypointlabels"
+    return shapes_of(config, control) == {"keypoint"}
+
+
+def shapes_of(config: LabelConfig, control: Control) -> frozenset[str]:
+    """Types of the shapes without labels on the images of a control, which draw the labels of ``Labels``."""
+    return frozenset(
+        other.type
+        for other in config.controls.values()
+        if other.type in GEOMETRIES and not other.type.endswith("labels") and {*other.to_names} & {*control.to_names}
+    )
 
 
 def is_hidden(region: Region) -> bool:

@@ -20,7 +20,7 @@ from exporters.formats.yolo_classify import YoloClassify
 from exporters.model.accounting import ExportReport
 from exporters.model.class_map import CATEGORY_IDS, ORIGINAL, Categories, config_labels, near_duplicates, parse_renames
 from exporters.model.file_names import safe_name
-from exporters.model.keypoints import KEYPOINT_TOKEN, Skeleton
+from exporters.model.keypoints import KEYPOINT_TOKEN, Skeleton, shapes_of
 from exporters.model.splits import DEFAULT_SPLIT, DISPUTED_SPLIT, SplitPolicy
 from exporters.pipeline.export_run import ExportRun, Progress
 from exporters.sources import TaskSource, open_source
@@ -257,9 +257,15 @@ def _image_classes(config: LabelConfig | None, renamed: Mapping[str, str]) -> li
 
 
 def _skeleton(tasks: TaskSource, store: Store, formats: Sequence[str]) -> Skeleton | None:
-    """Return the key points of the label config; without one those used by the tasks, with permanent indices."""
+    """Return the key points of the label config, or those used by the tasks, with permanent indices.
+
+    The tasks decide without a config, and where ``Labels`` are drawn by ``KeyPoint`` and by other shapes.
+    """
     if tasks.config:
-        return Skeleton.from_config(tasks.config)
+        skeleton = Skeleton.from_config(tasks.config)
+        mixed = any("keypoint" in shapes_of(tasks.config, labels) for labels in tasks.config.controls_of("Labels"))
+        if skeleton or not mixed:
+            return skeleton
     needs_keypoints = any(name in KEYPOINT_FORMATS or name.endswith(POSE) for name in formats)
     if not needs_keypoints or (isinstance(tasks, JsonFile) and not tasks.contains(KEYPOINT_TOKEN)):
         return None

@@ -220,3 +220,40 @@ def test_a_conversion_is_counted_once_with_key_points_or_without(run, build, poi
     out = run([build.task(1, build.annotation(*results))], label_config=config, formats=("coco", "webdataset"))
     for count in out.report.accounts.formats.values():
         assert count.converted == {"rectangle -> polygon": 1, "rotated rectangle -> polygon": 1}
+
+
+BOXES = '<RectangleLabels name="label" toName="image"><Label value="cat"/></RectangleLabels>'
+BOTH = '<Labels name="part" toName="image"><Label value="cat"/><Label value="tail"/><Label value="nose"/></Labels>'
+POINT = '<Labels name="part" toName="image"><Label value="nose"/><Label value="tail"/></Labels>'
+SEPARATE = {
+    # labels of points beside labels of boxes; and one control for both, whose points are those that tasks have
+    "of their own": (f'{BOXES}{POINT}<KeyPoint name="dot" toName="image"/>', ["nose", "tail"], ["cat"]),
+    "shared with boxes": (
+        f'{BOTH}<Rectangle name="box" toName="image"/><KeyPoint name="dot" toName="image"/>',
+        ["nose"], ["cat", "tail", "nose"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", SEPARATE)
+def test_points_with_labels_of_a_separate_control(which, run, build):
+    tags, names, classes = SEPARATE[which]
+    value = {"x": 20, "y": 25, "width": 1}
+    sides = {"x": 10, "y": 10, "width": 20, "height": 40, "rotation": 0}
+    results = [
+        build.result("keypoint", value, from_name="dot", id="n", parentID="a"),
+        build.result("labels", {**value, "labels": ["nose"]}, from_name="part", id="n", parentID="a"),
+    ]
+    if "<Rectangle " in tags:
+        results.append(build.result("rectangle", sides, from_name="box", id="a"))
+        results.append(build.result("labels", {**sides, "labels": ["cat"]}, from_name="part", id="a"))
+    else:
+        results.append(build.box(10, 10, 20, 40, "cat", id="a"))
+    config = f'<View><Image name="image" value="$image"/>{tags}</View>'
+    out = run([build.task(1, build.annotation(*results))], formats=("coco", "yolo-pose"), label_config=config)
+    (annotation,) = out.instances()["annotations"]
+    assert annotation["keypoints"][:3] == [128, 90, 2]
+    categories = out.instances()["categories"]
+    assert [category["name"] for category in categories] == classes
+    assert categories[0]["keypoints"] == names
+    assert not out.report.accounts.formats["yolo-pose"].dropped
