@@ -128,6 +128,7 @@ def open_session(
     options.log_severity_level = 3  # users cannot act on exporters' warnings
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # planned memory is 30 MB more per session of the embedded model, and no faster
     # Spinning threads would take cores from the threads that decode images and answer /health.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = onnxruntime.get_available_providers()

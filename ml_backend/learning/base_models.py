@@ -10,6 +10,7 @@ from labelloop.service.system import available_cores
 from ml_backend.heads import load_heads
 from ml_backend.heads.base import Head
 from ml_backend.inference.detector import Detector, embedded_model, load_detector
+from ml_backend.malloc import trim_memory
 from ml_backend.serving import activation
 from ml_backend.serving.active_versions import DEFAULT_MODEL, read_pointer
 from ml_backend.serving.registry import Registry, VersionManifest
@@ -172,6 +173,7 @@ class BaseModels:
                 while len(self._open) >= MAX_BACKBONES:
                     self._open.pop(next(iter(self._open)))
                 self._open[served.base] = opened
+                trim_memory()  # recognising a layout and exporting a graph left 60 MB free
             return self._open[served.base]
 
 

@@ -247,6 +247,7 @@ def base_detections(backbone: FrozenBackbone, features: CandidateFeatures, *, fl
     """Return the base model's detections from its features."""
     scores = features.scores * features.objectness[:, None]
     detections = best_class(features.boxes, scores, backbone.detector.candidate_floor(floor))
+    features.release()
     return backbone.detector.postprocess(detections, features.fit, floor=floor).to_image(features.fit)
 
 

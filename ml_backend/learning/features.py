@@ -18,15 +18,19 @@ from ml_backend.training.examples import Example
 from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.tiles import Part
 
-# Bytes of features in memory, about 150 images with the embedded model; saves reading them from disk for each run.
-MEMORY_BYTES = 512 * 2**20
+# Bytes of features in memory. Those that are mapped from the cache on disk count as `MAPPED_BYTES`; others, where the
+# disk is full, take 3 MB per image with the embedded model.
+MEMORY_BYTES = 64 * 2**20
+
+# Bytes of a mapping in memory: Python's objects and the features of the whole image.
+MAPPED_BYTES = 16 * 2**10
 
 # Images whose features as a whole stay in memory: about 4 kB each with the embedded model.
 MAX_IMAGES = 5000
 
 
 class FeatureProvider:
-    """Features by image URL, cached in memory and on disk. Thread-safe."""
+    """Features by image URL, cached on disk and mapped from there. Thread-safe."""
 
     def __init__(self, photos: ImageSource, cache: FeatureCache, *, memory_bytes: int = MEMORY_BYTES) -> None:
         """Create an empty memory cache.
@@ -55,9 +59,9 @@ class FeatureProvider:
         with self._lock:
             if key in self._memory:
                 return self._memory[key]
-        features = self._cache.get(
+        features = self._cache.get_mapped(
             key, lambda: backbone.extract_features([self.prepared_image(backbone, url, task=task)])[0]
-        ).half_precision()
+        )
         with self._lock:
             if key not in self._memory:
                 # Training reads all images in the same order. With LRU eviction every read would miss the cache, so a
@@ -139,6 +143,8 @@ def boxes_on_image(image: LabelledImage, width: int, height: int) -> Floats:
 
 
 def _size(features: CandidateFeatures) -> int:
+    if features.file is not None:
+        return MAPPED_BYTES
     of_image = 0 if features.image_features is None else features.image_features.nbytes
     arrays = (features.boxes, features.objectness, features.scores, features.embeddings)
     return sum(array.nbytes for array in arrays) + of_image

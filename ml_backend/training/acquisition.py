@@ -122,6 +122,7 @@ def image_vector(candidates: CandidateFeatures) -> Floats:
         return np.asarray(whole / (np.linalg.norm(whole) + 1e-12), np.float32)
     weights = candidates.objectness + 1e-6
     mean = weights @ candidates.embeddings / weights.sum()
+    candidates.release()
     return np.asarray(mean / (np.linalg.norm(mean) + 1e-12), np.float32)
 
 

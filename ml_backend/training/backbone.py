@@ -24,6 +24,7 @@ from ml_backend.inference.session import Engine
 from ml_backend.layouts.labelloop import EMBEDDINGS
 from ml_backend.training.feature_export import LEVELS, export_features, export_image_features, not_learnable_reason
 from ml_backend.training.lent_features import LENT
+from ml_backend.training.mapped_file import MappedFile
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class CandidateFeatures:
         embeddings: (n, d) float32.
         fit: Position of the image in the network's input.
         image_features: (g,) float32 frozen features of the whole image; None where the graph gives none.
+        file: The file that the arrays of the candidates are mapped from; None: they are in memory.
     """
 
     boxes: Floats
@@ -55,14 +57,24 @@ class CandidateFeatures:
     embeddings: Floats
     fit: Fit
     image_features: Floats | None = None
+    file: MappedFile | None = None
 
     def __len__(self) -> int:
         """Number of candidates."""
         return len(self.boxes)
 
+    def release(self) -> None:
+        """Give the memory of a mapped file back; the arrays stay valid."""
+        if self.file is not None:
+            self.file.release()
+
     def half_precision(self) -> CandidateFeatures:
         """The features in half precision, as a cache stores them: half the memory, and fits of the same bits."""
-        return replace(self, scores=self.scores.astype(np.float16), embeddings=self.embeddings.astype(np.float16))
+        return replace(
+            self,
+            scores=self.scores.astype(np.float16, copy=False),
+            embeddings=self.embeddings.astype(np.float16, copy=False),
+        )
 
     def __getitem__(self, keep: npt.NDArray[Any]) -> CandidateFeatures:
         """Select candidates by index or mask."""
@@ -72,6 +84,7 @@ class CandidateFeatures:
             objectness=self.objectness[keep],
             scores=self.scores[keep],
             embeddings=self.embeddings[keep],
+            file=None,
         )
 
 

@@ -47,11 +47,10 @@ def boxes_to_input(fit: Fit, boxes: Floats) -> Floats:
     return np.stack([left, top, right, bottom], axis=1).astype(np.float32)
 
 
-def clip_to_image(candidates: CandidateFeatures) -> Floats:
-    """Clip the candidates' boxes (n, 4) to the image, in pixels of the network's input."""
-    fit = candidates.fit
+def clip_to_image(boxes: Floats, fit: Fit) -> Floats:
+    """Clip boxes (n, 4) to the image, in pixels of the network's input."""
     limits = boxes_to_input(fit, np.array([[0, 0, fit.width, fit.height]], np.float32))[0]
-    return np.clip(candidates.boxes, limits[[0, 1, 0, 1]], limits[[2, 3, 2, 3]])
+    return np.clip(boxes, limits[[0, 1, 0, 1]], limits[[2, 3, 2, 3]])
 
 
 # Share of a box on an ignored object from which it is ignored too.
@@ -97,5 +96,5 @@ def match_candidates(example: Example) -> CandidateMatch:
         return CandidateMatch(
             no_overlaps, np.zeros(len(example.candidates), np.float32), np.full(len(example.candidates), -1)
         )
-    iou = cross_iou(clip_to_image(example.candidates), example.boxes)
+    iou = cross_iou(clip_to_image(example.candidates.boxes, example.candidates.fit), example.boxes)
     return CandidateMatch(iou, iou.max(axis=1), iou.argmax(axis=1))

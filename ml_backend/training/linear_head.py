@@ -67,6 +67,7 @@ def feature_matrix(
         [objectness, candidates.scores[:, list(prior_classes)].astype(dtype) * objectness], axis=1
     )
     probabilities = np.clip(probabilities, PROB_EPS, 1 - PROB_EPS)
+    candidates.release()
     return np.concatenate(
         [embeddings, log_sides, log_sides * log_sides, np.log(probabilities / (1 - probabilities))], axis=1
     )

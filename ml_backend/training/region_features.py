@@ -24,7 +24,8 @@ def region_rows(candidates: CandidateFeatures, boxes: Floats) -> Ints:
     """
     if not len(boxes):
         return np.zeros(0, np.int64)
-    wanted, candidate_boxes = boxes_to_input(candidates.fit, np.asarray(boxes, np.float32)), clip_to_image(candidates)
+    wanted = boxes_to_input(candidates.fit, np.asarray(boxes, np.float32))
+    candidate_boxes = clip_to_image(candidates.boxes, candidates.fit)
     iou = cross_iou(wanted, candidate_boxes)
     best = iou.max(axis=1, keepdims=True)
     rows = np.where(iou >= NEAR_BEST * best, candidates.objectness.astype(np.float32), -1).argmax(axis=1)
@@ -47,4 +48,6 @@ def region_embeddings(candidates: CandidateFeatures, boxes: Floats) -> Floats:
     """
     if not len(candidates):
         return np.zeros((len(boxes), candidates.embeddings.shape[1]), np.float32)
-    return np.asarray(candidates.embeddings[region_rows(candidates, boxes)], np.float32)
+    embeddings = np.asarray(candidates.embeddings[region_rows(candidates, boxes)], np.float32)
+    candidates.release()
+    return embeddings

@@ -1,7 +1,7 @@
 """Design matrix over the candidates of all labelled images, with their class targets and box targets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -204,12 +204,12 @@ class CandidateTable:
             overlaps[index] = part.match.iou
             matched = np.flatnonzero(part.match.best >= REFINED_IOU)
             if len(matched):
-                candidates = part.example.candidates[part.selected[matched]]
+                candidates = part.example.candidates
                 boxes = apply_box_deltas(
-                    candidates.boxes,
+                    candidates.boxes[part.selected[matched]],
                     (self.features[part.rows[matched]] @ regressor.astype(np.float32)).astype(np.float64),
                 )
-                refined = cross_iou(clip_to_image(replace(candidates, boxes=boxes)), part.example.boxes)
+                refined = cross_iou(clip_to_image(boxes, candidates.fit), part.example.boxes)
                 overlaps[index] = part.match.iou.copy()
                 overlaps[index][matched] = refined
         return overlaps
@@ -304,6 +304,6 @@ def _assign_positives(overlaps: Floats) -> tuple[Ints, Ints]:
 
 def _unexplained(part: _ImageRows) -> npt.NDArray[np.bool_]:
     """Mask (selected,) of candidates that the backbone is confident of although they match no box."""
-    candidates = part.example.candidates[part.selected]
-    scores = candidates.scores.max(axis=1, initial=0) * candidates.objectness
+    candidates = part.example.candidates
+    scores = (candidates.scores.max(axis=1, initial=0) * candidates.objectness)[part.selected]
     return np.asarray((scores >= CONFIDENT) & (part.match.best < NEGATIVE_IOU))

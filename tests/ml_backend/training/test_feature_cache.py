@@ -1,5 +1,7 @@
 """The feature cache stays within its limit, returns what was stored, and tolerates a full disk."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,38 @@ def test_files_of_earlier_releases_are_removed(tmp_path):
     (tmp_path / "base-0123456789ab.npz").write_bytes(b"old")
     FeatureCache(tmp_path, max_bytes=1 << 20)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mapped_features_are_those_in_half_precision_until_the_last_use(tmp_path):
+    cache = FeatureCache(tmp_path, max_bytes=10**6)
+    mapped = cache.get_mapped("a", lambda: features(0.1))
+    in_memory = cache.get("a", never).half_precision()
+    for file in tmp_path.glob("??/*"):
+        file.unlink()  # another process evicts it
+    mapped.release()
+    for name in ("boxes", "objectness", "scores", "embeddings"):
+        array = getattr(mapped, name)
+        assert array.dtype == getattr(in_memory, name).dtype
+        assert not array.flags.owndata
+        np.testing.assert_array_equal(array, getattr(in_memory, name))
+    kept = mapped.embeddings
+    del mapped, array
+    assert kept[0, 0] == np.float16(0.1)
+
+
+def test_mapped_features_hold_no_open_file(tmp_path):
+    cache = FeatureCache(tmp_path, max_bytes=10**7)
+    before = len(list(Path("/dev/fd").iterdir()))
+    kept = [cache.get_mapped(str(number), lambda: features(0.5)) for number in range(20)]
+    assert len(list(Path("/dev/fd").iterdir())) < before + len(kept)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: data[:900] + b"x" * 20 + data[920:]])
+def test_damaged_file_is_not_mapped(tmp_path, damage):
+    cache = FeatureCache(tmp_path, max_bytes=10**6)
+    cache.get("a", lambda: features(0.5))
+    [file] = tmp_path.glob("??/*")
+    file.write_bytes(damage(file.read_bytes()))
+    for _ in range(2):
+        assert cache.get_mapped("a", lambda: features(0.25)).boxes[0, 0] == pytest.approx(0.25)
+    assert cache.get_mapped("a", never).boxes[0, 0] == pytest.approx(0.25)
