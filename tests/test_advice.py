@@ -1,6 +1,7 @@
 """Every command that a message, a fix or a page advises is one that the command line takes."""
 
 import ast
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 from cyclopts import CycloptsError, MissingArgumentError
 
 from labelloop.cli.main import GROUPS, create_cli
-from tests.test_docs import PAGES, prose
+from tests.test_docs import PAGES, names_of_commands, prose
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("labelloop", "ml_backend", "qc_webhooks", "exporters")
@@ -103,6 +104,23 @@ def test_a_command_that_a_message_advises_is_taken(command):
 def test_the_commands_that_a_page_shows_are_taken(page):
     shown = {command.strip() for command in shown_commands(page)}
     assert {command: said for command in shown if (said := refusal(f"labelloop {command}", whole=False))} == {}
+
+
+def examples_in_help(text: str) -> list[str]:
+    """The commands of labelloop in the blocks of code of a docstring."""
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", text, flags=re.DOTALL))
+    return re.findall(r"^(?:\w+=\S+ )?(labelloop [^#&|\n]*)", blocks, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [*names_of_commands(create_cli()), "learn"])
+def test_help_shows_an_example_that_the_command_line_takes(name):
+    app = create_cli(name.split())
+    for word in name.split():
+        app = app[word]
+    examples = examples_in_help(inspect.getdoc(app.default_command) or "")
+    needs_something = any(argument.required for argument in app.assemble_argument_collection())
+    assert examples or not needs_something, f"labelloop {name} --help has no example"
+    assert {example: said for example in examples if (said := refusal(example, whole=True))} == {}
 
 
 def test_a_command_that_is_none_is_refused():

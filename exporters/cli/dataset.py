@@ -36,6 +36,10 @@ _SAMPLES, _MISSING = 20, 3
 def dataset_list(url: str, *, json: JsonPath = None) -> int:
     """List the versions of a data set; mark the published one, and the one that latest/ holds.
 
+    ```
+    labelloop dataset list s3://bucket/cars
+    ```
+
     Args:
         url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         json: where to write the list as JSON ("-": to the standard output).

@@ -88,6 +88,10 @@ def _check_tasks(store: Store, manifest: DatasetManifest, folder: Path, problems
 def dataset_verify(url: str, *, version: str = "latest", json: JsonPath = None) -> int:
     """Compare a version with its manifest: size and SHA-256 of every file, and the numbers of images and labels.
 
+    ```
+    labelloop dataset verify s3://bucket/cars
+    ```
+
     Args:
         url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         version: "latest", or a number: 3 or v000003.

@@ -15,6 +15,10 @@ def backup(file: Path, *, database: bool = True, label_studio: bool = True, data
     It contains the database, policies, settings with their secrets, models, and the projects, annotations and uploads
     of the Label Studio that `labelloop up` runs, without caches and logs. Keep the file as secret as a password.
 
+    ```
+    labelloop backup labelloop-2026-11-30.tar.gz
+    ```
+
     Args:
         file: The file to write, such as labelloop.tar.gz; it must not exist.
         database: Include the database. `--no-database` if it is on Postgres.
@@ -36,6 +40,10 @@ def backup(file: Path, *, database: bool = True, label_studio: bool = True, data
 
 def restore(file: Path, *, force: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Restore a home folder from a backup. All files are checked before the first is written.
+
+    ```
+    LABELLOOP_HOME=/srv/new labelloop restore labelloop-2026-11-30.tar.gz
+    ```
 
     Args:
         file: The file that `labelloop backup` wrote.

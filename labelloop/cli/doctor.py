@@ -26,6 +26,11 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
 
     The exit status is 1 if a problem is found; warnings leave it 0.
 
+    ```
+    labelloop doctor
+    labelloop doctor 7
+    ```
+
     Args:
         project: Id of a Label Studio project to check as well: its ML backend, webhooks, tabs and sampling.
         json: Print the findings as one JSON object instead of a list.

@@ -48,6 +48,11 @@ def dead(*, limit: int = 50) -> None:
 def replay(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Retry dead letters, with a new count of attempts.
 
+    ```
+    labelloop inbox replay 7 8
+    labelloop inbox replay --all
+    ```
+
     Args:
         ids: Numbers of events, from `labelloop inbox dead`.
         all_: All dead letters.
@@ -62,6 +67,10 @@ def replay(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) -> 
 
 def discard(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Delete dead letters permanently, and print each.
+
+    ```
+    labelloop inbox discard 7 8
+    ```
 
     Args:
         ids: Numbers of events, from `labelloop inbox dead`.

@@ -22,6 +22,11 @@ def send_back(task: int, *, comment: str = "", annotator: str = "", accept: bool
     The annotation stays. The annotator changes it and presses Update; the task is then "redone" and waits for you in
     "QC: to review". `labelloop qc undo PROJECT --task TASK --last 2` takes the last step back.
 
+    ```
+    labelloop qc send-back 42 --annotator ben@example.com --comment "The car at the right is missing."
+    labelloop qc send-back 42 --accept
+    ```
+
     Args:
         task: The task's id in Label Studio.
         comment: What to correct, in a sentence.

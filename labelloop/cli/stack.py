@@ -32,6 +32,12 @@ def up(
     The first start installs stock Label Studio into the home folder and creates the demo projects; later
     starts take seconds and keep everything. Ctrl-C stops all services.
 
+    ```
+    labelloop up
+    labelloop up --images ./photos      # your images, as a project of their own
+    labelloop up --port 8180 --ml-port 9190 --qc-port 9191
+    ```
+
     Args:
         images: Folder of your own images, for a separate project. Default: photographs from installed packages.
         port: Port of Label Studio. Default: that of the last run, else 8080.
@@ -53,6 +59,11 @@ def up(
 
 def install(*, label_studio: Path | None = None) -> None:
     """Install stock Label Studio before the first `labelloop up`, for instance while a network is available.
+
+    ```
+    labelloop install
+    labelloop install --label-studio /srv/label-studio     # then: labelloop up --label-studio /srv/label-studio
+    ```
 
     Args:
         label_studio: Folder to install into. Default: `label-studio` in the home folder.
@@ -89,6 +100,11 @@ def down(*, wait_s: float = 30.0) -> None:
 
 def connect(project: int, *, note: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Connect a Label Studio project to the loop: ML backend, webhooks, tabs, sampling. Safe to repeat.
+
+    ```
+    labelloop connect 7
+    labelloop connect 7 --note
+    ```
 
     Args:
         project: The project's number, as in its address: /projects/NUMBER/.

@@ -42,6 +42,11 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     Training itself is done by `labelloop worker` after every submit. If a requested run is not possible, the command
     says why and exits with status 1.
 
+    ```
+    labelloop learn 7
+    labelloop learn 7 --watch
+    ```
+
     Args:
         project: Project number, as in its address: /projects/NUMBER/.
         now: Train now, even if nothing changed; "Start training" in Label Studio does the same.

@@ -34,6 +34,11 @@ def learn_report(
 
     The ML backend serves the same report with charts at `/projects/PROJECT/learning`.
 
+    ```
+    labelloop learn report 7
+    labelloop learn report 7 --out learning.html --json learning.json
+    ```
+
     Args:
         project: Project number, as in its address: /projects/NUMBER/.
         out: HTML file for the page, which is self-contained.

@@ -69,6 +69,11 @@ def learn_simulate(
 
     Ctrl-C stops it and prints the results so far.
 
+    ```
+    labelloop learn simulate --images photos --annotations boxes --test-list test.txt
+    labelloop learn simulate --images flowers --labelled 20,50,100     # each subfolder is a class
+    ```
+
     Args:
         images: Folder of images.
         annotations: A folder of Pascal VOC XML, a folder of YOLO text files or a COCO JSON file, as read by

@@ -46,6 +46,11 @@ def models_add(
     With --project it is evaluated against the served version, on the project's held-out tasks or, while these are too
     few, on all labelled ones. If it is worse it is kept on the store, but --activate does not activate it.
 
+    ```
+    labelloop models add best.onnx
+    labelloop models add best.onnx --project 7 --activate
+    ```
+
     Args:
         model: The ONNX file; external weights next to it are added too.
         names: File of its class names, one per line, if the model has none.
@@ -80,6 +85,11 @@ def models_activate(version: str, *, project: int | None = None) -> None:
 
     The connection in Label Studio is renamed to the version, so that Label Studio requests new pre-labels.
 
+    ```
+    labelloop models activate best-1f2e3d4c5b6a
+    labelloop models activate best-1f2e3d4c5b6a --project 7
+    ```
+
     Args:
         version: Name from `labelloop models list`.
         project: Only for this project; a project's own version takes precedence over that of all projects.
@@ -93,6 +103,10 @@ def models_activate(version: str, *, project: int | None = None) -> None:
 
 def models_rollback(*, project: int | None = None) -> None:
     """Roll back to the previously active version; each call goes one version further back.
+
+    ```
+    labelloop models rollback --project 7
+    ```
 
     Args:
         project: Only for this project; default all projects.
@@ -167,6 +181,11 @@ def models_pull(
     source: Annotated[str, Parameter(name="--from")] = "",
 ) -> None:
     """Download a model from the catalogue, show its licence and verify its checksums (resumable).
+
+    ```
+    labelloop models pull
+    labelloop models pull yolox-nano
+    ```
 
     Args:
         name: Name of the model; without it the catalogue is listed.

@@ -39,6 +39,11 @@ def prelabel_project(
 ) -> None:
     """Pre-label a whole project with its served version (resumable). Stop it with Ctrl-C and run it again.
 
+    ```
+    labelloop prelabel 7
+    labelloop prelabel 7 --prune        # and delete the predictions of older versions
+    ```
+
     Args:
         project: Project number, as in its address: /projects/NUMBER/.
         every: Replace existing predictions of this version; otherwise only tasks without one are predicted.

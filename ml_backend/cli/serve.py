@@ -35,6 +35,11 @@ def serve(
     The model is loaded once before the port opens, so that a missing or unknown model is reported here. Basic auth is
     required if LABELLOOP_BASIC_AUTH_USER is set.
 
+    ```
+    labelloop ml serve
+    labelloop ml serve best.onnx --host 0.0.0.0
+    ```
+
     Args:
         model: ONNX detector to serve; default LABELLOOP_MODEL, else the embedded model.
         port: Port to listen on.
@@ -119,6 +124,11 @@ def models_inspect(
     """Print the detected layout of a model file and why, and its detections on an image.
 
     With --suggest, propose a layout file for a graph that no known layout matches, from its detections on the image.
+
+    ```
+    labelloop models inspect best.onnx --image photo.jpg --out drawn.png
+    labelloop models inspect best.onnx --suggest --image photo.jpg
+    ```
 
     Args:
         model: ONNX file; default the embedded model.

@@ -18,6 +18,11 @@ def adopt(project: int, *, back: bool = False) -> None:
 
     Its tasks are judged again. What changes is shown first; `labelloop qc what-if PROJECT` shows it without a change.
 
+    ```
+    labelloop qc adopt 7
+    labelloop qc adopt 7 --back
+    ```
+
     Args:
         project: The project's id in Label Studio.
         back: Return to the defaults before: the mean agreement decides alone.

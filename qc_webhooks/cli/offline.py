@@ -36,6 +36,10 @@ def report(
 ) -> None:
     """Report on an export: agreement, conflicts and verdict per task, statistics, reliability per annotator.
 
+    ```
+    labelloop qc report --from export.json --label-config config.xml --json report.json
+    ```
+
     Args:
         source: JSON export of Label Studio, or JSON lines.
         label_config: The project's labeling interface, as an XML file.
@@ -60,6 +64,10 @@ def consensus(
     policy: Path | None = None,
 ) -> None:
     """Write one consensus annotation per task, as Label Studio's JSON.
+
+    ```
+    labelloop qc consensus --from export.json --label-config config.xml --out consensus.json
+    ```
 
     Args:
         source: JSON export of Label Studio, or JSON lines.

@@ -85,6 +85,10 @@ def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = No
 def status(project: int) -> None:
     """Show the status of a project: verdicts, tasks to review, writes, the last poll.
 
+    ```
+    labelloop qc status 7
+    ```
+
     Args:
         project: The project's id in Label Studio.
     """
@@ -117,6 +121,10 @@ def status(project: int) -> None:
 def recheck(project: int) -> None:
     """Judge every task of a project again, for example after a change of its policy.
 
+    ```
+    labelloop qc recheck 7
+    ```
+
     Args:
         project: The project's id in Label Studio.
     """
@@ -133,6 +141,11 @@ def undo(
 
     Values that were changed since are skipped, with the reason. An undone write is not repeated until an annotation or
     the policy changes.
+
+    ```
+    labelloop qc undo 7 --task 42
+    labelloop qc undo 7 --last 3
+    ```
 
     Args:
         project: The project's id in Label Studio.

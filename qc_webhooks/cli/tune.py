@@ -68,6 +68,11 @@ def tune_policy(
     Needed are 30 tasks with three or more annotators, or with two and a ground truth. More annotators than are recorded
     cannot be replayed: let 5 or more do 50 tasks to see what 5 bring.
 
+    ```
+    labelloop qc tune --from export.json --label-config config.xml --target-error .05
+    labelloop qc tune --from 7 --target-error .05
+    ```
+
     Args:
         source: A JSON export of Label Studio (or JSON lines), or the id of a connected project.
         target_error: The wanted share of wrong statements, above 0 and below 1: .05 is 5 %.

@@ -53,6 +53,11 @@ def what_if(
     A project is replayed in a second, for agreement, every_control, annotators and max_annotators; settings that send
     agreed tasks to a reviewer are left out and named. An export is judged again, for every setting.
 
+    ```
+    labelloop qc what-if 7 --policy new.toml
+    labelloop qc what-if --from export.json --label-config config.xml --policy new.toml --against old.toml
+    ```
+
     Args:
         project: The project's id in Label Studio.
         policy: The policy.toml to try; omitted, with a project: the newest defaults (see `labelloop qc adopt`).
