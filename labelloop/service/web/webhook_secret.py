@@ -2,11 +2,13 @@
 
 import hmac
 import threading
-
-from flask import Request
+from typing import TYPE_CHECKING
 
 from labelloop.service.errors import Forbidden
 from labelloop.service.settings import Settings, settings_file
+
+if TYPE_CHECKING:  # the commands that connect a project serve nothing
+    from flask import Request
 
 SECRET_HEADER = "X-Labelloop-Secret"  # noqa: S105 - the header's name
 
@@ -38,7 +40,7 @@ class WebhookSecrets:
         secrets = (settings.webhook_secret, settings.webhook_secret_previous)
         return tuple(secret.get_secret_value().encode() for secret in secrets if secret)
 
-    def check(self, http_request: Request) -> None:
+    def check(self, http_request: "Request") -> None:
         """Refuse a request without a valid secret (constant-time comparison).
 
         Raises:

@@ -101,7 +101,7 @@ def test_next_check_reads_new_images_only(yolo, tmp_path):
 
 def test_stopped_check_keeps_what_it_read(yolo, tmp_path, monkeypatch):
     folder = yolo(*clean())
-    monkeypatch.setattr(run_module, "_BATCH", 4)
+    monkeypatch.setattr("exporters.look.cache._WRITTEN", 4)
     reading = run_module.read_fingerprints
 
     def stopped(*arguments, **options):
