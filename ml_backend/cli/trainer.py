@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.signals import graceful_stop
 from labelloop.service.system import available_cores
 from ml_backend.finetune.torch_parts import require_torch
+from ml_backend.studio.connect import basic_auth
 from ml_backend.trainer.agent import AgentOptions, run_agent
 from ml_backend.trainer.client import TrainerClient
 
@@ -37,15 +39,19 @@ def trainer(
     extra [train] here: pip install 'labelloop[train]'.
 
     ```
-    labelloop trainer --url http://labels.example.org:9090 --token TOKEN
-    LABELLOOP_TRAINER_TOKEN=TOKEN labelloop trainer --url https://user:password@labels.example.org/ml
+    export LABELLOOP_TRAINER_TOKEN=TOKEN
+    labelloop trainer --url https://labels.example.org/ml
     ```
 
-    Ctrl-C writes a checkpoint and gives the job back; a trainer that dies loses its job after 90 seconds.
+    Basic auth of the ML backend: LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD, as there.
+
+    Ctrl-C writes a checkpoint and gives the job back; a trainer that dies loses its job after 90 seconds. A trained
+    model is offered for 24 hours while the ML backend cannot be reached.
 
     Args:
-        url: Address of the ML backend; with its Basic auth, if it has any: https://USER:PASSWORD@HOST.
-        token: LABELLOOP_TRAINER_TOKEN of the ML backend; default: this variable here, which other users cannot see.
+        url: Address of the ML backend. Basic auth in it (https://USER:PASSWORD@HOST) is used, but every user of this
+            machine can read it.
+        token: LABELLOOP_TRAINER_TOKEN of the ML backend; default: this variable here, which other users cannot read.
         device: Where to train; auto: on a GPU that torch finds, else on the CPU.
         name: Name of this trainer, on the learning page; default: that of the machine.
         threads: CPU threads; 0: one per core.
@@ -59,6 +65,7 @@ def trainer(
     setup_logging(settings)
     if not _is_web_address(url):  # which may have a password
         raise SettingsError("--url is not the address of an ML backend.", fix="Give --url http://HOST:9090.")
+    _warn_of_secrets(url, token)
     token = (token or settings.trainer_token.get_secret_value()).strip()
     if not token:
         raise SettingsError(
@@ -72,11 +79,22 @@ def trainer(
     torch.set_num_threads(threads or available_cores())
     selected: Device = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     options = AgentOptions(name or socket.gethostname(), selected, settings.home, once=once)
-    with TrainerClient(url, token) as client, graceful_stop("the step") as stopping:
+    with TrainerClient(url, token, auth=basic_auth(settings)) as client, graceful_stop("the step") as stopping:
         print(f"Trainer {options.name} ({selected}) asks {client.url} for work. Ctrl-C ends it.", flush=True)
         run_agent(client, options, stopping=stopping, say=lambda line: print(line, flush=True))
     if stopping():
         raise SystemExit(stopping.exit_status)
+
+
+def _warn_of_secrets(url: str, token: str) -> None:
+    """Say which secrets of the command line other users can read, as in `ps`."""
+    for option, given, variables in (
+        ("--url", urlsplit(url).password, "LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD"),
+        ("--token", token, "LABELLOOP_TRAINER_TOKEN"),
+    ):
+        if given:
+            message = f"Every user of this machine can read the secret in {option}. Set {variables} instead."
+            print(f"Warning: {message}", file=sys.stderr, flush=True)
 
 
 def _is_web_address(url: str) -> bool:

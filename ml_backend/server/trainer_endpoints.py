@@ -244,13 +244,19 @@ class TrainerEndpoints:
         )  # fmt: skip
 
     def _leased(self, number: int) -> TrainJob:
-        """The job whose lease the request states.
+        """The job whose lease the request states; an expired lease is taken up again if no other trainer has the job.
 
         Raises:
             LeaseLost: It is not the one that is valid.
         """
-        job, lease = self._jobs().job(number), request.headers.get(LEASE_HEADER, "")
-        if job is None or job.state != "running" or not hmac.compare_digest(job.token.encode(), lease.encode()):
+        jobs, lease = self._jobs(), request.headers.get(LEASE_HEADER, "")
+        job = jobs.job(number)
+        if job is None or not lease or not hmac.compare_digest(job.token.encode(), lease.encode()):
+            raise LeaseLost(job=number)
+        if job.state == "waiting" and jobs.heartbeat(number, lease):
+            log.info("training_resumed", job=number, project=job.project, trainer=job.holder)
+            job = jobs.job(number)
+        if job is None or job.state != "running" or job.token != lease:
             raise LeaseLost(job=number)
         return job
 

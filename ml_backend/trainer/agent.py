@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 # Seconds between two attempts while the ML backend cannot be reached, at first; `MAX_PAUSE_S` in the end.
 FIRST_PAUSE_S = 1.0
 
-# Seconds for which a finished model is offered while the ML backend cannot be reached.
-HAND_BACK_S = 60.0
+# Hours for which a finished model is offered while the ML backend cannot be reached.
+HAND_BACK_HOURS = 24
 
 DROPPED = "dropped, it was given to another or cancelled."
 
@@ -128,7 +128,7 @@ def _work_on(
             done = train(job, reporter, work.ends) if job is not None else None
             if job is not None and done is not None and not done.stopped:
                 reporter.ended(done)
-                work.hand_back(job.out)
+                work.hand_back(job.out, say)
                 outcome = "handed back; the ML backend evaluates it."
             elif not reporter.lost:
                 client.release(offer, f"the trainer {options.name} was stopped")
@@ -201,18 +201,26 @@ class _Work:
             names=tuple(sorted({label for image in data.images for label in image.labels})),
         )
 
-    def hand_back(self, file: Path) -> None:
-        """Send the result and the model; again while the ML backend cannot be reached for a moment."""
+    def hand_back(self, file: Path, say: Callable[[str], None]) -> None:
+        """Send the result and the model; again for `HAND_BACK_HOURS` while the ML backend cannot be reached.
+
+        Raises:
+            LeaseGone: Another trainer took the job meanwhile.
+            BackendUnreachable: The time is over, or the trainer was stopped.
+        """
         self.reporter.phase("handing the model back")
         self.reporter.send()
-        deadline = time.monotonic() + HAND_BACK_S
+        deadline, pause_s = time.monotonic() + 3600 * HAND_BACK_HOURS, FIRST_PAUSE_S
         while True:
             try:
                 self.client.hand_back(self.offer, file)
-            except BackendUnreachable:
-                if time.monotonic() > deadline or self.ends():
+            except BackendUnreachable as error:
+                if pause_s == FIRST_PAUSE_S:
+                    say(f"Job {self.offer.id} is trained. {error.message} It is offered for {HAND_BACK_HOURS} hours.")
+                if time.monotonic() > deadline or self.stopping():
                     raise
-                time.sleep(FIRST_PAUSE_S)
+                _sleep(pause_s, self.stopping)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
             else:
                 return
 

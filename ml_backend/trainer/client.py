@@ -65,16 +65,24 @@ class LeaseGone(LabelloopError):
 class TrainerClient:
     """Calls the trainer endpoints of one ML backend."""
 
-    def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        auth: tuple[str, str] | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         """Send nothing yet.
 
         Args:
             url: Address of the ML backend; a user and password in it are sent as Basic auth.
             token: LABELLOOP_TRAINER_TOKEN of the ML backend.
+            auth: User and password of Basic auth; those in the URL come first.
             transport: For tests; default: the network.
         """
         address = httpx.URL(url.rstrip("/"))
-        auth = (address.username, address.password) if address.username else None
+        auth = (address.username, address.password) if address.username else auth
         self.url = str(address.copy_with(username=None, password=None)).rstrip("/")
         self._http = httpx.Client(
             base_url=self.url, headers={TOKEN_HEADER: token}, auth=auth, timeout=TIMEOUT_S, transport=transport

@@ -153,8 +153,12 @@ class TrainJobStore:
     def heartbeat(
         self, number: int, token: str, progress: TrainProgress | None = None, *, lease_s: float = LEASE_S
     ) -> bool:
-        """Renew a lease and record the progress; False if the lease was lost."""
-        values: dict[str, Any] = {}
+        """Renew a lease and record the progress; False if the lease was lost.
+
+        A lease that expired is taken up again while the job waits: the trainer could not be heard, but trained on.
+        """
+        resumed = sa.case((TRAIN_JOBS.c.state == "waiting", "running"), else_=TRAIN_JOBS.c.state)
+        values: dict[str, Any] = {"state": resumed}
         if progress is not None:
             values["progress"] = msgspec.json.encode(progress).decode()
         with begin_relaxed(self._engine) as connection:
@@ -205,19 +209,22 @@ class TrainJobStore:
             token: Its lease.
             reason: Why, in words.
             lost: Whether it was not given back in order: after `MAX_ATTEMPTS` of these it fails.
-            expired: Only if its lease has not been renewed since: it ended at this time.
+            expired: Only if its lease has not been renewed since: it ended at this time. The token stays valid until
+                another claims the job.
         """
         job = self.job(number)
         if job is None or job.token != token:
             return False
         values: dict[str, Any] = {
-            "state": "waiting" if job.state == "running" else "returned", "token": "", "leased_until": None,
+            "state": "waiting" if job.state in {"running", "waiting"} else "returned", "leased_until": None,
+            "token": job.token if expired is not None and job.state == "running" else "",
             "reason": reason[:MAX_REASON],
         }  # fmt: skip
         if not lost:
             values["attempts"] = max(job.attempts - 1, 0)
         elif job.attempts >= MAX_ATTEMPTS:
-            values |= {"state": "failed", "reason": f"{reason[: MAX_REASON - 20]} ({job.attempts} attempts)"}
+            reason = f"{reason[: MAX_REASON - 20]} ({job.attempts} attempts)"
+            values |= {"state": "failed", "reason": reason, "token": ""}
         update = self._update(number, token)
         if expired is not None:
             update = update.where(TRAIN_JOBS.c.leased_until == expired)

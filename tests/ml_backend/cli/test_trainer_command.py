@@ -33,3 +33,17 @@ def test_tokens_that_no_header_takes_are_refused(token):
 def test_without_a_token_the_fix_names_the_variable():
     with pytest.raises(SettingsError, match="LABELLOOP_TRAINER_TOKEN"):
         trainer(url=URL, token=" ")
+
+
+def test_secrets_on_the_command_line_are_warned_of_without_naming_them(capsys, monkeypatch):
+    monkeypatch.setattr("ml_backend.cli.trainer.require_torch", lambda: (_ for _ in ()).throw(SystemExit(1)))
+    with pytest.raises(SystemExit):
+        trainer(url="http://me:secret-password@labels.example.org", token="secret-token-of-tests")
+    said = capsys.readouterr().err
+    assert "--url. Set LABELLOOP_BASIC_AUTH_USER" in said
+    assert "--token. Set LABELLOOP_TRAINER_TOKEN" in said
+    assert "secret-" not in said
+    monkeypatch.setenv("LABELLOOP_TRAINER_TOKEN", "a-token-of-the-tests")
+    with pytest.raises(SystemExit):
+        trainer(url=URL)
+    assert not capsys.readouterr().err

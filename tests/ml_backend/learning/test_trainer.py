@@ -1,6 +1,8 @@
 """`labelloop trainer` against the ML backend's endpoints: a lease, the data, the model and back; no torch here."""
 
 import threading
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import httpx
@@ -226,6 +228,35 @@ def test_a_trainer_whose_job_was_given_to_another_drops_it(client, context, opti
         return Finetuned(ended("stopped"), {}, 0, 0, 0, (), (), 0.0, ())
 
     assert "given to another" in run(client, options, train)[-1]
+    assert context.train_jobs.job(job.id).holder == "another"
+
+
+def test_a_model_is_taken_after_its_lease_expired(client, context, options, job, monkeypatch):
+    answered = []
+
+    def away_for_a_while(offer, file):
+        if not answered:
+            answered.append("unreachable")
+            later = TrainJobStore(context.train_jobs._engine, clock=lambda _: time.time() + 1000)
+            assert [lost.id for lost in later.expire()] == [job.id]
+            assert context.train_jobs.job(job.id).state == "waiting"
+            raise BackendUnreachable(url="http://localhost", reason="it restarts")
+        TrainerClient.hand_back(client, offer, file)
+
+    monkeypatch.setattr(client, "hand_back", away_for_a_while)
+    lines = run(client, replace(options, heartbeat_s=600.0), trains())
+    assert "offered for 24 hours" in lines[-2]
+    assert "handed back" in lines[-1]
+    assert context.train_jobs.job(job.id).state == "returned"
+
+
+def test_an_expired_lease_ends_for_good_once_another_has_the_job(context, job):
+    token = context.train_jobs.claim(job.id, "gpu-box").token
+    later = TrainJobStore(context.train_jobs._engine, clock=lambda _: time.time() + 1000)
+    assert later.expire()
+    assert not later.expire()
+    assert context.train_jobs.claim(job.id, "another") is not None
+    assert not context.train_jobs.heartbeat(job.id, token)
     assert context.train_jobs.job(job.id).holder == "another"
 
 
