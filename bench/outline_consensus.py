@@ -8,7 +8,7 @@ measures IoU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -138,8 +138,3 @@ SIMULATIONS: dict[str, Callable[[Draw, int, float, bool], Crowd]] = {
     "mask": _masks,
     "ellipse": _ellipses,
 }
-
-
-def careless_shapes(kind: str, seeds: Sequence[int]) -> list[Crowd]:
-    """Objects of three annotators, one of them careless, for tests."""
-    return [SIMULATIONS[kind](np.random.default_rng(seed), 3, 4.0, True) for seed in seeds]

@@ -7,7 +7,6 @@ WIDTH, HEIGHT = 1000, 800
 LABELS = ("Bus", "Car", "Van")
 CHOICES = ("blurred", "dark", "good", "wet")
 TEXT = "x" * 2000
-DAY_S = 86_400
 
 
 @dataclass(frozen=True)

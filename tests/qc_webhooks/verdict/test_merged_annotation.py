@@ -183,12 +183,6 @@ def test_label_studios_own_checks_take_the_consensus(offline, name):
     assert referee.validate_annotation({"result": drawn})
 
 
-def accounted(task, logged):
-    """How many results of a task are in its consensus or in a line."""
-    lines = sum(line.get("results", 0) for line in logged["rejected"])
-    return len(task["annotations"][0]["result"]) + lines
-
-
 def merged_answers(offline, name, *values):
     """The consensus of a task where each annotator gives the control another value, and its account."""
     config, [result] = CONTROLS[name]

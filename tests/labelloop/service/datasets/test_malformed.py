@@ -35,7 +35,6 @@ ODD = st.sampled_from(
         *([None], [[1]], [1, 2, 3, 4], ["nose"] * 3, {"x": 1}, {"id": 1}, {"size": [1, 2], "counts": "zz"}, DEEP),
     ]
 )
-GONE = object()
 
 
 def spots(value, path=()):
