@@ -170,6 +170,7 @@ def create_cli(words: Sequence[str] = ()) -> App:
         help_epilogue="Start with `labelloop up`. Settings are LABELLOOP_... in the environment or in settings.env of"
         " the home folder (.labelloop).",
         version=VERSION,
+        version_format="plaintext",  # Markdown takes a third of the start
         default_parameter=Parameter(show_default=_default_text),
         suppress_keyboard_interrupt=False,  # `main` reports it, also during the import of a command
     )
