@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tempfile
 import tomllib
@@ -95,6 +96,8 @@ def _row(one: Mapping[str, Any], data: bytes, photos: Mapping[str, Sequence[np.n
         file.write_bytes(data)
         try:
             detector, kind = load_detector(file, allow_numbered=True), "help"
+            if detector.layout == "classifier":  # recognised by its shape alone: served only with names
+                detector = load_detector(file)
         except ModelError as error:
             reason = _reason(error)
             declared = one.get("layout_file")
@@ -116,6 +119,7 @@ def _row(one: Mapping[str, Any], data: bytes, photos: Mapping[str, Sequence[np.n
 
 def _reason(error: ModelError) -> str:
     said = error.message.partition(" matches")[2] if isinstance(error, UnknownLayout) else error.message
+    said = re.sub(r"/\S+/", "", said)  # the temporary folder
     return said.strip(" :.").partition(". Its outputs")[0].replace("|", "/")[:LONGEST]
 
 

@@ -83,6 +83,15 @@ def yolox(session, pixels) -> Result:
     return best(xywh(np.concatenate(found)), rows[:, 4:5] * rows[:, 5:])
 
 
+def classifier(session, pixels, *, gray=False, mean=0.0, std=1.0, scale=1 / 255) -> Result:
+    """One box of the whole input per class: the softmax of its logit."""
+    if gray:
+        pixels = cv2.cvtColor(pixels.astype(np.uint8), cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    scores = softmax(run(session, blob(pixels, mean=mean, std=std, scale=scale))[0].reshape(-1))
+    height, width = pixels.shape[:2]
+    return np.tile([0.0, 0.0, width, height], (len(scores), 1)), scores, np.arange(len(scores))
+
+
 def fastestdet(session, pixels) -> Result:
     height, width = pixels.shape[:2]
     maps = run(session, blob(pixels, bgr=True, scale=1 / 255))[0][0]
@@ -343,6 +352,8 @@ def dbnet(session, pixels) -> Result:
 # Name in `sources.toml` -> decoder.
 REFERENCES: Mapping[str, Callable[..., Result]] = {
     "yolov8": yolov8, "yolov8-segment": partial(yolov8, classes=80), "yolov5": yolov5, "end2end": end2end,
+    "classifier": partial(classifier, mean=0.5, std=0.5), "classifier-gray": partial(classifier, gray=True),
+    "classifier-gray-raw": partial(classifier, gray=True, scale=1.0),
     "yolox": yolox, "fastestdet": fastestdet, "nanodet": nanodet, "nanodet-plus": nanodet_plus, "picodet": picodet,
     "deim": deim, "rtmdet": rtmdet, "ultraface": ultraface, "ultraface-raw": partial(ultraface, raw=True),
     "retinaface": retinaface, "plate": plate, "scrfd": scrfd, "yunet": yunet,

@@ -33,6 +33,8 @@ def run() -> str:
         if data is None:
             continue
         right = read_layout_file(LAYOUT_FILES / one["layout_file"])
+        if right.layout:  # a known layout with other pixels: there is nothing to decode
+            continue
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / Path(one["path"]).name
             file.write_bytes(data)
