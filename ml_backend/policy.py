@@ -19,7 +19,7 @@ class LearningPolicyError(LabelloopError):
     def __init__(self, path: Path, key: str, reason: str) -> None:
         super().__init__(
             f"{path}{f': {key}' if key else ''} {reason}.",
-            fix="docs/reference/policy.md lists the keys of learn.toml with their ranges.",
+            fix="docs/reference/learning-policy.md lists the keys of learn.toml with their ranges.",
         )
         self.path = path
         self.key = key
@@ -69,7 +69,7 @@ class FinetunePolicy:
 
 @dataclass(frozen=True)
 class LearningPolicy:
-    """The settings of learning. Every field is a key of ``learn.toml``; see docs/reference/policy.md.
+    """The settings of learning. Every field is a key of ``learn.toml``; see docs/reference/learning-policy.md.
 
     Attributes:
         learn: Whether the project learns at all.

@@ -48,13 +48,13 @@ class ExportPolicyError(ExportError):
         self.faults = tuple(faults)
         reasons = [f"{_location(where, fault.key)} {fault.reason}" for fault in faults]
         fixes = dict.fromkeys(fault.fix for fault in faults if fault.fix)
-        reference = "docs/reference/policy.md lists the keys of export.toml." if where else ""
+        reference = "docs/reference/export-policy.md lists the keys of export.toml." if where else ""
         super().__init__(f"{'. '.join(reasons)}.", fix=" ".join(filter(None, (*fixes, reference))))
 
 
 @dataclass(frozen=True)
 class ExportPolicy:
-    """The settings of a project's exports. Every field is a key of ``export.toml``, see docs/reference/policy.md.
+    """The settings of a project's exports. Every field is a key of ``export.toml``: docs/reference/export-policy.md.
 
     Attributes:
         to: The address of the data set; empty: the store, under the project's name.

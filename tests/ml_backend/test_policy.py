@@ -1,14 +1,8 @@
-"""The learning policy: read from two files, every key documented, what is wrong named."""
-
-import re
-from dataclasses import fields
-from pathlib import Path
+"""The learning policy: read from two files, what is wrong named."""
 
 import pytest
 
 from ml_backend.policy import FinetunePolicy, LearningPolicy, LearningPolicyError, policy_files, read_learning_policy
-
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "policy.md"
 
 
 def write(home, text, project=None):
@@ -55,20 +49,3 @@ def test_the_tables_of_both_files_are_merged(tmp_path):
     expected = FinetunePolicy(labels=60, hours="22:00-06:00", minutes=5.0, on="on")
     assert read_learning_policy(tmp_path, 7) == LearningPolicy(first=3, train=expected)
     assert read_learning_policy(tmp_path, 8).train.on == "off"
-
-
-@pytest.mark.parametrize("field", fields(FinetunePolicy), ids=lambda field: field.name)
-def test_every_key_of_the_train_table_is_described(field):
-    default = f'`"{field.default}"`' if isinstance(field.default, str) else str(field.default)
-    rows = [line for line in PAGE.read_text().splitlines() if re.match(rf"\| `{field.name}` \|", line)]
-    assert any(f"| {default} |" in row for row in rows)
-
-
-KEYS = [field for field in fields(LearningPolicy) if field.name != "train"]
-
-
-@pytest.mark.parametrize("field", KEYS, ids=lambda field: field.name)
-def test_every_key_is_described_with_its_default(field):
-    rows = [line for line in PAGE.read_text().splitlines() if re.match(rf"\| `{field.name}` \|", line)]
-    default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
-    assert any(f"| {default} |" in row for row in rows)
