@@ -16,7 +16,7 @@ import shapely
 from numpy.typing import NDArray
 
 from exporters.columnar.polygons import Floats, Rings, simple_areas
-from exporters.model.clipping import CLIPPED, MIN_MEAN_WIDTH, TOLERANCE, ClippedShape, ShapeRejected
+from exporters.model.clipping import CLIPPED, MIN_MEAN_WIDTH, TOLERANCE, ClippedShape, ShapeRejected, clip_convex
 from exporters.model.clipping import clip_to_image as fit_one
 from exporters.model.records import Object
 from exporters.structures.arrays import offsets
@@ -100,6 +100,8 @@ class RegionNotes(msgspec.Struct, frozen=True):
     def counts(self) -> tuple[int, int, int]:
         """Whether it has flags, attributes and notes, each as 0 or 1."""
         remarks = self.remarks
+        if remarks is NO_OBJECT_ATTRIBUTES:
+            return 0, int(bool(self.attributes)), 0
         return (
             int(bool(remarks.flags - {CROWD} or remarks.pose)),
             int(bool(remarks.attributes or self.attributes)),
@@ -372,8 +374,13 @@ def _clip_at_edge(
     drawn = rings.take(indices)
     owners = np.repeat(np.arange(len(rows)), np.diff(drawn.first))
     outlines = shapely.polygons(shapely.linearrings(drawn.points, indices=owners))
-    width, height = shapes.sizes[rows].T
-    visible = shapely.intersection(outlines, shapely.box(0, 0, width, height))
+    visible, ring = np.empty(len(rows), np.object_), shapes.ring[rows]
+    width, height = shapes.sizes[rows][ring].T
+    visible[ring] = shapely.intersection(outlines[ring], shapely.box(0, 0, width, height))
+    sizes, groups = np.unique(shapes.sizes[rows], axis=0, return_inverse=True)
+    for group, (width, height) in enumerate(sizes.tolist()):
+        convex = ~ring & (groups == group)
+        visible[convex] = clip_convex(outlines[convex], width, height)
     bounds, visible_areas = shapely.bounds(visible), shapely.area(visible)
     bounds[:, :2] = np.maximum(bounds[:, :2], 0.0)
     bounds[:, 2:] = np.minimum(bounds[:, 2:], shapes.sizes[rows])

@@ -23,9 +23,10 @@ from exporters.columnar.text_table import (
     to_units,
 )
 from exporters.model.keypoints import Skeleton
-from labelloop.labeling.studio.region_attributes import CROWD, FLAGS, POSE, ObjectAttributes
+from labelloop.labeling.studio.region_attributes import CROWD, FLAGS, NO_OBJECT_ATTRIBUTES, POSE, ObjectAttributes
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 # Enclose text that is replaced later: the outline of a row, the whole row, its notes, its key points.
 _OUTLINE_MARK, _ROW_MARK, _NOTES_MARK, _POINTS_MARK = b"\x02", b"\x03", b"\x04", b"\x05"
 # The digits of a coordinate, as in `exporters.formats.coco`.
@@ -170,16 +171,14 @@ def _replace_marked(text: bytes, mark: bytes, replacements: Sequence[bytes]) -> 
 
 def _notes(notes: Sequence[RegionNotes]) -> list[bytes]:
     """Return the attributes and the ``meta`` of some rows, as they follow the other keys of an annotation."""
-    cache: dict[int, bytes] = {}
-    texts = []
-    for note in notes:
-        text = cache.get(id(note))
-        if text is None:
-            attributes = merge_attributes(note.remarks, note.attributes)
-            text = b',"attributes":' + _encode(attributes) if attributes else b""
-            text += b',"meta":' + _encode(note.remarks.meta) if note.remarks.meta else b""
-            cache[id(note)] = text
-        texts.append(text)
+    attributes = [
+        note.attributes if note.remarks is NO_OBJECT_ATTRIBUTES else merge_attributes(note.remarks, note.attributes)
+        for note in notes
+    ]
+    texts = [b',"attributes":' + text if text != b"{}" else b"" for text in _encode_lines(attributes).split(b"\n")[:-1]]
+    for index, note in enumerate(notes):
+        if note.remarks.meta:
+            texts[index] += b',"meta":' + _encode(note.remarks.meta)
     return texts
 
 

@@ -75,17 +75,18 @@ def object_attributes(
     meta: Mapping[str, Any] | None, answers_by_control: Mapping[str, tuple[Any, ...]]
 ) -> ObjectAttributes:
     """Like `read_object_attributes`, from a region's ``meta`` and its answers by control."""
-    meta = meta or {}
-    if not meta and not answers_by_control:
-        return NO_OBJECT_ATTRIBUTES
+    flags: dict[str, bool] = {}
+    pose = ""
+    if not meta:
+        pose = _read_answers(answers_by_control, flags, pose)
+        flagged = frozenset(flag for flag, is_set in flags.items() if is_set)
+        return ObjectAttributes(flagged, pose) if flagged or pose else NO_OBJECT_ATTRIBUTES
     attributes = meta.get(ATTRIBUTES)
     attributes = attributes if isinstance(attributes, dict) else {}
     fields = meta.get(FIELDS)
-    flags = {
-        flag: is_set
-        for name, value in attributes.items()
-        if (flag := flag_of(name)) and (is_set := _as_bool(value)) is not None
-    }
+    for name, value in attributes.items():
+        if (flag := flag_of(name)) and (is_set := _as_bool(value)) is not None:
+            flags[flag] = is_set
     pose = _text(attributes.get(POSE))
     for word in _words(meta.get(TEXT)):
         name, colon, value = word.partition(":")
@@ -93,6 +94,21 @@ def object_attributes(
             flags[flag] = True
         elif colon and name.strip().casefold() == POSE:
             pose = value.strip()
+    pose = _read_answers(answers_by_control, flags, pose)
+    rest = {key: value for key, value in meta.items() if key not in {ATTRIBUTES, FIELDS, TEXT}}
+    if notes := [remaining for note in _notes(meta.get(TEXT)) if (remaining := _without_flags(note))]:
+        rest[TEXT] = notes
+    return ObjectAttributes(
+        frozenset(flag for flag, is_set in flags.items() if is_set),
+        pose,
+        attributes,
+        fields if isinstance(fields, dict) else {},
+        rest,
+    )
+
+
+def _read_answers(answers_by_control: Mapping[str, tuple[Any, ...]], flags: dict[str, bool], pose: str) -> str:
+    """Set the flags that answers state, and return the pose: theirs, or ``pose``."""
     for control, answers in answers_by_control.items():
         if control.casefold() == POSE:
             pose = _text(answers[0] if answers else "") or pose
@@ -104,16 +120,7 @@ def object_attributes(
                 flags[flag] = True
             elif control_flag and (is_set := _as_bool(answer)) is not None:
                 flags[control_flag] = is_set
-    rest = {key: value for key, value in meta.items() if key not in {ATTRIBUTES, FIELDS, TEXT}}
-    if notes := [remaining for note in _notes(meta.get(TEXT)) if (remaining := _without_flags(note))]:
-        rest[TEXT] = notes
-    return ObjectAttributes(
-        frozenset(flag for flag, is_set in flags.items() if is_set),
-        pose,
-        attributes,
-        fields if isinstance(fields, dict) else {},
-        rest,
-    )
+    return pose
 
 
 def to_meta(metadata: ObjectAttributes) -> dict[str, Any]:

@@ -146,6 +146,15 @@ def _lines(rest: bytes, file: BinaryIO, at: int) -> Iterator[bytes]:
                 last, begins = text, at
                 yield _without_lone_surrogates(text) if _may_have_surrogates(text) else text
             at += len(line) + 1
+        if len(rest) >= _HUGE and file.seekable():
+            text, is_last = _read_line(file, at)
+            if is_last:
+                rest = text
+                break
+            if line := text.strip():
+                last, begins = line, at
+                yield _without_lone_surrogates(line) if _may_have_surrogates(line) else line
+            at, rest = at + len(text) + 1, b""
         block = file.read(max(BLOCK_BYTES, len(rest)))
         if not block:
             break
@@ -156,6 +165,20 @@ def _lines(rest: bytes, file: BinaryIO, at: int) -> Iterator[bytes]:
         raise TruncatedFile(begins, at + len(rest))
     if text:
         yield _without_lone_surrogates(text)
+
+
+def _read_line(file: BinaryIO, start: int) -> tuple[bytes, bool]:
+    """Read the line that starts at an offset, and whether it is the last: see `_read_object`."""
+    file.seek(start)
+    stop = start
+    while block := file.read(BLOCK_BYTES):
+        length = block.find(b"\n")
+        stop += len(block) if length < 0 else length
+        if length >= 0:
+            break
+    file.seek(start)
+    line = file.read(stop - start)
+    return line, not file.read(1)
 
 
 def _wrapped(head: bytes, file: BinaryIO, at: int) -> Iterator[bytes]:

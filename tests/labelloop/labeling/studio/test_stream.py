@@ -241,3 +241,17 @@ def test_huge_tasks_are_scanned_before_they_are_read(monkeypatch, block, ending)
         return
     with pytest.raises(TruncatedFile):
         list(iter_raw_tasks(io.BytesIO(text[:-9])))
+
+
+@pytest.mark.parametrize("block", [3, 64, 1000])
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n\n", b"cut off"])
+def test_huge_lines_are_scanned_before_they_are_read(monkeypatch, block, ending):
+    monkeypatch.setattr(stream, "_HUGE", 40)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", block)
+    lines = [json.dumps({"id": n, "data": {"text": "é\n" * n}}).encode() for n in range(30)]
+    text = b"\r\n".join(lines)
+    if ending != b"cut off":
+        assert list(iter_raw_tasks(io.BytesIO(text + ending))) == lines
+        return
+    with pytest.raises(TruncatedFile):
+        list(iter_raw_tasks(io.BytesIO(text[:-9])))
