@@ -43,6 +43,7 @@ class Shape(msgspec.Struct, frozen=True):
         results: Returns the results of a task from a random generator and the size of its image.
         share: The tasks of its files, as a share of those of the others: a mask takes longer than a box.
         size: The size of all images; None: those of `SIZES`.
+        annotators: How many annotate each task.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Shape(msgspec.Struct, frozen=True):
     results: Callable[[random.Random, int, int], list[Result]]
     share: float = 1.0
     size: tuple[int, int] | None = None
+    annotators: int = 1
 
 
 def _labels(names: list[str], more: str = "") -> str:
@@ -64,6 +66,7 @@ def _config(*controls: str) -> str:
 
 _BOXES = f'<RectangleLabels name="box" toName="image">{_labels(LABELS)}</RectangleLabels>'
 _POLYGONS = f'<PolygonLabels name="shape" toName="image">{_labels(LABELS)}</PolygonLabels>'
+_ELLIPSES = f'<EllipseLabels name="round" toName="image">{_labels(LABELS)}</EllipseLabels>'
 _BRUSH = f'<BrushLabels name="brush" toName="image">{_labels(LABELS)}</BrushLabels>'
 _CHOICES = (
     '<Choices name="state" toName="image" perRegion="true">'
@@ -100,6 +103,18 @@ def _outline(rng: random.Random) -> list[list[float]]:
     turns = sorted(rng.uniform(0, math.tau) for _ in range(rng.randrange(6, 17)))
     radii = [reach * rng.uniform(0.5, 1) for _ in turns]
     return [[x + r * math.cos(turn), y + r * math.sin(turn)] for r, turn in zip(radii, turns, strict=True)]
+
+
+def _mixed(rng: random.Random, width: int, height: int) -> list[Result]:
+    """Boxes and polygons; one has two labels; an ellipse, a relation and a caption of the image."""
+    results = [_box(rng, index, width, height) for index in range(2, 5)] + _boxes_and_polygons(rng, width, height)
+    results = list({drawn["id"]: drawn for drawn in results}.values())
+    results[0]["value"][results[0]["type"]] = rng.sample(LABELS, 2)
+    value = {"x": rng.uniform(20, 80), "y": rng.uniform(20, 80), "radiusX": 9.5, "radiusY": 4.25, "rotation": 0}
+    results.append(result("e0", "round", "ellipselabels", value, rng.choice(LABELS), width, height))
+    link = {"from_id": results[0]["id"], "to_id": results[1]["id"], "type": "relation", "direction": "right"}
+    caption = {"id": "c0", "from_name": "caption", "to_name": "image", "type": "textarea", "value": {"text": ["a"]}}
+    return [*results, link, caption]
 
 
 def _boxes(rng: random.Random, width: int, height: int) -> list[Result]:
@@ -210,6 +225,15 @@ SHAPES: Mapping[str, Shape] = {
             _with_choices,
         ),
         Shape(
+            "annotators", "some 8 boxes and 1 polygon by each of 2 annotators", _config(_BOXES, _POLYGONS),
+            {"coco": "COCO"}, _boxes_and_polygons, share=0.5, annotators=2,
+        ),
+        Shape(
+            "mixed", "the same of 1, one with 2 labels, an ellipse, a relation, a caption",
+            _config(_BOXES, _POLYGONS, _ELLIPSES, '<TextArea name="caption" toName="image"/>'), {"coco": "COCO"},
+            _mixed, share=0.5,
+        ),
+        Shape(
             "rotated", "some 8 rotated boxes, many over the edge", _config(_BOXES),
             {"yolo-obb": "YOLO_OBB", "coco": "COCO"}, _rotated,
         ),
@@ -237,14 +261,14 @@ def make_tasks(tasks: int, shape: Shape) -> Iterator[dict[str, Any]]:
     rng = random.Random(0)
     for number in range(1, tasks + 1):
         width, height = shape.size or rng.choice(SIZES)
-        yield _task(number, shape.results(rng, width, height))
+        yield _task(number, [shape.results(rng, width, height) for _ in range(shape.annotators)])
 
 
-def _task(number: int, results: list[Result]) -> dict[str, Any]:
-    day = "2026-01-01T10:00:00.000000Z"
-    annotation = {
-        "id": number,
-        "completed_by": 1,
+def _annotation(number: int, user: int, results: list[Result]) -> dict[str, Any]:
+    day = f"2026-01-01T1{user % 10}:00:00.000000Z"
+    return {
+        "id": number + (user - 1) * 10_000_000,
+        "completed_by": user,
         "result": results,
         "was_cancelled": False,
         "ground_truth": False,
@@ -265,9 +289,13 @@ def _task(number: int, results: list[Result]) -> dict[str, Any]:
         "parent_annotation": None,
         "last_created_by": None,
     }
+
+
+def _task(number: int, by_annotator: list[list[Result]]) -> dict[str, Any]:
+    day = "2026-01-01T10:00:00.000000Z"
     return {
         "id": number,
-        "annotations": [annotation],
+        "annotations": [_annotation(number, user, results) for user, results in enumerate(by_annotator, 1)],
         "drafts": [],
         "predictions": [],
         "meta": {},
@@ -275,7 +303,7 @@ def _task(number: int, results: list[Result]) -> dict[str, Any]:
         "data": {"image": f"s3://bucket/photos/{number:06d}.jpg"},
         "created_at": day,
         "updated_at": day,
-        "total_annotations": 1,
+        "total_annotations": len(by_annotator),
         "cancelled_annotations": 0,
         "total_predictions": 0,
         "comment_count": 0,
