@@ -111,6 +111,12 @@ def test_every_setting_has_its_default_and_the_words_of_its_help(option):
     assert any(f"- `{name}`{shown}: {text}" in page for text in (help_, help_[0].lower() + help_[1:]))
 
 
+def test_every_extra_is_described():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    page = (REFERENCE / "settings.md").read_text().partition("## Extras")[2]
+    assert [extra for extra in extras if f"`{extra}`" not in page] == []
+
+
 VARIABLE = re.compile(r"LABELLOOP_[A-Z0-9_]*[A-Z0-9]")
 
 
