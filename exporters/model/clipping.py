@@ -149,7 +149,7 @@ def outline_rings(obj: Object, width: int, height: int) -> list[list[Point]] | N
     if obj.box is not None and is_axis_aligned(shape):
         x_min, y_min, x_max, y_max = obj.box
         return [[(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]]
-    if obj.outline is None and isinstance(shape, Rectangle | Polygon):
+    if obj.outline is None and isinstance(shape, Rectangle | Polygon | Ellipse):
         drawn = shape.corners if isinstance(shape, Rectangle) else shape.points
         return [clamp_points(np.array(drawn), width, height)]
     polygons = polygon_parts(visible_outline(obj))

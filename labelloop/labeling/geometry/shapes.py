@@ -90,13 +90,18 @@ class Ellipse(msgspec.Struct, frozen=True, gc=False):
         """Pi times both radii."""
         return math.pi * self.rx * self.ry
 
-    def polygon(self) -> shapely.Polygon:
-        """An inscribed 128-gon: 0.04 % smaller than the ellipse."""
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """The corners of an inscribed 128-gon, 0.04 % smaller than the ellipse: (128, 2)."""
         steps = np.linspace(0.0, 2 * math.pi, _ELLIPSE_STEPS, endpoint=False)
         angle = math.radians(self.rotation)
         x, y = self.rx * np.cos(steps), self.ry * np.sin(steps)
         cos, sin = math.cos(angle), math.sin(angle)
-        return shapely.Polygon(np.column_stack((self.cx + x * cos - y * sin, self.cy + x * sin + y * cos)))
+        return np.column_stack((self.cx + x * cos - y * sin, self.cy + x * sin + y * cos))
+
+    def polygon(self) -> shapely.Polygon:
+        """The polygon of its `points`."""
+        return shapely.Polygon(self.points)
 
     def mask(self, width: int, height: int) -> NDArray[np.bool_]:
         """The pixels it covers on a ``width`` x ``height`` image."""
