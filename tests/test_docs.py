@@ -264,7 +264,7 @@ def test_index_of_benches_names_each_of_them():
     assert [name for name in BENCHES if f"- `{name}`: " not in page] == []
 
 
-NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 def test_figures_of_the_readme_are_those_of_the_benches():
