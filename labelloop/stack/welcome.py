@@ -14,7 +14,9 @@ from ml_backend.finetune.torch_parts import torch_missing
 from ml_backend.policy import FinetunePolicy
 
 _TEXT = """
-[bold]The loop is up.[/] Project [bold]{title}[/], {tasks} images, pre-labelled: [bold]{studio}/projects/{project}/data[/]{others}
+[bold]The loop is up.[/] {title}: {tasks} images, pre-labelled.
+
+{projects}
 
   Label Studio     {studio}
 {people}
@@ -55,6 +57,11 @@ def welcome(ready: Ready, *, command: str = "labelloop", console: Console | None
     plan, urls = ready.plan, ready.plan.urls
     settings = read_env(plan.home)
 
+    width = max(len(title) for _, title in ((ready.project, ready.title), *ready.others))
+
+    def project_line(project: int, title: str) -> str:
+        return f"  [bold]{escape(f'{title:<{width}}')}[/]  {urls[URLS['port']]}/projects/{project}/data"
+
     def log_in(role: str, user: StackUser) -> str:
         return f"    {role:<14} {user.email:<18} password {user.account(plan.home).password}"
 
@@ -62,10 +69,7 @@ def welcome(ready: Ready, *, command: str = "labelloop", console: Console | None
         title=escape(ready.title),
         tasks=ready.tasks,
         project=ready.project,
-        others="".join(
-            f"\n                Project [bold]{escape(title)}[/]: {urls[URLS['port']]}/projects/{project}/data"
-            for project, title in ready.others
-        ),
+        projects="\n".join(project_line(*item) for item in ((ready.project, ready.title), *ready.others)),
         studio=urls[URLS["port"]],
         ml=urls[URLS["ml_port"]],
         qc=urls[URLS["qc_port"]],

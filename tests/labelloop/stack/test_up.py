@@ -74,5 +74,6 @@ def test_the_welcome_text_has_the_dashboard_address_and_password(run, tmp_path):
     out = io.StringIO()
     ready = Ready(StackLayout.for_home(tmp_path), 7, "Photos", 25, others=((8, "Outlines"),))
     welcome(ready, console=Console(file=out, width=200))
-    assert "Outlines: http://localhost:8080/projects/8/data" in out.getvalue()
+    assert "Photos    http://localhost:8080/projects/7/data" in out.getvalue()
+    assert "Outlines  http://localhost:8080/projects/8/data" in out.getvalue()
     assert f"http://localhost:9091/dashboard/    password {read_env(tmp_path)[DASHBOARD]}" in out.getvalue()
