@@ -453,7 +453,7 @@ def _open(request: _Request, threads: int, *, save_optimized: Path | None = None
         raise request.refused(error.key, error.reason) from error
     except ValueError as error:
         raise ModelBroken(path=path, reason=str(error)) from error
-    trial_outputs = engine.run([_grey(trial)])
+    trial_outputs = _tried(request, engine, trial)
     name, why = _recognised(request, engine, trial_outputs)
     try:
         reader = request.reader(name, engine.graph, trial_outputs)
@@ -484,6 +484,22 @@ def _open(request: _Request, threads: int, *, save_optimized: Path | None = None
             raise _unknown(path, engine, trial_outputs, request.layout, reason=str(error)) from error
         raise ModelBroken(path=path, reason=str(error)) from error
     return opened
+
+
+def _tried(request: _Request, engine: Engine, spec: InputSpec) -> Arrays:
+    """The outputs of the trial run; where it fails on a size that the graph leaves open, the error says so."""
+    try:
+        return engine.run([_grey(spec)])
+    except ModelBroken as error:
+        sides = engine.graph.image.shape[-3:] if engine.graph.image else ()
+        if None not in sides:
+            raise
+        raise ModelBroken(
+            path=request.path,
+            reason=f"it leaves its input size open, and fails on {spec.height} x {spec.width}: {error.reason}",
+            fix="Write its [height, width] as `size` into `[input]` of a layout file "
+            "(docs/reference/layout-file.md), or export the model with a fixed size.",
+        ) from error
 
 
 def _grey(spec: InputSpec) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_backend.errors import ModelBroken
-from ml_backend.layouts.layout_file import Input
+from ml_backend.layouts.layout_file import Input, input_problems
 
 FILE = "preprocessor_config.json"
 
@@ -37,7 +37,7 @@ def read_processor(path: Path, model: Path) -> Input:
         ModelBroken: The file cannot be read, or asks for what is not supported.
     """
     try:
-        return _input(_read(path))
+        return _checked(_input(_read(path)))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelBroken(
             path=model,
@@ -54,6 +54,12 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(words, Mapping):
         raise TypeError("it is no JSON object")
     return words
+
+
+def _checked(found: Input) -> Input:
+    for key, problem in input_problems(found):
+        raise ValueError(f"{key.removeprefix('input.')} {problem}")
+    return found
 
 
 def _input(words: Mapping[str, Any]) -> Input:

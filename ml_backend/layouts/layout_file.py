@@ -335,7 +335,7 @@ def _choices(key: str) -> tuple[str, ...]:
 def problems(file: LayoutFile) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong) of values that contradict one another or lie out of range."""
     if file.input is not None:
-        yield from _input_problems(file.input)
+        yield from input_problems(file.input)
     if file.suppression is not None and not 0 < file.suppression.iou <= 1:
         yield "suppression.iou", f"is {file.suppression.iou}; it must be above 0 and at most 1"
     tables = ("anchors", "boxes", "scores", "objectness", "masks", "keypoints", "count")
@@ -358,7 +358,8 @@ def problems(file: LayoutFile) -> Iterator[tuple[str, str]]:
     yield from _anchor_problems(file, file.boxes)
 
 
-def _input_problems(table: Input) -> Iterator[tuple[str, str]]:
+def input_problems(table: Input) -> Iterator[tuple[str, str]]:
+    """Yield (key, what is wrong) of values of an `[input]` that lie out of range."""
     if table.size is not None and not all(16 <= side <= 8192 for side in table.size):
         yield "input.size", f"is {list(table.size)}; each side must be 16 to 8192 pixels ([height, width])"
     if not 0 <= table.pad <= 255:

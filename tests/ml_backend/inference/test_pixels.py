@@ -114,11 +114,11 @@ def test_whole_numbers_are_never_scaled(classifier):
 
 PROCESSORS = {
     "ViT": (
-        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 8, "width": 8}},
+        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 224, "width": 224}},
         (1 / 255, "RGB", (0.5,) * 3, (0.5,) * 3, "stretch"),
     ),
     "ResNet": (
-        {"image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1]), "size": {"shortest_edge": 8},
+        {"image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1]), "size": {"shortest_edge": 224},
          "crop_pct": 0.875},
         (1 / 255, "RGB", *IMAGENET, "crop"),
     ),
@@ -127,7 +127,7 @@ PROCESSORS = {
         (1 / 255, "RGB", *PLAIN, "stretch"),
     ),
     "MobileViT": (
-        {"do_flip_channel_order": True, "do_center_crop": True, "crop_size": 8, "do_normalize": False},
+        {"do_flip_channel_order": True, "do_center_crop": True, "crop_size": 224, "do_normalize": False},
         (1 / 255, "BGR", *PLAIN, "crop"),
     ),
 }  # fmt: skip
@@ -152,9 +152,30 @@ def test_image_processor_of_another_model_is_not_followed(classifier):
     assert load_detector(model).spec.mean == IMAGENET[0]
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", '{"rescale_factor": 0.1}', '{"image_mean": [1, 2], "image_std": 1}'])
+WRONG_PROCESSORS = (
+    "[1]", "{", '{"rescale_factor": 0.1}', '{"image_mean": [1, 2], "image_std": 1}', '{"size": 100000}',
+    '{"image_mean": 0, "image_std": 0}', '{"size": {"height": "a", "width": 1}}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG_PROCESSORS)
 def test_wrong_image_processors_are_refused(text, classifier):
     model = classifier(name="pixel_values")
     model.with_name("preprocessor_config.json").write_text(text)
     with pytest.raises(ModelBroken, match=r"preprocessor_config\.json cannot be followed"):
         load_detector(model)
+
+
+def test_failure_on_an_open_size_names_the_fix(classifier):
+    model = classifier(shape=(1, 3, None, None))
+    graph = onnx.load(model)
+    graph.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 3, 32, 32), np.float32), "fixed"))
+    graph.graph.node[0].output[0] = "cast"
+    graph.graph.node.insert(1, helper.make_node("Add", ["cast", "fixed"], ["t0"]))
+    onnx.save(graph, model)
+    with pytest.raises(ModelBroken, match="leaves its input size open, and fails on 640 x 640") as error:
+        load_detector(model)
+    assert "`size`" in error.value.fix
+    sized = 'format = 1\nlayout = "classifier"\n[input]\nsize = [32, 32]\n'
+    model.with_name("model.layout.toml").write_text(sized)
+    assert load_detector(model).spec.height == 32

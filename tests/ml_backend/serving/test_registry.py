@@ -72,6 +72,14 @@ def test_layout_file_travels_with_the_version(registry, make_onnx, tmp_path):
     assert registry.add(model).version != added.version
 
 
+def test_preprocessing_of_hugging_face_travels_with_the_version(registry, labelloop_model, tmp_path):
+    model = labelloop_model()
+    model.with_name("preprocessor_config.json").write_text('{"do_normalize": false}')
+    added = registry.add(model)
+    assert "preprocessor_config.json" in added.files
+    assert load_detector(ModelCache(tmp_path / "cache").fetch(registry, added)).version == added.version
+
+
 def test_a_copy_carries_its_names_with_it(registry, make_onnx, tmp_path):
     import numpy as np
 
