@@ -35,6 +35,7 @@ BENCHES: Mapping[str, str] = {
     "intervals": "bench.intervals",
     "learn": "bench.learn",
     "learning": "bench.learning",
+    "learning_memory": "bench.learning_memory",
     "learning_sizes": "bench.learning_sizes",
     "mask_learning": "bench.mask_learning",
     "opinion": "bench.opinion",

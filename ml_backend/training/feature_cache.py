@@ -190,8 +190,8 @@ def _mapped_array(mapped: MappedFile, archive: zipfile.ZipFile, info: zipfile.Zi
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{info.filename} is compressed")
     with archive.open(info) as member:
-        np.lib.format.read_magic(member)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        np.lib.format.read_magic(member)  # type: ignore[no-untyped-call]
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)  # type: ignore[no-untyped-call]
         header_bytes = member.tell()
     # The local header has 30 bytes, then the name and an extra field, whose lengths it ends with.
     name, extra = struct.unpack("<HH", mapped.array(np.uint8, (4,), info.header_offset + 26).tobytes())

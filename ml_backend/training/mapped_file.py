@@ -35,7 +35,7 @@ class MappedFile:
     def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int) -> npt.NDArray[Any]:
         """A read-only array on the bytes from `offset` on."""
         count = int(np.prod(shape, dtype=np.int64))
-        array = np.frombuffer(self._buffer, dtype, count, offset).reshape(shape)
+        array: npt.NDArray[Any] = np.frombuffer(memoryview(self._buffer), dtype, count, offset).reshape(shape)
         array.flags.writeable = False
         return array
 
