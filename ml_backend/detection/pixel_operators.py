@@ -15,6 +15,9 @@ import numpy.typing as npt
 _PASSING = frozenset({"Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Resize"})
 _LOOKING = frozenset({"Shape", "Size"})
 
+# Start of the names of tensors that `ml_backend.training` adds to graphs.
+_ADDED = "labelloop."
+
 # Operators followed at most.
 MAX_OPERATORS = 16
 
@@ -60,7 +63,11 @@ def _first_affine(graph: Any, image: str) -> tuple[Floats, Floats]:
     shift: Floats = np.zeros(1)
     tensor = image
     for _ in range(MAX_OPERATORS):
-        following = [node for node in users.get(tensor, ()) if node.op_type not in _LOOKING]
+        following = [
+            node
+            for node in users.get(tensor, ())
+            if node.op_type not in _LOOKING and not node.output[0].startswith(_ADDED)
+        ]
         if len(following) != 1:
             break
         node = following[0]

@@ -162,15 +162,17 @@ def declare_outputs(nodes: GraphBuilder, detector: Detector, boxes: str, objectn
 
 def _input(spec: InputSpec) -> dict[str, object]:
     """Build the metadata `input` that `layouts.apply_input_metadata` reads."""
+    signed = spec.scale == 1 / 127.5  # 0..2, from which 1 is subtracted
+    mean = [value - signed for value in spec.mean]
     description: dict[str, object] = {
         "size": [spec.height, spec.width],
         "layout": spec.layout,
         "color": spec.color,
-        "range": "0..255" if spec.scale == 1 else "0..1",
+        "range": "-1..1" if signed else "0..255" if spec.scale == 1 else "0..1",
         "letterbox": f"{spec.placement}, pad {spec.pad}",
     }
-    if any(spec.mean) or spec.std != (1, 1, 1):
-        description |= {"mean": list(spec.mean), "std": list(spec.std)}
+    if any(mean) or spec.std != (1, 1, 1):
+        description |= {"mean": mean, "std": list(spec.std)}
     return description
 
 

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import LayoutFileError, ModelBroken
 from ml_backend.inference.detector import load_detector, model_version
+from ml_backend.training.feature_export import export_image_features
 
 NAMES = ["cat", "dog", "cow"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -30,12 +31,12 @@ def classifier(tmp_path):
             nodes.append(helper.make_node(kind, [f"t{number}", f"c{number}"], [f"t{number + 1}"]))
         channels, axes = (shape[1], [2, 3]) if shape[1] < 8 else (3, [1, 2])
         weights.append(numpy_helper.from_array(np.array(axes), "axes"))
-        weights.append(numpy_helper.from_array(np.ones((channels, 3), np.float32), "head"))
+        weights.append(numpy_helper.from_array(np.ones((1, max(3, channels)), np.float32), "head"))
         nodes.append(helper.make_node("ReduceMean", [f"t{len(operators)}", "axes"], ["mean"], keepdims=0))
-        nodes.append(helper.make_node("MatMul", ["mean", "head"], ["logits"]))
+        nodes.append(helper.make_node("Mul", ["mean", "head"], ["logits"]))
         graph = helper.make_graph(
             nodes, "tiny", [helper.make_tensor_value_info(name, dtype, shape)],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])], weights,
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, max(3, channels)])], weights,
         )  # fmt: skip
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
         helper.set_model_props(model, {"names": json.dumps(names)})
@@ -67,6 +68,14 @@ def test_normalisation_inside_the_graph_is_not_repeated(which, classifier, tmp_p
     for _ in range(2):  # the second time from the cache
         spec = load_detector(model, cache_folder=tmp_path / "cache").spec
         assert (spec.scale, spec.color, spec.mean, spec.std) == expected
+
+
+def test_versions_with_features_of_images_are_shown_the_same_pixels(classifier, tmp_path):
+    detector = load_detector(classifier([("Div", 255)], shape=(1, 3, 64, 64)))
+    onnx.save(export_image_features(detector), tmp_path / "version.onnx")
+    again = load_detector(tmp_path / "version.onnx")
+    assert (again.layout, again.spec) == (detector.layout, detector.spec)
+    assert again.engine.graph.image_features
 
 
 def test_layout_file_overrides_the_operators(classifier):
