@@ -7,11 +7,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from labelloop import VERSION
+
+if TYPE_CHECKING:  # rich takes a tenth of the start
+    from rich.console import Group
+    from rich.text import Text
 
 GROUPS = {
     "ml": "The ML backend, which pre-labels tasks.",
@@ -172,6 +176,7 @@ def create_cli(words: Sequence[str] = ()) -> App:
         version=VERSION,
         version_format="plaintext",  # Markdown takes a third of the start
         default_parameter=Parameter(show_default=_default_text),
+        error_formatter=_usage_error,
         suppress_keyboard_interrupt=False,  # `main` reports it, also during the import of a command
     )
     groups = {"": app}
@@ -213,6 +218,19 @@ def one_blas_thread() -> Iterator[None]:
             del os.environ[name]
 
 
+def _usage_error(error: CycloptsError) -> "Group":
+    """A word that the command line does not take: what is wrong, then the fix, as for every other error."""
+    from cyclopts import CoercionError
+    from rich.console import Group
+
+    shown = " ".join(("labelloop", *(error.command_chain or ()), "--help"))
+    fix = f"`{shown}` shows what it takes."
+    argument = error.argument
+    if isinstance(error, CoercionError) and argument is not None and "--project" in argument.names:
+        fix = f"Give the number in the project's URL, /projects/NUMBER/. {fix}"
+    return Group(*_error_lines(str(error), fix))
+
+
 def _default_text(default: Any) -> str | None:
     """A default as the help shows it; None for options that are off or empty."""
     return None if default in ("", 0, None) else str(default)
@@ -246,12 +264,17 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _print_error(message: str, fix: str) -> None:
     from rich.console import Console
-    from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    console.print(Text(message, "bold red"), soft_wrap=True)
-    if fix:
-        console.print(Text(f"→ {fix}"), soft_wrap=True)
+    for line in _error_lines(message, fix):
+        console.print(line, soft_wrap=True)
+
+
+def _error_lines(message: str, fix: str) -> "list[Text]":
+    """An error as it is printed: what is wrong, then the fix."""
+    from rich.text import Text
+
+    return [Text(message, "bold red"), *([Text(f"→ {fix}")] if fix else [])]
 
 
 if __name__ == "__main__":

@@ -170,3 +170,18 @@ def test_exports_start_without_blas_threads_and_restore_the_setting(before, monk
     with cli.one_blas_thread():
         assert os.environ["OPENBLAS_NUM_THREADS"] == (before or "1")
     assert os.environ.get("OPENBLAS_NUM_THREADS") == before
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        ("connect http://localhost:8080/projects/7/", "the number in the project's URL"),
+        ("connect 7 --nope", "labelloop connect --help"),
+        ("connct 7", "labelloop --help"),
+    ],
+)
+def test_wrong_usage_has_status_two_and_a_fix(words, fix, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    assert fix in " ".join(capsys.readouterr().err.split())
