@@ -100,7 +100,8 @@ def page(dashboard):
             "console", lambda said: page.complaints.append(said.text) if said.type in {"error", "warning"} else None
         )
         page.goto(f"{dashboard}/")
-        page.keyboard.type(PASSWORD)  # the field has the focus
+        page.wait_for_function("document.activeElement.id === 'password'")  # the field has the focus by itself
+        page.keyboard.type(PASSWORD)
         page.keyboard.press("Enter")
         page.wait_for_url("**/dashboard/7/")
         yield page
