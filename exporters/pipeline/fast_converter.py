@@ -48,15 +48,7 @@ def make_converter(
     sizes: ImageSizes,
     copier: "ImageCopier | None" = None,
 ) -> TaskConverter:
-    """Return the fastest converter for the options of an export.
-
-    Args:
-        rules: The options.
-        classes: Numbers the labels.
-        registry: The ids and names in use.
-        sizes: Finds image sizes.
-        copier: Copies the images into the data set.
-    """
+    """Return the converter for formats of images. The arguments are those of `choose_converter`."""
     general = GeneralConverter(TaskAssembler(rules, classes=classes, sizes=sizes, registry=registry), copier)
     return FastConverter(general, rules, classes, registry, copier)
 

@@ -1,5 +1,6 @@
 """conll: labelled spans as CoNLL-2003 columns with BIO tags, a token per line."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -14,21 +15,25 @@ from exporters.tasks.tokens import Token, aligned, tokenize
 MISALIGNED = "a span that begins or ends inside a token"
 OVERLAPPING = "a span that overlaps a longer one"
 FURTHER_LABELS = "further labels of a span: a token has one tag"
-NEEDS_SPANS = "it needs Labels of a Text, HyperText or Paragraphs, and the label config has none"
 RELATIONS = "relations, for which the format has no place"
 _HEAD = "-DOCSTART- -X- -X- O\n\n"
 
 
-class Conll(TaskFormat):
-    """A document per text, a token per line as ``token -X- _ TAG``, an empty line after each line of the text."""
+class SpanFormat(TaskFormat):
+    """A format of labelled spans."""
 
-    name: ClassVar[str] = "conll"
-    needs: ClassVar[str] = NEEDS_SPANS
+    needs: ClassVar[str] = "it needs Labels of a Text, HyperText or Paragraphs, and the label config has none"
 
     @classmethod
     def fits(cls, context: FormatContext) -> bool:
         """See `TaskFormat.fits`."""
         return context.config is None or has_spans(context.config)
+
+
+class Conll(SpanFormat):
+    """A document per text, a token per line as ``token -X- _ TAG``, an empty line after each line of the text."""
+
+    name: ClassVar[str] = "conll"
 
     def encode_line(self, line: TaskLine) -> EncodedLine:
         """See `TaskFormat.encode_line`."""
@@ -37,16 +42,15 @@ class Conll(TaskFormat):
             return EncodedLine(None, dropped=reason)
         texts: list[str] = []
         losses: list[tuple[str, str]] = []
-        notes: dict[str, int] = {RELATIONS: len(line.flat.relations)}
+        notes = Counter({RELATIONS: len(line.flat.relations)})
         entries = 0
         for document in read:
             tokens = tokenize(document.text)
             kept, lost = exclusive_spans(document, tokens)
             losses += [*document.losses, *lost]
             entries += len(kept)
-            for note, number in document.notes.items():
-                notes[note] = notes.get(note, 0) + number
-            notes[FURTHER_LABELS] = notes.get(FURTHER_LABELS, 0) + sum(len(span.labels) - 1 for span, _, _ in kept)
+            notes.update(document.notes)
+            notes[FURTHER_LABELS] += sum(len(span.labels) - 1 for span, _, _ in kept)
             texts.append(conll_text(document.text, tokens, kept))
         return EncodedLine(msgspec.json.encode("".join(texts)), entries, losses=losses, notes=notes)
 

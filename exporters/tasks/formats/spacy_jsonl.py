@@ -3,16 +3,16 @@
 Format: https://prodi.gy/docs/api-interfaces#spans_manual (text, tokens, spans) and #relations.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
-from exporters.formats.base import FormatContext
-from exporters.tasks.documents import Document, documents, has_spans
+from exporters.tasks.documents import Document, documents
 from exporters.tasks.flat import Json
 from exporters.tasks.formats.base import EncodedLine, LineFormat
-from exporters.tasks.formats.conll import NEEDS_SPANS
+from exporters.tasks.formats.conll import SpanFormat
 from exporters.tasks.line import TaskLine
 from exporters.tasks.tokens import Token, aligned, tokenize
 
@@ -21,30 +21,23 @@ LOOSE_RELATION = "relations that do not join two spans of one text on token boun
 _encode = msgspec.json.Encoder().encode
 
 
-class SpacyJsonl(LineFormat):
+class SpacyJsonl(SpanFormat, LineFormat):
     """A line per text, with all of its spans, overlapping ones too; a span is there once for each of its labels."""
 
     name: ClassVar[str] = "spacy-jsonl"
-    needs: ClassVar[str] = NEEDS_SPANS
-
-    @classmethod
-    def fits(cls, context: FormatContext) -> bool:
-        """See `TaskFormat.fits`."""
-        return context.config is None or has_spans(context.config)
 
     def encode_line(self, line: TaskLine) -> EncodedLine:
         """See `TaskFormat.encode_line`."""
         read, reason = documents(line, self.context.config)
         if reason:
             return EncodedLine(None, dropped=reason)
-        notes = {UNALIGNED: 0, LOOSE_RELATION: len(line.flat.relations)}
+        notes = Counter({UNALIGNED: 0, LOOSE_RELATION: len(line.flat.relations)})
         lines = []
         for document in read:
             made = _line(document, line.flat.relations)
             meta = {"task": line.task, "annotation": line.annotation.get("id"), "object": document.object}
             lines.append(made | {"meta": meta, "answer": "accept"})
-            for note, number in document.notes.items():
-                notes[note] = notes.get(note, 0) + number
+            notes.update(document.notes)
             notes[UNALIGNED] += sum("token_start" not in span for span in made["spans"])
             notes[LOOSE_RELATION] -= len(made.get("relations", ()))
         return EncodedLine(

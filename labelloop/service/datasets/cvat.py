@@ -19,7 +19,7 @@ from labelloop.labeling.geometry.shapes import Ellipse, Geometry, KeyPoint, Poin
 from labelloop.labeling.splits import split_of
 from labelloop.labeling.studio.region_attributes import ObjectAttributes
 from labelloop.service.datasets.errors import DatasetError, MalformedData
-from labelloop.service.datasets.files import DatasetFiles, open_binary, read_head
+from labelloop.service.datasets.files import DatasetFiles, open_binary
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, Keypoint, LabelledObject
 from labelloop.service.datasets.shapes import (
     image_size_or_zero,
@@ -51,9 +51,9 @@ def cvat_files(files: DatasetFiles) -> list[str]:
     """The XML files of CVAT among the files of a folder, if one of the first is; VOC has one for each image."""
     names = [name for name in files.names if name.lower().endswith(".xml")]
     names.sort(key=lambda name: not name.lower().endswith("annotations.xml"))
-    if not any(is_cvat(read_head(files, name, _HEAD_BYTES)) for name in names[:_SNIFFED]):
+    if not any(is_cvat(files.start(name, _HEAD_BYTES)) for name in names[:_SNIFFED]):
         return []
-    return sorted(name for name in names if is_cvat(read_head(files, name, _HEAD_BYTES)))
+    return sorted(name for name in names if is_cvat(files.start(name, _HEAD_BYTES)))
 
 
 _HEAD_BYTES = 4096

@@ -7,7 +7,7 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
@@ -42,6 +42,9 @@ class DatasetFiles(Protocol):
     def read(self, name: str) -> bytes:
         """The content of a file. Raises `DatasetError`."""
 
+    def start(self, name: str, size: int) -> bytes:
+        """The first ``size`` bytes of a file, or all of a shorter one. Raises `DatasetError`."""
+
     def path(self, name: str) -> Path | None:
         """The local path; None for an object in a bucket."""
 
@@ -68,8 +71,13 @@ class FolderFiles:
 
     def read(self, name: str) -> bytes:
         """See `DatasetFiles.read`."""
+        return self.start(name, -1)
+
+    def start(self, name: str, size: int) -> bytes:
+        """See `DatasetFiles.start`; a negative size means all."""
         try:
-            return (self._folder / name).read_bytes()
+            with (self._folder / name).open("rb") as file:
+                return file.read(size)
         except OSError as error:
             raise DatasetError(f"{self.location}/{name}", error.strerror or str(error)) from None
 
@@ -154,6 +162,10 @@ class SubfolderFiles:
         """See `DatasetFiles.read`."""
         return self._files.read(self._start + name)
 
+    def start(self, name: str, size: int) -> bytes:
+        """See `DatasetFiles.start`."""
+        return self._files.start(self._start + name, size)
+
     def path(self, name: str) -> Path | None:
         """See `DatasetFiles.path`."""
         return self._files.path(self._start + name)
@@ -182,8 +194,18 @@ class PrefixFiles:
 
     def read(self, name: str) -> bytes:
         """See `DatasetFiles.read`."""
-        try:
+        with self._existing(name):
             return self._store.get(name)
+
+    def start(self, name: str, size: int) -> bytes:
+        """See `DatasetFiles.start`."""
+        with self._existing(name):
+            return self._store.start(name, size)
+
+    @contextmanager
+    def _existing(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except ObjectNotFound:
             raise DatasetError(self.url(name), "the object does not exist") from None
 
@@ -285,12 +307,6 @@ class ImageFiles:
                 size = f"{error.reason}. {error.fix}".rstrip()
             self._sizes[name] = size
         return size
-
-
-def read_head(files: DatasetFiles, name: str, size: int) -> bytes:
-    """The first bytes of a file; of an object in a bucket, which cannot be read in part, cut from the whole."""
-    with open_binary(files, name) as stream:
-        return stream.read(size)
 
 
 def open_binary(files: DatasetFiles, name: str) -> IO[bytes]:

@@ -10,7 +10,7 @@ from labelloop.service.datasets.createml import is_createml
 from labelloop.service.datasets.cvat import cvat_files
 from labelloop.service.datasets.dota import is_dota
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles, read_head
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles
 from labelloop.service.datasets.image_folder_metadata import METADATA, metadata_files
 from labelloop.service.datasets.image_folders import SPLITS
 from labelloop.service.datasets.labelme import is_labelme
@@ -96,7 +96,7 @@ def _is_dataset_root(names: Sequence[str]) -> bool:
 
 def _has_coco_keys(files: DatasetFiles) -> bool:
     """Whether a JSON file begins as COCO; a damaged one, which counts as COCO otherwise, may be of another format."""
-    return any(_COCO_START.match(read_head(files, name, _START_BYTES)) for name in coco_files(files)[:_MAX_COCO_FILES])
+    return any(_COCO_START.match(files.start(name, _START_BYTES)) for name in coco_files(files)[:_MAX_COCO_FILES])
 
 
 _COCO_START = re.compile(rb'[\s\xef\xbb\xbf]*\{\s*"(info|images|annotations|categories|licenses)"')
@@ -107,7 +107,7 @@ _MAX_COCO_FILES = 50
 def _has_json(files: DatasetFiles, is_present: Callable[[bytes], bool]) -> bool:
     """Whether one of the first JSON files of a folder is of a format; folders of many files are read in part."""
     names = [name for name in files.names if name.lower().endswith(".json")]
-    return any(is_present(read_head(files, name, HEAD_BYTES)) for name in names[:_MAX_SNIFFED_FILES])
+    return any(is_present(files.start(name, HEAD_BYTES)) for name in names[:_MAX_SNIFFED_FILES])
 
 
 # JSON files whose beginning is read to recognise their format.

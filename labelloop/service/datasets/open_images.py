@@ -16,7 +16,7 @@ from typing import IO
 from labelloop.labeling.splits import split_of
 from labelloop.labeling.studio.region_attributes import ObjectAttributes
 from labelloop.service.datasets.errors import DatasetError, MalformedData
-from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_binary, read_head
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_binary
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, LabelledObject
 from labelloop.service.datasets.shapes import rectangle
 from labelloop.service.datasets.text import parse_float
@@ -236,7 +236,7 @@ def _text(files: DatasetFiles, name: str) -> IO[str]:
 
 
 def _head(files: DatasetFiles, name: str) -> bytes:
-    return read_head(files, name, _HEAD_BYTES)
+    return files.start(name, _HEAD_BYTES)
 
 
 def _first_line(head: bytes) -> list[str]:

@@ -123,6 +123,10 @@ class Store(Protocol):
         """The content of an object. Raises `ObjectNotFound`."""
         ...
 
+    def start(self, key: str, size: int) -> bytes:
+        """The first ``size`` bytes of an object, or all of a shorter one. Raises `ObjectNotFound`."""
+        ...
+
     def read(self, key: str) -> tuple[bytes, str]:
         """The content of an object and its etag for `swap`. Raises `ObjectNotFound`."""
         ...

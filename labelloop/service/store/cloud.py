@@ -67,6 +67,10 @@ class CloudStore:
         """See `Store.get`."""
         return self.read(key)[0]
 
+    def start(self, key: str, size: int) -> bytes:
+        """See `Store.start`; the whole object is read."""
+        return self.get(key)[:size]
+
     def read(self, key: str) -> tuple[bytes, str]:
         """See `Store.read`."""
         return self._bucket.read(self._name(key))

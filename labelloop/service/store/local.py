@@ -99,10 +99,15 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         """See `Store.get`."""
+        return self.start(key, -1)
+
+    def start(self, key: str, size: int) -> bytes:
+        """See `Store.start`; a negative size means all."""
         path = self._path(key)
         with self._translate_errors(key):
             try:
-                return path.read_bytes()
+                with path.open("rb") as file:
+                    return file.read(size)
             except (IsADirectoryError, NotADirectoryError):  # the folder of other objects, or below another object
                 raise ObjectNotFound(self._url, key) from None
 

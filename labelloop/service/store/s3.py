@@ -115,8 +115,15 @@ class BucketStore:
         """See `Store.get`."""
         return self.read(key)[0]
 
+    def start(self, key: str, size: int) -> bytes:
+        """See `Store.start`: the connection is closed after so many bytes."""
+        return self._read(key, size)[0]
+
     def read(self, key: str) -> tuple[bytes, str]:
         """See `Store.read`."""
+        return self._read(key, None)
+
+    def _read(self, key: str, size: int | None) -> tuple[bytes, str]:
         from botocore.exceptions import BotoCoreError
 
         with translate_errors(self._url, key):
@@ -125,7 +132,7 @@ class BucketStore:
                 try:
                     # its own context manager yields the raw, unchecked HTTP response
                     with closing(answer["Body"]) as body:
-                        return body.read(), str(answer["ETag"])
+                        return body.read(size), str(answer["ETag"])
                 except BotoCoreError:  # the connection failed within the body
                     if attempts_left == 1:
                         raise

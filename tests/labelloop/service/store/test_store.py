@@ -44,6 +44,13 @@ def test_invalid_keys_are_refused(key, store):
             call()
 
 
+def test_the_start_of_an_object_is_read(store):
+    store.put("a/b", b"12345")
+    assert [store.start("a/b", size) for size in (0, 3, 9)] == [b"", b"123", b"12345"]
+    with pytest.raises(ObjectNotFound):
+        store.start("a", 3)
+
+
 @pytest.mark.parametrize("key", ["a", "a/b.txt", "..a", "a..b", "ü/日本", "a b%20c", ".hidden", "x" * 250])
 def test_valid_keys_are_accepted(key, store):
     store.put(key, b"1")
