@@ -21,7 +21,7 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.media import MediaError
 from labelloop.service.studio import StudioNotFound
 from ml_backend.errors import ModelError
-from ml_backend.heads.answers import LearnedControl, WrongAnswer, find_wrong_answers, questions
+from ml_backend.heads.answers import AnsweredExamples, LearnedControl, WrongAnswer, find_wrong_answers, questions
 from ml_backend.heads.base import HeadExample, Pixels
 from ml_backend.heads.image_labels import answered_images
 from ml_backend.heads.region_labels import answered_regions
@@ -202,11 +202,11 @@ def _remarks(
         if indexed[1].complete
     ]
     kinds: list[Callable[[], dict[int, list[Remark]] | None]] = [
-        lambda: _answer_remarks(context, project, backbone, config, newest, stop=stop),
+        lambda: _answer_remarks(context, project, backbone, config, newest, kind=IMAGE_ANSWERS, stop=stop),
     ]
     if backbone.levels:
         kinds += [
-            lambda: _region_remarks(context, project, backbone, config, newest, stop=stop),
+            lambda: _answer_remarks(context, project, backbone, config, newest, kind=OBJECT_ANSWERS, stop=stop),
             lambda: _box_remarks(context, project, backbone, config, newest, stop=stop, least=least),
         ]
     remarks: dict[int, list[Remark]] = {}
@@ -219,6 +219,53 @@ def _remarks(
     return remarks
 
 
+@dataclass(frozen=True)
+class _AnswerKind:
+    """Answers about whole images, or about objects on them.
+
+    Attributes:
+        per_region: Whether they are about objects.
+        choices: The answers of an image: one mapping of controls for the image, or one for each object.
+        example: Makes the example of an image from the context, the backbone, the task, its number and the image.
+        table: The examples that answer a question.
+    """
+
+    per_region: bool
+    choices: Callable[[LabelledImage | HeadExample], Sequence[Mapping[str, tuple[str, ...]]]]
+    example: Callable[[LearningContext, FrozenBackbone, int, int, LabelledImage], HeadExample]
+    table: Callable[[LearnedControl, Sequence[HeadExample]], AnsweredExamples]
+
+
+def _whole_image(
+    context: LearningContext, backbone: FrozenBackbone, task: int, number: int, image: LabelledImage
+) -> HeadExample:
+    features, width, height = context.features.image_features(backbone, image.url, task=task)
+    nothing = np.zeros((0, 4), np.float32)
+    return HeadExample(
+        number, image.url, width, height, nothing, (), nothing, features, _no_pixels, choices=image.choices
+    )
+
+
+def _objects(
+    context: LearningContext, backbone: FrozenBackbone, task: int, number: int, image: LabelledImage
+) -> HeadExample:
+    features = context.features.features(backbone, image.url, task=task)
+    width, height = features.fit.width, features.fit.height
+    boxes = boxes_on_image(image, width, height)
+    return HeadExample(
+        number, image.url, width, height, boxes, image.labels, region_embeddings(features, boxes), None, _no_pixels,
+        region_choices=image.region_choices,
+    )  # fmt: skip
+
+
+def _answered_objects(question: LearnedControl, examples: Sequence[HeadExample]) -> AnsweredExamples:
+    return answered_regions(question, examples, tuple(sorted({label for one in examples for label in one.labels})))
+
+
+IMAGE_ANSWERS = _AnswerKind(False, lambda one: (one.choices,) if one.choices else (), _whole_image, answered_images)
+OBJECT_ANSWERS = _AnswerKind(True, lambda one: one.region_choices, _objects, _answered_objects)
+
+
 def _answer_remarks(
     context: LearningContext,
     project: int,
@@ -226,59 +273,13 @@ def _answer_remarks(
     config: LabelConfig,
     images: Sequence[tuple[int, int, LabelledImage]],
     *,
+    kind: _AnswerKind,
     stop: Stop,
 ) -> dict[int, list[Remark]] | None:
-    """Return the remarks on answers about images, given as (task, index in it, image); None if stopped."""
-    controls = questions(config, per_region=False)
-    answered = [entry for entry in images if entry[2].choices][:MAX_ANSWERED] if controls else []
-    if len(answered) < MIN_IMAGES:
-        return {}
-    examples: list[HeadExample] = []
-    places: list[tuple[int, int]] = []
-    nothing = np.zeros((0, 4), np.float32)
-    for task, number, image in reversed(answered):
-        if stop():
-            return None
-        try:
-            features, width, height = context.features.image_features(backbone, image.url, task=task)
-        except MediaError as error:
-            log.warning("photo_not_judged", project=project, task=task, reason=str(error))
-            continue
-        # Each example is a task of its own: its index leads back to its place.
-        examples.append(
-            HeadExample(
-                len(places), image.url, width, height, nothing, (), nothing, features, _no_pixels, choices=image.choices
-            )
-        )
-        places.append((task, number))
-    remarks: dict[int, list[Remark]] = {task: [] for task, _ in places}
-    for control in controls:
-        answers = [example.choices[control.name] for example in examples if control.name in example.choices]
-        if stop():
-            return None
-        if len(answers) < MIN_IMAGES:
-            continue
-        question = LearnedControl.of(control, answers)
-        answered_examples = answered_images(question, examples)
-        for issue in find_wrong_answers(question, answered_examples, least=MIN_CONFIDENCE):
-            task, number = places[answered_examples.tasks[issue.example]]
-            remarks[task].append((number, issue))
-    return remarks
-
-
-def _region_remarks(
-    context: LearningContext,
-    project: int,
-    backbone: FrozenBackbone,
-    config: LabelConfig,
-    images: Sequence[tuple[int, int, LabelledImage]],
-    *,
-    stop: Stop,
-) -> dict[int, list[Remark]] | None:
-    """Return the remarks on answers about objects of images, given as (task, index in it, image); None if stopped."""
-    controls = questions(config, per_region=True)
-    answered = [entry for entry in images if entry[2].region_choices][:MAX_ANSWERED] if controls else []
-    if sum(len(image.region_choices) for _, _, image in answered) < MIN_IMAGES:
+    """Return the remarks on answers of a kind, of images given as (task, index in it, image); None if stopped."""
+    controls = questions(config, per_region=kind.per_region)
+    answered = [entry for entry in images if kind.choices(entry[2])][:MAX_ANSWERED] if controls else []
+    if sum(len(kind.choices(image)) for _, _, image in answered) < MIN_IMAGES:
         return {}
     examples: list[HeadExample] = []
     places: list[tuple[int, int]] = []
@@ -286,40 +287,28 @@ def _region_remarks(
         if stop():
             return None
         try:
-            features = context.features.features(backbone, image.url, task=task)
-            width, height = features.fit.width, features.fit.height
-            boxes = boxes_on_image(image, width, height)
+            # Each example is a task of its own: its number leads back to its place.
+            examples.append(kind.example(context, backbone, task, len(places), image))
         except MediaError as error:
             log.warning("photo_not_judged", project=project, task=task, reason=str(error))
             continue
-        # Each example is a task of its own: its number leads back to its place.
-        examples.append(
-            HeadExample(
-                len(places), image.url, width, height, boxes, image.labels, region_embeddings(features, boxes), None,
-                _no_pixels, region_choices=image.region_choices,
-            )
-        )  # fmt: skip
         places.append((task, number))
     remarks: dict[int, list[Remark]] = {task: [] for task, _ in places}
-    labels = tuple(sorted({label for example in examples for label in example.labels}))
     for control in controls:
         answers = [
-            choices[control.name]
-            for example in examples
-            for choices in example.region_choices
-            if control.name in choices
+            choices[control.name] for one in examples for choices in kind.choices(one) if control.name in choices
         ]
         if stop():
             return None
         if len(answers) < MIN_IMAGES:
             continue
         question = LearnedControl.of(control, answers)
-        regions = answered_regions(question, examples, labels)
-        for issue in find_wrong_answers(question, regions, least=MIN_CONFIDENCE):
-            example = examples[regions.tasks[issue.example]]
-            task, number = places[example.task]
-            left, top, right, bottom = example.boxes[regions.regions[issue.example]].tolist()
-            remarks[task].append((number, replace(issue, box=(left, top, right, bottom))))
+        table = kind.table(question, examples)
+        for issue in find_wrong_answers(question, table, least=MIN_CONFIDENCE):
+            index = table.tasks[issue.example]
+            task, number = places[index]
+            box = examples[index].boxes[table.regions[issue.example]].tolist() if kind.per_region else None
+            remarks[task].append((number, replace(issue, box=tuple(box)) if box else issue))
     return remarks
 
 
