@@ -14,6 +14,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+# Cores of the current thread, where it is one of a pool.
+_SHARE = threading.local()
+
+
 class _Limit:
     """Process-wide, reference-counted limit on BLAS threads."""
 
@@ -57,12 +61,20 @@ single_threaded_blas = _LIMIT.hold
 def parallel_map(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """Apply `work` to every item in a thread pool and keep the order; numpy releases the GIL while it computes.
 
+    A call inside `work` gets its share of the cores: more threads than cores are no faster, and each fit has its own
+    copy of its rows.
+
     Raises:
         Exception: Whatever the first failing item raises.
     """
     queue = list(items)
-    threads = min(len(queue), available_cores())
+    cores: int = getattr(_SHARE, "cores", 0) or available_cores()
+    threads = min(len(queue), cores)
     if threads < 2:
         return [work(item) for item in queue]
-    with ThreadPoolExecutor(threads, thread_name_prefix="fit") as pool:
+
+    def share() -> None:
+        _SHARE.cores = max(cores // threads, 1)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="fit", initializer=share) as pool:
         return list(pool.map(work, queue))

@@ -1,6 +1,7 @@
 """Parallel fits keep their order, raise the first failure, and use one BLAS thread per matrix."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np  # noqa: F401 - loads the library whose threads are counted
 import pytest
@@ -39,3 +40,19 @@ def test_limit_holds_until_the_last_fit_ends():
         assert threads() == {1}
     thread.join()
     assert threads() == before
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(2, 0), (4, 2), (9, 4)])
+def test_nested_calls_share_the_cores(monkeypatch, cores, threads):
+    monkeypatch.setattr("ml_backend.training.parallel.available_cores", lambda: cores)
+    pools = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, size, **options):
+            pools.append(size)
+            super().__init__(size, **options)
+
+    monkeypatch.setattr("ml_backend.training.parallel.ThreadPoolExecutor", Pool)
+    rows = parallel_map(lambda row: parallel_map(lambda item: item, range(10 * row, 10 * row + 9)), range(2))
+    assert rows == [list(range(9)), list(range(10, 19))]
+    assert pools == [2, *([threads, threads] if threads else [])]
