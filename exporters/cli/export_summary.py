@@ -180,6 +180,8 @@ def _why_empty(report: ExportReport) -> str:
     """Return why no task is in the data set, in numbers."""
     tasks, regions = report.accounts.tasks, report.accounts.regions
     if report.refused == NO_CLASS:
+        if regions.kept:
+            return "What is drawn are key points that belong to no region."
         lost = ", ".join(f"{number} ({reason})" for reason, number in regions.dropped.items())
         return f"Dropped regions: {lost}." if lost else "The selected annotations are empty."
     if not tasks.input:
@@ -189,6 +191,11 @@ def _why_empty(report: ExportReport) -> str:
 
 def _missing_tasks_advice(report: ExportReport) -> str:
     """Return how to get tasks into the data set, by the most frequent reason."""
+    if report.refused == NO_CLASS and report.accounts.regions.kept:
+        return (
+            "Draw the object of the points too: RectangleLabels beside KeyPointLabels, then each point as a child of"
+            " its region, or one object an image. The points as they are: --format tasks-jsonl."
+        )
     if report.refused == NO_CLASS:
         return "Pass --label-config to use its labels as classes. If nothing is drawn on images: --format tasks-jsonl."
     dropped = report.accounts.tasks.dropped

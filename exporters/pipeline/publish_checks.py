@@ -9,7 +9,7 @@ NOTHING_LEFT = "no image is in it, and images are in the one before"
 NO_TASK_LEFT = "no task is in it, and tasks are in the one before"
 NO_IMAGE = "no image is in it"
 NO_TASK = "no task is in it"
-NO_CLASS = "no object is in it, and there is no label config that names classes"
+NO_CLASS = "no object is in it, and no label config names classes"
 SHRUNK = "far smaller than the published version"
 # Share of the published tasks, images, regions or objects of a format that may be missing in a version.
 SHRINK = 1 / 3

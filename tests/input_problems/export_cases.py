@@ -132,6 +132,12 @@ def blank(count: int, *, first: int = 1) -> list[dict]:
     return [_build.task(n, _build.annotation(number=n), width=64, height=48) for n in numbers]
 
 
+def lone_points() -> list[dict]:
+    """Tasks with two points and no region around them, as Label Studio's template "Keypoint Labeling" gives them."""
+    points = _build.keypoint(10, 10, "Face"), _build.keypoint(12, 14, "Nose")
+    return [_build.task(n, _build.annotation(*points)) for n in range(1, 5)]
+
+
 _CUT = "it is cut short: it ends at byte"
 CASES = (
     *(
@@ -275,7 +281,15 @@ CASES = (
         "only empty annotations, and no label config",
         "refused",
         lambda folder: command(folder, array(blank(1))),
-        ("no object is in it, and there is no label config that names classes",),
+        ("no object is in it, and no label config names classes",),
+        1,
+        nothing_left,
+    ),
+    Case(
+        "key points without the box of their object, for formats of objects",
+        "refused",
+        lambda folder: command(folder, array(lone_points())),
+        ("What is drawn are key points that belong to no region.", "RectangleLabels beside KeyPointLabels"),
         1,
         nothing_left,
     ),
