@@ -81,7 +81,7 @@ CASES = (
         "`Image.BitmapPixelFormat` `Gray8`",
         "refused",
         states(BitmapPixelFormat="Gray8"),
-        ("Image.BitmapPixelFormat is 'Gray8'",),
+        ("its metadata says GRAY pixels, and its input has 3 channels",),
         1,
     ),
     Case(
