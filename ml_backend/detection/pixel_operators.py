@@ -44,11 +44,12 @@ def pixel_options(path: Path, image: str) -> Mapping[str, Any]:
         graph = onnx.load(path, load_external_data=False).graph
     except (OSError, DecodeError):
         return {}
-    factor, shift = _first_affine(graph, image)
+    # The folder of the file itself: onnx follows no link to external values.
+    factor, shift = _first_affine(graph, image, path.resolve().parent)
     return _options(factor, shift)
 
 
-def _first_affine(graph: Any, image: str) -> tuple[Floats, Floats]:
+def _first_affine(graph: Any, image: str, folder: Path) -> tuple[Floats, Floats]:
     """Factor and shift, of one value or one a channel, of the operators before the first that is not affine."""
     constants = {weight.name: weight for weight in graph.initializer}
     for node in graph.node:
@@ -72,7 +73,7 @@ def _first_affine(graph: Any, image: str) -> tuple[Floats, Floats]:
             break
         node = following[0]
         if node.op_type not in _PASSING:
-            changed = _applied(node, tensor, (factor, shift), constants)
+            changed = _applied(node, tensor, (factor, shift), constants, folder)
             if changed is None:
                 break
             factor, shift = changed
@@ -81,13 +82,13 @@ def _first_affine(graph: Any, image: str) -> tuple[Floats, Floats]:
 
 
 def _applied(
-    node: Any, tensor: str, affine: tuple[Floats, Floats], constants: Mapping[str, Any]
+    node: Any, tensor: str, affine: tuple[Floats, Floats], constants: Mapping[str, Any], folder: Path
 ) -> tuple[Floats, Floats] | None:
     """Factor and shift after an operator; None where it is not affine with constants of one value or one a channel."""
     if node.op_type not in {"Sub", "Add", "Mul", "Div"} or len(node.input) != 2:
         return None
     first = node.input[0] == tensor
-    value = _constant(constants.get(node.input[1] if first else node.input[0]))
+    value = _constant(constants.get(node.input[1] if first else node.input[0]), folder)
     if value is None:
         return None
     factor, shift = affine
@@ -100,14 +101,15 @@ def _applied(
     return (factor / value, shift / value) if first and np.all(value != 0) else None
 
 
-def _constant(tensor: Any) -> Floats | None:
+def _constant(tensor: Any, folder: Path) -> Floats | None:
     from onnx import numpy_helper
+    from onnx.checker import ValidationError
 
     if tensor is None or int(np.prod(tensor.dims)) not in {1, 3}:
         return None
     try:
-        return np.asarray(numpy_helper.to_array(tensor), np.float64).reshape(-1)
-    except ValueError:  # its values lie in another file
+        return np.asarray(numpy_helper.to_array(tensor, str(folder)), np.float64).reshape(-1)
+    except (ValueError, TypeError, OSError, ValidationError):  # no numbers, or its file is not there
         return None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -260,14 +261,14 @@ class _Request:
         layout: Key of `LAYOUTS` that the caller forces; empty: none.
         file: The model's layout file; None without one, or where the caller forces a layout.
         file_path: Its path.
-        processor: How Hugging Face's image processor shows images; None without its file.
+        processor_path: `preprocessor_config.json` next to it; None without one, or where the layout file has `[input]`.
     """
 
     path: Path
     layout: str
     file: LayoutFile | None = None
     file_path: Path | None = None
-    processor: Input | None = None
+    processor_path: Path | None = None
 
     @classmethod
     def of(cls, path: Path, layout: str) -> "_Request":
@@ -275,7 +276,16 @@ class _Request:
         file_path = None if layout else layout_file_of(path)
         file = read_layout_file(file_path) if file_path else None
         processor = processor_of(path) if file is None or file.input is None else None
-        return cls(path, layout, file, file_path, read_processor(processor, path) if processor else None)
+        return cls(path, layout, file, file_path, processor)
+
+    @cached_property
+    def processor(self) -> Input | None:
+        """How Hugging Face's image processor shows images; read on first use, because it may be another model's.
+
+        Raises:
+            ModelBroken: Its file cannot be followed.
+        """
+        return read_processor(self.processor_path, self.path) if self.processor_path else None
 
     def refused(self, key: str, reason: str) -> LayoutFileError:
         """The error of a layout file that does not fit the graph."""
@@ -301,7 +311,7 @@ class _Request:
     def shown(self, graph: Graph) -> Graph:
         """The graph with the declared input format as its metadata."""
         shown = self.file.input if self.file is not None else None
-        if shown is None and self.is_processed(graph) and self.processor is not None:
+        if self.is_processed(graph) and self.processor is not None:
             fixed = graph.image is not None and None not in graph.image.shape[-3:]
             shown = msgspec.structs.replace(self.processor, size=None) if fixed else self.processor
         return with_input(graph, shown) if shown is not None else graph
@@ -309,7 +319,7 @@ class _Request:
     def is_processed(self, graph: Graph) -> bool:
         """Whether images are shown as Hugging Face's image processor does."""
         named = graph.image is not None and graph.image.name == IMAGE_INPUT
-        return self.processor is not None and named and "input" not in graph.metadata
+        return self.processor_path is not None and named and "input" not in graph.metadata
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 classes must be named; see `ml_backend.detection.class_names`.
 """
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,9 @@ OPEN_SIDE = 224
 
 # Largest deviation of the sum of probabilities from 1.
 SUM_TOLERANCE = 0.02
+
+# Operators that leave values as they are.
+_PASSING = frozenset({"Cast", "Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def _recognise_classify(graph: Graph, outputs: Arrays) -> str | None:
@@ -74,23 +78,34 @@ def _reader(graph: Graph, outputs: Arrays, options: dict[str, Any]) -> OutputRea
         raise ValueError("it has no single output [batch, classes]")
     name = next(iter(outputs))
     spec = plain_spec(graph, **options)
-    if graph.image is not None and graph.image.shape.count(None) >= 2 and not {"input", "imgsz"} & set(graph.metadata):
-        spec = replace(spec, height=OPEN_SIDE, width=OPEN_SIDE)
-    # Independent probabilities, of several classes at once, do not sum to 1; logits may lie in 0..1 by chance.
-    independent = in_unit_range(row) and not _sums_to_one(row) and "Sigmoid" in graph.nodes.path_to(name, most=4)
+    if graph.image is not None and not _says_size(graph):
+        height, width = graph.image.shape[-3:-1] if graph.channels_last else graph.image.shape[-2:]
+        spec = replace(spec, height=height or OPEN_SIDE, width=width or OPEN_SIDE)
+    last = _last_operator(graph, name)
+    # After a Sigmoid they are independent probabilities, of several classes at once, which may sum to 1 by chance.
+    probabilities = last in {"Sigmoid", "Softmax"} and in_unit_range(row)
 
     def decode(outputs: Arrays, floor: float) -> list[Detections]:
         detections = []
         values = as_float32(outputs[name])
         for row in values.reshape(len(values), -1):
             # Graphs end before or after the softmax; scores that sum to 1 are after it.
-            scores = row if independent or (in_unit_range(row) and _sums_to_one(row)) else softmax(row)
+            scores = row if probabilities or (in_unit_range(row) and _sums_to_one(row)) else softmax(row)
             keep = np.flatnonzero(scores >= floor)
             boxes = np.tile(np.array([0, 0, spec.width, spec.height], np.float32), (len(keep), 1))
             detections.append(Detections(boxes, scores[keep], keep.astype(np.int64)))
         return detections
 
     return OutputReader(spec, len(row), decode, (name,), provides=frozenset({"classes"}), suppress_iou=None)
+
+
+def _says_size(graph: Graph) -> bool:
+    return "imgsz" in graph.metadata or "size" in json.loads(graph.metadata.get("input", "{}"))
+
+
+def _last_operator(graph: Graph, output: str) -> str:
+    """The operator that computes the values of an output; empty where it is unknown."""
+    return next((operator for operator in graph.nodes.path_to(output) if operator not in _PASSING), "")
 
 
 def _sums_to_one(row: Floats) -> bool:

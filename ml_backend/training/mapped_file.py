@@ -30,7 +30,8 @@ class MappedFile:
         self._address = address
         # Arrays refer to the buffer, so that the mapping lives as long as the last of them.
         self._buffer = (ctypes.c_char * self._size).from_address(address)
-        weakref.finalize(self._buffer, _libc().munmap, address, self._size)
+        unmap = weakref.finalize(self._buffer, _libc().munmap, address, self._size)
+        unmap.atexit = False  # arrays may still be read while the process ends; the system unmaps it then
 
     def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int) -> npt.NDArray[Any]:
         """A read-only array on the bytes from `offset` on."""

@@ -1,11 +1,13 @@
 """Images are shown as the graph and its files say: its first operators, channels, types, and image processors."""
 
 import json
+import math
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import LayoutFileError, ModelBroken
@@ -21,7 +23,7 @@ PLAIN = ((0.0,) * 3, (1.0,) * 3)
 def classifier(tmp_path):
     """classifier(operators, shape) -> a file whose logits are the means of the channels after the operators."""
 
-    def make(operators=(), *, shape=(1, 3, 8, 8), dtype=TensorProto.FLOAT, name="images", names=NAMES):
+    def make(operators=(), *, shape=(1, 3, 8, 8), dtype=TensorProto.FLOAT, name="images", names=NAMES, last="Mul"):
         nodes, weights = [helper.make_node("Cast", [name], ["t0"], to=TensorProto.FLOAT)], []
         for number, (kind, value) in enumerate(operators):
             array = np.asarray(value, np.float32)
@@ -29,11 +31,14 @@ def classifier(tmp_path):
                 numpy_helper.from_array(array.reshape(1, -1, 1, 1) if array.size > 1 else array, f"c{number}")
             )
             nodes.append(helper.make_node(kind, [f"t{number}", f"c{number}"], [f"t{number + 1}"]))
-        channels, axes = (shape[1], [2, 3]) if shape[1] < 8 else (3, [1, 2])
+        channels, axes = (shape[1] or 3, [2, 3]) if (shape[1] or 3) < 8 else (3, [1, 2])
         weights.append(numpy_helper.from_array(np.array(axes), "axes"))
         weights.append(numpy_helper.from_array(np.ones((1, max(3, channels)), np.float32), "head"))
         nodes.append(helper.make_node("ReduceMean", [f"t{len(operators)}", "axes"], ["mean"], keepdims=0))
-        nodes.append(helper.make_node("Mul", ["mean", "head"], ["logits"]))
+        if last == "Mul":
+            nodes.append(helper.make_node("Mul", ["mean", "head"], ["logits"]))
+        else:
+            nodes += [helper.make_node("Mul", ["mean", "head"], ["raw"]), helper.make_node(last, ["raw"], ["logits"])]
         graph = helper.make_graph(
             nodes, "tiny", [helper.make_tensor_value_info(name, dtype, shape)],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, max(3, channels)])], weights,
@@ -68,6 +73,41 @@ def test_normalisation_inside_the_graph_is_not_repeated(which, classifier, tmp_p
     for _ in range(2):  # the second time from the cache
         spec = load_detector(model, cache_folder=tmp_path / "cache").spec
         assert (spec.scale, spec.color, spec.mean, spec.std) == expected
+
+
+def test_constants_in_another_file_are_read(classifier):
+    model = classifier([("Div", 255)])
+    graph = onnx.load(model)
+    weight = next(weight for weight in graph.graph.initializer if weight.name == "c0")
+    model.with_name("model.onnx.data").write_bytes(weight.raw_data)
+    set_external_data(weight, "model.onnx.data")
+    weight.ClearField("raw_data")
+    model.write_bytes(graph.SerializeToString())
+    assert load_detector(model).spec.scale == 1.0
+
+
+@pytest.mark.parametrize("last", ["Sigmoid", "Mul"])
+def test_probabilities_after_a_sigmoid_stay_whatever_their_sum(last, classifier):
+    # On the trial's grey image three values of 1/3: probabilities after a Sigmoid, else logits that sum to 1 by chance.
+    grey = 114 / 255
+    shift = math.log(0.5) - grey if last == "Sigmoid" else 1 / 3 - grey
+    model = classifier([("Add", shift)], last=last)
+    model.with_name("model.layout.toml").write_text('format = 1\nlayout = "classifier"\n[input]\nrange = "0..1"\n')
+    detector = load_detector(model)
+    white = prepare(np.full((8, 8, 3), 255, np.uint8), detector.spec)
+    expected = 1 / (1 + math.exp(-1 - shift)) if last == "Sigmoid" else 1 / 3
+    np.testing.assert_allclose(detector.detect([white], floor=0.0)[0].scores, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((1, 3, None, None), 224), ((None, None, 32, 32), 32), ((1, 3, 48, None), 224)]
+)
+def test_open_sides_of_a_classifier_are_224_whatever_else_is_said(shape, side, classifier):
+    model = classifier(shape=shape)
+    assert load_detector(model).spec.width == side
+    model.with_name("model.layout.toml").write_text('format = 1\nlayout = "classifier"\n[input]\nrange = "0..1"\n')
+    spec = load_detector(model).spec
+    assert (spec.height, spec.width) == (shape[2] or side, side)
 
 
 def test_versions_with_features_of_images_are_shown_the_same_pixels(classifier, tmp_path):
@@ -159,6 +199,12 @@ def test_image_processor_of_another_model_is_not_followed(classifier):
     model = classifier(name="images")
     model.with_name("preprocessor_config.json").write_text('{"do_normalize": false}')
     assert load_detector(model).spec.mean == IMAGENET[0]
+
+
+def test_wrong_image_processor_of_another_model_is_not_read(classifier):
+    model = classifier(name="images")
+    model.with_name("preprocessor_config.json").write_text('{"rescale_factor": 0.1}')
+    assert load_detector(model).layout == "classifier"
 
 
 WRONG_PROCESSORS = (
