@@ -40,11 +40,15 @@ def adopt(project: int, *, back: bool = False) -> None:
         return
     projects.adopt_defaults(project, version)
     wanted = "mean" if back else "objects"
-    if projects.policy(settings.home, project).conflicts.decide_by != wanted:
-        files = " or ".join(str(path) for path in policy_files(settings.home, project) if path.is_file())
-        print(f"Not in force: [conflicts] in {files} decides otherwise. Change or remove its `decide_by`.")
-        return
-    count = recheck_project(project, settings, studio, engine)
+    try:
+        if projects.policy(settings.home, project).conflicts.decide_by != wanted:
+            files = " or ".join(str(path) for path in policy_files(settings.home, project) if path.is_file())
+            print(f"Not in force: [conflicts] in {files} decides otherwise. Change or remove its `decide_by`.")
+            return
+        count = recheck_project(project, settings, studio, engine)
+    except BaseException:  # else another run would find nothing to change, and the tasks keep their verdicts
+        projects.adopt_defaults(project, connected.defaults)
+        raise
     print(f"{count} tasks will be judged again. To return: labelloop qc adopt {project}{'' if back else ' --back'}")
 
 

@@ -74,9 +74,10 @@ class SummaryStore:
         return () if board is None else msgspec.json.decode(board, type=_Diagnosed).splits
 
     def replay(self, project: int) -> Replay | None:
-        """Arrays of a project for what-if; None before the first summary."""
+        """Arrays of a project for what-if; None before the first summary of a task."""
+        query = sa.select(BOARDS.c.replay).where(BOARDS.c.project == project, BOARDS.c.tasks > 0)
         with begin_read(self.engine) as connection:
-            packed = connection.scalar(sa.select(BOARDS.c.replay).where(BOARDS.c.project == project))
+            packed = connection.scalar(query)
         return None if packed is None else Replay.read(packed)
 
     def save(

@@ -87,6 +87,21 @@ def test_adopting_judges_the_tasks_again_and_can_be_reverted(
     assert f"Not in force: [conflicts] in {policy}" in capsys.readouterr().out
 
 
+def test_defaults_stay_where_the_tasks_cannot_be_judged_again(older, studio, settings, capsys, monkeypatch):
+    monkeypatch.setattr(defaults.Studio, "from_settings", lambda *_: studio)
+    policy = settings.home / "qc" / str(PROJECT) / "policy.toml"
+    policy.parent.mkdir(parents=True)
+    policy.write_text("agreement = 7")  # refused
+    assert run("adopt", PROJECT) == 1
+    assert older.get(PROJECT).defaults == 1
+    policy.write_text('rules = [{kind = "count", label = "No such label", at_most = 1}]')  # does not fit the config
+    assert run("adopt", PROJECT) == 1
+    assert older.get(PROJECT).defaults == 1
+    policy.unlink()
+    assert not run("adopt", PROJECT)
+    assert "will be judged again" in capsys.readouterr().out
+
+
 def test_tasks_judged_before_are_previewed_in_the_background(older, engine, settings, check, missing_of_ten):
     check(missing_of_ten)
     with engine.begin() as connection:
