@@ -307,6 +307,7 @@ class Trainer:
         content = {
             "recipe": _recipe_key(self._recipe),
             "names": list(self._detector.names),
+            "images": self._album.digest,
             "parameters": [parameter.detach().cpu() for parameter in self._parameters],
             "average": [value.detach().cpu() for value in self._average.module],
             "averaged": int(self._average.n_averaged),
@@ -323,7 +324,7 @@ class Trainer:
         partial.replace(self._checkpoint)
 
     def _read_checkpoint(self) -> None:
-        content = read_checkpoint(self._checkpoint, self._recipe, self._detector.names)
+        content = read_checkpoint(self._checkpoint, self._recipe, self._detector.names, self._album.digest)
         if not content:
             return
         with torch.no_grad():
@@ -345,8 +346,15 @@ class Trainer:
         return self._state.step
 
 
-def read_checkpoint(file: Path | None, recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
-    """The checkpoint of a training with a recipe and classes; empty without one."""
+def read_checkpoint(file: Path | None, recipe: Recipe, names: Sequence[str], images: str) -> dict[str, Any]:
+    """The checkpoint of a training with a recipe and classes on images; empty without one.
+
+    Args:
+        file: The file; None: none.
+        recipe: Options, whose budget does not count.
+        names: Class names.
+        images: `images_digest` of the images: a trial must not go on from weights that saw what it is evaluated on.
+    """
     if file is None or not file.is_file():
         return {}
     try:
@@ -354,7 +362,12 @@ def read_checkpoint(file: Path | None, recipe: Recipe, names: Sequence[str]) -> 
     except Exception as error:  # noqa: BLE001 - torch raises whatever a damaged file gives
         log.warning("checkpoint_damaged", file=str(file), reason=str(error)[:200])
         return {}
-    return content if content["recipe"] == _recipe_key(recipe) and content["names"] == list(names) else {}
+    if "images" not in content:
+        log.warning(
+            "checkpoint_not_used", file=str(file), reason="it is of an earlier version; the training starts anew"
+        )
+    wanted = {"recipe": _recipe_key(recipe), "names": list(names), "images": images}
+    return content if all(content.get(key) == value for key, value in wanted.items()) else {}
 
 
 def _recipe_key(recipe: Recipe) -> str:

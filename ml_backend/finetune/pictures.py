@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import cv2
@@ -43,6 +44,7 @@ class Album:
             keep: Whether decoded images are kept.
         """
         self._images = list(images)
+        self.digest = images_digest(images)
         self._numbers = {name: index for index, name in enumerate(names)}
         self._max_side = round(max(spec.width, spec.height) * side)
         self._kept: dict[int, Picture] = {}
@@ -78,6 +80,11 @@ class Album:
             self._kept[index] = picture
             self._bytes += pixels.nbytes
         return picture
+
+
+def images_digest(images: Sequence[LocalImage]) -> str:
+    """Identifies labelled images in their order."""
+    return hashlib.sha256(repr([(image.name, image.boxes, image.labels) for image in images]).encode()).hexdigest()[:16]
 
 
 def decodable(album: Album, images: Sequence[LocalImage]) -> tuple[list[LocalImage], list[str]]:

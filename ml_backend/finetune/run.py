@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ml_backend.catalogue.entries import CATALOGUE
 from ml_backend.errors import ModelError
 from ml_backend.finetune.errors import TooLittleToTrain
-from ml_backend.finetune.pictures import Album, decodable, split
+from ml_backend.finetune.pictures import Album, decodable, images_digest, split
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.scores import Score, evaluate, refit_score
 from ml_backend.finetune.torch_parts import require_torch
@@ -212,7 +212,8 @@ def _trial(
     from ml_backend.finetune.loop import read_checkpoint
 
     done = read_trial(job.checkpoint)
-    if done is not None and read_checkpoint(job.checkpoint, recipe_upon(job.recipe, images), detector.names):
+    upon = recipe_upon(job.recipe, images)
+    if done is not None and read_checkpoint(job.checkpoint, upon, detector.names, images_digest(images)):
         return done
     phase("trying it on a part of the images")
     what = TrialJob(job.model, detector, images, job.recipe, job.layout, job.device, job.folder, job.checkpoint)

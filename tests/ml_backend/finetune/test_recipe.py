@@ -1,11 +1,13 @@
 """The recipe for few labels, and what decides between fine-tuning and the refit; no torch here."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ml_backend.finetune import trial
+from ml_backend.finetune.checkpoints import checkpoint_file
 from ml_backend.finetune.protocol import TrainProgress
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
@@ -107,6 +109,27 @@ def test_half_a_file_of_a_trial_is_none(tmp_path):
     file = tmp_path / "checkpoint.pt"
     trial_file(file).write_text('{"refit": 0.5')
     assert read_trial(file) is None
+
+
+def test_files_of_old_trainings_are_deleted_with_their_checkpoints(tmp_path):
+    folder = tmp_path / "train" / "checkpoints"
+    folder.mkdir(parents=True)
+    own = checkpoint_file(tmp_path, Path("model.onnx"), "v1", Recipe())
+    endings = (".pt", ".trial.json", ".folds.json", ".partial")
+    for age in range(6):
+        for ending in endings[age % 2 :]:  # half of them were killed before a checkpoint
+            file = folder / f"old{age}{ending}"
+            file.touch()
+            os.utime(file, (1e9 - age, 1e9 - age))
+    own.touch()
+    trial_file(own).touch()
+    assert checkpoint_file(tmp_path, Path("model.onnx"), "v1", Recipe()) == own
+    left = {file.name.partition(".")[0] for file in folder.iterdir()}
+    assert left == {own.stem, "old0", "old1"}
+    assert trial_file(own).is_file()
+    checkpoint_file(tmp_path, Path("model.onnx"), "v1", Recipe(), fresh=True)
+    assert not own.exists()
+    assert not trial_file(own).exists()
 
 
 def test_a_reporter_whose_lease_is_lost_says_so():

@@ -204,6 +204,18 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(tmp_path, images):
         torch.testing.assert_close(second.state[name], value)
 
 
+def test_a_trial_does_not_go_on_from_weights_that_saw_its_evaluated_images(tmp_path, images):
+    file = tmp_path / "checkpoint.pt"
+    first = trainer(tmp_path, images, SHORT, checkpoint=file)
+    first.train(lambda state: first.stop() if state.step == 3 else None)
+    assert trainer(tmp_path, images[:6], SHORT, checkpoint=file).resumed == 0
+    assert trainer(tmp_path, images, SHORT, checkpoint=file).resumed == 3
+    content = torch.load(file, weights_only=True)
+    del content["images"]  # as an earlier version wrote it, which trained on all images after its folds
+    torch.save(content, file)
+    assert trainer(tmp_path, images[:6], SHORT, checkpoint=file).resumed == 0
+
+
 def test_a_damaged_checkpoint_starts_anew(tmp_path, images):
     file = tmp_path / "checkpoint.pt"
     file.write_bytes(b"half a file")
