@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError
@@ -28,7 +29,7 @@ def counts() -> None:
     print(f"longest wait: {inbox.lag_s():.0f} s")
 
 
-def dead(*, limit: int = 50) -> None:
+def dead(*, limit: Annotated[int, Parameter(validator=Number(gte=1))] = 50) -> None:
     """List dead letters (events that failed for good), newest first, with the reason.
 
     Args:

@@ -14,8 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from labelloop import VERSION
 
 if TYPE_CHECKING:  # rich takes a tenth of the start
-    from rich.console import Group
-    from rich.text import Text
+    from rich.console import Console, Group
 
 GROUPS = {
     "ml": "The ML backend, which pre-labels tasks.",
@@ -219,16 +218,17 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def _usage_error(error: CycloptsError) -> "Group":
-    """A word that the command line does not take: what is wrong, then the fix, as for every other error."""
+    """Print what the command line does not take, then the fix, as for every other error."""
     from cyclopts import CoercionError
-    from rich.console import Group
+    from rich.console import Console, Group
 
     shown = " ".join(("labelloop", *(error.command_chain or ()), "--help"))
     fix = f"`{shown}` shows what it takes."
     argument = error.argument
     if isinstance(error, CoercionError) and argument is not None and "--project" in argument.names:
         fix = f"Give the number in the project's URL, /projects/NUMBER/. {fix}"
-    return Group(*_error_lines(str(error), fix))
+    _print_lines(error.console or Console(stderr=True), str(error), fix)
+    return Group()  # what cyclopts prints is cut into lines, also within a command
 
 
 def _default_text(default: Any) -> str | None:
@@ -265,16 +265,16 @@ def main(words: Sequence[str] | None = None) -> None:
 def _print_error(message: str, fix: str) -> None:
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
-    for line in _error_lines(message, fix):
-        console.print(line, soft_wrap=True)
+    _print_lines(Console(stderr=True, highlight=False), message, fix)
 
 
-def _error_lines(message: str, fix: str) -> "list[Text]":
-    """An error as it is printed: what is wrong, then the fix."""
+def _print_lines(console: "Console", message: str, fix: str) -> None:
+    """Print what is wrong, then the fix, each on a line of its own however long: commands are copied from it."""
     from rich.text import Text
 
-    return [Text(message, "bold red"), *([Text(f"→ {fix}")] if fix else [])]
+    console.print(Text(message, "bold red"), soft_wrap=True)
+    if fix:
+        console.print(Text(f"→ {fix}"), soft_wrap=True)
 
 
 if __name__ == "__main__":

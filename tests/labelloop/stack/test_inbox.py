@@ -57,6 +57,13 @@ def test_all_dead_letters_are_discarded_and_nothing_else(inbox, run, monkeypatch
     assert inbox.counts() == {"pending": 1, "claimed": 0, "done": 0, "dead": 0}
 
 
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_list_of_none_is_refused(inbox, run, limit):
+    code, out, err = run("dead", "--limit", limit)
+    assert (code, out) == (2, "")
+    assert "Must be >= 1" in err
+
+
 @pytest.mark.parametrize("words", [[], ["1", "--all"], ["4711"], ["1", "4711"]])
 @pytest.mark.parametrize("command", ["discard", "replay"])
 def test_what_is_not_chosen_or_not_there_changes_nothing(inbox, run, command, words):
