@@ -27,6 +27,9 @@ _MAX_PIXELS = 100_000_000
 # Pixels whose ids are sorted at once.
 _BLOCK_PIXELS = 1 << 22
 
+# Segments of an image. A PNG that was stored with losses, or resized smoothly, has an id for nearly each pixel.
+_MAX_SEGMENTS = 1 << 16
+
 _STUFF = "classes of stuff (isthing 0): their segments are read as objects"
 
 
@@ -142,13 +145,14 @@ def _read_file(
         where = f"{file}: {own.file_name!r:.60}"
         try:
             pixels = _segment_ids(own, file, files, size)
+            boxes = _bounds_by_id(pixels)
         except (MalformedData, DatasetError) as error:
             yield DatasetProblem(where, error.reason if isinstance(error, DatasetError) else str(error))
             yield msgspec.structs.replace(result, unread=1)
             continue
         height, width = pixels.shape
         objects, unread = [], 0
-        for item in _read_segments(own.segments_info, pixels, where, categories):
+        for item in _read_segments(own.segments_info, pixels, boxes, where, categories):
             if isinstance(item, DatasetProblem):
                 unread += 1
                 yield item
@@ -180,7 +184,11 @@ def _segment_ids(annotation: _Annotation, file: str, files: DatasetFiles, size: 
 
 
 def _bounds_by_id(pixels: Any) -> dict[int, tuple[slice, slice]]:
-    """The rows and columns of each segment id, read in blocks of rows: sorting takes 30 bytes a pixel."""
+    """The rows and columns of each segment id, read in blocks of rows: sorting takes 30 bytes a pixel.
+
+    Raises:
+        MalformedData: There are too many ids for segments.
+    """
     from scipy.ndimage import find_objects  # imported here: SciPy takes 30 MB
 
     bounds: dict[int, tuple[slice, slice]] = {}
@@ -188,6 +196,10 @@ def _bounds_by_id(pixels: Any) -> dict[int, tuple[slice, slice]]:
     for top in range(0, len(pixels), rows):
         block = pixels[top : top + rows]
         ids, dense = np.unique(block, return_inverse=True)
+        if max(len(ids), len(bounds)) > _MAX_SEGMENTS:
+            raise MalformedData(
+                f"its PNG has more than {_MAX_SEGMENTS:,} ids; was it resized smoothly or stored with losses?"
+            )
         for id_, (y, x) in zip(ids.tolist(), find_objects(dense.reshape(block.shape) + 1), strict=True):
             below = slice(top + y.start, top + y.stop)
             above, across = bounds.get(id_, (below, x))
@@ -197,10 +209,13 @@ def _bounds_by_id(pixels: Any) -> dict[int, tuple[slice, slice]]:
 
 
 def _read_segments(
-    listed: list[Any], pixels: Any, where: str, categories: Mapping[int, CocoCategory]
+    listed: list[Any],
+    pixels: Any,
+    boxes: Mapping[int, tuple[slice, slice]],
+    where: str,
+    categories: Mapping[int, CocoCategory],
 ) -> Iterator[LabelledObject | DatasetProblem]:
     height, width = pixels.shape
-    boxes = _bounds_by_id(pixels)
     listed_ids: set[int] = set()
     for entry in listed:
         segment = msgspec.convert(entry, _Segment) if isinstance(entry, dict) else _Segment()

@@ -24,6 +24,15 @@ def test_bounds_do_not_depend_on_the_size_of_the_blocks(monkeypatch, block_pixel
     assert panoptic._bounds_by_id(ids) == expected
 
 
+@pytest.mark.parametrize("block_pixels", [100, 10_000])
+def test_png_with_an_id_for_each_pixel_is_refused(monkeypatch, block_pixels):
+    monkeypatch.setattr(panoptic, "_BLOCK_PIXELS", block_pixels)
+    monkeypatch.setattr(panoptic, "_MAX_SEGMENTS", 500)
+    assert len(panoptic._bounds_by_id(np.arange(500, dtype=np.int32).reshape(20, 25))) == 500
+    with pytest.raises(MalformedData, match="more than 500 ids"):
+        panoptic._bounds_by_id(np.arange(2000, dtype=np.int32).reshape(40, 50))
+
+
 def test_png_that_is_too_large_is_not_decoded():
     file = io.BytesIO()
     Image.new("RGB", (1, 1)).save(file, "PNG")
