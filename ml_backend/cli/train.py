@@ -188,7 +188,7 @@ def _train_project(
     print(f"{'published' if trained.published else 'not published'} {trained.version} (train): {trained.reason}")
     if not trained.published:
         raise SystemExit(1)
-    print("`labelloop worker` now refits the last layer upon it, and pre-labels the open tasks.")
+    print("`labelloop worker` pre-labels the open tasks with it, and refits its last layer after every submit.")
 
 
 def _both(*calls: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -15,6 +15,7 @@ import structlog
 
 from labelloop.service.media import MediaError
 from labelloop.service.scratch import scratch_folder
+from labelloop.service.studio import StudioError
 from ml_backend.finetune.checkpoints import checkpoint_file
 from ml_backend.finetune.classes import set_metadata
 from ml_backend.finetune.errors import TooLittleToTrain
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 TRAINER = "labelloop train"
 
 SOURCE = FINETUNED
+
+# Attempts to refit upon a new base while the worker publishes refits upon the one before.
+MAX_REFITS = 3
 
 log = structlog.get_logger(__name__)
 
@@ -242,24 +246,49 @@ def _publish(context: LearningContext, project: int, candidate: _Candidate) -> t
         reason = f"{reason}; {trial.reason}"
     if not verdict.passed:
         return version, False, reason, ()
-    return version, True, reason, _serve(context, project, version)
-
-
-def _serve(context: LearningContext, project: int, version: str) -> tuple[str, ...]:
-    """Serve the refit upon a version that passed, or the version itself where nothing can be refitted; notes.
-
-    Its own last layer is worse than the refit upon it, so it is never served in between.
-    """
     learns = read_learning_policy(context.settings.home, project).learn
-    run = Learner(context).refit_upon(project, version) if learns else None
-    if run is not None and run.verdict == "published":
-        return (f"served as {run.version}, refitted upon it",)
+    refitted, notes = _refit(context, project, version) if learns else ("", ())
+    if refitted:
+        return version, True, reason, notes
+    base = context.base_models.served(project).base
+    if base != served.base:
+        reason = (
+            f"it passed, but {base} was activated meanwhile. To serve it instead: labelloop models activate {version} "
+            f"--project {project}"
+        )
+        return version, False, reason, ()
     done = activation.activate(version, settings=context.settings, project=project, studio=context.studio, tried=True)
     if learns:
         for event in activation_events(project, base=True):
             context.enqueue(event)
-    refused = (f"served without a refit: {run.reason}",) if run is not None else ()
-    return (*done.notes, *refused)
+    return version, True, reason, (*done.notes, *notes)
+
+
+def _refit(context: LearningContext, project: int, version: str) -> tuple[str, tuple[str, ...]]:
+    """Serve the refit upon a version that passed: its own last layer is worse, so it is never served in between.
+
+    A refit upon the same base that the worker publishes meanwhile is replaced in the next attempt.
+
+    Returns:
+        The served refit, empty if there is none; notes.
+    """
+    reason = ""
+    base = context.base_models.served(project).base
+    for _ in range(MAX_REFITS):
+        before = context.base_models.served(project)
+        if before.base != base:
+            break
+        try:
+            run = Learner(context).refit_upon(project, version)
+        except StudioError as error:  # the worker refits upon it when Label Studio answers again
+            reason = str(error)
+            break
+        if run is not None and run.verdict == "published":
+            return run.version, (f"served as {run.version}, refitted upon it",)
+        reason = run.reason if run is not None else ""
+        if context.base_models.served(project).version == before.version:
+            break
+    return "", (f"served without a refit: {reason}",) if reason else ()
 
 
 def _refused(

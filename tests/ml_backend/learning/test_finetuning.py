@@ -6,16 +6,18 @@ import numpy as np
 import onnx
 import pytest
 
+from labelloop.service.studio import StudioUnreachable
 from ml_backend.finetune.classes import with_classes
 from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.run import Finetuned
 from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.learning import finetuning
 from ml_backend.learning.events import LEARN, QUEUE
 from ml_backend.learning.finetuning import SOURCE, finetune_project
 from ml_backend.learning.store.annotations import NotConnectedToLearning
 from ml_backend.learning.training_run import Learner
-from ml_backend.serving.active_versions import read_pointer
+from ml_backend.serving.active_versions import read_pointer, set_active
 from tests.ml_backend.learning.conftest import PROJECT
 
 
@@ -93,6 +95,73 @@ def test_without_a_refit_it_is_served_itself(context, project, trained, monkeypa
     assert ("served without a refit: no gain" in done.notes) is (verdict is not None)
     events = context.inbox.unfinished_events(LEARN, str(PROJECT))
     assert any(event.payload.get("source") == "activation" for event in events)
+
+
+@pytest.fixture
+def refits(monkeypatch):
+    """refits(outcomes, served) -> what `_refit` gives, and the number of attempts; no project behind it."""
+
+    def run(outcomes, served):
+        left, versions, attempts = list(outcomes), list(served), []
+
+        def refit_upon(*_):
+            attempts.append(1)
+            outcome = left.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        def now(_):
+            version = versions.pop(0) if len(versions) > 1 else versions[0]
+            return SimpleNamespace(version=version, base="other" if version == "other" else "old")
+
+        monkeypatch.setattr(Learner, "refit_upon", refit_upon)
+        context = SimpleNamespace(base_models=SimpleNamespace(served=now))
+        return *finetuning._refit(context, PROJECT, "tuned"), len(attempts)
+
+    return run
+
+
+REFUSED = SimpleNamespace(verdict="refused", reason="another version was activated meanwhile", version="")
+PUBLISHED = SimpleNamespace(verdict="published", reason="", version="tuned-1")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "served", "refitted", "attempts"),
+    [
+        ([PUBLISHED], ["a"], "tuned-1", 1),
+        ([REFUSED, PUBLISHED], ["a", "a", "b"], "tuned-1", 2),  # the worker published b upon the same base
+        ([REFUSED], ["a"], "", 1),  # refused by the gate
+        ([REFUSED], ["a", "a", "other", "other", "other"], "", 1),  # activated by hand
+        ([StudioUnreachable(url="http://studio", reason="no answer")], ["a"], "", 1),
+    ],
+    ids=["published", "published meanwhile", "refused", "by hand", "no Label Studio"],
+)
+def test_a_refit_that_the_worker_publishes_meanwhile_is_replaced(refits, outcomes, served, refitted, attempts):
+    version, notes, made = refits(outcomes, served)
+    assert (version, made) == (refitted, attempts)
+    assert ("served without a refit" in notes[0]) is not bool(refitted)
+
+
+def test_a_model_activated_by_hand_meanwhile_stays(context, project, trained, monkeypatch, tmp_path):
+    registry = context.base_models.registry
+    content = registry.get(project.version, registry.manifest(project.version).model)
+    trained(lambda: onnx.load_from_string(content))
+
+    model = onnx.load_from_string(content)
+    model.doc_string = "another"
+    onnx.save(model, tmp_path / "other.onnx")
+    other = registry.add(tmp_path / "other.onnx", metrics={})
+
+    def activated(*_):
+        set_active(registry.store, other.version, str(PROJECT))
+        return SimpleNamespace(verdict="refused", reason="another version was activated meanwhile", version="")
+
+    monkeypatch.setattr(Learner, "refit_upon", activated)
+    done = finetune_project(context, PROJECT, recipe=Recipe(), device="cpu")
+    assert not done.published
+    assert f"labelloop models activate {done.version} --project {PROJECT}" in done.reason
+    assert context.base_models.served(PROJECT).version == other.version
 
 
 def test_a_worse_model_is_kept_and_not_served(context, project, trained):
