@@ -45,7 +45,7 @@ class FeatureProvider:
         self._memory_bytes = memory_bytes
         self._memory: dict[str, CandidateFeatures] = {}
         self._of_images: dict[str, tuple[Floats | None, int, int]] = {}
-        self._bytes = 0
+        self._bytes = self._mapped_bytes = 0
         self._lock = threading.Lock()
 
     def features(self, backbone: FrozenBackbone, url: str, *, task: int | None) -> CandidateFeatures:
@@ -66,11 +66,19 @@ class FeatureProvider:
             if key not in self._memory:
                 # Training reads all images in the same order. With LRU eviction every read would miss the cache, so a
                 # random entry is evicted.
-                while self._memory and self._bytes + _size(features) > self._memory_bytes:
-                    self._bytes -= _size(self._memory.pop(random.choice(list(self._memory))))  # noqa: S311 - no secret
+                while self._memory and not self._has_room(features):
+                    evicted = self._memory.pop(random.choice(list(self._memory)))  # noqa: S311 - no secret
+                    self._bytes -= _size(evicted)
+                    self._mapped_bytes -= _mapped_size(evicted)
                 self._memory[key] = features
                 self._bytes += _size(features)
+                self._mapped_bytes += _mapped_size(features)
         return features
+
+    def _has_room(self, features: CandidateFeatures) -> bool:
+        """Whether they fit beside the others. Mapped files stay on the disk after the cache there deleted them."""
+        fits = self._bytes + _size(features) <= self._memory_bytes
+        return fits and self._mapped_bytes + _mapped_size(features) <= self._cache.max_bytes
 
     def image_features(self, backbone: FrozenBackbone, url: str, *, task: int | None) -> tuple[Floats | None, int, int]:
         """Return the backbone's features of a whole image, and its width and height in pixels.
@@ -140,6 +148,10 @@ def boxes_on_image(image: LabelledImage, width: int, height: int) -> Floats:
     except LabelsMisplaced as error:
         raise MediaError(image.url, str(error), fix="Label it again: the image was replaced.") from error
     return np.asarray(boxes * np.array([across, down, across, down]), np.float32)
+
+
+def _mapped_size(features: CandidateFeatures) -> int:
+    return features.file.size if features.file is not None else 0
 
 
 def _size(features: CandidateFeatures) -> int:

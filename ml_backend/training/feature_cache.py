@@ -42,7 +42,7 @@ class FeatureCache:
             folder: The cache's folder. Several processes may share it.
             max_bytes: Limit for all files together.
         """
-        self._folder = folder
+        self._folder, self.max_bytes = folder, max_bytes
         self._files = DiskCache(folder, max_bytes)
         for outdated in folder.glob("*.npz*"):  # files of earlier releases, which are not read any more
             outdated.unlink(missing_ok=True)

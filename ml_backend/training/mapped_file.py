@@ -23,14 +23,14 @@ class MappedFile:
         Raises:
             OSError: It is empty, or cannot be mapped.
         """
-        self._size = os.fstat(file.fileno()).st_size
-        address = _libc().mmap(None, self._size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+        self.size = os.fstat(file.fileno()).st_size
+        address = _libc().mmap(None, self.size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
         if address == ctypes.c_void_p(-1).value:
             raise OSError(ctypes.get_errno(), "the file cannot be mapped")
         self._address = address
         # Arrays refer to the buffer, so that the mapping lives as long as the last of them.
-        self._buffer = (ctypes.c_char * self._size).from_address(address)
-        unmap = weakref.finalize(self._buffer, _libc().munmap, address, self._size)
+        self._buffer = (ctypes.c_char * self.size).from_address(address)
+        unmap = weakref.finalize(self._buffer, _libc().munmap, address, self.size)
         unmap.atexit = False  # arrays may still be read while the process ends; the system unmaps it then
 
     def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int) -> npt.NDArray[Any]:
@@ -42,7 +42,7 @@ class MappedFile:
 
     def release(self) -> None:
         """Take its pages out of this process; the next access maps them again, mostly from the system's file cache."""
-        _libc().madvise(self._address, self._size, mmap.MADV_DONTNEED)
+        _libc().madvise(self._address, self.size, mmap.MADV_DONTNEED)
 
 
 @cache

@@ -1,11 +1,13 @@
 """The feature cache stays within its limit, returns what was stored, and tolerates a full disk."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ml_backend.detection.fit import Fit
+from ml_backend.learning.features import FeatureProvider
 from ml_backend.training.backbone import CandidateFeatures
 from ml_backend.training.feature_cache import FeatureCache
 
@@ -113,3 +115,14 @@ def test_damaged_file_is_not_mapped(tmp_path, damage):
     for _ in range(2):
         assert cache.get_mapped("a", lambda: features(0.25)).boxes[0, 0] == pytest.approx(0.25)
     assert cache.get_mapped("a", never).boxes[0, 0] == pytest.approx(0.25)
+
+
+def test_files_held_in_memory_stay_within_the_limit_of_the_disk(tmp_path):
+    provider = FeatureProvider(None, FeatureCache(tmp_path, max_bytes=10_000))
+    provider.prepared_image = lambda *_, **__: None
+    backbone = SimpleNamespace(cache_key="b", extract_features=lambda _: [features(0.5)])
+    for number in range(20):
+        assert provider.features(backbone, str(number), task=None).boxes[0, 0] == 0.5
+    held = list(provider._memory.values())
+    assert len(held) > 1
+    assert sum(one.file.size for one in held) <= 10_000  # those that the cache deleted stay on the disk until then
