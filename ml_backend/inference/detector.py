@@ -462,6 +462,9 @@ def _open(request: _Request, threads: int, *, save_optimized: Path | None = None
     except Mismatch as error:
         raise request.refused(error.key, error.reason) from error
     except ValueError as error:
+        if request.file is not None and request.file.input is not None:
+            fix = f"Correct `[input]` of {request.file_path}."
+            raise ModelBroken(path=path, reason=str(error), fix=fix) from error
         raise ModelBroken(path=path, reason=str(error)) from error
     trial_outputs = _tried(request, engine, trial)
     name, why = _recognised(request, engine, trial_outputs)

@@ -201,12 +201,13 @@ def apply_input_metadata(graph: Graph, spec: InputSpec) -> InputSpec:
     """
     try:
         words = json.loads(graph.metadata["input"])
+        grey = words.get("color") == "GRAY" and graph.channels == 3
         changed: dict[str, Any] = {}
         if "size" in words:
             changed["height"], changed["width"] = (int(side) for side in words["size"])
         if "layout" in words:
             changed["layout"] = {"NCHW": "NCHW", "NHWC": "NHWC"}[words["layout"]]
-        if "color" in words and graph.channels == 3:
+        if "color" in words and graph.channels == 3 and not grey:
             changed["color"] = {"RGB": "RGB", "BGR": "BGR"}[words["color"]]
         if "letterbox" in words:
             placement, _, pad = str(words["letterbox"]).partition(", pad ")
@@ -223,6 +224,8 @@ def apply_input_metadata(graph: Graph, spec: InputSpec) -> InputSpec:
         spec = replace(spec, **changed)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"its metadata `input` cannot be read ({error!r})") from None
+    if grey:
+        raise ValueError("its `input` says GRAY, and its graph takes 3 channels: give RGB or BGR")
     if spec.dtype in WHOLE_NUMBERS:
         if (spec.mean, spec.std) != tuple(_PLAIN.values()):
             raise ValueError(f"it takes whole numbers ({spec.dtype}), and its metadata `input` normalises pixels")

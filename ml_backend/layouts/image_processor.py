@@ -69,7 +69,10 @@ def _input(words: Mapping[str, Any]) -> Input:
     pixels = next((name for value, name in ranges.items() if abs(factor / value - 1) < 0.01), None)
     if pixels not in {"0..1", "-1..1", "0..255"}:
         raise ValueError(f"`rescale_factor` is {factor}, and 1/255, 1/127.5 with `rescale_offset`, and 1 are supported")
-    normalised = words.get("do_normalize", True) and "image_mean" in words and "image_std" in words
+    has_mean = "image_mean" in words and "image_std" in words
+    if words.get("do_normalize") and not has_mean:
+        raise ValueError("`do_normalize` is true without `image_mean` and `image_std`")
+    normalised = words.get("do_normalize", True) and has_mean
     size, crop = _sides(words.get("size")), _sides(words.get("crop_size"))
     cropped = bool(words.get("do_center_crop", False)) or "crop_pct" in words
     return Input(

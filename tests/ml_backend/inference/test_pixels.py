@@ -134,6 +134,15 @@ def test_one_channel_is_luma(classifier):
     assert len(detector.detect([prepare(image, detector.spec)], floor=0.0)[0]) == 3
 
 
+def test_grey_for_three_channels_is_refused_with_the_file_to_correct(classifier):
+    model = classifier()
+    sidecar = model.with_name("model.layout.toml")
+    sidecar.write_text('format = 1\nlayout = "classifier"\n[input]\ncolor = "GRAY"\n')
+    with pytest.raises(ModelBroken, match="says GRAY, and its graph takes 3 channels") as error:
+        load_detector(model)
+    assert str(sidecar) in error.value.fix
+
+
 def test_four_channels_are_refused_in_words(classifier):
     with pytest.raises(ModelBroken, match="4 channels, and images have 3"):
         load_detector(classifier(shape=(1, 4, 8, 8)))
@@ -209,7 +218,7 @@ def test_wrong_image_processor_of_another_model_is_not_read(classifier):
 
 WRONG_PROCESSORS = (
     "[1]", "{", '{"rescale_factor": 0.1}', '{"image_mean": [1, 2], "image_std": 1}', '{"size": 100000}',
-    '{"image_mean": 0, "image_std": 0}', '{"size": {"height": "a", "width": 1}}',
+    '{"do_normalize": true}', '{"image_mean": 0, "image_std": 0}', '{"size": {"height": "a", "width": 1}}',
 )  # fmt: skip
 
 
