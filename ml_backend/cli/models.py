@@ -18,6 +18,7 @@ from ml_backend.serving import activation
 from ml_backend.serving.activation import Activation
 from ml_backend.serving.active_versions import ALL_PROJECTS, Pointer, read_pointer
 from ml_backend.serving.registry import Registry, VersionManifest
+from ml_backend.serving.smoke_test import check_model
 
 
 def models_list() -> None:
@@ -62,14 +63,18 @@ def models_add(
     if project is not None:
         _require_project(project, settings)
     registry = Registry(open_store(settings.store_url, settings))
+    path, named = model.expanduser().absolute(), names.expanduser() if names else None
+    summary = check_model(path, layout=layout, names=named)
     manifest = registry.add(
-        model.expanduser().absolute(),
-        names=names.expanduser() if names else None,
+        path,
+        names=named,
         layout=layout,
+        summary=summary,
         project="" if project is None else str(project),
         note=f"added from {model.name}",
     )
     print(f"{manifest.version} added to {registry.store.url}: {len(manifest.classes)} classes")
+    print(f"Layout {summary.layout}: {summary.why}.")
     passed = _evaluate(manifest.version, project, settings, activate=activate) if project is not None else True
     if activate:
         done = activation.activate(manifest.version, settings=settings, project=project, tried=True)
