@@ -327,7 +327,7 @@ def clip_batch(shapes: Shapes) -> ClippedShapes:
     over = np.maximum(-drawn[:, :2], drawn[:, 2:] - shapes.sizes)
     clipped = np.maximum(over[:, 0], over[:, 1]) > TOLERANCE
     sides = boxes[:, 2:] - boxes[:, :2]  # none is longer than as drawn
-    vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE) & ~shapes.ellipse
+    vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE) & ~(shapes.ellipse | shapes.point)
     upright = ~(shapes.rotated | shapes.ring | shapes.point)
     areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
     min_areas = MIN_MEAN_WIDTH * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)

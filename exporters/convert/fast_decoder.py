@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from exporters.columnar.columns import (
@@ -55,6 +55,7 @@ _Coordinate = Annotated[float, Meta(gt=-1e9, lt=1e9)]
 _Pixels = Annotated[int, Meta(gt=0, lt=100_000)]
 _Answer = Annotated[int, Meta(gt=-1_000_000_000, lt=1_000_000_000)] | _Coordinate
 _Texts = list[str | list[str]] | str
+_Labels = tuple[str, ...] | UnsetType
 # A region id. Bounded, like the pixels, so that formats can use fixed-width cells.
 _Id = Annotated[str, Meta(max_length=200)]
 # The result types of shapes, as rows of the columns: see `_Block`.
@@ -77,7 +78,11 @@ _NO_CLASS = -1
 
 
 class Value(msgspec.Struct, gc=False, omit_defaults=True):
-    """The value of a result: of a rectangle, a key point or an ellipse; of a polygon, with ``points``; or an answer."""
+    """The value of a result: of a rectangle, a key point or an ellipse; of a polygon, with ``points``; or an answer.
+
+    A value with one of the last fields needs the general decoder: it has labels in a field without ``labels`` in its
+    name, or is the copy of another shape.
+    """
 
     x: _Coordinate = _NAN
     y: _Coordinate = _NAN
@@ -87,16 +92,23 @@ class Value(msgspec.Struct, gc=False, omit_defaults=True):
     points: Annotated[list[tuple[_Coordinate, _Coordinate]], Meta(min_length=3)] | None = None
     radiusX: _Coordinate = _NAN  # noqa: N815 - Label Studio's own name
     radiusY: _Coordinate = _NAN  # noqa: N815
-    rectanglelabels: tuple[str, ...] | None = None
-    polygonlabels: tuple[str, ...] | None = None
-    keypointlabels: tuple[str, ...] | None = None
-    ellipselabels: tuple[str, ...] | None = None
+    rectanglelabels: _Labels = UNSET
+    polygonlabels: _Labels = UNSET
+    keypointlabels: _Labels = UNSET
+    ellipselabels: _Labels = UNSET
     labels: tuple[str, ...] | None = None
     choices: _Texts | None = None
     taxonomy: _Texts | None = None
     text: _Texts | None = None
     rating: _Answer | None = None
     number: _Answer | None = None
+    rectangle: UnsetType = UNSET
+    polygon: UnsetType = UNSET
+    keypoint: UnsetType = UNSET
+    ellipse: UnsetType = UNSET
+    rle: UnsetType = UNSET
+    imageDataURL: UnsetType = UNSET  # noqa: N815
+    vertices: UnsetType = UNSET
 
 
 class _Task(msgspec.Struct, gc=False):
@@ -205,6 +217,8 @@ class FastTaskDecoder:
             if any(_SHAPES[shape.type] == _POINT for shape in shapes):
                 return None
             shapes, labels, repeats = self._split_labels(shapes, labels)
+            if len(shapes) >= OBJECTS_A_TASK:
+                return None
         answers: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         if content.others:
             readings = [(annotation, content.others)]
@@ -212,7 +226,8 @@ class FastTaskDecoder:
                 image_classes(readings, control=self._class_control, renamed=self._rules.renamed),
                 image_texts(readings),
             )
-            tally = Tally.join(tally, Tally(tuple(other_results(content.others))))
+            others = Tally(tuple(other_results(content.others))).counted()
+            tally = Tally.join(tally, Tally(tuple(others.items())))  # a line for each type, however many there are
         return _DecodedTask(
             task, keys[0], url, annotation, rule, shapes, labels, content.answers, repeats, answers, tally
         )
@@ -336,13 +351,19 @@ def _read_results(results: list[Any], config: LabelConfig | None) -> _Content | 
     ids = {shape.id for shape in shapes}
     if len(ids) < len(shapes) or "" in ids or "" in {shape.from_name for shape in shapes}:
         return None  # results with one id are one region
-    labels = [getattr(shape.value, shape.type, None) or shape.value.labels or () for shape in shapes]
+    labels = [_labels_of(shape) for shape in shapes]
     if answers:
         for index, shape in enumerate(shapes):
             own = answers.get(shape.id)
             if own is not None and own.labels is not None:
                 labels[index] = own.labels
     return _Content(shapes, labels, answers, others)
+
+
+def _labels_of(shape: Any) -> tuple[str, ...]:
+    """Return the labels of a shape: see `labelloop.labeling.studio.values.parse_labels`."""
+    own = getattr(shape.value, shape.type)
+    return shape.value.labels or () if own is UNSET else own
 
 
 def _general_result(result: Any) -> Result:
@@ -385,17 +406,18 @@ def _join_results(results: Sequence[Any]) -> "tuple[list[Any], dict[str, _Answer
 def _region_answers(shape: Any, others: Sequence[Any]) -> "_Answers | None":
     """Return what the results of a region say; None if it needs the general decoder."""
     labels, score, meta = None, shape.score, shape.meta
-    has_label = bool(getattr(shape.value, shape.type, None) or shape.value.labels)
+    takes_labels = not _labels_of(shape)  # as long as no other control has labelled it
     attributes: dict[str, tuple[Any, ...]] = {}
     for other in others:
         kind, value = other.type, other.value
         if kind == _LABELS:
             if value.labels is None:
                 return None
-            if has_label:
-                attributes[other.from_name] = value.labels
+            if takes_labels:
+                labels = value.labels
+                takes_labels = not labels and other.from_name == shape.from_name
             else:
-                labels, has_label = value.labels, bool(value.labels)
+                attributes[other.from_name] = value.labels
         else:
             answer = getattr(value, ANSWERS[kind])
             if answer is None:
@@ -465,8 +487,9 @@ class _Block:
         x += pack([value.x for value in values])
         y += pack([value.y for value in values])
         if _ELLIPSE in shapes:
-            width += pack([value.width if value.width == value.width else value.radiusX for value in values])
-            height += pack([value.height if value.height == value.height else value.radiusY for value in values])
+            drawn = list(zip(values, shapes, strict=True))
+            width += pack([value.radiusX if shape == _ELLIPSE else value.width for value, shape in drawn])
+            height += pack([value.radiusY if shape == _ELLIPSE else value.height for value, shape in drawn])
         else:
             width += pack([value.width for value in values])
             height += pack([value.height for value in values])
