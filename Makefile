@@ -1,4 +1,4 @@
-# The two commands: `make up` brings up the whole loop, `make test` runs every test. Everything else is `labelloop --help`.
+# The two commands: `make up` brings up the whole loop, `make test` runs the tests. Everything else is `labelloop --help`.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
