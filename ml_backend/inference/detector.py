@@ -23,6 +23,7 @@ from ml_backend.inference.session import Engine
 from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
 from ml_backend.layouts import LAYOUTS, OutputReader, plain_spec
+from ml_backend.layouts.base import WHOLE_NUMBERS, is_standard_image
 from ml_backend.layouts.declared import Mismatch, declared_reader, input_spec, with_input
 from ml_backend.layouts.image_processor import FILE as PROCESSOR
 from ml_backend.layouts.image_processor import IMAGE_INPUT, processor_of, read_processor
@@ -543,6 +544,15 @@ def _named(request: _Request, opened: _Opened, names_file: Path | None, *, numbe
         )
 
 
+def _pixels_in_words(request: _Request, graph: Graph) -> str:
+    """Where the values of pixels come from, if neither from the layout nor from what was declared."""
+    if request.is_processed(graph):
+        return f"; images as {PROCESSOR} says"
+    declared = "input" in request.shown(graph).metadata or is_standard_image(graph)
+    whole = graph.image is not None and graph.image.dtype in WHOLE_NUMBERS
+    return "" if declared or whole or not graph.pixels else "; pixels as its first operators say, which normalise them"
+
+
 def _recognised(request: _Request, engine: Engine, trial_outputs: Arrays) -> tuple[str, str]:
     path = request.path
     if request.file is not None and request.file_path is not None:
@@ -563,7 +573,7 @@ def _recognised(request: _Request, engine: Engine, trial_outputs: Arrays) -> tup
             rejected.append(f"it looks like {name}, but {error}")
             continue
         if why:
-            return name, f"{why}; images as {PROCESSOR} says" if request.is_processed(engine.graph) else why
+            return name, f"{why}{_pixels_in_words(request, engine.graph)}"
     raise _unknown(path, engine, trial_outputs, "", reason="; ".join(rejected))
 
 

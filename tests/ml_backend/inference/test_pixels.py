@@ -71,7 +71,9 @@ def test_normalisation_inside_the_graph_is_not_repeated(which, classifier, tmp_p
     operators, expected = INSIDE[which]
     model = classifier(operators)
     for _ in range(2):  # the second time from the cache
-        spec = load_detector(model, cache_folder=tmp_path / "cache").spec
+        detector = load_detector(model, cache_folder=tmp_path / "cache")
+        spec = detector.spec
+        assert ("pixels as its first operators say" in detector.why) is bool(operators)
         assert (spec.scale, spec.color, spec.mean, spec.std) == expected
 
 
