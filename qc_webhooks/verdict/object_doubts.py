@@ -7,10 +7,12 @@ every difference is a doubt; two of three or four of five settle it; two against
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
+
+import msgspec
 
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import Answers
@@ -154,7 +156,9 @@ def _judge_things(name: str, kind: str, answers: Sequence[Answers], policy: Poli
     """Judge regions, key points or spans."""
     judged, rules, tolerance = _JudgedControl(), policy.conflicts, policy.tolerance
     readers = _readers(name, answers)
-    things: list[Sequence[Thing]] = [answer.controls.get((name, kind), ()) for answer in readers]
+    things: list[Sequence[Thing]] = [
+        _with_ids(answer.controls.get((name, kind), ()), reader) for reader, answer in enumerate(readers)
+    ]
     matching = TaskMatching(things, kind, tolerance, rules.overlap)
     indices = [_indices_by_id(owned) for owned in things]
     ballot: _Ballot | None = None
@@ -181,7 +185,7 @@ def _judge_things(name: str, kind: str, answers: Sequence[Answers], policy: Poli
             ]
             if open_votes:
                 may = all(votes.may_be_settled(rules.majority) for votes in open_votes)
-                judged.doubts.append(Doubt(*ids, conflict, may))
+                judged.doubts.append(Doubt(*ids, _with_own_ids(conflict), may))
     judged.settled = ballot.count_dissents() if ballot and not judged.doubts else 0
     return judged
 
@@ -202,6 +206,27 @@ def _counts(conflict: Conflict, *, a: "_ById", b: "_ById", policy: Policy) -> bo
     return not any(is_free_answer(thing, conflict.control) for thing in (*first, *second)) or any(
         answer_similarity(one, other, conflict.control) < policy.agreement for one in first for other in second
     )
+
+
+_MADE_UP = "\0"
+
+
+def _with_ids(things: Sequence[Thing], reader: int) -> Sequence[Thing]:
+    """The objects, with a made-up id where they have none: results that a script submitted may lack it."""
+    if all(thing.id for thing in things):
+        return things
+    return [thing if thing.id else _with_id(thing, f"{_MADE_UP}{reader}:{index}") for index, thing in enumerate(things)]
+
+
+def _with_id(thing: Thing, id_: str) -> Thing:
+    return msgspec.structs.replace(thing, id=id_) if isinstance(thing, Region) else replace(thing, id=id_)
+
+
+def _with_own_ids(conflict: Conflict) -> Conflict:
+    """A conflict without made-up ids."""
+    if not any(id_.startswith(_MADE_UP) for id_ in conflict.regions):
+        return conflict
+    return replace(conflict, regions=tuple("" if id_.startswith(_MADE_UP) else id_ for id_ in conflict.regions))
 
 
 def _indices_by_id(things: Sequence[Thing]) -> dict[str, list[int]]:

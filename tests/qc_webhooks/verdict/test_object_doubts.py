@@ -288,3 +288,27 @@ def test_a_typing_slip_in_a_text_about_a_region_is_no_dispute():
     first, second = drawn(rng, objects), drawn(rng, objects)
     assert judged(with_text(first, "B-LK 4711"), with_text(second, "B-LK 4712")).outcome == "agreed"
     assert judged(with_text(first, "B-LK 4711"), with_text(second, "HH X 9")).outcome == "disputed"
+
+
+@pytest.mark.parametrize("ids", ["own", "none"])
+def test_each_object_is_judged_by_itself_without_ids_too(ids):
+    """Two of three settle the first box; the small one, which one annotator lacks, is ignored."""
+    large, other, small = (100, 100, 300, 300), (600, 600, 800, 800), (1000, 1000, 1008, 1008)
+    drawn = [
+        [(large, "Car"), (other, "Car"), (small, "Car")],
+        [(large, "Car"), (other, "Car")],
+        [(large, "Bus"), (other, "Car")],
+    ]
+    annotations = [
+        {"id": who, "completed_by": who, "result": [
+            rectangle(edges, label, f"{who}-{number}" if ids == "own" else "")
+            for number, (edges, label) in enumerate(boxes)]}
+        for who, boxes in enumerate(drawn, 1)
+    ]  # fmt: skip
+    answers = read_answers(read_task({"id": 1, "data": {}, "annotations": annotations}))
+    policy = Policy(agreement=0.1, conflicts=ConflictPolicy(min_size=10))
+    assert judge(answers, policy).outcome == "agreed"
+    assert judge(answers[:2], policy).outcome == "agreed"
+    disputed = judge(answers[1:], policy)
+    regions = ("2-0", "3-0") if ids == "own" else ("", "")
+    assert [(conflict.type, conflict.regions) for conflict in disputed.conflicts] == [("label", regions)]
