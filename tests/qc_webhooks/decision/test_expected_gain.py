@@ -201,7 +201,7 @@ def test_the_estimate_is_read_back_as_it_was(taught, engine):
     assert min(accuracy[CAREFUL], accuracy[GOOD]) > 0.9 > 0.7 > max(accuracy[SLOPPY], accuracy[WILD])
 
 
-def test_an_estimate_is_made_only_after_news(studio, taught, choice, engine):
+def test_an_estimate_is_made_only_after_news(studio, taught, choice, engine, monkeypatch):
     checker, keeper, _ = taught
     before = AnnotatorModelStore(engine).load(PROJECT)
     created = []
@@ -210,7 +210,8 @@ def test_an_estimate_is_made_only_after_news(studio, taught, choice, engine):
     assert created == []
     for _ in itertools.repeat(None, 6):
         submitted(studio, checker, choice, {CAREFUL: "good", GOOD: "good"})
-    keeper._clock = lambda: 4e9
-    keeper.run()
+    with monkeypatch.context() as later:
+        later.setattr("qc_webhooks.schedulers.annotator_model.time.time", lambda: 4e9)
+        keeper.run()
     assert created == [PROJECT]
     assert before is not None
