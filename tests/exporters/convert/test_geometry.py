@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from shapely import affinity
 
-from exporters.model.clipping import ShapeRejected, clip_to_image, outline_rings
+from exporters.model.clipping import ShapeRejected, clip_convex, clip_to_image, outline_rings
 from exporters.model.records import Object, image_id, object_id
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle
 
@@ -71,6 +71,18 @@ def test_box_of_any_rectangle_is_shapelys(x, y, w, h, turn):
     assert truth.area > 0
     assert fitted.box == pytest.approx(truth.bounds, abs=0.011)
     assert fitted.area == pytest.approx(truth.area, abs=10)
+
+
+def test_rotated_boxes_are_clipped_as_shapely_intersects_them():
+    rng = np.random.default_rng(2)
+    drawn = np.column_stack((rng.uniform(-1, 2, (600, 4)) * (640, 360, 640, 360), rng.choice([30, 45, 90, 179.5], 600)))
+    drawn[:, 2:4] = np.abs(drawn[:, 2:4])
+    line = (0, 0, 1e-12, 1e9, 30)  # on the edge, where GEOS finds too few points
+    outlines = np.array([Rectangle(*map(float, box)).polygon() for box in [*drawn, line]])
+    truth = shapely.intersection(outlines, shapely.box(0, 0, 640, 360))
+    visible = clip_convex(outlines, 640, 360)
+    assert (shapely.area(shapely.symmetric_difference(visible, truth)) < 1e-6).all()
+    assert (shapely.area(truth) > 1).sum() > 100
 
 
 def test_rotated_box_keeps_four_corners_in_order(run, build):
