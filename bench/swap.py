@@ -26,7 +26,7 @@ from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.registry import Registry
 
 SWAPS, CLIENTS, WORKERS = 20, 8, 2
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 SERVE = "import sys; from ml_backend.cli.serve import serve; serve(port=int(sys.argv[1]), workers=int(sys.argv[2]))"
 CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
 <Label value="ONE" predicted_values="one"/><Label value="TWO" predicted_values="two"/></RectangleLabels></View>"""

@@ -254,7 +254,7 @@ def test_thousands_of_specks_are_one_ring_of_their_area_in_seconds():
     obj = an_object(Mask.from_array(pixels))
     began = time.process_time()
     ring, parts, holes = single_ring(obj, W, H)
-    assert time.process_time() - began < 10  # a minute when each part looked for the nearest point of all others
+    assert time.process_time() - began < 30  # a minute when each part looked for the nearest point of all others
     assert parts > 3000
     assert holes > 300
     x, y = np.array(ring).T
