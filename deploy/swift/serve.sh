@@ -24,7 +24,11 @@ defaults() { # ADDRESS PORT
     printf 'mount_check = false\nfallocate_reserve = 1%%\nlog_level = WARNING\nlog_address = /nowhere\n'
 }
 
+stop() { kill $(jobs -p) 2>/dev/null || true; wait || true; }
+trap 'stop; exit 0' TERM INT
+
 offset=0
+parts=()
 for kind in account container object; do
     offset=$((offset + 1))
     {
@@ -36,6 +40,7 @@ for kind in account container object; do
     swift-ring-builder "$folder/$kind.builder" add "r1z1-127.0.0.1:$((port + offset))/d1" 1 >/dev/null
     swift-ring-builder "$folder/$kind.builder" rebalance >/dev/null
     swift-$kind-server "$folder/$kind.conf" &
+    parts+=($!)
 done
 
 {
@@ -60,12 +65,17 @@ CONF
         printf '[filter:%s]\nuse = egg:swift#%s\n' $filter $filter
     done
 } >"$folder/proxy.conf"
+# The proxy is healthy as soon as it listens, and shuns a part that it could not reach for a minute: it starts last.
+for offset in 1 2 3; do
+    until (exec 3<>"/dev/tcp/127.0.0.1/$((port + offset))") 2>/dev/null; do
+        kill -0 "${parts[offset - 1]}" 2>/dev/null || { echo "a part of the store did not start" >&2; stop; exit 1; }
+        sleep 0.1
+    done
+done
 swift-proxy-server "$folder/proxy.conf" &
 
-trap 'kill $(jobs -p) 2>/dev/null || true; wait || true; exit 0' TERM INT
 status=0
 wait -n || status=$?
 echo "a part of the store ended (status $status); stopping the others" >&2
-kill $(jobs -p) 2>/dev/null || true
-wait || true
+stop
 exit 1
