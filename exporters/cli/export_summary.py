@@ -193,7 +193,7 @@ def _missing_tasks_advice(report: ExportReport) -> str:
     """Return how to get tasks into the data set, by the most frequent reason."""
     if report.refused == NO_CLASS and report.accounts.regions.kept:
         return (
-            "Draw the object of the points too: RectangleLabels beside KeyPointLabels, then each point as a child of"
+            "Draw the object of the points too: RectangleLabels next to KeyPointLabels, then each point as a child of"
             " its region, or one object an image. The points as they are: --format tasks-jsonl."
         )
     if report.refused == NO_CLASS:

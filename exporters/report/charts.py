@@ -126,7 +126,7 @@ def _rect(bar: Bar, fill: str, *, opacity: float = 1.0) -> Markup:
 
 
 def _shortened(name: str) -> str:
-    """A name that fits beside the bars; East Asian wide characters take the place of two."""
+    """A name that fits next to the bars; East Asian wide characters take the place of two."""
     room = _NAME_CHARACTERS
     for index, character in enumerate(name):
         room -= 2 if east_asian_width(character) in "WF" else 1

@@ -364,7 +364,9 @@ def read_checkpoint(file: Path | None, recipe: Recipe, names: Sequence[str], ima
         return {}
     if "images" not in content:
         log.warning(
-            "checkpoint_not_used", file=str(file), reason="it is of an earlier version; the training starts anew"
+            "checkpoint_not_used",
+            file=str(file),
+            reason="it is of an earlier version; the training starts from the beginning",
         )
     wanted = {"recipe": _recipe_key(recipe), "names": list(names), "images": images}
     return content if all(content.get(key) == value for key, value in wanted.items()) else {}

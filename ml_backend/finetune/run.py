@@ -23,9 +23,9 @@ from ml_backend.finetune.trial import (
     Trial,
     TrialJob,
     read_trial,
-    recipe_upon,
+    recipe_after_trial,
+    run_trial,
     trial_file,
-    tried,
 )
 from ml_backend.finetune.trial import is_due as trial_is_due
 from ml_backend.training.datasets import LocalImage
@@ -161,7 +161,9 @@ def finetune(
                 return base
         offset = SHARE if trial else 0.0
         recipe = (
-            recipe_upon(recipe, trained) if trial else recipe.for_boxes(sum(len(image.labels) for image in trained))
+            recipe_after_trial(recipe, trained)
+            if trial
+            else recipe.for_boxes(sum(len(image.labels) for image in trained))
         )
         album = Album(trained, names, detector.detector.spec, side=recipe.augment.scale[1])
         shown = held_out or test[:MAX_SHOWN]
@@ -208,16 +210,16 @@ def _trial(
     stopping: Callable[[], bool],
     clock: Callable[[], float],
 ) -> Trial | None:
-    """Make the trial, unless a checkpoint of the training after it says that it was made; see `trial.tried`."""
+    """Make the trial, unless a checkpoint of the training after it says that it was made; see `trial.run_trial`."""
     from ml_backend.finetune.loop import read_checkpoint
 
     done = read_trial(job.checkpoint)
-    upon = recipe_upon(job.recipe, images)
+    upon = recipe_after_trial(job.recipe, images)
     if done is not None and read_checkpoint(job.checkpoint, upon, detector.names, images_digest(images)):
         return done
     phase("trying it on a part of the images")
-    what = TrialJob(job.model, detector, images, job.recipe, job.layout, job.device, job.folder, job.checkpoint)
-    return tried(what, progress=progress, stopping=stopping, clock=clock)
+    trial_job = TrialJob(job.model, detector, images, job.recipe, job.layout, job.device, job.folder, job.checkpoint)
+    return run_trial(trial_job, progress=progress, stopping=stopping, clock=clock)
 
 
 def _decoded(

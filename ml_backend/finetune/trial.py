@@ -73,10 +73,10 @@ class Trial:
         """The figures in words."""
         on = f"{self.images} images with {self.boxes} boxes" if self.boxes else f"{self.images} images"
         words = f"AP50 {self.tuned:.3f} in a trial on {on} when refitted, {self.refit:.3f} by the refit alone"
-        return f"{words}; a gain worth {LEAST_BOXES_GAINED:.0f} boxes is needed" if self._short else words
+        return f"{words}; a gain worth {LEAST_BOXES_GAINED:.0f} boxes is needed" if self._within_chance else words
 
     @property
-    def _short(self) -> bool:
+    def _within_chance(self) -> bool:
         """Whether it is better, but by chance perhaps."""
         return not self.passed and self.tuned > self.refit
 
@@ -104,8 +104,8 @@ def is_due(images: Sequence[LocalImage], recipe: Recipe) -> bool:
     return not recipe.steps and len(images) < TRIAL_BELOW
 
 
-def parted(images: Sequence[LocalImage], *, seed: int) -> tuple[list[LocalImage], list[LocalImage]]:
-    """Part images into (trained on, evaluated): a quarter is evaluated, or as many as have enough boxes, at most half.
+def hold_out(images: Sequence[LocalImage], *, seed: int) -> tuple[list[LocalImage], list[LocalImage]]:
+    """Split images into (trained on, evaluated): a quarter is evaluated, or as many as have enough boxes, at most half.
 
     With a quarter the trial is close to the training on all images. It is pessimistic still, because fine-tuning gains
     more from further images than a refit.
@@ -117,7 +117,7 @@ def parted(images: Sequence[LocalImage], *, seed: int) -> tuple[list[LocalImage]
     return ordered[count:], ordered[:count]
 
 
-def tried(
+def run_trial(
     job: TrialJob,
     *,
     progress: Callable[[Progress], None],
@@ -133,7 +133,7 @@ def tried(
         TrainingStopped: `stopping` was set; the checkpoint is written.
         NotTrainable: The model cannot be trained.
     """
-    rest, evaluated = parted(job.images, seed=job.recipe.seed)
+    rest, evaluated = hold_out(job.images, seed=job.recipe.seed)
     if not _boxes(rest) or not _boxes(evaluated):
         return None
     try:
@@ -173,7 +173,7 @@ def trial_recipe(recipe: Recipe, images: Sequence[LocalImage]) -> Recipe:
     return replace(recipe, minutes=recipe.minutes * SHARE).for_boxes(_boxes(images))
 
 
-def recipe_upon(recipe: Recipe, images: Sequence[LocalImage]) -> Recipe:
+def recipe_after_trial(recipe: Recipe, images: Sequence[LocalImage]) -> Recipe:
     """The recipe of the training on all images that goes on from the trial, whose class layers are trained."""
     return replace(recipe, minutes=recipe.minutes * (1 - SHARE), probe=0.0).for_boxes(_boxes(images))
 
@@ -190,7 +190,7 @@ def _train(
     """Train on images, and write the model.
 
     Raises:
-        TrainingStopped, NotTrainable: See `tried`.
+        TrainingStopped, NotTrainable: See `run_trial`.
     """
     from ml_backend.finetune.convert import save_model, trained_model
     from ml_backend.finetune.loop import Trainer

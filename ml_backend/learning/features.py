@@ -76,7 +76,7 @@ class FeatureProvider:
         return features
 
     def _has_room(self, features: CandidateFeatures) -> bool:
-        """Whether they fit beside the others. Mapped files stay on the disk after the cache there deleted them."""
+        """Whether they fit next to the others. Mapped files stay on the disk after the cache there deleted them."""
         fits = self._bytes + _size(features) <= self._memory_bytes
         return fits and self._mapped_bytes + _mapped_size(features) <= self._cache.max_bytes
 

@@ -90,7 +90,7 @@ def may_run(policy: FinetunePolicy, job: TrainJob, *, trainer: bool, known: Sequ
     """Whether a trainer (else the worker) may take a waiting job now. The worker leaves it to trainers first."""
     if job.state != "waiting" or policy.on == "off" or opening(policy, now=now):
         return False
-    where = policy.where  # as it is now: the job may be older
+    where = policy.where  # the present setting: the job may be older
     if trainer:
         return where in {"anywhere", "trainer"}
     if where == "anywhere" and now - job.created_at < TRAINERS_FIRST_S:

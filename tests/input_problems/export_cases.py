@@ -289,7 +289,7 @@ CASES = (
         "key points without the box of their object, for formats of objects",
         "refused",
         lambda folder: command(folder, array(lone_points())),
-        ("What is drawn are key points that belong to no region.", "RectangleLabels beside KeyPointLabels"),
+        ("What is drawn are key points that belong to no region.", "RectangleLabels next to KeyPointLabels"),
         1,
         nothing_left,
     ),

@@ -116,7 +116,7 @@ class BucketStore:
         return self.read(key)[0]
 
     def start(self, key: str, size: int) -> bytes:
-        """See `Store.start`: the connection is closed after so many bytes."""
+        """See `Store.start`: the connection is closed after that number of bytes."""
         return self._read(key, size)[0]
 
     def read(self, key: str) -> tuple[bytes, str]:

@@ -12,7 +12,7 @@ from ml_backend.finetune.protocol import TrainProgress
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
 from ml_backend.finetune.scores import Score
-from ml_backend.finetune.trial import TRIAL_BELOW, Trial, TrialJob, is_due, parted, read_trial, trial_file, tried
+from ml_backend.finetune.trial import TRIAL_BELOW, Trial, TrialJob, hold_out, is_due, read_trial, run_trial, trial_file
 from ml_backend.training.datasets import LocalImage
 
 
@@ -61,11 +61,11 @@ def test_the_gain_must_be_worth_two_boxes(refit, tuned, boxes, passed):
 @pytest.mark.parametrize(("per_image", "evaluated"), [(1, 10), (3, 7), (4, 5), (50, 5)])
 def test_a_quarter_is_evaluated_or_enough_boxes_up_to_half(per_image, evaluated):
     images = [LocalImage(Path(f"{n}"), f"{n}", ((0, 0, 9, 9),) * per_image, ("a",) * per_image) for n in range(20)]
-    trained, held = parted(images, seed=0)
+    trained, held = hold_out(images, seed=0)
     assert len(held) == evaluated
     assert {one.name for one in (*trained, *held)} == {one.name for one in images}
     assert len(trained) + len(held) == 20
-    assert parted(images[::-1], seed=0) == (trained, held)
+    assert hold_out(images[::-1], seed=0) == (trained, held)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def result(tmp_path, images=IMAGES):
     file = tmp_path / "train" / "checkpoint.pt"
     detector = SimpleNamespace(detector=SimpleNamespace(layout="yolox"))
     job = TrialJob(Path("parent.onnx"), detector, images, Recipe(), "", "cpu", tmp_path, file)
-    found = tried(job, progress=lambda _: None, stopping=lambda: False, clock=lambda: 0.0)
+    found = run_trial(job, progress=lambda _: None, stopping=lambda: False, clock=lambda: 0.0)
     return found, read_trial(file)
 
 
