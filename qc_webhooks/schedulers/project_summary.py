@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ import structlog
 
 from labelloop.service.db.engine import begin_read
 from labelloop.service.errors import LabelloopError
-from labelloop.service.studio import Studio
+from labelloop.service.studio import Studio, StudioNotFound
 from qc_webhooks.annotators import Diagnosis
 from qc_webhooks.report.project_summary import ProjectSummary, summarize_project
 from qc_webhooks.report.replay import Replay
@@ -20,6 +21,9 @@ from qc_webhooks.store.task_facts import FactsExtent, FactStore
 
 # Maximum share of a worker's time for summaries.
 _MAX_TIME_SHARE = 0.05
+
+# Stored as the time of the newest fact where Label Studio did not answer, so that the summary is due again.
+_NAMES_UNKNOWN = -1.0
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +97,7 @@ class SummaryStore:
             connection.execute(sa.insert(BOARDS).values(row))
 
     def is_due(self, project: int, extent: FactsExtent, *, now: float) -> bool:
-        """Whether the facts changed since the last summary, and the time budget allows another."""
+        """Whether facts changed since the last summary or it lacks names, and the time budget allows another."""
         query = sa.select(BOARDS.c.made_at, BOARDS.c.took_s, BOARDS.c.tasks, BOARDS.c.newest)
         with begin_read(self.engine) as connection:
             row = connection.execute(query.where(BOARDS.c.project == project)).one_or_none()
@@ -129,23 +133,29 @@ class SummaryScheduler:
         """Update one project's summary now."""
         extent = extent or self._facts.extent(project)
         started = time.monotonic()
-        title, names = self._names(project)
+        title, names, known = self._names(project)
         summary, replay = summarize_project(
             self._facts.iter_project(project), title=title, names=names, model=self._models.load(project)
         )
         took_s = time.monotonic() - started
+        if not known:
+            extent = replace(extent, newest=_NAMES_UNKNOWN)
         self._summaries.save(project, summary, replay, extent, took_s=took_s)
         log.info("board_made", project=project, tasks=extent.tasks, seconds=round(took_s, 2))
 
-    def _names(self, project: int) -> tuple[str, dict[int, str]]:
-        """Project title and user names; those of the last summary where Label Studio does not answer."""
+    def _names(self, project: int) -> tuple[str, dict[int, str], bool]:
+        """Project title, user names, and whether Label Studio gave them or has no such project.
+
+        Where it does not answer, they are those of the last summary.
+        """
         try:
             title = str(self._studio.project(project).get("title") or "")
-            return title, {int(user["id"]): _name(user) for user in self._studio.users()}
+            return title, {int(user["id"]): _name(user) for user in self._studio.users()}, True
         except LabelloopError as error:
             log.warning("names_unknown", project=project, reason=str(error))
             last = self._summaries.load(project)
-            return (last.summary.title, last.summary.names) if last else ("", {})
+            title, names = (last.summary.title, last.summary.names) if last else ("", {})
+            return title, names, isinstance(error, StudioNotFound)
 
 
 def _name(user: dict[str, object]) -> str:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from labelloop.service.studio import StudioUnreachable
 from qc_webhooks.report.project_summary import summarize_project
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.schedulers.project_summary import SummaryScheduler, SummaryStore
@@ -183,6 +184,30 @@ def test_summary_updates_only_when_facts_change(engine):
     keeper.run()
     assert boards.made_at(PROJECT) > visible.made_at
     assert boards.replay(PROJECT).run(agreement=0.85, annotators=2, max_annotators=3).agreed_tasks == 0
+
+
+def test_a_summary_without_an_answer_of_label_studio_gets_title_and_names_later(engine, monkeypatch):
+    boards = SummaryStore(engine)
+    ProjectStore(engine).add(PROJECT)
+    FactStore(engine).save(PROJECT, task(1, [0.9], at=MONDAY), None)
+    studio = studio_of_people("Street", {"first_name": "Anna", "last_name": "Berg"})
+    now = [time.time()]
+    keeper = SummaryScheduler(engine, studio, clock=lambda: now[0])
+
+    def unreachable(_project):
+        raise StudioUnreachable(url="http://studio", reason="connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "project", unreachable)
+        keeper.run()
+    assert (boards.load(PROJECT).summary.title, boards.load(PROJECT).tasks) == ("", 1)
+    now[0] += 60
+    keeper.run()
+    assert (boards.load(PROJECT).summary.title, boards.load(PROJECT).summary.name(1)) == ("Street", "Anna Berg")
+    made_at = boards.made_at(PROJECT)
+    now[0] += 60
+    keeper.run()
+    assert boards.made_at(PROJECT) == made_at
 
 
 def test_a_costly_board_waits_before_it_is_counted_again(engine):
