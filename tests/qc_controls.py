@@ -224,7 +224,7 @@ INTRODUCTION = """
 Every cell is a run of the code on a small task: three annotators, of whom one is careless.
 `python -m tests.qc_controls` writes this page; `tests/test_qc_controls.py` checks it.
 
-- **agreement**: the [metric](policy.md#agreement) that compares two annotators.
+- **agreement**: the [metric](verdicts.md#agreement) that compares two annotators.
 - **statistics**: the coefficients of the [report](../how-to/qc-offline.md), each with its number of
   units and its 95 % interval.
 - **consensus**: how the answers are merged ([how-to](../how-to/qc-offline.md#the-consensus)).
