@@ -1,12 +1,16 @@
 """Output of `labelloop models inspect --suggest`."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media import load_image
+from ml_backend.detection.preprocess import RgbImage
 from ml_backend.inference.detector import load_detector
 from ml_backend.layouts.layout_file import layout_file_of, write_layout
-from ml_backend.predict.suggest import CLOSE, PLAUSIBLE, SHOWN, Candidate, draw_candidates, suggest
+from ml_backend.predict.suggest import CLOSE, PLAUSIBLE, SHOWN, Candidate, suggest
 
 
 def print_suggestions(
@@ -105,3 +109,28 @@ def _write(model: Path, image: Path, candidates: list[Candidate], rank: int) -> 
     )
     target.write_text(write_layout(chosen.file, comment=comment), encoding="utf-8")
     print(f"Written: {target}")
+
+
+def draw_candidates(image: RgbImage, candidates: Sequence[Candidate], *, side: int = 480) -> Image.Image:
+    """Draw the candidates side by side, each with its rank and plausibility."""
+    factor = side / max(image.shape[:2])
+    width, height = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
+    photo = Image.fromarray(image).resize((width, height))
+    font = ImageFont.load_default(13)
+    columns = min(2, max(1, len(candidates)))
+    rows = -(-len(candidates) // columns)
+    sheet = Image.new("RGB", (columns * (width + 8), rows * (height + 44)), "white")
+    for index, candidate in enumerate(candidates):
+        tile = photo.copy()
+        pen = ImageDraw.Draw(tile)
+        strong = candidate.detections.scores >= 0.4 * candidate.detections.scores.max(initial=0)
+        drawn = candidate.detections[strong]
+        for box, score, number in zip(drawn.boxes * factor, drawn.scores, drawn.classes, strict=True):
+            pen.rectangle([float(value) for value in box], outline="#e6194b", width=2)
+            pen.text((float(box[0]) + 3, float(box[1]) + 1), f"{number} {score:.2f}", fill="#e6194b", font=font)
+        left, top = index % columns * (width + 8), index // columns * (height + 44)
+        sheet.paste(tile, (left, top + 36))
+        first, _, second = candidate.describe().partition("; ")
+        title = f"{index + 1}: {candidate.plausibility:.2f}  {first}\n{second}"
+        ImageDraw.Draw(sheet).text((left + 2, top + 2), title, fill="black", font=font)
+    return sheet

@@ -7,11 +7,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from labelloop.service.errors import LabelloopError
-from ml_backend.cli.suggest import print_suggestions
+from ml_backend.cli.suggest import draw_candidates, print_suggestions
 from ml_backend.errors import UnknownLayout
 from ml_backend.inference.detector import load_detector
 from ml_backend.layouts.layout_file import layout_file_of
-from ml_backend.predict.suggest import draw_candidates, suggest
+from ml_backend.predict.suggest import suggest
 
 HEIGHT, WIDTH, STRIDE, SIDE = 256, 320, 8, 32
 # x_min, y_min of red squares of SIDE pixels, whose middles are those of cells.
