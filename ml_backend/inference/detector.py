@@ -22,7 +22,7 @@ from ml_backend.errors import LayoutFileError, ModelBroken, ModelError, NamesMis
 from ml_backend.inference.session import Engine
 from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
-from ml_backend.layouts import LAYOUTS, OutputReader, plain_spec
+from ml_backend.layouts import LAYOUTS, Layout, OutputReader, plain_spec
 from ml_backend.layouts.base import WHOLE_NUMBERS, is_standard_image
 from ml_backend.layouts.declared import Mismatch, declared_reader, input_spec, with_input
 from ml_backend.layouts.image_processor import FILE as PROCESSOR
@@ -544,13 +544,20 @@ def _named(request: _Request, opened: _Opened, names_file: Path | None, *, numbe
         )
 
 
-def _pixels_in_words(request: _Request, graph: Graph) -> str:
-    """Where the values of pixels come from, if neither from the layout nor from what was declared."""
+def _pixels_in_words(request: _Request, graph: Graph, layout: Layout) -> str:
+    """Where the values of pixels come from, if not from what was declared, or from a layout whose models all agree."""
     if request.is_processed(graph):
         return f"; images as {PROCESSOR} says"
     declared = "input" in request.shown(graph).metadata or is_standard_image(graph)
     whole = graph.image is not None and graph.image.dtype in WHOLE_NUMBERS
-    return "" if declared or whole or not graph.pixels else "; pixels as its first operators say, which normalise them"
+    if declared or whole:
+        return ""
+    if graph.pixels:
+        return "; pixels as its first operators say, which normalise them"
+    if not layout.pixels_vary:
+        return ""
+    beside = f"{PROCESSOR} next to it, or " if graph.image is not None and graph.image.name == IMAGE_INPUT else ""
+    return f"; how it is shown images is assumed: {beside}`[input]` of a layout file says it"
 
 
 def _recognised(request: _Request, engine: Engine, trial_outputs: Arrays) -> tuple[str, str]:
@@ -560,11 +567,12 @@ def _recognised(request: _Request, engine: Engine, trial_outputs: Arrays) -> tup
             return DECLARED, f"{request.file_path.name} declares its outputs"
         if request.file.layout not in LAYOUTS:
             raise request.refused("layout", f"is {request.file.layout!r}; known layouts: {', '.join(LAYOUTS)}")
-        return request.file.layout, f"{request.file_path.name} names it"
+        shown = _pixels_in_words(request, engine.graph, LAYOUTS[request.file.layout])
+        return request.file.layout, f"{request.file_path.name} names it{shown}"
     if request.layout:
         if request.layout not in LAYOUTS:
             raise _unknown(path, engine, trial_outputs, request.layout)
-        return request.layout, "asked for"
+        return request.layout, f"asked for{_pixels_in_words(request, engine.graph, LAYOUTS[request.layout])}"
     rejected = []
     for name, layout in LAYOUTS.items():
         try:
@@ -573,7 +581,7 @@ def _recognised(request: _Request, engine: Engine, trial_outputs: Arrays) -> tup
             rejected.append(f"it looks like {name}, but {error}")
             continue
         if why:
-            return name, f"{why}{_pixels_in_words(request, engine.graph)}"
+            return name, f"{why}{_pixels_in_words(request, engine.graph, layout)}"
     raise _unknown(path, engine, trial_outputs, "", reason="; ".join(rejected))
 
 

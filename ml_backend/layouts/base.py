@@ -74,10 +74,12 @@ class Layout:
             Misfit where the shapes match and the values do not.
         read: (graph, trial outputs) -> the layout bound to the graph. Raises ValueError, KeyError or IndexError where
             it does not match.
+        pixels_vary: Whether its models differ in how images are shown, so that the usual way is an assumption.
     """
 
     recognise: Callable[[Graph, Arrays], str | None]
     read: Callable[[Graph, Arrays], OutputReader]
+    pixels_vary: bool = False
 
 
 def metadata_value(graph: Graph, key: str) -> Any:

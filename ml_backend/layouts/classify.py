@@ -19,7 +19,6 @@ from ml_backend.layouts.base import (
     Layout,
     OutputReader,
     in_unit_range,
-    is_standard_image,
     plain_spec,
     single_output,
     softmax,
@@ -46,9 +45,7 @@ def _recognise_classifier(graph: Graph, outputs: Arrays) -> str | None:
     row = _only_row(outputs)
     if row is None or len(row) < 2 or "task" in graph.metadata or len(next(iter(outputs.values()))) != 1:
         return None
-    known = "input" in graph.metadata or is_standard_image(graph) or graph.pixels
-    assumed = "" if known else "; how it is shown images is assumed, and `[input]` of a layout file says it"
-    return f"one value for each of {len(row)} classes{assumed}"
+    return f"one value for each of {len(row)} classes"
 
 
 def _only_row(outputs: Arrays) -> npt.NDArray[Any] | None:
@@ -113,4 +110,4 @@ def _sums_to_one(row: Floats) -> bool:
 
 
 CLASSIFY = Layout(_recognise_classify, _read_classify)
-CLASSIFIER = Layout(_recognise_classifier, _read_classifier)
+CLASSIFIER = Layout(_recognise_classifier, _read_classifier, pixels_vary=True)

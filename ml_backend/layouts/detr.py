@@ -129,6 +129,6 @@ def _decode(
     return detections
 
 
-DETR_SOFTMAX = Layout(_recognise_transformers(no_object=True), _read_transformers(no_object=True))
-DETR_SIGMOID = Layout(_recognise_transformers(no_object=False), _read_transformers(no_object=False))
+DETR_SOFTMAX = Layout(_recognise_transformers(no_object=True), _read_transformers(no_object=True), pixels_vary=True)
+DETR_SIGMOID = Layout(_recognise_transformers(no_object=False), _read_transformers(no_object=False), pixels_vary=True)
 RF_DETR = Layout(_recognise_rfdetr, _read_rfdetr)

@@ -203,6 +203,6 @@ RT_DETR = Layout(_recognise_sized, _reader(lambda _g, _s: {"scale": 1 / 255, "pl
 TF_OD = Layout(
     _recognise_tf, _reader(lambda _g, _s: {"placement": "stretch"}, spare="first", yxyx=True, normalised=True)
 )
-SSD = Layout(_recognise_ssd, _reader(_ssd_options, spare="first", normalised=True))
+SSD = Layout(_recognise_ssd, _reader(_ssd_options, spare="first", normalised=True), pixels_vary=True)
 TORCHVISION = Layout(_recognise_torchvision, _reader(lambda _g, _s: {"scale": 1 / 255, "pad": 0}, spare="first"))
-PADDLE = Layout(_recognise_paddle, _read_paddle)
+PADDLE = Layout(_recognise_paddle, _read_paddle, pixels_vary=True)

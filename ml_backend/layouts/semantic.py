@@ -382,4 +382,4 @@ def _detections(
     )
 
 
-SEMANTIC = Layout(_recognise, _read)
+SEMANTIC = Layout(_recognise, _read, pixels_vary=True)

@@ -198,6 +198,7 @@ def test_image_processor_of_hugging_face_is_followed(which, classifier):
     words, expected = PROCESSORS[which]
     model = classifier(name="pixel_values")
     before = model_version(model)
+    assert "assumed: preprocessor_config.json next to it, or `[input]` of a layout file" in load_detector(model).why
     model.with_name("preprocessor_config.json").write_text(json.dumps(words))
     detector = load_detector(model)
     spec = detector.spec

@@ -99,10 +99,26 @@ def test_layouts_support_float16_outputs(name, build):
     assert (detections.boxes.dtype, detections.scores.dtype) == (np.float32, np.float32)
 
 
+ASSUMED = {"classifier", "detr-sigmoid", "detr-softmax", "paddle", "semantic", "ssd"}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_pixels_that_vary_within_a_layout_are_said_to_be_assumed(name, build):
+    case = CASES[name]()
+    path = build(case)
+    for forced in ("", name):
+        assert ("images is assumed: `[input]` of a layout file" in load_detector(path, layout=forced).why) == (
+            name in ASSUMED
+        )
+    if name in ASSUMED:
+        path = build(case, metadata={**case.options["metadata"], "input": '{"range": "0..1"}'})
+        assert "assumed" not in load_detector(path).why
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_forced_layout_rejects_other_outputs(name, build, make_onnx):
     case = CASES[name]()
-    assert load_detector(build(case), layout=name).why == "asked for"
+    assert load_detector(build(case), layout=name).why.startswith("asked for")
     with pytest.raises(UnknownLayout, match=f"not of the layout '{name}'"):
         load_detector(make_onnx({"x": np.zeros((1, 2, 3, 4, 5))}, metadata={"names": NAMES}), layout=name)
 
