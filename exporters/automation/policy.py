@@ -18,6 +18,9 @@ from labelloop.service.store.addresses import BUCKET_SCHEMES
 
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
+# The fields that say when to export and what follows, and those that `ExportPolicy.options` passes in another form.
+_NOT_OF_A_RUN = frozenset({"every_tasks", "every_hours", "at", "when_done", "webhook", "then", "format", "to"})
+
 
 class ExportPolicyFault(NamedTuple):
     """An invalid key of the policy.
@@ -104,6 +107,11 @@ class ExportPolicy:
     def is_automatic(self) -> bool:
         """Whether any trigger is on."""
         return bool(self.every_tasks or self.every_hours or self.at or self.when_done)
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of `exporters.pipeline.export.export` that the policy sets."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_OF_A_RUN}
+        return values | {"formats": format_names(self.format), "to": self.to or None}
 
     def validated(self) -> "ExportPolicy":
         """This policy of the command line, if it is valid.

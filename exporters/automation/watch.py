@@ -85,26 +85,7 @@ class Watcher:
         """Export the project now; if a version is published, put its notifications into the inbox."""
         now = self.read_state(project)  # before the export: changes made while it runs count for the next one
         last = self._states.last_export(project, policy.to, now)
-        report = export(
-            project,
-            settings=self._settings,
-            studio=self._studio,
-            formats=policy.format.split(","),
-            to=policy.to or None,
-            annotation=policy.annotation,
-            split=policy.split,
-            split_key=policy.split_key,
-            rename=policy.rename,
-            category_ids=policy.category_ids,
-            group_by=policy.group_by,
-            disputed=policy.disputed,
-            max_errors=policy.max_errors,
-            allow_shrink=policy.allow_shrink,
-            copy_images=policy.copy_images,
-            archives=policy.archives,
-            latest=policy.latest,
-            progress=progress,
-        )
+        report = export(project, settings=self._settings, studio=self._studio, progress=progress, **policy.options())
         outcome = "published" if report.published else f"not published: {report.refused}"
         self._states.record_export(project, policy.to, now, version=report.version or last.version, outcome=outcome)
         _log.info("exported", project=project, url=report.url, version=report.version, reason=reason, outcome=outcome)

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import inspect
 import json
 import os
 import sys
@@ -33,6 +34,7 @@ from exporters.automation.triggers import TRIGGERS, LastExport, ProjectSnapshot,
 from exporters.automation.watch import PROJECT, THEN, WEBHOOK, Watcher, post_export_handlers
 from exporters.dataset.versions import versions
 from exporters.errors import BadOption
+from exporters.pipeline.export import export
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Reject
@@ -138,6 +140,17 @@ def test_when_an_export_is_due(policy, now, last, is_due):
 
 def test_every_trigger_is_a_key_of_the_policy():
     assert set(TRIGGERS) <= set(ExportPolicy.__dataclass_fields__)
+
+
+def test_every_field_of_the_policy_reaches_the_run():
+    of_this_run = {
+        "source", "settings", "studio", "label_config", "fetch", "afresh", "workers", "ray",
+        "progress", "file_progress", "look_progress",
+    }  # fmt: skip
+    options = ExportPolicy(to="s3://bucket/cars", format="coco, voc", copy_images=True).options()
+    assert set(options) == set(inspect.signature(export).parameters) - of_this_run
+    assert (options["to"], options["formats"], options["copy_images"]) == ("s3://bucket/cars", ("coco", "voc"), True)
+    assert (ExportPolicy().options()["to"], ExportPolicy().options()["formats"]) == (None, ())
     assert not ExportPolicy().is_automatic
 
 
