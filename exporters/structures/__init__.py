@@ -1,1 +1,1 @@
-"""Compact sets and arrays of integers."""
+"""Compact sets and arrays of integers, and a table of classes."""

@@ -4,22 +4,19 @@ from typing import Any
 
 from exporters.errors import BadOption
 from exporters.formats import FORMATS
+from exporters.structures.class_table import ClassTable
 from exporters.tasks.formats.base import TaskFormat
-from exporters.tasks.formats.conll import Conll
-from exporters.tasks.formats.csv_table import Csv
-from exporters.tasks.formats.jsonl import TasksJsonl
-from exporters.tasks.formats.parquet import TasksParquet
-from exporters.tasks.formats.preferences import PreferenceJsonl
-from exporters.tasks.formats.spacy_jsonl import SpacyJsonl
 
-TASK_FORMATS: dict[str, type[TaskFormat]] = {
-    "tasks-jsonl": TasksJsonl,
-    "tasks-parquet": TasksParquet,
-    "conll": Conll,
-    "spacy-jsonl": SpacyJsonl,
-    "csv": Csv,
-    "preference-jsonl": PreferenceJsonl,
-}
+TASK_FORMATS: ClassTable[TaskFormat] = ClassTable(
+    {
+        "tasks-jsonl": "exporters.tasks.formats.jsonl:TasksJsonl",
+        "tasks-parquet": "exporters.tasks.formats.parquet:TasksParquet",
+        "conll": "exporters.tasks.formats.conll:Conll",
+        "spacy-jsonl": "exporters.tasks.formats.spacy_jsonl:SpacyJsonl",
+        "csv": "exporters.tasks.formats.csv_table:Csv",
+        "preference-jsonl": "exporters.tasks.formats.preferences:PreferenceJsonl",
+    }
+)
 
 # Formats of an export without --format, where nothing is drawn on images.
 DEFAULT_TASK_FORMATS = ("tasks-jsonl",)

@@ -1,19 +1,19 @@
 """The command line: the table of commands. The code of a command is imported when it is called."""
 
 import errno
+import gc
 import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, Parameter
-
 from labelloop import VERSION
 
-if TYPE_CHECKING:  # rich takes a tenth of the start
+if TYPE_CHECKING:  # cyclopts is imported by `create_cli`; rich takes a tenth of the start
+    from cyclopts import App, CycloptsError
     from rich.console import Console, Group
 
 GROUPS = {
@@ -161,12 +161,14 @@ _FIXES = {
 }
 
 
-def create_cli(words: Sequence[str] = ()) -> App:
+def create_cli(words: Sequence[str] = ()) -> "App":
     """The command line for the given words.
 
     Lists of commands use the one-line purposes, so no command is imported; only the called command is, and its help
     is its docstring.
     """
+    from cyclopts import App, Parameter
+
     app = App(
         name="labelloop",
         help="The annotation loop around stock Label Studio: pre-labels, quality control and data sets.",
@@ -217,7 +219,18 @@ def one_blas_thread() -> Iterator[None]:
             del os.environ[name]
 
 
-def _usage_error(error: CycloptsError) -> "Group":
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Import without looking for garbage, nor look at what was imported later on: a tenth of the start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _usage_error(error: "CycloptsError") -> "Group":
     """Print what the command line does not take, then the fix, as for every other error."""
     from cyclopts import CoercionError
     from rich.console import Console, Group
@@ -241,10 +254,13 @@ def main(words: Sequence[str] | None = None) -> None:
     from labelloop.service.errors import LabelloopError
     from labelloop.service.signals import exit_status_of, raise_on_sigterm
 
+    imports = paused_collector() if words is None else nullcontext()  # a caller's objects are not ours to freeze
     words = sys.argv[1:] if words is None else words
     try:
         with raise_on_sigterm():
-            create_cli(words)(words)
+            with imports:
+                cli = create_cli(words)
+            cli(words)
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the last flush fails too
         raise SystemExit(1) from None

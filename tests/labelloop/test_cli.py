@@ -173,6 +173,21 @@ def test_exports_start_without_blas_threads_and_restore_the_setting(before, monk
 
 
 @pytest.mark.parametrize(
+    ("words", "frozen"),
+    [("sys.argv[1:] = ['--version']; main()", True), ("main(['--version'])", False)],
+    ids=["program", "called by Python code"],
+)
+def test_the_program_imports_without_the_garbage_collector(words, frozen):
+    code = (
+        "import gc, sys; from labelloop.cli.main import main\n"
+        f"try: {words}\n"
+        "finally: print(gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"True {frozen}"
+
+
+@pytest.mark.parametrize(
     ("words", "fix"),
     [
         ("connect http://localhost:8080/projects/7/", "the number in the project's URL"),

@@ -200,8 +200,8 @@ def test_export_to_a_disk_loads_few_modules(file, tmp_path, monkeypatch):
         "import sys; from labelloop.cli.main import main\n"
         f"try: main(['export', '--from', {str(file)!r}, '--to', {str(tmp_path / 'lean')!r}])\n"
         "except SystemExit as end: assert not end.code\n"
-        "print({'scipy', 'botocore', 'httpx', 'sqlalchemy', 'structlog', 'pydantic', 'huey', 'PIL', 'asyncio'}"
-        " & {*sys.modules})"
+        "print({'scipy', 'botocore', 'httpx', 'sqlalchemy', 'structlog', 'pydantic', 'huey', 'PIL', 'asyncio',"
+        " 'exporters.formats.webdataset', 'exporters.tasks.documents'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
