@@ -50,8 +50,9 @@ class Rings(msgspec.Struct, frozen=True):
             points: (points, 2), ring after ring.
         """
         new_lengths, is_new = np.diff(self.first), np.zeros(len(self.rows), np.bool_)
-        kept = self.points[np.repeat(~np.isin(np.arange(len(self.rows)), indices), new_lengths)]
-        new_lengths[indices], is_new[indices] = lengths, True
+        is_new[indices] = True
+        kept = self.points[~np.repeat(is_new, new_lengths)]
+        new_lengths[indices] = lengths
         first = offsets(new_lengths)
         result = np.empty((first[-1], 2))
         at = np.repeat(is_new, new_lengths)

@@ -6,14 +6,15 @@ https://docs.ultralytics.com/datasets/obb/ (``class x1 y1 x2 y2 x3 y3 x4 y4``), 
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from exporters.columnar.block import Block
-from exporters.columnar.columns import NOT_VECTORISED, RING, ROTATED
-from exporters.columnar.polygons import Floats
+from exporters.columnar.columns import NOT_VECTORISED, RING, ROTATED, Columns
+from exporters.columnar.polygons import Floats, Rings
 from exporters.columnar.text_table import json_numbers, json_rings, json_rows, round_half_up
 from exporters.formats.base import EncodedBlock, columnar_numbers, shape_name
 from exporters.formats.yolo import DIGITS, YoloRows, format_row
@@ -73,21 +74,13 @@ class YoloObb(YoloRows):
             return super().encode(block)
         encoded = self.encode_items(block.items.items(), len(block))
         corners, sizes = _box_corners(columns.clipped.boxes), columns.shapes.sizes
-        kinds, rings = columns.clipped.kinds, columns.shapes.rings
-        drawn = rings.take(np.flatnonzero((kinds[rings.rows] == ROTATED) & ~columns.clipped.is_clipped[rings.rows]))
+        kinds, is_clipped, rings = columns.clipped.kinds, columns.clipped.is_clipped, columns.shapes.rings
+        drawn = rings.take(np.flatnonzero((kinds[rings.rows] == ROTATED) & ~is_clipped[rings.rows]))
         corners[drawn.rows] = drawn.points.reshape(-1, 4, 2)
         visible = columns.clipped.rings
-        visible = visible.take(
-            np.flatnonzero(
-                (kinds[visible.rows] == RING)
-                | ((kinds[visible.rows] == ROTATED) & columns.clipped.is_clipped[visible.rows])
-            )
-        )
-        owners = np.repeat(np.arange(len(visible.rows)), np.diff(visible.first))
-        outlines = shapely.polygons(shapely.linearrings(visible.points, indices=owners))
-        for position, row in enumerate(visible.rows.tolist()):
-            outlines[position] = columns.clipped.outlines.get(row, outlines[position])
-        corners[visible.rows] = min_area_boxes(outlines)
+        is_visible = (kinds[visible.rows] == RING) | (kinds[visible.rows] == ROTATED) & is_clipped[visible.rows]
+        visible = visible.take(np.flatnonzero(is_visible))
+        corners[visible.rows] = min_area_boxes(_outlines(columns, visible))
         low, high = corners.min(axis=1), corners.max(axis=1)
         accepted = ((low + high >= 0) & ((low + high) / 2 <= sizes) & (high - low <= sizes)).all(axis=1)
         large = np.flatnonzero(~accepted & (kinds != NOT_VECTORISED))
@@ -99,7 +92,7 @@ class YoloObb(YoloRows):
         self._take(encoded, block, self._lines(encoded, block, json_rows(shares.reshape(-1, 8))))
         written = shares * sizes[:, None]
         boxes = np.hstack((written.min(axis=1), written.max(axis=1)))
-        return columnar_numbers(block, encoded, boxes, shapely.area(shapely.polygons(written)))
+        return columnar_numbers(block, encoded, boxes, _areas(written))
 
     def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         corners = min_area_box(obj)
@@ -128,6 +121,25 @@ def _accepted(corners: Iterable[Point], image: Image) -> bool:
 def _box_corners(boxes: Floats) -> Floats:
     """Return the corners of upright boxes, clockwise from the top left one: (rows, 4) -> (rows, 4, 2)."""
     return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+
+
+def _outlines(columns: Columns, rings: Rings) -> NDArray[Any]:
+    """Return rings, which are drawn or what is visible of them, as polygons of shapely: (rings,)."""
+    clipped = columns.clipped.outlines
+    outlines = np.array([clipped.get(row) for row in rings.rows.tolist()], np.object_)
+    drawn = np.flatnonzero(np.equal(outlines, None))
+    rings = rings.take(drawn)
+    owners = np.repeat(np.arange(len(drawn)), np.diff(rings.first))
+    outlines[drawn] = shapely.polygons(shapely.linearrings(rings.points, indices=owners))
+    return outlines
+
+
+def _areas(corners: Floats) -> Floats:
+    """Return the areas of quadrilaterals, (rows, 4, 2) -> (rows,), to the bit as ``shapely.area`` adds them up."""
+    x, y = corners[..., 0].T, corners[..., 1].T
+    _, x1, x2, x3 = x - x[0]
+    areas: Floats = np.abs((x1 * (y[0] - y[2]) + x2 * (y[1] - y[3]) + x3 * (y[2] - y[0])) / 2)
+    return areas
 
 
 def _points(points: Iterable[Point], image: Image) -> str:
