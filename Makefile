@@ -19,6 +19,8 @@ SYSTEM = $(sort $(shell grep -rl --include='test_*.py' 'mark\.system' tests))
 .PHONY: up test test-slow test-train setup check bench format lock clean
 
 $(STAMP): pyproject.toml requirements/dev.lock
+	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(\
+	'labelloop needs Python 3.11 to 3.13, and $(PYTHON) is ' + sys.version.split()[0] + '. Name another: make PYTHON=python3.13 ...')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
