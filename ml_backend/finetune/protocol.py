@@ -49,6 +49,7 @@ class TrainProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         data_version: Version of the data.
         ended: Why the training ended; empty while it runs.
         crossed: Fine-tuning against the refit on a part of few images.
+        untried: Why a trial that is due was impossible.
     """
 
     phase: str = ""
@@ -64,6 +65,7 @@ class TrainProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     data_version: str = ""
     ended: str = ""
     crossed: Folds | None = None
+    untried: str = ""
 
 
 class TrainingImage(msgspec.Struct, frozen=True):

@@ -85,6 +85,7 @@ class Reporter:
         self.note(
             images=tuned.trained, ended=tuned.training.ended, best=tuned.training.best,
             crossed=Folds(trial.refit, trial.tuned, trial.images, trial.boxes) if trial else None,
+            untried=tuned.untried,
         )  # fmt: skip
 
     def send(self) -> bool:

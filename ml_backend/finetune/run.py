@@ -19,6 +19,7 @@ from ml_backend.finetune.scores import Score, evaluate, refit_score
 from ml_backend.finetune.torch_parts import require_torch
 from ml_backend.finetune.trial import (
     SHARE,
+    NoTrial,
     TrainingStopped,
     Trial,
     TrialJob,
@@ -95,7 +96,8 @@ class Finetuned:
         bad: Images that could not be decoded.
         difference: Largest difference between torch and ONNX Runtime after training.
         notes: Further facts for the user.
-        trial: Fine-tuning against the refit on a part of few images; None with more.
+        trial: Fine-tuning against the refit on a part of few images; None with more, or where it is impossible.
+        untried: Why a trial that is due was impossible.
     """
 
     training: TrainingResult
@@ -108,6 +110,7 @@ class Finetuned:
     difference: float
     notes: tuple[str, ...]
     trial: Trial | None = None
+    untried: str = ""
 
     @property
     def stopped(self) -> bool:
@@ -153,12 +156,14 @@ def finetune(
             TrainingResult({}, 0, 0, 0.0, "stopped", (), None), {}, 0, 0, len(trained), names, tuple(bad),
             detector.difference, (),
         )  # fmt: skip
-        recipe, trial = job.recipe, None
+        recipe, trial, untried = job.recipe, None, ""
         if trial_is_due(trained, recipe):
             try:
                 trial = _trial(job, detector, trained, progress=progress, phase=phase, stopping=stopping, clock=clock)
             except TrainingStopped:
                 return base
+            except NoTrial as error:
+                untried = str(error)
         offset = SHARE if trial else 0.0
         recipe = (
             recipe_after_trial(recipe, trained)
@@ -191,12 +196,14 @@ def finetune(
     if job.checkpoint is not None:
         job.checkpoint.unlink(missing_ok=True)
         trial_file(job.checkpoint).unlink(missing_ok=True)
+    if untried:
+        notes.append(untried)
     if trial:
         notes.append(f"{trial.reason}{'' if trial.passed else ': the refit stays the better choice'}")
     boxes = sum(len(image.labels) for image in evaluated)
     return replace(
         base, training=training, scores=scores, evaluated=len(evaluated), evaluated_boxes=boxes,
-        difference=difference, notes=tuple(notes), trial=trial,
+        difference=difference, notes=tuple(notes), trial=trial, untried=untried,
     )  # fmt: skip
 
 
@@ -209,7 +216,7 @@ def _trial(
     phase: Callable[[str], None],
     stopping: Callable[[], bool],
     clock: Callable[[], float],
-) -> Trial | None:
+) -> Trial:
     """Make the trial, unless a checkpoint of the training after it says that it was made; see `trial.run_trial`."""
     from ml_backend.finetune.loop import read_checkpoint
 

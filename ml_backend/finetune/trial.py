@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from ml_backend.errors import ModelError
 from ml_backend.finetune.pictures import Album
 from ml_backend.finetune.recipe import Recipe
@@ -35,11 +33,13 @@ EVALUATED, MOST_EVALUATED, ENOUGH_BOXES = 0.25, 0.5, 20
 # few boxes fine-tuning is more often worse than the refit.
 LEAST_BOXES_GAINED = 2.0
 
-log = structlog.get_logger(__name__)
-
 
 class TrainingStopped(Exception):
     """The training was asked to end."""
+
+
+class NoTrial(Exception):
+    """A trial is due, but there is nothing to compare with; its text says why."""
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,18 @@ def run_trial(
     progress: Callable[[Progress], None],
     stopping: Callable[[], bool],
     clock: Callable[[], float],
-) -> Trial | None:
+) -> Trial:
     """Train and refit on a part of the images, and evaluate on the others.
 
-    Returns:
-        The figures; None where there is nothing to compare with: the model cannot be refitted, or a part has no box.
-
     Raises:
+        NoTrial: A part has no box, or the model cannot be refitted.
         TrainingStopped: `stopping` was set; the checkpoint is written.
         NotTrainable: The model cannot be trained.
     """
     rest, evaluated = hold_out(job.images, seed=job.recipe.seed)
     if not _boxes(rest) or not _boxes(evaluated):
-        return None
+        part = "held out" if _boxes(rest) else "trained on"
+        raise NoTrial(f"no trial against the refit: the images {part} in it have no box; label more images")
     try:
         refit = refit_score(job.model, rest, evaluated, layout=job.layout, folder=job.folder).ap50
         with tempfile.TemporaryDirectory() as scratch:
@@ -144,8 +143,7 @@ def run_trial(
             layout = job.detector.detector.layout
             tuned = refit_score(file, rest, evaluated, layout=layout, folder=Path(scratch)).ap50
     except ModelError as error:
-        log.info("no_trial", reason=error.message)
-        return None
+        raise NoTrial(f"no trial against the refit: {error.message}") from error
     trial = Trial(refit, tuned, len(evaluated), _boxes(evaluated))
     if job.checkpoint is not None:
         job.checkpoint.parent.mkdir(parents=True, exist_ok=True)

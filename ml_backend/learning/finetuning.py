@@ -142,8 +142,9 @@ def finetune_project(
             return ProjectTraining(tuned, notes=tuple(notes))
         phase("publishing")
         candidate = _Candidate(
-            job.out, len(taught), version, tuned.training.seconds, scores=tuned.scores, trial=tuned.trial
-        )
+            job.out, len(taught), version, tuned.training.seconds, scores=tuned.scores, trial=tuned.trial,
+            untried=tuned.untried,
+        )  # fmt: skip
         added, published, reason, more = _publish(context, project, candidate)
         return ProjectTraining(tuned, added, published, reason, (*notes, *more))
 
@@ -182,7 +183,7 @@ def judge_returned(
         file = scratch / f"trained-{done.images}.onnx"
         set_metadata(model, **{TRAINED_KEY: facts, "license": licence_of(served.path)})
         file.write_bytes(model.SerializeToString())
-        candidate = _Candidate(file, done.images, done.data_version, 60 * minutes, trial=trial)
+        candidate = _Candidate(file, done.images, done.data_version, 60 * minutes, trial=trial, untried=done.untried)
         version, published, reason, notes = _publish(context, project, candidate)
         return ProjectTraining(None, version, published, reason, notes)
 
@@ -198,6 +199,7 @@ class _Candidate:
         seconds: Duration of the training.
         scores: AP50 by model on the held-out images, where they were compared.
         trial: Fine-tuning against the refit on a part of few images.
+        untried: Why a trial that is due was impossible.
     """
 
     file: Path
@@ -206,6 +208,7 @@ class _Candidate:
     seconds: float
     scores: Mapping[str, Score] = field(default_factory=dict)
     trial: Trial | None = None
+    untried: str = ""
 
 
 def _publish(context: LearningContext, project: int, candidate: _Candidate) -> tuple[str, bool, str, tuple[str, ...]]:
@@ -235,15 +238,16 @@ def _publish(context: LearningContext, project: int, candidate: _Candidate) -> t
     if trial is None and (photos < ENOUGH_PHOTOS or boxes < ENOUGH_BOXES):
         reason = (
             f"too few held-out tasks to judge it: {photos} images with {boxes} boxes, and {ENOUGH_PHOTOS} with "
-            f"{ENOUGH_BOXES} are needed. To serve it anyway: labelloop models activate {version} --project {project}"
+            f"{ENOUGH_BOXES} are needed{'; ' * bool(candidate.untried)}{candidate.untried}. To serve it anyway: "
+            f"labelloop models activate {version} --project {project}"
         )
         verdict = AcceptanceVerdict(False, "nothing", reason, photos=photos, boxes=boxes)
         return _refused(context, project, version, verdict, candidate, parent=served.version)
-    tried = (trial.tuned, trial.refit, trial.reason) if trial is not None else None
-    verdict = admit(context, project, version, source=SOURCE, seconds=candidate.seconds, trial=tried).verdict
+    verdict = admit(
+        context, project, version, source=SOURCE, seconds=candidate.seconds,
+        trial=(trial.tuned, trial.refit) if trial else None, remark=trial.reason if trial else candidate.untried,
+    ).verdict  # fmt: skip
     reason = verdict.reason
-    if trial is not None and trial.reason != reason:
-        reason = f"{reason}; {trial.reason}"
     if not verdict.passed:
         return version, False, reason, ()
     learns = read_learning_policy(context.settings.home, project).learn

@@ -158,7 +158,7 @@ class TrainerEndpoints:
             raise BadRequest("The request is malformed: an AP50 is between 0 and 1, and boxes are none or more.")
         sent = msgspec.structs.replace(
             sent, curve=thinned(sent.curve), phase=sent.phase[:MAX_NAME], device=sent.device[:MAX_NAME],
-            data_version=sent.data_version[:MAX_NAME], ended=sent.ended[:MAX_NAME],
+            data_version=sent.data_version[:MAX_NAME], ended=sent.ended[:MAX_NAME], untried=sent.untried[:MAX_REASON],
         )  # fmt: skip
         jobs = self._jobs()
         if jobs.now() - (job.started_at or 0.0) > time_limit_s(job.minutes):  # it hangs, though its heartbeat goes on

@@ -41,7 +41,8 @@ def admit(
     *,
     source: str = "models add",
     seconds: float = 0.0,
-    trial: tuple[float, float, str] | None = None,
+    trial: tuple[float, float] | None = None,
+    remark: str = "",
 ) -> Admission:
     """Compare an external version with the served one, on held-out images or else on all labelled ones.
 
@@ -51,8 +52,9 @@ def admit(
         version: A version on the store.
         source: What asked for the evaluation, for the run.
         seconds: Duration of the training, where it was trained here.
-        trial: AP50 of a refit upon it and of one upon its parent on labelled images outside the fits, and both in
-            words: with too few held-out images it is judged by them too.
+        trial: AP50 of a refit upon it and of one upon its parent on labelled images outside the fits: with too few
+            held-out images it is judged by them too.
+        remark: The trial in words, or why there is none; part of the reason.
 
     Returns:
         The evaluation. With too few labelled images it passes unevaluated and says so. A run is recorded.
@@ -80,10 +82,12 @@ def admit(
             # Until the refit upon it ends, it is served itself: something must show that it finds objects.
             verdict = replace(verdict, passed=False, reason=f"{verdict.reason}; label more images")
         elif trial is not None and verdict.passed:
-            tuned, refit, words = trial
+            tuned, refit = trial
             verdict = AcceptanceVerdict(
-                True, "cross-validation", words, tuned, refit, photos=verdict.photos, boxes=verdict.boxes
+                True, "cross-validation", remark, tuned, refit, photos=verdict.photos, boxes=verdict.boxes
             )
+    if remark and remark != verdict.reason:
+        verdict = replace(verdict, reason=f"{verdict.reason}; {remark}")
     record_admission(
         context, project, version, verdict, source=source, started=started, seconds=seconds, parent=served.version,
         held_out=len(held_out),

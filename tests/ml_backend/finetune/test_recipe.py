@@ -6,13 +6,24 @@ from types import SimpleNamespace
 
 import pytest
 
+from ml_backend.errors import NotLearnable
 from ml_backend.finetune import trial
 from ml_backend.finetune.checkpoints import checkpoint_file
 from ml_backend.finetune.protocol import TrainProgress
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
 from ml_backend.finetune.scores import Score
-from ml_backend.finetune.trial import TRIAL_BELOW, Trial, TrialJob, hold_out, is_due, read_trial, run_trial, trial_file
+from ml_backend.finetune.trial import (
+    TRIAL_BELOW,
+    NoTrial,
+    Trial,
+    TrialJob,
+    hold_out,
+    is_due,
+    read_trial,
+    run_trial,
+    trial_file,
+)
 from ml_backend.training.datasets import LocalImage
 
 
@@ -100,9 +111,22 @@ def test_both_are_fitted_on_a_part_and_evaluated_on_the_others(tmp_path, trials)
         assert not trained & evaluated
 
 
-def test_without_boxes_in_a_part_there_is_nothing_to_compare(tmp_path, trials):
-    bare = [LocalImage(one.path, one.name, (), ()) for one in IMAGES[1:]]
-    assert result(tmp_path, images=[IMAGES[0], *bare]) == (None, None)
+@pytest.mark.parametrize("part", ["trained on", "held out"])
+def test_without_boxes_in_a_part_there_is_no_trial_and_it_says_so(tmp_path, trials, part):
+    with_boxes = {one.name for one in hold_out(IMAGES, seed=0)[part == "trained on"]}
+    images = [one if one.name in with_boxes else LocalImage(one.path, one.name, (), ()) for one in IMAGES]
+    with pytest.raises(NoTrial, match=f"no trial against the refit: the images {part} in it have no box"):
+        result(tmp_path, images=images)
+    assert not trials
+
+
+def test_a_model_that_cannot_be_refitted_has_no_trial_and_it_says_so(tmp_path, monkeypatch):
+    def refit_score(path, *_, **__):
+        raise NotLearnable(path=path, reason="it has no last layer")
+
+    monkeypatch.setattr(trial, "refit_score", refit_score)
+    with pytest.raises(NoTrial, match=r"no trial against the refit: .*it has no last layer"):
+        result(tmp_path)
 
 
 def test_half_a_file_of_a_trial_is_none(tmp_path):

@@ -22,6 +22,7 @@ from ml_backend.finetune.losses import assign, detection_loss, giou_loss, pairwi
 from ml_backend.finetune.pictures import Album  # noqa: E402
 from ml_backend.finetune.recipe import Recipe  # noqa: E402
 from ml_backend.finetune.run import TRAINED_KEY, FinetuneJob, finetune  # noqa: E402
+from ml_backend.finetune.trial import hold_out  # noqa: E402
 from ml_backend.inference.detector import embedded_model, load_detector  # noqa: E402
 from ml_backend.training.datasets import LocalImage  # noqa: E402
 from tests.ml_backend.finetune.graphs import small_yolox  # noqa: E402
@@ -260,6 +261,22 @@ def test_a_model_is_trained_written_and_compared(tmp_path, images):
     ]
     grey = prepare(np.full((64, 64, 3), 114, np.uint8), detector.spec)
     assert detector.engine.run([grey.tensor])["output"].shape == (1, 84, 7)
+
+
+def test_a_trial_that_is_impossible_is_among_the_notes(tmp_path, images):
+    """All boxes are on the images that the trial trains on."""
+    trained, held = hold_out(images, seed=0)
+    bare = [replace(image, boxes=(), labels=()) for image in held]
+    clock = iter(range(10_000))
+    recipe = replace(SHORT, steps=0, minutes=0.2)
+    job = FinetuneJob(
+        small_yolox(tmp_path / "parent.onnx"), [*trained, *bare], tmp_path / "tuned.onnx", recipe, layout="yolox",
+        device="cpu", folder=tmp_path, test=trained[:2],
+    )  # fmt: skip
+    done = finetune(job, clock=lambda: next(clock))
+    assert done.trial is None
+    assert "the images held out in it have no box" in done.untried
+    assert done.untried in done.notes
 
 
 def test_the_class_layers_are_trained_first_and_alone(tmp_path, images):

@@ -103,7 +103,7 @@ def ended(how="budget"):
     return SimpleNamespace(ended=how, seconds=60.0, seen=80, steps=10, curve=(), best=None)
 
 
-def trains(*, model=lambda: changed(graph()), trial=None, how="budget"):
+def trains(*, model=lambda: changed(graph()), trial=None, how="budget", untried=""):
     """A training without torch."""
     seen = []
 
@@ -116,7 +116,7 @@ def trains(*, model=lambda: changed(graph()), trial=None, how="budget"):
         reporter.send()
         if how == "budget":
             onnx.save(model(), job.out)
-        return Finetuned(ended(how), {}, 0, 0, len(job.images), job.names, (), 0.0, (), trial)
+        return Finetuned(ended(how), {}, 0, 0, len(job.images), job.names, (), 0.0, (), trial, untried)
 
     train.seen = seen
     return train
@@ -209,6 +209,16 @@ def test_a_refit_that_is_better_stays(client, context, options, job, project):
     assert judged.state == "refused"
     assert "the refit stays" in judged.reason
     assert context.base_models.served(PROJECT).version == project
+
+
+@pytest.mark.slow
+def test_an_impossible_trial_is_part_of_the_reason_and_of_the_run(client, context, options, job, project):
+    run(client, options, trains(untried="no trial against the refit: a part has no box"))
+    judged = judge(context, job)
+    assert judged.state == "refused"
+    assert "too few held-out tasks to judge it" in judged.reason
+    assert "no trial against the refit: a part has no box" in judged.reason
+    assert context.runs.of_version(PROJECT, judged.version).reason == judged.reason
 
 
 def test_a_trainer_that_is_stopped_gives_its_job_back(client, context, options, job):
