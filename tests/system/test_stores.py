@@ -61,6 +61,15 @@ def test_what_is_put_is_read_back_and_replaced(store):
     assert store.exists("models/a b ü.json")
 
 
+def test_the_start_of_an_object_is_read(store):
+    store.put("long", b"12345" * 100_000)
+    store.put("empty", b"")
+    assert [store.start("long", size) for size in (0, 3, 9)] == [b"", b"123", b"123451234"]
+    assert [store.start(key, 1 << 20) for key in ("long", "empty")] == [b"12345" * 100_000, b""]
+    with pytest.raises(ObjectNotFound, match="no/such"):
+        store.start("no/such", 3)
+
+
 def test_what_is_not_there_says_so(store):
     assert not store.exists("no/such")
     with pytest.raises(ObjectNotFound, match="no/such"):

@@ -4,6 +4,8 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import RawIOBase
 from typing import BinaryIO, cast
 
@@ -53,11 +55,22 @@ class CloudDownloader:
             MediaTooLarge: More bytes than `media_max_bytes`.
             MediaHostRefused: The address is invalid.
         """
+        with self._opened(url) as (bucket, key):
+            bucket.download(key, cast("BinaryIO", _Limited(into, url, self._settings)))
+
+    def start(self, url: str, size: int) -> bytes:
+        """The first ``size`` bytes of an object, or all of a shorter one. Raises as `fetch`."""
+        with self._opened(url) as (bucket, key):
+            return bucket.start(key, size)
+
+    @contextmanager
+    def _opened(self, url: str) -> Iterator[tuple[Bucket, str]]:
+        """The bucket and the key of an address; errors of the store become those of media."""
         address, key = split_bucket_url(from_studio_url(url))
         if not key or address.endswith("/"):
             raise MediaHostRefused(url, "no address of an object in a bucket")
         try:
-            self._bucket(address).download(key, cast("BinaryIO", _Limited(into, url, self._settings)))
+            yield self._bucket(address), key
         except StoreError as error:
             kind = (
                 MediaHostSilent

@@ -49,6 +49,10 @@ class DiskCache:
                 self._add(path, fetch)
         return path
 
+    def has(self, identity: str) -> bool:
+        """Whether a file is cached now."""
+        return self._file(identity).exists()
+
     @contextmanager
     def open(self, identity: str, fetch: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
         """The cached file, open for reading; eviction does not affect it."""

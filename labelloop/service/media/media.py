@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -20,6 +20,11 @@ from labelloop.service.memory_budget import MemoryBudget, never_abandoned
 from labelloop.service.settings import Settings
 from labelloop.service.store.addresses import to_studio_url
 from labelloop.service.studio import Studio
+
+# Bytes of an object in a bucket that are read for its size: more than the metadata of nearly all photos.
+_START_BYTES = 1 << 16
+# The first bytes of a JPEG, whose size and orientation come before its pixels; other formats have them anywhere.
+_JPEG = b"\xff\xd8"
 
 
 class Media:
@@ -86,7 +91,16 @@ class Media:
             )
 
     def size(self, url: str, *, task_id: int | None = None) -> tuple[int, int]:
-        """Upright (width, height) in pixels from the file header. Raises `MediaError`."""
+        """Upright (width, height) in pixels from the file header. Of a JPEG in a bucket the start is read alone.
+
+        Raises `MediaError`.
+        """
+        address = self._locate(url, task_id)
+        if address.kind in self._buckets and not self._cache.has(address.identity):
+            with suppress(NotAnImage, MediaMissing), self._circuit_breaker.guard(self._host(address), url):
+                start = self._buckets[address.kind].start(address.target, _START_BYTES)
+                if len(start) < _START_BYTES or start.startswith(_JPEG):
+                    return image_size(start, name=url, max_pixels=self._settings.media_max_pixels)
         with self._opened(url, task_id) as (file, name):
             return image_size(file, name=name, max_pixels=self._settings.media_max_pixels)
 

@@ -2,16 +2,18 @@
 
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any, BinaryIO
 
 from labelloop.service.media.download import copy_limited, too_many_bytes
-from labelloop.service.media.errors import MediaHostRefused, MediaHostSilent, MediaMissing, MediaUnreachable
+from labelloop.service.media.errors import MediaHostRefused, MediaHostSilent, MediaMissing, MediaUnreachable, NotAnImage
 from labelloop.service.settings import Settings
 from labelloop.service.store.s3_client import s3_client
 
 _CHUNK = 1 << 16
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "AccessDenied", "403", "InvalidBucketName"})
+_NO_RANGE = frozenset({"InvalidRange", "416"})
 _CREDENTIALS_FIX = (
     "Set LABELLOOP_S3_ACCESS_KEY_ID and LABELLOOP_S3_SECRET_ACCESS_KEY, or let Label Studio read it:"
     " LABELLOOP_LABEL_STUDIO_URL and LABELLOOP_LABEL_STUDIO_API_KEY."
@@ -35,6 +37,21 @@ class S3Downloader:
             MediaTooLarge: More bytes than `media_max_bytes`.
             MediaHostRefused: The address is invalid.
         """
+        limit = self._settings.media_max_bytes
+        deadline = time.monotonic() + self._settings.media_timeout_s
+        with self._opened(url) as (length, body):
+            if length > limit:
+                raise too_many_bytes(url, limit)
+            copy_limited(body.iter_chunks(_CHUNK), into, url, limit, deadline)
+
+    def start(self, url: str, size: int) -> bytes:
+        """The first ``size`` bytes of an object, or all of a shorter one. Raises as `fetch`."""
+        with self._opened(url, Range=f"bytes=0-{size - 1}") as (_, body):
+            return bytes(body.read())
+
+    @contextmanager
+    def _opened(self, url: str, **options: str) -> Iterator[tuple[int, Any]]:
+        """The length and the body of an object; errors of the client become those of media."""
         from botocore.exceptions import (
             BotoCoreError,
             ClientError,
@@ -45,14 +62,10 @@ class S3Downloader:
         )
 
         bucket, key = split_s3(url)
-        limit = self._settings.media_max_bytes
-        deadline = time.monotonic() + self._settings.media_timeout_s
         try:
-            answer = self._client().get_object(Bucket=bucket, Key=key)
+            answer = self._client().get_object(Bucket=bucket, Key=key, **options)
             with closing(answer["Body"]) as body:  # its own context manager yields the raw HTTP response
-                if answer["ContentLength"] > limit:
-                    raise too_many_bytes(url, limit)
-                copy_limited(body.iter_chunks(_CHUNK), into, url, limit, deadline)
+                yield answer["ContentLength"], body
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in _MISSING:
@@ -61,6 +74,8 @@ class S3Downloader:
                     f"the S3 server denies access or has no such object ({code})",
                     fix="Check the key and the S3 credentials.",
                 ) from None
+            if code in _NO_RANGE:
+                raise NotAnImage(url, "an empty object") from None
             raise MediaUnreachable(url, f"the S3 server answered {code}") from None
         except NoCredentialsError:
             raise MediaMissing(url, "no credentials for its bucket were found", fix=_CREDENTIALS_FIX) from None

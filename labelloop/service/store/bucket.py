@@ -39,6 +39,13 @@ class Bucket(Protocol):
         """The content of an object and its etag. Raises `ObjectNotFound`."""
         ...
 
+    def start(self, name: str, size: int) -> bytes:
+        """Read the first ``size`` bytes of an object, or all of a shorter one, and no others.
+
+        Raises `ObjectNotFound`.
+        """
+        ...
+
     def download(self, name: str, into: BinaryIO) -> None:
         """Write the content of an object of any size to a file, part by part. Raises `ObjectNotFound`."""
         ...

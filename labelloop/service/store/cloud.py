@@ -68,8 +68,8 @@ class CloudStore:
         return self.read(key)[0]
 
     def start(self, key: str, size: int) -> bytes:
-        """See `Store.start`; the whole object is read."""
-        return self.get(key)[:size]
+        """See `Store.start`."""
+        return self._bucket.start(self._name(key), size)
 
     def read(self, key: str) -> tuple[bytes, str]:
         """See `Store.read`."""
