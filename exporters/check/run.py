@@ -164,6 +164,8 @@ class _Looks:
                 cache.fetch(self._dataset.store)
             missing = cache.missing(identities)
             self._report.looked_at["images read"] = len(missing)
+            if kept := len(identities) - len(missing):
+                self._report.looked_at["images read by earlier checks"] = kept
             new = self._read_missing(cache, missing, identities, progress)
             if self._dataset.store is not None and new:
                 reason = cache.publish(self._dataset.store, new)

@@ -16,7 +16,7 @@ from exporters.dataset.latest import read_latest, update_latest
 from exporters.dataset.pull import pull
 from exporters.dataset.signed_links import signed_lines
 from exporters.dataset.versions import read_head, read_version, versions
-from exporters.errors import BadOption, ExportError
+from exporters.errors import BadOption, ExportError, VersionNotFound
 from exporters.tasks.table import format_names
 from labelloop.service.logging import setup_logging
 from labelloop.service.media import Media
@@ -47,6 +47,8 @@ def dataset_list(url: str, *, json: JsonPath = None) -> int:
     store = open_store(url, Settings())
     (head, _), latest = read_head(store), read_latest(store)
     manifests = list(versions(store))
+    if not manifests:
+        raise VersionNotFound(store.url, "latest")
     entries: list[dict[str, Any]] = [
         {
             "version": manifest.version,
@@ -81,8 +83,6 @@ def dataset_list(url: str, *, json: JsonPath = None) -> int:
             f"{'*' if entry['head'] else ' '} {entry['version']}  {entry['created_at']}  {contents}"
             f"  formats: {', '.join(entry['formats'])}{note}"
         )
-    if not manifests:
-        print(f"No version at {url} yet. `labelloop export --to {url} --from ...` makes the first.")
     return 0
 
 

@@ -93,9 +93,13 @@ def test_unreadable_and_blank_images_are_said(yolo, tmp_path):
 
 
 def test_next_check_reads_new_images_only(yolo, tmp_path):
-    assert found(yolo(*clean()), tmp_path)[1]["looked_at"]["images read"] == 24
+    looked_at = found(yolo(*clean()), tmp_path)[1]["looked_at"]
+    assert looked_at["images read"] == 24
+    assert "images read by earlier checks" not in looked_at
     report = found(yolo(("val", "copy", CHANGES["darker"](drawn(1)))), tmp_path)[1]
-    assert report["looked_at"]["images read"] == 1
+    looked_at = report["looked_at"]
+    assert looked_at["images"] == 25
+    assert (looked_at["images read"], looked_at["images read by earlier checks"]) == (1, 24)
     assert report["counts"] == {"twins-across-splits": 1}
 
 

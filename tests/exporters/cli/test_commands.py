@@ -80,8 +80,6 @@ def test_label_config_is_read_from_a_file(app, file, config, tmp_path, capsys):
 
 def test_list_and_pull_show_a_newcomer_what_there_is(app, file, tmp_path, capsys):
     to = f"file://{tmp_path / 'set'}"
-    app(["list", to])
-    assert "No version" in capsys.readouterr().out
     app(["export", "--from", str(file), "--to", to, "--split", "train=1"])
     app(["export", "--from", str(file), "--to", to, "--split", "train=1", "--format", "coco"])
     capsys.readouterr()
@@ -191,6 +189,17 @@ def test_unknown_version_lists_the_existing_ones(app, file, build, tmp_path, cap
         app(["pull", to, "--to", str(tmp_path / "out"), "--version", "v7"])
     for name in ("2", "v2", "v000002"):
         assert app(["pull", to, "--to", str(tmp_path / name), "--version", name, "--no-images"]) == 0
+
+
+@pytest.mark.parametrize("json", [[], ["--json", "-"]])
+def test_list_refuses_a_place_without_a_data_set_and_makes_none(app, tmp_path, json, capsys):
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(VersionNotFound, match="no data set at") as refused:
+        app(["list", nowhere.as_uri(), *json])
+    assert "Check the address" in refused.value.fix
+    assert "labelloop export --to" in refused.value.fix
+    assert not nowhere.exists()
+    assert capsys.readouterr().out == ""
 
 
 def test_export_to_a_disk_loads_few_modules(file, tmp_path, monkeypatch):
