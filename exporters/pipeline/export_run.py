@@ -222,6 +222,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
                         scratch,
                         root=local_folder(self.store),
                         statistics=report.statistics if report else None,
+                        parent=None if self.afresh else parent,
                     )
                 claim.begin_check()
                 if epoch(self.store) != start_epoch and not is_complete(self.store, manifest):

@@ -1,6 +1,7 @@
 """A second export converts and writes only what changed; what it publishes is what an export of everything would be."""
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,28 @@ def test_other_rules_convert_everything_again(run, build, config):
         run(tasks, formats=("coco",), annotation="all", label_config=config("car"), afresh=True).report.written.tasks
         == 10
     )
+
+
+def test_plain_files_that_the_parent_has_are_not_written_again(run, build):
+    tasks, options = tasks_of(build, 20), {"formats": FORMATS, "split": "train=1"}
+
+    def files(version):
+        folder = first.root / "versions" / version
+        return {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+
+    first = run(tasks, **options)
+    before = files("v000001")
+    large = {path for path in before if path.suffix in {".zip", ".jsonl"} or path.parts[0] == "coco"}
+    assert len(large) == 5
+    run(tasks, **options)
+    again = files("v000002")
+    assert {path for path in again if again[path].samefile(before[path])} == large
+    run(tasks, afresh=True, **options)  # the repair of a damaged data set trusts none of its files
+    third = files("v000003")
+    assert not any(third[path].samefile(again[path]) for path in large)
+    assert all(third[path].read_bytes() == again[path].read_bytes() for path in large)
+    third[Path("voc.zip")].unlink()
+    run(tasks, **options)
+    last = files("v000004")
+    assert last[Path("voc.zip")].read_bytes() == again[Path("voc.zip")].read_bytes()
+    assert last[Path("images.jsonl")].samefile(third[Path("images.jsonl")])
