@@ -134,6 +134,8 @@ def serve(studio: ManyTasks, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Headers and body are two writes: with Nagle's algorithm the second waits 40 ms for the client's delayed ACK.
+        disable_nagle_algorithm = True
 
         def _do(self) -> None:
             parts = urlsplit(self.path)

@@ -39,7 +39,11 @@ class Server(WebServer):
     def __init__(self):
         super().__init__(lambda sent: self.respond(sent.method, sent.path, sent.headers["Authorization"], sent.body))
         self.asked, self.lives_s, self.exchanges, self.accepts = [], 300.0, 0, None
-        self.answer = lambda *_: (200, {})
+        self.answer, self.connections = lambda *_: (200, {}), 0
+
+    def process_request(self, *connection):
+        self.connections += 1
+        super().process_request(*connection)
 
     def respond(self, method, path, authorization, body):
         if path.endswith("/api/token/refresh/"):
@@ -69,6 +73,13 @@ def _quick_retries():
 def test_a_legacy_token_is_sent_as_it_is(server):
     Studio(server.url, f" {LEGACY}\n").me()
     assert server.asked == [("GET", "/api/current-user/whoami", f"Token {LEGACY}")]
+
+
+def test_requests_over_http_do_not_wait_for_a_delayed_ack_on_a_kept_connection(server):
+    studio = Studio(server.url, LEGACY)
+    for _ in range(3):
+        studio.me()
+    assert server.connections == 3
 
 
 def test_a_personal_access_token_is_exchanged_once_for_many_threads(server):
