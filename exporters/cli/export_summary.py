@@ -201,7 +201,10 @@ def _missing_tasks_advice(report: ExportReport) -> str:
     dropped = report.accounts.tasks.dropped
     most = max(dropped, key=lambda reason: dropped[reason], default="")
     if most == NO_IMAGE_IN_DATA:
-        return "If the project is not of images: --format tasks-jsonl. Else check --label-config."
+        return (
+            "If the project is not of images: --format tasks-jsonl. Else check --label-config: its Image takes its"
+            " value from a key of the task's data, and a path such as $photo.url is not read."
+        )
     return _ADVICE.get(most, "Check --from, --annotation, --label-config and --disputed.")
 
 

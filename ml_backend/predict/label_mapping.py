@@ -238,8 +238,8 @@ def _target(
 
 
 def is_readable(image: ObjectTag) -> bool:
-    """Whether the image's value is a plain key of the task's data, not a path inside a value as in a Repeater."""
-    return not any(sign in image.value for sign in "{[")
+    """Whether the image's value is a plain key of the task's data, not a path such as `photo.url` or in a Repeater."""
+    return not any(sign in image.value for sign in "{[.")
 
 
 def is_about_one_image(control: Control, image: ObjectTag) -> bool:

@@ -202,6 +202,21 @@ def test_list_refuses_a_place_without_a_data_set_and_makes_none(app, tmp_path, j
     assert capsys.readouterr().out == ""
 
 
+def test_an_image_under_a_nested_key_is_not_read_and_the_advice_names_it(app, build, tmp_path, capsys):
+    file, config = tmp_path / "nested.json", tmp_path / "config.xml"
+    file.write_text(
+        json.dumps([build.task(1, build.annotation(build.box(1, 1, 5, 5))) | {"data": {"a": {"b": "c.jpg"}}}])
+    )
+    config.write_text(
+        '<View><Image name="image" value="$a.b"/><RectangleLabels name="label" toName="image"><Label value="car"/>'
+        "</RectangleLabels></View>"
+    )
+    assert app(["export", "--from", str(file), "--label-config", str(config), "--to", str(tmp_path / "set")]) == 1
+    out, err = capsys.readouterr()
+    assert "1 not: no image in its data" in out
+    assert "a path such as $photo.url is not read" in out + err
+
+
 def test_export_to_a_disk_loads_few_modules(file, tmp_path, monkeypatch):
     """What is loaded decides how much memory the smallest export takes, and how long it takes to begin."""
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))  # a Label Studio of ours would be asked

@@ -65,6 +65,10 @@ NOT_SERVED = {
     "a magic wand": (f'{SEPARATE}<MagicWand name="w" toName="image"/>', "the image has no Rectangle"),
     "no labels": (f'{IMAGE}<Rectangle name="label" toName="image"/>', "it draws without labels"),
     "a repeater": (f'<Repeater on="$images" indexFlag="{{{{idx}}}}">{REPEATED}</Repeater>', "is not a plain key"),
+    "a nested key": (
+        f'<Image name="i" value="$photo.url"/><RectangleLabels name="label" toName="i">{LABELS}</RectangleLabels>',
+        "is not a plain key",
+    ),
 }  # fmt: skip
 
 

@@ -56,6 +56,7 @@ CASES = {
     "a repeater": (
         '<Image name="i" value="$pages[{{idx}}].url"/>' + labelled("RectangleLabels"), False, False, "plain key",
     ),
+    "a nested key": ('<Image name="i" value="$photo.url"/>' + labelled("RectangleLabels"), False, False, "plain key"),
     "labels of the task": (
         IMAGE + '<RectangleLabels name="c" toName="i" value="$options"/>', False, True, "come from each task",
     ),
