@@ -12,7 +12,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from ml_backend.learning.base_models import BaseModels
 from ml_backend.learning.evaluator import Evaluator
-from ml_backend.learning.events import LearningEvent
+from ml_backend.learning.events import LEARN, LearningEvent
 from ml_backend.learning.features import FeatureProvider
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.label_errors import LabelErrorStore
@@ -65,6 +65,12 @@ class LearningContext:
             features=features,
             evaluator=Evaluator(base_models, features, media),
         )
+
+    def is_busy(self, project: int) -> bool:
+        """Whether a training run is pending or running, or its version is not announced to Label Studio yet."""
+        state = self.training_data.project(project)
+        announced = state is None or state.untold_since is None
+        return not announced or bool(self.inbox.unfinished_events(LEARN, str(project)))
 
     def forget(self, project: int) -> None:
         """Delete the data of a project that is gone from Label Studio; its runs are kept."""

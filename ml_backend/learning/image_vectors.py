@@ -19,7 +19,6 @@ from ml_backend.heads.answers import questions
 from ml_backend.learning.annotations import addresses
 from ml_backend.learning.base_models import ServedModel
 from ml_backend.learning.context import LearningContext
-from ml_backend.learning.events import LEARN
 from ml_backend.learning.label_errors import run_at_low_priority
 from ml_backend.learning.store.tasks import image_key_of
 from ml_backend.malloc import trim_memory
@@ -153,7 +152,7 @@ class BackgroundEmbedder:
         embedder = ImageEmbedder(self._context, project, config, served)
         done = 0
         while numbers := self._context.image_vectors.next_to_embed(project, limit=BATCH):
-            while time.monotonic() < until and self._busy(project):
+            while time.monotonic() < until and self._context.is_busy(project):
                 time.sleep(BUSY_POLL_S)
             tasks = list(self._context.studio.tasks(project, only_ids=numbers))
             done += embedder.embed([task for task in tasks if addresses(task, config)])
@@ -164,9 +163,3 @@ class BackgroundEmbedder:
             if time.monotonic() > until:
                 break
         return done
-
-    def _busy(self, project: int) -> bool:
-        """Whether a training run is pending or running, or its version is not announced to Label Studio yet."""
-        state = self._context.training_data.project(project)
-        announced = state is None or state.untold_since is None
-        return not announced or bool(self._context.inbox.unfinished_events(LEARN, str(project)))

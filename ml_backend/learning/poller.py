@@ -81,11 +81,11 @@ class LearningPoller:
         """
         context, backlog = self._context, TaskSync(self._context.studio, self._context.image_vectors, project)
         until = time.monotonic() + READ_S
-        if not backlog.continue_first_read(lambda: time.monotonic() > until):
+        if not backlog.continue_first_read(lambda: time.monotonic() > until or context.is_busy(project)):
             return None
         before = context.image_vectors.count_open(project)
         backlog.refresh()
-        compared = backlog.compare_if_due()
+        compared = not context.is_busy(project) and backlog.compare_if_due()
         if context.image_vectors.count_open(project) > before:
             context.enqueue(queue_event(project, source="poll"))
         return compared

@@ -63,7 +63,7 @@ from ml_backend.training.label_acquisition import label_vectors, next_labels
 from ml_backend.training.linear_head import head_detector
 from ml_backend.training.parallel import parallel_map
 
-# One in this many tasks of the pool is one that no learned version has predicted.
+# One in this many tasks of the pool is one that no learned version has predicted, also where time ends within the pool.
 UNSEEN_SHARE = 4
 
 # Tasks per core that are predicted between two checks for a pending training run, which needs the cores.
@@ -90,7 +90,7 @@ MAX_REFERENCES = 1000
 BUDGET_S = 3600.0
 
 # Seconds for the predictions of the pool before Label Studio names the version; at least half of it is predicted.
-POOL_S = 1.2
+POOL_S = 0.8
 
 log = structlog.get_logger(__name__)
 
@@ -228,7 +228,6 @@ class _Ranking:
     def learned(self, stop: Stop) -> RankingResult:
         """With a learned version: rank the pool by acquisition, then the rest by the last version's uncertainty."""
         self._task_sync.seed()
-        self._task_sync.continue_first_read(lambda: True)
         self._task_sync.refresh()
         self._reset_deleted_predictions()
         pool = self._pool()
@@ -238,6 +237,7 @@ class _Ranking:
         prelabelled = self._import(head, save_uncertainty=True, one_by_one=large)
         if prelabelled or not stop():
             self._announce()
+        self._task_sync.continue_first_read(lambda: True)  # at least a page, also where submits stop every ranking
         waiting = {number: scored for number, scored in ranked.items() if number not in head}
         rest = [*unreached, *self._rest(set(pool), max(self._policy.prelabels - len(pool), 0))]
         for batch in _batches(rest):
@@ -353,7 +353,7 @@ class _Ranking:
         if len(unseen) < size:
             unseen += store.without_vectors(project, version, limit=size - len(unseen))
         chosen = unseen[: max(size // UNSEEN_SHARE, size - len(predicted))]
-        return [*predicted[: size - len(chosen)], *chosen]
+        return _with_unseen(predicted[: size - len(chosen)], chosen)
 
     def _rest(self, pool: AbstractSet[int], count: int) -> list[int]:
         """Return the open tasks behind the pool, by the last version's uncertainty."""
@@ -601,6 +601,14 @@ def _answers(prediction: ImagePrediction) -> list[Answer]:
 
 def _batches(numbers: Sequence[int]) -> list[Sequence[int]]:
     return [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)]
+
+
+def _with_unseen(predicted: Sequence[int], unseen: Sequence[int]) -> list[int]:
+    """Interleave tasks so that one in `UNSEEN_SHARE` of any part of the pool is unseen, as long as there are both."""
+    known, new, order = iter(predicted), iter(unseen), list[int]()
+    while batch := [*islice(known, UNSEEN_SHARE - 1), *islice(new, 1)]:
+        order += batch
+    return order
 
 
 def _interleaved(uncertain: Sequence[int], empty: Sequence[int]) -> list[int]:

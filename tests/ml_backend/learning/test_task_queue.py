@@ -125,6 +125,36 @@ def test_large_project_names_the_version_before_a_bulk_import(context, learn, st
     assert sorted(studio.queue(run.version)) == waiting
 
 
+def test_unseen_tasks_keep_their_share_where_time_ends_within_the_pool(context, learn, studio, policy, monkeypatch):
+    policy("debounce_s = 0\nheld_out = 0\nprelabels = 16\n")
+    seen = [studio.add_image(seed) for seed in range(20, 32)]
+    learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    rank_open_tasks(context, PROJECT, stop=never)
+    unseen = [studio.add_image(seed) for seed in range(32, 40)]
+    run = learn(tasks=[studio.label(5)])
+    monkeypatch.setattr("ml_backend.learning.task_queue.POOL_S", 0.0)
+    monkeypatch.setattr("ml_backend.learning.task_queue.available_cores", lambda: 1)
+    rank_open_tasks(context, PROJECT, stop=lambda: bool(studio.queue(run.version)))
+    ranked = set(studio.queue(run.version))
+    assert (len(ranked & set(seen)), len(ranked & set(unseen))) == (6, 2)
+
+
+def test_version_is_named_before_the_first_read_of_a_large_project_goes_on(context, learn, studio, policy, monkeypatch):
+    policy("debounce_s = 0\nheld_out = 0\n")
+    monkeypatch.setattr("ml_backend.learning.task_sync.PAGE", 5)
+    pages_before: list[int] = []
+    monkeypatch.setattr(
+        "ml_backend.learning.task_queue.announce_version",
+        lambda *_: pages_before.append(len(studio.calls_of("stamps"))),
+    )
+    for seed in range(20, 32):
+        studio.add_image(seed)
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    studio.calls.clear()
+    rank_open_tasks(context, PROJECT, stop=lambda: bool(studio.queue(run.version)))
+    assert (pages_before, len(studio.calls_of("stamps"))) == ([0], 1)
+
+
 def test_no_pre_labels_where_the_policy_wants_none(context, studio, policy):
     studio.add_image(3)
     policy("prelabels = 0\n")

@@ -1,5 +1,7 @@
 """Our own table of a project's tasks: read once, then by what changed; what a question to it costs."""
 
+import time
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -10,7 +12,10 @@ from labelloop.service.db.engine import MIGRATIONS, create_engine, migrate, open
 from labelloop.service.settings import Settings
 from labelloop.service.studio.tasks import TaskStamp
 from ml_backend.learning import task_sync
+from ml_backend.learning.annotations import config_hash_of
+from ml_backend.learning.events import tasks_event
 from ml_backend.learning.image_vectors import BackgroundEmbedder
+from ml_backend.learning.poller import LearningPoller
 from ml_backend.learning.store.tasks import MAX_TRIES, QueuedTask, TaskVectorStore
 from ml_backend.learning.task_queue import rank_open_tasks
 from ml_backend.learning.task_sync import TaskSync
@@ -207,6 +212,25 @@ def test_requests_of_an_order_do_not_grow_with_the_project(context, learn, studi
         studio.add_task({"image": f"/data/local-files/?d={number}-.png"})
     TaskSync(studio, context.image_vectors, PROJECT).refresh()
     assert asked(studio.label(7)) == few <= 6
+
+
+def test_first_read_in_the_background_makes_way_for_a_submit(context, studio, monkeypatch):
+    monkeypatch.setattr(task_sync, "PAGE", 5)
+    for number in range(30):
+        studio.add_task({"image": f"{number}.png"})
+    context.training_data.connect(PROJECT)
+    config = config_hash_of(studio.label_config(PROJECT))
+    context.training_data.update_project(PROJECT, swept_at=time.time(), config=config)
+    poller, stamps = LearningPoller(context), studio.stamps
+
+    def stamps_while_someone_submits(*arguments, **options):
+        context.enqueue(tasks_event(PROJECT, [1], key="submit", source="webhook"))
+        return stamps(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "stamps", stamps_while_someone_submits)
+        poller.run()
+    assert context.image_vectors.count_open(PROJECT) == 5
 
 
 def test_ranking_drops_done_and_deleted_tasks(context, learn, studio, policy):
