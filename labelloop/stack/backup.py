@@ -124,6 +124,8 @@ def write_backup(
     """
     if target.exists():
         raise BackupError(f"{target} exists already.", fix="Give another name, or remove it first.")
+    if not target.parent.is_dir():
+        raise BackupError(f"There is no folder {target.parent}.", fix="Create it first, or give another name.")
     if not settings.home.is_dir():
         raise BackupError(f"There is no home folder {settings.home}.", fix="Set LABELLOOP_HOME to the one to back up.")
     file = sqlite_file(settings.database_url) if database else None
@@ -171,9 +173,12 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> BackupR
         force: Replace a home folder that is not empty; its files are moved aside.
 
     Raises:
-        BackupError: The home folder is not empty or in use, or the archive is damaged or has unsafe members.
+        BackupError: The archive does not exist, is damaged or has unsafe members, or the home folder is not empty or
+            in use.
         SchemaTooNew: A newer labelloop wrote it.
     """
+    if not archive.is_file():
+        raise BackupError(f"There is no backup {archive}.", fix="Give a file that `labelloop backup` wrote.")
     home = settings.home
     require_home(settings)
     restrict_to_owner(home)

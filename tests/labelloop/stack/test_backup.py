@@ -131,6 +131,8 @@ def test_an_existing_target_or_a_postgres_database_is_refused(home, tmp_path):
     (tmp_path / "there").touch()
     with pytest.raises(BackupError, match="exists already"):
         back_up(home, tmp_path / "there")
+    with pytest.raises(BackupError, match="no folder .*nowhere"):
+        back_up(home, tmp_path / "nowhere" / "b")
     postgres = Settings(home=home, database_url="postgresql://me:hunter2@127.0.0.1/x")
     with pytest.raises(BackupError, match="pg_dump") as refused:
         write_backup(postgres, tmp_path / "b", database=True, label_studio=True, datasets=False)
@@ -161,6 +163,14 @@ def test_a_home_in_use_is_not_overwritten_and_force_moves_it_aside(home, tmp_pat
     moved = restore_backup(Settings(home=other), file, force=True).moved
     assert (moved / "settings.env").read_text() == "LABELLOOP_POLL_SECONDS=1\n"
     assert "hunter2" in (other / "settings.env").read_text()
+
+
+def test_a_backup_that_is_not_there_is_named_first(home, tmp_path):
+    with pytest.raises(BackupError, match=r"There is no backup .*/none"):
+        restore_backup(Settings(home=home), tmp_path / "none", force=False)
+    with pytest.raises(BackupError, match="There is no backup"):
+        restore_backup(Settings(home=tmp_path / "new"), tmp_path / "none", force=False)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_home_whose_worker_lives_is_not_replaced(home, tmp_path):
