@@ -206,12 +206,12 @@ def _simulate_boxes(curve: _Curve, model: Path, annotations: Path, settings: Set
 
 def _simulate_labels(curve: _Curve, model: Path, labels: Path | None, settings: Settings) -> None:
     """Simulate with labels of whole images; without a table of labels, each subfolder is a class."""
-    folder = settings.home / "learn"
-    backbone = open_backbone(model, folder=folder, threads=settings.inference_threads)
     data = read_labelled_folder(curve.images, labels, settings=settings)
     curve.console.print(data.sentence(), soft_wrap=True, markup=False)
     listed = curve.test_list and data.listed(curve.test_list)
     wanted, unknown = listed or (split_by_hash(data.images, TEST_SHARE), [])
+    folder = settings.home / "learn"
+    backbone = open_backbone(model, folder=folder, threads=settings.inference_threads)
     source = ImageFeatureSource(backbone, FeatureCache(folder / "whole", max_bytes=CACHE_BYTES))
     with curve.bars() as bars:
         bar = bars.add_task("images", total=len(data.images))

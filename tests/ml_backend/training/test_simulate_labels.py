@@ -124,3 +124,10 @@ def test_strategies_begin_with_the_same_images(tmp_path):
     )  # fmt: skip
     assert runs[0].score == runs[2].score
     assert [run.images for run in runs] == [2, 12, 2, 12]
+
+
+def test_refused_images_leave_no_home_behind(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
+    assert call("--images", tmp_path / "none") == 1
+    assert "none" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
