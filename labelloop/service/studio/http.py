@@ -48,9 +48,9 @@ class _RetryableError(Exception):
         self.after_s = after_s
 
 
-# Connections that are kept open. Label Studio's own server speaks HTTP and writes headers and body separately: on such a
-# connection Nagle's algorithm holds the body back until the client's delayed ACK, 40 ms later. A new connection is
-# acknowledged at once. HTTPS ends at a proxy without that delay, and a new connection costs a TLS handshake.
+# Idle connections that are kept open at most. Label Studio's own server speaks HTTP and writes headers and body
+# separately: on a kept connection Nagle's algorithm holds the body back until the client's delayed ACK, 40 ms later. A
+# new one is acknowledged at once. HTTPS ends at a proxy without that delay, and a new connection costs a TLS handshake.
 _KEPT_OPEN = {"http": 0, "https": 20}
 
 
