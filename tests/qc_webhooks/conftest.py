@@ -4,6 +4,7 @@ import itertools
 import shutil
 
 import pytest
+from werkzeug.security import generate_password_hash
 
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.db.engine import open_database
@@ -16,6 +17,9 @@ CONFIG = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>
 <Choices name="quality" toName="image"><Choice value="good"/><Choice value="bad"/></Choices></View>"""
 PROJECT = 7
+PASSWORD = "correct-horse-9"
+HASHED = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")
+"""Made and compared in no time, where scrypt takes .1 s each: the hash that we make has a test of its own."""
 
 
 @pytest.fixture

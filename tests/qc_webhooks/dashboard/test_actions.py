@@ -10,10 +10,9 @@ from qc_webhooks.server.app import create_app
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.send_backs import SendBackStore
 from qc_webhooks.store.tables import PROJECTS
-from tests.qc_webhooks.conftest import PROJECT
+from tests.qc_webhooks.conftest import HASHED, PASSWORD, PROJECT
 
 ANNE, BEN, CLEO, RITA = 1, 2, 3, 9
-PASSWORD = "correct-horse-9"
 COMMENT = "The car at the right is missing."
 BASE = f"/dashboard/{PROJECT}"
 
@@ -27,7 +26,7 @@ def projects(engine):
 
 @pytest.fixture
 def browser(settings, engine, projects):
-    client = create_app(Settings(home=settings.home, dashboard_password=PASSWORD)).test_client()
+    client = create_app(Settings(home=settings.home, dashboard_password=HASHED)).test_client()
     form = {"password": PASSWORD, "csrf_token": token(client.get("/dashboard/login"))}
     assert client.post("/dashboard/login", data=form).status_code == 302
     return client

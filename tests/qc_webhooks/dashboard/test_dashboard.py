@@ -29,9 +29,8 @@ from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.task_facts import FactStore
 from tests.accessibility import faults
-from tests.qc_webhooks.conftest import PROJECT, QcStudio, studio_of_people
+from tests.qc_webhooks.conftest import HASHED, PASSWORD, PROJECT, QcStudio, studio_of_people
 
-PASSWORD = "correct-horse-9"
 EVIL = "<script>alert(1)</script>"
 IDS = itertools.count()
 BASE = f"/dashboard/{PROJECT}"
@@ -52,7 +51,7 @@ def photos(tmp_path):
 @pytest.fixture
 def closed(settings, photos):
     """Settings with a password."""
-    return Settings(home=settings.home, dashboard_password=PASSWORD, local_files_root=photos, label_studio_api_key="k",
+    return Settings(home=settings.home, dashboard_password=HASHED, local_files_root=photos, label_studio_api_key="k",
                     label_studio_public_url="https://labels.example.org")  # fmt: skip
 
 
@@ -277,12 +276,14 @@ def test_forged_known_browser_cookie_is_ignored(clocked):
     assert log_in(client).status_code == 429
 
 
-def test_a_hashed_password_is_taken_as_such(closed, engine):
+def test_the_password_is_set_as_it_is_or_hashed(closed, engine):
     hashed = password_hash(PASSWORD)
+    assert hashed.startswith("scrypt:")
     assert PASSWORD not in hashed
-    client = create_app(closed.replace(dashboard_password=type(closed.dashboard_password)(hashed))).test_client()
-    assert log_in(client, hashed).status_code == 403
-    assert log_in(client).status_code == 302
+    for setting in (PASSWORD, hashed):
+        client = create_app(closed.replace(dashboard_password=type(closed.dashboard_password)(setting))).test_client()
+        assert log_in(client, hashed).status_code == 403
+        assert log_in(client).status_code == 302
 
 
 def test_cookies_are_secure_where_the_proxy_says_https(closed, engine):
@@ -316,7 +317,7 @@ def test_a_script_sends_the_password_by_basic_auth(client, filled):
 
 
 def test_dashboard_needs_no_basic_auth(closed, engine):
-    both = Settings(home=closed.home, dashboard_password=PASSWORD, basic_auth_user="u", basic_auth_password="p")
+    both = Settings(home=closed.home, dashboard_password=HASHED, basic_auth_user="u", basic_auth_password="p")
     client = create_app(both).test_client()
     assert client.get("/dashboard/login").status_code == 200
     assert client.get("/metrics").status_code == 401
