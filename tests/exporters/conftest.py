@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 
+from exporters.dataset import mirror
 from exporters.dataset.pull import pull
 from exporters.dataset.versions import read_version
 from exporters.model.accounting import ExportReport
@@ -29,6 +30,12 @@ __all__ = ["fake_studio"]
 
 ONE_SPLIT = "train=1"
 CHECKER = Path(__file__).parents[2] / ".labelloop/test/ultralytics"
+
+
+@pytest.fixture(autouse=True)
+def _no_power_cut(monkeypatch):
+    """Do not wait until the disk has all that other processes of tests have written, too."""
+    monkeypatch.setattr(mirror, "sync_disk", os.stat)
 
 
 class Build:

@@ -12,6 +12,7 @@ import pytest
 
 from labelloop.service.settings import Settings
 from labelloop.service.store import ObjectChanged, ObjectExists, ObjectNotFound, StoreError, open_store, s3
+from labelloop.service.store.bulk_put import sync_disk
 from labelloop.service.store.keys import validate_key
 from tests.bare_s3 import BareS3
 
@@ -322,3 +323,9 @@ def test_aws_is_recognised_by_the_endpoint(tmp_path, monkeypatch):
     assert open_store("s3://bucket", Settings(home=tmp_path)).write_settle_s == 0
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     assert open_store("s3://bucket", Settings(home=tmp_path)).write_settle_s > 0
+
+
+def test_the_disk_of_a_folder_is_synced_or_the_reason_is_raised(tmp_path):
+    sync_disk(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        sync_disk(str(tmp_path / "gone"))
