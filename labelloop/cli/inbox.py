@@ -7,9 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 
 _BATCH = 1000
@@ -101,4 +101,4 @@ def _require_dead(inbox: Inbox, ids: Sequence[int]) -> None:
 
 def _inbox() -> Inbox:
     settings = Settings()
-    return Inbox.from_settings(settings, open_database(settings))
+    return Inbox.from_settings(settings, open_existing_database(settings))

@@ -13,7 +13,12 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import create_engine, require_current_schema, require_supported_schema
+from labelloop.service.db.engine import (
+    create_engine,
+    open_database,
+    require_current_schema,
+    require_supported_schema,
+)
 from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError
 from labelloop.service.jobs.heartbeats import WorkerHeartbeats
 from labelloop.service.jobs.inbox import Inbox
@@ -187,6 +192,23 @@ def require_known_database(settings: Settings) -> None:
             require_supported_schema(engine)
     finally:
         engine.dispose()
+
+
+def open_existing_database(settings: Settings) -> sa.Engine:
+    """Open the services' database as `open_database` does, for commands that are of no use without one.
+
+    Raises:
+        DatabaseError: There is no such SQLite file, which a wrong home folder is the usual cause of; or as
+            `open_database`.
+    """
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        raise DatabaseError(
+            f"There is no database {file}: no service has run with this home folder.",
+            fix="Set LABELLOOP_HOME to the home folder of the services, or run the command in the folder in which they "
+            "were started.",
+        )
+    return open_database(settings)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
 """`labelloop rotate`: replace the webhook secret; the old one stays valid until every project uses the new one."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from labelloop.connect import connect
-from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError, SettingsError
+from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings, env_name, settings_file
 from labelloop.service.studio import Studio
 from labelloop.stack.environment import with_secrets, write_env
@@ -41,6 +41,7 @@ def rotate(*, finish: Annotated[bool, Parameter(negative=())] = False) -> int:
             fix=f"Set {SECRET} to a new value and {PREVIOUS} to the current one, restart the services, "
             "run `labelloop connect PROJECT` for each project, then remove the previous one.",
         )
+    engine = open_existing_database(settings)
     in_progress = bool(settings.webhook_secret_previous)
     if finish and not in_progress:
         print("No rotation is in progress: there is one secret.")
@@ -50,32 +51,34 @@ def rotate(*, finish: Annotated[bool, Parameter(negative=())] = False) -> int:
         write_env(settings.home, with_secrets({SECRET: "", PREVIOUS: old}, (SECRET,)))
         settings = Settings()
         print(f"The new secret is in {settings_file(settings.home)}; the old one is still accepted.")
-    failed = _reconnect(settings, print)
+    projects = [row.project for row in ProjectStore(engine).all()]
+    failed = _reconnect(projects, settings, print)
     if failed:
         print(f"Projects {', '.join(map(str, failed))} still use the old secret, which stays valid.")
         print("Run `labelloop rotate` again when Label Studio answers.")
         return 1
+    used = "Every project uses the new secret" if projects else "No project is connected"
     if finish:
         write_env(settings.home, {PREVIOUS: ""})
-        print("Every project uses the new secret; the old one is revoked.")
+        print(f"{used}; the old one is revoked.")
     else:
-        print("Every project uses the new secret. `labelloop rotate --finish` revokes the old one.")
+        print(f"{used}. `labelloop rotate --finish` revokes the old one.")
     return 0
 
 
-def _reconnect(settings: Settings, report: Callable[[str], None]) -> list[int]:
-    """Reconnect every project; return those that failed."""
+def _reconnect(projects: Sequence[int], settings: Settings, report: Callable[[str], None]) -> list[int]:
+    """Reconnect the projects; return those that failed."""
     failed = []
     studio = Studio.from_settings(settings)
     try:
-        for row in ProjectStore(open_database(settings)).all():
+        for project in projects:
             try:
-                connect(row.project, settings, studio=studio, on_change=lambda _: None)
+                connect(project, settings, studio=studio, on_change=lambda _: None)
             except LabelloopError as error:
-                report(f"  project {row.project}: {error}")
-                failed.append(row.project)
+                report(f"  project {project}: {error}")
+                failed.append(project)
             else:
-                report(f"  project {row.project}: webhooks use the new secret")
+                report(f"  project {project}: webhooks use the new secret")
     finally:
         studio.close()
     return failed

@@ -3,7 +3,7 @@
 import pytest
 
 from labelloop.service.db.engine import open_database
-from labelloop.service.errors import LabelloopError, SettingsError
+from labelloop.service.errors import DatabaseError, LabelloopError, SettingsError
 from labelloop.service.settings import Settings
 from labelloop.service.web.webhook_secret import WebhookSecrets
 from labelloop.stack import rotate as rotation
@@ -64,6 +64,21 @@ def test_a_project_that_cannot_be_reached_keeps_the_old_secret_valid(home, conne
     down.clear()
     assert rotate() == 0
     assert (read_env(home)[SECRET], carried[2]) == (new, new), "no third secret is created"
+
+
+def test_a_home_without_a_database_is_not_given_a_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
+    with pytest.raises(DatabaseError, match="no service has run with this home folder"):
+        rotate()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rotation_without_projects_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
+    write_env(tmp_path, {SECRET: "first-secret", "LABELLOOP_LABEL_STUDIO_API_KEY": "token"})
+    open_database(Settings()).dispose()
+    assert rotate() == 0
+    assert "No project is connected." in capsys.readouterr().out
 
 
 def test_a_secret_of_the_environment_is_not_rotated(home, connected, monkeypatch):
