@@ -15,7 +15,7 @@ from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError
 from labelloop.service.jobs.heartbeats import WORKERS
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.readiness import DatabaseChecks, NotReady, require_home, require_intact, sqlite_file
-from labelloop.service.settings import hide_password, unknown_settings
+from labelloop.service.settings import hide_password, settings_file, unknown_settings
 
 MIB, GIB = 2**20, 2**30
 DISK_PROBLEM_BYTES = 500 * MIB
@@ -92,11 +92,18 @@ def integrity(context: DoctorContext) -> Finding:
 
 
 def home(context: DoctorContext) -> Finding:
-    """Is the home folder writable?"""
+    """Is the home folder writable, and that of the services?"""
     try:
         require_home(context.settings)
     except HomeUnusable as error:
         return problem(error.message, error.fix)
+    database = sqlite_file(context.settings.database_url)
+    if database is not None and not database.exists() and not settings_file(context.settings.home).exists():
+        return warning(
+            f"No service has run with the home folder {context.settings.home}: it has no database and no settings.",
+            "Set LABELLOOP_HOME to the home folder of the services, or run the command in the folder in which they "
+            "were started.",
+        )
     return ok(f"{context.settings.home} can be written")
 
 

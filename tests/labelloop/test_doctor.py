@@ -233,6 +233,14 @@ def test_current_or_missing_database_is_ok(settings):
     assert storage.database(context) == ok(f"{settings().database_url} answers and has the newest schema")
 
 
+def test_home_that_no_service_used_is_a_warning(settings):
+    finding = storage.home(DoctorContext(settings()))
+    assert (finding.level, "LABELLOOP_HOME" in finding.fix) == ("warning", True)
+    assert "No service has run" in finding.what
+    open_database(settings()).dispose()
+    assert storage.home(DoctorContext(settings())).level == "ok"
+
+
 def test_locked_database_is_a_problem(settings, tmp_path, monkeypatch):
     open_database(settings()).dispose()
     monkeypatch.setattr(storage, "LOCK_S", 0.1)
