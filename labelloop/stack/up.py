@@ -29,6 +29,7 @@ TOKEN, HOOK = "LABELLOOP_LABEL_STUDIO_API_KEY", "LABELLOOP_WEBHOOK_SECRET"
 KEY_USER, KEY = "LABELLOOP_BASIC_AUTH_USER", "LABELLOOP_BASIC_AUTH_PASSWORD"
 DASHBOARD = "LABELLOOP_DASHBOARD_PASSWORD"
 RUN_BYTES = 300_000_000
+SHOWN_CHARACTERS = 200  # of each last line of a part that has exited; Label Studio logs addresses of 1,000
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class _Run:
         warn = self._steps.warn
         warn(f"{child.part.name} has exited ({how}). Its last lines:")
         for line in child.tail(6):
-            self._steps.note(f"    {line}")
+            self._steps.note(f"    {line[:SHOWN_CHARACTERS]}")
         warn(f"Its log: {child.part.log}")
         if restarting:
             warn("It is being restarted; unfinished work stays queued.")
