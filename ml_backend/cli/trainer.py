@@ -46,7 +46,8 @@ def trainer(
     Basic auth of the ML backend: LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD, as there.
 
     Ctrl-C writes a checkpoint and gives the job back; a trainer that dies loses its job after 90 seconds. A trained
-    model is offered for 24 hours while the ML backend cannot be reached.
+    model that the ML backend cannot take now is kept in LABELLOOP_HOME, and offered until it is taken, also after a
+    restart.
 
     Args:
         url: Address of the ML backend. Basic auth in it (https://USER:PASSWORD@HOST) is used, but every user of this

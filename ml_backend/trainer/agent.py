@@ -22,6 +22,7 @@ from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
 from ml_backend.finetune.run import LEAST_IMAGES, Finetuned, FinetuneJob, finetune
 from ml_backend.trainer.client import MAX_PAUSE_S, BackendRefused, BackendUnreachable, LeaseGone, TrainerClient
+from ml_backend.trainer.finished import DROPPED, FinishedModels
 from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 
 # Seconds between two attempts while the ML backend cannot be reached, at first; `MAX_PAUSE_S` in the end.
 FIRST_PAUSE_S = 1.0
-
-# Hours for which a finished model is offered while the ML backend cannot be reached.
-HAND_BACK_HOURS = 24
-
-DROPPED = "dropped, it was given to another or cancelled."
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +44,7 @@ class AgentOptions:
     Attributes:
         name: Its name, on the learning page.
         device: Where to compute.
-        home: Folder for checkpoints and features.
+        home: Folder for checkpoints, features and trained models that the ML backend has not taken yet.
         once: Whether to end after one job.
         heartbeat_s: Seconds between two heartbeats.
     """
@@ -70,6 +66,9 @@ def run_agent(
 ) -> None:
     """Ask for work until `stopping`; each job is trained and handed back.
 
+    A trained model that the ML backend does not take now is kept, and offered before the next request for work: by this
+    process, or by the next one with this home folder.
+
     Args:
         client: The ML backend.
         options: Options.
@@ -80,9 +79,15 @@ def run_agent(
     Raises:
         BackendRefused: The token is wrong, or the ML backend has none.
     """
-    pause_s, unreachable = FIRST_PAUSE_S, False
+    finished = FinishedModels(options.home, client)
+    for url in finished.elsewhere():
+        say(f"{finished.folder} has a trained model for the ML backend at {url}; start a trainer with that --url.")
+    pause_s, unreachable, trained = FIRST_PAUSE_S, False, False
     while not stopping():
         try:
+            finished.hand_back(say)
+            if stopping() or (trained and options.once):
+                return
             offer, wait_s = client.work(options.name, options.device)
         except BackendUnreachable as error:
             if not unreachable:
@@ -97,15 +102,15 @@ def run_agent(
         if offer is None:
             _sleep(wait_s, stopping)
             continue
-        _work_on(client, offer, options, stopping=stopping, say=say, train=train or _finetune)
-        if options.once:
-            return
+        _work_on(client, offer, options, finished, stopping=stopping, say=say, train=train or _finetune)
+        trained = True
 
 
 def _work_on(
     client: TrainerClient,
     offer: TrainOffer,
     options: AgentOptions,
+    finished: FinishedModels,
     *,
     stopping: Callable[[], bool],
     say: Callable[[str], None],
@@ -120,26 +125,32 @@ def _work_on(
         every_s=options.heartbeat_s,
     )
 
-    work = _Work(client, offer, options, reporter, stopping)
-    outcome = DROPPED
+    work, kept = _Work(client, offer, options, reporter, stopping), False
     try:
         with scratch_folder() as folder, reporter.sending():
             job = work.pulled(folder)
             done = train(job, reporter, work.ends) if job is not None else None
             if job is not None and done is not None and not done.stopped:
                 reporter.ended(done)
-                work.hand_back(job.out, say)
-                outcome = "handed back; the ML backend evaluates it."
-            elif not reporter.lost:
+                reporter.phase("handing the model back")
+                finished.keep(offer, reporter.progress, job.out)
+                kept = True
+                finished.hand_back(say)
+            elif reporter.lost:
+                say(f"Job {offer.id}: {DROPPED}")
+            else:
                 client.release(offer, f"the trainer {options.name} was stopped")
-                outcome = "given back; another trainer or the worker goes on."
-        say(f"Job {offer.id}: {outcome}")
+                say(f"Job {offer.id}: given back; another trainer or the worker goes on.")
     except LeaseGone:
         say(f"Job {offer.id}: {DROPPED}")
     except BackendRefused:
         raise
     except BackendUnreachable as error:
-        say(f"Job {offer.id}: dropped. {error}")
+        if kept:
+            offered = "The model is offered until it is taken, also after a restart."
+            say(f"Job {offer.id} is trained. {error.message} {offered}")
+        else:
+            say(f"Job {offer.id}: dropped. {error}")
     except Exception as error:
         say(f"Job {offer.id} failed: {error}")
         known = isinstance(error, LabelloopError)
@@ -200,29 +211,6 @@ class _Work:
             folder=folder / "features",
             names=tuple(sorted({label for image in data.images for label in image.labels})),
         )
-
-    def hand_back(self, file: Path, say: Callable[[str], None]) -> None:
-        """Send the result and the model; again for `HAND_BACK_HOURS` while the ML backend cannot be reached.
-
-        Raises:
-            LeaseGone: Another trainer took the job meanwhile.
-            BackendUnreachable: The time is over, or the trainer was stopped.
-        """
-        self.reporter.phase("handing the model back")
-        self.reporter.send()
-        deadline, pause_s = time.monotonic() + 3600 * HAND_BACK_HOURS, FIRST_PAUSE_S
-        while True:
-            try:
-                self.client.hand_back(self.offer, file)
-            except BackendUnreachable as error:
-                if pause_s == FIRST_PAUSE_S:
-                    say(f"Job {self.offer.id} is trained. {error.message} It is offered for {HAND_BACK_HOURS} hours.")
-                if time.monotonic() > deadline or self.stopping():
-                    raise
-                _sleep(pause_s, self.stopping)
-                pause_s = min(2 * pause_s, MAX_PAUSE_S)
-            else:
-                return
 
 
 def _local(image: TrainingImage, content: bytes, file: Path) -> LocalImage:

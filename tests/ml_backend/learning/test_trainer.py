@@ -34,6 +34,7 @@ from ml_backend.learning.train_schedule import time_limit_s
 from ml_backend.server.trainer_endpoints import TrainerEndpoints
 from ml_backend.trainer.agent import AgentOptions, run_agent
 from ml_backend.trainer.client import BackendRefused, BackendUnreachable, LeaseGone, TrainerClient
+from ml_backend.trainer.finished import FinishedModels
 from tests.ml_backend.learning.conftest import PROJECT
 
 TOKEN = "a-token-of-the-tests"
@@ -122,9 +123,10 @@ def trains(*, model=lambda: changed(graph()), trial=None, how="budget", untried=
     return train
 
 
-def run(client, options, train):
+def run(client, options, train, *, stop_after=None):
     said = []
-    run_agent(client, options, stopping=lambda: False, say=said.append, train=train)
+    stopping = lambda: stop_after is not None and any(stop_after in line for line in said)  # noqa: E731
+    run_agent(client, options, stopping=stopping, say=said.append, train=train)
     return said
 
 
@@ -255,9 +257,56 @@ def test_a_model_is_taken_after_its_lease_expired(client, context, options, job,
 
     monkeypatch.setattr(client, "hand_back", away_for_a_while)
     lines = run(client, replace(options, heartbeat_s=600.0), trains())
-    assert "offered for 24 hours" in lines[-2]
+    assert "offered until it is taken" in lines[-2]
     assert "handed back" in lines[-1]
     assert context.train_jobs.job(job.id).state == "returned"
+
+
+def test_a_model_outlives_its_trainer(client, context, options, job, monkeypatch):
+    def away(*_):
+        raise BackendUnreachable(url="http://localhost", reason="it restarts")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "hand_back", away)
+        said, trained = [], trains(how="budget")
+        stop = lambda: any("is trained" in line for line in said)  # noqa: E731 - Ctrl-C
+        run_agent(client, options, stopping=stop, say=said.append, train=trained)
+    assert "also after a restart" in said[-1]
+    kept = options.home / "train" / "finished"
+    assert sorted(file.suffix for file in kept.iterdir()) == [".json", ".onnx"]
+    assert [file.stat().st_mode & 0o777 for file in kept.glob("*.json")] == [0o600], "it has the lease"
+
+    said = run(client, options, None, stop_after="handed back")
+    assert said == [f"Job {job.id}: handed back; the ML backend evaluates it."]
+    returned = context.train_jobs.job(job.id)
+    assert (returned.state, returned.progress.ended, returned.progress.images) == ("returned", "budget", 6)
+    assert not list(kept.iterdir())
+
+
+def test_a_kept_model_of_a_job_that_another_has_is_dropped(client, context, options, job, tmp_path):
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    finished, model = FinishedModels(options.home, client), tmp_path / "trained.onnx"
+    onnx.save(changed(graph()), model)
+    finished.keep(offer, TrainProgress(), model)
+    context.train_jobs.release(job.id, offer.lease, reason="no heartbeats")
+    context.train_jobs.claim(job.id, "another")
+    said = []
+    finished.hand_back(said.append)
+    assert said == [f"Job {job.id}: dropped, it was given to another or cancelled."]
+    assert not list(finished.folder.iterdir())
+    assert context.train_jobs.job(job.id).holder == "another"
+
+
+def test_a_model_kept_for_another_ml_backend_is_named(client, options, job, tmp_path):
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    model = tmp_path / "trained.onnx"
+    model.write_bytes(b"weights")
+    FinishedModels(options.home, SimpleNamespace(url="https://labels.example.org/ml")).keep(
+        offer, TrainProgress(), model
+    )
+    said = run(client, options, None, stop_after="labels.example.org")
+    assert "start a trainer with that --url" in said[0]
+    assert len(list((options.home / "train" / "finished").iterdir())) == 2
 
 
 def test_an_expired_lease_ends_for_good_once_another_has_the_job(context, job):
