@@ -1,5 +1,6 @@
 """Draw a tuning: the curve of error against labels, as a chart and as one self-contained HTML page."""
 
+import math
 from pathlib import Path
 
 from labelloop.service.charts import Chart, ChartLine, DataPoint, LinearScale, polyline
@@ -25,8 +26,8 @@ def tuning_chart(tuning: Tuning, *, width: float = 760.0, height: float = 320.0)
         ChartLine("wanted error", polyline([(left, y(tuning.target)), (right, y(tuning.target))])),
     )
     span = curve[-1].labels - curve[0].labels
-    every = next(size for size in (0.1, 0.2, 0.5, 1, 2, 5, 10, 1e9) if span / size <= 8)
-    first = int(curve[0].labels / every) + 1
+    every = next(size for size in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 1e9) if span / size <= 8)
+    first = math.ceil(curve[0].labels / every - 1e-9)
     ticks = [round(every * (first + index), 3) for index in range(9) if every * (first + index) <= curve[-1].labels]
     levels = [round(step * index, 3) for index in range(round(ceiling / step) + 1)]
     return Chart(

@@ -49,3 +49,39 @@ def screenshot(page, name: str, folder: Path) -> Path:
     shot.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=shot)
     return shot
+
+
+def least_contrast(page) -> float:
+    """The lowest contrast of a text of the page; WCAG 2.2 (1.4.3) asks 4.5."""
+    return page.evaluate(_CONTRAST)
+
+
+# By WCAG's formula, of the text and the background that it lies on.
+_CONTRAST = """() => {
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[0-9.]+/g).slice(0, 3).map((part) => {
+      const share = Number(part) / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+    }
+    return getComputedStyle(document.documentElement).backgroundColor;
+  };
+  const texts = [...document.querySelectorAll(
+    "main :is(p, small, a, h1, h2, h3, li, label, summary), main table:not(.matrix) :is(th, td)"
+    + ", main svg text, .tag-pill, nav a, footer p"
+  )];
+  // Labels on images have an outline instead of a background.
+  const isPlain = (each) => each.getClientRects().length && getComputedStyle(each).stroke === "none";
+  return Math.min(...texts.filter((each) => each.textContent.trim() && isPlain(each)).map((each) => {
+    const style = getComputedStyle(each);
+    const colour = each.tagName === "text" ? style.fill : style.color;
+    const [one, other] = [light(colour), light(ground(each))].sort((a, b) => b - a);
+    return (one + 0.05) / (other + 0.05);
+  }));
+}"""

@@ -16,13 +16,14 @@ from qc_webhooks.store.tables import TASKS
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.task_facts import AnnotationFacts, AnnotatorPair, ObjectFacts, RegionFacts, TaskFacts
 from tests.qc_webhooks.conftest import studio_of_people
-from tests.system.browser_fixtures import chromium_page, screenshot
+from tests.system.browser_fixtures import chromium_page, least_contrast, screenshot
 
 pytestmark = pytest.mark.system
 PASSWORD = "correct-horse-9"
 LAPTOP = 1366, 768
 # A laptop at a zoom of 200 %.
 ZOOMED = 683, 384
+MONITOR = 1920, 1080
 
 
 def ring(x, y):
@@ -147,10 +148,10 @@ def test_every_page_fits_a_laptop_and_can_be_read(page, dashboard, scheme):
     for path in ("", "disputes", "disputes/1", "agreement", "labels", "annotators", "annotators/1", "what-if"):
         page.goto(f"{dashboard}/7/{path}")
         page.wait_for_load_state("networkidle")
-        for width, height in (ZOOMED, LAPTOP):
+        for width, height in (ZOOMED, MONITOR, LAPTOP):
             page.set_viewport_size({"width": width, "height": height})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} must be scrolled sideways"
-        assert page.evaluate(CONTRAST) >= 4.5, f"{path}: text that is hard to read (WCAG 2.2, 1.4.3)"
+        assert least_contrast(page) >= 4.5, f"{path}: text that is hard to read (WCAG 2.2, 1.4.3)"
     assert page.complaints == []
 
 
@@ -180,26 +181,4 @@ FOCUSED = """() => {
   return element === document.body ? null : {
     name: element.textContent.trim(), outline: style.outlineStyle === "none" ? 0 : parseFloat(style.outlineWidth),
   };
-}"""
-# The least contrast of body text and soft text against their cards, by WCAG's formula.
-CONTRAST = """() => {
-  const light = (colour) => {
-    const [r, g, b] = colour.match(/[0-9.]+/g).slice(0, 3).map((part) => {
-      const share = Number(part) / 255;
-      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = getComputedStyle(at).backgroundColor;
-      if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
-    }
-    return getComputedStyle(document.documentElement).backgroundColor;
-  };
-  const texts = [...document.querySelectorAll("main :is(p, small, a, h1, h2), .tag-pill, nav a, footer p")];
-  return Math.min(...texts.filter((each) => each.textContent.trim() && each.offsetParent).map((each) => {
-    const [one, other] = [light(getComputedStyle(each).color), light(ground(each))].sort((a, b) => b - a);
-    return (one + 0.05) / (other + 0.05);
-  }));
 }"""

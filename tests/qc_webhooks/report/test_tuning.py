@@ -133,6 +133,14 @@ def test_page_draws_the_curve(tuning):
     assert tuning_chart(tuning).mark is not None
 
 
+def test_narrow_curve_has_numbers_on_its_axis(tuning):
+    first, second = (
+        msgspec.structs.replace(point, labels=labels) for point, labels in zip(tuning.curve, (2.0, 2.07), strict=False)
+    )
+    chart = tuning_chart(msgspec.structs.replace(tuning, curve=(first, second), proposed=first))
+    assert [tick.text for tick in chart.x][:2] == ["2", "2.01"]
+
+
 def test_tuning_is_kept_for_the_dashboard(tuning, tmp_path):
     save_tuning(tmp_path, 7, tuning)
     assert load_tuning(tmp_path, 7) == tuning
