@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from datetime import UTC, datetime
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +28,14 @@ CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="lab
 def draw_discs(seed):
     """A red disc and a blue square on grey noise, and (label, box) of each; every third photo has the disc alone."""
     return draw_shapes(seed, ("Disc", "Square") if seed % 3 else ("Disc",))
+
+
+@cache
+def png(seed):
+    """The photo as a file; the tests use the same ones again and again."""
+    out = io.BytesIO()
+    Image.fromarray(draw_discs(seed)[0]).save(out, "PNG")
+    return out.getvalue()
 
 
 def box_json(label, box, *, width=SIDE, height=SIDE, **more):
@@ -51,8 +61,7 @@ class LearningStudio(FakeLabelStudio):
 
     def add_image(self, seed):
         """A task with an image; its id."""
-        image, _ = draw_discs(seed)
-        Image.fromarray(image).save(self.folder / f"{seed}.png")
+        (self.folder / f"{seed}.png").write_bytes(png(seed))
         return self.add_task({"image": f"/data/local-files/?d={seed}.png"})
 
     def add_task(self, data):
