@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
-from labelloop.service.db.engine import create_engine, require_current_schema
+from labelloop.service.db.engine import create_engine, database_fix, require_current_schema
 from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError, SchemaTooNew
 from labelloop.service.jobs.heartbeats import WORKERS
 from labelloop.service.jobs.inbox import EVENTS, Inbox
@@ -57,12 +57,8 @@ def database(context: DoctorContext) -> Finding:
     if path := sqlite_file(url):
         if not path.exists():
             return ok(f"{display_url} does not exist yet; the first service that starts creates it")
-        if locked := _lock_reason(path):
-            return problem(
-                f"The database {display_url} cannot be written: {locked}.",
-                "If it is locked, stop the program that holds it (`fuser -v` on the file names it); "
-                "if it is read-only, give the folder to the user that runs labelloop.",
-            )
+        if error := _write_error(path):
+            return problem(f"The database {display_url} cannot be written: {error}.", database_fix(error))
     engine = create_engine(url)
     try:
         require_current_schema(engine)
@@ -71,10 +67,12 @@ def database(context: DoctorContext) -> Finding:
     except DatabaseError as error:
         return warning(error.message, error.fix)
     except (sa.exc.SQLAlchemyError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        cause = getattr(error, "orig", None) or error
         return problem(
-            f"The database {display_url} cannot be opened: {context.redact(reason)}.",
-            "Start it, or correct LABELLOOP_DATABASE_URL (user, password, host and name).",
+            f"The database {display_url} cannot be opened: {context.redact(str(cause).strip().splitlines()[0])}.",
+            database_fix(error)
+            if isinstance(cause, sqlite3.Error)
+            else "Start it, or correct LABELLOOP_DATABASE_URL (user, password, host and name).",
         )
     finally:
         engine.dispose()
@@ -203,26 +201,26 @@ def store_conditions(context: DoctorContext) -> Finding:
     )
 
 
-def _lock_reason(path: Path) -> str:
-    """Why the SQLite file cannot be written now; empty if it can."""
+def _write_error(path: Path) -> sqlite3.Error | None:
+    """Why the SQLite file cannot be written now; None if it can."""
     try:
         connection = sqlite3.connect(path, timeout=LOCK_S, isolation_level=None)
     except sqlite3.Error as error:
-        return str(error)
+        return error
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
     except sqlite3.Error as error:
-        return str(error)
+        return error
     finally:
         connection.close()
-    return ""
+    return None
 
 
 def _probe_sqlite(url: str) -> None:
     path = Path(urlsplit(url).path)
-    if path.exists() and (reason := _lock_reason(path)):
-        raise OSError(reason)
+    if path.exists() and (error := _write_error(path)):
+        raise OSError(str(error))
 
 
 def _probe_redis(url: str) -> None:

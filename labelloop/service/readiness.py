@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from labelloop.service.db.engine import (
     create_engine,
+    database_fix,
+    is_damaged,
     open_database,
     require_current_schema,
     require_supported_schema,
@@ -220,7 +222,7 @@ def _database_errors(settings: Settings) -> Iterator[None]:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise DatabaseError(
             f"The database {hide_password(settings.database_url)} does not answer: {reason}.",
-            fix="Check that it is running, and LABELLOOP_DATABASE_URL.",
+            fix=database_fix(error),
         ) from error
 
 
@@ -231,7 +233,7 @@ def require_intact(file: Path, *, timeout_s: float) -> bool:
         Whether all pages were checked within `timeout_s` seconds.
 
     Raises:
-        DatabaseError: They are damaged.
+        DatabaseError: They are damaged, or the file cannot be read.
     """
     deadline = time.monotonic() + timeout_s
     try:
@@ -242,6 +244,10 @@ def require_intact(file: Path, *, timeout_s: float) -> bool:
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             return False
+        if not is_damaged(error):  # such as a folder without write permission, where SQLite cannot open its log
+            raise DatabaseError(
+                f"The database file {file} cannot be read: {error}.", fix=database_fix(error)
+            ) from error
         result = str(error)
     except sqlite3.DatabaseError as error:
         result = str(error)

@@ -274,6 +274,7 @@ def test_file_that_is_no_database_is_a_problem(settings, tmp_path):
     finding = storage.database(DoctorContext(settings()))
     assert finding.level == "problem"
     assert "not a database" in finding.what
+    assert "labelloop restore FILE --force" in finding.fix
 
 
 def test_unreachable_postgres_is_named_without_its_password(settings, closed_port):

@@ -55,9 +55,27 @@ def open_database(settings: Settings) -> sa.Engine:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise DatabaseError(
             f"The database {hide_password(settings.database_url)} cannot be opened: {reason}.",
-            fix="Check that it is running, and LABELLOOP_DATABASE_URL.",
+            fix=database_fix(error),
         ) from error
     return engine
+
+
+def is_damaged(error: BaseException | None) -> bool:
+    """Whether SQLite found damaged pages, or a file that is no database."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def database_fix(error: Exception) -> str:
+    """What to do about a database that cannot be opened, by the driver's error."""
+    cause = getattr(error, "orig", None) or error
+    if is_damaged(cause):
+        return "Stop every service and restore a backup: `labelloop restore FILE --force`."
+    if isinstance(cause, sqlite3.Error):
+        return (
+            "If it is locked, stop the program that holds it (`fuser -v` on the file names it); if it is read-only, "
+            "give the folder to the user that runs labelloop."
+        )
+    return "Check that it is running, and LABELLOOP_DATABASE_URL."
 
 
 def create_engine(url: str) -> sa.Engine:

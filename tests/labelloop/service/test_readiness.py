@@ -141,6 +141,38 @@ def damage(file):
         out.write(b"\xff" * 20 * 4096)
 
 
+@pytest.mark.parametrize(
+    ("code", "fix"),
+    [
+        (sqlite3.SQLITE_CANTOPEN, "give the folder"),
+        (sqlite3.SQLITE_BUSY, "stop the program"),
+        (sqlite3.SQLITE_CORRUPT_INDEX, "restore a backup"),
+    ],
+)
+def test_only_damage_is_called_so(tmp_path, monkeypatch, code, fix):
+    failure = sqlite3.OperationalError("as SQLite says")
+    failure.sqlite_errorcode = code
+
+    def connect(*_args, **_options):
+        raise failure
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(DatabaseError) as found:
+        require_intact(tmp_path / "labelloop.sqlite3", timeout_s=1.0)
+    assert ("is damaged" in found.value.message) == ("restore" in fix)
+    assert fix in found.value.fix
+
+
+def test_damaged_database_is_not_opened_and_names_its_fix(tmp_path):
+    settings = Settings(home=tmp_path)
+    open_database(settings).dispose()
+    file = tmp_path / "labelloop.sqlite3"
+    file.write_bytes(file.read_bytes()[:100] + b"\xff" * (file.stat().st_size - 100))
+    with pytest.raises(DatabaseError, match="cannot be opened") as found:
+        open_database(settings)
+    assert "labelloop restore FILE --force" in found.value.fix
+
+
 def test_damaged_pages_are_found(tmp_path):
     settings = Settings(home=tmp_path)
     open_database(settings).dispose()
