@@ -30,8 +30,8 @@ IMAGE_FILE = "photo-"
 _AHEAD = 2
 _MD5 = re.compile("[0-9a-f]{32}")
 _WAITING_BYTES = 16 << 20
-# What separates the head of a line from its record, and completes a head: see `line_heads`.
-_RECORD, _NO_RECORD = b',"record":', b',"record":null}'
+# The parts of a line before its record: see `line_heads`.
+_ROW, _SPLIT, _RECORD = b'{"seq":', b',"split":"', b',"record":'
 
 
 class ObjectUploader:
@@ -174,12 +174,8 @@ class TableWriter:
         self._file = self._path.open("wb")
 
 
-class ShardLine(msgspec.Struct, frozen=True, gc=False):
-    """A line of a shard."""
-
-    seq: int
-    split: str
-    record: msgspec.Raw
+# A line of a shard: the row of its task, its split and its record.
+_Line = tuple[int, str, msgspec.Raw]
 
 
 def line_heads(rows: Sequence[int], splits: Sequence[str]) -> list[bytes]:
@@ -204,26 +200,26 @@ def read_table(
     """
     generations = manifest.generations
     if len(generations) == 1:
-        for line in _lines(store, generations[0], name):
-            yield Record(line.split, line.record)
+        for _, split, record in _lines(store, generations[0], name):
+            yield Record(split, record)
         return
     readers = [_lines(store, generation, name) for generation in generations]
     heads = [next(reader, None) for reader in readers]
     for generation, row in (read_index(store, manifest) if index is None else index).locations():
         head, reader = heads[generation], readers[generation]
-        while head is not None and head.seq < row:
+        while head is not None and head[0] < row:
             head = next(reader, None)
-        while head is not None and head.seq == row:
-            yield Record(head.split, head.record)
+        while head is not None and head[0] == row:
+            yield Record(*head[1:])
             head = next(reader, None)
         heads[generation] = head
 
 
 def read_rows(store: Store, generation: Generation, name: str, rows: AbstractSet[int]) -> Iterator[bytes]:
     """Yield the records of a generation for some rows of its index. Raises `DatasetDamaged`."""
-    for line in _lines(store, generation, name):
-        if line.seq in rows:
-            yield bytes(line.record)
+    for row, _, record in _lines(store, generation, name):
+        if row in rows:
+            yield bytes(record)
 
 
 def read_index(store: Store, manifest: DatasetManifest) -> TaskIndex:
@@ -274,16 +270,15 @@ def _page(store: Store, shard: Shard) -> Rows:
         raise DatasetDamaged(url=store.url, key=object_key(shard.sha256), reason=f"no index: {error}") from error
 
 
-def _lines(store: Store, generation: Generation, name: str) -> Iterator[ShardLine]:
-    decode = msgspec.json.Decoder(ShardLine).decode
+def _lines(store: Store, generation: Generation, name: str) -> Iterator[_Line]:
     for shard, lines in _contents(store, generation.tables.get(name, ())):
         try:
             for text in lines:
-                # the content is verified: only the few bytes before the record are parsed
+                # the content is verified: what `line_heads` and `TableWriter` wrote is taken apart, not parsed
                 head, _, record = text.partition(_RECORD)
-                line = decode(head + _NO_RECORD)
-                yield ShardLine(line.seq, line.split, msgspec.Raw(record.rstrip(b"\n")[:-1]))
-        except msgspec.DecodeError as error:
+                row, _, split = head.removeprefix(_ROW).partition(_SPLIT)
+                yield int(row), split[:-1].decode(), msgspec.Raw(record[:-2])
+        except ValueError as error:
             raise DatasetDamaged(url=store.url, key=object_key(shard.sha256), reason=str(error)) from error
 
 

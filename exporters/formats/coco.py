@@ -3,6 +3,7 @@
 Format: https://cocodataset.org/#format-data. Numbers are rounded to 1/10,000 of a pixel.
 """
 
+import shutil
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,8 @@ _HOLES_BRIDGED = "outline with holes of a very large image -> polygon, holes joi
 _HOLES_SMALL = "outline with holes smaller than a pixel -> polygon, holes joined by bridges"
 # Digits after the point, in pixels.
 _DIGITS = 4
+# Bytes of a list in memory.
+_WAITING_BYTES = 1 << 17
 # Imported fields that are stored separately from the image object.
 _SOURCE_FIELDS = ("license", "info")
 NO_SKELETON = "a key point, and no label config that tells the order of key points"
@@ -181,8 +184,7 @@ class Coco(ItemFormat):
                 for scratch in [stack.enter_context(output.scratch())]
             }
             for record in records:
-                body = decode(record.body)
-                writers[record.split].add(bytes(body.image), bytes(body.annotations), body.source)
+                writers[record.split].add(decode(record.body))
             for writer in writers.values():
                 writer.close(categories)
 
@@ -226,28 +228,28 @@ class _SplitFileWriter:
     """Writes the file of a split in constant memory: images directly, annotations by way of a scratch file."""
 
     def __init__(self, out: BinaryIO, scratch: BinaryIO) -> None:
-        self._out, self._annotations = out, scratch
-        self._images = self._objects = b"\n"
+        self._images, self._annotations = _ListWriter(out), _ListWriter(scratch)
+        self._out, self._scratch = out, scratch
         self._licenses: dict[bytes, int] = {}
         self._infos: dict[bytes, None] = {}
         out.write(b'{"images":[')
 
-    def add(self, image: bytes, annotations: bytes, source: Mapping[str, Any]) -> None:
-        if isinstance(license := source.get("license"), dict):  # noqa: A001 - COCO's own name
+    def add(self, record: _CocoRecord) -> None:
+        image, annotations, source = bytes(record.image), bytes(record.annotations), record.source
+        if source and isinstance(license := source.get("license"), dict):  # noqa: A001 - COCO's own name
             image = b'%b,"license":%d}' % (image[:-1], self._license(license))
-        if isinstance(info := source.get("info"), dict):
+        if source and isinstance(info := source.get("info"), dict):
             self._infos[_encode(info)] = None
-        self._out.write(self._images + image)
-        self._images = b",\n"
+        self._images.add(image)
         if len(annotations) > len(b"[]"):
-            self._annotations.write(self._objects + annotations[1:-1])
-            self._objects = b",\n"
+            self._annotations.add(annotations[1:-1])
 
     def close(self, categories: bytes) -> None:
+        self._images.flush()
+        self._annotations.flush()
         self._out.write(b'],\n"annotations":[')
-        self._annotations.seek(0)
-        while chunk := self._annotations.read(1 << 20):
-            self._out.write(chunk)
+        self._scratch.seek(0)
+        shutil.copyfileobj(self._scratch, self._out, 1 << 20)
         licenses = [msgspec.json.decode(text) | {"id": number} for text, number in self._licenses.items()]
         parts = {
             b"categories": categories,
@@ -271,6 +273,28 @@ class _SplitFileWriter:
             return next(iter(self._infos))
         sources = {"sources": [msgspec.Raw(text) for text in self._infos]} if self._infos else {}
         return _encode({"description": "exported by labelloop"} | sources)
+
+
+class _ListWriter:
+    """Writes the items of a JSON list, each on a line of its own."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._before = b"\n"
+        self._waiting: list[bytes] = []
+        self._size = 0
+
+    def add(self, item: bytes) -> None:
+        self._waiting.append(item)
+        self._size += len(item)
+        if self._size >= _WAITING_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._waiting:
+            self._out.write(self._before + b",\n".join(self._waiting))
+            self._before = b",\n"
+            self._waiting, self._size = [], 0
 
 
 def _crowd(obj: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:
