@@ -276,7 +276,7 @@ def columnar_numbers(
         areas: (rows,), as they are in the records.
     """
     columns = block.columns
-    if columns is None or block.items or columns.others or encoded.refused:
+    if columns is None or block.items or encoded.refused:
         return encoded
     counts = np.diff(np.array(columns.first, np.int64))
     values: NDArray[np.float64] = np.column_stack((columns.class_ids, boxes, areas)).astype(np.float64)

@@ -147,7 +147,9 @@ def written_boxes(columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.flo
     corners = to_units(columns.clipped.boxes, _DIGITS)
     low = corners[:, :2] / 10.0**_DIGITS
     high = low + (corners[:, 2:] - corners[:, :2]) / 10.0**_DIGITS
-    areas = np.where(columns.clipped.kinds == NOT_VECTORISED, 0.0, columns.clipped.areas)
+    areas = columns.clipped.areas.copy()
+    for row, obj in columns.others.items():
+        areas[row] = obj.area
     return np.hstack((low, high)), to_units(areas, _DIGITS) / 10.0**_DIGITS
 
 

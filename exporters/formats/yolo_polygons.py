@@ -92,7 +92,7 @@ class YoloObb(YoloRows):
         self._take(encoded, block, self._lines(encoded, block, json_rows(shares.reshape(-1, 8))))
         written = shares * sizes[:, None]
         boxes = np.hstack((written.min(axis=1), written.max(axis=1)))
-        return columnar_numbers(block, encoded, boxes, _areas(written))
+        return encoded if columns.others else columnar_numbers(block, encoded, boxes, _areas(written))
 
     def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         corners = min_area_box(obj)

@@ -1,10 +1,11 @@
 """Statistics of a version, accumulated image by image: objects per class and split, sizes, positions, samples."""
 
-import hashlib
 import heapq
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from exporters.formats.base import LEFT_OUT, ObjectNumbers
 from exporters.formats.decode import ClassNumbers, DecodedObject, decode_objects
 from exporters.formats.decode_numbers import decode_numbers
 from exporters.model.records import Image
+from exporters.structures.arrays import offsets
 
 # COCO size ranges: small below 32 x 32 pixels, large from 96 x 96. https://cocodataset.org/#detection-eval
 SMALL, LARGE = 32**2, 96**2
@@ -54,10 +56,12 @@ class VersionStatistics:
         self.centres = np.zeros((GRID, GRID), dtype=np.int64)
         self._max_samples = samples
         self._candidates: dict[int, list[tuple[int, int, tuple[Image, _Load]]]] = {}
-        # What is not measured yet: class id, box and area of each object, and the split and size of each image.
+        # What is not measured yet: class id, box and area of each object; split, size and objects of each image.
         self._values: list[NDArray[np.float64]] = []
         self._objects = 0
-        self._images: list[tuple[str, int, int, int]] = []
+        self._splits: list[str] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._counts: list[NDArray[np.int64]] = []
 
     def add(
         self,
@@ -78,18 +82,22 @@ class VersionStatistics:
         """
         if numbers is None:
             numbers = decode_numbers(name, records, images, classes)
-        counts, class_ids = numbers.counts.tolist(), numbers.values[:, 0].astype(np.int64).tolist()
+        class_ids: NDArray[np.int64] = numbers.values[:, 0].astype(np.int64)
+        first = offsets(numbers.counts).tolist()
         self.images += len(images)
         self._values.append(numbers.values)
         self._objects += len(class_ids)
-        last = 0
-        for image, record, count in zip(images, records, counts, strict=True):
-            first, last = last, last + count
-            self._images.append((image.split, image.width, image.height, count))
-            if image.width:
-                has_objects = name and record != LEFT_OUT
-                load: _Load = partial(decode_objects, name, record, image, classes) if has_objects else tuple
-                self._add_candidate(image, set(class_ids[first:last]), load)
+        self._counts.append(numbers.counts)
+        self._splits += [image.split for image in images]
+        self._sizes += [(image.width, image.height) for image in images]
+        has_empty = () if numbers.counts.all() else (0,)
+        threshold = self._threshold({*np.unique(class_ids).tolist(), *has_empty})
+        for index, image in enumerate(images):
+            key = -int.from_bytes(blake2b(image.file_name.encode(), digest_size=6).digest(), "big")
+            if key > threshold and image.width:
+                has_objects = name and records[index] != LEFT_OUT
+                load: _Load = partial(decode_objects, name, records[index], image, classes) if has_objects else tuple
+                self._add_candidate(key, image, set(class_ids[first[index] : first[index + 1]].tolist()), load)
         if self._objects >= _OBJECTS:
             self.measure()
 
@@ -113,29 +121,29 @@ class VersionStatistics:
     def measure(self) -> None:
         """Measure what was added so far; call it before the counts are read."""
         values = np.concatenate([*self._values, np.empty((0, 6))])
-        splits = sorted({split for split, *_ in self._images})
+        per_image = np.concatenate([*self._counts, np.empty(0, np.int64)])
+        splits = sorted(set(self._splits))
         numbers = {split: number for number, split in enumerate(splits)}
-        images = np.array([(numbers[split], *rest) for split, *rest in self._images], np.int64).reshape(-1, 4)
-        for split, width, height, count in self._images:
-            if width:
-                self.image_sizes[width, height] += 1
-            self.images_without_objects[split] += not count
-            self.objects_per_image[min(count, 50)] += 1
-        self._images.clear()
-        self._values.clear()
+        split_of = np.array([numbers[split] for split in self._splits], np.int64)
+        sizes = np.array(self._sizes, np.int64).reshape(-1, 2)
+        self.image_sizes.update([size for size in self._sizes if size[0]])
+        self.images_without_objects.update([self._splits[index] for index in np.flatnonzero(per_image == 0).tolist()])
+        self.objects_per_image.update(np.minimum(per_image, 50).tolist())
+        for waiting in (self._values, self._counts, self._splits, self._sizes):
+            waiting.clear()
         self._objects = 0
-        image_of = np.repeat(np.arange(len(images)), images[:, 3])
+        image_of = np.repeat(np.arange(len(sizes)), per_image)
         # one number for the split and the class of an object, and one with its image
         width = int(values[:, 0].max(initial=0)) + 1
-        keys = images[image_of, 0] * width + values[:, 0].astype(np.int64)
+        keys = split_of[image_of] * width + values[:, 0].astype(np.int64)
         in_image = np.unique(image_of * (width * len(splits)) + keys) % (width * len(splits))
-        for counts, found in ((self.objects, keys), (self.images_with_class, in_image)):
+        for per_class, found in ((self.objects, keys), (self.images_with_class, in_image)):
             per_key: Counter[int] = Counter()
             _count(per_key, found)
             for key, number in per_key.items():
-                counts[key % width, splits[key // width]] += number
-        sized = images[image_of, 1] > 0
-        self._measure_boxes(images[image_of, 1:3][sized], values[sized, 1:5], values[sized, 5])
+                per_class[key % width, splits[key // width]] += number
+        sized = sizes[image_of, 0] > 0
+        self._measure_boxes(sizes[image_of][sized], values[sized, 1:5], values[sized, 5])
 
     def _measure_boxes(self, sizes: NDArray[np.int64], boxes: NDArray[np.float64], area: NDArray[np.float64]) -> None:
         """Measure boxes: sizes of their images (n, 2), boxes (n, 4) and areas (n,) in pixels."""
@@ -153,9 +161,13 @@ class VersionStatistics:
         row = ((top + bottom) / 2 / image_height * GRID).astype(np.int64)
         np.add.at(self.centres, (np.clip(row, 0, GRID - 1), np.clip(column, 0, GRID - 1)), 1)
 
-    def _add_candidate(self, image: Image, class_ids: set[int], load: _Load) -> None:
+    def _threshold(self, class_ids: Iterable[int]) -> float:
+        """Return the key that an image with objects of these classes must exceed to be a sample of one of them."""
+        heaps = [self._candidates.get(class_id, ()) for class_id in class_ids]
+        return min([heap[0][0] if heap and len(heap) == self._max_samples else -math.inf for heap in heaps], default=0)
+
+    def _add_candidate(self, key: int, image: Image, class_ids: set[int], load: _Load) -> None:
         """Keep the `samples` images with the smallest hashes of each class."""
-        key = -int.from_bytes(hashlib.blake2b(image.file_name.encode(), digest_size=6).digest(), "big")
         for class_id in class_ids or (0,):
             candidates = self._candidates.setdefault(class_id, [])
             if len(candidates) < self._max_samples:
