@@ -232,7 +232,7 @@ class _ArchiveTree:
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         with tempfile.NamedTemporaryFile(dir=self._scratch) as file:
-            yield file  # type: ignore[misc]
+            yield file.file  # type: ignore[misc]
             file.flush()
             self._archive.add_file(path, Path(file.name))
 

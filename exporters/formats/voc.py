@@ -69,7 +69,7 @@ class Voc(ItemFormat):
             if not is_axis_aligned(obj.geometry):
                 converted[f"{shape_name(obj)} -> box"] += 1
             converted["crowd -> difficult object"] += obj.crowd
-            box = to_voc_pixels(obj.box, image.width, image.height)
+            box = _box_xml(*to_voc_pixels(obj.box, image.width, image.height))
             lines.append(_object_xml(_xml_text(obj.label), obj.remarks, obj.attributes, obj.clipped, box))
         keys = self._keys(encoded_objects, lines, image)
         unique: dict[Any, str] = {}
@@ -96,18 +96,22 @@ class Voc(ItemFormat):
         sizes = columns.shapes.sizes
         low = np.minimum(np.rint(columns.clipped.boxes[:, :2]) + 1, sizes)
         high = np.minimum(np.maximum(np.rint(columns.clipped.boxes[:, 2:]), low), sizes)
-        edges = np.column_stack((low, high)).astype(np.int64).T.tolist()
+        boxes = list(map(_box_xml, *np.hstack((low, high)).astype(np.int64).T.tolist()))
         numbers = columns.class_ids.tolist()
         names = {number: _xml_text(columns.classes[number - 1]) for number in set(numbers)}
         clipped = columns.clipped.is_clipped.tolist()
+        heads = {
+            (number, cut): _HEAD_XML % (name, _UNSPECIFIED, cut, 0, "")
+            for number, name in names.items()
+            for cut in (False, True)
+        }
         rows = [
-            _OBJECT_XML % (names[number], _UNSPECIFIED, cut, 0, "", *box, "")
-            for number, cut, *box in zip(numbers, clipped, *edges, strict=True)
+            f"{heads[number, cut]}{box}{_END_XML}" for number, cut, box in zip(numbers, clipped, boxes, strict=True)
         ]
         for row, notes in enumerate(columns.metadata.notes):
             if notes is not None:
-                box = [edge[row] for edge in edges]
-                rows[row] = _object_xml(names[numbers[row]], notes.remarks, notes.attributes, clipped[row], box)
+                name = names[numbers[row]]
+                rows[row] = _object_xml(name, notes.remarks, notes.attributes, clipped[row], boxes[row])
         first = columns.first
         for number, index in enumerate(block.columnar):
             image = block.images[index]
@@ -118,8 +122,7 @@ class Voc(ItemFormat):
                 encoded.refused.extend((index, obj, reason) for obj, reason in rejected)
             page = VocPage(image.stem, _page_xml(image, unique))
             encoded.records[index] = _encode(page)
-        boxes = np.column_stack((low - 1, high))
-        return columnar_numbers(block, encoded, boxes, (high - low + 1).prod(axis=1))
+        return columnar_numbers(block, encoded, np.hstack((low - 1, high)), (high - low + 1).prod(axis=1))
 
     def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
         """Write the XML files, the classes and the image lists; empty lists too, as readers expect all four."""
@@ -170,27 +173,33 @@ def to_voc_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int
 
 
 _UNSPECIFIED = "Unspecified"
-_OBJECT_XML = (
+# The XML of an object before its box, and after its attributes.
+_HEAD_XML = (
     "  <object>\n    <name>%s</name>\n    <pose>%s</pose>\n    <truncated>%d</truncated>\n"
-    "    <difficult>%d</difficult>\n%s    <bndbox>\n      <xmin>%d</xmin>\n      <ymin>%d</ymin>\n"
-    "      <xmax>%d</xmax>\n      <ymax>%d</ymax>\n    </bndbox>\n%s  </object>\n"
+    "    <difficult>%d</difficult>\n%s"
 )
+_END_XML = "  </object>\n"
 
 
-def _object_xml(
-    name: str, remarks: ObjectAttributes, answers: Mapping[str, Any], is_clipped: bool, box: Sequence[int]
-) -> str:
-    """Return the XML of an object: its name as XML, what it has besides, and its box in VOC pixels."""
+def _box_xml(x_min: int, y_min: int, x_max: int, y_max: int) -> str:
+    """Return the XML of a box in VOC pixels."""
+    return (
+        f"    <bndbox>\n      <xmin>{x_min}</xmin>\n      <ymin>{y_min}</ymin>\n"
+        f"      <xmax>{x_max}</xmax>\n      <ymax>{y_max}</ymax>\n    </bndbox>\n"
+    )
+
+
+def _object_xml(name: str, remarks: ObjectAttributes, answers: Mapping[str, Any], is_clipped: bool, box: str) -> str:
+    """Return the XML of an object: its name and its box as XML, and what it has besides."""
     flags = remarks.flags
-    return _OBJECT_XML % (
+    head = (
         name,
         _xml_text(remarks.pose) or _UNSPECIFIED,
         is_clipped or "truncated" in flags,
         CROWD in flags or "difficult" in flags,
         "    <occluded>1</occluded>\n" if "occluded" in flags else "",
-        *box,
-        _attributes_xml({**remarks.attributes, **answers}),
     )
+    return _HEAD_XML % head + box + _attributes_xml({**remarks.attributes, **answers}) + _END_XML
 
 
 def _attributes_xml(attributes: Mapping[str, Any]) -> str:
@@ -222,4 +231,6 @@ def _page_xml(image: Image, objects: Sequence[str]) -> str:
 
 def _xml_text(value: str) -> str:
     # XML 1.0 has no way to write most control characters, not even escaped.
-    return escape("".join(letter if letter >= " " or letter in "\t\n" else " " for letter in value), quote=False)
+    if not value.isprintable():
+        value = "".join(letter if letter >= " " or letter in "\t\n" else " " for letter in value)
+    return escape(value, quote=False)
