@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,9 +175,16 @@ def project(loop, people, photos):
     files = [("file", (name, data, "image/jpeg")) for name, data in photos.items()]
     admin.ask("POST", f"/api/projects/{number}/import", files=files).raise_for_status()
     loop.command("connect", str(number))
-    return number
+    yield number
+    delete_project(admin, number)
 
 
+def delete_project(admin: Person, number: int) -> None:
+    """Delete a project that no test needs any more; the worker would poll it, and learn from it, to the end."""
+    eventually(lambda: admin.ask("DELETE", f"/api/projects/{number}/").status_code in {204, 404}, what="the deletion")
+
+
+@contextmanager
 def learning_project(loop, admin, title, label_config, photos):
     """A connected project that learns from every task, as (number, {task: what is on its photo}).
 
@@ -192,7 +200,8 @@ def learning_project(loop, admin, title, label_config, photos):
     tasks = admin.get("/api/tasks", project=number, fields="all", page_size=100)["tasks"]
     drawn = {task["id"]: photos[task["data"]["image"].rsplit("-", 1)[1]][1] for task in tasks}
     loop.command("connect", str(number))
-    return number, drawn
+    yield number, drawn
+    delete_project(admin, number)
 
 
 def eventually(check, *, within_s: float = 120.0, what: str = "it"):
@@ -200,7 +209,8 @@ def eventually(check, *, within_s: float = 120.0, what: str = "it"):
 
     Label Studio answers 500 where a task that it lists is deleted at that moment: it is asked again.
     """
-    until = time.monotonic() + within_s
+    started = time.monotonic()
+    until = started + within_s
     while True:
         try:
             if value := check():
@@ -210,4 +220,4 @@ def eventually(check, *, within_s: float = 120.0, what: str = "it"):
                 raise
             value = error
         assert time.monotonic() < until, f"{what} did not happen within {within_s:.0f} s, last seen: {value!r}"
-        time.sleep(0.2)
+        time.sleep(min(1.0, 0.2 + 0.1 * (time.monotonic() - started)))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.system.browser_fixtures import log_in, screenshot
-from tests.system.loop_fixtures import LABEL_CONFIG, eventually
+from tests.system.loop_fixtures import LABEL_CONFIG, delete_project, eventually
 
 pytestmark = pytest.mark.system
 
@@ -66,7 +66,8 @@ def desk(loop, people, photos):
     policy.write_text(POLICY)
     said = loop.command("connect", str(number)).stdout
     assert "review project" in said
-    return Desk(admin, number)
+    yield Desk(admin, number)
+    delete_project(admin, number)
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,17 @@ def jpeg(seed):
     return out.getvalue()
 
 
-def test_key_points_and_rotated_boxes_are_learned_and_served(loop, people):
-    admin, anna = people["admin"], people["anna"]
+@pytest.fixture
+def animals(loop, people):
+    """A connected project that learns, {task: seed of its photo}."""
     photos = {f"{seed}.jpg": (jpeg(seed), seed) for seed in range(PHOTOS)}
-    project, seeds = learning_project(loop, admin, "points", CONFIG, photos)
+    with learning_project(loop, people["admin"], "points", CONFIG, photos) as animals:
+        yield animals
+
+
+def test_key_points_and_rotated_boxes_are_learned_and_served(loop, people, animals):
+    admin, anna = people["admin"], people["anna"]
+    project, seeds = animals
     for _ in range(SUBMITS):
         task = anna.next_task(project)
         anna.submit(task["id"], animal_json(seeds[task["id"]], rotated=True))

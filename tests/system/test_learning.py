@@ -41,7 +41,8 @@ def result_of(drawn):
 def shapes(loop, people):
     """A connected project with photos of shapes, {task: what is on it}; every task is learned from, none judges."""
     photos = {f"{seed}.jpg": draw(seed) for seed in range(PHOTOS)}
-    return learning_project(loop, people["admin"], "Shapes", CONFIG, photos)
+    with learning_project(loop, people["admin"], "Shapes", CONFIG, photos) as shapes:
+        yield shapes
 
 
 def scores(admin, project, version):

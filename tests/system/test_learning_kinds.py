@@ -72,7 +72,8 @@ def kind(request):
 def connected(loop, people, kind):
     """A connected project of this kind, {task: what is on it}."""
     photos = {f"{seed}.jpg": draw(seed) for seed in range(PHOTOS)}
-    return learning_project(loop, people["admin"], kind, f"<View>{IMAGE}{KINDS[kind][0]}</View>", photos)
+    with learning_project(loop, people["admin"], kind, f"<View>{IMAGE}{KINDS[kind][0]}</View>", photos) as connected:
+        yield connected
 
 
 def open_predictions(admin, project, version):

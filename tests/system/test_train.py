@@ -21,12 +21,13 @@ PHOTOS, LABELLED = 9, 5
 def discs(loop, people):
     """A project with five labelled photos of shapes; it learns, and nobody fine-tunes it yet."""
     photos = {f"{seed}.jpg": draw(seed) for seed in range(PHOTOS)}
-    number, drawn = learning_project(loop, people["admin"], "Fine-tuned", CONFIG, photos)
-    write_policy(loop, number, 'on = "off"')
-    for task in sorted(drawn)[:LABELLED]:
-        people["anna"].submit(task, result_of(drawn[task]))
-    eventually(lambda: f"{LABELLED} tasks learned from" in loop.command("learn", str(number)).stdout, what="the refit")
-    return number, drawn
+    with learning_project(loop, people["admin"], "Fine-tuned", CONFIG, photos) as (number, drawn):
+        write_policy(loop, number, 'on = "off"')
+        for task in sorted(drawn)[:LABELLED]:
+            people["anna"].submit(task, result_of(drawn[task]))
+        learned = f"{LABELLED} tasks learned from"
+        eventually(lambda: learned in loop.command("learn", str(number)).stdout, what="the refit")
+        yield number, drawn
 
 
 def write_policy(loop, project, train):
