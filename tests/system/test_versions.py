@@ -57,6 +57,7 @@ def test_swaps_under_clients_lose_and_mix_nothing_and_a_killed_worker_comes_back
     setup = {"project": "1.1", "schema": swaps.CONFIG}
     while {swaps.httpx.post(f"{server.url}/setup", json=setup).json()["model_version"] for _ in range(8)} != {first}:
         assert time.monotonic() < deadline
+        time.sleep(0.1)
     broken = Registry(store).manifest(second)
     store.put(f"models/versions/{second}/{broken.model}", b"no model")
     for copy in (server.settings.home / "ml_backend" / "models").glob(f"{broken.checksum}*"):

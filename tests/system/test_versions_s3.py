@@ -1,7 +1,6 @@
 """Model versions on a real S3 server: two machines serve the same one, swap together, and outlive the bucket."""
 
 import json
-import time
 
 import numpy as np
 import onnx
@@ -43,14 +42,7 @@ def machines(s3_server, tmp_path):
     ]
 
 
-def until(true, limit_s=90.0):
-    started = time.monotonic()
-    while not true():
-        assert time.monotonic() - started < limit_s
-        time.sleep(0.02)
-
-
-def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machines, tmp_path):
+def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machines, tmp_path, wait_until):
     backends = [ModelServer.from_settings(one) for one in machines]
     for backend in backends:
         backend.start()
@@ -65,7 +57,7 @@ def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machin
         (first, lambda: roll_back(settings=machines[0])),
     ):
         act()
-        until(lambda version=version: all(one.version() == version for one in backends))
+        wait_until(lambda version=version: all(one.version() == version for one in backends), timeout_s=90)
         assert {one.served().detector.version for one in backends} == {version}
         copies = [one.served().detector.path for one in backends]
         assert [copy.is_relative_to(machine.home) for copy, machine in zip(copies, machines, strict=True)] == [
@@ -73,7 +65,7 @@ def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machin
             True,
         ]
     activate(second, settings=machines[0], project=7)
-    until(lambda: all(one.version("7.1") == second for one in backends))
+    wait_until(lambda: all(one.version("7.1") == second for one in backends), timeout_s=90)
     assert {one.version("8.1") for one in backends} == {first}
     # The bucket is out of reach when the machine starts again: it goes on with what it saw last.
     gone = machines[1].replace(s3_endpoint_url="http://127.0.0.1:9")
