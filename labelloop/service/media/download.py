@@ -1,5 +1,6 @@
 """Download one image over HTTP with limits on size and time; the token goes to Label Studio only, on each redirect."""
 
+import contextlib
 import re
 import time
 import weakref
@@ -149,12 +150,21 @@ class Downloader:
         if urlsplit(current).scheme not in {"http", "https"}:
             raise MediaHostRefused(url, "it redirects to a scheme other than http or https")
         token = self._token(url, current)
-        with self._http.stream("GET", current, headers=token, timeout=self._timeout(deadline)) as response:
+        with self._stream(current, token, deadline) as response:
             if response.status_code != 401 or not token:
                 return self._save(url, response, into, deadline)
         token = self._token(url, current, refused=token["Authorization"])
-        with self._http.stream("GET", current, headers=token, timeout=self._timeout(deadline)) as response:
+        with self._stream(current, token, deadline) as response:
             return self._save(url, response, into, deadline)
+
+    def _stream(
+        self, address: str, token: dict[str, str], deadline: float
+    ) -> contextlib.AbstractContextManager[httpx.Response]:
+        """Send one request; one to Label Studio over HTTP ends its connection, see `StudioClient`."""
+        studio = self._studio
+        ends = studio is not None and studio.url.startswith("http:") and studio.owns(address)
+        headers = {**token, **({"Connection": "close"} if ends else {})}
+        return self._http.stream("GET", address, headers=headers, timeout=self._timeout(deadline))
 
     def _token(self, url: str, current: str, refused: str | None = None) -> dict[str, str]:
         studio = self._studio

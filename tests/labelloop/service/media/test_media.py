@@ -42,9 +42,13 @@ class Host(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers, self.asked = {}, []
+        self.answers, self.asked, self.connections = {}, [], 0
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def process_request(self, *connection):
+        self.connections += 1
+        super().process_request(*connection)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -130,6 +134,15 @@ def test_an_absolute_address_of_label_studio_is_the_same_upload(media, label_stu
     media.photo(f"{label_studio.url}/data/upload/1/a.png")
     media.photo("/data/upload/1/a.png")
     assert len(label_studio.asked) == 1
+
+
+def test_images_of_label_studio_do_not_wait_for_a_delayed_ack_on_a_kept_connection(media, hosts, label_studio):
+    other, media = hosts(), media(media_allow_private_hosts=True)
+    for number in range(3):
+        for host in (label_studio, other):
+            host.answers[f"/data/upload/1/{number}.png"] = (200, {}, png())
+            media.photo(f"{host.url}/data/upload/1/{number}.png")
+    assert (label_studio.connections, other.connections) == (3, 1)
 
 
 def test_a_path_prefix_of_label_studio_is_kept(label_studio, tmp_path):
