@@ -208,6 +208,9 @@ class FastTaskDecoder:
         if selection is None:
             return None
         annotation, rule, tally = selection
+        results = annotation.result
+        if results and results[0].type in _OTHERS and all([result.type in _OTHERS for result in results]):  # noqa: C419
+            return None  # no shape: the general decoder reads it, once
         content = _read_results(annotation.result, self._rules.config)
         if content is None or not 0 < len(content.shapes) < OBJECTS_A_TASK:
             return None

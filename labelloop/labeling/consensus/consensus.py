@@ -273,7 +273,8 @@ def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: A
     region = msgspec.structs.replace(
         template, geometry=shape, labels=chosen, score=probability, attributes=_attributes(regions), result=()
     )
-    overlaps = iou_matrix(shapes, [shape])[:, 0].tolist()
+    # what one annotator marked alone is mostly kept as drawn, and need not be compared with itself
+    overlaps = [1.0] if shapes == [shape] else iou_matrix(shapes, [shape])[:, 0].tolist()
     sources = tuple(
         RegionProvenance(
             annotator, views[member.annotator].annotation, source.id, source.labels, overlap, member.region
