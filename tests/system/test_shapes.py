@@ -17,7 +17,7 @@ from ml_backend.bulk.prelabel import prelabel
 from ml_backend.inference.detector import load_detector
 from ml_backend.predict.protocol import read_options
 from tests.ml_backend.conftest import build_onnx
-from tests.system.browser_fixtures import log_in, screenshot
+from tests.system.browser_fixtures import chromium_page, log_in, screenshot
 
 pytestmark = pytest.mark.system
 
@@ -101,11 +101,18 @@ def test_label_studio_keeps_what_was_drawn(name, studio, projects):
         assert abs(regions["cat"].rotation - 25) < 8
 
 
+@pytest.fixture(scope="module")
+def page(label_studio):
+    """The admin's tab: Chromium, the log-in and the editor's scripts are loaded once, not once a control."""
+    with chromium_page() as page:
+        log_in(page, label_studio, label_studio.admin.email)
+        yield page
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_the_editor_shows_and_submits_what_was_drawn(name, studio, projects, label_studio, page, tmp_path):
     project, config = projects[name]
     [task] = studio.tasks(project)
-    log_in(page, label_studio, label_studio.admin.email)
     page.goto(f"{label_studio.url}/projects/{project}/data?task={task.id}")
     page.locator('button:has-text("Submit")').first.wait_for()
     page.locator("[class*=outliner-item__title]").first.wait_for()
