@@ -119,7 +119,8 @@ def write_backup(
         datasets: Include the data sets in the home folder's store.
 
     Raises:
-        BackupError: The target exists, there is nothing to back up, or the database is on Postgres.
+        BackupError: The target exists or is in the home folder, there is nothing to back up, or the database is on
+            Postgres.
         DatabaseError: A database is damaged.
     """
     if target.exists():
@@ -128,6 +129,11 @@ def write_backup(
         raise BackupError(f"There is no folder {target.parent}.", fix="Create it first, or give another name.")
     if not settings.home.is_dir():
         raise BackupError(f"There is no home folder {settings.home}.", fix="Set LABELLOOP_HOME to the one to back up.")
+    if target.parent.resolve().is_relative_to(settings.home.resolve()):
+        raise BackupError(
+            f"{target} is in the home folder: every later backup would include it.",
+            fix="Give a name outside of it, best on another disk.",
+        )
     file = sqlite_file(settings.database_url) if database else None
     if database and file is None:
         raise BackupError(
@@ -145,7 +151,7 @@ def write_backup(
             if file is not None and file.is_file():
                 _add_database(archive, files, DATABASE, file)
                 schema = _schema_of(settings.database_url)
-            for path, name in _home_files(settings.home, datasets=datasets, exclude={part, target, file}):
+            for path, name in _home_files(settings.home, datasets=datasets, exclude={file}):
                 _add_file(archive, files, f"{HOME}/{name}", path)
             if label_studio:
                 _add_database(archive, files, f"{LABEL_STUDIO}/{STUDIO_DATABASE}", studio / STUDIO_DATABASE)

@@ -131,6 +131,8 @@ def test_an_existing_target_or_a_postgres_database_is_refused(home, tmp_path):
     (tmp_path / "there").touch()
     with pytest.raises(BackupError, match="exists already"):
         back_up(home, tmp_path / "there")
+    with pytest.raises(BackupError, match="every later backup would include it"):
+        back_up(home, home / "b.tar.gz")
     with pytest.raises(BackupError, match=r"no folder .*nowhere"):
         back_up(home, tmp_path / "nowhere" / "b")
     postgres = Settings(home=home, database_url="postgresql://me:hunter2@127.0.0.1/x")
