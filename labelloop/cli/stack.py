@@ -76,7 +76,7 @@ def install(*, label_studio: Path | None = None) -> None:
 
 
 def down(*, wait_s: float = 30.0) -> None:
-    """Stop the loop that `labelloop up` runs in another terminal (Ctrl-C there does the same).
+    """Stop the loop that `labelloop up` runs in another terminal (Ctrl-C there does the same), or left when killed.
 
     Args:
         wait_s: Seconds to wait until all services have stopped.
@@ -84,7 +84,13 @@ def down(*, wait_s: float = 30.0) -> None:
     home = Settings().home
     holder = running_supervisor(home)
     if holder is None:
-        raise StackError(f"No labelloop up is running in {home}.", fix="Nothing to do.", code="not_running")
+        from labelloop.stack.process import RECORDS, stop_orphans
+
+        left = stop_orphans(home / RECORDS)
+        if not left:
+            raise StackError(f"No labelloop up is running in {home}.", fix="Nothing to do.", code="not_running")
+        print(f"labelloop up had been killed; what it left running has been stopped: {', '.join(left)}.")
+        return
     os.kill(holder.pid, signal.SIGTERM)
     until = time.monotonic() + wait_s
     while running_supervisor(home) is not None:

@@ -14,7 +14,7 @@ from labelloop.stack.environment import read_env
 from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio import LabelStudioInstallation
 from labelloop.stack.ports import require_free
-from labelloop.stack.process import ServiceSpec
+from labelloop.stack.process import RECORDS, ServiceSpec
 from labelloop.stack.state import read_state
 
 LOOPBACK = "127.0.0.1"
@@ -73,7 +73,7 @@ class StackLayout:
     @property
     def records(self) -> Path:
         """The folder with a record of each running child process."""
-        return self.home / "run"
+        return self.home / RECORDS
 
     @property
     def urls(self) -> dict[str, str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+# Folder in the home folder with a record of each running part.
+RECORDS = "run"
 POLL_S = 0.1
 TAIL_BYTES = 100_000
 STARTING_S = 300.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from labelloop.cli.stack import down
 from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio_server import wait_until_healthy
 from labelloop.stack.process import Child, ServiceSpec, stop_orphans
@@ -63,6 +64,16 @@ def test_orphans_of_a_killed_supervisor_are_stopped(start, tmp_path, wait_until)
     assert stop_orphans(tmp_path / "run", grace_s=2) == ["Some part"]
     wait_until(lambda: not alive(pid) and child.exit_code() is not None)
     assert stop_orphans(tmp_path / "run") == []
+
+
+def test_down_stops_what_a_killed_up_left_running(start, tmp_path, monkeypatch, capsys, wait_until):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
+    child = start("import time; time.sleep(600)")
+    down()
+    assert "left running has been stopped: Some part." in capsys.readouterr().out
+    wait_until(lambda: child.exit_code() is not None)
+    with pytest.raises(StackError, match="No labelloop up is running"):
+        down()
 
 
 def test_a_reused_process_id_is_not_signalled(start, tmp_path):
