@@ -92,7 +92,7 @@ class YoloObb(YoloRows):
         self._take(encoded, block, self._lines(encoded, block, json_rows(shares.reshape(-1, 8))))
         written = shares * sizes[:, None]
         boxes = np.hstack((written.min(axis=1), written.max(axis=1)))
-        return encoded if columns.others else columnar_numbers(block, encoded, boxes, _areas(written))
+        return encoded if columns.others else columnar_numbers(block, encoded, boxes, quadrilateral_areas(written))
 
     def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         corners = min_area_box(obj)
@@ -126,15 +126,16 @@ def _box_corners(boxes: Floats) -> Floats:
 def _outlines(columns: Columns, rings: Rings) -> NDArray[Any]:
     """Return rings, which are drawn or what is visible of them, as polygons of shapely: (rings,)."""
     clipped = columns.clipped.outlines
-    outlines = np.array([clipped.get(row) for row in rings.rows.tolist()], np.object_)
-    drawn = np.flatnonzero(np.equal(outlines, None))
+    found = [clipped.get(row) for row in rings.rows.tolist()]
+    outlines = np.array(found, np.object_)
+    drawn = np.flatnonzero([outline is None for outline in found])
     rings = rings.take(drawn)
     owners = np.repeat(np.arange(len(drawn)), np.diff(rings.first))
     outlines[drawn] = shapely.polygons(shapely.linearrings(rings.points, indices=owners))
     return outlines
 
 
-def _areas(corners: Floats) -> Floats:
+def quadrilateral_areas(corners: Floats) -> Floats:
     """Return the areas of quadrilaterals, (rows, 4, 2) -> (rows,), to the bit as ``shapely.area`` adds them up."""
     x, y = corners[..., 0].T, corners[..., 1].T
     _, x1, x2, x3 = x - x[0]

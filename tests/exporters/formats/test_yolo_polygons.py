@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely import affinity
 
+from exporters.formats.yolo_polygons import quadrilateral_areas
 from exporters.model.clipping import clip_to_image
 from exporters.model.outlines import min_area_box, min_area_boxes, single_ring
 from exporters.model.records import Object
@@ -262,3 +263,12 @@ def test_thousands_of_specks_are_one_ring_of_their_area_in_seconds():
     filled = np.zeros((H, W), np.uint8)
     cv2.fillPoly(filled, [np.array(ring, np.int32)], 1)
     assert (filled.astype(bool) | ~pixels).all()  # it also draws the lines
+
+
+def test_areas_of_quadrilaterals_are_those_of_shapely_to_the_bit():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(-100, 4000, (20_000, 4, 2))
+    corners[:100] = np.round(corners[:100])
+    corners[100:110, 1:] = corners[100:110, :1]  # a point
+    assert (quadrilateral_areas(corners) == shapely.area(shapely.polygons(corners))).all()
+    assert quadrilateral_areas(np.empty((0, 4, 2))).shape == (0,)
