@@ -93,7 +93,11 @@ def test_debug_shows_the_traceback(tmp_path, monkeypatch):
 
 
 def test_disk_error_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
-    (tmp_path / "set").mkdir()
+    tasks = tmp_path / "tasks.json"
+    tasks.write_text('[{"id": 1, "data": {"text": "a"}, "annotations": [{"id": 1, "completed_by": 1, "result": []}]}]')
+    with pytest.raises(SystemExit):
+        main(["export", str(tasks), "--to", str(tmp_path / "set"), "--format", "tasks-jsonl"])
+    capsys.readouterr()
     missing = tmp_path / "no such folder" / "list.json"
     with pytest.raises(SystemExit) as ended:
         main(["dataset", "list", str(tmp_path / "set"), "--json", str(missing)])
