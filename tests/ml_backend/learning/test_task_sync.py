@@ -172,6 +172,7 @@ def test_background_embedding_is_resumable(context, studio, monkeypatch):
     broken = studio.add_task({"image": "/data/local-files/?d=gone.png"})
     read_all(TaskSync(studio, context.image_vectors, PROJECT))
     monkeypatch.setattr("ml_backend.learning.image_vectors.BATCH", 2)
+    monkeypatch.setattr("ml_backend.learning.image_vectors.ROUND_S", 600.0)  # at low priority on a busy machine
     lookout = BackgroundEmbedder(context)
     lookout.embed_open_tasks(PROJECT, until=0.0)  # one slice
     expected = len(context.image_vectors.random_sample(PROJECT, VERSION, limit=100))
