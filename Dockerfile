@@ -14,7 +14,7 @@ RUN groupadd --gid 10001 labelloop \
 
 FROM base AS build
 WORKDIR /opt/labelloop
-COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE NOTICE ./
 COPY requirements requirements
 COPY labelloop labelloop
 COPY ml_backend ml_backend

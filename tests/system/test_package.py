@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -70,7 +71,10 @@ def test_an_index_takes_the_metadata(installed):
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", installed.wheel], check=True)
     with zipfile.ZipFile(installed.wheel) as archive:
         (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        needed = message_from_bytes(archive.read(metadata)).get_all("Requires-Dist")
+        said = message_from_bytes(archive.read(metadata))
+        needed, readme = said.get_all("Requires-Dist"), said.get_payload()
+        assert "](https://github.com/labelloop/labelloop/raw/main/docs/images/prelabels.png)" in readme
+        assert re.findall(r"\]\((?!https:)[^)]*", readme) == []  # an index resolves no relative link
         assert [need for need in needed if "@" in need] == []  # no direct URL
         assert {f"{package}/py.typed" for package in PACKAGES} <= set(archive.namelist())
 
