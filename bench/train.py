@@ -17,14 +17,16 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from ml_backend.finetune.trial import TRIAL_BELOW
+from ml_backend.finetune.trial import Trial
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 NANO = SHARED / "models" / "yolox_nano.onnx"
 MIRRORS = Path(os.environ.get("LABELLOOP_MIRRORS", ROOT.parent / ".mirror"))
-# Fits that are done, so that a stopped bench goes on; and the data sets that were unpacked.
+# Fits of this machine, so that a stopped bench goes on; and the data sets that were unpacked.
 WORK = Path(os.environ.get("BENCH_WORK", Path(tempfile.gettempdir()) / "labelloop-bench-train"))
+# Figures of every fit on the page. One that is not made again keeps its own.
+RECORD = Path(__file__).parent / "results" / "train.jsonl"
 
 # Data set -> (seeds by number of labelled images).
 CASES: dict[str, dict[int, int]] = {
@@ -45,6 +47,9 @@ TITLES = {
 PCB_CLASSES = {1: "open", 2: "short", 3: "mousebite", 4: "spur", 5: "copper", 6: "pin-hole"}
 NEU_REPO = "siddhartamukherjee+NEU-DET-Steel-Surface-Defect-Detection"
 PCB_REPO = "tangsanli5201+DeepPCB"
+
+# What the record keeps of a fit.
+KEPT = ("key", "boxes", "refit", "tuned", "upon", "trial", "seen", "cpu_minutes", "ended", "test")
 
 
 @dataclass(frozen=True)
@@ -80,23 +85,25 @@ def run() -> str:
         return "Not measured: the extra `[train]` is not installed."
     if not NANO.is_file():
         return "Not measured: the data sets are not on this machine."
-    done = results()
     for case in cases():
-        if case.key not in done and root_of(case.data) is not None:
+        if case.key not in results(WORK / "fits.jsonl") and root_of(case.data) is not None:
             command = [sys.executable, "-W", "ignore", "-m", "bench.train", case.key]
             subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-            done = results()
-    return page(done)
+    return page(recorded())
 
 
-def results() -> dict[str, dict]:
-    """Fits that are done; those of few images with an earlier gate, which had no trial, do not count."""
-    file = WORK / "fits.jsonl"
+def results(file: Path) -> dict[str, dict]:
+    """Fits in a file by their keys, the last of each."""
     lines = file.read_text().splitlines() if file.is_file() else []
-    entries = list(map(json.loads, lines))
-    return {
-        entry["key"]: entry for entry in entries if "trial" in entry or int(entry["key"].split(":")[1]) >= TRIAL_BELOW
-    }
+    return {entry["key"]: entry for entry in map(json.loads, lines)}
+
+
+def recorded() -> dict[str, dict]:
+    """The record, after the fits of this machine were written to it."""
+    done = results(RECORD) | results(WORK / "fits.jsonl")
+    lines = [json.dumps({name: entry[name] for name in KEPT if name in entry}) for _, entry in sorted(done.items())]
+    RECORD.write_text("\n".join(lines) + "\n")
+    return done
 
 
 def fit(case: Case) -> dict:
@@ -123,11 +130,9 @@ def fit(case: Case) -> dict:
     spent = time.process_time() - spent
     refit = refit_score(NANO, labelled, test, folder=WORK / "features")
     upon = refit_score(out, labelled, test, folder=WORK / "features").ap50
-    trial = done.trial
     return {
         "key": case.key,
-        "trial": asdict(trial) | {"passed": trial.passed} if trial else None,
-        "served": refit.ap50 if trial and not trial.passed else upon,
+        "trial": asdict(done.trial) if done.trial else None,
         "parent": done.scores["parent"].ap50,
         "refit": refit.ap50,
         "tuned": done.scores["fine-tuned"].ap50,
@@ -255,9 +260,15 @@ def page(done: dict[str, dict]) -> str:
             "fine-tuned model where the trial gains two boxes, else the refit.",
             "The images of steel and circuit boards come from the repositories in `bench/sources.toml`",
             "(whose folder [the benches](../README.md) name). `BENCH_WORK` keeps fits that are done, so that a",
-            "stopped bench goes on.",
+            "stopped bench goes on; `train.jsonl` beside this page keeps the figures of all, and a fit that is not",
+            "made again keeps its own. `python -m bench.train` writes that file and prints the table.",
         ]
     )
+
+
+def _served(run: dict) -> float:
+    """AP50 of what the gate serves."""
+    return run["refit"] if run["trial"] and not Trial(**run["trial"]).passed else run["upon"]
 
 
 def _row(data: str, labelled: int, runs: list[dict]) -> str:
@@ -269,7 +280,7 @@ def _row(data: str, labelled: int, runs: list[dict]) -> str:
     trials = [
         f"{made['refit']:.3f} / {made['tuned']:.3f} ({made['boxes']})" for run in runs if (made := run.get("trial"))
     ]
-    served = float(np.mean([run.get("served", run["upon"]) for run in runs]))
+    served = float(np.mean([_served(run) for run in runs]))
 
     def spread(name: str) -> str:
         return f" ± {np.std([run[name] for run in runs]):.3f}" if len(runs) > 1 else ""
@@ -281,7 +292,9 @@ def _row(data: str, labelled: int, runs: list[dict]) -> str:
     )
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # without a fit: the page of those in the record
+    if not sys.argv[1:]:
+        print(page(recorded()))
     for word in sys.argv[1:]:
         name, count, number = word.split(":")
         entry = fit(Case(name, int(count), int(number)))
