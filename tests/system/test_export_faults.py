@@ -165,7 +165,7 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
 
 def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server, bucket, tmp_path):
     file = tmp_path / "export.json"
-    file.write_text(json.dumps(tasks(80)))
+    file.write_text(json.dumps(tasks(40)))
     address = f"s3://{bucket}/set"
     settings = s3_server.settings(tmp_path / "home")
     store = open_store(address, settings)
@@ -181,7 +181,7 @@ def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server,
     subprocess.run(command, env=environment, check=True, capture_output=True)
     lasts = time.monotonic() - began
     published = is_whole(store)
-    for share in (0.3, 0.5, 0.7, 0.95):
+    for share in (0.4, 0.6, 0.8, 0.95):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(share * lasts)
         process.send_signal(signal.SIGKILL)
