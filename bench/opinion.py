@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +36,12 @@ SHOWN = LearningPolicy().opinion
 
 LOOKED_AT = Path(__file__).parent / "undrawn.json"
 KINDS, MISPLACED = ("missing", "class"), ("spurious", "loose")
+
+# Bins of the calibration error, and fewest remarks of which a figure is given.
+BINS, ENOUGH_REMARKS = np.linspace(0, 1, 6), 20
+
+# Right remarks; unclear ones are left out.
+RIGHT = {"planted", "undrawn"}
 SAME_IOU, EMPTY_IOU = 0.5, 0.1
 
 What = Literal["planted", "undrawn", "unclear", "wrong"]
@@ -53,6 +59,10 @@ class Said:
     looked_at: bool
 
 
+Remarks = dict[tuple[str, str], list[Said]]
+"""(data set, kind) -> the remarks of all draws of which it is known whether they are right."""
+
+
 def run() -> str:
     """The figures, in Markdown."""
     return with_nano(_measured)
@@ -61,6 +71,7 @@ def run() -> str:
 def _measured(album: FeatureSource) -> str:
     looked = json.loads(LOOKED_AT.read_text())
     undrawn = sum(len(one["undrawn"]) for one in looked.values())
+    remarks: Remarks = defaultdict(list)
     head = f"planted | recall at precision .5 | at confidence | recall / precision from {SHOWN} on"
     return "\n".join(
         [
@@ -70,11 +81,13 @@ def _measured(album: FeatureSource) -> str:
             "",
             f"| what | counted | {head} | CPU s for {PHOTOS} photos |",
             "|---|---|---|---|---|---|---|",
-            *_blood_cells(album, looked),
-            *_raccoons(album),
-            *_misplaced(album),
+            *_blood_cells(album, looked, remarks),
+            *_raccoons(album, remarks),
+            *_misplaced(album, remarks),
             "",
-            *_hard(album),
+            *_hard(album, remarks),
+            *calibration(remarks),
+            "",
             *objectlab.rows(_one_draw_of_each(album), levels=album.backbone.levels),
             "",
             "Boxes around nothing and loose ones are planted in draws of their own, a twentieth of each: boxes of",
@@ -88,7 +101,45 @@ def _measured(album: FeatureSource) -> str:
     )
 
 
-def _blood_cells(album: FeatureSource, looked: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> Iterator[str]:
+def calibration(remarks: Mapping[tuple[str, str], Sequence[Said]]) -> Iterator[str]:
+    """The expected calibration error (https://arxiv.org/abs/1706.04599) of the percentages, in Markdown.
+
+    Args:
+        remarks: (data set, kind) -> remarks.
+    """
+    yield "Calibration of the percentages: mean of what is stated / share that is right (number of remarks), in fifths"
+    yield f"and of all; the error is the mean distance of both over the fifths, from {ENOUGH_REMARKS} remarks on:"
+    yield ""
+    yield "| data | kind | below .2 | .2 to .4 | .4 to .6 | .6 to .8 | from .8 | all | error |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    kinds = dict.fromkeys(kind for _, kind in remarks)
+    groups = {key: list(some) for key, some in remarks.items()}
+    groups |= {
+        ("all four", kind): [one for key, some in remarks.items() if key[1] == kind for one in some] for kind in kinds
+    }
+    for (data, kind), some in groups.items():
+        stated = np.array([one.confidence for one in some])
+        right = np.array([one.what in RIGHT for one in some], bool)
+        error, bins = calibration_error(stated, right)
+        cells = [
+            f"{np.mean(stated[rows]):.2f} / {np.mean(right[rows]):.2f} ({len(rows)})" if len(rows) else "-"
+            for rows in bins
+        ]
+        shown = f"{error:.3f}" if len(some) >= ENOUGH_REMARKS else "-"
+        yield f"| {data} | {kind} | {' | '.join(cells)} | {shown} |"
+
+
+def calibration_error(stated: np.ndarray, right: np.ndarray) -> tuple[float, list[np.ndarray]]:
+    """Expected calibration error over `BINS`, and the rows of each bin and of all."""
+    bin_of = np.clip(np.digitize(stated, BINS) - 1, 0, len(BINS) - 2)
+    rows = [np.flatnonzero(bin_of == index) for index in range(len(BINS) - 1)]
+    gaps = [len(some) * abs(np.mean(stated[some]) - np.mean(right[some])) for some in rows if len(some)]
+    return float(np.sum(gaps)) / max(len(stated), 1), [*rows, np.arange(len(stated))]
+
+
+def _blood_cells(
+    album: FeatureSource, looked: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], remarks: Remarks
+) -> Iterator[str]:
     photos, examples = training_photos(album, "bccd")
     known = [index for index, one in enumerate(photos) if Path(one.name).name in looked]
     truth = {index: looked[Path(photos[index].name).name] for index in known}
@@ -110,6 +161,8 @@ def _blood_cells(album: FeatureSource, looked: Mapping[str, Mapping[str, Sequenc
     missing = [one for one in said if one.kind == "missing"]
     known_ones = [one for one in missing if one.looked_at]
     tells = [one for one in said if one.kind == "class"]
+    remarks[TITLES["bccd"], "missing"] += [one for one in known_ones if one.what != "unclear"]
+    remarks[TITLES["bccd"], "class"] += tells
     right: set[str] = {"planted"}
     rows = [
         ("missing", "undrawn cells are right", known_ones, planted["looked at"], right | {"undrawn"}, {"unclear"}),
@@ -122,7 +175,7 @@ def _blood_cells(album: FeatureSource, looked: Mapping[str, Mapping[str, Sequenc
         yield f"| blood cells, {kind} | {counted} | {figures} | {np.mean(seconds):.1f} |"
 
 
-def _raccoons(album: FeatureSource) -> Iterator[str]:
+def _raccoons(album: FeatureSource, remarks: Remarks) -> Iterator[str]:
     _, examples = training_photos(album, "raccoon")
     said, planted, seconds = [], 0, []
     for seed in range(SEEDS["raccoon"]):
@@ -131,10 +184,11 @@ def _raccoons(album: FeatureSource) -> Iterator[str]:
         said += [one for one in some if one.kind == "missing"]
         planted += sum(map(len, errors))
         seconds.append(took)
+    remarks[TITLES["raccoon"], "missing"] += said
     yield f"| raccoons, missing | | {_figures(said, planted, {'planted'}, set())} | {np.mean(seconds):.1f} |"
 
 
-def _hard(album: FeatureSource) -> Iterator[str]:
+def _hard(album: FeatureSource, remarks: Remarks) -> Iterator[str]:
     """Two sets on which the model is weak: what is shown at the default, and how much of it is right."""
     rows = []
     for name in ("neu_det", "deep_pcb"):
@@ -145,7 +199,9 @@ def _hard(album: FeatureSource) -> Iterator[str]:
             said, errors, _ = _opinions(album, order, 0, [None] * len(order), plant=plant)
             planted = Counter(kind for each in errors for kind, _, _ in each)
             for kind in kinds:
-                shown = [one for one in said if one.kind == kind and one.confidence >= SHOWN]
+                some = [one for one in said if one.kind == kind]
+                remarks[TITLES[name], kind] += some
+                shown = [one for one in some if one.confidence >= SHOWN]
                 right = sum(one.what == "planted" for one in shown)
                 rows.append(f"| {TITLES[name]}, {kind} | {planted[kind]} | {len(shown)} | {right} |")
     if rows:
@@ -178,7 +234,7 @@ def _one_draw_of_each(album: FeatureSource) -> dict[str, Callable[[], tuple[obje
     return {TITLES[name]: partial(draw, name) for name in TITLES if root_of(name) is not None}
 
 
-def _misplaced(album: FeatureSource) -> Iterator[str]:
+def _misplaced(album: FeatureSource, remarks: Remarks) -> Iterator[str]:
     """Two draws of blood cells with boxes around nothing, and loose ones."""
     _, examples = training_photos(album, "bccd")
     said, planted, seconds = [], dict.fromkeys(MISPLACED, 0), []
@@ -190,7 +246,9 @@ def _misplaced(album: FeatureSource) -> Iterator[str]:
         for kind, _, _ in (error for each in errors for error in each):
             planted[kind] += 1
     for kind in MISPLACED:
-        figures = _figures([one for one in said if one.kind == kind], planted[kind], {"planted"}, set())
+        some = [one for one in said if one.kind == kind]
+        remarks[TITLES["bccd"], kind] += some
+        figures = _figures(some, planted[kind], {"planted"}, set())
         yield f"| blood cells, {kind} | | {figures} | {np.mean(seconds):.1f} |"
 
 
