@@ -14,7 +14,6 @@ from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioNotFound
 from ml_backend.errors import ModelError
-from ml_backend.inference.run_limit import give_memory_back
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.events import LABEL_ERRORS, LEARN, QUEUE, label_error_event, queue_event
 from ml_backend.learning.image_vectors import BackgroundEmbedder
@@ -47,7 +46,6 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         engine: The migrated database.
     """
     use_single_arena()
-    give_memory_back()
     context = _context_of(settings, studio, engine)
     learner = Learner(context)
 

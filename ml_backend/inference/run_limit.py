@@ -11,18 +11,6 @@ RUN_LIMIT_S = 60.0
 
 _CHECK_S = 0.5
 
-# Whether ONNX Runtime gives memory back after each run, see `give_memory_back`.
-_GIVES_BACK = threading.Event()
-
-
-def give_memory_back() -> None:
-    """Let every run of this process free the memory that ONNX Runtime otherwise keeps for the next one.
-
-    For a process that computes other things between runs: 35 MB less with the embedded model, and each run takes a
-    tenth longer.
-    """
-    _GIVES_BACK.set()
-
 
 class RunTooLong(Exception):
     """A run exceeded the time limit."""
@@ -56,8 +44,6 @@ class RunLimit:
 
         options = onnxruntime.RunOptions()
         options.only_execute_path_to_fetches = True
-        if _GIVES_BACK.is_set():
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         with self._lock:
             if not self._watched:
                 self._watched = True
