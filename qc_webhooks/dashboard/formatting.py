@@ -71,9 +71,10 @@ def hours(value: float | None) -> str:
     """Hours, rounded: "40 min", "3.5 h", "120 h"."""
     if value is None:
         return EN_DASH
-    if abs(value) < 1:
-        return f"{60 * value:.0f} min"
-    return f"{value:,.0f} h" if abs(value) >= 10 else f"{value:.1f} h"
+    minutes = round(60 * value)
+    if abs(minutes) < 60:
+        return f"{minutes} min"
+    return f"{value:,.0f} h" if round(abs(value), 1) >= 10 else f"{value:.1f} h"
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -85,7 +86,7 @@ def seconds(value: float | None) -> str:
     """Seconds, rounded: "45 s", "3 min"."""
     if value is None:
         return EN_DASH
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min"
+    return f"{value:.0f} s" if round(value) < 120 else f"{value / 60:.0f} min"
 
 
 def day(at: float, *, year: bool = False) -> str:

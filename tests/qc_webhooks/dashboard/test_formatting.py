@@ -12,8 +12,11 @@ RING = ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9))
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, EN_DASH), (0.0, "0 min"), (-0.1, "-6 min"), (0.5, "30 min"), (3.52, "3.5 h"), (1200, "1,200 h")],
-)
+    [
+        (None, EN_DASH), (0.0, "0 min"), (-0.1, "-6 min"), (0.5, "30 min"), (0.999, "1.0 h"), (3.52, "3.5 h"),
+        (9.97, "10 h"), (1200, "1,200 h"),
+    ],
+)  # fmt: skip
 def test_less_than_an_hour_is_said_in_minutes(value, text):
     assert hours(value) == text
 
