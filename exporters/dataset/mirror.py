@@ -166,7 +166,7 @@ class BucketMirror:
     def _tag_of(self, copy: ImageCopy) -> int:
         """Return the tag of an image. Of one that this program uploaded the manifest has the SHA-256 only."""
         if copy.etag:
-            tag = _tag(copy.etag)
+            tag = etag_tag(copy.etag)
         else:
             if self._objects is None:
                 self._objects = _listing(self._store, _OBJECTS)
@@ -181,7 +181,7 @@ class BucketMirror:
                 self._on_difference(path, MISSING)
             return False
         if not stated and self._on_difference:
-            stated = _tag(hashlib.md5(self._store.get(self._prefix + path), usedforsecurity=False).hexdigest())
+            stated = etag_tag(hashlib.md5(self._store.get(self._prefix + path), usedforsecurity=False).hexdigest())
         if not stated and self._previous:
             if self._previous_tags is None:
                 self._previous_tags = FileTags(self._previous())
@@ -216,7 +216,7 @@ class FileTags:
     """The paths and contents of a set of files, as hashes: 16 bytes each.
 
     Args:
-        tagged: The path and the tag of each file: `_tag` of its MD5, 0 if that is not known.
+        tagged: The path and the tag of each file: `etag_tag` of its MD5, 0 if that is not known.
     """
 
     def __init__(self, tagged: Iterable[tuple[str, int]]) -> None:
@@ -256,18 +256,18 @@ class FileTags:
 
 def _listing(store: Store, prefix: str) -> FileTags:
     """Return the files below a prefix of a bucket."""
-    return FileTags((entry.key.removeprefix(prefix), _tag(entry.tag.strip('"'))) for entry in store.entries(prefix))
+    return FileTags((entry.key.removeprefix(prefix), etag_tag(entry.tag)) for entry in store.entries(prefix))
 
 
 def content_tag(data: bytes) -> int:
     """Return the tag of a file with this content."""
-    return _tag(hashlib.md5(data, usedforsecurity=False).hexdigest())
+    return etag_tag(hashlib.md5(data, usedforsecurity=False).hexdigest())
 
 
 def file_tag(file: Path) -> int:
     """Return the tag of a file on the disk."""
     with file.open("rb") as content:
-        return _tag(hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
+        return etag_tag(hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
 
 
 def image_tag(copy: ImageCopy) -> int:
@@ -275,8 +275,9 @@ def image_tag(copy: ImageCopy) -> int:
     return hash_key(copy.store_key) or 1
 
 
-def _tag(etag: str) -> int:
+def etag_tag(etag: str) -> int:
     """Return 64 bits of an etag that is an MD5; 0 for one that is not: of an encrypted or a multipart object."""
+    etag = etag.strip('"')
     return int(etag[:16], 16) or 1 if _MD5.fullmatch(etag) else 0
 
 

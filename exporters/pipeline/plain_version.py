@@ -1,7 +1,7 @@
 """Write the plain files of a version to ``versions/vNNNNNN/``: archives, COCO files, README.md and report.html."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exporters.dataset.latest import README, REPORT
+from exporters.dataset.mirror import etag_tag, file_tag
 from exporters.dataset.plain_files import PlainVersion
 from exporters.dataset.readme import readme
 from exporters.model.manifest import DatasetManifest, PlainFile
@@ -32,7 +33,8 @@ def publish_plain_version(
 ) -> DatasetManifest:
     """Write the files of a claimed version. Return its manifest, which lists them.
 
-    What is in the parent already, such as the archives of a version in which nothing changed, is copied by the store.
+    The server of a bucket copies the files that the parent version has too, such as archives in which nothing changed.
+    In a folder each version has files of its own: a file that is edited there belongs to one version only.
 
     Args:
         store: where the data set lives.
@@ -56,7 +58,7 @@ def publish_plain_version(
         files[name] = scratch / name
         files[name].write_text(text, encoding="utf-8")
     listed = [PlainFile(path, folder + path, file.stat().st_size, _sha256(file)) for path, file in files.items()]
-    copied = _copy_unchanged(store, listed, parent) if parent else set()
+    copied = _copy_unchanged(store, listed, files, parent) if parent and root is None else set()
     store.put_many((folder + path, file) for path, file in files.items() if folder + path not in copied)
     plain.report = files[REPORT]
     if root is not None:
@@ -65,14 +67,23 @@ def publish_plain_version(
     return plain.manifest
 
 
-def _copy_unchanged(store: Store, files: Sequence[PlainFile], parent: DatasetManifest) -> set[str]:
-    """Copy the files that the parent has too within the store. Return their keys."""
+def _copy_unchanged(
+    store: Store, listed: Sequence[PlainFile], files: Mapping[str, Path], parent: DatasetManifest
+) -> set[str]:
+    """Let the server copy the files that the parent version has too. Return the keys of the copies.
+
+    A file of the parent that is gone, or that is listed with another size or MD5 than its manifest says, is not copied.
+    """
     known = {(file.path, file.size, file.sha256): file.key for file in parent.files}
     copied = set()
-    for file in files:
-        if (key := known.get((file.path, file.size, file.sha256))) is not None:
-            with suppress(StoreError):  # it is gone, or larger than the server copies: it is written like the others
-                store.copy(key, file.key)
+    with suppress(StoreError):
+        stored = {entry.key: entry for entry in store.entries(f"versions/{parent.version}/")} if known else {}
+        for file in listed:
+            entry = stored.get(known.get((file.path, file.size, file.sha256), ""))
+            if entry is None or entry.size != file.size or etag_tag(entry.tag) not in {0, file_tag(files[file.path])}:
+                continue
+            with suppress(StoreError):  # it was removed, or is larger than the server copies
+                store.copy(entry.key, file.key)
                 copied.add(file.key)
     return copied
 

@@ -1,9 +1,15 @@
 """A second export converts and writes only what changed; what it publishes is what an export of everything would be."""
 
+import hashlib
 import random
-from pathlib import Path
 
+import msgspec
 import pytest
+
+from exporters.dataset.versions import read_version
+from exporters.model.manifest import PlainFile
+from exporters.pipeline.plain_version import _copy_unchanged
+from labelloop.service.store import ObjectInfo, StoreError, open_store
 
 FORMATS = ("coco", "voc", "yolo-detect")
 
@@ -95,26 +101,53 @@ def test_other_rules_convert_everything_again(run, build, config):
     )
 
 
-def test_plain_files_that_the_parent_has_are_not_written_again(run, build):
+def test_each_version_in_a_folder_has_files_of_its_own(run, build):
     tasks, options = tasks_of(build, 20), {"formats": FORMATS, "split": "train=1"}
-
-    def files(version):
-        folder = first.root / "versions" / version
-        return {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-
-    first = run(tasks, **options)
-    before = files("v000001")
-    large = {path for path in before if path.suffix in {".zip", ".jsonl"} or path.parts[0] == "coco"}
+    first = run(tasks, **options).root / "versions" / "v000001"
+    before = {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    large = [path for path in before if path.suffix in {".zip", ".jsonl"} or path.parts[0] == "coco"]
     assert len(large) == 5
+    for path in large:
+        first.joinpath(path).write_bytes(b"edited")
     run(tasks, **options)
-    again = files("v000002")
-    assert {path for path in again if again[path].samefile(before[path])} == large
-    run(tasks, afresh=True, **options)  # the repair of a damaged data set trusts none of its files
-    third = files("v000003")
-    assert not any(third[path].samefile(again[path]) for path in large)
-    assert all(third[path].read_bytes() == again[path].read_bytes() for path in large)
-    third[Path("voc.zip")].unlink()
-    run(tasks, **options)
-    last = files("v000004")
-    assert last[Path("voc.zip")].read_bytes() == again[Path("voc.zip")].read_bytes()
-    assert last[Path("images.jsonl")].samefile(third[Path("images.jsonl")])
+    second = first.with_name("v000002")
+    assert all(second.joinpath(path).read_bytes() == before[path] for path in large)
+
+
+class Bucket:
+    """A bucket whose server copies objects, but refuses some."""
+
+    def __init__(self, objects, refused=()):
+        self.objects, self.refused = objects, refused
+
+    def entries(self, prefix):
+        return [ObjectInfo(key, size, 0.0, tag) for key, (size, tag) in self.objects.items() if key.startswith(prefix)]
+
+    def copy(self, key, to):
+        if key in self.refused:
+            raise StoreError("s3://b", key, "it is over 5 GB")
+        self.objects[to] = self.objects[key]
+
+
+def test_server_of_a_bucket_copies_what_the_parent_version_has_too(run, build, tmp_path, settings):
+    parent = read_version(open_store(run(tasks_of(build, 2)).root.as_uri(), settings), "v000001")
+    names = ("same", "parts", "replaced", "cut", "gone", "refused", "changed")
+    files, md5 = {}, {}
+    for name in names:
+        files[name] = tmp_path / name
+        files[name].write_text(name)
+        md5[name] = hashlib.md5(name.encode()).hexdigest()
+
+    def plain_files(version):
+        return tuple(PlainFile(name, f"versions/{version}/{name}", len(name), f"sha of {name}") for name in names)
+
+    old = plain_files("v000001")
+    old = (*old[:-1], msgspec.structs.replace(old[-1], sha256="another"))
+    objects = {file.key: (file.size, f'"{md5[file.path]}"') for file in old if file.path != "gone"}
+    objects["versions/v000001/parts"] = (5, '"0123-2"')  # an upload in parts has no MD5
+    objects["versions/v000001/replaced"] = (8, f'"{md5["same"]}"')
+    objects["versions/v000001/cut"] = (2, '"0123-2"')
+    bucket = Bucket(objects, refused={"versions/v000001/refused"})
+    copied = _copy_unchanged(bucket, plain_files("v000002"), files, msgspec.structs.replace(parent, files=old))
+    assert copied == {"versions/v000002/same", "versions/v000002/parts"}
+    assert {key for key in objects if "v000002" in key} == copied
