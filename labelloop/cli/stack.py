@@ -79,14 +79,18 @@ def down(*, wait_s: float = 30.0) -> None:
     """Stop the loop that `labelloop up` runs in another terminal (Ctrl-C there does the same), or left when killed.
 
     Args:
-        wait_s: Seconds to wait until all services have stopped.
+        wait_s: Seconds to wait until all services have stopped. Those of a killed `labelloop up` get SIGKILL then.
     """
     home = Settings().home
     holder = running_supervisor(home)
     if holder is None:
         from labelloop.stack.process import RECORDS, stop_orphans
+        from labelloop.stack.state import sole_supervisor
 
-        left = stop_orphans(home / RECORDS)
+        left = []
+        if (home / RECORDS).is_dir():
+            with sole_supervisor(home, None):  # the records are not those of an `up` that starts meanwhile
+                left = stop_orphans(home / RECORDS, grace_s=wait_s)
         if not left:
             raise StackError(f"No labelloop up is running in {home}.", fix="Nothing to do.", code="not_running")
         print(f"labelloop up had been killed; what it left running has been stopped: {', '.join(left)}.")

@@ -128,7 +128,7 @@ def kill_group(pid: int) -> None:
 
 
 def stop_orphans(records: Path, *, grace_s: float = 5.0) -> list[str]:
-    """Stop parts that a killed supervisor left running.
+    """Stop parts that a killed supervisor left running. The caller holds the lock of the home folder.
 
     A record counts only if the process has the recorded start time, so that a reused process id is never signalled.
 
@@ -144,7 +144,8 @@ def stop_orphans(records: Path, *, grace_s: float = 5.0) -> list[str]:
     while any(record.alive for record in orphans) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     for record in orphans:
-        kill_group(record.pid)
+        if _born(record.pid) in {"", record.born}:  # otherwise its group has ended, and another process has the id
+            kill_group(record.pid)
     for path in records.glob("*.json"):
         path.unlink(missing_ok=True)
     return [record.name for record in orphans]

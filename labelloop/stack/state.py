@@ -88,8 +88,12 @@ def write_state(folder: Path, state: StackState) -> None:
 
 
 @contextmanager
-def sole_supervisor(home: Path, url: str) -> Iterator[None]:
+def sole_supervisor(home: Path, url: str | None) -> Iterator[None]:
     """Lock the home folder while the stack runs.
+
+    Args:
+        home: The home folder.
+        url: Address of Label Studio; None: nothing is started, and no other process may start it meanwhile.
 
     Raises:
         StackError: Another process holds the lock; the message has its id and address.
@@ -106,8 +110,9 @@ def sole_supervisor(home: Path, url: str) -> Iterator[None]:
                 code="already_running",
             ) from None
         lock.truncate(0)
-        lock.write(msgspec.json.encode(SupervisorInfo(os.getpid(), url)))
-        lock.flush()
+        if url is not None:
+            lock.write(msgspec.json.encode(SupervisorInfo(os.getpid(), url)))
+            lock.flush()
         try:
             yield
         finally:

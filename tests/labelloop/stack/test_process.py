@@ -1,5 +1,6 @@
 """Children: their whole process group ends, also when only a killed supervisor's record is left of them."""
 
+import json
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from labelloop.cli.stack import down
 from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio_server import wait_until_healthy
 from labelloop.stack.process import Child, ServiceSpec, stop_orphans
+from labelloop.stack.state import sole_supervisor
 
 # A program with a child of its own that does not listen to polite signals, as a stuck worker would.
 STUBBORN = """
@@ -74,6 +76,25 @@ def test_down_stops_what_a_killed_up_left_running(start, tmp_path, monkeypatch, 
     wait_until(lambda: child.exit_code() is not None)
     with pytest.raises(StackError, match="No labelloop up is running"):
         down()
+
+
+def test_down_leaves_the_parts_of_an_up_that_starts_meanwhile(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
+    child = start("import time; time.sleep(600)")
+    with sole_supervisor(tmp_path, None), pytest.raises(StackError, match="running already"):
+        down()
+    assert child.exit_code() is None
+    assert (tmp_path / "run" / "part.json").exists()
+
+
+def test_a_process_id_that_is_reused_while_orphans_end_is_not_killed(start, tmp_path, monkeypatch, wait_until):
+    child = start("import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)")
+    wait_until(lambda: "deaf" in child.tail())
+    born = iter([json.loads((tmp_path / "run" / "part.json").read_text())["born"]])
+    monkeypatch.setattr("labelloop.stack.process._born", lambda _: next(born, "a later process"))
+    assert stop_orphans(tmp_path / "run", grace_s=2) == ["Some part"]
+    time.sleep(0.2)
+    assert child.exit_code() is None
 
 
 def test_a_reused_process_id_is_not_signalled(start, tmp_path):
