@@ -37,8 +37,8 @@ hypothesis.settings.register_profile("labelloop", _PATIENT, max_examples=60, der
 hypothesis.settings.register_profile("explore", _PATIENT, max_examples=2000)
 hypothesis.settings.load_profile("labelloop")
 
-# No test outlives a power cut, and exports waited for the disk longer than they computed. `fstat` refuses what is no
-# open file, too. The programs that tests start wait for the disk as ever.
+# No test cuts the power, and exports waited for the disk longer than they computed. Like fsync, `fstat` refuses what is
+# no open file. The order of syncs and renames has a test of its own (test_store.py); programs that tests start do wait.
 os.fsync = os.fstat
 
 

@@ -34,7 +34,7 @@ CHECKER = Path(__file__).parents[2] / ".labelloop/test/ultralytics"
 
 @pytest.fixture(autouse=True)
 def _no_power_cut(monkeypatch):
-    """Do not wait until the disk has all that other processes of tests have written, too."""
+    """Do not sync the whole disk, which has what other tests write as well."""
     monkeypatch.setattr(mirror, "sync_disk", os.stat)
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from labelloop.service.settings import Settings
-from labelloop.service.store import ObjectChanged, ObjectExists, ObjectNotFound, StoreError, open_store, s3
+from labelloop.service.store import ObjectChanged, ObjectExists, ObjectNotFound, StoreError, bulk_put, open_store, s3
 from labelloop.service.store.bulk_put import sync_disk
 from labelloop.service.store.keys import validate_key
 from tests.bare_s3 import BareS3
@@ -329,3 +330,26 @@ def test_the_disk_of_a_folder_is_synced_or_the_reason_is_raised(tmp_path):
     sync_disk(str(tmp_path))
     with pytest.raises(FileNotFoundError):
         sync_disk(str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("content_call", "write"),
+    [
+        ("fsync", lambda store: store.put("a/b", b"1")),
+        ("fsync", lambda store: store.create("a/b", b"1")),
+        ("fsync", lambda store: store.swap("a/b", b"1", etag=None)),
+        ("sync_disk", lambda store: store.put_many([("a/b", b"1")])),
+    ],
+    ids=["put", "create", "swap", "put_many"],
+)
+def test_content_is_synced_before_its_name_and_the_folder_after(store, tmp_path, monkeypatch, content_call, write):
+    target, synced = tmp_path / "store" / "a" / "b", []
+
+    def fsync(handle):
+        what = "folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "fsync"
+        synced.append((what, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(bulk_put, "sync_disk", lambda _: synced.append(("sync_disk", target.exists())))
+    write(store)
+    assert synced == [(content_call, False), ("folder", True)]
