@@ -41,9 +41,11 @@ def pages(tmp_path_factory):
     """Each page, by what it reports."""
     folder = tmp_path_factory.mktemp("reports")
     tuning, check, learning = (folder / f"{name}.html" for name in ("tuning", "check", "learning"))
-    run("qc", "tune", "--from", *DATA, "--target-error", ".2", "--html", tuning)
-    run("export", *DATA, "--no-fetch", "--format", "coco,tasks-jsonl", "--to", folder / "set")
-    run("dataset", "check", drawn_yolo(folder / "yolo"), "--out", check)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABELLOOP_HOME", str(folder / "home"))
+        run("qc", "tune", "--from", *DATA, "--target-error", ".2", "--html", tuning)
+        run("export", *DATA, "--no-fetch", "--format", "coco,tasks-jsonl", "--to", folder / "set")
+        run("dataset", "check", drawn_yolo(folder / "yolo"), "--out", check)
     learning.write_text(learning_page(report_of([run_of(2), run_of(3)], [edited(1), edited(2)])), encoding="utf-8")
     return {"tuning": tuning, "check": check, "learning": learning, "data set": folder / "set/latest/report.html"}
 
