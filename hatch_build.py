@@ -10,15 +10,15 @@ _LINK = re.compile(r"(!?)(\[[^\]]*\])\((?!\w+:|#)([^)\s]+)\)")
 
 
 class Readme(MetadataHookInterface):
-    """README.md with absolute links: pictures as raw files, pages as GitHub shows them."""
+    """README.md with absolute links into the tag of this version: pictures as raw files, pages as GitHub shows them."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Set the long description."""
-        source = metadata["urls"]["Source"]
+        source, tag = metadata["urls"]["Source"], f"v{metadata['version']}"
 
         def absolute(link: re.Match[str]) -> str:
             mark, text, target = link.groups()
-            return f"{mark}{text}({source}/{'raw' if mark else 'blob'}/main/{target})"
+            return f"{mark}{text}({source}/{'raw' if mark else 'blob'}/{tag}/{target})"
 
         text = _LINK.sub(absolute, Path(self.root, "README.md").read_text(encoding="utf-8"))
         metadata["readme"] = {"content-type": "text/markdown", "text": text}

@@ -11,6 +11,7 @@ from email import message_from_bytes
 import pytest
 from PIL import Image
 
+from labelloop import VERSION
 from tests.drawn import SIDE, draw_shapes
 
 pytestmark = pytest.mark.system
@@ -73,7 +74,7 @@ def test_an_index_takes_the_metadata(installed):
         (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         said = message_from_bytes(archive.read(metadata))
         needed, readme = said.get_all("Requires-Dist"), said.get_payload()
-        assert "](https://github.com/labelloop/labelloop/raw/main/docs/images/prelabels.png)" in readme
+        assert f"](https://github.com/labelloop/labelloop/raw/v{VERSION}/docs/images/prelabels.png)" in readme
         assert re.findall(r"\]\((?!https:)[^)]*", readme) == []  # an index resolves no relative link
         assert [need for need in needed if "@" in need] == []  # no direct URL
         assert {f"{package}/py.typed" for package in PACKAGES} <= set(archive.namelist())
