@@ -20,14 +20,17 @@ TRAINERS_FIRST_S = 120.0
 # Time after which a training counts as hanging: this many budgets, and seconds to read, evaluate and publish.
 LIMIT, LIMIT_S = 5, 3600.0
 
+# Seconds after the start of a training for which its model is waited for, while the ML backend or the trainer is away.
+MODEL_LIMIT_S = 3 * 86400.0
+
 OFF = "Fine-tuning is off (`on` in the table [train] of learn.toml)."
 
 INSTALL = "pip install 'labelloop[train]'"
 
 
-def time_limit_s(minutes: float) -> float:
-    """Return the seconds after which a training with this budget counts as hanging."""
-    return LIMIT * 60 * minutes + LIMIT_S
+def time_limit_s(minutes: float, *, trained: bool = False) -> float:
+    """Return the seconds after which a training with this budget counts as hanging, or its model as lost."""
+    return LIMIT * 60 * minutes + (MODEL_LIMIT_S if trained else LIMIT_S)
 
 
 def able(policy: FinetunePolicy, known: Sequence[KnownTrainer], *, now: float) -> list[KnownTrainer]:

@@ -161,7 +161,8 @@ class TrainerEndpoints:
             data_version=sent.data_version[:MAX_NAME], ended=sent.ended[:MAX_NAME], untried=sent.untried[:MAX_REASON],
         )  # fmt: skip
         jobs = self._jobs()
-        if jobs.now() - (job.started_at or 0.0) > time_limit_s(job.minutes):  # it hangs, though its heartbeat goes on
+        limit_s = time_limit_s(job.minutes, trained=bool(sent.ended))
+        if jobs.now() - (job.started_at or 0.0) > limit_s:  # it hangs, though its heartbeat goes on
             jobs.release(job.id, job.token, reason=f"{job.holder} did not finish it in time", lost=True)
             raise LeaseLost(job=number)
         if not jobs.heartbeat(job.id, job.token, sent):

@@ -80,8 +80,7 @@ def run_agent(
         BackendRefused: The token is wrong, or the ML backend has none.
     """
     finished = FinishedModels(options.home, client)
-    for url in finished.elsewhere():
-        say(f"{finished.folder} has a trained model for the ML backend at {url}; start a trainer with that --url.")
+    finished.tidy(say)
     pause_s, unreachable, trained = FIRST_PAUSE_S, False, False
     while not stopping():
         try:

@@ -1,5 +1,7 @@
 """`labelloop trainer` against the ML backend's endpoints: a lease, the data, the model and back; no torch here."""
 
+import fcntl
+import os
 import threading
 import time
 from dataclasses import replace
@@ -121,6 +123,15 @@ def trains(*, model=lambda: changed(graph()), trial=None, how="budget", untried=
 
     train.seen = seen
     return train
+
+
+def kept_model(client, options, tmp_path, **progress):
+    """A trained model of the next job, in the home folder of its trainer."""
+    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
+    finished, model = FinishedModels(options.home, client), tmp_path / "trained.onnx"
+    onnx.save(changed(graph()), model)
+    finished.keep(offer, TrainProgress(**progress), model)
+    return finished
 
 
 def run(client, options, train, *, stop_after=None):
@@ -284,15 +295,12 @@ def test_a_model_outlives_its_trainer(client, context, options, job, monkeypatch
 
 
 def test_a_kept_model_of_a_job_that_another_has_is_dropped(client, context, options, job, tmp_path):
-    offer, _ = client.work("gpu-box", "cpu", wait_s=0)
-    finished, model = FinishedModels(options.home, client), tmp_path / "trained.onnx"
-    onnx.save(changed(graph()), model)
-    finished.keep(offer, TrainProgress(), model)
-    context.train_jobs.release(job.id, offer.lease, reason="no heartbeats")
+    finished = kept_model(client, options, tmp_path)
+    context.train_jobs.release(job.id, context.train_jobs.job(job.id).token, reason="no heartbeats")
     context.train_jobs.claim(job.id, "another")
     said = []
     finished.hand_back(said.append)
-    assert said == [f"Job {job.id}: dropped, it was given to another or cancelled."]
+    assert said == [f"Job {job.id}: dropped, it was given to another, cancelled or is too late."]
     assert not list(finished.folder.iterdir())
     assert context.train_jobs.job(job.id).holder == "another"
 
@@ -305,8 +313,53 @@ def test_a_model_kept_for_another_ml_backend_is_named(client, options, job, tmp_
         offer, TrainProgress(), model
     )
     said = run(client, options, None, stop_after="labels.example.org")
-    assert "start a trainer with that --url" in said[0]
+    assert "Start a trainer with that --url" in said[0]
     assert len(list((options.home / "train" / "finished").iterdir())) == 2
+
+
+def test_a_kept_model_is_handed_back_by_one_of_two_trainers(client, context, options, job, tmp_path):
+    finished = kept_model(client, options, tmp_path)
+    with next(finished.folder.glob("*.json")).open("rb") as record:
+        fcntl.flock(record, fcntl.LOCK_EX)
+        said = []
+        finished.hand_back(said.append)
+        assert said == []
+    next(finished.folder.glob("*.onnx")).unlink()  # the other has handed it back, and deletes its record next
+    finished.hand_back(said.append)
+    assert (said, context.train_jobs.job(job.id).state) == ([], "running")
+
+
+def test_leftovers_of_a_crash_are_deleted_after_a_day(client, options, job, tmp_path):
+    finished = kept_model(client, options, tmp_path)
+    whole = sorted(finished.folder.iterdir())
+    new, old = finished.folder / "1.onnx", [finished.folder / name for name in ("2.onnx", "3.partial", "4.json")]
+    for file in (new, *old):
+        file.write_bytes(b"{")
+    for file in (*whole, *old):
+        os.utime(file, (time.time() - 90_000,) * 2)
+    said = []
+    finished.tidy(said.append)
+    assert sorted(finished.folder.iterdir()) == sorted([*whole, new])
+    assert [line.partition(" cannot be read")[0] for line in said] == [str(old[2])]
+
+
+def test_a_model_of_a_long_outage_is_taken(client, context, options, job, tmp_path, monkeypatch):
+    finished = kept_model(client, options, tmp_path, ended="budget")
+    later = context.train_jobs.now() + time_limit_s(job.minutes) + 1
+    monkeypatch.setattr(TrainJobStore, "now", lambda _: later)
+    said = []
+    finished.hand_back(said.append)
+    assert said == [f"Job {job.id}: handed back; the ML backend evaluates it."]
+
+
+def test_a_model_that_comes_too_late_is_dropped(client, context, options, job, tmp_path, monkeypatch):
+    finished = kept_model(client, options, tmp_path, ended="budget")
+    later = context.train_jobs.now() + time_limit_s(job.minutes, trained=True) + 1
+    monkeypatch.setattr(TrainJobStore, "now", lambda _: later)
+    said = []
+    finished.hand_back(said.append)
+    assert said == [f"Job {job.id}: dropped, it was given to another, cancelled or is too late."]
+    assert not list(finished.folder.iterdir())
 
 
 def test_an_expired_lease_ends_for_good_once_another_has_the_job(context, job):
