@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from exporters.dataset.versions import versions
 from exporters.importing.run import ImportOptions, run_import
 from exporters.pipeline.export import export
 from exporters.validate.folder import validate
@@ -18,6 +19,7 @@ from labelloop.service.datasets import open_source, read_dataset
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_bucket, open_store
 from labelloop.service.store.addresses import to_studio_url
+from labelloop.service.store.cloud import CloudStore
 from tests.exporters.fake_studio import ImportStudio
 from tests.system.test_bucket import STRANGER
 from tests.system.test_export import BOXES, CONFIG, HEIGHT, WIDTH, task
@@ -113,6 +115,28 @@ def test_command_line_exports_to_a_cloud_and_strangers_load_it(bucket, tmp_path,
     assert not list(open_store(cars, Settings()).list("versions/v000001/"))
     labelloop("dataset", "latest", cars)
     labelloop("dataset", "validate", cars)
+
+
+def test_server_copies_files_of_the_parent_version_that_are_intact(bucket, tmp_path, monkeypatch):
+    config = tmp_path / "config.xml"
+    config.write_text(CONFIG)
+    cars = f"{bucket}/sets/cars"
+    words = ("export", f"{bucket}/export.json", "--to", cars, "--label-config", config, "--no-latest")
+    options = ("--split", "train=.5,val=.5", "--format", "coco,voc")
+    labelloop(*words, *options)
+    store, copied = open_store(cars, Settings()), []
+    (version,) = versions(store)
+    assert version.files
+    store.put("versions/v000001/voc.zip", b"damaged")
+    copy = CloudStore.copy
+    monkeypatch.setattr(CloudStore, "copy", lambda self, key, to: (copy(self, key, to), copied.append(to)))
+    labelloop(*words, *options)
+    texts = {"README.md", "report.html"}
+    assert set(copied) == {f"versions/v000002/{file.path}" for file in version.files if file.path not in texts} - {
+        "versions/v000002/voc.zip"
+    }
+    labelloop("dataset", "verify", cars, "--version", "2")
+    labelloop("dataset", "verify", cars, "--version", "1", status=1)
 
 
 def test_link_lets_anybody_fetch_the_images(bucket, tmp_path, capsys, monkeypatch):
