@@ -180,17 +180,18 @@ def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server,
     began = time.monotonic()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     lasts = time.monotonic() - began
-    published = is_whole(store)
+    published, statuses = is_whole(store), []
     for share in (0.4, 0.6, 0.8, 0.95):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(share * lasts)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        statuses.append(process.wait())
         now = is_whole(store)
         assert now is not None
         assert now >= published
         published = now
         assert issues_of_latest(store) <= {"latest-state", "latest-old"}
+    assert -signal.SIGKILL in statuses, "every export ended before it was killed"
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert is_whole(store) == read_version(store).version
     assert read_version(store).version in done.stdout
