@@ -21,8 +21,8 @@ SMALL, LARGE = 32**2, 96**2
 # Number of histogram bins for relative box sizes, and cells per side of the centre heat map.
 SIDE_STEPS = 20
 GRID = 24
-# Objects that are collected before they are measured.
-_OBJECTS = 16_384
+# Objects and images that are collected before they are measured.
+_WAITING = 16_384
 # Returns the objects of an image.
 _Load = Callable[[], Sequence[DecodedObject]]
 
@@ -98,7 +98,7 @@ class VersionStatistics:
                 has_objects = name and records[index] != LEFT_OUT
                 load: _Load = partial(decode_objects, name, records[index], image, classes) if has_objects else tuple
                 self._add_candidate(key, image, set(class_ids[first[index] : first[index + 1]].tolist()), load)
-        if self._objects >= _OBJECTS:
+        if self._objects + len(self._splits) >= _WAITING:
             self.measure()
 
     def samples(self) -> list[tuple[Image, Sequence[DecodedObject]]]:

@@ -221,7 +221,7 @@ def one_blas_thread() -> Iterator[None]:
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Import without looking for garbage, nor look at what was imported later on: a tenth of the start."""
+    """Pause the garbage collector during imports and exempt what they made from it: a tenth of the start."""
     gc.disable()
     try:
         yield

@@ -151,9 +151,8 @@ class GcsBucket:
 
         with self._errors(name, "get"):
             try:  # the last byte of a range is part of it
-                return bytes(self._blob(name).download_as_bytes(end=max(size, 1) - 1, **self._connection.options()))[
-                    :size
-                ]
+                data = self._blob(name).download_as_bytes(end=max(size, 1) - 1, **self._connection.options())
+                return bytes(data[:size])
             except RequestRangeNotSatisfiable:  # the object is empty
                 return b""
 

@@ -140,6 +140,7 @@ def test_when_an_export_is_due(policy, now, last, is_due):
 
 def test_every_trigger_is_a_key_of_the_policy():
     assert set(TRIGGERS) <= set(ExportPolicy.__dataclass_fields__)
+    assert not ExportPolicy().is_automatic
 
 
 def test_every_field_of_the_policy_reaches_the_run():
@@ -151,7 +152,6 @@ def test_every_field_of_the_policy_reaches_the_run():
     assert set(options) == set(inspect.signature(export).parameters) - of_this_run
     assert (options["to"], options["formats"], options["copy_images"]) == ("s3://bucket/cars", ("coco", "voc"), True)
     assert (ExportPolicy().options()["to"], ExportPolicy().options()["formats"]) == (None, ())
-    assert not ExportPolicy().is_automatic
 
 
 def test_disputed_waiting_and_open_tasks_are_not_accepted(watcher, label, studio, build):
