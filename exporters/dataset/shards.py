@@ -279,7 +279,8 @@ def _lines(store: Store, generation: Generation, name: str) -> Iterator[_Line]:
                 row, _, split = head.removeprefix(_ROW).partition(_SPLIT)
                 yield int(row), split[:-1].decode(), msgspec.Raw(record[:-2])
         except ValueError as error:
-            raise DatasetDamaged(url=store.url, key=object_key(shard.sha256), reason=str(error)) from error
+            reason = f"a line is not as an export writes it ({error})"
+            raise DatasetDamaged(url=store.url, key=object_key(shard.sha256), reason=reason) from error
 
 
 def _contents(store: Store, shards: Sequence[Shard]) -> Iterator[tuple[Shard, BufferedReader | BytesIO]]:
