@@ -99,8 +99,8 @@ def home(context: DoctorContext) -> Finding:
     if database is not None and not database.exists() and not settings_file(context.settings.home).exists():
         return warning(
             f"No service has run with the home folder {context.settings.home}: it has no database and no settings.",
-            "Set LABELLOOP_HOME to the home folder of the services, or run the command in the folder in which they "
-            "were started.",
+            "If services run elsewhere, set LABELLOOP_HOME to their home folder, or run the command in the folder in "
+            "which they were started. Otherwise start them: `labelloop up`.",
         )
     return ok(f"{context.settings.home} can be written")
 

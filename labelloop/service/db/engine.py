@@ -31,6 +31,12 @@ LOCK_SPIN_S, LOCK_SPIN_PAUSE_S = 0.25, 0.001
 # alembic keeps its context in module globals: two threads must not migrate at the same time.
 _ALEMBIC_LOCK = threading.Lock()
 
+# What to do by SQLite's error code.
+_DISK_FIXES = {
+    sqlite3.SQLITE_FULL: "Free space on its disk.",
+    sqlite3.SQLITE_IOERR: "Check its disk: the kernel's log (`dmesg`) names the error.",
+}
+
 Clock = Callable[[sa.Connection], float]
 
 
@@ -71,6 +77,8 @@ def database_fix(error: Exception) -> str:
     if is_damaged(cause):
         return "Stop every service and restore a backup: `labelloop restore FILE --force`."
     if isinstance(cause, sqlite3.Error):
+        if (fix := _DISK_FIXES.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)) is not None:
+            return fix
         return (
             "If it is locked, stop the program that holds it (`fuser -v` on the file names it); if it is read-only, "
             "give the folder to the user that runs labelloop."

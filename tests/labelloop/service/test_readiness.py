@@ -146,6 +146,8 @@ def damage(file):
     [
         (sqlite3.SQLITE_CANTOPEN, "give the folder"),
         (sqlite3.SQLITE_BUSY, "stop the program"),
+        (sqlite3.SQLITE_FULL, "Free space"),
+        (sqlite3.SQLITE_IOERR_READ, "Check its disk"),
         (sqlite3.SQLITE_CORRUPT_INDEX, "restore a backup"),
     ],
 )
