@@ -63,7 +63,7 @@ def test_region_of_one_of_three_annotators_is_rejected():
     result = consensus(views([box(0), box(500)], [box(4)], [box(10)]))
     assert [agreed.region.geometry.x for agreed in result.regions] == [4]
     (lone,) = result.rejected
-    assert (lone.missed_by, lone.sources[0].annotator) == ((2, 3), 1)
+    assert (lone.missed_by, lone.sources[0].annotator, lone.sources[0].iou) == ((2, 3), 1, 1)
     assert lone.probability < 0.5
 
 
