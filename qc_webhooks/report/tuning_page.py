@@ -28,7 +28,8 @@ def tuning_chart(tuning: Tuning, *, width: float = 760.0, height: float = 320.0)
     span = curve[-1].labels - curve[0].labels
     every = next(size for size in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 1e9) if span / size <= 8)
     first = math.ceil(curve[0].labels / every - 1e-9)
-    ticks = [round(every * (first + index), 3) for index in range(9) if every * (first + index) <= curve[-1].labels]
+    last = math.floor(curve[-1].labels / every + 1e-9)
+    ticks = [round(every * number, 3) for number in range(first, last + 1)]
     levels = [round(step * index, 3) for index in range(round(ceiling / step) + 1)]
     return Chart(
         width, height, left, right, top, bottom, x.ticks(ticks, "{:g}".format),

@@ -133,12 +133,16 @@ def test_page_draws_the_curve(tuning):
     assert tuning_chart(tuning).mark is not None
 
 
-def test_narrow_curve_has_numbers_on_its_axis(tuning):
+@pytest.mark.parametrize(
+    ("ends", "ticks"),
+    [((2.0, 2.07), "2 2.01 2.02 2.03 2.04 2.05 2.06 2.07"), ((1.0, 1.4), "1 1.05 1.1 1.15 1.2 1.25 1.3 1.35 1.4")],
+)
+def test_narrow_curve_has_numbers_on_its_axis(tuning, ends, ticks):
     first, second = (
-        msgspec.structs.replace(point, labels=labels) for point, labels in zip(tuning.curve, (2.0, 2.07), strict=False)
+        msgspec.structs.replace(point, labels=labels) for point, labels in zip(tuning.curve, ends, strict=False)
     )
     chart = tuning_chart(msgspec.structs.replace(tuning, curve=(first, second), proposed=first))
-    assert [tick.text for tick in chart.x][:2] == ["2", "2.01"]
+    assert [tick.text for tick in chart.x] == ticks.split()
 
 
 def test_tuning_is_kept_for_the_dashboard(tuning, tmp_path):
