@@ -132,8 +132,7 @@ def _work_on(
             if job is not None and done is not None and not done.stopped:
                 reporter.ended(done)
                 reporter.phase("handing the model back")
-                finished.keep(offer, reporter.progress, job.out)
-                kept = True
+                kept = finished.keep(offer, reporter.progress, job.out, say)
                 finished.hand_back(say)
             elif reporter.lost:
                 say(f"Job {offer.id}: {DROPPED}")

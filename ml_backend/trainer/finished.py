@@ -40,20 +40,32 @@ class FinishedModels:
         self.folder = home / "train" / "finished"
         self._client = client
 
-    def keep(self, offer: TrainOffer, progress: TrainProgress, model: Path) -> None:
+    def keep(self, offer: TrainOffer, progress: TrainProgress, model: Path, say: Callable[[str], None]) -> bool:
         """Move the model of a job here; it survives the end of the process from then on.
 
+        Where the folder cannot be written, the model is offered once, at once.
+
+        Returns:
+            Whether it is kept.
+
         Raises:
-            OSError: The folder cannot be written.
+            BackendRefused, BackendUnreachable: See there, of a model that cannot be kept.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        finished = _Finished(self._client.url, offer, progress)
         name = hashlib.sha256(f"{self._client.url} {offer.id} {offer.lease}".encode()).hexdigest()[:16]
         record = self.folder / f"{name}.json"
-        shutil.move(model, record.with_suffix(".onnx"))
-        part = record.with_suffix(".partial")
-        part.touch(mode=0o600)
-        part.write_bytes(msgspec.json.encode(_Finished(self._client.url, offer, progress)))
-        part.replace(record)  # last: a record without its model would be of no use
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(model, record.with_suffix(".onnx"))
+            part = record.with_suffix(".partial")
+            part.touch(mode=0o600)
+            part.write_bytes(msgspec.json.encode(finished))
+            part.replace(record)  # last: a record without its model would be of no use
+        except OSError as error:
+            say(f"Job {offer.id}: the model cannot be kept in {self.folder} ({error.strerror}), so it is offered once.")
+            self._hand_back(finished, model, say)
+            return False
+        return True
 
     def tidy(self, say: Callable[[str], None]) -> None:
         """Say which models this trainer cannot hand back, and delete what a crash left of others."""

@@ -130,7 +130,7 @@ def kept_model(client, options, tmp_path, **progress):
     offer, _ = client.work("gpu-box", "cpu", wait_s=0)
     finished, model = FinishedModels(options.home, client), tmp_path / "trained.onnx"
     onnx.save(changed(graph()), model)
-    finished.keep(offer, TrainProgress(**progress), model)
+    assert finished.keep(offer, TrainProgress(**progress), model, print)
     return finished
 
 
@@ -294,6 +294,14 @@ def test_a_model_outlives_its_trainer(client, context, options, job, monkeypatch
     assert not list(kept.iterdir())
 
 
+def test_a_model_that_cannot_be_kept_is_handed_back_at_once(client, context, options, job):
+    (options.home / "train").parent.mkdir(parents=True, exist_ok=True)
+    (options.home / "train").write_text("no folder")
+    said = run(client, options, trains(how="budget"), stop_after="handed back")
+    assert any("cannot be kept" in line and "offered once" in line for line in said)
+    assert context.train_jobs.job(job.id).state == "returned"
+
+
 def test_a_kept_model_of_a_job_that_another_has_is_dropped(client, context, options, job, tmp_path):
     finished = kept_model(client, options, tmp_path)
     context.train_jobs.release(job.id, context.train_jobs.job(job.id).token, reason="no heartbeats")
@@ -310,7 +318,7 @@ def test_a_model_kept_for_another_ml_backend_is_named(client, options, job, tmp_
     model = tmp_path / "trained.onnx"
     model.write_bytes(b"weights")
     FinishedModels(options.home, SimpleNamespace(url="https://labels.example.org/ml")).keep(
-        offer, TrainProgress(), model
+        offer, TrainProgress(), model, print
     )
     said = run(client, options, None, stop_after="labels.example.org")
     assert "Start a trainer with that --url" in said[0]
