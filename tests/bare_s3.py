@@ -23,7 +23,7 @@ class BareS3(ThreadingHTTPServer):
     Attributes:
         slow_s: a put takes up to so long between its look at the key and its end.
         fault: called with the handler before a request is answered; True: it has dealt with it.
-        opaque: etags are no checksums, as those of encrypted objects.
+        opaque: etags are no checksums: of objects that were sent in "parts", or that "kms" encrypts.
         refuse_early: called with the handler instead of reading an object whose sender asks first (100-continue).
     """
 
@@ -37,7 +37,7 @@ class BareS3(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, float]] = []
         self.fault: Callable[[Handler], bool] | None = None
         self.refuse_early: Callable[[Handler], None] | None = None
-        self.opaque = False
+        self.opaque: Literal["", "parts", "kms"] = ""
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def settings(self, home, **changes) -> Settings:
@@ -53,6 +53,9 @@ class BareS3(ThreadingHTTPServer):
     def __exit__(self, *_) -> None:
         self.shutdown()
         self.server_close()
+
+
+MODIFIED = "<LastModified>2026-01-02T03:04:05Z</LastModified>"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -108,13 +111,14 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(random.uniform(0, self.server.slow_s))
         objects[self.key] = (data, self.headers["x-amz-meta-labelloop-writer"] or "", time.time())
         etag = self.etag(self.key)
-        answer = f"<CopyObjectResult><ETag>{etag}</ETag></CopyObjectResult>" if source else ""
-        self.answer(200, answer.encode(), ETag=etag)
+        answer = f"<CopyObjectResult><ETag>{etag}</ETag>{MODIFIED}</CopyObjectResult>" if source else ""
+        encryption = {"x-amz-server-side-encryption": "aws:kms"} if self.server.opaque == "kms" else {}
+        self.answer(200, answer.encode(), ETag=etag, **encryption)
 
     def etag(self, key):
         data, _, when = self.server.objects[key]
         if self.server.opaque:
-            return f'"{hashlib.md5(data + repr(when).encode()).hexdigest()}-1"'
+            return f'"{hashlib.md5(data + repr(when).encode()).hexdigest()}{"-1" * (self.server.opaque == "parts")}"'
         return f'"{hashlib.md5(data).hexdigest()}"'
 
     def do_GET(self):

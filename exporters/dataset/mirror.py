@@ -99,7 +99,11 @@ class BucketMirror:
         self._store, self._prefix, self._keep, self._on_files = store, prefix, keep, on_files
         self._on_difference = on_difference
         self._existing = _listing(store, prefix)
-        self._existing.see(keep)
+        stated = self._existing.see(keep)
+        # KMS: etags look like MD5s but are none
+        self._has_md5 = not stated or stated == content_tag(store.get(prefix + keep))
+        if not self._has_md5:
+            self._existing.clear_tags()
         self._objects: FileTags | None = None
         self._previous = previous
         self._previous_tags: FileTags | None = None
@@ -170,6 +174,8 @@ class BucketMirror:
         else:
             if self._objects is None:
                 self._objects = _listing(self._store, _OBJECTS)
+                if not self._has_md5:
+                    self._objects.clear_tags()
             tag = self._objects.see(copy.store_key.removeprefix(_OBJECTS)) or 0
         return tag if tag or not self._on_difference else content_tag(read_image_copy(self._store, copy))
 
@@ -242,6 +248,10 @@ class FileTags:
             return None
         self._seen[at] = True
         return int(self._tags[at])
+
+    def clear_tags(self) -> None:
+        """Forget the tags: they say nothing about the contents."""
+        self._tags = np.zeros_like(self._tags)
 
     def is_unseen(self, path: str) -> bool:
         """Whether a file was listed and not seen."""

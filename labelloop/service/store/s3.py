@@ -162,7 +162,10 @@ class BucketStore:
             part.unlink(missing_ok=True)
 
     def copy_from(self, url: str, name: Callable[[ObjectInfo], str]) -> ObjectInfo | None:
-        """See `Store.copy_from`. Uses CopyObject, conditional on the etag that was passed to `name`."""
+        """See `Store.copy_from`. Uses CopyObject, conditional on the etag that was passed to `name`.
+
+        The tag of a copy that the server encrypts with KMS ends with ``-kms``: its etag looks like an MD5 but is none.
+        """
         from botocore.exceptions import ClientError
 
         bucket, _, key = url.removeprefix("s3://").partition("/")
@@ -182,7 +185,8 @@ class BucketStore:
             except ClientError:
                 return None
         result = copied["CopyObjectResult"]
-        return ObjectInfo(to, size, result["LastModified"].timestamp(), str(result["ETag"]))
+        tag = str(result["ETag"]).strip('"') + "-kms" * ("kms" in copied.get("ServerSideEncryption", ""))
+        return ObjectInfo(to, size, result["LastModified"].timestamp(), tag)
 
     def copy(self, key: str, to: str) -> None:
         """See `Store.copy`. CopyObject, up to 5 GB."""

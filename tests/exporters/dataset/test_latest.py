@@ -207,9 +207,12 @@ def test_classify_places_images_in_the_folders_of_their_classes(run, build, conf
         assert set(archive.namelist()) == {"labels.csv", "train/day/1.jpg", "train/night/2.jpg"}
 
 
-def test_etags_that_are_no_checksums_do_not_send_everything_again(to_s3, build, photos, bare_s3):
-    bare_s3.opaque = True
+@pytest.mark.parametrize("opaque", ["parts", "kms"])
+def test_etags_that_are_no_checksums_do_not_send_everything_again(to_s3, build, photos, bare_s3, opaque, tmp_path):
+    bare_s3.opaque = opaque
     pictures = {n: photos(f"{n}.jpg", 64, 40 + n) for n in range(1, 6)}
+    bare_s3.objects["mine/6.jpg"] = ((tmp_path / "photos/5.jpg").read_bytes(), "", 0.0)  # the server copies it
+    pictures[6] = "s3://bucket/mine/6.jpg"
 
     def tasks(moved):
         return [
@@ -218,8 +221,10 @@ def test_etags_that_are_no_checksums_do_not_send_everything_again(to_s3, build, 
         ]
 
     to_s3(tasks(0), copy_images=True)
+    assert [key for key in bare_s3.objects if key.startswith("set/photos/")]
     report, written, _ = to_s3(tasks(2), copy_images=True)
     assert issues_of(to_s3.store) == []
+    assert not verify(to_s3.store)[1]
     loose = {path.rpartition("/")[2] for path in written if "/labels/" in path or "/Annotations/" in path}
     assert loose == {"2.txt", "2.xml"}
     assert not [path for path in written if path.endswith(".jpg")]
