@@ -368,6 +368,7 @@ def test_poller_finds_a_deletion_without_a_webhook(context, learn, studio):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
     learn(tasks=tasks)
     watchman = LearningPoller(context)
+    watchman.announce_served_version(PROJECT)  # until then tasks are not compared
     studio.fields["total_annotations_number"] = 3
     watchman.run()
     studio.tasks_by_id[tasks[0]]["annotations"].clear()  # made a draft again: the task's own time stays
