@@ -14,7 +14,10 @@ IMAGE := azure demo gcs postgres redis
 unexport PYTHONDONTWRITEBYTECODE
 
 # Each process of pytest imports all files that it is given, 20 s of processor time for all tests.
-SYSTEM = $(sort $(shell grep -rl --include='test_*.py' 'mark\.system' tests))
+# Files of few long tests come first, so that no process ends minutes before the other.
+LONG = $(patsubst %,tests/system/test_%.py,learning_kinds up compose_parts export_faults learning versions story \
+         learned_points adjudication ground_truth continuous qc ml_backend)
+SYSTEM = $(LONG) $(filter-out $(LONG),$(sort $(shell grep -rl --include='test_*.py' 'mark\.system' tests)))
 
 .PHONY: up test test-slow test-train setup check bench format lock clean
 
@@ -32,7 +35,8 @@ up: $(STAMP)  ## the whole loop on this machine: make up [IMAGES=folder]
 test: $(STAMP)  ## lint, types, import rules, then unit, property and system tests
 	@$(MAKE) --no-print-directory --jobs 2 check setup
 	$(BIN)/python -m pytest -m "not slow and not system" --ignore=tests/system --numprocesses 3 --dist worksteal
-	$(BIN)/python -m pytest $(SYSTEM) -m "system and not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(SYSTEM) -m "system and not slow" --numprocesses 2 --dist loadfile \
+		--no-loadscope-reorder
 
 test-slow: $(STAMP) setup
 	$(BIN)/python -m pytest -m slow
