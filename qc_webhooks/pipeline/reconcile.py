@@ -107,11 +107,19 @@ class Reconciler:
             return self.sweep(project)
         since = connected.cursor if connected.caught_up else _minus(connected.cursor, OVERLAP)
         changed = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since}
-        tasks = self._studio.tasks(project, filters={"conjunction": "and", "items": [changed]})
         newest, new = connected.cursor, 0
-        for batch in _batched(tasks):
-            newest = max(newest, *(_capped_at_now(task.updated_at) for task in batch))
-            new += self._compare(project, batch)
+        filters = {"conjunction": "and", "items": [changed]}
+        for stamps in _batched(self._studio.stamps(project, filters=filters), 1000):
+            newest = max(newest, *(_capped_at_now(stamp.updated_at) for stamp in stamps))
+            versions = self._decisions.annotation_versions(project, [stamp.id for stamp in stamps])
+            # A new import changes every task; one without an annotation, now and before, has nothing to compare.
+            ids = [
+                stamp.id
+                for stamp in stamps
+                if stamp.total_annotations + stamp.cancelled_annotations or versions.get(stamp.id)
+            ]
+            for tasks in _batched(self._studio.tasks(project, only_ids=ids)) if ids else ():
+                new += self._compare(project, tasks)
         self._projects.advance(project, cursor=newest, caught_up=newest == connected.cursor, swept=False)
         return new
 

@@ -161,8 +161,8 @@ def test_unjudgeable_annotations_do_not_trigger_hourly_sweeps(studio, box, polle
     work()
     studio.fields |= {"total_annotations_number": 5}  # three that no task shows
     sweeps = []
-    plain = studio.stamps
-    studio.stamps = lambda *args, **more: sweeps.append(1) or plain(*args, **more)
+    plain = poller.sweep
+    poller.sweep = lambda *args: sweeps.append(1) or plain(*args)
     for _ in range(5):
         later(COUNT_EVERY_S + 60)
         poller.poll(PROJECT)
@@ -217,17 +217,29 @@ def test_a_quiet_project_is_read_from_its_newest_task_on(studio, box, poller, wo
     poller.poll(PROJECT)
     work()
     read = []
-    plain = studio.tasks
+    plain = studio.stamps
 
     def counted(*args, **kwargs):
         result = list(plain(*args, **kwargs))
         read.append(len(result))
         return iter(result)
 
-    studio.tasks = counted
+    studio.stamps = counted
     for _ in range(4):
         poller.poll(PROJECT)
     assert read[-1] == 0
+
+
+def test_a_new_import_is_not_read_in_full(studio, box, poller):
+    poller.poll(PROJECT)
+    numbers = [studio.add_task() for _ in range(5)]
+    whole, plain = [], studio.tasks
+    studio.tasks = lambda *args, **more: whole.append(more) or plain(*args, **more)
+    poller.poll(PROJECT)
+    assert whole == []
+    studio.annotate(numbers[2], 1, [box(0)])
+    assert poller.poll(PROJECT) == 1
+    assert [more["only_ids"] for more in whole] == [[numbers[2]]]
 
 
 def test_one_project_that_cannot_be_read_keeps_no_other_waiting(studio, box, poller, projects, work):
@@ -360,7 +372,7 @@ def test_an_hour_of_a_large_project_costs_few_small_requests(engine, memory, pro
     polls = 40
     for _ in range(polls):
         poller.poll(PROJECT)
-    assert pages.requests <= polls + 1  # each poll, and one count of annotations an hour
+    assert pages.requests <= polls + 2  # each poll, those as young as the youngest, one count of annotations an hour
     assert pages.whole <= 6  # those that are as young as the youngest, once more
     assert pages.sent < 100_000
     later(SWEEP_EVERY_S)
