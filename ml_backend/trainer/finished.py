@@ -41,7 +41,7 @@ class FinishedModels:
         self._client = client
 
     def keep(self, offer: TrainOffer, progress: TrainProgress, model: Path, say: Callable[[str], None]) -> bool:
-        """Move the model of a job here; it survives the end of the process from then on.
+        """Copy the model of a job here; it survives the end of the process from then on.
 
         Where the folder cannot be written, the model is offered once, at once.
 

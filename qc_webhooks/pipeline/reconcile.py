@@ -118,8 +118,7 @@ class Reconciler:
                 for stamp in stamps
                 if stamp.total_annotations + stamp.cancelled_annotations or versions.get(stamp.id)
             ]
-            for tasks in _batched(self._studio.tasks(project, only_ids=ids)) if ids else ():
-                new += self._compare(project, tasks)
+            new += self._read_and_compare(project, ids)
         self._projects.advance(project, cursor=newest, caught_up=newest == connected.cursor, swept=False)
         return new
 
@@ -162,8 +161,7 @@ class Reconciler:
                 if (stamps.get(stamp.id), len(versions.get(stamp.id, ())))
                 != (stamp.updated_at, stamp.total_annotations + stamp.cancelled_annotations)
             ]
-            for tasks in _batched(self._studio.tasks(project, only_ids=changed)) if changed else ():
-                new += self._compare(project, tasks)
+            new += self._read_and_compare(project, changed)
         new += self._compare_emptied(project, sorted(remaining))
         newest = _capped_at_now(first.updated_at) if first else _EPOCH
         self._projects.advance(project, cursor=max(newest, connected.cursor), caught_up=False, swept=True)
@@ -181,6 +179,11 @@ class Reconciler:
             deleted = sorted(set(ids) - {task.id for task in existing if task.id is not None})
             new += sum(self._submit(task_deleted_event(project, task, source="poll")) for task in deleted)
         return new
+
+    def _read_and_compare(self, project: int, ids: list[int]) -> int:
+        """Compare tasks that are read in full."""
+        tasks = self._studio.tasks(project, only_ids=ids) if ids else iter(())
+        return sum(self._compare(project, batch) for batch in _batched(tasks))
 
     def _compare(self, project: int, tasks: list[Task]) -> int:
         versions = self._decisions.annotation_versions(project, [task.id for task in tasks if task.id is not None])
