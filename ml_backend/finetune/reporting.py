@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from ml_backend.finetune.protocol import HEARTBEAT_S, LEASE_S, Folds, TrainProgress, thinned
+from ml_backend.finetune.protocol import HEARTBEAT_S, Folds, TrainProgress, thinned
 
 if TYPE_CHECKING:
     from ml_backend.finetune.loop import Progress
@@ -34,19 +34,22 @@ class Reporter:
         device: str = "",
         every_s: float = HEARTBEAT_S,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = log.warning,
     ) -> None:
         """Send nothing yet.
 
         Args:
-            send: Sends the progress; False: the lease was lost. It may raise: the next heartbeat tries again.
+            send: Sends the progress; False: the lease was lost. It may raise: the next heartbeat tries again, however
+                long that takes. A lease that ended meanwhile is taken up again, unless another has the job by then.
             minutes: Budget of the training.
             device: Where it computes.
             every_s: Seconds between two heartbeats.
             clock: In seconds.
+            say: Prints a line: that the progress cannot be sent, and that it can again.
         """
-        self._send, self._minutes, self._every_s, self._clock = send, minutes, every_s, clock
+        self._send, self._minutes, self._every_s, self._clock, self._say = send, minutes, every_s, clock, say
         self._progress = TrainProgress(device=device)
-        self._sent_at = clock()
+        self._unsent_since: float | None = None
         self._lost = threading.Event()
 
     @property
@@ -92,12 +95,15 @@ class Reporter:
         """Send the progress now; returns False where the lease was lost."""
         try:
             owned = self._send(self._progress)
-        except Exception as error:  # noqa: BLE001 - the other side may be unreachable for a moment
-            if self._clock() - self._sent_at > LEASE_S:
-                self._lost.set()
-            log.warning("progress_not_sent", reason=str(error)[:200])
+        except Exception as error:  # noqa: BLE001 - the other side may be unreachable; it alone knows who has the job
+            if self._unsent_since is None:
+                self._unsent_since = self._clock()
+                self._say(f"The progress cannot be sent, and the training goes on: {str(error)[:200]}")
             return not self.lost
-        self._sent_at = self._clock()
+        if self._unsent_since is not None:
+            away_s, self._unsent_since = self._clock() - self._unsent_since, None
+            outcome = "the training still has its job" if owned else "the job is no longer that of this training"
+            self._say(f"The progress is sent again after {away_s:.0f} s: {outcome}.")
         if not owned:
             self._lost.set()
         return owned

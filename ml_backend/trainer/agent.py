@@ -122,6 +122,7 @@ def _work_on(
         minutes=offer.minutes,
         device=options.device,
         every_s=options.heartbeat_s,
+        say=lambda line: say(f"Job {offer.id}: {line}"),
     )
 
     work, kept = _Work(client, offer, options, reporter, stopping), False

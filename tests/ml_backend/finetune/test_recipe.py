@@ -9,7 +9,7 @@ import pytest
 from ml_backend.errors import NotLearnable
 from ml_backend.finetune import trial
 from ml_backend.finetune.checkpoints import checkpoint_file
-from ml_backend.finetune.protocol import TrainProgress
+from ml_backend.finetune.protocol import LEASE_S, TrainProgress
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
 from ml_backend.finetune.scores import Score
@@ -167,15 +167,28 @@ def test_a_reporter_whose_lease_is_lost_says_so():
     assert sent[0] == TrainProgress(phase="training", device="cpu")
 
 
-def test_a_reporter_bears_a_backend_that_does_not_answer_for_a_lease():
-    now = [0.0]
+@pytest.mark.parametrize(
+    ("owned", "outcome"), [(True, "still has its job"), (False, "no longer that of this training")]
+)
+def test_a_training_goes_on_while_the_backend_is_away_and_learns_from_it_who_has_the_job(owned, outcome):
+    now, away, said = [0.0], [True], []
 
     def send(_):
-        raise OSError("no route")
+        if away[0]:
+            raise OSError("no route")
+        return owned
 
-    reporter = Reporter(send, minutes=10, clock=lambda: now[0])
-    now[0] = 60.0
-    assert reporter.send()
-    now[0] = 120.0
-    assert not reporter.send()
-    assert reporter.lost
+    reporter = Reporter(send, minutes=10, clock=lambda: now[0], say=said.append)
+    for now[0] in (0.0, 60.0, 2 * LEASE_S, 600.0):
+        assert reporter.send()
+    assert not reporter.lost
+    [line] = said
+    assert "no route" in line
+    assert "goes on" in line
+    away[0] = False
+    assert reporter.send() is owned
+    assert reporter.lost is not owned
+    assert "after 600 s" in said[1]
+    assert outcome in said[1]
+    reporter.send()
+    assert len(said) == 2

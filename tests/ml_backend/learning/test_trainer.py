@@ -254,6 +254,30 @@ def test_a_trainer_whose_job_was_given_to_another_drops_it(client, context, opti
     assert context.train_jobs.job(job.id).holder == "another"
 
 
+def test_a_training_goes_on_while_the_ml_backend_is_away(client, context, options, job, monkeypatch):
+    away, heard = [True], threading.Event()
+
+    def progress(offer, sent):
+        if away[0]:
+            later = TrainJobStore(context.train_jobs._engine, clock=lambda _: time.time() + 1000)
+            away[0] = bool(later.expire())  # of no other job the second time
+            raise BackendUnreachable(url="http://localhost", reason="it restarts")
+        heard.set()
+        return TrainerClient.progress(client, offer, sent)
+
+    def train(job_, reporter, stopping):
+        assert heard.wait(10)
+        assert not stopping()
+        return trains()(job_, reporter, stopping)
+
+    monkeypatch.setattr(client, "progress", progress)
+    said = run(client, options, train)
+    assert [line for line in said if "cannot be sent, and the training goes on" in line and "it restarts" in line]
+    assert [line for line in said if "still has its job" in line]
+    assert "handed back" in said[-1]
+    assert context.train_jobs.job(job.id).state == "returned"
+
+
 def test_a_model_is_taken_after_its_lease_expired(client, context, options, job, monkeypatch):
     answered = []
 
