@@ -48,8 +48,9 @@ PCB_CLASSES = {1: "open", 2: "short", 3: "mousebite", 4: "spur", 5: "copper", 6:
 NEU_REPO = "siddhartamukherjee+NEU-DET-Steel-Surface-Defect-Detection"
 PCB_REPO = "tangsanli5201+DeepPCB"
 
-# What the record keeps of a fit.
-KEPT = ("key", "boxes", "refit", "tuned", "upon", "trial", "seen", "cpu_minutes", "ended", "test")
+# What the page needs of a fit, and what the record keeps.
+NEEDED = ("key", "boxes", "refit", "tuned", "upon", "trial", "seen", "cpu_minutes")
+KEPT = (*NEEDED, "ended", "test")
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,18 @@ def run() -> str:
 
 
 def results(file: Path) -> dict[str, dict]:
-    """Fits in a file by their keys, the last of each."""
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return {entry["key"]: entry for entry in map(json.loads, lines)}
+    """Fits in a file by their keys, the last of each; those without a figure of the page are named and left out."""
+    fits = {}
+    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the bench was killed while it wrote it
+            entry = {}
+        if lacking := [name for name in NEEDED if name not in entry]:
+            print(f"Left out: line {number} of {file} has no {', '.join(lacking)}.", file=sys.stderr)
+        else:
+            fits[entry["key"]] = entry
+    return fits
 
 
 def recorded() -> dict[str, dict]:

@@ -36,6 +36,18 @@ def test_a_fit_that_is_not_made_again_keeps_its_figures(kept):
     assert "curve" not in again["bccd:50:0"]
 
 
+def test_a_fit_of_an_earlier_bench_is_named_and_does_not_end_the_page(kept, tmp_path, capsys):
+    old = {name: value for name, value in fit("bccd:20:0", refit=0.1).items() if name != "boxes"}
+    done = kept([fit("bccd:20:0")], [old, fit("bccd:20:1")])
+    assert {key: one["refit"] for key, one in done.items()} == {"bccd:20:0": 0.5, "bccd:20:1": 0.5}
+    with (tmp_path / "fits.jsonl").open("a") as stream:
+        stream.write('{"key": "bccd:50:0", "refit"')
+    assert "| blood cells (BCCD val) | 20 | 2 |" in train.page(train.recorded())
+    said = capsys.readouterr().err
+    assert f"line 1 of {tmp_path / 'fits.jsonl'} has no boxes." in said
+    assert "line 3" in said
+
+
 def test_the_page_names_what_is_served_and_what_is_missing(kept):
     gains, stays = ({"refit": 0.5, "tuned": tuned, "images": 5, "boxes": 20} for tuned in (0.7, 0.55))
     page = train.page(kept([fit("bccd:20:0", trial=gains), fit("bccd:20:1", trial=stays)], [fit("bccd:200:0")]))
