@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter
@@ -14,13 +14,10 @@ from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.signals import graceful_stop
 from labelloop.service.system import available_cores
-from ml_backend.finetune.torch_parts import require_torch
+from ml_backend.finetune.torch_parts import choose_device, require_torch
 from ml_backend.studio.connect import basic_auth
 from ml_backend.trainer.agent import AgentOptions, run_agent
 from ml_backend.trainer.client import TrainerClient
-
-if TYPE_CHECKING:
-    from ml_backend.finetune.loop import Device
 
 
 def trainer(
@@ -60,6 +57,7 @@ def trainer(
 
     Raises:
         TorchMissing: The extra is not installed.
+        GpuMissing: --device is cuda, and torch finds no GPU.
         BackendRefused: The token is wrong, or the ML backend has none.
     """
     settings = Settings()
@@ -78,7 +76,7 @@ def trainer(
     import torch
 
     torch.set_num_threads(threads or available_cores())
-    selected: Device = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    selected = choose_device(device)
     options = AgentOptions(name or socket.gethostname(), selected, settings.home, once=once)
     with TrainerClient(url, token, auth=basic_auth(settings)) as client, graceful_stop("the step") as stopping:
         print(f"Trainer {options.name} ({selected}) asks {client.url} for work. Ctrl-C ends it.", flush=True)

@@ -19,6 +19,29 @@ class TorchMissing(LabelloopError):
     missing: str
 
 
+class GpuMissing(LabelloopError):
+    """A GPU was asked for, and torch finds none."""
+
+    code = "gpu_missing"
+    status = 409
+    message = "torch finds no GPU: {reason}."
+    fix = "Pass --device cpu, or install torch with CUDA (https://pytorch.org/get-started) and the GPU's driver."
+    reason: str
+
+
+class GpuMemoryFull(LabelloopError):
+    """The memory of the GPU does not suffice."""
+
+    code = "gpu_memory_full"
+    status = 409
+    message = "The GPU has too little free memory: {reason}"
+    fix = (
+        "End other programs on it (`nvidia-smi` lists them), or train on the CPU: --device cpu, and the variable "
+        "CUDA_VISIBLE_DEVICES with an empty value for the worker."
+    )
+    reason: str
+
+
 class TrainingRuns(LabelloopError):
     """A fine-tuning of the project runs already."""
 

@@ -18,9 +18,11 @@ from ml_backend.detection.detections import Detections, non_max_suppression
 from ml_backend.detection.preprocess import prepare
 from ml_backend.finetune.augment import AugmentOptions, Picture, as_input, augmented, mosaic
 from ml_backend.finetune.convert import TrainableDetector
+from ml_backend.finetune.errors import GpuMemoryFull
 from ml_backend.finetune.losses import detection_loss
 from ml_backend.finetune.pictures import ENOUGH_TO_DECIDE, Album
 from ml_backend.finetune.recipe import Recipe
+from ml_backend.finetune.torch_parts import choose_device
 from ml_backend.layouts import best_class
 from ml_backend.training.metrics import GroundTruth, mean_ap50
 
@@ -30,6 +32,9 @@ Device = Literal["auto", "cpu", "cuda"]
 
 # Minimum score of the detections that count for AP50, as in `training.simulate`.
 EVALUATION_FLOOR = 0.005
+
+# Compute capability of the first NVIDIA GPUs with bfloat16.
+FIRST_WITH_HALF = (8, 0)
 
 # Least gain in AP50 on the held-out images that counts as better.
 BETTER = 0.002
@@ -117,13 +122,17 @@ class Trainer:
             checkpoint: File for the state; None: none.
             clock: Of the budget, in seconds.
             decides: Whether `held_out` may end the training and choose its result; else it is only shown.
+
+        Raises:
+            GpuMissing: See `choose_device`.
         """
         self._detector, self._album, self._held_out, self._recipe = detector, album, held_out, recipe
         self._clock, self._checkpoint = clock, checkpoint
         self._spec = detector.detector.spec
-        self.device = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+        self.device = choose_device(device)
         torch.manual_seed(recipe.seed)
         self._module = detector.module.to(self.device).eval()  # batch statistics stay frozen
+        self._half = recipe.mixed and self.device == "cuda" and self._computes_half()
         self._parameters = list(detector.parameters.values())
         first = {id(detector.parameters[name]) for name in detector.class_tensors}
         self._body = [parameter for parameter in self._parameters if id(parameter) not in first]
@@ -148,10 +157,17 @@ class Trainer:
         self._stop = True
 
     def train(self, progress: Callable[[Progress], None] = lambda _: None) -> TrainingResult:
-        """Run to the end of the budget, to an early stop, or until `stop` is called."""
+        """Run to the end of the budget, to an early stop, or until `stop` is called.
+
+        Raises:
+            GpuMemoryFull: The memory of the GPU does not suffice.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx2pytorch indexes in a way that torch deprecates
-            return self._train(progress)
+            try:
+                return self._train(progress)
+            except torch.cuda.OutOfMemoryError as error:
+                raise GpuMemoryFull(reason=str(error)[:200]) from error
 
     def _train(self, progress: Callable[[Progress], None]) -> TrainingResult:
         state, recipe = self._state, self._recipe
@@ -237,8 +253,7 @@ class Trainer:
 
     def _loss(self, batch: Sequence[Picture]) -> tuple[Any, int]:
         images = torch.from_numpy(np.stack([as_input(picture.pixels, self._spec) for picture in batch]))
-        half = self.device == "cuda" and self._recipe.mixed
-        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=half):
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self._half):
             boxes, objectness, scores = self._module(images.to(self.device, memory_format=torch.channels_last))
         total, assigned = torch.zeros((), device=self.device), 0
         for index, picture in enumerate(batch):
@@ -254,6 +269,11 @@ class Trainer:
             )
             total, assigned = total + loss, assigned + count
         return total, assigned
+
+    def _computes_half(self) -> bool:
+        """Whether the GPU has bfloat16 (NVIDIA: since Ampere; before, torch emulates it), and the graph runs in it."""
+        blank = torch.zeros((1, 3, self._spec.height, self._spec.width), device=self.device)
+        return torch.cuda.get_device_capability() >= FIRST_WITH_HALF and runs_in_half(self._module, blank)
 
     def _draw(self, index: int, share: float) -> Picture:
         options = self._recipe.augment
@@ -380,6 +400,17 @@ def _recipe_key(recipe: Recipe) -> str:
 def weak(options: AugmentOptions) -> AugmentOptions:
     """The augmentation of the last part: as images are served, apart from the flip."""
     return replace(options, mosaic=0.0, scale=(0.9, 1.1), colour=tuple(part / 2 for part in options.colour))  # type: ignore[arg-type]
+
+
+def runs_in_half(module: Any, images: Any) -> bool:
+    """Whether a module computes images (b, 3, h, w) in bfloat16; some graphs mix types that torch does not convert."""
+    try:
+        with torch.no_grad(), torch.autocast(images.device.type, dtype=torch.bfloat16), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return all(bool(torch.isfinite(output).all()) for output in module(images))
+    except RuntimeError as error:
+        log.warning("mixed_precision_off", reason=str(error)[:200])
+        return False
 
 
 def _suppressed(candidates: Detections, detector: TrainableDetector) -> Detections:

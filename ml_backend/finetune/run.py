@@ -16,7 +16,7 @@ from ml_backend.finetune.errors import TooLittleToTrain
 from ml_backend.finetune.pictures import Album, decodable, images_digest, split
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.scores import Score, evaluate, refit_score
-from ml_backend.finetune.torch_parts import require_torch
+from ml_backend.finetune.torch_parts import choose_device, require_torch
 from ml_backend.finetune.trial import (
     SHARE,
     NoTrial,
@@ -137,11 +137,13 @@ def finetune(
 
     Raises:
         TorchMissing: The extra is not installed.
+        GpuMissing, GpuMemoryFull: See there.
         NotTrainable: The model cannot be trained.
         TooLittleToTrain: There are too few labelled images.
         ModelError: The model cannot be loaded.
     """
     require_torch()
+    job = replace(job, device=choose_device(job.device))
     from ml_backend.finetune.convert import open_trainable
     from ml_backend.finetune.loop import Trainer, TrainingResult
 

@@ -7,9 +7,12 @@ import importlib.util
 import sys
 import types
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ml_backend.finetune.errors import TorchMissing
+from ml_backend.finetune.errors import GpuMissing, TorchMissing
+
+if TYPE_CHECKING:
+    from ml_backend.finetune.loop import Device
 
 PARTS = ("torch", "onnx2pytorch")
 
@@ -30,8 +33,26 @@ def require_torch() -> None:
         raise TorchMissing(missing=reason)
 
 
-def use_threads(threads: int) -> str:
-    """Limit torch to a number of CPU threads; returns the device that it would train on: cuda or cpu.
+def choose_device(device: Device) -> Literal["cpu", "cuda"]:
+    """The device to compute on; `auto`: a GPU where torch finds one.
+
+    Raises:
+        GpuMissing: It is `cuda`, and torch finds no GPU.
+    """
+    import torch
+
+    if device == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        cpu_build = torch.version.cuda is None and torch.version.hip is None
+        raise GpuMissing(reason="this torch is a CPU build" if cpu_build else "no driver, or no GPU that it shows")
+    return "cpu"
+
+
+def use_threads(threads: int) -> Literal["cpu", "cuda"]:
+    """Limit torch to a number of CPU threads; returns the device that it would train on.
 
     Raises:
         TorchMissing: The extra is not installed.
@@ -40,7 +61,7 @@ def use_threads(threads: int) -> str:
     import torch
 
     torch.set_num_threads(max(threads, 1))
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return choose_device("auto")
 
 
 def import_converter() -> Any:

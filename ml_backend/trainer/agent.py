@@ -16,7 +16,7 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.media import load_image
 from labelloop.service.scratch import scratch_folder
 from ml_backend.finetune.checkpoints import checkpoint_file
-from ml_backend.finetune.errors import TooLittleToTrain
+from ml_backend.finetune.errors import GpuMemoryFull, TooLittleToTrain
 from ml_backend.finetune.protocol import HEARTBEAT_S, TrainingImage, TrainOffer
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
@@ -153,7 +153,8 @@ def _work_on(
     except Exception as error:
         say(f"Job {offer.id} failed: {error}")
         known = isinstance(error, LabelloopError)
-        _tell(client, offer, str(error) if known else f"{type(error).__name__}: {error}", failed=known)
+        failed = known and not isinstance(error, GpuMemoryFull)  # another machine may have more
+        _tell(client, offer, str(error) if known else f"{type(error).__name__}: {error}", failed=failed)
         if not known:
             log.exception("training_failed", job=offer.id)
 

@@ -16,12 +16,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 from ml_backend.detection.preprocess import prepare  # noqa: E402
 from ml_backend.finetune.convert import TOLERANCE, open_trainable, save_model, trained_model  # noqa: E402
-from ml_backend.finetune.errors import NotTrainable  # noqa: E402
-from ml_backend.finetune.loop import Trainer  # noqa: E402
+from ml_backend.finetune.errors import GpuMemoryFull, GpuMissing, NotTrainable  # noqa: E402
+from ml_backend.finetune.loop import Trainer, runs_in_half  # noqa: E402
 from ml_backend.finetune.losses import assign, detection_loss, giou_loss, pairwise_iou  # noqa: E402
 from ml_backend.finetune.pictures import Album  # noqa: E402
 from ml_backend.finetune.recipe import Recipe  # noqa: E402
 from ml_backend.finetune.run import TRAINED_KEY, FinetuneJob, finetune  # noqa: E402
+from ml_backend.finetune.torch_parts import choose_device  # noqa: E402
 from ml_backend.finetune.trial import hold_out  # noqa: E402
 from ml_backend.inference.detector import embedded_model, load_detector  # noqa: E402
 from ml_backend.training.datasets import LocalImage  # noqa: E402
@@ -277,6 +278,64 @@ def test_a_trial_that_is_impossible_is_among_the_notes(tmp_path, images):
     assert done.trial is None
     assert "the images held out in it have no box" in done.untried
     assert done.untried in done.notes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_missing_is_named_before_anything_is_read(tmp_path):
+    with pytest.raises(GpuMissing, match="torch finds no GPU"):
+        finetune(FinetuneJob(tmp_path / "none.onnx", (), tmp_path / "out.onnx", Recipe(), device="cuda"))
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+
+
+def test_a_full_gpu_is_named_with_the_fix(tmp_path, images):
+    detector = opened(tmp_path)
+    trainer = Trainer(detector, Album(images, NAMES, detector.detector.spec, side=1.0), None, Recipe(steps=1))
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    trainer._step = full
+    with pytest.raises(GpuMemoryFull, match=r"2\.00 GiB") as refused:
+        trainer.train()
+    assert "--device cpu" in refused.value.fix
+
+
+class TypesMixed(torch.nn.Module):
+    """Writes what a convolution gave into a tensor of another type, which torch converts nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 4, 1)
+
+    def forward(self, images):
+        filled = torch.zeros((len(images), 4, *images.shape[2:]))
+        filled[(torch.arange(len(images)),)] = self.layer(images)
+        return (filled,)
+
+
+def test_a_graph_that_cannot_compute_in_half_precision_is_found_out(tmp_path):
+    detector = opened(tmp_path)
+    spec = detector.detector.spec
+    assert runs_in_half(detector.module, torch.zeros((1, 3, spec.height, spec.width)))
+    mixed, images = TypesMixed(), torch.zeros((1, 3, 8, 8))
+    assert mixed(images)[0].shape == (1, 4, 8, 8)
+    assert not runs_in_half(mixed, images)
+
+
+def test_gradients_in_half_precision_are_those_of_float32(tmp_path, images):
+    detector = opened(tmp_path)
+    album = Album(images, NAMES, detector.detector.spec, side=1.0)
+    trainer = Trainer(detector, album, None, Recipe(steps=1))
+    pictures, losses, gradients = [trainer._draw(0, 0.5)], [], []
+    for trainer._half in (False, True):
+        detector.module.zero_grad()
+        loss, assigned = trainer._loss(pictures)
+        loss.backward()
+        losses.append(float(loss) / assigned)
+        gradients.append(torch.cat([one.grad.ravel() for one in detector.parameters.values()]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+    assert gradients[1].dtype == torch.float32
 
 
 def test_the_class_layers_are_trained_first_and_alone(tmp_path, images):
