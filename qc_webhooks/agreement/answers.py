@@ -35,6 +35,8 @@ class Span:
         id: Label Studio's region id.
         to_name: Name of the object.
         scope: Channel, paragraph or page element; spans of different ones never overlap.
+        unit: Unit of the ends, a key of `span_text.PLACES`. Not part of equality.
+        text: The marked text, where Label Studio stores it. Not part of equality.
         answers: Per-region answers: control -> (result type, values). Not part of equality.
         results: Its results as submitted; empty where one result has several spans. Not part of equality.
         reach: By how much an instant (a span without length) is widened on both sides to be compared; 0 for others.
@@ -46,6 +48,8 @@ class Span:
     id: str = ""
     to_name: str = ""
     scope: str = ""
+    unit: str = field(default="character", compare=False)
+    text: str = field(default="", compare=False)
     answers: dict[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict, compare=False)
     results: list[Result] = field(default_factory=list, compare=False)
     reach: float = 0.0
@@ -446,7 +450,7 @@ def _read_span(result: Result, config: LabelConfig | None) -> list[Span]:
     span_labels = () if result.type in ANSWERS else parse_labels(value, result.type)
     if result.type == "timelinelabels":  # frames of a video, both ends included
         return [
-            Span(float(frames["start"]), float(frames["end"]) + 1, span_labels, result.id, result.to_name)
+            Span(float(frames["start"]), float(frames["end"]) + 1, span_labels, result.id, result.to_name, unit="frame")
             for frames in value["ranges"]
         ]
     start, end, scope = value["start"], value["end"], str(value.get("channel", ""))
@@ -457,10 +461,26 @@ def _read_span(result: Result, config: LabelConfig | None) -> list[Span]:
         if start != end:
             raise _NotComparableError("a span over several paragraphs without offsets into the page")
         start, end, scope = value["startOffset"], value["endOffset"], str(start)
-    series = config.objects.get(result.to_name) if config else None
-    time_format = series.attributes.get("timeFormat", "") if series else ""
-    start, end = _seconds_of(start, time_format), _seconds_of(end, time_format)
-    return [Span(start, end, span_labels, result.id, result.to_name, scope)]
+    tag = config.objects.get(result.to_name) if config else None
+    time_format = tag.attributes.get("timeFormat", "") if tag else ""
+    first, last = _seconds_of(start, time_format), _seconds_of(end, time_format)
+    text = value.get("text")
+    return [
+        Span(
+            first, last, span_labels, result.id, result.to_name, scope,
+            unit=_unit(start, first, result.type, tag.tag.lower() if tag else ""),
+            text=text if isinstance(text, str) and result.type != "textarea" else "",
+        )
+    ]  # fmt: skip
+
+
+def _unit(stored: Any, start: float, result_type: str, tag: str) -> str:
+    """The unit of a span's ends, a key of `span_text.PLACES`, by what is stored and by what is annotated."""
+    if isinstance(stored, str) and not _is_number(stored):
+        return "time"
+    if result_type == "timeserieslabels" or tag == "timeseries":
+        return "number"
+    return "second" if tag in {"audio", "audioplus", "video"} or start != int(start) else "character"
 
 
 def _seconds_of(value: Any, time_format: str) -> float:
@@ -470,17 +490,21 @@ def _seconds_of(value: Any, time_format: str) -> float:
         value: What Label Studio stores.
         time_format: The series' `timeFormat`, as d3 writes it: Python's, but for milliseconds (`%L`).
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str) or _is_number(value):
         return float(value)
-    try:
-        return float(value)
-    except ValueError:
-        pass
     try:
         moment = datetime.strptime(value, time_format.replace("%L", "%f"))  # noqa: DTZ007 - UTC below
     except ValueError:
         moment = datetime.fromisoformat(value)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 _CARRIED_READERS: Mapping[str, Callable[[Result, LabelConfig | None], list[Any]]] = {

@@ -1,5 +1,6 @@
 """Compare the answers of two annotators: agreement per control and overall, and their conflicts."""
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -101,8 +102,12 @@ def mean_agreement(controls: Mapping[str, float], weights: Mapping[str, float]) 
 
 
 def control_name(name: str) -> str:
-    """The control of a key of ``Comparison.controls``; the key includes the kind if a control has several."""
-    return name.partition(" (")[0]
+    """The control of a key of ``Comparison.controls``; the key may include the kind of answer and the image."""
+    return _ADDED.sub("", name) if name.endswith(")") else name
+
+
+# What is added to the name of a control: the kind where it has several, the image where each has an answer of its own.
+_ADDED = re.compile(rf"(?: \((?:image \d+|{'|'.join(METRICS)})\))+$")
 
 
 def find_conflicts(
@@ -120,7 +125,7 @@ def find_conflicts(
     conflicts: list[Conflict] = []
     for name, kind in _used(a, b):
         values = (annotator.controls.get((name, kind), ()) for annotator in (a, b))
-        min_agreement = max(agreement, (controls or {}).get(name, 0.0))
+        min_agreement = max(agreement, (controls or {}).get(control_name(name), 0.0))
         try:
             conflicts += CONFLICTS[kind](name, *values, tolerance=tolerance, agreement=min_agreement)
         except TooLargeToJudge as error:

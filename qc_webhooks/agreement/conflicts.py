@@ -1,8 +1,8 @@
 """Conflicts of two annotators: each with its type, position and overlap."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.oks import oks_pairs
@@ -15,6 +15,7 @@ from qc_webhooks.agreement.object_matching import ObjectMatching, match_objects
 from qc_webhooks.agreement.region_groups import RegionGroup, SimilarityFunction, find_duplicates, find_groups
 from qc_webhooks.agreement.region_text import bounds_of
 from qc_webhooks.agreement.similarity import span_similarities
+from qc_webhooks.agreement.span_text import number_text, span_place
 
 ConflictType = Literal[
     "missing",
@@ -34,6 +35,8 @@ ConflictType = Literal[
 # Similarity (OKS) from which two keypoints of one annotator with equal labels are duplicates: a distance of at most 3 %
 # of the size of the annotated object.
 _SAME_POINT = 0.99
+
+Thing = Region | Span
 
 
 @dataclass(frozen=True)
@@ -184,34 +187,22 @@ def span_conflicts(
     matching: Matching | None = None,
 ) -> tuple[Conflict, ...]:
     """List the spans of text or time that the two annotators do not share."""
+    if min(len(a), len(b)) == 0 and max(len(a), len(b)) > 1:
+        return (_empty(control, a, b),)
     if not (a and b):
-        conflict_type: ConflictType = "missing" if a else "extra"
-        return tuple(_span(conflict_type, control, span, a=bool(a)) for span in a or b)
+        return tuple(_unmatched("missing" if a else "extra", control, span) for span in a or b)
     matching = matching or match_labelled(
         a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou
     )
-    conflicts = [_span("missing", control, a[index], a=True) for index in matching.only_a]
-    conflicts += [_span("extra", control, b[index], a=False) for index in matching.only_b]
-    for pair in (*matching.same, *matching.near):
-        first, second = a[pair.a], b[pair.b]
-        types: list[ConflictType] = ["label"] if set(first.labels) != set(second.labels) else []
-        types += ["low_overlap"] if pair.iou < agreement else []
-        conflicts += [
-            Conflict(
-                type_, control, first.labels, second.labels, None, pair.iou, (first.id, second.id), 0, "span",
-                where=_span_text(first),
-            )
-            for type_ in types
-        ]  # fmt: skip
-        conflicts += [
-            Conflict(
-                "attribute", name, _attribute_values(first, name), _attribute_values(second, name), None, pair.iou,
-                (first.id, second.id), 0, "span", where=_span_text(first),
-            )
-            for name in sorted({*first.attributes, *second.attributes})
-            if _attribute_values(first, name) != _attribute_values(second, name)
-        ]  # fmt: skip
-    return tuple(conflicts)
+    return (
+        *(_unmatched("missing", control, a[index]) for index in matching.only_a),
+        *(_unmatched("extra", control, b[index]) for index in matching.only_b),
+        *(
+            conflict
+            for pair in (*matching.same, *matching.near)
+            for conflict in _pair_conflicts(control, a, b, pair, pair.iou < agreement)
+        ),
+    )
 
 
 def choice_conflicts(
@@ -228,7 +219,7 @@ def amount_conflicts(
     control: str, a: Sequence[Amount], b: Sequence[Amount], *, tolerance: Tolerance, agreement: float
 ) -> tuple[Conflict, ...]:
     """The conflict of two numbers that differ too much."""
-    first, second = ((f"{amounts[-1].value:g}",) if amounts else () for amounts in (a, b))
+    first, second = ((number_text(amounts[-1].value),) if amounts else () for amounts in (a, b))
     if amount(a, b, tolerance) >= agreement:
         return ()
     return (Conflict("answer", control, first, second),)
@@ -275,49 +266,57 @@ def ranking_conflicts(
     similarity = ranking(a, b, tolerance)
     if similarity >= agreement:
         return ()
-    first, second = (tuple(item for _, item in one) for one in (a, b))
-    return (Conflict("answer", control, first, second, iou=similarity),)
+    return (Conflict("answer", control, _ranking_text(control, a), _ranking_text(control, b), iou=similarity),)
+
+
+def _ranking_text(control: str, ranked: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """A ranking in words: "first > second", with buckets "good: first > second; bad: third"."""
+    buckets: dict[str, list[str]] = {}
+    for bucket, item in ranked:
+        buckets.setdefault(bucket, []).append(item)
+    lines = {bucket: " > ".join(items) for bucket, items in buckets.items()}
+    # without buckets, Label Studio stores the ranking under the name of the control
+    text = "; ".join(line if bucket == control else f"{bucket}: {line}" for bucket, line in lines.items())
+    return (text,) if text else ()
 
 
 def _pair_conflicts(
-    control: str, a: Sequence[Region], b: Sequence[Region], pair: MatchedPair, is_low: bool
+    control: str, a: Sequence[Thing], b: Sequence[Thing], pair: MatchedPair, is_low: bool
 ) -> list[Conflict]:
     first, second = a[pair.a], b[pair.b]
-    types: list[ConflictType] = []
+    said: list[tuple[ConflictType, str, tuple[str, ...], tuple[str, ...]]] = []
     if set(first.labels) != set(second.labels):
-        types.append("label")
+        said.append(("label", control, first.labels, second.labels))
     if is_low:
-        types.append("low_overlap")
-    regions, bounds, shape = (first.id, second.id), bounds_of(first), shape_word(first)
-    attribute_conflicts = [
-        Conflict(
-            "attribute",
-            name,
-            _attribute_values(first, name),
-            _attribute_values(second, name),
-            bounds,
-            pair.iou,
-            regions,
-            first.item_index,
-            shape,
-        )
+        said.append(("low_overlap", control, first.labels, second.labels))
+    said += [
+        ("attribute", name, of_first, of_second)
         for name in sorted({*first.attributes, *second.attributes})
-        if _attribute_values(first, name) != _attribute_values(second, name)
+        for of_first, of_second in [(_attribute_values(first, name), _attribute_values(second, name))]
+        if of_first != of_second
     ]
-    shape_conflicts = [
-        Conflict(type_, control, first.labels, second.labels, bounds, pair.iou, regions, first.item_index, shape)
-        for type_ in types
-    ]
-    return shape_conflicts + attribute_conflicts
+    shared = {"iou": pair.iou, "regions": (first.id, second.id), **_place(first)}
+    conflicts = [Conflict(*one, **shared) for one in said]
+    if not (isinstance(first, Span) and isinstance(second, Span)):
+        return conflicts
+    both = f"{span_place(first)} and {span_place(second)}"
+    return [replace(one, where=both) if one.type == "low_overlap" else one for one in conflicts]
 
 
-def _attribute_values(region: Region | Span, name: str) -> tuple[str, ...]:
-    return tuple(sorted(str(answer) for answer in region.attributes.get(name, ())))
+def _attribute_values(thing: Thing, name: str) -> tuple[str, ...]:
+    return tuple(sorted(str(answer) for answer in thing.attributes.get(name, ())))
 
 
-def _unmatched(type_: ConflictType, control: str, region: Region) -> Conflict:
-    a, b = (region.labels, ()) if type_ == "missing" else ((), region.labels)
-    return Conflict(type_, control, a, b, bounds_of(region), None, (region.id,), region.item_index, shape_word(region))
+def _place(thing: Thing) -> dict[str, Any]:
+    """The fields of a conflict that say where a region or a span is, and what it looks like."""
+    if isinstance(thing, Span):
+        return {"shape": "span", "where": span_place(thing)}
+    return {"bounds": bounds_of(thing), "item_index": thing.item_index, "shape": shape_word(thing)}
+
+
+def _unmatched(type_: ConflictType, control: str, thing: Thing) -> Conflict:
+    a, b = (thing.labels, ()) if type_ == "missing" else ((), thing.labels)
+    return Conflict(type_, control, a, b, regions=(thing.id,), **_place(thing))
 
 
 def _duplicate(control: str, first: Region, second: Region, *, of_first: bool) -> Conflict:
@@ -350,21 +349,12 @@ def _grouped(
     )
 
 
-def _empty(control: str, a: Sequence[Region], b: Sequence[Region]) -> Conflict:
-    regions = a or b
-    labels = tuple(label for region in regions for label in region.labels)
+def _empty(control: str, a: Sequence[Thing], b: Sequence[Thing]) -> Conflict:
+    things = a or b
+    labels = tuple(label for thing in things for label in thing.labels)
     labels_a, labels_b = (labels, ()) if a else ((), labels)
-    ids = tuple(region.id for region in regions)
-    return Conflict("empty", control, labels_a, labels_b, regions=ids, shape=shape_word(regions[0]), count=len(regions))
-
-
-def _span(type_: ConflictType, control: str, span: Span, *, a: bool) -> Conflict:
-    labels_a, labels_b = (span.labels, ()) if a else ((), span.labels)
-    return Conflict(type_, control, labels_a, labels_b, regions=(span.id,), shape="span", where=_span_text(span))
-
-
-def _span_text(span: Span) -> str:
-    return f"from {span.start:g} to {span.end:g}"
+    ids, shape = tuple(thing.id for thing in things), _place(things[0])["shape"]
+    return Conflict("empty", control, labels_a, labels_b, regions=ids, shape=shape, count=len(things))
 
 
 # Word for a shape in texts for annotators, by class name.

@@ -139,14 +139,16 @@ def _as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tol
         if kind == SPANS
         for span in values
     ]
-    scopes = {_scope_index(span.scope): span.scope for span in spans}
+    by_id: dict[tuple[int, str], list[Span]] = {}
+    for span in spans:
+        by_id.setdefault((_scope_index(span.scope), span.id), []).append(span)
     types = {result.from_name: result.type for span in spans for result in span.results}
     for agreed in consensus.regions:
         region, shape = agreed.region, agreed.region.geometry
         if isinstance(shape, Interval):
-            scope = scopes.get(region.item_index, "")
             answers = {name: (types.get(name, ""), values) for name, values in region.attributes.items()}
-            span = Span(shape.start, shape.end, region.labels, region.id, region.to_name, scope, answers=answers)
+            like = min(by_id[region.item_index, region.id], key=lambda span: abs(span.extent[0] - shape.start))
+            span = _agreed_span(like, shape, region.labels, answers)
             regions.setdefault((region.control, SPANS), []).append(span)
             continue
         kind = "keypoints" if isinstance(shape, KeyPoint) else "regions"
@@ -161,6 +163,19 @@ def _as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tol
         ground_truth=False,
         controls=MappingProxyType({**regions, **choices, **others}),
     )
+
+
+def _agreed_span(
+    like: Span, shape: Interval, labels: tuple[str, ...], answers: dict[str, tuple[str, tuple[Any, ...]]]
+) -> Span:
+    """The most central span of an agreed one, with its labels and answers and, except in a text, its ends."""
+    if like.unit == "character":
+        ends = like.start, like.end
+    elif like.start == like.end:
+        ends = ((shape.start + shape.end) / 2,) * 2
+    else:
+        ends = shape.start, shape.end
+    return replace(like, start=ends[0], end=ends[1], labels=labels, answers=answers)
 
 
 def _middle_answers(ordered: Sequence[Answers], tolerance: Tolerance) -> dict[tuple[str, str], Sequence[Any]]:

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
 from qc_webhooks.agreement.conflicts import Conflict
 from qc_webhooks.agreement.region_text import position_text, region_name
+from qc_webhooks.agreement.span_text import cut, one_line
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.verdict import TaskVerdict
 
 # Conflicts that fit in a cell of Label Studio's table or in a line above the image.
 MOST_CONFLICTS = 3
-_LONGEST_TEXT = 40
 # Labels listed in a sentence about many regions.
 MOST_LABELS = 10
 
@@ -101,7 +102,8 @@ def _settled(verdict: TaskVerdict) -> str:
 
 def _uncompared(verdict: TaskVerdict) -> str:
     """What the verdict does not cover: unreadable and uncompared answers."""
-    unread = f" {len(verdict.unread)} result(s) could not be read." if verdict.unread else ""
+    results = f"{len(verdict.unread)} result{'s' if len(verdict.unread) > 1 else ''}"
+    unread = f" {results} could not be read." if verdict.unread else ""
     return unread + (f" Not compared: {', '.join(verdict.uncompared)}." if verdict.uncompared else "")
 
 
@@ -110,7 +112,7 @@ def _percent(errors: float) -> str:
 
 
 def conflict_position(conflict: Conflict) -> str:
-    """Where, in words: the span of a text, or the position on the image (see ``region_text``)."""
+    """Where, in words: the place of a span (see ``span_text``), or the position on the image (see ``region_text``)."""
     return conflict.where or position_text(conflict.bounds, conflict.item_index)
 
 
@@ -147,8 +149,8 @@ def _grouped(conflict: Conflict) -> str:
 
 
 def _attribute(conflict: Conflict) -> str:
-    difference = f"one says {_name(conflict.a, empty='nothing')}, another says {_name(conflict.b, empty='nothing')}"
-    return f"{conflict.control} of the {conflict.shape} {conflict_position(conflict)}: {difference}."
+    said = _said(conflict, ", ", "nothing")
+    return f"{conflict.control} of the {conflict.shape} {conflict_position(conflict)}: one {said}."
 
 
 def _empty(conflict: Conflict) -> str:
@@ -168,19 +170,19 @@ def _choice(conflict: Conflict) -> str:
 
 
 def _answer(conflict: Conflict) -> str:
-    first, second = (
-        "gives no answer" if not values else f'says "{_cut(values)}"' for values in (conflict.a, conflict.b)
-    )
-    return f"{conflict.control}: one {first}, another {second}."
+    return f"{conflict.control}: one {_said(conflict, ' ', 'no answer')}."
+
+
+def _said(conflict: Conflict, separator: str, nothing: str) -> str:
+    """What both wrote, from shortly before the first difference: `says "a car", another says "a cart"`."""
+    first, second = (one_line(separator.join(values)) for values in (conflict.a, conflict.b))
+    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    said = (f'says "{cut(text, start)}"' if text else f"gives {nothing}" for text in (first, second))
+    return ", another ".join(said)
 
 
 def _not_named(conflict: Conflict) -> str:
     return f"{conflict.control}: {conflict.where}."
-
-
-def _cut(values: tuple[str, ...]) -> str:
-    text = " ".join(" ".join(values).split())
-    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}\u2026"
 
 
 def _name(labels: tuple[str, ...], *, empty: str = "no label") -> str:

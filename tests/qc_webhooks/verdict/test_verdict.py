@@ -212,7 +212,7 @@ def test_another_answer_about_the_same_region_is_a_dispute(task, box):
     ]
     result = verdict_of(task([first, colours[0]], [other, colours[1]]))
     assert (result.outcome, result.agreement, result.uncompared) == ("disputed", 0.0, ())
-    assert write_note(result, POLICY) == "colour of the box at the upper left: one says red, another says blue."
+    assert write_note(result, POLICY) == 'colour of the box at the upper left: one says "red", another says "blue".'
 
 
 def test_controls_have_their_own_threshold_and_weight(task, box, choice):
