@@ -5,6 +5,7 @@ each annotator, estimated without ground truth, as `labelloop qc consensus` does
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -59,11 +60,11 @@ def task_evidence(task: Task, config: LabelConfig | None) -> Evidence | None:
     chosen, rule = consensus(task.annotations)
     if rule != CONSENSUS:
         return None
-    sizes = _sizes(task)
+    sizes = cache(lambda: _sizes(task))  # hardly ever needed: regions state the size
     readings = [
         (
             annotation,
-            read_annotation(annotation, task=task, config=config, size=lambda index: sizes.get(index, _UNKNOWN_SIZE)),
+            read_annotation(annotation, task=task, config=config, size=lambda index: sizes().get(index, _UNKNOWN_SIZE)),
         )
         for annotation in chosen
     ]

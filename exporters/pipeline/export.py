@@ -123,6 +123,11 @@ def export(
         raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
+    if ray:
+        from exporters.pipeline.pools import RAY_PURPOSE
+        from labelloop.service.ray import import_ray
+
+        import_ray(RAY_PURPOSE)  # a small export starts no cluster, and would accept anything
     renamed = parse_renames(rename)
     shares, chosen = SplitPolicy.parse(split, group_by=group_by, key=split_key), parse_policy(annotation)
     with ExitStack() as stack:

@@ -57,6 +57,8 @@ Progress = Callable[[int, int | None], None]
 
 # Bytes of JSON, times formats, converted in this process before others are started.
 POOL_AFTER = 1 << 30
+# Times that a consensus takes longer.
+_CONSENSUS_COST = 32
 _log = logging.getLogger(__name__)
 
 
@@ -314,7 +316,8 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             conversion.convert_serial(blocks)
             return
         # a small export finishes before other processes would start; the first tasks also contain most labels
-        conversion.convert_serial(blocks, until=0 if self.pool or self.workers else POOL_AFTER // len(self.formats))
+        cost = len(self.formats) * (_CONSENSUS_COST if self.rules.crowd else 1)
+        conversion.convert_serial(blocks, until=0 if self.pool or self.workers else POOL_AFTER // cost)
         if (following := next(blocks, None)) is None:
             return
         if state.report:

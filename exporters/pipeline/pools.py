@@ -13,6 +13,8 @@ from labelloop.service.processes import process_pool
 from labelloop.service.ray import ClusterFailed, join_cluster, leave_cluster, root_cause
 from labelloop.service.system import available_cores
 
+# What needs Ray.
+RAY_PURPOSE = "An export over a cluster"
 # Largest default number of processes; with more, reading the source is the bottleneck.
 _MAX_WORKERS = 8
 # Attempts per unit whose worker dies.
@@ -59,7 +61,7 @@ class RayCluster:
     """Joins or starts a Ray cluster: see `labelloop.service.ray.join`."""
 
     def __init__(self, address: str, config: WorkerConfig, workers: int = 0) -> None:
-        self._ray, self.workers = join_cluster(address, workers, "An export over a cluster")
+        self._ray, self.workers = join_cluster(address, workers, RAY_PURPOSE)
         self._config = self._ray.put(config)
         self._convert: Any = self._ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(convert_unit)
 

@@ -19,6 +19,23 @@ class ClusterFailed(LabelloopError):
     fix = "Run `ray status` to see what the cluster has."
 
 
+def import_ray(purpose: str) -> Any:
+    """Return the `ray` module.
+
+    Args:
+        purpose: What needs it, for the message of `MissingExtra`.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtra(what=purpose, extra="scale") from None
+    return ray
+
+
 def join_cluster(address: str, workers: int, purpose: str) -> tuple[Any, int]:
     """Connect to a cluster, or start a local one.
 
@@ -34,11 +51,7 @@ def join_cluster(address: str, workers: int, purpose: str) -> tuple[Any, int]:
         MissingExtra: Ray is not installed.
         ClusterFailed: The cluster cannot be joined, or has no cores.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtra(what=purpose, extra="scale") from None
+    ray = import_ray(purpose)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == LOCAL_CLUSTER:

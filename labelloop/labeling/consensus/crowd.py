@@ -204,7 +204,7 @@ class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence
         """
         if not self.posterior.draws:
             return None
-        exists: Floats = self.posterior.real_probabilities(annotators, marked).mean(axis=0)
+        exists: Floats = self.posterior.mean_probabilities(annotators, marked)
         if not min_iou:
             return exists
         count = marked.sum(axis=1).astype(np.float64)

@@ -20,6 +20,7 @@ objects is added; ground truth replaces it.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from math import comb
 from typing import NamedTuple
 
@@ -58,6 +59,8 @@ MISTAKEN = (1.0, 30.0)
 _MAX_ANNOTATORS = 30
 DRAWS, _SAMPLES, _ROUNDS, _DEGREES = 48, 1000, 8, 5
 _LOWEST = -1e12
+# Mean probabilities that are remembered.
+_MEANS = 1 << 12
 
 
 class PosteriorDraw(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -84,7 +87,7 @@ class PosteriorDraw(msgspec.Struct, frozen=True, array_like=True, gc=False):
     mistaken: float
 
 
-class DetectionPosterior(msgspec.Struct, frozen=True):
+class DetectionPosterior(msgspec.Struct, frozen=True, dict=True):
     """Posterior of a project's detection model.
 
     Attributes:
@@ -110,15 +113,30 @@ class DetectionPosterior(msgspec.Struct, frozen=True):
         density, _, _, false_regions, match, match_spread, _, mistaken = self._columns
         detected, missed = self._log_recall(annotators)
         marks = marked.astype(np.float64)
-        logs = detected @ marks.T + missed @ (1 - marks).T
-        real = density[:, None] * np.einsum("j,djc->dc", _NODE_WEIGHTS, np.exp(logs))
+        logs = np.where(marked[:, None], detected[:, None], missed[:, None]).sum(axis=3)
+        real = density[:, None] * (np.exp(logs) * _NODE_WEIGHTS).sum(axis=2)
         ratios = np.array([self.false_ratios.get(annotator, 1.0) for annotator in annotators])
         count = marks.sum(axis=1)
-        matches = _sigmoid(match[:, None] + match_spread[:, None] * _NODES)[..., None]
-        alike = matches ** np.maximum(count - 1, 0) * (1 - matches) ** (len(annotators) - np.maximum(count, 1))
-        false = false_regions[:, None] * (marks @ ratios) * np.einsum("j,djc->dc", _NODE_WEIGHTS, alike)
+        matches = _sigmoid(match[:, None] + match_spread[:, None] * _NODES)[:, None]
+        others = np.maximum(count, 1)[:, None]
+        alike = matches ** (others - 1) * (1 - matches) ** (len(annotators) - others)
+        false = false_regions[:, None] * (marks * ratios).sum(axis=1) * (alike * _NODE_WEIGHTS).sum(axis=2)
         probabilities: Floats = (1 - mistaken[:, None]) * real / (real + false)
         return probabilities
+
+    def mean_probabilities(self, annotators: Sequence[int], marked: Booleans) -> Floats:
+        """The mean of `real_probabilities` over the draws, (clusters,); few images differ in who marked what."""
+        team = tuple(annotators)
+        patterns = [(team, tuple(row)) for row in marked.tolist()]
+        means = {pattern: self._means.get(pattern) for pattern in patterns}
+        new = [pattern for pattern, mean in means.items() if mean is None]
+        if new:
+            probabilities = self.real_probabilities(team, np.array([row for _, row in new]))
+            # a sum of each row alone: to the bit the same whatever else is computed with it
+            means.update(zip(new, [float(row.mean()) for row in probabilities.T.copy()], strict=True))
+            if len(self._means) < _MEANS:
+                self._means.update((pattern, means[pattern]) for pattern in new)
+        return np.array([means[pattern] for pattern in patterns])
 
     def missed_objects(self, annotators: Sequence[int]) -> Floats:
         """Expected number of findable objects of an image that none of these annotators marked, (draws,)."""
@@ -145,7 +163,11 @@ class DetectionPosterior(msgspec.Struct, frozen=True):
         """Objects that no annotator finds, per object that one could find, (draws,)."""
         return self._columns[6]
 
-    @property
+    @cached_property
+    def _means(self) -> dict[tuple[tuple[int, ...], tuple[bool, ...]], float | None]:
+        return {}
+
+    @cached_property
     def _columns(self) -> tuple[Floats, ...]:
         return tuple(np.array([msgspec.structs.astuple(draw) for draw in self.draws]).T)
 

@@ -116,19 +116,17 @@ def fit_localisation(objects: Sequence[tuple[AnnotatedBoxes, int]], bias: BoxBia
         objects: The boxes of each object, and the number of annotators of its image; single boxes say nothing.
         bias: How boxes are fused.
     """
-    missed, logs = [], []
-    for boxes, annotators in objects:
-        if len(boxes) < 2:
-            continue
-        drawn = np.array([edges for _, edges in boxes])
-        fused = np.array(bias.fuse_boxes(boxes).bounds)
-        # Each box is part of the mean.
-        squares = (((drawn - fused) / _sides(fused[None])) ** 2).mean(axis=1) * len(boxes) / (len(boxes) - 1)
-        logs += np.log(np.maximum(squares, _LEAST_SQUARE)).tolist()
-        missed += [1 - len(boxes) / max(annotators, len(boxes))] * len(boxes)
-    x, y = np.array(missed), np.array(logs)
-    if not len(y):
+    shared = [(boxes, annotators) for boxes, annotators in objects if len(boxes) > 1]
+    if not shared:
         return Localisation()
+    counts = np.array([len(boxes) for boxes, _ in shared])
+    rows = np.repeat(np.arange(len(shared)), counts)
+    drawn = np.array([edges for boxes, _ in shared for _, edges in boxes])
+    fused = np.array([bias.fuse_boxes(boxes).bounds for boxes, _ in shared])
+    squares = (((drawn - fused[rows]) / _sides(fused)[rows]) ** 2).mean(axis=1)
+    squares *= (counts / (counts - 1))[rows]  # each box is part of the mean
+    x = (1 - counts / np.maximum([annotators for _, annotators in shared], counts))[rows]
+    y = np.log(np.maximum(squares, _LEAST_SQUARE))
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / (((x - x.mean()) ** 2).sum() + _SLOPE_WEIGHT))
     rest = y - slope * x
     spread = float(((rest - rest.mean()) ** 2).sum() + _PRIOR_BOXES * 2 * _NORMAL_VARIANCE) / (len(y) + _PRIOR_BOXES)

@@ -146,4 +146,4 @@ def test_a_ray_cluster_gives_the_same_data_set(run, build, config):
 def test_without_ray_it_is_said_what_to_install(run, build, config, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(Exception, match="needs the extra `scale`"):
-        run(many(build), ray="auto", formats=FORMATS, label_config=config("car"))
+        run(many(build, number=2), ray="local", formats=FORMATS, label_config=config("car"))

@@ -54,6 +54,16 @@ def test_stated_probabilities_are_shares_that_come_true(spread, lookalikes):
     assert probabilities[sure].mean() == pytest.approx(real[sure].mean(), abs=0.06)
 
 
+def test_probabilities_do_not_depend_on_the_images_seen_before():
+    tasks, _ = crowd(np.random.default_rng(1))
+    posterior, people = fit_annotator_model(tasks).posterior, [1, 2, 3]
+    marked = np.array([[True, False, False], [True, True, True], [False, True, True], [True, False, False]])
+    expected = msgspec.structs.replace(posterior).mean_probabilities(people, marked)
+    assert expected == pytest.approx(posterior.real_probabilities(people, marked).mean(axis=0), abs=1e-12)
+    for rows in ([2], [0, 1], [3, 2, 1, 0], [1]):
+        assert np.array_equal(posterior.mean_probabilities(people, marked[rows]), expected[rows])
+
+
 def test_marks_left_out_are_foretold():
     tasks, known = crowd(np.random.default_rng(2), each=4, spread=2.0)
     posterior = fit_annotator_model(tasks).posterior

@@ -7,7 +7,7 @@ import shapely
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from labelloop.labeling.geometry.overlap import box_iou, iou, iou_matrix, match
+from labelloop.labeling.geometry.overlap import box_iou, iou, iou_matrix, iou_pairs, match
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle, Vector, Vertex
 
 whole = st.integers(0, 40).map(float)
@@ -65,6 +65,12 @@ def test_a_matrix_holds_what_each_pair_has(a, b):
     assert matrix.shape == (len(a), len(b))
     for (row, left), (column, right) in itertools.product(enumerate(a), enumerate(b)):
         assert matrix[row, column] == pytest.approx(iou(left, right), abs=1e-9)
+
+
+@given(st.lists(upright, max_size=4), st.lists(upright, max_size=4))
+def test_a_few_upright_boxes_overlap_as_many_do(a, b):
+    a = [*a, *b[:1]]
+    assert np.array_equal(iou_matrix(a, b), iou_pairs(a, b).to_matrix(len(a), len(b)))
 
 
 @given(rotated, rotated)
