@@ -31,14 +31,15 @@ from labelloop.labeling.geometry.shapes import Mask, Rectangle
 from labelloop.labeling.studio.config import LabelConfig
 from ml_backend.detection.preprocess import prepare
 from ml_backend.heads.base import FitInput, HeadExample
+from ml_backend.heads.mask_features import MAX_LOGIT
 from ml_backend.heads.masks import (
     CANDIDATES,
     MasksHead,
-    corrected_logits,
     fit_head,
     fit_masks,
     mask_ious,
     sample_pixels,
+    standardised,
 )
 from ml_backend.inference.detector import embedded_model
 from ml_backend.segmentation.box_segmenter import BoxSegmenter
@@ -149,10 +150,10 @@ def _limits(name: str, photos: Sequence[Photo]) -> str:
     assert labelled is not None
     assert judged is not None
     before = mask_ious(judged, judged.logits).mean()
-    linear = max(
-        mask_ious(judged, corrected_logits(fit_head(labelled, recipe, network=segmenter.network), judged)).mean()
-        for recipe in CANDIDATES
-    )
+    heads = [fit_head(labelled, recipe, network=segmenter.network) for recipe in CANDIDATES]
+    shipped = np.clip(judged.logits, -MAX_LOGIT, MAX_LOGIT)
+    corrections = (standardised(judged.features, head.mean, head.spread) @ head.weights + head.bias for head in heads)
+    linear = max(mask_ious(judged, shipped + correction).mean() for correction in corrections)
     rows = labelled.features.reshape(-1, labelled.features.shape[-1]).astype(np.float32)
     chosen = np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS]
     trees = HistGradientBoostingClassifier(

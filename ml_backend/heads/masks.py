@@ -573,21 +573,12 @@ def cross_validate(samples: PixelSamples) -> dict[str, Doubles]:
         fitted, judged = samples.take(fold != number), samples.take(fold == number)
         mean, spread = _scale(fitted)
         table = _Table(fitted, mean, spread)
-        rows = _standardised(judged.features, mean, spread)
+        rows = standardised(judged.features, mean, spread)
         for name, recipes in CANDIDATES.items():
             weights, bias = table.fit(recipes)
             logits = np.clip(judged.logits, -MAX_LOGIT, MAX_LOGIT) + rows @ weights.astype(np.float32) + bias
             ious[name][fold == number] = mask_ious(judged, logits)
     return ious
-
-
-def corrected_logits(head: MasksHead | None, samples: PixelSamples) -> Floats:
-    """Logits (m, b, p) float32 of the samples; None: of the network as it ships."""
-    logits = np.clip(samples.logits, -MAX_LOGIT, MAX_LOGIT)
-    if head is None or head.is_shipped:
-        return logits
-    rows = _standardised(samples.features, head.mean, head.spread)
-    return np.asarray(logits + rows @ head.weights + np.float32(head.bias), np.float32)
 
 
 def mask_ious(samples: PixelSamples, logits: Floats) -> Doubles:
@@ -608,7 +599,8 @@ def _scale(samples: PixelSamples) -> tuple[Floats, Floats]:
     return rows.mean(0), rows.std(0) + np.float32(1e-3)
 
 
-def _standardised(features: npt.NDArray[np.float16], mean: Floats, spread: Floats) -> Floats:
+def standardised(features: npt.NDArray[np.float16], mean: Floats, spread: Floats) -> Floats:
+    """Features (..., c) float32 over their spread around their mean, (c,) each, cut at `MAX_FEATURE`."""
     return np.clip((features.astype(np.float32) - mean) / spread, -MAX_FEATURE, MAX_FEATURE)
 
 
@@ -625,7 +617,7 @@ class _Table:
         per_box = max(16, min(pixels, MAX_ROWS // max(1, boxes)))  # pixels are in random order
         part = np.s_[:, :, :per_box]
         self._count = samples.features.shape[-1]
-        rows = _standardised(samples.features[part].reshape(-1, self._count), mean, spread)
+        rows = standardised(samples.features[part].reshape(-1, self._count), mean, spread)
         self._rows = np.concatenate([rows, np.ones((len(rows), 1), np.float32)], axis=1)
         self._offset = np.clip(samples.logits[part], -MAX_LOGIT, MAX_LOGIT).ravel().astype(np.float64)
         self._truth = samples.truth[part].ravel().astype(np.float64)

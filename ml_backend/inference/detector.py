@@ -137,7 +137,10 @@ class Detector:
             ModelBroken: The session failed on these images.
         """
         outputs = self.engine.run([image.tensor for image in images], self.outputs)
-        decoded = self._reader_of(images[0], outputs).decode(outputs, self.candidate_floor(floor))
+        try:
+            decoded = self._reader_of(images[0], outputs).decode(outputs, self.candidate_floor(floor))
+        except Misfit as error:
+            raise self._misread(error) from error
         if not self.units_checked:
             self.check_units(decoded)
         detected = [
@@ -160,20 +163,26 @@ class Detector:
         return self.cut_readers.reader(rows, columns, outputs)
 
     def check_units(self, detections: Sequence[Detections]) -> None:
-        """Raise where boxes turn out to be normalised, which the trial run did not show.
+        """Raise where boxes turn out to be normalised, or scores no probabilities, which the trial run did not show.
 
         Raises:
-            ModelBroken: The boxes are not in pixels of the input.
+            ModelBroken: The boxes are not in pixels of the input, or the scores not in 0..1.
         """
         try:
+            check_scores(detections)
             for image_detections in detections:
                 check_boxes([image_detections], self.spec)
         except Misfit as error:
-            raise ModelBroken(
-                path=self.path,
-                reason=f"it was opened as {self.layout}, and {error}",
-                fix="Name its layout: --layout or LABELLOOP_MODEL_LAYOUT (`ssd` where boxes are shares of the input).",
-            ) from error
+            raise self._misread(error) from error
+
+    def _misread(self, error: Misfit) -> ModelBroken:
+        """The error of values that the trial run did not show, and that the layout does not have."""
+        return ModelBroken(
+            path=self.path,
+            reason=f"it was opened as {self.layout}, and {error}",
+            fix="Name its layout: --layout or LABELLOOP_MODEL_LAYOUT (`ssd` where boxes are shares of the input), or "
+            "describe its outputs in a layout file (docs/reference/layout-file.md).",
+        )
 
     def candidate_floor(self, floor: float) -> float:
         """Minimum candidate score that affects results with scores of at least `floor`."""
@@ -193,6 +202,10 @@ class Detector:
         if indices is None:
             in_range = (candidates.classes >= 0) & (candidates.classes < len(self.names.names))
             return candidates if in_range.all() else candidates[in_range]
+        if self.reader.classes is None and indices[0] < 0 and (candidates.classes[candidates.scores > 0] == 0).any():
+            raise self._misread(
+                Misfit("its class numbers start at 0, not at 1 behind a background (`first = 0` in `[classes]`)")
+            )
         inside = (candidates.classes >= 0) & (candidates.classes < len(indices))
         candidates = candidates[inside]
         candidates = replace(candidates, classes=np.asarray(indices, np.int64)[candidates.classes])

@@ -17,8 +17,8 @@ from ml_backend.layouts.fastestdet import FASTESTDET
 from ml_backend.layouts.gfl import NANODET, NANODET_SINGLE, PICODET
 from ml_backend.layouts.labelloop import LABELLOOP
 from ml_backend.layouts.mmdeploy import MMDEPLOY
-from ml_backend.layouts.nms import TENSORRT_NMS, YOLOV7_END2END
-from ml_backend.layouts.postprocessed import PADDLE, RT_DETR, SSD, TF_OD, TORCHVISION
+from ml_backend.layouts.nms import SPELLED_COLUMNS, TENSORRT_NMS, YOLOV7_END2END
+from ml_backend.layouts.postprocessed import PADDLE, RT_DETR, SSD, TF_OD, TFLITE_DETECTION, TORCHVISION
 from ml_backend.layouts.raw_heads import YOLO_FASTESTV2, YOLOV8_HEADS
 from ml_backend.layouts.semantic import SEMANTIC
 from ml_backend.layouts.ultralytics import YOLOV5, YOLOV8
@@ -29,6 +29,7 @@ __all__ = ["LAYOUTS", "Layout", "OutputReader", "best_class", "image_size", "pla
 # Layout by name, in order of recognition: the first that recognises a graph decodes it.
 LAYOUTS: Mapping[str, Layout] = {
     "labelloop": LABELLOOP,
+    "spelled-columns": SPELLED_COLUMNS,
     "classify": CLASSIFY,
     "end2end": END2END,
     "yolov8": YOLOV8["detect"],
@@ -62,6 +63,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "detr-sigmoid": DETR_SIGMOID,
     "rt-detr": RT_DETR,
     "tf-od": TF_OD,
+    "tflite-detection": TFLITE_DETECTION,
     "paddle": PADDLE,
     "ssd": SSD,
     "torchvision": TORCHVISION,

@@ -314,3 +314,20 @@ def softmax(values: npt.NDArray[Any]) -> Floats:
 def in_unit_range(values: npt.NDArray[Any]) -> bool:
     """Whether all values lie in [0, 1] with a tolerance of 1e-3: probabilities do, a detector's logits do not."""
     return not values.size or bool(values.min() >= -1e-3 and values.max() <= 1 + 1e-3)
+
+
+def is_whole(values: npt.NDArray[Any]) -> bool:
+    """Whether all values are whole numbers, whatever their type."""
+    return bool(np.all(values == np.round(values)))
+
+
+# Operators that leave values as they are, or interpolate between them.
+_PASSING = frozenset({
+    "Cast", "Concat", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Resize", "Slice",
+    "Squeeze", "Transpose", "Unsqueeze", "Upsample",
+})  # fmt: skip
+
+
+def last_operator(graph: Graph, output: str) -> str:
+    """The operator that computes the values of an output; empty where it is unknown."""
+    return next((operator for operator in graph.nodes.path_to(output) if operator not in _PASSING), "")

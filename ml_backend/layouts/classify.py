@@ -1,8 +1,9 @@
 """Layouts of image classifiers: one score per class.
 
 `classify` is Ultralytics', whose metadata says so. `classifier` is recognised by its only output, (batch, classes) or
-(batch, classes, 1, 1), as timm, torchvision, transformers and Keras export. Embeddings have the same shape, so the
-classes must be named; see `ml_backend.detection.class_names`.
+(batch, classes, 1, 1), as timm, torchvision, transformers and Keras export; a single value after a sigmoid is the
+probability of the second of two classes, as of Keras. Embeddings have the same shape, so the classes must be named; see
+`ml_backend.detection.class_names`.
 """
 
 import json
@@ -19,19 +20,19 @@ from ml_backend.layouts.base import (
     Layout,
     OutputReader,
     in_unit_range,
+    last_operator,
     plain_spec,
     single_output,
     softmax,
 )
+from ml_backend.layouts.image_processor import IMAGE_INPUT
+from ml_backend.layouts.plausibility import Misfit
 
 # Sides of the input where a classifier's graph and files leave them open, pixels.
 OPEN_SIDE = 224
 
 # Largest deviation of the sum of probabilities from 1.
 SUM_TOLERANCE = 0.02
-
-# Operators that leave values as they are.
-_PASSING = frozenset({"Cast", "Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def _recognise_classify(graph: Graph, outputs: Arrays) -> str | None:
@@ -43,9 +44,21 @@ def _recognise_classify(graph: Graph, outputs: Arrays) -> str | None:
 
 def _recognise_classifier(graph: Graph, outputs: Arrays) -> str | None:
     row = _only_row(outputs)
-    if row is None or len(row) < 2 or "task" in graph.metadata or len(next(iter(outputs.values()))) != 1:
+    if row is None or "task" in graph.metadata or len(next(iter(outputs.values()))) != 1:
         return None
+    if len(row) < 2:
+        return "one probability, of the second of two classes" if _is_binary(graph, outputs) else None
+    if _is_multi_label(graph) and last_operator(graph, next(iter(outputs))) != "Sigmoid":
+        raise Misfit(
+            "its config.json says that its classes are independent of each other (multi_label_classification), and the "
+            "graph ends in logits: export it with a sigmoid as its last operator"
+        )
     return f"one value for each of {len(row)} classes"
+
+
+def _is_binary(graph: Graph, outputs: Arrays) -> bool:
+    row, name = _only_row(outputs), next(iter(outputs))
+    return row is not None and len(row) == 1 and last_operator(graph, name) == "Sigmoid" and in_unit_range(row)
 
 
 def _only_row(outputs: Arrays) -> npt.NDArray[Any] | None:
@@ -78,7 +91,7 @@ def _reader(graph: Graph, outputs: Arrays, options: dict[str, Any]) -> OutputRea
     if graph.image is not None and not _says_size(graph):
         height, width = graph.image.shape[-3:-1] if graph.channels_last else graph.image.shape[-2:]
         spec = replace(spec, height=height or OPEN_SIDE, width=width or OPEN_SIDE)
-    last = _last_operator(graph, name)
+    last, binary = last_operator(graph, name), _is_binary(graph, outputs)
     # After a Sigmoid they are independent probabilities, of several classes at once, which may sum to 1 by chance.
     probabilities = last in {"Sigmoid", "Softmax"} and in_unit_range(row)
 
@@ -87,22 +100,36 @@ def _reader(graph: Graph, outputs: Arrays, options: dict[str, Any]) -> OutputRea
         values = as_float32(outputs[name])
         for row in values.reshape(len(values), -1):
             # Graphs end before or after the softmax; scores that sum to 1 are after it.
-            scores = row if probabilities or (in_unit_range(row) and _sums_to_one(row)) else softmax(row)
+            if binary:
+                scores = np.concatenate([1 - row, row])
+            elif probabilities or (in_unit_range(row) and _sums_to_one(row)):
+                scores = row
+            else:
+                scores = softmax(row)
             keep = np.flatnonzero(scores >= floor)
             boxes = np.tile(np.array([0, 0, spec.width, spec.height], np.float32), (len(keep), 1))
             detections.append(Detections(boxes, scores[keep], keep.astype(np.int64)))
         return detections
 
-    return OutputReader(spec, len(row), decode, (name,), provides=frozenset({"classes"}), suppress_iou=None)
+    count = 2 if binary else len(row)
+    return OutputReader(spec, count, decode, (name,), provides=frozenset({"classes"}), suppress_iou=None)
 
 
 def _says_size(graph: Graph) -> bool:
     return "imgsz" in graph.metadata or "size" in json.loads(graph.metadata.get("input", "{}"))
 
 
-def _last_operator(graph: Graph, output: str) -> str:
-    """The operator that computes the values of an output; empty where it is unknown."""
-    return next((operator for operator in graph.nodes.path_to(output) if operator not in _PASSING), "")
+def _is_multi_label(graph: Graph) -> bool:
+    """Whether the `config.json` of a Hugging Face export says that its classes are independent of each other."""
+    named = graph.image is not None and graph.image.name == IMAGE_INPUT
+    config = graph.path.with_name("config.json") if named and graph.path is not None else None
+    if config is None or not config.is_file():
+        return False
+    try:
+        words = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(words, dict) and words.get("problem_type") == "multi_label_classification"
 
 
 def _sums_to_one(row: Floats) -> bool:

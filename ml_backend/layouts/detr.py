@@ -42,34 +42,42 @@ def _has_no_object_class(graph: Graph, logits: npt.NDArray[Any]) -> bool:
     return bool(np.mean(as_float32(logits).argmax(axis=-1) == logits.shape[2] - 1) > 0.5)
 
 
+def _logits_of(outputs: Arrays) -> str | None:
+    """The output of class logits: `logits` of transformers, `pred_logits` of the papers' code; None without one."""
+    return next((name for name in ("logits", "pred_logits") if _pair(outputs, "pred_boxes", name)), None)
+
+
 def _recognise_transformers(*, no_object: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
     def recognise(graph: Graph, outputs: Arrays) -> str | None:
-        if not _pair(outputs, "pred_boxes", "logits") or _has_no_object_class(graph, outputs["logits"]) != no_object:
+        name = _logits_of(outputs)
+        if name is None or _has_no_object_class(graph, outputs[name]) != no_object:
             return None
         last = "the last class is no object, so softmax" if no_object else "no class is no object, so sigmoid"
-        return f"outputs named logits and pred_boxes; {last}"
+        return f"outputs named {name} and pred_boxes; {last}"
 
     return recognise
 
 
 def _read_transformers(*, no_object: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
     def read(graph: Graph, outputs: Arrays) -> OutputReader:
-        if not _pair(outputs, "pred_boxes", "logits"):
+        name = _logits_of(outputs)
+        if name is None:
             raise ValueError("it has no outputs logits (b, n, classes) and pred_boxes (b, n, 4)")
         options: Any = IMAGENET if no_object else {"scale": 1 / 255}
         spec = plain_spec(graph, placement="stretch", **options)
-        classes = int(outputs["logits"].shape[2]) - no_object
+        classes = int(outputs[name].shape[2]) - no_object
         masks = "pred_masks" if "pred_masks" in outputs and outputs["pred_masks"].ndim == 4 else ""
 
         def decode(arrays: Arrays, floor: float) -> list[Detections]:
-            boxes, logits = arrays["pred_boxes"], arrays["logits"]
-            return _decode(boxes, logits, spec, floor, no_object=no_object, masks=arrays.get(masks))
+            return _decode(
+                arrays["pred_boxes"], arrays[name], spec, floor, no_object=no_object, masks=arrays.get(masks)
+            )
 
         return OutputReader(
             spec,
             classes,
             decode,
-            ("logits", "pred_boxes", *([masks] if masks else [])),
+            (name, "pred_boxes", *([masks] if masks else [])),
             provides=frozenset({"boxes", "masks"} if masks else {"boxes"}),
             background="any" if no_object else "none",
             suppress_iou=None,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ml_backend.detection.detections import Detections
+from ml_backend.detection.detections import Detections, Floats
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
 from ml_backend.layouts.base import (
     Layout,
@@ -13,9 +13,11 @@ from ml_backend.layouts.base import (
     image_size,
     in_unit_range,
     input_sides,
+    is_whole,
     plain_spec,
     single_output,
 )
+from ml_backend.layouts.plausibility import Misfit
 from ml_backend.layouts.ultralytics import (
     TaskColumns,
     keypoint_shape,
@@ -36,11 +38,15 @@ def _recognise_end2end(graph: Graph, outputs: Arrays) -> str | None:
     if array.shape[2] != 6 + _extra_columns(task, graph, outputs) or grid_strides(*image_size(graph), array.shape[1]):
         return None
     rows = as_float32(array).reshape(-1, array.shape[2])
-    integers = bool(np.all(rows[:, 5] == np.round(rows[:, 5])) and np.all(rows[:, 5] >= -1))
     upright = task == "obb" or bool(np.all(rows[:, 2:4] >= rows[:, :2]))
-    if not (integers and upright and in_unit_range(rows[:, 4])):
+    if not (upright and _is_scored(rows)):
         return None
     return f"{array.shape[1]} rows of box, score and integer class: the graph suppresses duplicates"
+
+
+def _is_scored(rows: Floats) -> bool:
+    """Whether rows have a score in column 4 and a class number in column 5; -1 is padding."""
+    return in_unit_range(rows[:, 4]) and is_whole(rows[:, 5]) and bool(np.all(rows[:, 5] >= -1))
 
 
 def _extra_columns(task: str, graph: Graph, outputs: Arrays) -> int:
@@ -71,6 +77,8 @@ def _read_end2end(graph: Graph, outputs: Arrays) -> OutputReader:
         planes = as_float32(arrays[protos[0]]) if protos else [None] * len(arrays[name])
         detections = []
         for rows, plane in zip(as_float32(arrays[name]), planes, strict=True):
+            if not _is_scored(rows):  # the rows of the trial run may have been empty
+                raise Misfit("its rows are not a box, a score and a class number")
             rows = rows[(rows[:, 4] >= floor) & (rows[:, 5] >= 0)]  # noqa: PLW2901 - the same rows, fewer
             # Rotated boxes are centre and sides, others x_min, y_min, x_max, y_max.
             plain = Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))

@@ -1,17 +1,18 @@
 """Layouts of graphs with final detections: boxes, labels and scores as separate outputs in any order.
 
-torchvision, RT-DETR / D-FINE / DEIM with `orig_target_sizes`, SSD, the TensorFlow Object Detection API, and
-PaddleDetection's rows. Outputs are assigned by shape and dtype, not by position.
+torchvision, RT-DETR / D-FINE / DEIM with `orig_target_sizes`, SSD, the TensorFlow Object Detection API, TensorFlow
+Lite's detection operator, and PaddleDetection's rows. Outputs are assigned by shape and dtype, not by position.
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detection.class_names import Background
+from ml_backend.detection.class_names import BACKGROUND_NAMES, Background, parse_names
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.detection.masks import Segment
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
@@ -20,26 +21,39 @@ from ml_backend.layouts.base import (
     IMAGENET,
     Layout,
     OutputReader,
-    in_unit_range,
+    class_count,
+    image_size,
     input_sides,
     is_standard_image,
+    is_whole,
     plain_spec,
 )
-from ml_backend.layouts.plausibility import are_normalised
+from ml_backend.layouts.plausibility import Misfit, are_normalised
+
+# Weights of torchvision's detectors, whose class numbers start at 1: 0 is the background.
+_TORCHVISION_WEIGHTS = re.compile(
+    r"(^|\.)(rpn\.head|head\.(classification|regression)_head|backbone\.(body|fpn|features|extra))\."
+)
+# Outputs of the SSD in ONNX's model zoo, whose class numbers start at 1 too.
+_ZOO_SSD = {"bboxes", "labels", "scores"}
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Output names by role; `masks` is empty without masks."""
+    """Output names by role; `masks` and `keypoints` are empty without them."""
 
     boxes: str
     labels: str
     scores: str
     masks: str = ""
+    keypoints: str = ""
 
 
 def roles_of(outputs: Arrays) -> Roles | None:
-    """Assign roles: boxes end in 4 values; labels are integers by dtype, name or value; scores are the rest."""
+    """Assign roles: boxes end in 4 values; labels are integers by dtype, name or value; scores are the rest.
+
+    Masks (n, 1, h, w) and keypoints (n, k, 3) have a row for each box of one image.
+    """
     boxes = [name for name, array in outputs.items() if array.ndim in {2, 3} and array.shape[-1] == 4]
     rank = max((outputs[name].ndim for name in boxes), default=0)
     boxes = [name for name in boxes if outputs[name].ndim == rank]  # labels and scores of four detections also end in 4
@@ -53,16 +67,49 @@ def roles_of(outputs: Arrays) -> Roles | None:
     if not labels:
         labels = [name for name in flat if any(word in name.lower() for word in ("class", "label"))]
     if not labels:
-        labels = [name for name in flat if outputs[name].size and not in_unit_range(outputs[name])]
+        labels = [name for name in flat if outputs[name].size and is_whole(outputs[name])]
     scores = [name for name in flat if name not in labels and np.issubdtype(outputs[name].dtype, np.floating)]
     if len(scores) > 1:
         scores = [name for name in scores if "score" in name.lower()]
     if len(labels) != 1 or len(scores) != 1:
         return None
-    masks = [
-        name for name, array in outputs.items() if array.ndim == len(count) + 3 and array.shape[: len(count)] == count
-    ]
-    return Roles(boxes[0], labels[0], scores[0], masks[0] if len(masks) == 1 and len(count) == 1 else "")
+    return Roles(
+        boxes[0],
+        labels[0],
+        scores[0],
+        masks=_with_rows(outputs, count, lambda sides: len(sides) == 3),
+        keypoints=_with_rows(outputs, count, lambda sides: len(sides) == 2 and sides[1] == 3),
+    )
+
+
+def _with_rows(outputs: Arrays, count: tuple[int, ...], fits: Callable[[tuple[int, ...]], bool]) -> str:
+    """The only output of one image whose rows have sides that fit; empty where there is none, or several."""
+    names = [name for name, array in outputs.items() if array.shape[:1] == count and fits(array.shape[1:])]
+    return names[0] if len(names) == 1 else ""
+
+
+def first_class(graph: Graph, outputs: Arrays, roles: Roles) -> Background | None:
+    """Whether class numbers start at 0 ("none"), or at 1 behind a background ("first"); None: the file does not tell.
+
+    Signs are ONNX's image metadata (Custom Vision starts at 0), numbers of the trial run, and torchvision's weights.
+    """
+    numbers = outputs[roles.labels][outputs[roles.scores] > 0]
+    if is_standard_image(graph) or (numbers.size and numbers.min() < 1):
+        return "none"
+    names = parse_names(graph.metadata["names"]) if class_count(graph) else ()
+    if names and (names[0].casefold() in BACKGROUND_NAMES or (numbers.size and numbers.max() >= len(names))):
+        return "first"
+    if set(outputs) == _ZOO_SSD or any(map(_TORCHVISION_WEIGHTS.search, graph.nodes.weights)):
+        return "first"
+    return None
+
+
+def _check_first_class(graph: Graph, outputs: Arrays, roles: Roles) -> None:
+    if first_class(graph, outputs, roles) is None:
+        raise Misfit(
+            "nothing in the file tells whether its class numbers start at 0, or at 1 behind a background: if they "
+            "start at 1, name this layout; if at 0, write a layout file with `first = 0` in `[classes]`"
+        )
 
 
 def _decode(
@@ -79,7 +126,10 @@ def _decode(
         corners = corners * scale if scale is not None else corners
         classes = np.rint(label[keep]).astype(np.int64)
         segments = _segments(arrays[roles.masks], keep, corners, spec) if roles.masks else None
-        detections.append(Detections(np.asarray(corners, np.float32), score[keep], classes, segments=segments))
+        keypoints = as_float32(arrays[roles.keypoints])[keep] if roles.keypoints else None
+        detections.append(
+            Detections(np.asarray(corners, np.float32), score[keep], classes, segments=segments, keypoints=keypoints)
+        )
     return detections
 
 
@@ -106,18 +156,21 @@ def _reader(
         roles = roles_of(outputs)
         if roles is None:
             raise ValueError("it has no outputs of boxes (n, 4), whole class numbers (n) and scores (n)")
+        if roles.masks and outputs[roles.masks].shape[2:] != image_size(graph):
+            roles = replace(roles, masks="")  # masks within their boxes, as Detectron2's
         spec = plain_spec(graph, **options(graph, outputs))
         scale = input_sides(spec) if normalised else None
-        names = tuple(name for name in (roles.boxes, roles.labels, roles.scores, roles.masks) if name)
+        more = {"masks": roles.masks, "keypoints": roles.keypoints}
         return OutputReader(
             spec,
             None,
             lambda arrays, floor: _decode(roles, arrays, spec, floor, yxyx=yxyx, scale=scale),
-            names,
-            provides=frozenset({"boxes", "masks"} if roles.masks else {"boxes"}),
-            background="none" if is_standard_image(graph) else spare,  # Custom Vision starts at 0, without a background
+            (roles.boxes, roles.labels, roles.scores, *filter(None, more.values())),
+            provides=frozenset({"boxes", *(kind for kind, name in more.items() if name)}),
+            background=spare if spare == "none" else first_class(graph, outputs, roles) or spare,
             suppress_iou=None,
             single_image=outputs[roles.boxes].ndim == 2,
+            keypoints=outputs[roles.keypoints].shape[1] if roles.keypoints else 0,
         )
 
     return read
@@ -137,19 +190,40 @@ def _recognise_tf(graph: Graph, outputs: Arrays) -> str | None:
     return "outputs named detection_boxes, detection_classes and detection_scores"
 
 
+def _recognise_tflite(graph: Graph, outputs: Arrays) -> str | None:
+    roles = roles_of(outputs)
+    if roles is None or not graph.channels_last or len(outputs) != 4 or not _is_normalised(outputs[roles.boxes]):
+        return None
+    if [array.size for name, array in outputs.items() if name not in {roles.boxes, roles.labels, roles.scores}] != [1]:
+        return None
+    return (
+        f"boxes {roles.boxes}, y first, classes {roles.labels}, scores {roles.scores} and their count, of an input "
+        "with channels last: TensorFlow Lite's detection operator"
+    )
+
+
 def _recognise_ssd(graph: Graph, outputs: Arrays) -> str | None:
     roles = roles_of(outputs)
-    if roles is None or _is_sized(graph) or not are_normalised(as_float32(outputs[roles.boxes]).reshape(-1, 4)):
+    if roles is None or _is_sized(graph) or not _is_normalised(outputs[roles.boxes]):
         return None
+    if graph.channels_last:
+        raise Misfit("nothing in the file tells whether x or y comes first in its boxes: a layout file (`order`) does")
+    _check_first_class(graph, outputs, roles)
     return f"boxes {roles.boxes} normalised by the input, labels {roles.labels}, scores {roles.scores}"
 
 
 def _recognise_torchvision(graph: Graph, outputs: Arrays) -> str | None:
     roles = roles_of(outputs)
-    if roles is None or _is_sized(graph):
+    if roles is None or _is_sized(graph) or _is_normalised(outputs[roles.boxes]):
         return None
+    _check_first_class(graph, outputs, roles)
     unit = "pixels" if as_float32(outputs[roles.boxes]).any() else "pixels (assumed: the trial run had no boxes)"
     return f"boxes {roles.boxes} in {unit}, labels {roles.labels}, scores {roles.scores}, assigned by shape and dtype"
+
+
+def _is_normalised(boxes: npt.NDArray[Any]) -> bool:
+    """Whether there are boxes, and they can only be normalised; padding is zeros."""
+    return bool(boxes.any()) and are_normalised(as_float32(boxes).reshape(-1, 4))
 
 
 def _is_sized(graph: Graph) -> bool:
@@ -203,6 +277,14 @@ RT_DETR = Layout(_recognise_sized, _reader(lambda _g, _s: {"scale": 1 / 255, "pl
 TF_OD = Layout(
     _recognise_tf, _reader(lambda _g, _s: {"placement": "stretch"}, spare="first", yxyx=True, normalised=True)
 )
+TFLITE_DETECTION = Layout(
+    _recognise_tflite,
+    _reader(
+        lambda _g, _s: {"placement": "stretch", "scale": 1 / 127.5, "mean": (1.0, 1.0, 1.0)},
+        spare="none", yxyx=True, normalised=True,
+    ),
+    pixels_vary=True,
+)  # fmt: skip
 SSD = Layout(_recognise_ssd, _reader(_ssd_options, spare="first", normalised=True), pixels_vary=True)
 TORCHVISION = Layout(_recognise_torchvision, _reader(lambda _g, _s: {"scale": 1 / 255, "pad": 0}, spare="first"))
 PADDLE = Layout(_recognise_paddle, _read_paddle, pixels_vary=True)

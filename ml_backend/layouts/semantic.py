@@ -2,12 +2,12 @@
 
 Recognised by shape: (batch, classes, h, w) or (batch, h, w, classes) of numbers at 1, 1/2, 1/4 or 1/8 of the input's
 size, as DeepLab, SegFormer, U-Net, BiSeNet and torchvision's export. One channel is the probability or the logit of a
-single class, and several outputs of two classes are heads of one class each. Or whole numbers (batch, h, w),
-(batch, 1, h, w) or (batch, h, w, 1): the graph ends in an argmax. Heat maps of other networks look alike, so the
-classes must be named; see `ml_backend.detection.class_names`.
+single class, several channels after a sigmoid are classes that may overlap, and several outputs of two classes are
+heads of one class each. Or whole numbers (batch, h, w), (batch, 1, h, w) or (batch, h, w, 1): the graph ends in an
+argmax. Heat maps of other networks look alike, so the classes must be named; see `ml_backend.detection.class_names`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ml_backend.detection.detections import Detections
 from ml_backend.detection.fit import Fit
 from ml_backend.detection.logits import expit
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
-from ml_backend.layouts.base import IMAGENET, Layout, OutputReader, image_size, in_unit_range, plain_spec
+from ml_backend.layouts.base import IMAGENET, Layout, OutputReader, image_size, in_unit_range, last_operator, plain_spec
 from ml_backend.layouts.plausibility import Misfit
 
 Floats = npt.NDArray[np.float32]
@@ -29,6 +29,9 @@ STRIDES = (1, 2, 4, 8)
 
 # Classes of the largest public label sets (ADE20K 150, COCO-Stuff 182, Mapillary 124) with room.
 MAX_CLASSES = 512
+
+# Operators whose values are probabilities, and logits.
+_PROBABILITIES, _LOGITS = frozenset({"Sigmoid", "Softmax"}), frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 # Regions below this share of the map are noise.
 MIN_SHARE = 1e-4
@@ -200,7 +203,8 @@ def _recognise(graph: Graph, outputs: Arrays) -> str | None:
     if maps.classes is None:
         return f"{maps.names[0]} has a whole number {where}, class numbers"
     order = "last" if maps.channels_last else "first"
-    what = "the probability of one class" if maps.classes == 1 else f"{maps.classes} classes, channels {order},"
+    apart = "independent classes" if last_operator(graph, maps.names[0]) == "Sigmoid" else "classes"
+    what = "the probability of one class" if maps.classes == 1 else f"{maps.classes} {apart}, channels {order},"
     return f"{maps.names[0]} has {what} {where}"
 
 
@@ -265,6 +269,7 @@ def _read(graph: Graph, outputs: Arrays) -> OutputReader:
         raise ValueError("it has no map of classes of the input's size")
     spec = plain_spec(graph, placement="stretch", **IMAGENET)
     size = spec.height, spec.width
+    operator = last_operator(graph, maps.names[0])
 
     def planes_of(array: npt.NDArray[Any]) -> Floats:
         values = as_float32(array)
@@ -276,8 +281,12 @@ def _read(graph: Graph, outputs: Arrays) -> OutputReader:
             return [_from_numbers(numbers, size, floor) for numbers in first.reshape(len(first), *maps.sides)]
         if maps.is_multi_head:
             heads = [planes_of(arrays[name]) for name in maps.names]
-            return [_from_heads([head[index] for head in heads], size, floor) for index in range(len(first))]
-        return [_from_scores(planes, size, floor) for planes in planes_of(first)]
+            unit = _are_probabilities(operator, *heads)
+            return [_from_heads([head[index] for head in heads], size, floor, unit=unit) for index in range(len(first))]
+        unit = _are_probabilities(operator, first)
+        if operator == "Sigmoid" or maps.classes == 1:
+            return [_from_independent(planes, size, floor, unit=unit) for planes in planes_of(first)]
+        return [_from_scores(planes, size, floor, unit=unit) for planes in planes_of(first)]
 
     return OutputReader(
         spec,
@@ -292,6 +301,14 @@ def _read(graph: Graph, outputs: Arrays) -> OutputReader:
     )
 
 
+def _are_probabilities(operator: str, *maps: npt.NDArray[Any]) -> bool:
+    """Whether maps are probabilities, by the operator that computes them, else by their values.
+
+    A convolution's values are logits, also where those of one image happen to lie in 0..1.
+    """
+    return operator in _PROBABILITIES or (operator not in _LOGITS and all(map(in_unit_range, maps)))
+
+
 def _from_numbers(numbers: npt.NDArray[Any], size: tuple[int, int], floor: float) -> Detections:
     """Regions of a map (h, w) of class numbers; their score is 1."""
     present = [int(number) for number in np.unique(numbers) if number >= 0]
@@ -302,39 +319,50 @@ def _from_numbers(numbers: npt.NDArray[Any], size: tuple[int, int], floor: float
     return _detections(planes, present, numbers, np.ones(len(present), np.float32), size=size, floor=floor)
 
 
-def _from_scores(planes: Floats, size: tuple[int, int], floor: float) -> Detections:
-    """Regions of a map (classes, h, w) of logits or probabilities."""
-    if len(planes) == 1:
-        plane = planes[0]
-        if in_unit_range(plane):
-            return _binary(plane - np.float32(0.5), plane, size=size, floor=floor)
-        return _binary(plane, expit(plane), size=size, floor=floor)
+def _from_independent(planes: Floats, size: tuple[int, int], floor: float, *, unit: bool) -> Detections:
+    """Regions of classes (classes, h, w) that may overlap: probabilities above 0.5, or logits above 0."""
+    return _overlapping([
+        (plane - np.float32(0.5), plane) if unit else (plane, expit(plane)) for plane in planes
+    ], size, floor)  # fmt: skip
+
+
+def _from_scores(planes: Floats, size: tuple[int, int], floor: float, *, unit: bool) -> Detections:
+    """Regions of a map (classes, h, w) of logits or, with `unit`, of probabilities."""
     winners = planes.argmax(axis=0)
     present = np.unique(winners).tolist()
     sampled, chosen = planes[:, ::SCORE_STEP, ::SCORE_STEP], winners[::SCORE_STEP, ::SCORE_STEP]
     best = sampled.max(axis=0)
     # The best of the softmax; probabilities are taken as they are.
-    probability = best if in_unit_range(sampled) else 1 / np.exp(sampled - best).sum(axis=0)
+    probability = best if unit else 1 / np.exp(sampled - best).sum(axis=0)
     scores = [
-        float(probability[chosen == number].mean()) if (chosen == number).any() else _score(planes, winners == number)
+        float(probability[chosen == number].mean())
+        if (chosen == number).any()
+        else _score(planes, winners == number, unit=unit)
         for number in present
     ]
     return _detections(planes[present], present, winners, np.array(scores, np.float32), size=size, floor=floor)
 
 
-def _score(planes: Floats, region: npt.NDArray[np.bool_]) -> float:
+def _score(planes: Floats, region: npt.NDArray[np.bool_], *, unit: bool) -> float:
     """Mean probability of the best class in a region that is too small to be sampled."""
     values = planes[:, region]
     best = values.max(axis=0)
-    return float((best if in_unit_range(values) else 1 / np.exp(values - best).sum(axis=0)).mean())
+    return float((best if unit else 1 / np.exp(values - best).sum(axis=0)).mean())
 
 
-def _from_heads(heads: Sequence[Floats], size: tuple[int, int], floor: float) -> Detections:
-    """Regions of several heads (2, h, w), background and one class each; they may overlap."""
+def _from_heads(heads: Sequence[Floats], size: tuple[int, int], floor: float, *, unit: bool) -> Detections:
+    """Regions of several heads (2, h, w), background and one class each."""
+    return _overlapping([
+        (plane - background, plane if unit else expit(plane - background)) for background, plane in heads
+    ], size, floor)  # fmt: skip
+
+
+def _overlapping(
+    classes: Iterable[tuple[Floats, npt.NDArray[Any]]], size: tuple[int, int], floor: float
+) -> Detections:  # fmt: skip
+    """Regions of classes that are decided one by one, from the margin and the probability (h, w) of each."""
     parts = []
-    for number, (background, plane) in enumerate(heads):
-        margin = plane - background
-        probability = plane if in_unit_range(plane) and in_unit_range(background) else expit(margin)
+    for number, (margin, probability) in enumerate(classes):
         regions = _binary(margin, probability, size=size, floor=floor)
         parts.append(replace(regions, classes=np.full(len(regions), number, np.int64)))
     parts = [regions for regions in parts if len(regions)]

@@ -15,6 +15,7 @@ from ml_backend.layouts.base import (
     Layout,
     OutputReader,
     best_class,
+    class_count,
     cxcywh_to_xyxy,
     grid,
     grid_strides,
@@ -63,6 +64,8 @@ def _form(graph: Graph, outputs: Arrays) -> tuple[str, str] | None:
     if grid_output is None or graph.metadata.get("task", "detect") != "detect":
         return None
     array, strides = grid_output
+    if class_count(graph) not in {None, array.shape[2] - 5}:
+        return None
     if not in_unit_range(array[..., 4:]):
         _refuse_logits(array, strides, image_size(graph))
         return None

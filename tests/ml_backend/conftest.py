@@ -29,12 +29,17 @@ def build_onnx(
     dtype: int = TensorProto.FLOAT,
     extra_inputs: Mapping[str, tuple[int, Sequence[int | str]]] | None = None,
     text_head: bool = False,
+    weights: Sequence[str] = (),
+    last: str = "",
+    only_unlike: bool = False,
 ) -> Path:
     """A graph whose outputs are these arrays (1, ...), repeated for every photo of the batch, whatever it shows.
 
     The input is summed up and multiplied by zero, so that the graph cannot be run without a photo of the right size.
     `extra_inputs` are inputs besides the image: name -> type and shape; they are summed up in the same way. With
-    `text_head` outputs pass two transposed convolutions, which keep them, and a sigmoid.
+    `text_head` outputs pass two transposed convolutions, which keep them, and a sigmoid. `weights` are names of weights
+    that nothing uses, and `last` an operator that outputs pass last. With `only_unlike` rows (n, ...) appear only on
+    images that are not of one colour, as of a network that detects nothing on the trial's grey image.
     """
     nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)]
     constants = [numpy_helper.from_array(np.zeros(1, np.float32), "zero")]
@@ -49,6 +54,14 @@ def build_onnx(
         nodes.append(helper.make_node("Mul", [f"{name}.sum", "zero"], [f"{name}.zero"]))
         nodes.append(helper.make_node("Add", [nothing, f"{name}.zero"], [f"{name}.nothing"]))
         nothing = f"{name}.nothing"
+    constants += [numpy_helper.from_array(np.zeros(1, np.float32), name) for name in weights]
+    if only_unlike:
+        rows = len(next(iter(outputs.values())))
+        constants.append(numpy_helper.from_array(np.full(rows, 0.01, np.float32), "least"))
+        nodes.append(helper.make_node("ReduceMax", ["pixels"], ["most"], keepdims=0))
+        nodes.append(helper.make_node("ReduceMin", ["pixels"], ["fewest"], keepdims=0))
+        nodes.append(helper.make_node("Sub", ["most", "fewest"], ["spread"]))
+        nodes.append(helper.make_node("Greater", ["spread", "least"], ["unlike"]))
     infos = []
     for name, array in outputs.items():
         value = np.asarray(array)
@@ -58,9 +71,12 @@ def build_onnx(
         constants.append(numpy_helper.from_array(np.array([-1] + [1] * (value.ndim - 1)), f"{name}.rank"))
         nodes.append(helper.make_node("Reshape", [nothing, f"{name}.rank"], [f"{name}.shaped"]))
         nodes.append(helper.make_node("Cast", [f"{name}.shaped"], [f"{name}.nothing_"], to=kind))
-        nodes.append(
-            helper.make_node("Add", [f"{name}.value", f"{name}.nothing_"], [f"{name}.in" if text_head else name])
-        )
+        final = f"{name}.in" if text_head or last or only_unlike else name
+        nodes.append(helper.make_node("Add", [f"{name}.value", f"{name}.nothing_"], [final]))
+        if last:
+            nodes.append(helper.make_node(last, [final], [name]))
+        if only_unlike:
+            nodes.append(helper.make_node("Compress", [final, "unlike"], [name], axis=0))
         if text_head:
             kernel = np.ones((1, 1, 1, 1), value.dtype if whole else np.float32)
             constants.append(numpy_helper.from_array(kernel, f"{name}.kernel"))

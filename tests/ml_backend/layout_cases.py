@@ -362,6 +362,30 @@ def tf_od():
     return Case(outputs, expected, options)
 
 
+def tflite_detection():
+    (boxes, labels, scores), expected = finished(share=True, yxyx=True, whole=np.float32)
+    names = [f"StatefulPartitionedCall:{number}" for number in (3, 2, 1, 0)]
+    outputs = dict(zip(names, (boxes, labels, scores, np.array([9.0])), strict=True))
+    return Case(outputs, expected, {"metadata": {"names": NAMES}, "shape": ("batch", HEIGHT, WIDTH, 3)})
+
+
+def spelled_columns(name="batchno_classid_score_x1y1x2y2", *, points=0):
+    arrays, expected = finished(batched=False)
+    columns = [np.zeros((9, 1)), arrays[1][:, None], arrays[2][:, None], arrays[0], np.full((9, points), 7.0)]
+    return Case({name: np.concatenate(columns, axis=1)}, expected, {"metadata": {"names": NAMES}}, batched=False)
+
+
+def spelled_columns_normalised():
+    (boxes, labels, scores), expected = finished(share=True)
+    rows = np.concatenate([labels[..., None], boxes, scores[..., None]], axis=2)
+    return Case({"label_xyxy_score": rows}, expected, {"metadata": {"names": NAMES}})
+
+
+def yolo_nas():
+    case = yolov7_end2end()
+    return Case({"predictions": case.outputs["output"][:, [0, 1, 2, 3, 4, 6, 5]]}, case.expected, case.options, False)
+
+
 def paddle():
     arrays, expected = finished(batched=False)
     rows = np.concatenate([arrays[1][:, None], arrays[2][:, None], arrays[0]], axis=1).astype(np.float32)
@@ -455,6 +479,10 @@ def semantic(*, channels_last=False):
     return Case({"logits": array[None]}, ordered, {"metadata": {"names": names}})
 
 
+def renamed(case, **names):
+    return Case({names.get(name, name): array for name, array in case.outputs.items()}, case.expected, case.options)
+
+
 # Layout -> builder of its model.
 CASES: Mapping[str, Callable[[], Case]] = {
     "labelloop": labelloop, "classify": classify, "classifier": classifier, "end2end": end2end, "yolov8": yolov8,
@@ -462,7 +490,8 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "rt-detr-ultralytics": rt_detr_ultralytics, "yolov5": yolov5, "nanodet": nanodet,
     "nanodet-single": nanodet_single, "picodet": picodet, "yolox": yolox, "yolox-decoded": yolox_decoded,
     "fastestdet": fastestdet, "rf-detr": rf_detr, "detr-softmax": detr_softmax, "detr-sigmoid": detr_sigmoid,
-    "rt-detr": rt_detr, "tf-od": tf_od, "paddle": paddle, "ssd": ssd, "torchvision": torchvision,
+    "rt-detr": rt_detr, "tf-od": tf_od, "tflite-detection": tflite_detection, "paddle": paddle, "ssd": ssd,
+    "torchvision": torchvision, "spelled-columns": spelled_columns,
     "yolov7-end2end": yolov7_end2end, "tensorrt-nms": tensorrt_nms, "yolov5-heads": yolov5_heads,
     "semantic": semantic,
 }  # fmt: skip
@@ -482,6 +511,20 @@ VARIANTS: Mapping[str, tuple[str, Callable[[], Case]]] = {
     "TensorRT's BatchedNMS, normalised boxes": (
         "tensorrt-nms",
         lambda: tensorrt_nms(("num_detections", "nmsed_boxes", "nmsed_scores", "nmsed_classes"), share=True),
+    ),
+    "YOLO-NAS with a count": (
+        "tensorrt-nms",
+        lambda: tensorrt_nms(("num_predictions", "pred_boxes", "pred_scores", "pred_classes")),
+    ),
+    "YOLO-NAS, rows of seven with the class last": ("yolov7-end2end", yolo_nas),
+    "columns spelled with points behind": (
+        "spelled-columns",
+        lambda: spelled_columns("batchno_classid_score_x1y1x2y2_landms", points=10),
+    ),
+    "columns spelled, class first, normalised": ("spelled-columns", spelled_columns_normalised),
+    "DETR with the names of its paper's code": (
+        "detr-softmax",
+        lambda: renamed(detr_softmax(), logits="pred_logits"),
     ),
     "v5's heads with anchors as channels": ("yolov5-heads", lambda: yolov5_heads(flat=True)),
     "v7's heads, anchors in the metadata": ("yolov5-heads", yolov7_heads),

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from ml_backend.detection.preprocess import prepare
-from ml_backend.errors import LayoutFileError, ModelBroken
+from ml_backend.errors import LayoutFileError, ModelBroken, UnknownLayout
 from ml_backend.inference.detector import load_detector, model_version
 from ml_backend.training.feature_export import export_image_features
 
@@ -99,6 +99,34 @@ def test_probabilities_after_a_sigmoid_stay_whatever_their_sum(last, classifier)
     white = prepare(np.full((8, 8, 3), 255, np.uint8), detector.spec)
     expected = 1 / (1 + math.exp(-1 - shift)) if last == "Sigmoid" else 1 / 3
     np.testing.assert_allclose(detector.detect([white], floor=0.0)[0].scores, expected, atol=1e-3)
+
+
+def test_one_probability_is_that_of_the_second_of_two_classes(classifier):
+    model = classifier([("Add", 1.0)], last="Sigmoid", names=["cat", "dog"])
+    graph = onnx.load(model)
+    head = next(weight for weight in graph.graph.initializer if weight.name == "head")
+    head.CopyFrom(numpy_helper.from_array(np.ones((3, 1), np.float32), "head"))
+    next(node for node in graph.graph.node if node.output[0] == "raw").op_type = "MatMul"
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    onnx.save(graph, model)
+    model.with_name("model.layout.toml").write_text('format = 1\nlayout = "classifier"\n[input]\nrange = "0..1"\n')
+    detector = load_detector(model)
+    [detections] = detector.detect([prepare(np.zeros((8, 8, 3), np.uint8), detector.spec)], floor=0.0)
+    dog = 1 / (1 + math.exp(-3))
+    assert dict(zip(detections.classes.tolist(), detections.scores.tolist(), strict=True)) == pytest.approx(
+        {0: 1 - dog, 1: dog}, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("last", ["Sigmoid", "Mul"])
+def test_independent_classes_need_a_sigmoid(last, classifier):
+    model = classifier(name="pixel_values", last=last)
+    model.with_name("config.json").write_text('{"problem_type": "multi_label_classification"}')
+    if last == "Sigmoid":
+        assert load_detector(model).layout == "classifier"
+        return
+    with pytest.raises(UnknownLayout, match=r"multi_label_classification.*sigmoid as its last operator"):
+        load_detector(model)
 
 
 @pytest.mark.parametrize(

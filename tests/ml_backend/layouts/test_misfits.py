@@ -4,9 +4,22 @@ import numpy as np
 import pytest
 
 from ml_backend.detection.detections import Detections
+from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelBroken, UnknownLayout
 from ml_backend.inference.detector import load_detector
-from tests.ml_backend.layout_cases import HEIGHT, NAMES, STRIDES, WIDTH, count, pixel_rows, yolov5, yolov8, yolov8_pose
+from ml_backend.layouts.plausibility import Misfit
+from tests.ml_backend.layout_cases import (
+    HEIGHT,
+    NAMES,
+    STRIDES,
+    WIDTH,
+    count,
+    pixel_rows,
+    yolov5,
+    yolov8,
+    yolov8_pose,
+    yolox_decoded,
+)
 
 RNG = np.random.default_rng(7)
 SIDES = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
@@ -42,9 +55,13 @@ def uniform(*shape, most=1.0):
     return RNG.uniform(0, most, shape)
 
 
-def finished(boxes):
+def finished(boxes, *, first=1):
     n = len(boxes)
-    return {"boxes": boxes, "labels": np.arange(n) % 3 + 1, "scores": np.linspace(0.9, 0.4, n)}
+    return {"boxes": boxes, "labels": np.arange(n) % 3 + first, "scores": np.linspace(0.9, 0.4, n)}
+
+
+# A weight as torchvision names it.
+TORCHVISION = ("roi_heads.box_predictor.cls_score.weight", "rpn.head.cls_logits.weight")
 
 
 CORNERS = np.array([[0.1, 0.2, 0.4, 0.6], [0.3, 0.1, 0.9, 0.8], [0.0, 0.0, 0.2, 0.2]])
@@ -91,7 +108,7 @@ MISFITS = {
 @pytest.mark.parametrize(("outputs", "reason"), MISFITS.values(), ids=MISFITS)
 def test_misfits_are_rejected_with_the_reason(outputs, reason, make_onnx):
     with pytest.raises(UnknownLayout, match=reason):
-        load_detector(make_onnx(outputs, shape=("batch", 3, HEIGHT, WIDTH)), allow_numbered=True)
+        load_detector(make_onnx(outputs, shape=("batch", 3, HEIGHT, WIDTH), weights=TORCHVISION), allow_numbered=True)
 
 
 def test_heads_with_many_unlikely_classes_are_recognised(make_onnx):
@@ -143,13 +160,129 @@ def test_normalised_boxes_become_pixels(batched, make_onnx):
 
 def test_normalised_boxes_without_a_trial_raise_later(make_onnx):
     outputs = {name: array[:0] for name, array in finished(CORNERS).items()}
-    detector = load_detector(make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}))
+    shape = (1, 3, HEIGHT, WIDTH)
+    detector = load_detector(make_onnx(outputs, shape=shape, metadata={"names": NAMES}, weights=TORCHVISION))
     assert not detector.units_checked
     assert "the trial run had no boxes" in detector.why
     detector.check_units([Detections(np.float32(CORNERS * SIDES), np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))])
     with pytest.raises(ModelBroken, match="normalised") as error:
         detector.check_units([Detections(np.float32(CORNERS), np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))])
     assert "ssd" in error.value.fix
+
+
+# --- class numbers from 0, or from 1 behind a background --------------------------------------------------------------
+
+
+def finished_model(make_onnx, first, **options):
+    """A square input: the trial's grey image has no padding, and is of one colour."""
+    return make_onnx(
+        finished(CORNERS * WIDTH, first=first), shape=(1, 3, WIDTH, WIDTH), metadata={"names": NAMES}, **options
+    )
+
+
+def photo_of(detector):
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[10:20, 10:20] = 255
+    return [prepare(image, detector.spec)]
+
+
+def test_class_numbers_of_the_trial_tell_where_they_start(make_onnx):
+    for first in (0, 1):
+        detector = load_detector(finished_model(make_onnx, first))
+        [detections] = detector.detect(photo_of(detector), floor=0.3)
+        assert detections.classes.tolist() == [0, 1, 2]
+
+
+def test_finished_detections_of_unknown_origin_are_refused(make_onnx):
+    with pytest.raises(UnknownLayout, match=r"looks like torchvision.*start at 0.*`first = 0` in `\[classes\]`"):
+        load_detector(finished_model(make_onnx, 1, only_unlike=True))
+
+
+def test_torchvision_is_known_by_its_weights(make_onnx):
+    detector = load_detector(finished_model(make_onnx, 1, only_unlike=True, weights=TORCHVISION))
+    [detections] = detector.detect(photo_of(detector), floor=0.3)
+    assert (detector.layout, detections.classes.tolist()) == ("torchvision", [0, 1, 2])
+
+
+def test_class_number_0_where_0_is_the_background_is_an_error(make_onnx):
+    detector = load_detector(finished_model(make_onnx, 0, only_unlike=True), layout="torchvision")
+    with pytest.raises(ModelBroken, match="class numbers start at 0") as error:
+        detector.detect(photo_of(detector), floor=0.3)
+    assert "layout file" in error.value.fix
+
+
+def test_boxes_of_unknown_order_are_refused(make_onnx):
+    outputs = {name: array[None] for name, array in finished(CORNERS).items()}
+    with pytest.raises(UnknownLayout, match="whether x or y comes first"):
+        load_detector(make_onnx(outputs, shape=(1, HEIGHT, WIDTH, 3), metadata={"names": NAMES}))
+
+
+def test_padding_tells_no_unit(make_onnx):
+    outputs = {**finished(np.zeros((3, 4))), "scores": np.zeros(3)}
+    file = make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}, weights=TORCHVISION)
+    detector = load_detector(file)
+    assert (detector.layout, detector.units_checked) == ("torchvision", False)
+
+
+def test_masks_within_their_boxes_are_not_taken_for_masks_of_the_image(make_onnx):
+    outputs = {**finished(CORNERS * SIDES), "masks": np.ones((3, 1, 28, 28))}
+    detector = load_detector(make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}))
+    assert (detector.layout, detector.provides) == ("torchvision", {"boxes"})
+
+
+def test_keypoints_of_torchvision(make_onnx):
+    points = uniform(3, 17, 3, most=60)
+    outputs = {**finished(CORNERS * SIDES), "keypoints": points, "keypoints_scores": uniform(3, 17)}
+    detector = load_detector(make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}))
+    assert detector.provides == {"boxes", "keypoints"}
+    assert detector.keypoint_names[0] == "nose"
+    [detections] = detector.detect(photo_of(detector), floor=0.3)
+    np.testing.assert_allclose(detections.keypoints, points, rtol=1e-5)
+
+
+# --- rows whose order no trial row shows ------------------------------------------------------------------------------
+
+ROWS = np.concatenate([np.zeros((3, 1)), CORNERS * SIDES, np.array([[0.9, 2], [0.7, 0], [0.4, 1]])], axis=1)
+ORDERS = {"YOLOv7": [0, 1, 2, 3, 4, 6, 5], "YOLO-NAS": [0, 1, 2, 3, 4, 5, 6]}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_rows_of_seven_are_read_by_their_values(order, make_onnx):
+    file = make_onnx(
+        {"output": ROWS[:, order]}, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}, only_unlike=True
+    )
+    detector = load_detector(file)
+    assert detector.layout == "yolov7-end2end"
+    [detections] = detector.detect(photo_of(detector), floor=0.3)
+    np.testing.assert_allclose(detections.boxes, CORNERS * SIDES, rtol=1e-5)
+    np.testing.assert_allclose(detections.scores, [0.9, 0.7, 0.4], rtol=1e-5)
+    assert detections.classes.tolist() == [2, 0, 1]
+
+
+def test_rows_of_seven_in_another_order_are_an_error(make_onnx):
+    file = make_onnx(
+        {"output": ROWS[:, [0, 6, 5, 1, 2, 3, 4]]}, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES},
+        only_unlike=True,
+    )  # fmt: skip
+    detector = load_detector(file)
+    with pytest.raises(ModelBroken, match="opened as yolov7-end2end, and its rows of seven are not"):
+        detector.detect(photo_of(detector), floor=0.3)
+
+
+def test_rows_of_six_that_come_late_in_another_order_are_an_error(make_onnx):
+    rows = np.concatenate([CORNERS * SIDES, np.array([[2, 0.9], [0, 0.7], [1, 0.4]])], axis=1)
+    file = make_onnx({"output0": np.zeros((1, 3, 6))}, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES})
+    detector = load_detector(file)
+    assert detector.layout == "end2end"
+    with pytest.raises(Misfit, match="not a box, a score and a class number"):
+        detector.reader.decode({"output0": np.float32(rows[None])}, 0.3)
+
+
+def test_yolox_with_another_number_of_names_is_another_layout(make_onnx):
+    case = yolox_decoded()
+    file = make_onnx(case.outputs, metadata={"names": [*NAMES, "d"]}, shape=("batch", 3, HEIGHT, WIDTH))
+    with pytest.raises(UnknownLayout):  # YOLOv8 with rows in place of columns has as many values
+        load_detector(file)
 
 
 # --- ONNX's metadata of images, as Custom Vision writes it -----------------------------------------------------------

@@ -86,6 +86,44 @@ def test_one_channel_is_one_class(kind, regions_of):
     assert (regions_of(outputs, ["road"])["road"] != truth).mean() < 0.01
 
 
+def test_classes_after_a_sigmoid_may_overlap_and_may_be_missing(make_onnx):
+    logits = planes(side=1)
+    logits[2] = -9
+    file = make_onnx(
+        {"out": logits[None]}, metadata={"names": NAMES}, shape=("batch", 3, HEIGHT, WIDTH), last="Sigmoid"
+    )
+    detector = load_detector(file)
+    assert "3 independent classes" in detector.why
+    [detections] = detector.detect([prepare(np.zeros((HEIGHT, WIDTH, 3), np.uint8), detector.spec)], floor=0.1)
+    assert sorted(detections.classes.tolist()) == [0, 1]
+    for class_, segment in zip(detections.classes.tolist(), detections.segments, strict=True):
+        pixels, (left, top, right, bottom) = segment.crop()
+        mask = np.zeros((HEIGHT, WIDTH), bool)
+        mask[top:bottom, left:right] = pixels
+        assert (mask == (logits[class_] > 0)).all()
+
+
+def test_logits_of_a_convolution_are_logits_in_any_range(make_onnx):
+    """One channel of 0.2: a probability of 0.2 would be outside, a logit of 0.2 is inside."""
+    plane = np.full((1, 1, HEIGHT, WIDTH), 0.2)
+    found = {}
+    for head in ("Identity", "Conv"):
+        options = {"metadata": {"names": ["a"]}, "shape": ("batch", 3, HEIGHT, WIDTH)}
+        file = make_onnx({"out": plane}, name=f"{head}.onnx", last="Identity", **options)
+        model = onnx.load(file)
+        model.graph.node[-1].op_type = head
+        if head == "Conv":
+            model.graph.node[-1].input.append("kernel")
+            model.graph.initializer.append(
+                onnx.numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "kernel")
+            )  # fmt: skip
+        onnx.save(model, file)
+        detector = load_detector(file)
+        [found[head]] = detector.detect([prepare(np.zeros((HEIGHT, WIDTH, 3), np.uint8), detector.spec)], floor=0.1)
+    assert len(found["Identity"]) == 0
+    assert found["Conv"].scores.tolist() == pytest.approx([1 / (1 + np.exp(-0.2))], rel=1e-4)
+
+
 def test_heads_of_two_classes_are_a_class_each(regions_of):
     heads = {"lanes": planes(1, 2, 1)[None], "drivable": planes(2, 2, 1)[None]}
     masks = regions_of(heads, ["lane", "drivable area"])
