@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import structlog
 from sqlalchemy import Engine
@@ -10,6 +11,7 @@ from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event, Inbox
 from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
+from labelloop.service.jobs.lanes import require_own_process
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web.webhook_secret import WebhookSecrets
@@ -38,6 +40,11 @@ TRUTHS_EVERY_S = 3.0
 # Minimum seconds between updates of the dashboard's summaries.
 BOARD_EVERY_S = 15.0
 
+# A task that takes longer to judge, in seconds of one core, is judged in a process of its own.
+LONG_S = 3.0
+# Seconds of one core for a region, and for a corner of an outline.
+REGION_S, CORNER_S = 0.0003, 0.00013
+
 log = structlog.get_logger(__name__)
 
 
@@ -49,7 +56,9 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         studio: Label Studio client.
         engine: The migrated database.
     """
-    checker = Checker(studio, DecisionStore(engine), settings.home, base=browser_path(settings))
+    checker = Checker(
+        studio, DecisionStore(engine), settings.home, base=browser_path(settings), on_read=_leave_if_dense
+    )
     reviews, inbox = checker.reviews.store, Inbox.from_settings(settings, engine)
     reconciler = _reconciler(settings, studio, engine)
     projects = ProjectStore(engine)
@@ -125,6 +134,29 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
         PeriodicJob("qc.truths", TRUTHS_EVERY_S, GroundTruthScheduler(engine, studio, inbox, policy).run),
         PeriodicJob("qc.board", BOARD_EVERY_S, SummaryScheduler(engine, studio).run),
     ]
+
+
+def estimated_seconds(task: Mapping[str, Any]) -> float:
+    """Estimated seconds of one core to judge a task, from its annotations as Label Studio sends them.
+
+    Fitted to 300 to 20,000 boxes and outlines of 2 to 20 annotators (`bench/results/bounds.md`).
+    """
+    annotations = [annotation.get("result") or () for annotation in task.get("annotations") or ()]
+    regions = sum(map(len, annotations))
+    corners = sum(
+        len(part)
+        for results in annotations
+        for result in results
+        if isinstance(result, Mapping) and isinstance(value := result.get("value"), Mapping)
+        for part in value.values()
+        if isinstance(part, list) and part and isinstance(part[0], list | dict)
+    )
+    return REGION_S * regions * (1 + len(annotations) / 6) + CORNER_S * corners
+
+
+def _leave_if_dense(task: Mapping[str, Any]) -> None:
+    if estimated_seconds(task) > LONG_S:
+        require_own_process()
 
 
 def requeue_without_overlays(studio: Studio, memory: DecisionStore, inbox: Inbox, project: int) -> int:

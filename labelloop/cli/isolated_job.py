@@ -1,5 +1,6 @@
-"""The process that runs one isolated job; started by `labelloop worker`."""
+"""The process that runs one job that takes long or killed its worker; started by `labelloop worker`."""
 
+import importlib
 import sys
 
 from labelloop.service.db.engine import open_database
@@ -9,14 +10,18 @@ from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 
+# First part of a topic -> the module with its handler: the others would only take time and memory.
+PROGRAMS = {"qc": "qc_webhooks.jobs", "learn": "ml_backend.jobs", "export": "exporters.jobs"}
 
-def _handlers() -> dict[str, Handler]:
-    from labelloop.cli.worker import handlers
 
+def handler_of(topic: str) -> Handler:
+    """The handler of a topic."""
     settings = Settings()
     setup_logging(settings)
-    return handlers(settings, Studio.from_settings(settings), open_database(settings))
+    program = importlib.import_module(PROGRAMS[topic.partition(".")[0]])
+    handlers: dict[str, Handler] = program.handlers(settings, Studio.from_settings(settings), open_database(settings))
+    return handlers[topic]
 
 
 if __name__ == "__main__":
-    run_child(_handlers, int(sys.argv[1]))
+    run_child(handler_of, int(sys.argv[1]))

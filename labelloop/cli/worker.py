@@ -22,8 +22,11 @@ from labelloop.service.system import restrict_to_owner
 from ml_backend import jobs as ml
 from ml_backend.training.parallel import single_threaded_blas
 from qc_webhooks import jobs as qc
+from qc_webhooks.events import TASK
 
 PROGRAMS = (qc, ml, exporters)
+# Annotators wait for the verdict on a task; a dense one runs in the process of long jobs.
+SHORT_TOPICS = (TASK,)
 ISOLATED_JOB_COMMAND = (sys.executable, "-m", "labelloop.cli.isolated_job")
 INITIAL_PAUSE_S, MAX_PAUSE_S = 0.5, 5.0
 log = structlog.get_logger(__name__)
@@ -47,7 +50,12 @@ def run_background_worker(settings: Settings, *, threads: int | None = None) -> 
     periodic_jobs = [job for program in PROGRAMS for job in program.periodic_jobs(settings, studio, engine)]
     inbox = Inbox.from_settings(settings, engine)
     jobs = Jobs(
-        settings, inbox, handlers(settings, studio, engine), periodic_jobs, isolated_command=ISOLATED_JOB_COMMAND
+        settings,
+        inbox,
+        handlers(settings, studio, engine),
+        periodic_jobs,
+        isolated_command=ISOLATED_JOB_COMMAND,
+        short_topics=SHORT_TOPICS,
     )
     # Several jobs with small matrices run at once: BLAS threads inside them would spin and wait for each other.
     with single_threaded_blas():

@@ -2,10 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -85,10 +86,20 @@ class Checker:
         decisions: Stored decisions and the write log.
         home: Folder of the policies (the setting ``home``).
         base: Path of Label Studio in a browser, empty or ``/path``.
+        on_read: Called with each task as Label Studio sends it, before it is judged; it may raise.
     """
 
-    def __init__(self, studio: Studio, decisions: DecisionStore, home: Path, *, base: str = "") -> None:
+    def __init__(
+        self,
+        studio: Studio,
+        decisions: DecisionStore,
+        home: Path,
+        *,
+        base: str = "",
+        on_read: Callable[[Mapping[str, Any]], None] = lambda _task: None,
+    ) -> None:
         self._studio = studio
+        self._on_read = on_read
         self._decisions = decisions
         self._facts = FactStore(decisions.engine)
         self._send_backs = SendBackStore(decisions.engine)
@@ -198,7 +209,10 @@ class Checker:
 
     def _read(self, project: int, task: int) -> Task | None:
         payload = self._studio.task_json(project, task)
-        return None if payload is None else with_malformed_annotations(read_task(payload))
+        if payload is None:
+            return None
+        self._on_read(payload)
+        return with_malformed_annotations(read_task(payload))
 
     def _judged(self, project: int, labeled_task: Task) -> tuple[tuple[Answers, ...], RoutingContext, LabelConfig]:
         config = self._config(project)

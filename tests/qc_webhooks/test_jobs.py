@@ -7,11 +7,12 @@ import pytest
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs, Reject
+from labelloop.service.jobs.lanes import LongJob, may_leave_thread
 from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
 from qc_webhooks.cli.qc import project_status
 from qc_webhooks.events import PROJECT, TASK, annotation_event, sweep_event
-from qc_webhooks.jobs import handlers, periodic_jobs
+from qc_webhooks.jobs import estimated_seconds, handlers, periodic_jobs
 from qc_webhooks.server.app import QcMetricsCollector
 from qc_webhooks.store.projects import ProjectStore
 
@@ -47,6 +48,34 @@ def test_the_periodics_and_how_often_they_run(studio, settings, engine):
         ("qc.truths", 3.0),
         ("qc.board", 15.0),
     ]
+
+
+def test_a_dense_task_leaves_the_thread_of_a_worker_before_it_is_judged(studio, disputed, box, settings, engine):
+    check = handlers(settings, studio, engine)[TASK]
+    check(f"7:{disputed}", [])
+    before = len(studio.writes)
+    studio.annotate(disputed, 3, [box(at % 90) for at in range(8000)])
+    with may_leave_thread():
+        with pytest.raises(LongJob):
+            check(f"7:{disputed}", [])
+        other = studio.add_task()
+        check(f"7:{other}", [])
+    assert len(studio.writes) == before
+
+
+@pytest.mark.parametrize(
+    ("annotations", "seconds"),
+    [
+        ([], 0),
+        ([{"result": None}, {}], 0),
+        ([{"result": [{"value": {"x": 1}}] * 1000}] * 2, 0.8),
+        ([{"result": [{"value": {"x": 1}}] * 1000}] * 20, 26),
+        ([{"result": [{"value": {"points": [[1, 2]] * 30}}] * 1000}] * 2, 8.6),
+        ([{"result": [{"value": {"rle": [0] * 9000, "format": "rle"}}, {"value": None}, "x"]}], 0.001),
+    ],
+)
+def test_the_time_of_a_check_is_estimated_from_what_is_drawn(annotations, seconds):
+    assert estimated_seconds({"annotations": annotations}) == pytest.approx(seconds, rel=0.1)
 
 
 def test_a_burst_of_events_is_one_check(studio, disputed, settings, engine):

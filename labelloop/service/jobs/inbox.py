@@ -6,7 +6,7 @@ import math
 import random
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -250,23 +250,35 @@ class Inbox:
             claim, lambda now: [(_claimed_by(claim), values | ({"due_at": now + delay_s} if delay_s else {}))]
         )
 
-    def due_subjects(self, limit: int) -> list[tuple[str, str]]:
+    def due_subjects(
+        self, limit: int, *, topics: Collection[str] | None = None, without: Collection[tuple[str, str]] = ()
+    ) -> list[tuple[str, str]]:
         """Up to `limit` pairs (topic, subject) with due events and no valid claim, the longest waiting first.
 
         Reads the index `inbox_events_due` in order and stops as soon as possible, so the cost does not grow with the
         backlog.
+
+        Args:
+            limit: Maximum number of pairs.
+            topics: Only pairs of these topics; None: of all.
+            without: Pairs to leave out.
         """
         with begin_read(self.engine) as connection:
             now = self._clock(connection)
             claims = connection.execute(sa.select(CLAIMS)).all()
-            held = {(row.topic, row.subject) for row in claims}
-            due = [(row.topic, row.subject) for row in claims if row.leased_until < now][:limit]  # expired claims
+            held = {(row.topic, row.subject) for row in claims} | set(without)
+            expired = [(row.topic, row.subject) for row in claims if row.leased_until < now]
+            due = [
+                pair for pair in expired if (topics is None or pair[0] in topics) and pair not in without
+            ][:limit]  # fmt: skip
             since = -math.inf
             while len(due) < limit:
                 excluded = [*held, *due]
                 query = sa.select(EVENTS.c.topic, EVENTS.c.subject, EVENTS.c.due_at).where(
                     EVENTS.c.state == "pending", EVENTS.c.due_at <= now, EVENTS.c.due_at >= since
                 )
+                if topics is not None:
+                    query = query.where(EVENTS.c.topic.in_(topics))
                 if excluded:
                     query = query.where(sa.tuple_(EVENTS.c.topic, EVENTS.c.subject).not_in(excluded))
                 rows = connection.execute(query.order_by(EVENTS.c.due_at).limit(_DUE_PAGE)).all()

@@ -1,4 +1,4 @@
-"""Run a job that killed its worker in a separate process with a memory limit."""
+"""Run a job that takes long or killed its worker in a separate process with a memory limit."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from labelloop.service.jobs.inbox import Claim, Event
 from labelloop.service.jobs.jobs import Handler, Reject
 
 # Added to the niceness of the child, so that the worker's other jobs go first.
-NICENESS = 5
+NICENESS = 10
 # Maximum size of an encoded outcome: fits into the pipe buffer before the parent reads.
 _MAX_OUTCOME_BYTES = 60_000
 
@@ -27,12 +27,12 @@ class Outcome(msgspec.Struct, frozen=True):
     """The outcome of an isolated job.
 
     Attributes:
-        kind: `done`; `retry` (failed, a retry may help); `dead` (failed, a retry would not help); `killed` (out of
-            memory, out of time, or ended by a signal).
+        kind: `done`; `retry` (failed, a retry may help); `dead` (failed, a retry would not help); `exhausted` (out of
+            memory or time); `killed` (ended by a signal).
         reason: Why it failed; empty if done.
     """
 
-    kind: Literal["done", "retry", "dead", "killed"]
+    kind: Literal["done", "retry", "dead", "exhausted", "killed"]
     reason: str = ""
 
 
@@ -89,7 +89,7 @@ class IsolatedJobRunner:
             if write_end >= 0:
                 os.close(write_end)
         if code is None:
-            return Outcome("killed", f"did not end within {self._time_s:.0f} s (LABELLOOP_JOB_ISOLATED_S)")
+            return Outcome("exhausted", f"did not end within {self._time_s:.0f} s (LABELLOOP_JOB_ISOLATED_S)")
         if code < 0:
             return Outcome("killed", f"was ended by signal {-code} ({_signal_name(-code)})")
         return Outcome("retry", f"its process ended with exit status {code}")
@@ -112,11 +112,11 @@ class IsolatedJobRunner:
                 self._child.kill()
 
 
-def run_child(handlers: Callable[[], Mapping[str, Handler]], descriptor: int) -> None:
+def run_child(handler_of: Callable[[str], Handler], descriptor: int) -> None:
     """Child process: read the job from standard input, handle it, and write the outcome to a file descriptor.
 
     Args:
-        handlers: Creates the handlers; called after the memory limit is set.
+        handler_of: Creates the handler of a topic; called after the memory limit is set.
         descriptor: File descriptor for the outcome.
     """
     os.set_inheritable(descriptor, False)
@@ -125,19 +125,19 @@ def run_child(handlers: Callable[[], Mapping[str, Handler]], descriptor: int) ->
     os.nice(NICENESS)
     prefer_for_oom_kill()
     limit_memory(request.memory_bytes)
-    outcome = _handle(request, handlers)
+    outcome = _handle(request, handler_of)
     shortened = msgspec.structs.replace(outcome, reason=outcome.reason[:2000])
     os.write(descriptor, msgspec.json.encode(shortened))
 
 
-def _handle(request: _JobRequest, handlers: Callable[[], Mapping[str, Handler]]) -> Outcome:
+def _handle(request: _JobRequest, handler_of: Callable[[str], Handler]) -> Outcome:
     try:
-        handlers()[request.topic](request.subject, request.events)
+        handler_of(request.topic)(request.subject, request.events)
     except Reject as error:
         return Outcome("dead", str(error))
     except Exception as error:  # noqa: BLE001 - the worker decides what to do with it
         if _is_memory_error(error):
-            return Outcome("killed", "ran out of memory")
+            return Outcome("exhausted", "ran out of memory")
         return Outcome("retry", str(error) if isinstance(error, LabelloopError) else f"{type(error).__name__}: {error}")
     return Outcome("done")
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,10 @@ class Jobs:
         inbox: The event store.
         handlers: Handler by topic.
         periodic_jobs: Jobs that run at an interval.
-        isolated_command: Command of a process that calls `isolated_job.run_child`; it handles events that were claimed
-            when two workers were lost. Empty: such events are handled like any other.
+        isolated_command: Command of a process that calls `isolated_job.run_child`; it handles events whose handler
+            calls `lanes.require_own_process`, or that were claimed when two workers were lost. Empty: such events are
+            handled like any other.
+        short_topics: Topics whose jobs take milliseconds otherwise; they never wait for those of other topics.
     """
 
     def __init__(
@@ -59,8 +61,9 @@ class Jobs:
         periodic_jobs: Sequence[PeriodicJob] = (),
         *,
         isolated_command: Sequence[str] = (),
+        short_topics: Collection[str] = (),
     ) -> None:
-        self.isolated_command = tuple(isolated_command)
+        self.isolated_command, self.short_topics = tuple(isolated_command), frozenset(short_topics)
         self.settings = settings
         self.inbox = inbox
         self.handlers = dict(handlers or {})

@@ -1,10 +1,9 @@
 """A worker process: claim events, call handlers, renew leases, sweep for missed events, stop cleanly."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from labelloop.service.jobs.heartbeats import HEARTBEAT_INTERVAL_S, WorkerHeartb
 from labelloop.service.jobs.inbox import Claim
 from labelloop.service.jobs.isolated_job import IsolatedJobRunner
 from labelloop.service.jobs.jobs import Jobs, PeriodicJob, Reject
+from labelloop.service.jobs.lanes import LongJob, LongJobs, ThreadSlots, may_leave_thread
 from labelloop.service.jobs.periodic_leases import PeriodicLeases
 from labelloop.service.jobs.wakeup_queue import WakeupQueue
 from labelloop.service.jobs.worker_id import current_worker
@@ -31,8 +31,8 @@ SWEEP_BELOW = 25
 HEALTH_CHECK_S = 10.0
 PRUNE_EVERY_S = 3600.0
 REASON_LIMIT = 2000
-# Delay of isolated events while another isolated job runs.
-ISOLATED_RETRY_S = 5.0
+# Delay of a long job that finds `lanes.MAX_LONG_JOBS` waiting, which take hours.
+LONG_RETRY_S = 3600.0
 log = structlog.get_logger(__name__)
 
 
@@ -44,10 +44,10 @@ def run_worker(jobs: Jobs, threads: int | None = None, *, stop: threading.Event 
 
     Args:
         jobs: Handlers and periodic jobs.
-        threads: Concurrent handlers; default: `job_threads`.
+        threads: Concurrent handlers; default: `job_threads`. A short one may run beyond them.
         stop: Stops the worker when set, for a worker embedded in another program.
     """
-    Worker(jobs).run(threads or jobs.settings.job_threads, stop or threading.Event())
+    Worker(jobs, threads or jobs.settings.job_threads).run(stop or threading.Event())
 
 
 class LeaseRenewer:
@@ -87,7 +87,7 @@ class LeaseRenewer:
 class Worker:
     """Run the handlers and periodic jobs of a `Jobs`; see `run_worker`."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, threads: int) -> None:
         settings = jobs.settings
         self._settings = settings
         self._inbox = jobs.inbox
@@ -105,15 +105,16 @@ class Worker:
         self._isolated_runner = (
             IsolatedJobRunner(command, settings.job_memory_bytes, settings.job_isolated_s) if command else None
         )
-        self._isolated_slot = threading.Semaphore()
-        self._isolated_claims: queue.SimpleQueue[Claim | None] = queue.SimpleQueue()
+        self._threads = threads
+        self._sweep_now = threading.Event()
+        self._slots = ThreadSlots(threads, jobs.short_topics, self._sweep_now.set)
+        self._long_jobs = LongJobs()
         self._stopping = threading.Event()
 
-    def run(self, threads: int, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Run until a signal or `stop`.
 
         Args:
-            threads: Concurrent handlers.
             stop: Stops the worker when set; a second signal skips the wait for running handlers.
         """
         stop_now = threading.Event()
@@ -123,14 +124,14 @@ class Worker:
             (stop_now if stop.is_set() else stop).set()
 
         with on_stop_signals(request_stop):
-            consumer = self._queue.consumer(threads)
+            consumer = self._queue.consumer(self._slots.consumers)
             helpers = [self._thread("heartbeats", self._lease_renewer.run, ended)]
             helpers += [self._thread("sweep", self._sweep, stop)]
             helpers += [self._thread("presence", self._send_heartbeats, stop)]
             helpers += [self._thread(job.name, self._run_periodic, job, stop) for job in self._periodic_jobs]
             if self._isolated_runner:
-                helpers.append(self._thread("alone", self._run_isolated_claims, self._isolated_runner))
-            log.info("worker_started", threads=threads, topics=sorted(self._handlers))
+                helpers.append(self._thread("long-jobs", self._run_long_jobs, self._isolated_runner))
+            log.info("worker_started", threads=self._threads, topics=sorted(self._handlers))
             consumer.start()
             checked_at = time.monotonic()
             while not stop.wait(0.2):
@@ -138,7 +139,8 @@ class Worker:
                     checked_at = time.monotonic()
                     consumer.check_worker_health()
             self._stopping.set()
-            self._isolated_claims.put(None)
+            self._long_jobs.close()
+            self._sweep_now.set()
             consumer.stop_flag.set()
             log.info("worker_stopping", running=len(self._claims))
             threads_left = [thread for _, thread in consumer.worker_threads] + helpers[1:]
@@ -176,71 +178,83 @@ class Worker:
         `has_due_events` runs after the claim is released: a worker that was woken for a newer event meanwhile found the
         subject claimed and dropped the wake-up.
         """
-        while not self._stopping.is_set():
+        if (topic, subject) in self._long_jobs:
+            return
+        with self._slots.hold(topic) as may_run:
+            while may_run and not self._stopping.is_set():
+                try:
+                    claim = self._inbox.claim(topic, subject, self._worker_id)
+                    if claim is None:
+                        break
+                    if claim.isolated and self._isolated_runner and topic in self._handlers:
+                        self._run_later_in_process(claim)
+                        break
+                    with self._running(claim):
+                        self._handle_claim(claim)
+                    if (topic, subject) in self._long_jobs or not self._inbox.has_due_events(topic, subject):
+                        break
+                except Exception:  # the database is unreachable: the lease expires and a sweep recovers the events
+                    log.exception("claim_failed", topic=topic, subject=subject)
+                    break
+
+    @contextmanager
+    def _running(self, claim: Claim) -> Iterator[None]:
+        """Extend the claim's lease during the block, and release the claim if the worker stops meanwhile."""
+        self._claims[claim.token] = claim
+        try:
+            with (
+                structlog.contextvars.bound_contextvars(topic=claim.topic, subject=claim.subject),
+                self._lease_renewer.renewing(claim.token, partial(self._inbox.extend_lease, claim)),
+            ):
+                yield
+        finally:
+            self._claims.pop(claim.token, None)
+
+    def _run_later_in_process(self, claim: Claim) -> None:
+        """Release a claim whose events are to run in the process of long jobs; those that killed a worker come last."""
+        if self._long_jobs.is_full:
+            self._inbox.release(claim, delay_s=LONG_RETRY_S)
+            log.warning("long_job_delayed", reason="too many wait", seconds=LONG_RETRY_S)
+        elif self._inbox.release(claim):
+            self._long_jobs.add((claim.topic, claim.subject), is_last=claim.isolated)
+
+    def _run_long_jobs(self, runner: IsolatedJobRunner) -> None:
+        while (long_job := self._long_jobs.next()) is not None:
+            topic, subject = long_job
             try:
                 claim = self._inbox.claim(topic, subject, self._worker_id)
-                if claim is None:
-                    return
-                if claim.isolated and self._isolated_runner and topic in self._handlers:
-                    self._queue_isolated(claim)
-                    return
-                self._claims[claim.token] = claim
-                try:
-                    with (
-                        structlog.contextvars.bound_contextvars(topic=topic, subject=subject),
-                        self._lease_renewer.renewing(claim.token, partial(self._inbox.extend_lease, claim)),
-                    ):
-                        self._handle_claim(claim)
-                finally:
-                    self._claims.pop(claim.token, None)
-                if not self._inbox.has_due_events(topic, subject):
-                    return
+                if claim is not None:  # otherwise another worker has its events
+                    with self._running(claim):
+                        self._handle_isolated(claim, runner)
             except Exception:  # the database is unreachable: the lease expires and a sweep recovers the events
                 log.exception("claim_failed", topic=topic, subject=subject)
-                return
-
-    def _queue_isolated(self, claim: Claim) -> None:
-        """Pass a claim to the thread for isolated jobs, or release it with a delay if that thread is busy."""
-        if not self._isolated_slot.acquire(blocking=False):
-            self._inbox.release(claim, delay_s=ISOLATED_RETRY_S)
-            return
-        self._claims[claim.token] = claim
-        self._isolated_claims.put(claim)
-
-    def _run_isolated_claims(self, runner: IsolatedJobRunner) -> None:
-        while (claim := self._isolated_claims.get()) is not None:
-            try:
-                with (
-                    structlog.contextvars.bound_contextvars(topic=claim.topic, subject=claim.subject),
-                    self._lease_renewer.renewing(claim.token, partial(self._inbox.extend_lease, claim)),
-                ):
-                    self._handle_isolated(claim, runner)
-            except Exception:  # the database is unreachable: the lease expires and a sweep recovers the events
-                log.exception("claim_failed", topic=claim.topic, subject=claim.subject)
             finally:
-                self._claims.pop(claim.token, None)
-                self._isolated_slot.release()
+                self._long_jobs.remove(long_job)
+                self._sweep_now.set()  # for events that came meanwhile
 
     def _handle_isolated(self, claim: Claim, runner: IsolatedJobRunner) -> None:
         started = time.monotonic()
-        log.warning("event_runs_alone", events=len(claim.events), kills=claim.kills)
+        log.info("event_runs_in_process", events=len(claim.events), kills=claim.kills)
         outcome = runner.run(claim)
         reason = redact(outcome.reason, self._secrets)[:REASON_LIMIT]
+        # The first signals may have been meant for another: out of memory, the kernel ends the process of long jobs.
+        is_bomb = outcome.kind == "exhausted" or (outcome.kind == "killed" and claim.isolated)
         if outcome.kind == "done":
             owned = self._inbox.mark_done(claim)
             log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=owned)
-        elif outcome.kind == "retry":
+        elif outcome.kind == "dead" or is_bomb:
+            if is_bomb:
+                limit = self._settings.job_memory_bytes
+                lost = f"{claim.kills} workers were lost while they handled it, then " if claim.isolated else ""
+                reason = (
+                    f"it {reason}: {lost}it ran isolated with {limit / 2**20:.0f} MiB of memory "
+                    "(LABELLOOP_JOB_MEMORY_BYTES)"
+                )
+            if self._inbox.mark_dead(claim, reason, killed=is_bomb):
+                log.error("event_dead", reason=reason, events=len(claim.events))
+        else:
             owned = self._inbox.retry(claim, reason)
             log.warning("event_failed", reason=reason, kept=owned)
-        else:
-            if outcome.kind == "killed":
-                limit = self._settings.job_memory_bytes
-                reason = (
-                    f"it {reason}: {claim.kills} workers were lost while they handled it, then it ran isolated with "
-                    f"{limit / 2**20:.0f} MiB of memory (LABELLOOP_JOB_MEMORY_BYTES)"
-                )
-            if self._inbox.mark_dead(claim, reason, killed=outcome.kind == "killed"):
-                log.error("event_dead", reason=reason, events=len(claim.events))
 
     def _handle_claim(self, claim: Claim) -> None:
         handler = self._handlers.get(claim.topic)
@@ -251,7 +265,10 @@ class Worker:
             log.error("event_dead", reason="no handler", events=len(claim.events))
             return
         try:
-            handler(claim.subject, claim.events)
+            with may_leave_thread() if self._isolated_runner else nullcontext():
+                handler(claim.subject, claim.events)
+        except LongJob:
+            self._run_later_in_process(claim)
         except Reject as error:
             self._inbox.mark_dead(claim, self._reason(error))
             # An expected error: no traceback.
@@ -274,7 +291,9 @@ class Worker:
                     self._periodic_leases.release_dead_workers()
                 waiting = self._queue.size()
                 if waiting <= SWEEP_BELOW:
-                    due = self._inbox.due_subjects(SWEEP_LIMIT - waiting)
+                    due = self._inbox.due_subjects(
+                        SWEEP_LIMIT - waiting, topics=self._slots.open_topics(), without=self._long_jobs.subjects()
+                    )
                     for topic, subject in due:
                         self._queue.wake(topic, subject)
                     pause_s = BACKLOG_SWEEP_S if waiting + len(due) >= SWEEP_LIMIT else SWEEP_S
@@ -283,7 +302,9 @@ class Worker:
                 if not failing:  # log once, not every second
                     log.exception("sweep_failed")
                 failing, pause_s = True, SWEEP_S
-            if stop.wait(min(pause_s, SWEEP_S)):
+            self._sweep_now.wait(min(pause_s, SWEEP_S))
+            self._sweep_now.clear()
+            if stop.is_set():
                 return
 
     def _run_periodic(self, job: PeriodicJob, stop: threading.Event) -> None:

@@ -70,7 +70,7 @@ def test_a_submitted_event_reaches_its_handler_by_the_queue(make_jobs, wait_unti
     swept, handled = [], []
     monkeypatch.setattr("labelloop.service.jobs.worker.SWEEP_S", 3600.0)
     jobs = make_jobs({"t": lambda subject, events: handled.append((subject, [event.payload for event in events]))})
-    monkeypatch.setattr(jobs.inbox, "due_subjects", lambda limit: swept.append(limit) or [])
+    monkeypatch.setattr(jobs.inbox, "due_subjects", lambda limit, **_: swept.append(limit) or [])
     with running(jobs):
         wait_until(lambda: swept)  # what comes now comes by the queue, or not at all
         assert jobs.submit("t", "task:1", "a", {"x": 1})
