@@ -3,7 +3,8 @@
 Scores are calibrated, so the confidence of a missing object is the probability that an annotator would have drawn it.
 That an annotator did not draw it speaks against it. How much, tell the boxes that the model agrees with as confidently:
 where a model that found a hundred labelled boxes sees five more, annotators missed them; where it sees a hundred more,
-it is wrong. See `rate_issues`.
+it is wrong. See `rate_issues`. The evidence for another class is no probability; planted errors make it one, see
+`planted_errors`.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from ml_backend.detection.detections import Detections, Floats
 from ml_backend.training.examples import Example
 from ml_backend.training.linear_head import Doubles, LinearHead
 from ml_backend.training.model_selection import select_and_fit
+from ml_backend.training.planted_errors import fit_to_planted
 
 Kind = Literal["missing", "spurious", "class", "loose"]
 
@@ -106,7 +108,8 @@ def rate_issues(
     """Keep the issues that are plausibly errors of the annotators, with the probability that they are.
 
     Of the issues of a kind and class down to a confidence, at most `PLAUSIBLE_ERRORS` of the agreements down to it are
-    errors of annotators; the others are errors of the model, and so is one that was not seen.
+    errors of annotators; the others are errors of the model, and so is one that was not seen. The probability is the
+    confidence times the share of plausible errors, for class issues that by planted errors of all classes.
 
     Args:
         checks: Of all images, by heads that were not fitted on them.
@@ -118,6 +121,12 @@ def rate_issues(
     issues_at = _confidences(issue for check in checks for issue in check.issues)
     agreements_at = _confidences(agreement for check in checks for agreement in check.agreements)
     withheld: dict[tuple[Kind, str], int] = {}
+    class_probability = fit_to_planted(
+        _pooled(issues_at, "class"),
+        _pooled(agreements_at, "class"),
+        most=PLAUSIBLE_ERRORS["class"],
+        unseen=UNSEEN_ERRORS,
+    )
 
     @cache
     def plausible_at(key: tuple[Kind, str], confidence: float) -> float:
@@ -137,7 +146,10 @@ def rate_issues(
             if issue.confidence >= least:
                 withheld[key] = withheld.get(key, 0) + 1
             return None
-        return replace(issue, confidence=issue.confidence * plausible)
+        is_class = issue.kind == "class"
+        return replace(
+            issue, confidence=class_probability(issue.confidence) if is_class else issue.confidence * plausible
+        )
 
     kept = [[issue for issue in map(rated, check.issues) if issue is not None] for check in checks]
     return [sorted(issues, key=lambda issue: -issue.confidence) for issues in kept], withheld
@@ -148,6 +160,12 @@ def _confidences(found: Iterable[LabelIssue | Agreement]) -> dict[tuple[Kind, st
     for item in found:
         by_key.setdefault((item.kind, item.label), []).append(item.confidence)
     return {key: np.sort(values) for key, values in by_key.items()}
+
+
+def _pooled(by_key: Mapping[tuple[Kind, str], Doubles], kind: Kind) -> Doubles:
+    """Confidences of a kind, of all classes, from the lowest of an issue on."""
+    values = np.concatenate([np.zeros(0), *(some for (each, _), some in by_key.items() if each == kind)])
+    return values[values >= FLOOR]
 
 
 def _counts_from(ascending: Doubles, confidences: Doubles) -> Doubles:

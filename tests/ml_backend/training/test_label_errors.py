@@ -124,10 +124,10 @@ def test_issues_of_a_class_are_raised_only_where_plausible(agreed, kept):
 @pytest.mark.parametrize(("agreement", "kept"), [(0.95, [0.9]), (0.45, [])])
 def test_confident_issues_need_agreements_as_confident(agreement, kept):
     box_at = (0.0, 0.0, 9.0, 9.0)
-    issues = [LabelIssue("class", score, box_at, "disc", 0) for score in (0.9, *[0.5] * 30)]
-    rated, withheld = rate_issues([LabelCheck(issues, [Agreement("class", "disc", agreement)] * 20)], least=0.4)
+    issues = [LabelIssue("missing", score, box_at, "disc") for score in (0.9, *[0.5] * 30)]
+    rated, withheld = rate_issues([LabelCheck(issues, [Agreement("missing", "disc", agreement)] * 20)], least=0.4)
     assert [issue.confidence for issue in rated[0]] == kept
-    assert withheld == {("class", "disc"): 31 - len(kept)}
+    assert withheld == {("missing", "disc"): 31 - len(kept)}
 
 
 def test_agreements_name_found_and_well_placed_boxes():
