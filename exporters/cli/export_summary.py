@@ -203,7 +203,7 @@ def _missing_tasks_advice(report: ExportReport) -> str:
     if most == NO_IMAGE_IN_DATA:
         return (
             "If the project is not of images: --format tasks-jsonl. Else check --label-config: its Image takes its"
-            " value from a key of the task's data, and a path such as $photo.url is not read."
+            " value from another key of the task's data."
         )
     return _ADVICE.get(most, "Check --from, --annotation, --label-config and --disputed.")
 

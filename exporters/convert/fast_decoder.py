@@ -1,10 +1,10 @@
 """Decode common Label Studio tasks in blocks, straight into columns.
 
-A common task has one image, and boxes, polygons, ellipses and key points. Each has any number of labels, also from a
-control of its own, and answers: choices, texts, ratings, numbers. There may be answers about the image, relations, and
-annotations that the policy does not select. The common form is declared as types, which msgspec validates while it
-decodes. Any other task is read by `labelloop.labeling` and `exporters.convert.task_assembler`, which handle everything.
-Both ways give the same data set, to the byte.
+A common task has one image, and any number of boxes, polygons, ellipses and key points. Each has any number of labels,
+also from a control of its own, and answers: choices, texts, ratings, numbers. There may be answers about the image,
+relations, and annotations that the policy does not select. The common form is declared as types, which msgspec
+validates while it decodes. Any other task is read by `labelloop.labeling` and `exporters.convert.task_assembler`, which
+handle everything. Both ways give the same data set, to the byte.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,11 +29,12 @@ from exporters.columnar.columns import (
     percent_to_pixels,
 )
 from exporters.convert.annotation_policy import CONSENSUS, select_annotations, unsettled_status
+from exporters.convert.image_placer import UNSIZED
 from exporters.convert.options import ConversionOptions, image_class_control
 from exporters.convert.region_converter import NO_LABEL, distinct_labels
 from exporters.convert.tally import NOTHING, Tally, TaskLosses
 from exporters.convert.task_assembler import image_classes, image_texts, other_results, refused_tally
-from exporters.convert.task_images import guess_image_key
+from exporters.convert.task_images import data_size, guess_image_key
 from exporters.model.class_map import ClassMap
 from exporters.model.clipping import ClippedShape
 from exporters.model.file_names import imported_coco_fields, original_name
@@ -42,7 +43,7 @@ from exporters.model.records import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.structures.arrays import pack
 from labelloop.labeling.region import ParsedAnnotation
 from labelloop.labeling.result import Result
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig, data_value
 from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.region_attributes import CROWD, object_attributes
 from labelloop.labeling.studio.task import Annotation, person_id
@@ -75,6 +76,7 @@ _OTHERS = (_LABELS, _RELATION, "choices", "taxonomy", "textarea", "rating", "num
 _PATHS = ("choices", "taxonomy", "textarea")  # their answers may be paths: lists of texts
 # The class number of a key point, which has none: it names a part of an object. Also that of a row without a label.
 _NO_CLASS = -1
+_NO_PREDICTIONS = msgspec.Raw(b"[]")
 
 
 class Value(msgspec.Struct, gc=False, omit_defaults=True):
@@ -116,12 +118,14 @@ class _Task(msgspec.Struct, gc=False):
     data: dict[str, Any]
     annotations: Any
     meta: dict[str, Any] | None = None
+    predictions: msgspec.Raw = _NO_PREDICTIONS
 
 
 class FastTask(msgspec.Struct, gc=False):
     """A task in the common form: its image, the rows of its objects, and the rule that selected its annotation.
 
     Attributes:
+        width: The width of its image; 0 if it is neither known nor needed.
         name: The original name of its image, where the address does not have it.
         data: Its data, which may decide its split.
         answers: `Item.choices` and `Item.texts`.
@@ -176,8 +180,8 @@ class FastBatch(msgspec.Struct, frozen=True):
 class FastTaskDecoder:
     """Decodes blocks of tasks by the options of an export."""
 
-    def __init__(self, rules: ConversionOptions, classes: ClassMap) -> None:
-        self._rules, self._classes = rules, classes
+    def __init__(self, rules: ConversionOptions, classes: ClassMap, *, reads_headers: bool = False) -> None:
+        self._rules, self._classes, self._reads_headers = rules, classes, reads_headers
         self._keys = [tag.value for tag in rules.config.images] if rules.config else None
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_task_type(rules.config)).decode
         self._rules_by_kind: dict[tuple[bool, int | None], str] = {}
@@ -201,22 +205,26 @@ class FastTaskDecoder:
         if not task.annotations or unsettled_status(task):
             return None
         keys = self._keys if self._keys is not None else guess_image_key(task.data)
-        url = task.data.get(keys[0]) if len(keys) == 1 else None
+        url = data_value(task.data, keys[0]) if len(keys) == 1 else None
         if type(url) is not str or not url:
             return None
         selection = self._select(task)
         if selection is None:
             return None
         annotation, rule, tally = selection
-        results = annotation.result
-        if results and results[0].type in _OTHERS and all([result.type in _OTHERS for result in results]):  # noqa: C419
-            return None  # no shape: the general decoder reads it, once
         content = _read_results(annotation.result, self._rules.config)
-        if content is None or not 0 < len(content.shapes) < OBJECTS_A_TASK:
+        if content is None or len(content.shapes) >= OBJECTS_A_TASK:
             return None
         shapes, labels = content.shapes, content.labels
+        size = (shapes[0].original_width, shapes[0].original_height) if shapes else self._stated_size(task)
+        if size is None:
+            is_answered = content.others is not None and bool(content.others.choice_results)
+            may_be_known = self._reads_headers or task.predictions != _NO_PREDICTIONS
+            if may_be_known or not self._rules.takes_unsized(is_answered=is_answered):
+                return None
+            size, tally = (0, 0), Tally.join(tally, Tally.count("notes", UNSIZED))
         repeats = b""
-        if max(map(len, labels)) > 1:
+        if max(map(len, labels), default=0) > 1:
             if any(_SHAPES[shape.type] == _POINT for shape in shapes):
                 return None
             shapes, labels, repeats = self._split_labels(shapes, labels)
@@ -232,8 +240,16 @@ class FastTaskDecoder:
             others = Tally(tuple(other_results(content.others))).counted()
             tally = Tally.join(tally, Tally(tuple(others.items())))  # a line for each type, however many there are
         return _DecodedTask(
-            task, keys[0], url, annotation, rule, shapes, labels, content.answers, repeats, answers, tally
+            task, keys[0], url, size, annotation, rule, shapes, labels, content.answers, repeats, answers, tally
         )
+
+    def _stated_size(self, task: Any) -> tuple[int, int] | None:
+        """Return the size of the image of a task without shapes: see `ImageSizes.from_task`."""
+        for annotation in task.annotations:
+            for result in annotation.result:
+                if result.original_width and result.original_height:
+                    return result.original_width, result.original_height
+        return data_size(task.data) if task.predictions == _NO_PREDICTIONS else None
 
     def _select(self, task: Any) -> tuple[Any, str, Tally] | None:
         """Return the only annotation that the policy selects, its rule, and the tally of the others; None for more."""
@@ -293,6 +309,7 @@ class _DecodedTask(msgspec.Struct, gc=False):
     task: Any
     key: str
     url: str
+    size: tuple[int, int]
     annotation: Any
     rule: str
     shapes: list[Any]
@@ -555,8 +572,7 @@ class _Block:
                     decoded.rule,
                     first,
                     last,
-                    shapes[0].original_width,
-                    shapes[0].original_height,
+                    *decoded.size,
                     annotation.id,
                     annotation.completed_by,
                     imported_coco_fields(task.meta),
@@ -572,7 +588,7 @@ class _Block:
         """Check what types cannot, and return the tasks and their columns."""
         if not self._rows:
             return FastBatch(self._tasks)
-        tasks = [task for task in self._tasks if task]
+        tasks = [task for task in self._tasks if task and task.first < task.last]
         first = np.array([task.first for task in tasks])
         lengths = np.array([task.last for task in tasks]) - first
         x, y, width, height, rotation = (np.frombuffer(field) for field in self._fields)
@@ -589,7 +605,9 @@ class _Block:
         valid_tasks = np.logical_and.reduceat(valid_rows, first)
         if not valid_tasks.all():
             validity = iter(valid_tasks.tolist())
-            self._tasks = [task if task and next(validity) else None for task in self._tasks]
+            self._tasks = [
+                task if task and (task.first == task.last or next(validity)) else None for task in self._tasks
+            ]
         points = np.frombuffer(self._points).reshape(-1, 2)
         shapes = percent_to_pixels(
             np.stack((x, y, width, height, rotation)).T,

@@ -159,8 +159,8 @@ class ImagePlacer:
             size = self._sizes.from_header(image, task.id)
             notes = Tally(((("notes", HEADER), int(not isinstance(size, str))),))
         is_unknown = isinstance(size, str) or size == _UNKNOWN
-        is_question = self._rules.sizeless and any(reading.choice_results for _, reading in readings)
-        if is_unknown and (is_question or not isinstance(size, str)):  # the class of a whole image needs no size
+        is_taken = self._rules.takes_unsized(is_answered=any(reading.choice_results for _, reading in readings))
+        if is_unknown and (is_taken or not isinstance(size, str)):
             size, notes = (0, 0), Tally.join(notes, Tally.count("notes", UNSIZED))
         # an image of unknown size may be available next time
         return size, not (is_unknown and self._sizes.reads_headers), notes

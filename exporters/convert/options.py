@@ -24,7 +24,8 @@ class ConversionOptions(msgspec.Struct, frozen=True):
         config_labels: The labels that it defines.
         crowd: The reliability of the annotators, for a consensus.
         renamed: Label -> the class that it counts as.
-        sizeless: Whether a format needs no image sizes.
+        sized: Whether a format uses the sizes of images.
+        sizeless: Whether a format takes images of unknown size.
         images: Whether there is a format of images.
         tasks: Whether there is a format of tasks: it holds tasks without images too.
     """
@@ -36,9 +37,14 @@ class ConversionOptions(msgspec.Struct, frozen=True):
     config_labels: frozenset[str]
     crowd: "AnnotatorModel | None" = None
     renamed: Mapping[str, str] = {}
+    sized: bool = True
     sizeless: bool = False
     images: bool = True
     tasks: bool = False
+
+    def takes_unsized(self, *, is_answered: bool) -> bool:
+        """Whether an image of unknown size is taken; ``is_answered``: it has an answer, which needs no size."""
+        return self.sizeless and (is_answered or not self.sized)
 
 
 def image_class_control(config: LabelConfig | None) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from exporters.model.file_names import EXTENSIONS, source_name
 from labelloop.labeling.region import Region
 from labelloop.labeling.result import MAX_IMAGE_SIDE
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig, data_value
 from labelloop.labeling.studio.task import Annotation, ModelPrediction, Task
 
 # Images of a list; later ones are left out, as image ids have limited room for slots.
@@ -43,7 +43,7 @@ def task_images(task: Task, config: LabelConfig | None) -> list[TaskImage]:
     return [
         TaskImage(slot=number * ITEMS_A_LIST + index, name=name, key=key, item_index=index, url=url)
         for number, (name, key) in enumerate(tags)
-        for index, url in enumerate(_urls(task.data.get(key)))
+        for index, url in enumerate(_urls(data_value(task.data, key)))
         if url and index < ITEMS_A_LIST
     ]
 
@@ -111,16 +111,7 @@ class ImageSizes:
                 on_image = alone or ((result.item_index or 0), result.to_name) == (image.item_index, image.name)
                 if on_image and result.original_width and result.original_height:
                     return result.original_width, result.original_height
-        width, height = task.data.get("width"), task.data.get("height")
-        if (
-            alone
-            and type(width) is int
-            and type(height) is int
-            and 0 < width < MAX_IMAGE_SIDE
-            and 0 < height < MAX_IMAGE_SIDE
-        ):
-            return width, height
-        return None
+        return data_size(task.data) if alone else None
 
     def from_header(self, image: TaskImage, task_id: int | None) -> tuple[int, int] | str:
         """Return the size in the header of the image, or the reason why it is not available."""
@@ -132,6 +123,14 @@ class ImageSizes:
             return self._headers.size(image.url, task_id=task_id)
         except MediaError as error:
             return f"{error.reason}. {error.fix}".rstrip()
+
+
+def data_size(data: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the size of the image that a task's data states."""
+    width, height = data.get("width"), data.get("height")
+    if type(width) is not int or type(height) is not int or max(width, height) >= MAX_IMAGE_SIDE:
+        return None
+    return (width, height) if width > 0 and height > 0 else None
 
 
 def _urls(value: object) -> Iterable[str]:

@@ -12,7 +12,7 @@ from exporters.model.file_names import public_url
 from exporters.model.splits import DISPUTED_SPLIT
 from exporters.tasks.flat import FlatAnnotation, PlainAnswers, flatten
 from exporters.tasks.line import TaskLine, flat_json, split_qc, without_signatures
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig, data_value
 from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import MAX_SYNTHETIC_ID, Annotation, ModelPrediction, Task
 
@@ -134,7 +134,8 @@ def content_identity(task: Task, config: LabelConfig | None) -> str:
 def content_text(data: Mapping[str, Any], config: LabelConfig | None) -> str:
     """Return the shown part of a task's data as one text; without a label config, or values for it, all of it."""
     keys = dict.fromkeys(tag.value for tag in config.objects.values()) if config else {}
-    shown = {key: data[key] for key in keys if key in data} or {
+    values = {key: data_value(data, key) for key in keys}
+    shown = {key: value for key, value in values.items() if value is not None or key in data} or {
         key: value for key, value in data.items() if not key.startswith("qc_")
     }
     if len(shown) == 1 and isinstance(value := next(iter(shown.values())), str):

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from exporters.model.file_names import IMPORT_META, public_url, source_name
+from labelloop.labeling.studio.config import data_value
 from labelloop.labeling.studio.task import Task
 
 
@@ -68,7 +69,7 @@ class ExistingTasks:
 
     def _add(self, task: Task) -> None:
         assert task.id is not None
-        value = task.data.get(self._key)
+        value = data_value(task.data, self._key)
         url = value if isinstance(value, str) else ""
         results = [result for annotation in task.annotations for result in annotation.results]
         sizes = ((result.original_width, result.original_height) for result in results)

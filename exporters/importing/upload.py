@@ -10,6 +10,7 @@ from exporters.importing.image_locations import LocatedImage
 from exporters.importing.region_writer import TaskResults
 from exporters.importing.report import LabelsAs
 from exporters.model.file_names import COCO_FIELDS, IMPORT_META
+from labelloop.labeling.studio.config import data_with
 from labelloop.service.datasets import DatasetProblem
 from labelloop.service.studio import PredictionsDropped, Studio, StudioRefused
 
@@ -135,7 +136,7 @@ class TaskUploader:
         if image.about:
             import_meta[COCO_FIELDS] = image.about
         meta = {IMPORT_META: import_meta}
-        data = {self._key: upload.url or upload.located.url}
+        data = data_with(self._key, upload.url or upload.located.url)
         if image.split and self._key != SPLIT:
             data[SPLIT] = image.split
         task: dict[str, Any] = {"data": data, "meta": meta}

@@ -8,6 +8,7 @@ import msgspec
 from exporters.errors import BadOption
 from exporters.model.file_names import hash_key, public_url
 from labelloop.labeling.splits import SPLITS, split_of
+from labelloop.labeling.studio.config import data_value
 
 # `group_by` value: the folder of the image's address, unless the task's data has such a key.
 FOLDER = "folder"
@@ -73,7 +74,7 @@ class SplitPolicy(msgspec.Struct, frozen=True):
 
     def explicit_split(self, data: Mapping[str, Any]) -> str:
         """Return the split stated in a task's data; empty if there is none."""
-        return split_of(str(_value(data, self.key))) if self.key else ""
+        return split_of(str(data_value(data, self.key))) if self.key else ""
 
     def group(self, url: str, data: Mapping[str, Any]) -> str:
         """Return the group of an image: a value of its task's data or the folder of its address; empty if none.
@@ -82,7 +83,7 @@ class SplitPolicy(msgspec.Struct, frozen=True):
         """
         if not self.groups_by_data:
             return ""
-        value = _value(data, self.group_by)
+        value = data_value(data, self.group_by)
         if value is None and self.group_by == FOLDER:
             address = public_url(url)
             if address.startswith(("http://", "https://")):  # elsewhere "?" is part of the key, or precedes the path
@@ -108,11 +109,3 @@ class SplitPolicy(msgspec.Struct, frozen=True):
                 return name
             position -= share
         return list(self.shares)[-1]
-
-
-def _value(data: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a key; a key with dots addresses nested objects."""
-    value: Any = data
-    for part in [key] if key in data else key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value

@@ -157,6 +157,7 @@ def export(
         if YoloClassify.name in names and (pairs := list(near_duplicates(_image_classes(tasks.config, renamed)))):
             raise NearDuplicateLabels(pairs)
         of_images = image_formats(names)
+        sized = set(of_images) != {YoloClassify.name}
         crowd, annotators = None, {}
         if chosen is consensus and of_images:
             from exporters.convert.consensus import estimate_annotators, reliability
@@ -190,6 +191,7 @@ def export(
                 ),
                 crowd=crowd,
                 renamed=renamed,
+                sized=sized,
                 sizeless=any(not FORMATS[name].needs_size for name in of_images),
                 images=bool(of_images),
                 tasks=bool(task_formats(names)),
@@ -216,7 +218,7 @@ def export(
                 "images": "copied" if copy_images else "in place",
                 **annotators,
             },
-            headers=LazyImageSizeReader(media) if fetch else None,
+            headers=LazyImageSizeReader(media) if fetch and sized else None,
             photos=media() if copy_images else None,
             progress=progress,
             afresh=afresh,

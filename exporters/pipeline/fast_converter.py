@@ -13,7 +13,6 @@ from exporters.convert.columnar_builder import RegionOutcomes, build_columns
 from exporters.convert.fast_decoder import FastBatch, FastTask, FastTaskDecoder
 from exporters.convert.image_placer import moved_to, stated_split
 from exporters.convert.options import ConversionOptions
-from exporters.convert.region_converter import SEVERAL_LABELS
 from exporters.convert.tally import NOTHING, Tally
 from exporters.convert.task_assembler import TaskAssembler
 from exporters.convert.task_images import ImageSizes
@@ -50,7 +49,7 @@ def make_converter(
 ) -> TaskConverter:
     """Return the converter for formats of images. The arguments are those of `choose_converter`."""
     general = GeneralConverter(TaskAssembler(rules, classes=classes, sizes=sizes, registry=registry), copier)
-    return FastConverter(general, rules, classes, registry, copier)
+    return FastConverter(general, rules, classes, registry, copier, reads_headers=sizes.reads_headers)
 
 
 class AcceptedTask(msgspec.Struct, frozen=True, gc=False):
@@ -92,13 +91,15 @@ class FastConverter:
         classes: ClassMap,
         registry: TaskRegistry,
         copier: "ImageCopier | None" = None,
+        *,
+        reads_headers: bool = False,
     ) -> None:
         self._general = general
         self._rules = rules
         self._classes = classes
         self._registry = registry
         self._copier = copier
-        self._decoder = FastTaskDecoder(rules, classes)
+        self._decoder = FastTaskDecoder(rules, classes, reads_headers=reads_headers)
 
     def convert(self, block: SourceBlock, unchanged: "UnchangedTasks | None" = None) -> ConvertedBlock:
         """See `TaskConverter`."""
@@ -112,6 +113,8 @@ class FastConverter:
             accepted = None
             if task is not None and not (has_new_labels and _has_new_labels(batch, task)):
                 accepted = self._accept(task, block.digests[index])
+                if accepted is not None and task.first == task.last:
+                    return _without_objects(accepted)
             return accepted or self._general.convert_task(block, index)
 
         return self._build(batch, convert_pending(block, unchanged, convert_task))
@@ -196,17 +199,18 @@ class FastConverter:
         unknown = self._unknown_labels(columns)
         rows: list[ConvertedTask] = []
         counts = zip(accepted, outcomes.counts, strict=True)
-        for index, (task, (upright, rotated, rings, clipped, points)) in enumerate(counts):
+        for index, (task, (*kinds, clipped, points)) in enumerate(counts):
             pattern = TaskOutcomeKey(
                 task.task.rule,
                 task.image.split,
                 task.repeated,
                 unknown[index] if unknown else 0,
                 clipped,
-                (upright, rotated, rings, points),
+                (*kinds, points),
                 bool(task.task.coco_fields),
                 outcomes.noted[index] if outcomes.noted else (),
                 (*task.tally.lines, *task.copied.lines),
+                outcomes.several[index] if outcomes.several else (),
             )
             rows.append(_row(task, pattern, outcomes, index))
         return rows
@@ -231,6 +235,25 @@ class FastConverter:
             counts += _sums(np.array(unknown_points), points.first)
         result: list[int] = counts.tolist()
         return result
+
+
+def _without_objects(task: AcceptedTask) -> GeneralTask:
+    """Return a common task without regions, converted."""
+    outcome = TaskOutcomeKey(
+        task.task.rule,
+        task.image.split,
+        task.repeated,
+        0,
+        0,
+        (0, 0, 0, 0),
+        bool(task.task.coco_fields),
+        more=(*task.tally.lines, *task.copied.lines),
+    )
+    losses = (*task.tally.losses, *task.copied.losses)
+    row = ConvertedTask(task.key, task.digest, task.names, outcome, None, losses, task.photos)
+    choices, texts = task.task.answers
+    item = Item(task.image, (), task.task.url, choices, texts, task.task.coco_fields)
+    return GeneralTask(row, (item,))
 
 
 def _texts(block: SourceBlock) -> list[bytes | None]:
@@ -265,7 +288,6 @@ def _coco_fields(
 def _row(task: AcceptedTask, pattern: TaskOutcomeKey, outcomes: RegionOutcomes, index: int) -> ConvertedTask:
     """Return the index row of a common task; it has counts if its pattern does not cover it."""
     others, dropped = outcomes.others.get(index, ()), outcomes.dropped.get(index, ())
-    several = outcomes.several.get(index, 0)
     losses = [
         *task.tally.losses,
         *[
@@ -274,7 +296,7 @@ def _row(task: AcceptedTask, pattern: TaskOutcomeKey, outcomes: RegionOutcomes, 
         ],
         *task.copied.losses,
     ]
-    if not (others or dropped or several):
+    if not (others or dropped):
         return ConvertedTask(task.key, task.digest, task.names, pattern, None, losses, task.photos)
     counted = pattern.counted()
     for clipped in others:
@@ -285,5 +307,4 @@ def _row(task: AcceptedTask, pattern: TaskOutcomeKey, outcomes: RegionOutcomes, 
         counted["input", "region"] += 1
         counted["dropped", "region", reason] += 1
         counted["failed", "regions"] += 1
-    counted["notes", SEVERAL_LABELS] += several
     return ConvertedTask(task.key, task.digest, task.names, None, counted, losses, task.photos)

@@ -10,7 +10,7 @@ import msgspec
 from exporters.tasks.flat import Json
 from exporters.tasks.hypertext import HyperText, parse_hypertext
 from exporters.tasks.line import TaskLine
-from labelloop.labeling.studio.config import LabelConfig, ObjectTag
+from labelloop.labeling.studio.config import LabelConfig, ObjectTag, data_value
 
 NO_LABEL = "a span without a label"
 NOT_ITS_TEXT = "a span whose text is not at its offsets"
@@ -160,7 +160,7 @@ def _texts(
         yield from _guessed_texts(data, by_object)
         return
     for tag in _span_objects(config):
-        value = data.get(tag.value)
+        value = data_value(data, tag.value)
         if tag.attributes.get("valueType", "").lower() == "url":
             yield tag.name, None
         elif tag.tag.lower() == "paragraphs" and isinstance(value, list):

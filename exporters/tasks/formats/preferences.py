@@ -14,7 +14,7 @@ from exporters.formats.base import FormatContext
 from exporters.tasks.flat import Json
 from exporters.tasks.formats.base import EncodedLine, LineFormat
 from exporters.tasks.line import TaskLine
-from labelloop.labeling.studio.config import Control, LabelConfig
+from labelloop.labeling.studio.config import Control, LabelConfig, data_value
 
 NO_CONFIG = "which responses are compared is not known without a label config"
 NO_PREFERENCE = "no preference in it"
@@ -91,7 +91,7 @@ def _pairs_of(control: Control, config: LabelConfig) -> Any:
 
 
 def _pairwise(control: Control, config: LabelConfig, line: TaskLine, notes: dict[str, int]) -> Iterator[Pair]:
-    left, right = (line.data.get(config.data_key(name) or name) for name in control.to_names)
+    left, right = (data_value(line.data, config.data_key(name) or name) for name in control.to_names)
     selected = line.flat.answers[control.name]
     if selected in ("left", control.attributes.get("leftClass", "left")):
         yield left, right, {}
@@ -110,7 +110,7 @@ def _ranked(control: Control, config: LabelConfig, line: TaskLine, notes: dict[s
         ranks = [items for bucket, items in answer.items() if bucket != "_" and isinstance(items, list)]
     else:
         ranks = []
-    source = line.data.get(config.data_key(control.to_names[0]) or "") if control.to_names else None
+    source = data_value(line.data, config.data_key(control.to_names[0]) or "") if control.to_names else None
     items = {str(item.get("id")): item for item in source or () if isinstance(item, dict)}
     known = [[str(item) for item in rank if str(item) in items] for rank in ranks]
     notes[LOST_ITEM] += sum(map(len, ranks)) - sum(map(len, known))
@@ -131,7 +131,7 @@ def _picked(control: Control, config: LabelConfig, line: TaskLine, notes: dict[s
         return
     for name, key in keys.items():
         if name != picked[0]:
-            yield line.data.get(keys[picked[0]]), line.data.get(key), {}
+            yield data_value(line.data, keys[picked[0]]), data_value(line.data, key), {}
 
 
 def _named_keys(control: Control, config: LabelConfig) -> Mapping[str, str]:
@@ -151,11 +151,11 @@ def _compared(control: Control, config: LabelConfig) -> frozenset[str]:
 def _prompt(data: Mapping[str, Any], config: LabelConfig, compared: frozenset[str]) -> Any:
     """Return what is shown with the responses: the value of a key such as ``prompt``, else all texts."""
     tags = [tag for tag in config.objects.values() if tag.tag.lower() in _PROMPT_TAGS and tag.value not in compared]
-    keys = [tag.value for tag in tags if data.get(tag.value) not in (None, "", [])]
-    named = next((key for wanted in _PROMPT_KEYS for key in keys if key.lower() == wanted), None)
-    if named is not None or len(keys) == 1:
-        return data[named if named is not None else keys[0]]
-    texts: Sequence[str] = [data[key] for key in keys if isinstance(data[key], str)]
+    shown = {tag.value: value for tag in tags if (value := data_value(data, tag.value)) not in (None, "", [])}
+    named = next((key for wanted in _PROMPT_KEYS for key in shown if key.lower() == wanted), None)
+    if named is not None or len(shown) == 1:
+        return shown[named if named is not None else next(iter(shown))]
+    texts: Sequence[str] = [value for value in shown.values() if isinstance(value, str)]
     return "\n\n".join(texts) or None
 
 

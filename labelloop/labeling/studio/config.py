@@ -1,7 +1,7 @@
 """Label Studio's label config: the controls, the objects that they apply to, and their labels."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 from xml.etree.ElementTree import Element, ParseError
 
@@ -9,6 +9,7 @@ import msgspec
 
 from labelloop.labeling.errors import MalformedConfig
 
+_PATH_PARTS = re.compile(r"[^.\[\]]+")
 _NO_CONTROLS = {"Filter"}  # refers to another control and writes no results
 
 
@@ -93,7 +94,7 @@ class ObjectTag(msgspec.Struct, frozen=True):
     Attributes:
         name: The tag's name, ``to_name`` in results.
         tag: The tag itself, such as ``Image``.
-        value: Its key in the task data, without the ``$``.
+        value: Its key in the task data, or a path in it, without the ``$``; see `data_value`.
         is_list: Whether the key holds a list (``valueList``: several images in one task).
         attributes: The tag's attributes as written.
     """
@@ -161,6 +162,32 @@ class LabelConfig(msgspec.Struct, frozen=True):
         """The task data key of an object tag; None if the config has no such tag."""
         object_tag = self.objects.get(to_name)
         return object_tag.value if object_tag else None
+
+
+def data_value(data: Mapping[str, Any], key: str) -> Any:
+    """The value of a task's data under a key of `ObjectTag`, or a path such as ``photo.url`` or ``pages[0].image``.
+
+    As in Label Studio's editor: a key that has the name of the path comes first. None where there is no value.
+    """
+    if key in data or not ("." in key or "[" in key):
+        return data.get(key)
+    value: Any = data
+    for part in _PATH_PARTS.findall(key):
+        if isinstance(value, Mapping):
+            value = value.get(part.strip("\"'"))
+        elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def data_with(key: str, value: Any) -> dict[str, Any]:
+    """The data of a task that has one value, under a key or path: see `data_value`."""
+    for part in reversed(_PATH_PARTS.findall(key)):
+        value = [*[None] * int(part), value] if part.isdecimal() else {part.strip("\"'"): value}
+    data: dict[str, Any] = value
+    return data
 
 
 def _parse(xml: str) -> Element:

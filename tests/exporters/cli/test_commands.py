@@ -202,10 +202,27 @@ def test_list_refuses_a_place_without_a_data_set_and_makes_none(app, tmp_path, j
     assert capsys.readouterr().out == ""
 
 
-def test_an_image_under_a_nested_key_is_not_read_and_the_advice_names_it(app, build, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("key", "data"), [("a.b", {"a": {"b": "s3://b/c.jpg"}}), ("pages[1].b", {"pages": [{}, {"b": "s3://b/c.jpg"}]})]
+)
+def test_images_under_a_path_of_the_data_are_exported(app, build, tmp_path, key, data):
+    file, config = tmp_path / "nested.json", tmp_path / "config.xml"
+    file.write_text(json.dumps([build.task(1, build.annotation(build.box(1, 1, 5, 5))) | {"data": data}]))
+    config.write_text(
+        f'<View><Image name="image" value="${key}"/><RectangleLabels name="label" toName="image">'
+        '<Label value="car"/></RectangleLabels></View>'
+    )
+    options = ["--label-config", str(config), "--to", str(tmp_path / "set"), "--split", "train=1", "--format", "coco"]
+    assert app(["export", "--from", str(file), *options]) == 0
+    coco = json.loads((tmp_path / "set/latest/coco/annotations/instances_train.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["c.jpg"]
+    assert len(coco["annotations"]) == 1
+
+
+def test_images_under_another_key_than_the_config_says_are_named_in_the_advice(app, build, tmp_path, capsys):
     file, config = tmp_path / "nested.json", tmp_path / "config.xml"
     file.write_text(
-        json.dumps([build.task(1, build.annotation(build.box(1, 1, 5, 5))) | {"data": {"a": {"b": "c.jpg"}}}])
+        json.dumps([build.task(1, build.annotation(build.box(1, 1, 5, 5))) | {"data": {"a": {"c": "c.jpg"}}}])
     )
     config.write_text(
         '<View><Image name="image" value="$a.b"/><RectangleLabels name="label" toName="image"><Label value="car"/>'
@@ -214,7 +231,7 @@ def test_an_image_under_a_nested_key_is_not_read_and_the_advice_names_it(app, bu
     assert app(["export", "--from", str(file), "--label-config", str(config), "--to", str(tmp_path / "set")]) == 1
     out, err = capsys.readouterr()
     assert "1 not: no image in its data" in out
-    assert "a path such as $photo.url is not read" in out + err
+    assert "check --label-config: its Image takes its value from another key" in out + err
 
 
 def test_export_to_a_disk_loads_few_modules(file, tmp_path, monkeypatch):

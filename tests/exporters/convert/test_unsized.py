@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from exporters.dataset.versions import read_version
+from exporters.pipeline import fast_converter
 from exporters.report.page import html_report
 from labelloop.service.store import open_store
+from tests.exporters.convert.test_fast_decoder import check_both_ways
 
 UNSIZED = {"original_width": None, "original_height": None}
 FORMATS = ("coco", "voc", "yolo-detect", "yolo-segment", "yolo-obb")
@@ -98,3 +100,28 @@ def test_report_page_passes_over_images_without_a_size(run, tasks, settings):
     out = run(tasks, formats=["coco", "yolo-detect"])
     store = open_store(f"file://{out.root}", settings)
     assert html_report(store, read_version(store))
+
+
+def answer(build, number, **fields):
+    kind = "choices" if number % 5 else "textarea"
+    value = {"choices": ["car" if number % 3 else "bus"]} if kind == "choices" else {"text": [f"no {number}"]}
+    result = {"id": f"a{number}", "type": kind, "from_name": kind, "to_name": "image", "value": value, **fields}
+    return build.task(number, build.annotation(result, number=number))
+
+
+@pytest.mark.parametrize("formats", [("yolo-classify",), ("coco", "yolo-classify"), ("voc", "yolo-detect")], ids=str)
+@pytest.mark.parametrize("fetch", [False, True])
+def test_answers_without_shapes_are_read_alike_both_ways(run, build, monkeypatch, tmp_path, formats, fetch):
+    sizes = [{}, {"original_width": 640, "original_height": 360}, {"original_width": 640}]
+    tasks = [answer(build, number, **sizes[number % 3]) for number in range(1, 30)]
+    tasks += [build.task(30, build.annotation()), build.task(31, build.annotation(build.box(1, 1, 9, 9)))]
+    for number, data in enumerate([{"width": 64, "height": 48}, {"width": 64, "height": 0}, {"width": "64"}], 32):
+        task = answer(build, number)
+        tasks += [task | {"data": task["data"] | data}]
+    predicted = {"result": [build.box(1, 1, 9, 9)], "model_version": "1"}
+    tasks += [answer(build, number) | {"predictions": [predicted]} for number in (40, 41)]
+    monkeypatch.setattr("exporters.convert.task_images.ImageSizes.from_header", lambda *_: "away")
+    without, in_columns = fast_converter._without_objects, []
+    monkeypatch.setattr(fast_converter, "_without_objects", lambda task: (in_columns.append(task), without(task))[1])
+    assert check_both_ways(run, monkeypatch, tmp_path, tasks, formats=formats, fetch=fetch) == 1
+    assert len(in_columns) == (33 if formats == ("yolo-classify",) else 11 if fetch else 29)

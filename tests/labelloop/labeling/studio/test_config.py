@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from labelloop.labeling.errors import MalformedConfig
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig, data_value, data_with
 
 FULL = """
 <View>
@@ -125,3 +125,29 @@ def test_a_config_travels_to_other_processes(config):
 def test_what_label_studio_would_refuse_is_malformed(xml):
     with pytest.raises(MalformedConfig):
         LabelConfig.parse(xml)
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "value"),
+    [
+        ({"image": "a.jpg"}, "image", "a.jpg"),
+        ({"photo": {"url": "a.jpg"}}, "photo.url", "a.jpg"),
+        ({"photo.url": "flat.jpg", "photo": {"url": "a.jpg"}}, "photo.url", "flat.jpg"),
+        ({"pages": [{"image": "0.jpg"}, {"image": "1.jpg"}]}, "pages[1].image", "1.jpg"),
+        ({"list": ["0.jpg", "1.jpg"]}, "list[0]", "0.jpg"),
+        ({"photo": {"my key": "a.jpg"}}, 'photo["my key"]', "a.jpg"),
+        ({"list": ["0.jpg"]}, "list[3]", None),
+        ({"photo": "a.jpg"}, "photo.url", None),
+        ({"photo": "a.jpg"}, "photo[0]", None),
+        ({"pages": [{"image": "0.jpg"}]}, "pages[{{idx}}].image", None),
+        ({}, "photo.url", None),
+    ],
+)
+def test_values_are_found_by_key_or_path(data, key, value):
+    assert data_value(data, key) == value
+
+
+@pytest.mark.parametrize("key", ["image", "photo.url", "list[0]", "pages[1].image", 'photo["my key"]'])
+def test_data_with_a_value_has_it_under_its_key(key):
+    assert data_value(data_with(key, "a.jpg"), key) == "a.jpg"
+    assert key not in data_with(key, "a.jpg") or key == "image"
