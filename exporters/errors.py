@@ -50,9 +50,10 @@ class BadOption(ExportError):
     status = 400
     value: str
 
-    def __init__(self, option: str, value: str, choices: str) -> None:
+    def __init__(self, option: str, value: str, choices: str, *, near: Sequence[str] = ()) -> None:
         message = f"{option}: {value!r} is not valid." if value else f"{option} needs more options."
-        super().__init__(message, fix=f"Use {choices}.", value=value)
+        question = f"Did you mean {', '.join(near)}? " if near else ""
+        super().__init__(message, fix=f"{question}Use {choices}.", value=value)
 
 
 class ClassMapChanged(ExportError):

@@ -20,7 +20,7 @@ from exporters.automation.notify import (
 from exporters.automation.policy import ExportPolicy
 from exporters.cli.export_summary import failures, summary
 from exporters.console import JsonPath, progress_bar, progress_bars, writable_json_path, write_json
-from exporters.errors import BadOption
+from exporters.errors import BadOption, ExportError
 from exporters.model.accounting import ExportReport
 from exporters.model.splits import DEFAULT_SPLIT
 from exporters.pipeline.export import MAX_ERRORS
@@ -132,7 +132,7 @@ def export(
     settings = Settings()
     (setup_logging if source.isdecimal() else setup_lazy_logging)(settings)
     policy = ExportPolicy(
-        to=to or "",
+        to=_location(to),
         format=",".join(format_names(formats)),
         annotation=annotation,
         split=split,
@@ -187,6 +187,14 @@ def export(
     if not report.published:
         return 1
     return _follow(report, int(source) if source.isdecimal() else None, policy, settings)
+
+
+def _location(to: str | None) -> str:
+    """Return where the data set is to lie; empty for the store."""
+    if to is not None and not to.strip():
+        fix = "Pass a folder or the address of a bucket. Without --to the data set lies in the store."
+        raise ExportError("--to is empty.", fix=fix, code=BadOption.code, status=BadOption.status)
+    return to or ""
 
 
 def _config(path: Path | None) -> str | None:

@@ -1,5 +1,7 @@
 """TASK_FORMATS: the formats of tasks, one line each; and every format by its name."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from exporters.errors import BadOption
@@ -35,9 +37,17 @@ def format_names(text: str) -> tuple[str, ...]:
     """
     names = tuple(dict.fromkeys(name for name in (part.strip().lower() for part in text.split(",")) if name))
     known = (*FORMATS, *TASK_FORMATS)
-    if (text and not names) or not set(names) <= set(known):
-        raise BadOption("--format", text, "one or more of " + ", ".join(known))
+    unknown = [name for name in names if name not in known]
+    if unknown or (text and not names):
+        near = [close for name in unknown for close in _near(name, known)]
+        raise BadOption("--format", ",".join(unknown) or text, "one or more of " + ", ".join(known), near=near)
     return names
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """Return the formats that may be meant by an unknown name: those of its family, else the most alike one."""
+    family = [other for other in known if other.startswith(f"{name}-") or name == other.replace("-", "")]
+    return family or get_close_matches(name, known, n=1)
 
 
 def image_formats(names: tuple[str, ...]) -> tuple[str, ...]:

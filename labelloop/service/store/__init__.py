@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from labelloop.service.settings import Settings
-from labelloop.service.store.addresses import FORMS, bucket_scheme, is_bucket_url, split_bucket_url
+from labelloop.service.store.addresses import FORMS, bucket_scheme, corrected, is_bucket_url, split_bucket_url
 from labelloop.service.store.base import Capabilities, Leftovers, ObjectInfo, Progress, Store
 from labelloop.service.store.bucket import Bucket
 from labelloop.service.store.errors import (
@@ -47,6 +47,12 @@ def open_store(url: str, settings: Settings) -> Store:
     Raises:
         StoreError: The address is malformed, has an unknown scheme, or its client library is not installed.
     """
+    if meant := corrected(url):
+        has_secret = "@" in url or "?" in url
+        fix = f"Write {FORMS}." if has_secret else f"Write {meant} (or ./{url} for a folder of this name)."
+        raise StoreError(meant.partition("://")[0] + ":..." if has_secret else url, "", "a typing error", fix=fix)
+    if url.startswith("file:/") and not url.startswith("file://"):  # the short form of the same address
+        url = f"file://{url.removeprefix('file:')}"
     scheme, separator, _ = url.partition("://")
     if not separator and url:
         folder = Path(url).expanduser().absolute()

@@ -1,9 +1,12 @@
 """Addresses of buckets: `s3://BUCKET/KEY`, `gs://BUCKET/KEY` and `az://CONTAINER/KEY`."""
 
+import re
+
 # Scheme -> what it is called.
 BUCKET_SCHEMES = {"s3": "Amazon S3 or a compatible server", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 # How addresses of stores are written, for messages.
 FORMS = "file:///folder, a path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+_MISTYPED = re.compile(rf"(?P<scheme>{'|'.join(BUCKET_SCHEMES)})(:+/*|//+)(?P<rest>[^:/].*)", re.IGNORECASE | re.DOTALL)
 # Scheme in Label Studio's tasks -> ours, where they differ.
 _STUDIO_SCHEMES = {"azure-blob": "az"}
 
@@ -12,6 +15,12 @@ def bucket_scheme(url: str) -> str:
     """The scheme of the address of a bucket or of an object in one; empty for any other text."""
     scheme = url.partition("://")[0]
     return scheme if scheme in BUCKET_SCHEMES and "://" in url else ""
+
+
+def corrected(url: str) -> str:
+    """The address meant by one with a typing error, such as `s3:/cars/x` or `S3://cars/x`; empty for any other text."""
+    match = _MISTYPED.match(url)
+    return f"{match['scheme'].lower()}://{match['rest']}" if match and not bucket_scheme(url) else ""
 
 
 def is_bucket_url(url: str) -> bool:

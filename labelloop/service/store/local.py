@@ -311,6 +311,9 @@ class FolderStore:
             raise self._error(key, error) from None
 
     def _error(self, key: str, error: OSError) -> StoreError:
+        first = next((path for path in (self._folder, *self._folder.parents) if path.exists()), self._folder)
+        if error.errno in {errno.ENOTDIR, errno.EEXIST} and first.is_file():
+            return StoreError(self._url, "", f"{first} is a file", fix=f"Choose a folder{_SETTING}.")
         return StoreError(self._url, key, error.strerror or str(error), fix=_FIXES.get(error.errno or 0, ""))
 
 

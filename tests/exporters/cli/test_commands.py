@@ -12,7 +12,7 @@ from cyclopts import App
 from exporters.cli import dataset as dataset_commands
 from exporters.cli import export as commands
 from exporters.dataset.versions import read_head
-from exporters.errors import ExportError, VersionNotFound
+from exporters.errors import BadOption, ExportError, VersionNotFound
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from tests.web_server import WebServer
@@ -189,6 +189,22 @@ def test_unknown_version_lists_the_existing_ones(app, file, build, tmp_path, cap
         app(["pull", to, "--to", str(tmp_path / "out"), "--version", "v7"])
     for name in ("2", "v2", "v000002"):
         assert app(["pull", to, "--to", str(tmp_path / name), "--version", name, "--no-images"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("formats", "meant"),
+    [("coc", "coco"), ("voc,yollo-detect", "yolo-detect"), ("yolo", "yolo-detect, yolo-segment"), ("jsonl", "tasks")],
+)
+def test_a_misspelled_format_is_answered_with_the_near_one(app, file, tmp_path, formats, meant):
+    with pytest.raises(BadOption) as refused:
+        app(["export", str(file), "--to", str(tmp_path / "set"), "--format", formats])
+    assert f"Did you mean {meant}" in refused.value.fix
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_empty_target_is_not_the_store(app, file):
+    with pytest.raises(ExportError, match="--to is empty"):
+        app(["export", str(file), "--to", " "])
 
 
 @pytest.mark.parametrize("json", [[], ["--json", "-"]])

@@ -65,6 +65,7 @@ def test_valid_keys_are_accepted(key, store):
     [
         ("file:///tmp/a%20b", "file:///tmp/a%20b"),
         ("file://localhost/tmp/a", "file:///tmp/a"),
+        ("file:/tmp/a", "file:///tmp/a"),
         ("/tmp/a b", "file:///tmp/a%20b"),
         ("s3://bucket", "s3://bucket"),
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
@@ -80,6 +81,24 @@ def test_store_addresses_are_normalised(url, opened, settings):
 def test_invalid_store_addresses_are_refused(url, settings):
     with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix")) as caught:
         open_store(url, settings)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("s3:/cars/x", "s3://cars/x"),
+        ("s3//cars/x", "s3://cars/x"),
+        ("S3://cars/x", "s3://cars/x"),
+        ("gs:cars", "gs://cars"),
+        ("az:///cars/x", "az://container/prefix"),
+        ("s3:/key:secret@cars", "s3://bucket/prefix"),
+    ],
+)
+def test_addresses_with_a_typing_error_are_no_folders(url, meant, settings):
+    with pytest.raises(StoreError) as caught:
+        open_store(url, settings)
+    assert meant in caught.value.fix
     assert "secret" not in str(caught.value)
 
 
@@ -164,7 +183,8 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError) as caught:
         open_store(str(tmp_path / "file"), Settings()).put("k", b"")
-    assert str(tmp_path / "file") in str(caught.value)
+    assert caught.value.reason == f"{tmp_path / 'file'} is a file"
+    assert "Choose a folder" in caught.value.fix
 
 
 def test_the_first_put_error_of_many_reaches_the_caller(store):
