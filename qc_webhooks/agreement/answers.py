@@ -1,7 +1,9 @@
 """The latest answers of each annotator of a task, grouped by control: the input of METRICS."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -16,7 +18,7 @@ from labelloop.labeling.region import ParsedAnnotation, Region
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import annotator_id, latest_annotations
-from labelloop.labeling.studio.reading import read_annotation
+from labelloop.labeling.studio.reading import at_image_size, read_annotation
 from labelloop.labeling.studio.task import Annotation, ModelPrediction, Task
 from labelloop.labeling.studio.values import ANSWERS, codec_for_value, parse_answer, parse_labels
 
@@ -131,7 +133,7 @@ def read_answers(task: Task, *, config: LabelConfig | None = None) -> tuple[Answ
     Returns:
         One entry per annotator, ordered by annotation id, so the result does not depend on Label Studio's order.
     """
-    sizes = _sizes(task)
+    sizes = _ImageSizes(task)
     all_answers = tuple(
         _read(
             annotation,
@@ -230,7 +232,7 @@ def _reach(instants: Sequence[Sequence[float]]) -> float:
 
 def read_prediction(prediction: ModelPrediction, task: Task, *, config: LabelConfig | None = None) -> Answers:
     """Read a model's prediction as the answers of an annotator with id 0."""
-    return _read(prediction, Answers(0, 0, ""), task, config, _sizes(task))
+    return _read(prediction, Answers(0, 0, ""), task, config, _ImageSizes(task))
 
 
 def _read(
@@ -238,64 +240,57 @@ def _read(
     metadata: Answers,
     task: Task,
     config: LabelConfig | None,
-    sizes: Mapping[int, tuple[int, int]],
+    sizes: "_ImageSizes",
 ) -> Answers:
-    reading = read_annotation(
-        source, task=task, config=config, size=lambda index: sizes.get(index, sizes.get(0, UNKNOWN_SIZE))
-    )
+    reading = read_annotation(source, task=task, config=config, size=sizes.of_item)
     controls: dict[tuple[str, str], list[Any]] = {}
+    gaps = _Gaps(task, config)
+    region_controls = {region.id: region.control for region in reading.regions}
     for region in reading.regions:
-        kind = "keypoints" if isinstance(region.geometry, KeyPoint) else "regions"
-        controls.setdefault((region.control, kind), []).append(region)
+        with gaps.of(region.result[0]):
+            kind = "keypoints" if isinstance(region.geometry, KeyPoint) else "regions"
+            controls.setdefault((region.control, kind), []).append(sizes.on_common_image(region))
     paths = {result.from_name for result in reading.choice_results if result.type == "taxonomy"}
     for name, chosen in _choices(reading).items():
         if chosen:
             controls.setdefault((name, "taxonomy" if name in paths else "choices"), []).extend(chosen)
-    gaps = _Gaps()
     for error in reading.errors:
-        gaps.add_error(error, config)
-    uncompared = {result.from_name or result.type for result in reading.relations}
+        gaps.add_error(error, region_controls.get(error.result))
+    gaps.uncompared |= {result.from_name or result.type for result in reading.relations}
     spans: dict[str, list[Span]] = {}
     region_answers: list[Result] = []
     ids = Counter(result.id for result in reading.other_results if result.id)
     for result in reading.other_results:
-        if not _is_known(config, result.from_name):
-            gaps.add_removed(task, result)
-            continue
         kind = CARRIED.get(result.type, "")
-        if kind != "spans" and _is_per_region(result, ids):
+        if not _is_known(config, result.from_name):
+            gaps.add_removed(result)
+        elif kind != "spans" and _is_per_region(result, ids):
             region_answers.append(result)
-            continue
-        if not kind:
-            uncompared.add(result.from_name or result.type)
-            continue
-        try:
-            values = _CARRIED_READERS[kind](result, config)
-        except _NotComparableError:
-            uncompared.add(result.from_name)
-            continue
-        except (KeyError, TypeError, ValueError, MalformedValue) as problem:
-            gaps.add_result(task, result, problem)
-            continue
-        controls.setdefault((answer_control(result), kind), []).extend(values)
-        if kind == "spans" and len(values) == 1:
-            values[0].results.append(result)
-        if kind == "spans" and result.id:
-            spans.setdefault(result.id, []).extend(values)
+        elif not kind:
+            gaps.uncompared.add(result.from_name or result.type)
+        else:
+            if kind == "spans" and result.id:
+                region_controls[result.id] = result.from_name
+            with gaps.of(result):
+                values = _CARRIED_READERS[kind](result, config)
+                controls.setdefault((answer_control(result), kind), []).extend(values)
+                if kind == "spans" and len(values) == 1:
+                    values[0].results.append(result)
+                if kind == "spans" and result.id:
+                    spans.setdefault(result.id, []).extend(values)
     for result in region_answers:
-        try:
+        of_region = region_controls.get(result.id)
+        with gaps.of(result, of_region):
+            if of_region is not None and result.id not in spans:
+                raise MalformedValue("id", "its region cannot be read")
             _add_region_answer(result, spans, controls, config)
-        except _NotComparableError:
-            uncompared.add(result.from_name or result.type)
-        except (KeyError, TypeError, ValueError, MalformedValue) as problem:
-            gaps.add_result(task, result, problem)
     return replace(
         metadata,
         controls=MappingProxyType(controls),
         unread=tuple(gaps.messages),
         unread_controls=frozenset(gaps.controls),
         removed_controls=frozenset(gaps.removed_controls),
-        uncompared=tuple(sorted(uncompared)),
+        uncompared=tuple(sorted(gaps.uncompared)),
     )
 
 
@@ -359,35 +354,49 @@ def item_suffix(item_index: int) -> str:
 
 
 class _Gaps:
-    """Collects what could not be read in one annotation: messages, and the controls with incomplete answers."""
+    """Collects what could not be read or compared in one annotation: messages, and controls with incomplete answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task, config: LabelConfig | None) -> None:
+        self._task, self._config = task, config
         self.messages: list[str] = []
         self.controls: set[str] = set()
         self.removed_controls: set[str] = set()
+        self.uncompared: set[str] = set()
 
-    def add_error(self, error: RegionError, config: LabelConfig | None) -> None:
-        self.messages.append(str(error))
+    @contextmanager
+    def of(self, result: Result, of_region: str | None = None) -> Iterator[None]:
+        """Collect what is wrong with a result while it is read.
+
+        Args:
+            result: The result.
+            of_region: The control of the region that it describes, whose answers are incomplete without it.
+        """
+        try:
+            yield
+        except _NotComparableError:
+            self.uncompared.add(result.from_name or result.type)
+        except (KeyError, TypeError, ValueError, MalformedValue) as problem:
+            self._add(result, _reason(problem))
+            self.controls |= {result.from_name, of_region or result.from_name}
+
+    def add_error(self, error: RegionError, of_region: str | None) -> None:
+        """Add a malformed result; for `of_region` see `of`."""
         source = error.source if isinstance(error.source, Mapping) else {}
         name = source.get("from_name")
         name = name if isinstance(name, str) else ""
-        if name and not _is_known(config, name):
+        self.messages.append(str(error))
+        if name and not _is_known(self._config, name):
             self.removed_controls.add(name)
         else:
-            self.controls.add(name)
+            self.controls |= {name, of_region or name}
 
-    def add_result(self, task: Task, result: Result, problem: Exception) -> None:
-        name = result.from_name
-        self.messages.append(f"task {task.id}: {name or result.type}: {_reason(problem)}")
-        self.controls.add(name)
+    def add_removed(self, result: Result) -> None:
+        """Add a result whose control the label config does not have."""
+        self._add(result, f"the label config has no control named {result.from_name!r}")
+        (self.removed_controls if result.from_name else self.controls).add(result.from_name)
 
-    def add_removed(self, task: Task, result: Result) -> None:
-        name = result.from_name
-        self.messages.append(f"task {task.id}: {name or result.type}: the label config has no control named {name!r}")
-        if name:
-            self.removed_controls.add(name)
-        else:
-            self.controls.add("")
+    def _add(self, result: Result, reason: str) -> None:
+        self.messages.append(f"task {self._task.id}: {result.from_name or result.type}: {reason}")
 
 
 def _reason(problem: Exception) -> str:
@@ -416,14 +425,14 @@ CARRIED: Mapping[str, str] = {
 def _read_rating(result: Result, config: LabelConfig | None) -> list[Amount]:
     control = config.control(result.from_name) if config else None
     max_rating = float(control.attributes.get("maxRating", 5)) if control else 5.0
-    return [Amount(float(result.value["rating"]), max(max_rating - 1, 1.0))]
+    return [Amount(_number(result.value["rating"], "rating"), max(max_rating - 1, 1.0))]
 
 
 def _read_number(result: Result, config: LabelConfig | None) -> list[Amount]:
     control = config.control(result.from_name) if config else None
     bounds = [control.attributes.get(name) for name in ("min", "max")] if control else [None, None]
     span = float(bounds[1]) - float(bounds[0]) if bounds[0] and bounds[1] else None
-    return [Amount(float(result.value["number"]), span or None)]
+    return [Amount(_number(result.value["number"], "number"), span or None)]
 
 
 def _read_text(result: Result, _config: LabelConfig | None) -> list[str]:
@@ -450,8 +459,9 @@ def _read_span(result: Result, config: LabelConfig | None) -> list[Span]:
     span_labels = () if result.type in ANSWERS else parse_labels(value, result.type)
     if result.type == "timelinelabels":  # frames of a video, both ends included
         return [
-            Span(float(frames["start"]), float(frames["end"]) + 1, span_labels, result.id, result.to_name, unit="frame")
+            Span(start, end + 1, span_labels, result.id, result.to_name, unit="frame")
             for frames in value["ranges"]
+            for start, end in [(_number(frames["start"], "start"), _number(frames["end"], "end"))]
         ]
     start, end, scope = value["start"], value["end"], str(value.get("channel", ""))
     offsets = value.get("globalOffsets")
@@ -463,7 +473,7 @@ def _read_span(result: Result, config: LabelConfig | None) -> list[Span]:
         start, end, scope = value["startOffset"], value["endOffset"], str(start)
     tag = config.objects.get(result.to_name) if config else None
     time_format = tag.attributes.get("timeFormat", "") if tag else ""
-    first, last = _seconds_of(start, time_format), _seconds_of(end, time_format)
+    first, last = _seconds_of(start, time_format, "start"), _seconds_of(end, time_format, "end")
     text = value.get("text")
     return [
         Span(
@@ -483,20 +493,32 @@ def _unit(stored: Any, start: float, result_type: str, tag: str) -> str:
     return "second" if tag in {"audio", "audioplus", "video"} or start != int(start) else "character"
 
 
-def _seconds_of(value: Any, time_format: str) -> float:
+def _seconds_of(value: Any, time_format: str, field: str) -> float:
     """A number, or a timestamp of a series in seconds.
 
     Args:
         value: What Label Studio stores.
+        field: Its field, for errors.
         time_format: The series' `timeFormat`, as d3 writes it: Python's, but for milliseconds (`%L`).
     """
     if not isinstance(value, str) or _is_number(value):
-        return float(value)
+        return _number(value, field)
     try:
         moment = datetime.strptime(value, time_format.replace("%L", "%f"))  # noqa: DTZ007 - UTC below
     except ValueError:
-        moment = datetime.fromisoformat(value)
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise MalformedValue(field, f"expected a number or a time, found {value!r:.40}") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _number(value: Any, field: str) -> float:
+    """A finite number of any size, also one that is stored as a text."""
+    with suppress(TypeError, ValueError):
+        if math.isfinite(number := float(value)):
+            return number
+    raise MalformedValue(field, "is missing" if value is None else f"expected a number, found {value!r:.40}")
 
 
 def _is_number(text: str) -> bool:
@@ -517,11 +539,32 @@ _CARRIED_READERS: Mapping[str, Callable[[Result, LabelConfig | None], list[Any]]
 }
 
 
-def _sizes(task: Task) -> dict[int, tuple[int, int]]:
-    """Image sizes recorded by any result of the task, by item index: one tool may omit what another records."""
-    sizes: dict[int, tuple[int, int]] = {}
-    recorded = [item.results for item in task.annotations] + [item.results for item in task.predictions]
-    for result in (result for results in recorded for result in results):
-        if result.original_width and result.original_height:
-            sizes.setdefault(result.item_index or 0, (result.original_width, result.original_height))
-    return sizes
+class _ImageSizes:
+    """The size of each image of a task: the one that most of its results state. Some tools omit or misstate it."""
+
+    def __init__(self, task: Task) -> None:
+        stated: dict[tuple[str, int], Counter[tuple[int, int]]] = {}
+        sources: tuple[Annotation | ModelPrediction, ...] = (*task.annotations, *task.predictions)
+        for source in sources:
+            for result in source.results:
+                width, height = result.original_width, result.original_height
+                if width and height:
+                    image = result.to_name, result.item_index or 0
+                    stated.setdefault(image, Counter())[width, height] += 1
+        self._by_item = {item: sizes.most_common(1)[0][0] for (_, item), sizes in reversed(stated.items())}
+        self._ambiguous = {image: sizes.most_common(1)[0][0] for image, sizes in stated.items() if len(sizes) > 1}
+
+    def of_item(self, item_index: int) -> tuple[int, int]:
+        """(width, height) of an image for results that state none, also where only another image has a size."""
+        return self._by_item.get(item_index) or self._by_item.get(0, UNKNOWN_SIZE)
+
+    def on_common_image(self, region: Region) -> Region:
+        """The region on the image of the size that most results state.
+
+        Raises:
+            MalformedValue: It is a mask of another size.
+        """
+        size = self._ambiguous.get((region.to_name, region.item_index)) if self._ambiguous else None
+        if size is None or size == (region.width, region.height):
+            return region
+        return at_image_size(region, *size)

@@ -149,7 +149,7 @@ def _grouped(conflict: Conflict) -> str:
 
 
 def _attribute(conflict: Conflict) -> str:
-    said = _said(conflict, ", ", "nothing")
+    said = _said(conflict, ", ")
     return f"{conflict.control} of the {conflict.shape} {conflict_position(conflict)}: one {said}."
 
 
@@ -170,14 +170,14 @@ def _choice(conflict: Conflict) -> str:
 
 
 def _answer(conflict: Conflict) -> str:
-    return f"{conflict.control}: one {_said(conflict, ' ', 'no answer')}."
+    return f"{conflict.control}: one {_said(conflict, ' ')}."
 
 
-def _said(conflict: Conflict, separator: str, nothing: str) -> str:
+def _said(conflict: Conflict, separator: str) -> str:
     """What both wrote, from shortly before the first difference: `says "a car", another says "a cart"`."""
     first, second = (one_line(separator.join(values)) for values in (conflict.a, conflict.b))
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
-    said = (f'says "{cut(text, start)}"' if text else f"gives {nothing}" for text in (first, second))
+    said = (f'says "{cut(text, start)}"' if text else "gives no answer" for text in (first, second))
     return ", another ".join(said)
 
 

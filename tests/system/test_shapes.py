@@ -9,7 +9,6 @@ import pytest
 from labelloop.labeling.geometry.overlap import iou
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.reading import read_regions
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -17,6 +16,7 @@ from ml_backend.bulk.prelabel import prelabel
 from ml_backend.inference.detector import load_detector
 from ml_backend.predict.protocol import read_options
 from tests.ml_backend.conftest import build_onnx
+from tests.read_regions import read_regions
 from tests.system.browser_fixtures import chromium_page, log_in, screenshot
 
 pytestmark = pytest.mark.system

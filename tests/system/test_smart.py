@@ -8,11 +8,11 @@ import pytest
 from labelloop.labeling.geometry.overlap import iou
 from labelloop.labeling.geometry.shapes import Ellipse, Rectangle
 from labelloop.labeling.result import Result
-from labelloop.labeling.studio.reading import read_regions
 from labelloop.labeling.studio.task import ModelPrediction
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from ml_backend.studio.connect import connect
+from tests.read_regions import read_regions
 
 pytestmark = pytest.mark.system
 

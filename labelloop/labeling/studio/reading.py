@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from labelloop.labeling.errors import MalformedValue, RegionError
-from labelloop.labeling.geometry.shapes import Rectangle
+from labelloop.labeling.geometry.shapes import Mask, Rectangle
 from labelloop.labeling.region import NO_ATTRIBUTES, ParsedAnnotation, Region
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
@@ -44,24 +46,6 @@ def read_annotation(
     return _Reader(source, task, config, size).read()
 
 
-def read_regions(
-    source: Source,
-    *,
-    task: Task | None = None,
-    config: LabelConfig | None = None,
-    size: ImageSizeOf | None = None,
-) -> tuple[Region, ...]:
-    """The shapes of an annotation, all or none. The arguments are those of `read_annotation`.
-
-    Raises:
-        RegionError: A result is malformed; the first one is raised.
-    """
-    reading = read_annotation(source, task=task, config=config, size=size)
-    if reading.errors:
-        raise reading.errors[0]
-    return reading.regions
-
-
 def region_from_results(shape: Result, others: Iterable[Result], width: int, height: int) -> Region:
     """Build a region from the results that share its id.
 
@@ -78,6 +62,25 @@ def region_from_results(shape: Result, others: Iterable[Result], width: int, hei
     for other in others:
         region = _with_result(region, other)
     return region
+
+
+def at_image_size(region: Region, width: int, height: int) -> Region:
+    """The region on an image of another size than its result states: Label Studio's values are in percent.
+
+    Args:
+        region: A region that was read from a result.
+        width: The image's width in pixels.
+        height: The image's height in pixels.
+
+    Raises:
+        MalformedValue: It is a mask, whose pixels are those of the stated size.
+    """
+    value = region.result[0].value
+    codec = GEOMETRIES.get(region.type) or codec_for_value(value)
+    if codec is None or codec.geometry is Mask:
+        stated = f"{region.width} x {region.height}"
+        raise MalformedValue("original_width", f"a mask of {stated} pixels on an image of {width} x {height}")
+    return replace(region, geometry=codec.read(value, width, height), width=width, height=height)
 
 
 def _region_from_shape(result: Result, width: int, height: int) -> Region:

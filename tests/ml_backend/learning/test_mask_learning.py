@@ -2,7 +2,6 @@
 
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.reading import read_regions
 from labelloop.labeling.studio.task import ModelPrediction
 from ml_backend.heads.masks import MasksHead
 from ml_backend.predict.label_mapping import find_targets
@@ -10,6 +9,7 @@ from ml_backend.predict.predictor import Predictor
 from ml_backend.smart import SmartTools
 from tests.drawn import SIDE
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
+from tests.read_regions import read_regions
 
 POLYGONS = """<View><Image name="image" value="$image"/><PolygonLabels name="label" toName="image">
 <Label value="Disc"/><Label value="Square"/></PolygonLabels></View>"""

@@ -15,7 +15,6 @@ from labelloop.labeling.geometry.overlap import iou
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Polygon, Rectangle
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.reading import read_regions
 from labelloop.labeling.studio.task import ModelPrediction
 from labelloop.service.errors import Busy
 from labelloop.service.media import DecodedImage, MediaMissing, load_image
@@ -25,6 +24,7 @@ from ml_backend.segmentation.crop_mask import InstanceMask
 from ml_backend.segmentation.outline_network import OutlineSegmenter
 from ml_backend.smart import SmartTools, serves_smart_tools
 from ml_backend.smart.embedding_cache import SingleFlightLRU
+from tests.read_regions import read_regions
 
 W, H = 400, 300
 LABELS = '<Label value="Car"/><Label value="Bg"/>'

@@ -2,8 +2,10 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
+from labelloop.labeling.geometry.brush_codec import encode_rle
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
 from qc_webhooks.agreement import read_answers
@@ -231,3 +233,63 @@ def test_controls_have_their_own_threshold_and_weight(task, box, choice):
     assert "overlap only 74 %" in write_note(result, strict)
     heavy = verdict_of(answers, Policy(controls={"label": ControlPolicy(weight=3)}))
     assert heavy.agreement == pytest.approx(3 * 0.7391 / 4, abs=1e-3)
+
+
+def test_a_misstated_image_size_moves_no_box(task, box):
+    """Values are in percent: tools that state another size, such as 100 x 100, drew at the same place."""
+    other = {"original_width": 100, "original_height": 100}
+    result = verdict_of(task([box(40), box(70)], [box(40), box(70)], [box(40, **other), box(70, **other)]))
+    assert (result.outcome, result.agreement, result.settled) == ("agreed", 1.0, 0)
+    # of two images in one task, each has a size of its own
+    second = {"item_index": 1, "original_width": 640, "original_height": 480}
+    assert verdict_of(task([box(), box(60, **second)], [box(), box(60, **second)])).agreement == 1
+
+
+def test_a_mask_of_another_image_size_is_not_compared(task):
+    def mask(side):
+        pixels = np.zeros((side, side), dtype=bool)
+        pixels[side // 4 : side // 2, side // 4 : side // 2] = True
+        return {
+            "id": f"m{side}", "from_name": "label", "to_name": "image", "type": "brushlabels",
+            "original_width": side, "original_height": side,
+            "value": {"format": "rle", "rle": encode_rle(pixels), "brushlabels": ["Car"]},
+        }  # fmt: skip
+
+    result = verdict_of(task([mask(64)], [mask(32)]))
+    assert result.outcome == "not_judged"
+    assert "a mask of 32 x 32 pixels on an image of 64 x 64" in write_note(result, POLICY)
+
+
+def test_an_unreadable_answer_about_a_region_is_not_a_missing_one(task, box):
+    """The box of the first annotator has a rating that cannot be read: what it says is unknown."""
+    first, second = box(), box()
+    ratings = [
+        shape | {"from_name": "stars", "type": "rating", "value": shape["value"] | {"rating": stars}}
+        for shape, stars in ((first, "four"), (second, 5))
+    ]
+    result = verdict_of(task([first, ratings[0]], [second, ratings[1]]))
+    assert result.outcome == "not_judged"
+    assert "rating: expected a number, found 'four'" in write_note(result, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([{"start": None, "end": 5}], "start: is missing"),
+        ([{"start": float("nan"), "end": 5}], "start: expected a number, found nan"),
+        ([{"start": 0, "end": "soon"}], "end: expected a number or a time, found 'soon'"),
+        # an answer about a span that cannot be read is no span of its own
+        ([{"start": 0, "end": []}, {"start": 0, "end": 5, "text": ["a note"]}], "end: expected a number, found []"),
+    ],
+)
+def test_a_malformed_span_is_unread_and_says_why(task, values, reason):
+    def span(value, kind="labels"):
+        labels = {"labels": ["PER"]} if kind == "labels" else {}
+        name = {"labels": "ner", "textarea": "note"}[kind]
+        return {"id": "s", "from_name": name, "to_name": "text", "type": kind, "value": value | labels}
+
+    kinds = ("labels", "textarea")
+    broken = [span(value, kind) for value, kind in zip(values, kinds, strict=False)]
+    result = verdict_of(task(broken, [span({"start": 0, "end": 5})]))
+    assert result.outcome == "not_judged"
+    assert reason in write_note(result, POLICY)

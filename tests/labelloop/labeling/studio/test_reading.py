@@ -11,9 +11,10 @@ from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon,
 from labelloop.labeling.region import Region
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.reading import read_annotation, read_regions, region_from_results
+from labelloop.labeling.studio.reading import read_annotation, region_from_results
 from labelloop.labeling.studio.task import Annotation, read_task
 from labelloop.labeling.studio.writing import detection_result, to_results
+from tests.read_regions import read_regions
 
 MASK = np.zeros((100, 200), dtype=bool)
 MASK[20:50, 30:90] = True

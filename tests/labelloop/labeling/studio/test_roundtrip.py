@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from labelloop.labeling.geometry.brush_codec import encode_rle
 from labelloop.labeling.geometry.png_codec import encode_data_url
-from labelloop.labeling.studio.reading import read_regions
 from labelloop.labeling.studio.task import read_task
 from labelloop.labeling.studio.values import GEOMETRIES
 from labelloop.labeling.studio.writing import to_results
+from tests.read_regions import read_regions
 
 percent = st.floats(-20, 120)
 extent = st.floats(0.01, 120)
