@@ -1,6 +1,7 @@
 """The `labelloop doctor` command: run the checks, print a list or JSON, exit with status 1 on a problem."""
 
 import contextlib
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -84,11 +85,10 @@ def as_json(diagnosis: "DoctorReport") -> str:
 
 
 def _indented(console: Console, head: Text, body: str) -> None:
-    indent = len(head)
-    lines = Text(body).wrap(console, max(30, console.width - indent))
-    for number, line in enumerate(lines):
-        line.rstrip()
-        console.print((head if number == 0 else Text(" " * indent)) + line, soft_wrap=True)
+    """Print a text in a column at the right of `head`; a longer path stays in one piece, to be copied."""
+    width = max(30, console.width - len(head))
+    for number, line in enumerate(wrap(body, width, break_long_words=False, break_on_hyphens=False)):
+        console.print((head if number == 0 else Text(" " * len(head))) + Text(line), soft_wrap=True)
 
 
 def _summary(diagnosis: "DoctorReport") -> Text:

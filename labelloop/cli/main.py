@@ -3,6 +3,7 @@
 import errno
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -255,7 +256,10 @@ def main(words: Sequence[str] | None = None) -> None:
     from labelloop.service.signals import exit_status_of, raise_on_sigterm
 
     imports = paused_collector() if words is None else nullcontext()  # a caller's objects are not ours to freeze
-    words = sys.argv[1:] if words is None else words
+    if words is None:
+        words = sys.argv[1:]
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 gets \u2192 instead of an arrow
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with raise_on_sigterm():
             with imports:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
+from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.errors import QualityControlError
@@ -35,7 +35,7 @@ def send_back(task: int, *, comment: str = "", annotator: str = "", accept: bool
     """
     settings = Settings()
     setup_logging(settings)
-    engine, studio = open_database(settings), Studio.from_settings(settings)
+    engine, studio = open_existing_database(settings), Studio.from_settings(settings)
     decisions, store = DecisionStore(engine), SendBackStore(engine)
     project = store.project_of(task)
     checker = Checker(studio, decisions, settings.home, base=browser_path(settings))

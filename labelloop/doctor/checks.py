@@ -21,7 +21,7 @@ CHECKS: Mapping[str, DoctorCheck] = {
     "model-files": DoctorCheck(policies.model_files, needs=("store",)),
     "smart-model": DoctorCheck(policies.smart_model),
     "label-studio": DoctorCheck(label_studio.label_studio),
-    "label-studio-version": DoctorCheck(label_studio.version, needs=("label-studio",)),
+    "label-studio-version": DoctorCheck(label_studio.version, needs=("token",)),
     "token": DoctorCheck(label_studio.token, needs=("label-studio",)),
     "legacy-tokens": DoctorCheck(label_studio.legacy_tokens, needs=("token",)),
     "webhook-hosts": DoctorCheck(label_studio.webhook_hosts),

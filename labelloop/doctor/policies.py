@@ -12,6 +12,7 @@ from labelloop.doctor.finding import Finding, ok, problem, warning
 from labelloop.service.errors import BadRequest
 from ml_backend.checksums import verify_file
 from ml_backend.inference.detector import embedded_model
+from ml_backend.policy import read_learning_policy
 from ml_backend.predict.control_notes import hints_of
 from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons
 from ml_backend.predict.label_mapping import mapping_report
@@ -22,10 +23,9 @@ from qc_webhooks.policy import read_policy
 from qc_webhooks.schedulers.overlap import count_low_overlap, describe_low_overlap
 
 MAX_LISTED_NAMES = 8
-_RENAME = (
-    'If only the name differs, map it in the labeling interface: <Label value="Car" predicted_values="auto"/>. '
-    "Otherwise serve a model with these classes: LABELLOOP_MODEL."
-)
+_RENAME = 'If only the name differs, map it in the labeling interface: <Label value="Car" predicted_values="auto"/>. '
+_SERVE = "Otherwise serve a model with these classes: LABELLOOP_MODEL."
+_DRAW = "Otherwise draw them: the model learns them from the submits (docs/how-to/learn.md)."
 _NO_TARGET = "Give the labeling interface an Image with RectangleLabels (or Labels with a Rectangle)."
 
 
@@ -69,6 +69,8 @@ def labels(context: DoctorContext) -> Finding:
     report = mapping_report(
         context.label_config(), detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
     )
+    learns = read_learning_policy(context.settings.home, context.project_id or 0).learn
+    fix = f"{_RENAME}{_DRAW if learns else _SERVE}"
     if not report.matched:
         supported = controls_of(context.label_config())
         if supported and all(support.prelabels is False for support in supported):  # the check `controls` says why
@@ -76,14 +78,17 @@ def labels(context: DoctorContext) -> Finding:
         if report.no_target and (names := [support.control for support in supported if support.learns]):
             return ok(f"no control takes what the model gives by itself; {_listed(names)}: filled once learned")
         classes = f" The model's classes: {_listed(report.classes_without_label)}."
-        return problem(" ".join(report.lines()[:1]) + classes, _NO_TARGET if report.no_target else _RENAME)
+        what = " ".join(report.lines()[:1]) + classes
+        if report.no_target:
+            return problem(what, _NO_TARGET)
+        return warning(what, fix) if learns else problem(what, fix)
     coverage = (
         f"{len(report.matched)} of {len(report.matched) + len(report.classes_without_label)} classes have a label"
     )
     if report.labels_without_class:
         return warning(
             f"The model has no class for {_listed(report.labels_without_class)}: annotators draw those. ({coverage})",
-            _RENAME,
+            fix,
         )
     return ok(coverage)
 

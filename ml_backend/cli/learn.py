@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from labelloop.labeling.errors import MalformedConfig
-from labelloop.service.db.engine import open_database
 from labelloop.service.errors import BadRequest, LabelloopError
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
+from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioError
 from ml_backend.learning.annotations import count_labelled
@@ -54,7 +54,7 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     """
     settings = Settings()
     setup_logging(settings)
-    engine = open_database(settings)
+    engine = open_existing_database(settings)
     training_data, runs, inbox = TrainingDataStore(engine), RunStore(engine), Inbox.from_settings(settings, engine)
     if training_data.project(project) is None:
         raise NotConnectedToLearning(project=project)

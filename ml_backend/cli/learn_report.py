@@ -10,8 +10,8 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from labelloop.service.db.engine import open_database
 from labelloop.service.logging import setup_logging
+from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 from ml_backend.learning.report.page import learning_page
 from ml_backend.learning.report.prelabel_edits import PrelabelEdits
@@ -50,7 +50,7 @@ def learn_report(
     """
     settings = settings or Settings()
     setup_logging(settings)
-    engine = open_database(settings)
+    engine = open_existing_database(settings)
     if TrainingDataStore(engine).project(project) is None:
         raise NotConnectedToLearning(project=project)
     report = make_report(

@@ -1,7 +1,7 @@
 """`labelloop qc adopt`: show what the newest defaults dispute, and let a project use them."""
 
-from labelloop.service.db.engine import open_database
 from labelloop.service.logging import setup_logging
+from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.cli.qc import recheck_project
@@ -29,7 +29,7 @@ def adopt(project: int, *, back: bool = False) -> None:
     """
     settings = Settings()
     setup_logging(settings)
-    engine, studio = open_database(settings), Studio.from_settings(settings)
+    engine, studio = open_existing_database(settings), Studio.from_settings(settings)
     projects = ProjectStore(engine)
     connected = projects.require(project)
     if not back:
@@ -58,7 +58,7 @@ def project_preview(project: int) -> list[str]:
     Raises:
         QualityControlError: The project is not connected.
     """
-    engine = open_database(Settings())
+    engine = open_existing_database(Settings())
     return preview_lines(ProjectStore(engine).require(project), PreviewStore(engine).summary(project))
 
 

@@ -11,7 +11,7 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.db.engine import begin_read, open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
-from labelloop.service.readiness import require_home
+from labelloop.service.readiness import open_existing_database, require_home
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.system import restrict_to_owner
@@ -93,7 +93,7 @@ def status(project: int) -> None:
         project: The project's id in Label Studio.
     """
     settings = Settings()
-    summary = project_status(project, settings, open_database(settings))
+    summary = project_status(project, settings, open_existing_database(settings))
     for outcome in OUTCOMES:
         print(f"{outcome.replace('_', ' '):<10} {summary.outcomes.get(outcome, 0)}")
     print(f"{'to review':<10} {summary.to_review}")
@@ -130,7 +130,7 @@ def recheck(project: int) -> None:
     """
     settings = Settings()
     setup_logging(settings)
-    count = recheck_project(project, settings, Studio.from_settings(settings), open_database(settings))
+    count = recheck_project(project, settings, Studio.from_settings(settings), open_existing_database(settings))
     print(f"{count} tasks will be judged again.")
 
 
@@ -154,7 +154,7 @@ def undo(
     """
     settings = Settings()
     setup_logging(settings)
-    engine = open_database(settings)
+    engine = open_existing_database(settings)
     ProjectStore(engine).require(project)
     studio, decisions = Studio.from_settings(settings), DecisionStore(engine)
     undoing = Undo(

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from labelloop.labeling.consensus.clustering import cluster_regions
 from labelloop.labeling.studio.task import Task
-from labelloop.service.db.engine import open_database
+from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 from qc_webhooks.agreement import complete_answers, read_answers
 from qc_webhooks.cli.offline import check_readable, read_config, show_progress
@@ -99,7 +99,7 @@ def tune_policy(
     is_project = source.isdecimal() and not Path(source).exists()
     if is_project:
         settings = Settings()
-        engine = open_database(settings)
+        engine = open_existing_database(settings)
         projects = ProjectStore(engine)
         projects.require(int(source))
         own = projects.policy(settings.home, int(source))

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
-from labelloop.service.db.engine import open_database
+from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 from qc_webhooks.agreement import Answers, read_answers
 from qc_webhooks.cli.defaults import project_preview
@@ -88,7 +88,7 @@ def what_if(
             notes.append(f"{len(unreadable)} tasks could not be read: {unreadable[0]}")
     else:
         settings = Settings()
-        projects = ProjectStore(open_database(settings))
+        projects = ProjectStore(open_existing_database(settings))
         projects.require(project or 0)
         before = projects.policy(settings.home, project or 0) if against is None else parse_policy(against)
         after = parse_policy(policy, base=before)

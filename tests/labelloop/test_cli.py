@@ -77,6 +77,36 @@ def test_error_is_one_line_and_the_fix_with_status_1(tmp_path):
     assert done.stderr == f"No labelloop up is running in {tmp_path}.\n→ Nothing to do.\n"
 
 
+@pytest.mark.parametrize("words", [
+    "learn 7", "learn report 7", "qc status 7", "qc recheck 7", "qc undo 7", "qc adopt 7", "qc send-back 7",
+    "qc what-if 7 --policy policy.toml", "qc tune --from 7 --target-error .1", "inbox counts", "rotate",
+])  # fmt: skip
+def test_a_home_that_no_service_used_is_named_and_stays_empty(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "typing-error"))
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert "no service has run with this home folder" in error
+    assert "Set LABELLOOP_HOME" in error
+    assert not (tmp_path / "typing-error").exists()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_of_any_encoding_shows_every_finding(encoding, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "labelloop.cli.main", "doctor"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "LABELLOOP_HOME": str(tmp_path / "höme"), "PYTHONIOENCODING": encoding},
+    )
+    assert b"Traceback" not in done.stderr
+    out = done.stdout.decode(encoding)
+    assert ("→" if encoding == "utf-8" else "\\u2192") in out
+    assert "To check a project as well" in out
+
+
 def test_invalid_setting_is_an_error(monkeypatch, capsys):
     monkeypatch.setenv("LABELLOOP_LABEL_STUDIO_URL", "nonsense")
     with pytest.raises(SystemExit) as ended:

@@ -1,5 +1,6 @@
 """The doctor: faults of real parts that need no Label Studio, and running the checks in parallel."""
 
+import io
 import json
 import logging
 import socket
@@ -241,6 +242,15 @@ def test_home_that_no_service_used_is_a_warning(settings):
     assert storage.home(DoctorContext(settings())).level == "ok"
 
 
+def test_a_home_that_does_not_exist_stays_so(settings):
+    context = DoctorContext(settings())
+    assert not context.settings.home.exists()
+    state = ("settings", "disk", "home", "database", "integrity", "inbox", "worker", "events", "queue", "store")
+    levels = {finding.level for finding in diagnose(context, {name: CHECKS[name] for name in state}).findings.values()}
+    assert levels == {"ok", "warning", "skipped"}
+    assert not context.settings.home.exists()
+
+
 def test_locked_database_is_a_problem(settings, tmp_path, monkeypatch):
     open_database(settings()).dispose()
     monkeypatch.setattr(storage, "LOCK_S", 0.1)
@@ -405,7 +415,7 @@ def test_labels_and_classes_without_a_match_are_reported(context):
     cases = [
         (config_of(*names), "ok", "classes have a label"),
         (config_of(names[0], "Flux capacitor"), "warning", "Flux capacitor"),
-        (config_of("Flux capacitor"), "problem", "No class of the model"),
+        (config_of("Flux capacitor"), "warning", "No class of the model"),
         (config_of(names[0], control="PolygonLabels"), "ok", "1 of 20 classes have a label"),
         (LabelConfig.parse("<View/>"), "problem", "The label config has no image"),
     ]
@@ -415,6 +425,20 @@ def test_labels_and_classes_without_a_match_are_reported(context):
         finding = policies.labels(checked)
         assert finding.level == level, message
         assert message in finding.what
+
+
+@pytest.mark.parametrize(("learn", "level", "advice"), [
+    ("true", "warning", "the model learns them"), ("false", "problem", "serve a model with these classes"),
+])  # fmt: skip
+def test_labels_that_the_model_does_not_know_are_learned_unless_switched_off(context, learn, level, advice):
+    checked = context()
+    folder = checked.settings.home / "ml_backend"
+    folder.mkdir(parents=True)
+    (folder / "learn.toml").write_text(f"learn = {learn}\n")
+    checked.fetch_once("config", lambda: config_of("Flux capacitor"))
+    finding = policies.labels(checked)
+    assert finding.level == level
+    assert advice in finding.fix
 
 
 @pytest.mark.parametrize("tags", [
@@ -724,12 +748,20 @@ def test_list_shows_everything_at_any_width(width):
     commands.print_diagnosis(SEEN, console)
     console.file.close()
     message = console.export_text()
-    assert all(len(line) <= width for line in message.splitlines())
+    column = max(width, len("PROBLEM  sampling  ") + 30)  # of the findings: never narrower than 30
+    assert all(len(line.rstrip()) <= column for line in message.splitlines())
     flat = " ".join(message.split())
     for name, finding in SEEN.findings.items():
         for words in (name, *finding.what.split(), *finding.fix.split()):
             assert words in flat
     assert "1 problem and 1 warning." in flat
+
+
+def test_a_long_path_stays_in_one_piece_to_be_copied():
+    path = f"/srv/{'a-folder-with-a-long-name/' * 5}labelloop.sqlite3"
+    console = Console(width=80, file=io.StringIO())
+    commands.print_diagnosis(DoctorReport({"database": ok(f"{path} answers")}), console)
+    assert path in console.file.getvalue()
 
 
 def test_json_holds_every_finding():

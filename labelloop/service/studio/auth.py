@@ -6,6 +6,7 @@ client imports pandas: 1.3 s and 122 MB, and it retries POST requests).
 
 import base64
 import binascii
+import re
 import threading
 import time
 from typing import Any
@@ -18,6 +19,12 @@ from labelloop.service.studio.errors import StudioRefused, StudioUnauthorized, S
 _FIX = (
     "Create a personal access token in Label Studio (Account & Settings > Personal Access Token) "
     "and set LABELLOOP_LABEL_STUDIO_API_KEY to it."
+)
+_LEGACY = re.compile(r"[0-9a-f]{40}")
+# The usual cause is another folder than that of `labelloop up`.
+_FIX_MISSING = (
+    "After `labelloop up`, whose token is in settings.env of its home folder: run the command in the same folder, or "
+    f"set LABELLOOP_HOME. For a Label Studio of your own: c{_FIX[1:]}"
 )
 
 
@@ -51,7 +58,7 @@ class Authorization:
             httpx.TransportError: The exchange failed in transit; it may be retried.
         """
         if not self._api_key:
-            raise StudioUnauthorized(url=self._url, kind="missing", fix=_FIX)
+            raise StudioUnauthorized(url=self._url, kind="missing", fix=_FIX_MISSING)
         with self._lock:
             if self._wrapper is None:
                 self._wrapper = self._new_wrapper()
@@ -72,11 +79,13 @@ class Authorization:
                 "Label Studio with LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true.",
             )
         if claims is None:
-            return StudioUnauthorized(
-                url=self._url,
-                kind="wrong",
-                fix=f"Label Studio does not know this legacy token ({http_status}). {_FIX}",
+            reason = (
+                f"Label Studio does not know this legacy token ({http_status})."
+                if _LEGACY.fullmatch(self._api_key)
+                else "This is neither a personal access token (three parts with dots between them) nor a legacy token "
+                "(40 hexadecimal digits): copy it again, in full."
             )
+            return StudioUnauthorized(url=self._url, kind="wrong", fix=f"{reason} {_FIX}")
         if claims.get("token_type") == "access":
             return StudioUnauthorized(
                 url=self._url,
@@ -113,7 +122,16 @@ class Authorization:
         except httpx.TransportError:
             raise
         except (ValueError, httpx.HTTPError):
-            raise StudioUnreachable(url=self._url, reason="the response to the token exchange is not JSON") from None
+            raise StudioUnreachable(
+                url=self._url,
+                reason="the response to the token exchange is not JSON",
+                fix="Set LABELLOOP_LABEL_STUDIO_URL to the address of Label Studio itself, without /projects/....",
+            ) from None
+
+
+def bare_token(token: str) -> str:
+    """The token without what is copied along with it: quotes, and the word before it in a header."""
+    return token.strip(" \t\r\n\"'").removeprefix("Token ").removeprefix("Bearer ")
 
 
 def _claims(token: str) -> dict[str, Any] | None:

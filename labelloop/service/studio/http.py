@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import stamina
 
-from labelloop.service.studio.auth import Authorization
+from labelloop.service.studio.auth import Authorization, bare_token
 from labelloop.service.studio.errors import StudioError, StudioNotFound, StudioRefused, StudioUnreachable
 
 QueryParams = Mapping[str, str | int | float | bool | None]
@@ -64,7 +64,7 @@ class StudioClient:
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=kept_open)
         self._http = httpx.Client(timeout=timeout, limits=limits)
         weakref.finalize(self, self._http.close)  # close the connections with their owner, without a warning
-        self._api_key = api_key.strip()
+        self._api_key = bare_token(api_key)
         self._authorization = Authorization(self.url, self._api_key, self._http)
 
     def __repr__(self) -> str:
@@ -303,6 +303,8 @@ def _query_value(value: str | float | bool | None) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException):
         return f"no answer in time ({type(error).__name__})"
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return "its port speaks http, not https"
     return str(error) or type(error).__name__
 
 

@@ -82,12 +82,3 @@ def test_dead_letters_are_forgotten_after_their_days(inbox):
     assert inbox.prune(1e6, state="dead") == 0
     assert inbox.prune(-1.0, state="dead") == 2
     assert inbox.counts()["pending"] == 1
-
-
-def test_a_home_that_no_service_used_is_named_and_stays_empty(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "typing-error"))
-    status, out, error = run("counts")
-    assert (status, out) == (1, "")
-    assert "no service has run with this home folder" in error
-    assert "Set LABELLOOP_HOME" in error
-    assert not (tmp_path / "typing-error").exists()

@@ -70,8 +70,9 @@ def _quick_retries():
         yield
 
 
-def test_a_legacy_token_is_sent_as_it_is(server):
-    Studio(server.url, f" {LEGACY}\n").me()
+@pytest.mark.parametrize("copied", [f" {LEGACY}\n", f"Token {LEGACY}", f"'{LEGACY}'", f'"Bearer {LEGACY}"'])
+def test_a_legacy_token_is_sent_without_what_was_copied_along(server, copied):
+    Studio(server.url, copied).me()
     assert server.asked == [("GET", "/api/current-user/whoami", f"Token {LEGACY}")]
 
 
@@ -128,6 +129,7 @@ def test_requests_and_token_exchange_keep_a_path_prefix(server):
         (jwt("refresh", 1e9, "other"), "", "wrong", "another Label Studio"),
         (jwt("access", 200), "", "wrong", "five minutes"),
         (LEGACY, "Invalid token.", "wrong", "does not know this legacy token"),
+        (PAT[:60].replace(".", ""), "Invalid token.", "wrong", "copy it again, in full"),
         (
             LEGACY,
             "Authentication token no longer valid: legacy token authentication has been disabled for this organization",
@@ -135,7 +137,7 @@ def test_requests_and_token_exchange_keep_a_path_prefix(server):
             "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN",
         ),
     ],
-    ids=["missing", "expired", "of another server", "an access token", "unknown legacy", "legacy disabled"],
+    ids=["missing", "expired", "of another server", "an access token", "unknown legacy", "cut off", "legacy disabled"],
 )
 def test_a_refused_token_is_explained_and_never_shown(server, token, detail, kind, fix):
     server.answer = lambda *_: (401, {"detail": detail})
@@ -144,6 +146,17 @@ def test_a_refused_token_is_explained_and_never_shown(server, token, detail, kin
     assert caught.value.kind == kind
     assert fix in str(caught.value)
     assert not token or token not in str(caught.value)
+
+
+def test_a_page_instead_of_a_token_asks_for_the_address_without_a_path(server):
+    server.respond = lambda *_: (200, b"<html>")
+    with pytest.raises(StudioUnreachable, match="without /projects"):
+        Studio(f"{server.url}/projects/1/data", PAT).me()
+
+
+def test_https_to_a_port_that_speaks_http_is_named(server):
+    with pytest.raises(StudioUnreachable, match="speaks http, not https"):
+        Studio(server.url.replace("http:", "https:"), LEGACY).me()
 
 
 @pytest.mark.parametrize("call", [lambda s: s.me(), lambda s: s.update_project(1, title="new")], ids=["GET", "PATCH"])
