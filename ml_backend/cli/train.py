@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -277,10 +278,16 @@ def print_result(done: Finetuned) -> None:
         f"{training.seconds / 60:.1f} minutes, ended by {ended}."
     )
     if done.scores:
-        table = Table("model", "AP50", *(name for name in done.names), box=None)
-        for name, score in done.scores.items():
-            table.add_row(name, f"{score.ap50:.3f}", *(f"{score.by_class.get(label, 0.0):.3f}" for label in done.names))
+        scores = done.scores.values()
+        table = Table("AP50", *done.scores, box=None)
+        table.add_row("all classes", *(f"{score.ap50:.3f}" for score in scores))
+        for label in done.names[:MAX_LINES]:
+            table.add_row(
+                escape(label), *(f"{score.by_class[label]:.3f}" if label in score.by_class else "-" for score in scores)
+            )
         console.print(table)
+        if len(done.names) > MAX_LINES:
+            console.print(f"... and {len(done.names) - MAX_LINES} more classes (--json FILE has all)")
         console.print(f"AP50 on {done.evaluated} images with {done.evaluated_boxes} boxes that were not trained on.")
     else:
         console.print("Too few images to hold any out: the result is not evaluated. Give --test-list to compare it.")

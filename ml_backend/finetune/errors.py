@@ -67,6 +67,20 @@ class NotTrainable(LabelloopError):
     reason: str
 
 
+class ObjectsTooSmall(LabelloopError):
+    """No object is large enough at the network's input."""
+
+    code = "objects_too_small"
+    status = 422
+    message = "{source} cannot be trained on: {reason}."
+    fix = (
+        "Cut the images into tiles and train on those, or give a model with a larger input. `labelloop learn` tries "
+        "tiles by itself."
+    )
+    source: str
+    reason: str
+
+
 class TooLittleToTrain(LabelloopError):
     """The data set has too few labelled images to train and to evaluate."""
 

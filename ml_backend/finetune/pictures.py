@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from labelloop.service.media import MediaError, load_image
+from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import InputSpec
 from ml_backend.finetune.augment import Picture
 from ml_backend.training.datasets import LocalImage
@@ -43,7 +44,7 @@ class Album:
             side: Longest side in memory, as a factor of the input's.
             keep: Whether decoded images are kept.
         """
-        self._images = list(images)
+        self._images, self._spec = list(images), spec
         self.digest = images_digest(images)
         self._numbers = {name: index for index, name in enumerate(names)}
         self._max_side = round(max(spec.width, spec.height) * side)
@@ -81,23 +82,41 @@ class Album:
             self._bytes += pixels.nbytes
         return picture
 
+    def input_sides(self, index: int) -> Floats:
+        """Width and height (boxes, 2) of an image's objects in pixels of the network's input.
+
+        Raises:
+            MediaError: It cannot be decoded.
+        """
+        picture = self[index]
+        height, width = picture.pixels.shape[:2]
+        across, down = self._spec.width / width, self._spec.height / height
+        if self._spec.placement != "stretch":
+            across = down = min(across, down)
+        return np.asarray((picture.boxes[:, 2:] - picture.boxes[:, :2]) * (across, down), np.float32)
+
 
 def images_digest(images: Sequence[LocalImage]) -> str:
     """Identifies labelled images in their order."""
     return hashlib.sha256(repr([(image.name, image.boxes, image.labels) for image in images]).encode()).hexdigest()[:16]
 
 
-def decodable(album: Album, images: Sequence[LocalImage]) -> tuple[list[LocalImage], list[str]]:
-    """Decode every image once; return those that can be decoded, and messages for the others."""
-    good, bad = [], []
+def decodable(album: Album, images: Sequence[LocalImage]) -> tuple[list[LocalImage], list[str], Floats]:
+    """Decode every image once.
+
+    Returns:
+        Those that can be decoded, messages for the others, and the sides (boxes, 2) of all objects in pixels of the
+        network's input.
+    """
+    good, bad, sides = [], [], [np.zeros((0, 2), np.float32)]
     for index, image in enumerate(images):
         try:
-            album[index]
+            sides.append(album.input_sides(index))
         except (MediaError, OSError) as error:
             bad.append(f"{image.name}: {error}")
         else:
             good.append(image)
-    return good, bad
+    return good, bad, np.concatenate(sides)
 
 
 def split(

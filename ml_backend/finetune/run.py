@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ml_backend.catalogue.entries import CATALOGUE
 from ml_backend.errors import ModelError
-from ml_backend.finetune.errors import TooLittleToTrain
+from ml_backend.finetune.augment import MIN_SIDE
+from ml_backend.finetune.errors import ObjectsTooSmall, TooLittleToTrain
 from ml_backend.finetune.pictures import Album, decodable, images_digest, split
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.scores import Score, evaluate, refit_score
@@ -41,6 +44,9 @@ TRAINED_KEY = "labelloop.train"
 
 # Fewest labelled images with a box.
 LEAST_IMAGES = 4
+
+# Median object side in pixels of the network's input below which little is learned: the stride of the finest level.
+SMALL_PX = 8.0
 
 # Most test images whose AP50 the curve shows, where none are held out to decide.
 MAX_SHOWN = 16
@@ -140,6 +146,7 @@ def finetune(
         GpuMissing, GpuMemoryFull: See there.
         NotTrainable: The model cannot be trained.
         TooLittleToTrain: There are too few labelled images.
+        ObjectsTooSmall: No object is large enough at the network's input.
         ModelError: The model cannot be loaded.
     """
     require_torch()
@@ -152,7 +159,7 @@ def finetune(
         phase("opening the model")
         detector = open_trainable(job.model, names, layout=job.layout, folder=Path(scratch))
         phase("decoding images")
-        good, test, bad = _decoded(job, names, detector.detector.spec)
+        good, test, bad, small = _decoded(job, names, detector.detector.spec)
         trained, held_out = split(good, seed=job.recipe.seed, only_to_decide=bool(test))
         base = Finetuned(
             TrainingResult({}, 0, 0, 0.0, "stopped", (), None), {}, 0, 0, len(trained), names, tuple(bad),
@@ -179,7 +186,8 @@ def finetune(
             detector, album, judge, recipe, device=job.device, checkpoint=job.checkpoint, clock=clock,
             decides=bool(held_out),
         )  # fmt: skip
-        notes = [f"resumed after {trainer.resumed} steps"] if trainer.resumed else []
+        notes = [small] if small else []
+        notes += [f"resumed after {trainer.resumed} steps"] if trainer.resumed else []
 
         def watched(state: Progress) -> None:
             progress(replace(state, share=offset + (1 - offset) * state.share))
@@ -233,19 +241,25 @@ def _trial(
 
 def _decoded(
     job: FinetuneJob, names: Sequence[str], spec: InputSpec
-) -> tuple[list[LocalImage], list[LocalImage], list[str]]:
-    """(images to train on, images to test on, messages for those that cannot be decoded).
+) -> tuple[list[LocalImage], list[LocalImage], list[str], str]:
+    """(images to train on, images to test on, messages for those that cannot be decoded, a note on small objects).
 
     Raises:
         TooLittleToTrain: Too few of them have a box.
+        ObjectsTooSmall: No object is large enough.
     """
-    good, bad = decodable(Album(job.images, names, spec, side=1.0, keep=False), job.images)
-    test, more = decodable(Album(job.test, names, spec, side=1.0, keep=False), job.test)
-    labelled = sum(bool(image.labels) for image in good)
+    good, bad, sides = decodable(Album(job.images, names, spec, side=1.0, keep=False), job.images)
+    test, more, _ = decodable(Album(job.test, names, spec, side=1.0, keep=False), job.test)
+    labelled, source = sum(bool(image.labels) for image in good), job.source or "The data set"
     if labelled < LEAST_IMAGES:
         reason = f"it has {labelled} images with a box that can be decoded"
-        raise TooLittleToTrain(source=job.source or "The data set", reason=reason, least=LEAST_IMAGES)
-    return good, test, bad + more
+        raise TooLittleToTrain(source=source, reason=reason, least=LEAST_IMAGES)
+    median = float(np.median(np.sqrt(sides.prod(axis=1))))
+    size = f"its median object has {median:.1f} px at the input of {spec.width} x {spec.height} px"
+    if (sides.min(axis=1) * job.recipe.augment.scale[1] < MIN_SIDE).all():
+        raise ObjectsTooSmall(source=source, reason=f"{size}, and every one is narrower than {MIN_SIDE:.0f} px there")
+    note = f"{size}: little can be learned. {ObjectsTooSmall.fix}" if median < SMALL_PX else ""
+    return good, test, bad + more, f"{note[:1].upper()}{note[1:]}"
 
 
 def _written(

@@ -137,7 +137,7 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
                 images / name, name, tuple(box for box, _ in kept), tuple(label for _, label in kept)
             )
     if not any(entry.labels for entry in images_by_name.values()):
-        reason = "none of its images has a box" if images_by_name else f"none of its images is in {images}"
+        reason = "none of its images has a box" if images_by_name else "none of its images can be used"
         raise DatasetUnreadable(path=annotations, reason=f"{reason}{_first(problems)}")
     return LocalDataset(
         tuple(images_by_name[name] for name in sorted(images_by_name)), tuple(problems), dataset.images, scaled

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from PIL import Image
 
 from labelloop.cli.main import main
 from labelloop.service.settings import Settings
+from ml_backend.cli.train import print_result
 from ml_backend.errors import DatasetUnreadable
 from ml_backend.finetune.data import TrainingData, read_training_data
 from ml_backend.finetune.pictures import split
+from ml_backend.finetune.run import Finetuned
+from ml_backend.finetune.scores import Score
 from ml_backend.finetune.torch_parts import PARTS
 from ml_backend.training.datasets import LocalImage
 
@@ -67,6 +71,22 @@ def test_wrong_options_are_named(monkeypatch, capsys, tmp_path, words, said):
         main(["train", *words])
     assert ended.value.code == 1
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_sixty_classes_are_read_in_the_table(capsys):
+    names = tuple(f"class-{number}" for number in range(60))
+    scores = {
+        model: Score(0.5, {name: number / 60 for number, name in enumerate(names[1:], 1)})
+        for model in ("parent", "refit", "fine-tuned", "fine-tuned, refitted")
+    }
+    training = SimpleNamespace(ended="budget", steps=10, seen=80, seconds=60.0)
+    print_result(Finetuned(training, scores, 12, 60, 100, names, (), 0.0, ()))
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith(" class-")}
+    assert rows["class-0"] == ["-"] * 4, "none of its boxes is evaluated"
+    assert rows["class-6"] == ["0.100"] * 4
+    assert any("40 more classes" in line for line in lines)
+    assert "…" not in "".join(lines)
 
 
 def test_nothing_but_the_finetune_package_imports_torch():

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 from ml_backend.detection.preprocess import prepare  # noqa: E402
 from ml_backend.finetune.convert import TOLERANCE, open_trainable, save_model, trained_model  # noqa: E402
-from ml_backend.finetune.errors import GpuMemoryFull, GpuMissing, NotTrainable  # noqa: E402
+from ml_backend.finetune.errors import GpuMemoryFull, GpuMissing, NotTrainable, ObjectsTooSmall  # noqa: E402
 from ml_backend.finetune.loop import Trainer, runs_in_half  # noqa: E402
 from ml_backend.finetune.losses import assign, detection_loss, giou_loss, pairwise_iou  # noqa: E402
 from ml_backend.finetune.pictures import Album  # noqa: E402
@@ -278,6 +278,22 @@ def test_a_trial_that_is_impossible_is_among_the_notes(tmp_path, images):
     assert done.trial is None
     assert "the images held out in it have no box" in done.untried
     assert done.untried in done.notes
+
+
+@pytest.mark.parametrize(("side", "said"), [(1.0, None), (5.0, "has 5.0 px at the input of 64 x 64 px"), (20.0, "")])
+def test_objects_too_small_for_the_input_are_refused_or_named(tmp_path, images, side, said):
+    small = [replace(image, boxes=((10.0, 10.0, 10.0 + side, 10.0 + side),)) for image in images]
+    model = small_yolox(tmp_path / "small.onnx")
+    job = FinetuneJob(
+        model, small, tmp_path / "out.onnx", Recipe(steps=1), layout="yolox", folder=tmp_path, compare=False
+    )
+    if said is None:
+        with pytest.raises(ObjectsTooSmall, match=r"median object has 1\.0 px .* narrower than 2 px"):
+            finetune(job)
+        return
+    notes = [note for note in finetune(job).notes if "median object" in note]
+    assert len(notes) == bool(said)
+    assert all(said in note and "tiles" in note for note in notes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
