@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from weakref import WeakValueDictionary
 
-import structlog
 from sqlalchemy import Engine
 
 from labelloop.labeling.errors import LabelingError
@@ -33,8 +32,6 @@ TRAIN_INTERVAL_S = 5.0
 
 # Seconds between two rounds of embedding images in the background.
 EMBED_INTERVAL_S = 5.0
-
-log = structlog.get_logger(__name__)
 
 
 def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str, Handler]:
@@ -69,7 +66,8 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         try:
             done = rank_open_tasks(context, project, stop=stop)
         except StudioNotFound:
-            log.info("project_gone", project=project)
+            if not context.forget_if_deleted(project):
+                raise
         except (LabelingError, LearningPolicyError, ModelError) as error:
             raise Reject(str(error)) from error
         else:
@@ -100,7 +98,8 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
                 else run_at_low_priority(partial(review_labels, context, project, stop=busy))
             )
         except StudioNotFound:
-            log.info("project_gone", project=project)
+            if not context.forget_if_deleted(project):
+                raise
         except (LabelingError, LearningPolicyError) as error:
             raise Reject(str(error)) from error
         else:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import structlog
 from sqlalchemy import Engine
 
 from labelloop.labeling.errors import LabelingError
@@ -12,6 +11,7 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event, Inbox
 from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
 from labelloop.service.jobs.lanes import require_own_process
+from labelloop.service.jobs.repeated_failures import RepeatedFailures
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web.webhook_secret import WebhookSecrets
@@ -44,8 +44,6 @@ BOARD_EVERY_S = 15.0
 LONG_S = 3.0
 # Seconds of one core for a region, and for a corner of an outline.
 REGION_S, CORNER_S = 0.0003, 0.00013
-
-log = structlog.get_logger(__name__)
 
 
 def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str, Handler]:
@@ -94,6 +92,7 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
     projects, memory, inbox = ProjectStore(engine), DecisionStore(engine), Inbox.from_settings(settings, engine)
     policy, reviews = partial(projects.policy, settings.home), ReviewStore(engine)
     overlap, secrets = OverlapScheduler(studio, inbox, policy), WebhookSecrets(settings)
+    tab_failures, review_failures = RepeatedFailures("tabs_failed"), RepeatedFailures("reviews_failed")
 
     def review_project(project: int) -> None:
         try:
@@ -116,14 +115,18 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
                 if policy(connected.project).review_project:
                     review_project(connected.project)
             except (LabelloopError, LabelingError) as error:
-                log.warning("tabs_failed", project=connected.project, reason=str(error))
+                tab_failures.failed(connected.project, str(error))
+            else:
+                tab_failures.succeeded(connected.project)
 
     def submitted() -> None:
         for project, review in reviews.all().items():
             try:
                 requeue_submitted(studio, reviews, inbox, review)
             except LabelloopError as error:
-                log.warning("reviews_failed", project=project, review=review, reason=str(error))
+                review_failures.failed(project, str(error))
+            else:
+                review_failures.succeeded(project)
 
     crowd = AnnotatorModelScheduler(engine, inbox, policy)
     return [

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import sqlalchemy as sa
+import structlog
 
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
@@ -21,6 +22,8 @@ from ml_backend.learning.store.tasks import TaskVectorStore
 from ml_backend.learning.store.train_jobs import TrainJobStore
 from ml_backend.learning.sync import LabelStudioSync
 from ml_backend.training.feature_cache import FeatureCache
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,20 @@ class LearningContext:
         announced = state is None or state.untold_since is None
         return not announced or bool(self.inbox.unfinished_events(LEARN, str(project)))
 
-    def forget(self, project: int) -> None:
-        """Delete the data of a project that is gone from Label Studio; its runs are kept."""
+    def forget_if_deleted(self, project: int) -> bool:
+        """Delete the data of a project if Label Studio's list of projects lacks it; its runs are kept.
+
+        Returns:
+            Whether the project is deleted; otherwise an answer of 404 was about something else.
+        """
+        if self.studio.has_project(project):
+            return False
+        log.warning("project_forgotten", project=project, reason="it is deleted in Label Studio")
         self.training_data.disconnect(project)
         self.image_vectors.drop(project)
         self.label_errors.drop(project)
         self.train_jobs.drop(project)
+        return True
 
     def enqueue(self, event: LearningEvent, *, delay_s: float = 0.0) -> bool:
         """Put an event in the inbox and wake a worker; returns False for a duplicate."""

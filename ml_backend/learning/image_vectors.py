@@ -11,8 +11,8 @@ from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
 from labelloop.service.errors import LabelloopError
+from labelloop.service.jobs.repeated_failures import RepeatedFailures
 from labelloop.service.media import MediaError
-from labelloop.service.studio import StudioNotFound
 from ml_backend.detection.detections import Floats
 from ml_backend.errors import NotLearnable
 from ml_backend.heads.answers import questions
@@ -115,6 +115,7 @@ class BackgroundEmbedder:
     def __init__(self, context: LearningContext) -> None:
         """Open nothing yet."""
         self._context = context
+        self._failures = RepeatedFailures("photos_not_seen")
 
     def run(self) -> None:
         """Run one round of `ROUND_S` seconds; a project that cannot be read does not block the others."""
@@ -124,13 +125,12 @@ class BackgroundEmbedder:
                 policy = read_learning_policy(self._context.settings.home, project)
                 if policy.learn and policy.prelabels and self._context.image_vectors.next_to_embed(project, limit=1):
                     run_at_low_priority(partial(self.embed_open_tasks, project, until))
-            except StudioNotFound:
-                log.info("project_gone", project=project)
             except NotLearnable:
                 continue  # reported when the open tasks are ranked
             except (LabelloopError, LabelingError) as error:
-                log.warning("photos_not_seen", project=project, reason=str(error))
+                self._failures.failed(project, str(error))
             else:
+                self._failures.succeeded(project)
                 trim_memory()
 
     def embed_open_tasks(self, project: int, until: float) -> int:

@@ -6,6 +6,7 @@ import structlog
 
 from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
+from labelloop.service.jobs.repeated_failures import RepeatedFailures
 from labelloop.service.studio import StudioNotFound
 from ml_backend.learning.annotations import config_hash_of
 from ml_backend.learning.context import LearningContext
@@ -27,6 +28,10 @@ OUTDATED_S = 3600.0
 # Seconds per round for the first read of a project's tasks.
 READ_S = 5.0
 
+# A project is polled at the latest after so many seconds, also while training runs are pending: those read the tasks
+# that webhooks named, and not what no webhook named.
+MAX_WAIT_S = 300.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -36,17 +41,25 @@ class LearningPoller:
     def __init__(self, context: LearningContext) -> None:
         """Send no request yet."""
         self._context = context
+        self._failures = RepeatedFailures("learning_poll_failed")
+        self._polled_at: dict[int, float] = {}
 
     def run(self) -> None:
         """Run one round; a project that cannot be read does not block the others."""
         for state in self._context.training_data.projects():
             try:
-                self.poll(state)
-            except StudioNotFound:
-                log.info("project_gone", project=state.project)
-                self._context.forget(state.project)
+                self._poll_or_forget(state)
             except (LabelloopError, LabelingError) as error:
-                log.warning("learning_poll_failed", project=state.project, reason=str(error))
+                self._failures.failed(state.project, str(error))
+            else:
+                self._failures.succeeded(state.project)
+
+    def _poll_or_forget(self, state: ProjectState) -> None:
+        try:
+            self.poll(state)
+        except StudioNotFound:
+            if not self._context.forget_if_deleted(state.project):
+                raise
 
     def poll(self, state: ProjectState) -> None:
         """Enqueue events for changes since the last poll; all tasks are compared every `SWEEP_S` seconds.
@@ -56,8 +69,11 @@ class LearningPoller:
         project, context = state.project, self._context
         if not read_learning_policy(context.settings.home, project).learn:
             return
-        if context.inbox.unfinished_events(LEARN, str(project)):
-            return  # the pending run reads the same changes
+        now = time.monotonic()
+        is_late = now - self._polled_at.setdefault(project, now) > MAX_WAIT_S
+        if context.inbox.unfinished_events(LEARN, str(project)) and not is_late:
+            return  # the pending run reads what webhooks named
+        self._polled_at[project] = now
         config = context.studio.label_config(project)
         if state.swept_at is None or state.config != config_hash_of(config):
             context.enqueue(sweep_event(project, source="poll" if state.swept_at is None else "label config"))
@@ -67,25 +83,29 @@ class LearningPoller:
         sweep_due = time.time() - state.swept_at > SWEEP_S
         if state.untold_since is not None and time.time() - state.untold_since > ANNOUNCE_AFTER_S:
             self.announce_served_version(project)
-        compared = self._sync_tasks(project)
+        compared = self._sync_tasks(project, yields=not is_late)
         if compared is not None and (compared or sweep_due) and (lost := self._deleted(project)):
             context.enqueue(tasks_event(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
         if sweep_due:
             context.training_data.update_project(project, swept_at=time.time())
             self.announce_served_version(project)
 
-    def _sync_tasks(self, project: int) -> bool | None:
+    def _sync_tasks(self, project: int, *, yields: bool) -> bool | None:
         """Update the table of the project's tasks; returns whether all were compared, None before the first read ends.
 
         If there are new open tasks, a ranking is enqueued.
+
+        Args:
+            project: The project.
+            yields: Whether a pending training run goes first.
         """
         context, backlog = self._context, TaskSync(self._context.studio, self._context.image_vectors, project)
         until = time.monotonic() + READ_S
-        if not backlog.continue_first_read(lambda: time.monotonic() > until or context.is_busy(project)):
+        if not backlog.continue_first_read(lambda: time.monotonic() > until or (yields and context.is_busy(project))):
             return None
         before = context.image_vectors.count_open(project)
         backlog.refresh()
-        compared = not context.is_busy(project) and backlog.compare_if_due()
+        compared = not (yields and context.is_busy(project)) and backlog.compare_if_due()
         if context.image_vectors.count_open(project) > before:
             context.enqueue(queue_event(project, source="poll"))
         return compared

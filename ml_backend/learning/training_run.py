@@ -114,8 +114,8 @@ class Learner:
                 self._record(error.inputs, "failed", reason=error.message) if error.inputs.request.immediate else None
             )
         except StudioNotFound:
-            log.info("project_gone", project=project)
-            self._context.forget(project)
+            if not self._context.forget_if_deleted(project):
+                raise
             return None
         finally:
             self._context.training_data.set_phase(project, "")

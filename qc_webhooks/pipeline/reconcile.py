@@ -16,6 +16,7 @@ from labelloop.labeling.studio.task import Task
 from labelloop.service.db.engine import begin_read
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import EVENTS, ISOLATE_AFTER_KILLS, Inbox
+from labelloop.service.jobs.repeated_failures import RepeatedFailures
 from labelloop.service.studio import Studio, StudioNotFound
 from qc_webhooks.decision.review_reasons import MODEL_DISAGREES
 from qc_webhooks.events import (
@@ -76,25 +77,25 @@ class Reconciler:
         self._projects = projects
         self._inbox = inbox
         self._counts: dict[int, _AnnotationCount] = {}
+        self._failures = RepeatedFailures("poll_failed")
 
     def run(self) -> None:
         """Poll all connected projects; one that cannot be read does not block the others."""
         for connected in self._projects.all():
             try:
-                self.poll(connected.project)
-            except StudioNotFound:
-                self._forget(connected.project)
+                self._poll_or_forget(connected.project)
             except LabelloopError as error:
-                log.warning("poll_failed", project=connected.project, reason=str(error))
+                self._failures.failed(connected.project, str(error))
+            else:
+                self._failures.succeeded(connected.project)
 
-    def _forget(self, project: int) -> None:
-        """Delete a project's rows if the list of projects confirms its deletion; Label Studio sends no event for it."""
+    def _poll_or_forget(self, project: int) -> None:
+        """Poll a project, or delete its rows: Label Studio sends no event for a deleted project."""
         try:
-            project_ids = {int(item["id"]) for item in self._studio.projects()}
-        except LabelloopError as error:
-            log.warning("poll_failed", project=project, reason=str(error))
-            return
-        if project not in project_ids:
+            self.poll(project)
+        except StudioNotFound:
+            if self._studio.has_project(project):
+                raise
             self._decisions.delete_project(project)
             log.warning("project_forgotten", project=project, reason="it is deleted in Label Studio")
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import msgspec
 import sqlalchemy as sa
@@ -22,8 +21,8 @@ from qc_webhooks.store.task_facts import FactsExtent, FactStore
 # Maximum share of a worker's time for summaries.
 _MAX_TIME_SHARE = 0.05
 
-# Stored as the time of the newest fact where Label Studio did not answer, so that the summary is due again.
-_NAMES_UNKNOWN = -1.0
+# Seconds until Label Studio is asked again for names that it did not give; doubles each time.
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 30.0, 3600.0
 
 log = structlog.get_logger(__name__)
 
@@ -85,26 +84,48 @@ class SummaryStore:
         return None if packed is None else Replay.read(packed)
 
     def save(
-        self, project: int, summary: ProjectSummary, replay: Replay, extent: FactsExtent, *, took_s: float
+        self,
+        project: int,
+        summary: ProjectSummary,
+        replay: Replay,
+        extent: FactsExtent,
+        *,
+        took_s: float,
+        has_names: bool = True,
     ) -> None:
         """Replace the project's summary."""
         row = {
             "project": project, "made_at": time.time(), "took_s": took_s, "tasks": extent.tasks,
-            "newest": extent.newest, "board": msgspec.json.encode(summary).decode(), "replay": replay.pack(),
+            "newest": extent.newest if has_names else _without_names(extent.newest),
+            "board": msgspec.json.encode(summary).decode(), "replay": replay.pack(),
         }  # fmt: skip
         with self.engine.begin() as connection:
             connection.execute(sa.delete(BOARDS).where(BOARDS.c.project == project))
             connection.execute(sa.insert(BOARDS).values(row))
 
-    def is_due(self, project: int, extent: FactsExtent, *, now: float) -> bool:
-        """Whether facts changed since the last summary or it lacks names, and the time budget allows another."""
+    def is_due(self, project: int, extent: FactsExtent, *, now: float, asks_names: bool = True) -> bool:
+        """Whether another summary is due, and the time budget allows it.
+
+        Args:
+            project: The project's id.
+            extent: Its facts; a summary of others is outdated.
+            now: Seconds since 1970.
+            asks_names: Whether a summary without names is outdated, too.
+        """
         query = sa.select(BOARDS.c.made_at, BOARDS.c.took_s, BOARDS.c.tasks, BOARDS.c.newest)
         with begin_read(self.engine) as connection:
             row = connection.execute(query.where(BOARDS.c.project == project)).one_or_none()
         if row is None:
             return True  # the title and the names are shown before the first verdict
-        changed = (row.tasks, row.newest) != (extent.tasks, extent.newest)
+        lacks_names = row.newest < 0
+        newest = _without_names(row.newest) if lacks_names else row.newest
+        changed = (row.tasks, newest) != (extent.tasks, extent.newest) or (lacks_names and asks_names)
         return bool(changed and now >= row.made_at + row.took_s / _MAX_TIME_SHARE)
+
+
+def _without_names(newest: float) -> float:
+    """The time of the newest fact as stored with a summary without names, below 0, and back."""
+    return -newest - 1.0
 
 
 class SummaryScheduler:
@@ -121,12 +142,14 @@ class SummaryScheduler:
         self._models = AnnotatorModelStore(engine)
         self._studio = studio
         self._clock = clock
+        self._ask_at, self._pause_s = 0.0, _FIRST_PAUSE_S
 
     def run(self) -> None:
         """Update the summaries that are due."""
         for project in [connected.project for connected in self._projects.all()]:
             extent = self._facts.extent(project)
-            if self._summaries.is_due(project, extent, now=self._clock()):
+            now = self._clock()
+            if self._summaries.is_due(project, extent, now=now, asks_names=now >= self._ask_at):
                 self.update(project, extent)
 
     def update(self, project: int, extent: FactsExtent | None = None) -> None:
@@ -138,24 +161,33 @@ class SummaryScheduler:
             self._facts.iter_project(project), title=title, names=names, model=self._models.load(project)
         )
         took_s = time.monotonic() - started
-        if not known:
-            extent = replace(extent, newest=_NAMES_UNKNOWN)
-        self._summaries.save(project, summary, replay, extent, took_s=took_s)
+        self._summaries.save(project, summary, replay, extent, took_s=took_s, has_names=known)
         log.info("board_made", project=project, tasks=extent.tasks, seconds=round(took_s, 2))
 
     def _names(self, project: int) -> tuple[str, dict[int, str], bool]:
         """Project title, user names, and whether Label Studio gave them or has no such project.
 
-        Where it does not answer, they are those of the last summary.
+        Where it does not answer, they are those of the last summary, and it is asked again after a growing pause.
         """
-        try:
-            title = str(self._studio.project(project).get("title") or "")
-            return title, {int(user["id"]): _name(user) for user in self._studio.users()}, True
-        except LabelloopError as error:
-            log.warning("names_unknown", project=project, reason=str(error))
-            last = self._summaries.load(project)
-            title, names = (last.summary.title, last.summary.names) if last else ("", {})
-            return title, names, isinstance(error, StudioNotFound)
+        is_known = False
+        if self._clock() >= self._ask_at:
+            try:
+                title = str(self._studio.project(project).get("title") or "")
+                names = {int(user["id"]): _name(user) for user in self._studio.users()}
+            except StudioNotFound:
+                is_known = True
+            except LabelloopError as error:
+                self._ask_at = self._clock() + self._pause_s
+                log.warning("names_unknown", project=project, reason=str(error), asked_again_after_s=self._pause_s)
+                self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
+            else:
+                if self._pause_s > _FIRST_PAUSE_S:
+                    log.info("names_unknown_ended")
+                self._ask_at, self._pause_s = 0.0, _FIRST_PAUSE_S
+                return title, names, True
+        last = self._summaries.load(project)
+        title, names = (last.summary.title, last.summary.names) if last else ("", {})
+        return title, names, is_known
 
 
 def _name(user: dict[str, object]) -> str:

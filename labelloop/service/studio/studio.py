@@ -55,6 +55,10 @@ class Studio(TasksApi, WebhooksApi, SnapshotsApi):
                 return projects
             page += 1
 
+    def has_project(self, project: int) -> bool:
+        """Whether the list of projects has it: a 404 may be about something else, or come from a proxy."""
+        return any(int(item["id"]) == project for item in self.projects())
+
     def project(self, project: int, *, only: Sequence[str] = ()) -> dict[str, Any]:
         """One project. Raises `StudioNotFound`.
 

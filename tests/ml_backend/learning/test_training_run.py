@@ -11,6 +11,7 @@ from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs, Reject
 from labelloop.service.jobs.worker import run_worker
 from labelloop.service.store import open_store
+from labelloop.service.studio import StudioNotFound
 from ml_backend.cli import learn as commands
 from ml_backend.jobs import handlers, periodic_jobs
 from ml_backend.learning.annotations import LabelledImage, config_hash_of, is_held_out
@@ -267,6 +268,48 @@ def test_a_project_that_is_gone_is_forgotten(context, learn, studio):
     del studio.projects_by_id[PROJECT]
     assert learn(sweep=True) is None
     assert context.training_data.projects() == []
+
+
+@pytest.mark.parametrize("reads", ["label_config", "tasks"])
+def test_a_404_about_something_else_forgets_no_project(context, learn, studio, settings, engine, monkeypatch, reads):
+    """A proxy answers 404 while Label Studio starts; a task, a prediction or an ML backend is deleted meanwhile."""
+    tasks = [studio.label(seed) for seed in (1, 2, 4)]
+    learn(tasks=tasks)
+
+    def not_found(*_args, **_fields):
+        raise StudioNotFound("GET /api/x", 404, "(a web page: 404 | proxy)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, reads, not_found)
+        with pytest.raises(StudioNotFound):
+            learn(sweep=True)
+        with pytest.raises(StudioNotFound):
+            handlers(settings, studio, engine)[LEARN](str(PROJECT), [context_event(context)])
+        LearningPoller(context).run()
+    assert [state.project for state in context.training_data.projects()] == [PROJECT]
+    assert set(context.training_data.checksums(PROJECT)) == set(tasks)
+
+
+def context_event(context):
+    """A stored event that compares the whole project."""
+    context.inbox.put(LEARN, str(PROJECT), "sweep", {"sweep": True, "source": "test"})
+    return context.inbox.unfinished_events(LEARN, str(PROJECT))[-1]
+
+
+def test_the_poller_waits_for_pending_runs_but_not_for_ever(context, learn, studio, monkeypatch):
+    """With a submit pending at each of its ticks, a change without a webhook was never found."""
+    learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    poller = LearningPoller(context)
+    poller.run()
+    context.inbox.put(LEARN, str(PROJECT), "submit", {"tasks": [], "source": "test"})
+    missed = studio.label(5)
+    poller.run()
+    assert len(context.inbox.unfinished_events(LEARN, str(PROJECT))) == 1
+    monkeypatch.setattr("ml_backend.learning.poller.MAX_WAIT_S", -1.0)
+    poller.run()
+    *_, event = context.inbox.unfinished_events(LEARN, str(PROJECT))
+    assert event.payload == {"tasks": [missed], "source": "poll"}
+    assert missed in context.image_vectors.annotated(PROJECT, [missed]), "the table of tasks is read, too"
 
 
 def test_old_versions_are_deleted_and_not_rolled_back_to(context, learn, studio, settings, policy):

@@ -4,8 +4,9 @@ import random
 import time
 
 import pytest
+import structlog
 
-from labelloop.service.studio import StudioUnreachable
+from labelloop.service.studio import StudioUnauthorized, StudioUnreachable
 from qc_webhooks.report.project_summary import summarize_project
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.schedulers.project_summary import SummaryScheduler, SummaryStore
@@ -208,6 +209,42 @@ def test_a_summary_without_an_answer_of_label_studio_gets_title_and_names_later(
     now[0] += 60
     keeper.run()
     assert boards.made_at(PROJECT) == made_at
+
+
+def test_label_studio_is_asked_for_names_at_growing_intervals_and_its_answer_is_said(engine, monkeypatch):
+    """With a wrong token each summary was made again every 15 s, with two lines in the log."""
+    facts, boards = FactStore(engine), SummaryStore(engine)
+    for project in (PROJECT, PROJECT + 1):
+        ProjectStore(engine).add(project)
+        facts.save(project, task(1, [0.9], at=MONDAY), None)
+    studio, now, asked = studio_of_people("Street"), [time.time()], []
+
+    def refuse(project):
+        asked.append(now[0])
+        raise StudioUnauthorized(url="http://studio", kind="wrong")
+
+    keeper = SummaryScheduler(engine, studio, clock=lambda: now[0])
+    began = now[0]
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
+        patch.setattr(studio, "project", refuse)
+        for _ in range(4 * 60):
+            keeper.run()
+            now[0] += 15
+    assert [round(at - began) for at in asked] == [0, 30, 90, 210, 450, 930, 1890]
+    assert sum(line["event"] == "names_unknown" for line in lines) == len(asked)
+    assert len(lines) <= 3 * len(asked)
+    facts.save(PROJECT, task(2, [0.9], at=MONDAY), None)
+    now[0] = time.time() + 600
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "project", refuse)
+        keeper.run()
+    assert boards.load(PROJECT).tasks == 2, "new facts are shown meanwhile"
+    now[0] += 7200
+    monkeypatch.setattr(studio, "project", lambda _project: {"title": "Street"})
+    with structlog.testing.capture_logs() as lines:
+        keeper.run()
+    assert [boards.load(project).summary.title for project in (PROJECT, PROJECT + 1)] == ["Street", "Street"]
+    assert [line["event"] for line in lines].count("names_unknown_ended") == 1
 
 
 def test_a_costly_board_waits_before_it_is_counted_again(engine):
