@@ -11,6 +11,7 @@ import msgspec
 from cyclopts import Parameter
 
 from exporters.console import JsonPath, pluralize, progress_bar, terminal_label, write_json
+from exporters.dataset.folder import local_folder
 from exporters.dataset.gc import GRACE_H, Garbage, collect_garbage, find_garbage
 from exporters.dataset.latest import read_latest, update_latest
 from exporters.dataset.pull import pull
@@ -137,11 +138,15 @@ def dataset_gc(
         json: where to write what is removed as JSON ("-": to the standard output).
     """
     store = open_store(url, Settings())
+    if (folder := local_folder(store)) is not None and not folder.exists():
+        raise VersionNotFound(store.url, "latest")
     if delete:
         with progress_bar("objects") as progress:
             garbage = collect_garbage(store, keep=keep, grace_h=grace, progress=progress)
     else:
         garbage = find_garbage(store, keep=keep, grace_h=grace)
+    if not garbage:
+        raise VersionNotFound(store.url, "latest")
     if not write_json(json, garbage):
         print(gc_text(garbage, deleted=delete))
     return 0
@@ -187,7 +192,7 @@ def gc_text(garbage: Garbage, *, deleted: bool) -> str:
     lines = [
         f"{what} {versions_text} and {pluralize(len(garbage.objects), 'object')} ({size}).",
         f"Kept: {pluralize(len(garbage.kept_versions), 'version')}, {pluralize(garbage.kept_objects, 'object')}."
-        + ("" if garbage.kept_versions else " Check the address: there is no data set."),
+        + ("" if garbage.kept_versions else " There is no version: check the address."),
     ]
     if garbage.versions:
         lines.insert(1, f"  versions: {', '.join(garbage.versions)}")

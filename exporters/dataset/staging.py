@@ -40,9 +40,14 @@ class Staging:
 
     Attributes:
         root: The folder to write to.
+
+    Raises:
+        ExportError: ``to`` is a file.
     """
 
     def __init__(self, to: Path) -> None:
+        if to.exists() and not to.is_dir():
+            raise ExportError(f"{to} is a file.", fix="Pass a folder.", code="in_the_way", status=409)
         self.root = to / _STAGE
         self._to = to
         self._previous = _read_mark(to)

@@ -302,9 +302,22 @@ def test_retries_are_logged_without_secrets(build, tmp_path):
     assert "s3cr3t" not in done.stderr
 
 
-def test_gc_without_a_data_set_names_the_address(app, file, tmp_path, capsys):
-    assert app(["gc", f"file://{tmp_path / 'nowhere'}"]) == 0
-    assert "Check the address" in capsys.readouterr().out
+@pytest.mark.parametrize("delete", [[], ["--delete"]])
+def test_gc_without_a_data_set_names_the_address(app, file, tmp_path, capsys, delete):
+    nowhere, empty = tmp_path / "nowhere", tmp_path / "empty"
+    empty.mkdir()
+    for place in (nowhere, empty):
+        with pytest.raises(VersionNotFound) as refused:
+            app(["gc", place.as_uri(), *delete])
+        assert "Check the address" in refused.value.fix
+    assert not nowhere.exists()
     app(["export", "--from", str(file), "--to", f"file://{tmp_path / 'set'}"])
-    assert app(["gc", f"file://{tmp_path / 'set'}"]) == 0
-    assert "Check the address" not in capsys.readouterr().out
+    assert app(["gc", f"file://{tmp_path / 'set'}", *delete]) == 0
+    assert "check the address" not in capsys.readouterr().out
+
+
+def test_a_pull_into_a_file_is_refused(app, file, tmp_path):
+    app(["export", "--from", str(file), "--to", f"file://{tmp_path / 'set'}"])
+    with pytest.raises(ExportError, match="is a file") as refused:
+        app(["pull", f"file://{tmp_path / 'set'}", "--format", "coco", "--to", str(file)])
+    assert refused.value.fix == "Pass a folder."
