@@ -266,10 +266,10 @@ def ranking_conflicts(
     similarity = ranking(a, b, tolerance)
     if similarity >= agreement:
         return ()
-    return (Conflict("answer", control, _ranking_text(control, a), _ranking_text(control, b), iou=similarity),)
+    return (Conflict("answer", control, ranking_text(control, a), ranking_text(control, b), iou=similarity),)
 
 
-def _ranking_text(control: str, ranked: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+def ranking_text(control: str, ranked: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """A ranking in words: "first > second", with buckets "good: first > second; bad: third"."""
     buckets: dict[str, list[str]] = {}
     for bucket, item in ranked:

@@ -16,20 +16,21 @@ def span_place(span: Span) -> str:
     return PLACES[span.unit](span)
 
 
-def cut(text: str, start: int = 0) -> str:
-    """At most 40 characters of a text.
+def cut(text: str, start: int = 0, most: int = _LONGEST_TEXT) -> str:
+    """A text, or a part of it if it is too long.
 
     Args:
         text: The text, see `one_line`.
         start: Index of the first character that must be seen.
+        most: Maximum number of characters.
     """
-    if len(text) <= _LONGEST_TEXT:
+    if len(text) <= most:
         return text
-    first = min(max(start - _CONTEXT, 0), len(text) - _LONGEST_TEXT + 1)
+    first = min(max(start - _CONTEXT, 0), len(text) - most + 1)
     if first:
         first = text.find(" ", first, start) + 1 or first  # from the beginning of a word
     before = "\u2026" if first else ""
-    rest, room = text[first:], _LONGEST_TEXT - len(before)
+    rest, room = text[first:], most - len(before)
     return before + (rest if len(rest) <= room else f"{rest[: room - 1]}\u2026")
 
 

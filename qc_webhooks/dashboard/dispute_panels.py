@@ -80,6 +80,7 @@ class Panels:
         pixels: Width of the image to load; one of WIDTHS.
         text: Height of the labels in image pixels.
         panels: The groups, and last the consensus.
+        has_image: Whether the task has an image.
     """
 
     image: int
@@ -89,6 +90,7 @@ class Panels:
     pixels: int
     text: float
     panels: tuple[Panel, ...]
+    has_image: bool = True
 
     @property
     def is_cut(self) -> bool:
@@ -122,12 +124,13 @@ def build_panels(
     shown_px = min(panel_px, row_px / max(len(drawing.views), 1), height_px * box[2] / box[3])
     return Panels(
         image,
-        max((outline.item_index for view in drawing.views for outline in view.outlines), default=0) + 1,
+        max(len(drawing.sizes), 1),
         size,
         box,
         next((width for width in WIDTHS if width >= min_width), WIDTHS[-1]),
         round(box[2] * _TEXT_PX / shown_px, 2),
         tuple(_panel(view, image, size, box) for view in drawing.views),
+        drawing.has_image,
     )
 
 

@@ -1,19 +1,24 @@
 """Drawing of a dispute for the dashboard: outlines of each group in relative coordinates, with their conflicts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 import shapely
 
 from labelloop.labeling.consensus.clustering import Cluster
-from labelloop.labeling.consensus.consensus import ConsensusRegion, consensus
-from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Vector
+from labelloop.labeling.consensus.consensus import Consensus, ConsensusRegion, consensus
+from labelloop.labeling.errors import TooLargeToJudge
+from labelloop.labeling.geometry.shapes import Geometry, Interval, KeyPoint, Vector
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement import Answers, Conflict, complete_answers
+from qc_webhooks.agreement.conflicts import ranking_text
+from qc_webhooks.agreement.span_text import cut, number_text, one_line, span_place
 from qc_webhooks.decision.proposal import agreeing_groups
 from qc_webhooks.decision.truth_doubts import TruthDoubt
 from qc_webhooks.policy import Policy
-from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
+from qc_webhooks.verdict.dispute_card import SPANS, AttributedConflict, annotator_view, as_answers, conflicts_of
 from qc_webhooks.verdict.note import describe
 from qc_webhooks.verdict.verdict import TaskVerdict
 
@@ -25,6 +30,8 @@ _FINE = 0.002
 _MOST_RINGS = 40
 # Maximum outlines per view and conflicts per task: more would make the page slow.
 MOST_OUTLINES, MOST_CONFLICTS = 500, 500
+# Spans of a control that are listed; images of a task that are drawn.
+_MOST_SPANS, _MOST_IMAGES = 8, 1000
 
 Points = tuple[tuple[float, float], ...]
 
@@ -54,7 +61,7 @@ class GroupView(msgspec.Struct, frozen=True, array_like=True, gc=False):
         name: ``A``, ``B``, ... as in the overlays in Label Studio; ``consensus``.
         annotators: User ids.
         outlines: Regions of the group's most central annotator.
-        answers: (control, answer) about the whole task.
+        answers: (control, answer) about the whole task, and (control, its spans).
         hidden_regions: Number of regions that are not drawn.
     """
 
@@ -97,12 +104,14 @@ class DisputeDrawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
         views: The groups, the largest first, and last the consensus.
         sizes: (width, height) of each image, (0, 0) if unknown.
         hidden_conflicts: Number of conflicts that are not listed; at least one of each type is.
+        has_image: Whether the task has an image to draw on.
     """
 
     conflicts: tuple[ConflictText, ...]
     views: tuple[GroupView, ...]
     sizes: tuple[tuple[int, int], ...] = ()
     hidden_conflicts: int = 0
+    has_image: bool = True
 
     @property
     def busiest_image(self) -> int:
@@ -118,6 +127,7 @@ def draw_dispute(
     *,
     clusters: Sequence[Cluster] | None = None,
     truth_doubts: Sequence[TruthDoubt] = (),
+    has_image: bool = True,
 ) -> DisputeDrawing:
     """Create the drawing of a dispute.
 
@@ -127,11 +137,13 @@ def draw_dispute(
         policy: The project's policy.
         clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
         truth_doubts: Doubts about the task's ground truths, listed last.
+        has_image: Whether the task has an image to draw on.
     """
     agreed_consensus = consensus([annotator_view(answer) for answer in complete_answers(answers)], clusters=clusters)
     all_conflicts = conflicts_of(answers, agreed_consensus, policy.tolerance)
     selected = _selected(all_conflicts)
-    regions = {answer.annotator: annotator_view(answer).regions for answer in answers}
+    regions = {answer.annotator: _drawn(annotator_view(answer).regions) for answer in answers}
+    agreed_regions = [agreed for agreed in agreed_consensus.regions if not isinstance(agreed.region.geometry, Interval)]
     conflicts_by_region, conflicts_by_annotator = _conflict_indices(selected)
     views = [
         GroupView(
@@ -151,12 +163,10 @@ def draw_dispute(
         (),
         _outlines(
             (agreed_region.region, _disputed_together(conflicts_by_region, agreed_region))
-            for agreed_region in agreed_consensus.regions
+            for agreed_region in agreed_regions
         ),
-        tuple(
-            (control, " + ".join(answer.chosen) or "no answer") for control, answer in agreed_consensus.choices.items()
-        ),
-        max(0, len(agreed_consensus.regions) - MOST_OUTLINES),
+        _consensus_texts(answers, agreed_consensus, policy),
+        max(0, len(agreed_regions) - MOST_OUTLINES),
     )
     conflicts = tuple(
         ConflictText(
@@ -185,13 +195,18 @@ def draw_dispute(
         for doubt in truth_doubts
     )
     sizes = _sizes(region for annotator_regions in regions.values() for region in annotator_regions)
-    return DisputeDrawing(conflicts, (*views, agreed), sizes, len(all_conflicts) - len(selected))
+    return DisputeDrawing(conflicts, (*views, agreed), sizes, len(all_conflicts) - len(selected), has_image)
+
+
+def _drawn(regions: Iterable[Region]) -> list[Region]:
+    """The regions that are drawn on an image; spans of a text or a recording are listed."""
+    return [region for region in regions if not isinstance(region.geometry, Interval)]
 
 
 def conflict_area(conflict: Conflict, regions: Iterable[Iterable[Region]]) -> float:
     """Mean area in square pixels of the regions that a conflict is about; 0 without one."""
     ids = set(conflict.regions)
-    areas = [region.geometry.area for own in regions for region in own if region.id and region.id in ids]
+    areas = [region.geometry.area for own in regions for region in _drawn(own) if region.id and region.id in ids]
     return round(sum(areas) / len(areas), 1) if areas else 0.0
 
 
@@ -209,12 +224,44 @@ def _outlines(regions: Iterable[tuple[Region, tuple[int, ...]]]) -> tuple[Region
 
 
 def _answer_texts(answer: Answers) -> tuple[tuple[str, str], ...]:
-    """The short answers about the whole task."""
-    plain = {
-        name: [str(value)[:80] for value in values if isinstance(value, str | int | float)]
-        for (name, _), values in answer.controls.items()
-    }
-    return tuple((name, " + ".join(texts)) for name, texts in plain.items() if texts)
+    """The short answers about the whole task, and the spans."""
+    texts = (
+        (name, _IN_WORDS[kind](name, values)) for (name, kind), values in answer.controls.items() if kind in _IN_WORDS
+    )
+    return tuple((name, text) for name, text in texts if text)
+
+
+def _consensus_texts(answers: Sequence[Answers], agreed: Consensus, policy: Policy) -> tuple[tuple[str, str], ...]:
+    """The merged choices, and the spans that conflicts are measured against."""
+    choices = tuple((control, " + ".join(answer.chosen) or "no answer") for control, answer in agreed.choices.items())
+    complete = complete_answers(answers)
+    if not any(isinstance(region.region.geometry, Interval) for region in agreed.regions):
+        return choices
+    try:
+        merged = as_answers(agreed, complete, policy.tolerance).controls
+    except TooLargeToJudge:  # said by the conflicts
+        return choices
+    spans = replace(complete[0], controls={key: merged[key] for key in merged if key[1] == SPANS})
+    return (*choices, *_answer_texts(spans))
+
+
+def _plain_texts(_: str, values: Sequence[Any]) -> str:
+    return " + ".join(cut(one_line(str(value)), most=80) for value in values)
+
+
+def _span_texts(_: str, spans: Sequence[Any]) -> str:
+    listed = [f"{' + '.join(span.labels)} {span_place(span)}".strip() for span in spans[:_MOST_SPANS]]
+    more = [f"{len(spans) - _MOST_SPANS} more"] if len(spans) > _MOST_SPANS else []
+    return "; ".join((*listed, *more))
+
+
+# Kind of METRICS -> its answers in words; shapes are drawn.
+_IN_WORDS: Mapping[str, Callable[[str, Sequence[Any]], str]] = {
+    **dict.fromkeys(("choices", "taxonomy", "text"), _plain_texts),
+    **dict.fromkeys(("rating", "number"), lambda _, amounts: number_text(amounts[-1].value) if amounts else ""),
+    "ranking": lambda name, ranked: "".join(ranking_text(name, ranked)),
+    SPANS: _span_texts,
+}
 
 
 def _conflict_indices(
@@ -258,4 +305,5 @@ def _rings(shape: Geometry) -> tuple[list[list[tuple[float, float]]], bool]:
 
 def _sizes(regions: Iterable[Region]) -> tuple[tuple[int, int], ...]:
     sizes = {region.item_index: (region.width, region.height) for region in regions}
-    return tuple(sizes.get(index, (0, 0)) for index in range(max(sizes, default=-1) + 1))
+    count = min(max(sizes, default=-1) + 1, _MOST_IMAGES)
+    return tuple(sizes.get(index, (0, 0)) for index in range(count))

@@ -353,7 +353,9 @@ class Checker:
             facts = facts_of(labeled_task, answers, verdict, tolerance, config=config, clusters=clusters(), voice=voice)
             doubts = context.assessment.truth_doubts
             drawing = (
-                draw_dispute(answers, verdict, policy, clusters=clusters(), truth_doubts=doubts)
+                draw_dispute(
+                    answers, verdict, policy, clusters=clusters(), truth_doubts=doubts, has_image=bool(facts.image_urls)
+                )
                 if verdict.outcome == "disputed" or doubts
                 else None
             )

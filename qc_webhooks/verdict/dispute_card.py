@@ -111,7 +111,7 @@ def conflicts_of(
         pair = (ordered[0].annotator, ordered[1].annotator)
         return tuple(AttributedConflict(conflict, pair) for conflict in _find(ordered[0], ordered[1], tolerance))
     try:
-        reference = truth or _as_answers(consensus, ordered, tolerance)
+        reference = truth or as_answers(consensus, ordered, tolerance)
     except TooLargeToJudge as error:
         return (
             AttributedConflict(
@@ -130,7 +130,14 @@ def _find(a: Answers, b: Answers, tolerance: Tolerance) -> tuple[Conflict, ...]:
     return find_conflicts(a, b, tolerance=tolerance, agreement=LOW_OVERLAP)
 
 
-def _as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tolerance) -> Answers:
+def as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tolerance) -> Answers:
+    """The consensus as the answers of an annotator with id 0, to compare others with.
+
+    Args:
+        consensus: Consensus of the answers.
+        ordered: The complete answers.
+        tolerance: Overlap thresholds for the same object.
+    """
     regions: dict[tuple[str, str], list[Any]] = {}
     spans = [
         span
