@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -137,7 +138,7 @@ def train(
         done = finetune(job, progress=shown.step, phase=shown.phase, stopping=stopping)
     _print_limited(console, [f"left out: {line}" for line in done.bad])
     if done.stopped:
-        _stopped(console, stopping.exit_status)
+        _stopped(console, stopping.exit_status, done.training.unsaved)
     print_result(done)
     print(f"Written: {job.out}")
     if json_ is not None:
@@ -183,7 +184,7 @@ def _train_project(
         )
     _print_limited(console, trained.notes)
     if not trained.version:
-        _stopped(console, stopping.exit_status)
+        _stopped(console, stopping.exit_status, trained.tuned.training.unsaved if trained.tuned else "")
     if trained.tuned is not None:
         print_result(trained.tuned)
     print(f"{'published' if trained.published else 'not published'} {trained.version} (train): {trained.reason}")
@@ -213,6 +214,20 @@ def _check_options(project: int | None, *, data: str, out: Path | None, minutes:
         raise SettingsError(f"{json_} would be read as the class names of {out.name}.", fix="Give --json another name.")
     if minutes <= 0:
         raise SettingsError(f"--minutes {minutes:g} is not above 0.", fix="Give for instance --minutes 10.")
+    for option, file in (("--out", out), ("--json", json_)):
+        if file is not None and (reason := _not_writable(file.expanduser())):
+            fix = f"Give {option} the name of a file in a folder that you can write to."
+            raise SettingsError(f"{option} {file} cannot be written: {reason}.", fix=fix)
+
+
+def _not_writable(file: Path) -> str:
+    """Why a file cannot be written, before minutes are spent; empty if it can."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            return "it is a folder" if file.is_dir() else ""
+    except OSError as error:
+        return error.strerror or type(error).__name__
 
 
 def _limit_threads(threads: int) -> None:
@@ -263,8 +278,11 @@ def _progress(console: Console) -> Iterator[TrainingBar]:
         yield TrainingBar(bar, bar.add_task("opening the model", total=None))
 
 
-def _stopped(console: Console, status: int) -> None:
-    console.print("Stopped; the checkpoint is written. The same command goes on from it.")
+def _stopped(console: Console, status: int, unsaved: str) -> None:
+    if unsaved:
+        console.print(f"Stopped; the checkpoint cannot be written ({unsaved}): what was trained is lost.", markup=False)
+    else:
+        console.print("Stopped; the checkpoint is written. The same command goes on from it.")
     raise SystemExit(status)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +74,7 @@ class TrainingResult:
         ended: Why it ended.
         curve: (share of the budget, mean loss, AP50 on the held-out images or None) of each evaluation.
         best: Best AP50 on the held-out images, that of `state` where they are enough to decide; None without.
+        unsaved: Why the last checkpoint could not be written; empty where it was.
     """
 
     state: dict[str, Any]
@@ -82,6 +84,7 @@ class TrainingResult:
     ended: Literal["budget", "early stop", "stopped"]
     curve: tuple[tuple[float, float, float | None], ...]
     best: float | None
+    unsaved: str = ""
 
 
 @dataclass
@@ -148,7 +151,7 @@ class Trainer:
         self._strides = torch.from_numpy(detector.anchors.strides).to(self.device)
         self._state = _State()
         self._rng = np.random.default_rng(recipe.seed)
-        self._stop = False
+        self._stop, self._unsaved = False, ""
         self._decides = decides and held_out is not None and len(held_out) >= ENOUGH_TO_DECIDE
         self._read_checkpoint()
 
@@ -197,7 +200,9 @@ class Trainer:
             self._evaluate(1.0, float(np.mean(losses[-50:] or [0.0])))
         progress(self._progress(1.0 if ended != "stopped" else self._share(), losses))
         final = state.best_state or self._snapshot()
-        return TrainingResult(final, state.step, state.seen, state.seconds, ended, tuple(state.curve), state.best)
+        return TrainingResult(
+            final, state.step, state.seen, state.seconds, ended, tuple(state.curve), state.best, self._unsaved
+        )
 
     def evaluate(self, album: Album) -> float:
         """AP50 of the running average on other images."""
@@ -338,10 +343,19 @@ class Trainer:
             "best_state": state.best_state,
             "curve": [list(point) for point in state.curve],
         }
-        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = self._checkpoint.with_suffix(".partial")
-        torch.save(content, partial)
-        partial.replace(self._checkpoint)
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(content, partial)
+            partial.replace(self._checkpoint)
+        except (OSError, RuntimeError) as error:  # a full disk, which torch's writer reports in a way of its own
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            if not self._unsaved:
+                log.warning("checkpoint_not_written", file=str(self._checkpoint), reason=str(error)[:200])
+            self._unsaved = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
+        else:
+            self._unsaved = ""
 
     def _read_checkpoint(self) -> None:
         content = read_checkpoint(self._checkpoint, self._recipe, self._detector.names, self._album.digest)

@@ -169,8 +169,8 @@ def finetune(
         if trial_is_due(trained, recipe):
             try:
                 trial = _trial(job, detector, trained, progress=progress, phase=phase, stopping=stopping, clock=clock)
-            except TrainingStopped:
-                return base
+            except TrainingStopped as stopped:
+                return replace(base, training=replace(base.training, unsaved=str(stopped)))
             except NoTrial as error:
                 untried = str(error)
         offset = SHARE if trial else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ LEAST_BOXES_GAINED = 2.0
 
 
 class TrainingStopped(Exception):
-    """The training was asked to end."""
+    """The training was asked to end; its text says why the checkpoint could not be written, if it could not."""
 
 
 class NoTrial(Exception):
@@ -146,8 +147,9 @@ def run_trial(
         raise NoTrial(f"no trial against the refit: {error.message}") from error
     trial = Trial(refit, tuned, len(evaluated), _boxes(evaluated))
     if job.checkpoint is not None:
-        job.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        trial_file(job.checkpoint).write_text(json.dumps(asdict(trial)), encoding="utf-8")
+        with suppress(OSError):  # the disk is full: a training that is stopped makes the trial again
+            job.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            trial_file(job.checkpoint).write_text(json.dumps(asdict(trial)), encoding="utf-8")
     return trial
 
 
@@ -204,7 +206,7 @@ def _train(
 
     training = trainer.train(watched)
     if training.ended == "stopped":
-        raise TrainingStopped
+        raise TrainingStopped(training.unsaved)
     model, _ = trained_model(detector, training.state, path=job.model)
     save_model(model, file)
 

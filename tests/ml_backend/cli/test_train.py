@@ -62,13 +62,17 @@ def test_without_torch_it_says_how_to_install_it(monkeypatch, capsys, tmp_path, 
         (["--data", "x", "--out", "model.pt"], "not an ONNX file"),
         (["--data", "x", "--out", "a.onnx", "--minutes", "0"], "not above 0"),
         (["--data", "x", "--out", "a.onnx", "--json", "a.json"], "class names of a.onnx"),
+        (["--data", "x", "--out", "/dev/null/a.onnx"], "--out /dev/null/a.onnx cannot be written"),
+        (["--data", "x", "--out", "{tmp}/folder.onnx"], "it is a folder"),
+        (["--data", "x", "--out", "{tmp}/a.onnx", "--json", "/dev/null/b.json"], "--json /dev/null/b.json cannot"),
     ],
 )
 def test_wrong_options_are_named(monkeypatch, capsys, tmp_path, words, said):
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("ml_backend.cli.train.require_torch", lambda: None)
+    (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(SystemExit) as ended:
-        main(["train", *words])
+        main(["train", *(word.format(tmp=tmp_path) for word in words)])
     assert ended.value.code == 1
     assert said in " ".join(capsys.readouterr().err.split())
 

@@ -206,6 +206,27 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(tmp_path, images):
         torch.testing.assert_close(second.state[name], value)
 
 
+def test_a_training_survives_a_full_disk_and_says_that_nothing_is_saved(tmp_path, images, monkeypatch):
+    detector, checkpoint = opened(tmp_path), tmp_path / "home" / "small.pt"
+    album = Album(images, NAMES, detector.detector.spec, side=1.0)
+    saved = torch.save
+
+    def full(content, file):
+        file.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    done = Trainer(detector, album, album, Recipe(steps=4, evaluations=2), checkpoint=checkpoint).train()
+    assert done.ended == "budget"
+    assert "enforce fail" in done.unsaved
+    assert not list(checkpoint.parent.iterdir())
+    monkeypatch.setattr(torch, "save", saved)
+    stopped = Trainer(detector, album, None, Recipe(steps=4), checkpoint=checkpoint)
+    stopped.stop()
+    assert stopped.train().unsaved == ""
+    assert checkpoint.is_file()
+
+
 def test_a_trial_does_not_go_on_from_weights_that_saw_its_evaluated_images(tmp_path, images):
     file = tmp_path / "checkpoint.pt"
     first = trainer(tmp_path, images, SHORT, checkpoint=file)
