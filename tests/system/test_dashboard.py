@@ -23,7 +23,11 @@ PASSWORD = "correct-horse-9"
 LAPTOP = 1366, 768
 # A laptop at a zoom of 200 %.
 ZOOMED = 683, 384
+PHONE = 390, 844
 MONITOR = 1920, 1080
+# A name and a control as long as people's own, without a space to break at.
+ADDRESS = "a.long.address.without.any.space@department.of.a.company.example.com"
+LONG_CONTROL = "transcription_of_the_licence_plate_on_the_vehicle"
 
 
 def ring(x, y):
@@ -50,7 +54,11 @@ def dashboard(tmp_path_factory):
             ("Van",),
             0,
         ),
-    )
+        ConflictText(
+            "attribute", LONG_CONTROL, (1, 2), f'{LONG_CONTROL} of the box: one says "1", another says "2".',
+            ("1",), ("2",), 0,
+        ),
+    )  # fmt: skip
     views = tuple(
         GroupView(
             name,
@@ -81,7 +89,7 @@ def dashboard(tmp_path_factory):
                 project=7, task=task, born="", fingerprint="", outcome=facts.outcome, agreement=score, annotators=2,
                 review=disputed, keys=None, decided_at=float(task),
             ))  # fmt: skip
-    SummaryScheduler(engine, studio_of_people("Streets", {"first_name": "Anna"}, {"first_name": "Ben"})).run()
+    SummaryScheduler(engine, studio_of_people("Streets", {"first_name": "Anna"}, {"email": ADDRESS})).run()
     server = make_server("127.0.0.1", 0, create_app(settings), threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -143,12 +151,12 @@ def test_the_first_stop_of_the_tab_key_skips_the_navigation(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_fits_a_laptop_and_can_be_read(page, dashboard, scheme):
+def test_every_page_fits_a_phone_and_a_laptop_and_can_be_read(page, dashboard, scheme):
     page.emulate_media(color_scheme=scheme)
     for path in ("", "disputes", "disputes/1", "agreement", "labels", "annotators", "annotators/1", "what-if"):
         page.goto(f"{dashboard}/7/{path}")
         page.wait_for_load_state("networkidle")
-        for width, height in (ZOOMED, MONITOR, LAPTOP):
+        for width, height in (PHONE, ZOOMED, MONITOR, LAPTOP):
             page.set_viewport_size({"width": width, "height": height})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} must be scrolled sideways"
         assert least_contrast(page) >= 4.5, f"{path}: text that is hard to read (WCAG 2.2, 1.4.3)"
