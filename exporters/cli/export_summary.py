@@ -8,7 +8,7 @@ import msgspec
 from exporters.console import terminal_label
 from exporters.convert.annotation_policy import NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, PREDICTED, SKIPPED, UNSETTLED
 from exporters.convert.tally import MALFORMED, MERGED, OUTVOTED, PARTLY_READABLE
-from exporters.convert.task_assembler import NO_IMAGE_IN_DATA
+from exporters.convert.task_assembler import NO_IMAGE_IN_DATA, NO_SIZED_IMAGE
 from exporters.dataset.shards import read_table
 from exporters.dataset.versions import read_version
 from exporters.formats.base import UNSIZED
@@ -204,6 +204,12 @@ def _missing_tasks_advice(report: ExportReport) -> str:
         return (
             "If the project is not of images: --format tasks-jsonl. Else check --label-config: its Image takes its"
             " value from another key of the task's data."
+        )
+    if most == NO_SIZED_IMAGE:
+        read = "Make the images readable" if report.warnings else "Omit --no-fetch to read the sizes from the images"
+        return (
+            f"{read}, or state them in the tasks' data: width and height. Answers about whole images need no size:"
+            " --format yolo-classify or tasks-jsonl."
         )
     return _ADVICE.get(most, "Check --from, --annotation, --label-config and --disputed.")
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from exporters.model.file_names import EXTENSIONS, source_name
+from exporters.model.file_names import EXTENSIONS, public_url, source_name
 from labelloop.labeling.region import Region
 from labelloop.labeling.result import MAX_IMAGE_SIDE
 from labelloop.labeling.studio.config import LabelConfig, data_value
@@ -102,6 +102,8 @@ class ImageSizes:
         self._headers = headers
         # Whether headers are read.
         self.reads_headers = headers is not None
+        # The first image whose header could not be read, and why.
+        self.warnings: tuple[str, ...] = ()
 
     def from_task(self, task: Task, image: TaskImage, *, alone: bool) -> tuple[int, int] | None:
         """Return the size stated in an annotation, prediction or the data of the task; ``alone``: it has one image."""
@@ -122,7 +124,9 @@ class ImageSizes:
         try:
             return self._headers.size(image.url, task_id=task_id)
         except MediaError as error:
-            return f"{error.reason}. {error.fix}".rstrip()
+            reason = f"{error.reason}. {error.fix}".rstrip()
+            self.warnings = self.warnings or (f"the size of {public_url(image.url):.200} cannot be read: {reason.rstrip('.')}",)
+            return reason
 
 
 def data_size(data: Mapping[str, Any]) -> tuple[int, int] | None:

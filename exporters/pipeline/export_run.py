@@ -189,7 +189,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
                 allow_shrink=self.allow_shrink,
             )
             if refused in EMPTY:
-                return self._empty_report(refused, accounts, splits, builder.converted)
+                return self._empty_report(refused, accounts, splits, builder.converted, sizes.warnings)
             numbering.finish()
             manifest = DatasetManifest(
                 parent=parent.version if parent else None,
@@ -380,7 +380,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
 
     def _empty_report(
-        self, refused: str, accounts: Accounts, images: Mapping[str, int], converted: int
+        self, refused: str, accounts: Accounts, images: Mapping[str, int], converted: int, warnings: tuple[str, ...]
     ) -> ExportReport:
         """Return the report of an export that makes no version."""
         return ExportReport(
@@ -396,6 +396,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             written=WriteStats(0, 0, converted),
             manifest_sha256="",
             left_out=self.left_out,
+            warnings=warnings,
         )
 
     def _report(

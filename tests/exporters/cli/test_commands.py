@@ -235,6 +235,18 @@ def test_images_under_a_path_of_the_data_are_exported(app, build, tmp_path, key,
     assert len(coco["annotations"]) == 1
 
 
+@pytest.mark.parametrize("fetch", ["--fetch", "--no-fetch"])
+def test_images_without_a_readable_size_are_named_in_the_advice(app, build, tmp_path, capsys, fetch):
+    answer = {"id": "a", "type": "choices", "from_name": "kind", "to_name": "image", "value": {"choices": ["car"]}}
+    file = tmp_path / "unsized.json"
+    file.write_text(json.dumps([build.task(1, build.annotation(answer), image="/data/local-files/?d=gone.jpg")]))
+    assert app(["export", str(file), "--to", str(tmp_path / "set"), "--format", "coco", fetch]) == 1
+    out, err = capsys.readouterr()
+    assert ("gone.jpg cannot be read" in out + err) == (fetch == "--fetch")
+    assert ("Omit --no-fetch" in out + err) == (fetch == "--no-fetch")
+    assert "--format yolo-classify or tasks-jsonl" in out + err
+
+
 def test_images_under_another_key_than_the_config_says_are_named_in_the_advice(app, build, tmp_path, capsys):
     file, config = tmp_path / "nested.json", tmp_path / "config.xml"
     file.write_text(
