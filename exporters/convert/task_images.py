@@ -125,7 +125,8 @@ class ImageSizes:
             return self._headers.size(image.url, task_id=task_id)
         except MediaError as error:
             reason = f"{error.reason}. {error.fix}".rstrip()
-            self.warnings = self.warnings or (f"the size of {public_url(image.url):.200} cannot be read: {reason.rstrip('.')}",)
+            first = f"the size of {public_url(image.url):.200} cannot be read: {reason.rstrip('.')}"
+            self.warnings = self.warnings or (first,)
             return reason
 
 
