@@ -26,6 +26,8 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
+# Types that an image input may have.
+DTYPES = frozenset(_DTYPES.values())
 
 # Additional inputs and their values, chosen so that boxes come in pixels of the network's input.
 AUXILIARY_INPUTS: Mapping[str, Callable[[int, int], npt.NDArray[Any]]] = {

@@ -19,7 +19,7 @@ from ml_backend.detection.fit import Fit
 from ml_backend.detection.onnx_graph import IMAGE_FEATURES, Arrays, Graph
 from ml_backend.detection.preprocess import InputSpec, Prepared, prepare
 from ml_backend.errors import LayoutFileError, ModelBroken, ModelError, NamesMissing, UnknownLayout
-from ml_backend.inference.session import Engine
+from ml_backend.inference.session import ONE_IMAGE, Engine
 from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
 from ml_backend.layouts import LAYOUTS, Layout, OutputReader, plain_spec
@@ -199,17 +199,34 @@ class Detector:
     def map_classes(self, candidates: Detections) -> Detections:
         """Map class numbers to indices into the names; drop background."""
         indices = self.names.indices
+        count = len(self.names.names) if indices is None else len(indices)
+        if self.reader.classes is None:
+            self._check_class_numbers(candidates.classes[candidates.scores > 0], count)
+        inside = (candidates.classes >= 0) & (candidates.classes < count)
         if indices is None:
-            in_range = (candidates.classes >= 0) & (candidates.classes < len(self.names.names))
-            return candidates if in_range.all() else candidates[in_range]
-        if self.reader.classes is None and indices[0] < 0 and (candidates.classes[candidates.scores > 0] == 0).any():
-            raise self._misread(
-                Misfit("its class numbers start at 0, not at 1 behind a background (`first = 0` in `[classes]`)")
-            )
-        inside = (candidates.classes >= 0) & (candidates.classes < len(indices))
+            return candidates if inside.all() else candidates[inside]
         candidates = candidates[inside]
         candidates = replace(candidates, classes=np.asarray(indices, np.int64)[candidates.classes])
         return candidates[candidates.classes >= 0]
+
+    def _check_class_numbers(self, numbers: npt.NDArray[np.int64], count: int) -> None:
+        """Check class numbers of the outputs, of which the trial run may have shown none, against the names.
+
+        Raises:
+            ModelBroken: There are others than the names allow for.
+        """
+        highest = numbers.max(initial=-1)
+        if highest >= count:
+            raise ModelBroken(
+                path=self.path,
+                reason=f"it gives the class number {highest}, and its names ({self.names.source}) end at {count - 1}",
+                fix="Name every class in the model's order, or say where class numbers start: `first` in `[classes]` "
+                "of a layout file (docs/reference/layout-file.md).",
+            )
+        if self.names.indices is not None and self.names.indices[0] < 0 and (numbers == 0).any():
+            raise self._misread(
+                Misfit("its class numbers start at 0, not at 1 behind a background (`first = 0` in `[classes]`)")
+            )
 
 
 def load_detector(
@@ -476,10 +493,10 @@ def _open(request: _Request, threads: int, *, save_optimized: Path | None = None
     except Mismatch as error:
         raise request.refused(error.key, error.reason) from error
     except ValueError as error:
+        fix = "" if engine.graph.channels in {1, 3} else ONE_IMAGE
         if request.file is not None and request.file.input is not None:
             fix = f"Correct `[input]` of {request.file_path}."
-            raise ModelBroken(path=path, reason=str(error), fix=fix) from error
-        raise ModelBroken(path=path, reason=str(error)) from error
+        raise ModelBroken(path=path, reason=str(error), fix=fix) from error
     trial_outputs = _tried(request, engine, trial)
     name, why = _recognised(request, engine, trial_outputs)
     try:

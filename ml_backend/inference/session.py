@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.checksums import verify_file
-from ml_backend.detection.onnx_graph import Arrays, Graph, read_graph
+from ml_backend.detection.onnx_graph import DTYPES, Arrays, Graph, read_graph
 from ml_backend.errors import ModelBroken, ModelMissing
 from ml_backend.inference.run_limit import RunLimit
 
@@ -18,6 +18,12 @@ from ml_backend.inference.run_limit import RunLimit
 PROVIDERS: Mapping[str, int] = {"CUDAExecutionProvider": 16, "CPUExecutionProvider": 1}
 
 CPU_ONLY = ["CPUExecutionProvider"]
+
+# The fix of models whose input is no image.
+ONE_IMAGE = (
+    "Serve a model of one image, [batch, 3 or 1, height, width] or [batch, height, width, 3 or 1]. Models of text, "
+    "sound, video or several images are not served."
+)
 
 # Concurrent runs of one session on a CPU: a single run leaves cores idle in serial parts of the graph. A third run is
 # no faster, and each takes memory (25 MB with the embedded model).
@@ -59,7 +65,15 @@ class Engine:
         self.graph: Graph = read_graph(self._session, path)
         if self.graph.image is None:
             inputs = ", ".join(str(tensor) for tensor in self.graph.inputs)
-            raise ModelBroken(path=path, reason=f"it does not have exactly one image input. Its inputs: {inputs}")
+            raise ModelBroken(
+                path=path, reason=f"it does not have exactly one image input. Its inputs: {inputs}", fix=ONE_IMAGE
+            )
+        if self.graph.image.dtype not in DTYPES:
+            raise ModelBroken(
+                path=path,
+                reason=f"its input takes {self.graph.image.dtype}, and {', '.join(sorted(DTYPES))} are supported",
+                fix="Export it with a float32 or uint8 input.",
+            )
         self._input = self.graph.image.name
         self.batch = self._batch()
         self.on_cpu: bool = self._session.get_providers() == CPU_ONLY
@@ -143,9 +157,42 @@ def open_session(
         model = chosen if isinstance(chosen, bytes) else str(chosen)
         return onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises errors that derive from Exception alone
-        raise ModelBroken(path=path, reason=_first_line(error)) from error
+        raise _refused(path, str(error)) from error
 
 
-def _first_line(error: Exception) -> str:
+# First bytes of files that are no ONNX model, at an offset -> what the file is, and the fix.
+_OTHER_FILES: Sequence[tuple[int, bytes, str, str]] = (
+    (0, b"version https://git-lfs", "a pointer of Git LFS", "Run `git lfs pull` in its repository."),
+    (0, b"<", "a web page", "Download the file itself."),
+    (0, b"PK\x03\x04", "a ZIP archive, such as a checkpoint of PyTorch", "Export the model to ONNX."),
+    (0, b"\x80\x02", "a pickle, such as a checkpoint of PyTorch", "Export the model to ONNX."),
+    (0, b"\x89HDF", "an HDF5 file, such as a model of Keras", "Convert it to ONNX, for example with tf2onnx."),
+    (4, b"TFL3", "a TensorFlow Lite model", "Convert it to ONNX, for example with tf2onnx."),
+)
+# What ONNX Runtime says of a model that it does not open -> the fix.
+_FIXES = (
+    ("external data", "Put the file with its weights next to it, under the name that it was exported with."),
+    ("not a registered function", "Export it with operators of ONNX alone, without those of another library."),
+    ("opset", "Export it again with a lower opset, such as 17."),
+    ("ir version", "Export it again with a lower opset, such as 17."),
+    ("protobuf", "The file is damaged or incomplete: copy or export it again."),
+)
+
+
+def _refused(path: Path, said: str) -> ModelBroken:
+    """The error of a file that ONNX Runtime does not open, with the fix that its bytes or what was said suggest."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return ModelBroken(path=path, reason="the file is empty", fix="Copy or export it again.")
+    for offset, mark, what, fix in _OTHER_FILES:
+        if head[offset:].startswith(mark):
+            return ModelBroken(path=path, reason=f"it is {what}, not an ONNX model", fix=fix)
+    fix = next((fix for words, fix in _FIXES if words in said.lower()), "")
+    reason = said.rsplit(") ", 1)[-1] if "onnxruntime_src" in said else said  # without the place in its sources
+    return ModelBroken(path=path, reason=_first_line(reason), fix=fix)
+
+
+def _first_line(error: Exception | str) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]

@@ -19,6 +19,7 @@ from ml_backend.layouts.base import (
     IMAGENET,
     Layout,
     OutputReader,
+    class_count,
     in_unit_range,
     last_operator,
     plain_spec,
@@ -43,12 +44,12 @@ def _recognise_classify(graph: Graph, outputs: Arrays) -> str | None:
 
 
 def _recognise_classifier(graph: Graph, outputs: Arrays) -> str | None:
-    row = _only_row(outputs)
-    if row is None or "task" in graph.metadata or len(next(iter(outputs.values()))) != 1:
+    name, row = _row_of(graph, outputs)
+    if row is None or "task" in graph.metadata or len(outputs[name]) != 1:
         return None
     if len(row) < 2:
-        return "one probability, of the second of two classes" if _is_binary(graph, outputs) else None
-    if _is_multi_label(graph) and last_operator(graph, next(iter(outputs))) != "Sigmoid":
+        return "one probability, of the second of two classes" if _is_binary(graph, name, row) else None
+    if _is_multi_label(graph) and last_operator(graph, name) != "Sigmoid":
         raise Misfit(
             "its config.json says that its classes are independent of each other (multi_label_classification), and the "
             "graph ends in logits: export it with a sigmoid as its last operator"
@@ -56,19 +57,27 @@ def _recognise_classifier(graph: Graph, outputs: Arrays) -> str | None:
     return f"one value for each of {len(row)} classes"
 
 
-def _is_binary(graph: Graph, outputs: Arrays) -> bool:
-    row, name = _only_row(outputs), next(iter(outputs))
-    return row is not None and len(row) == 1 and last_operator(graph, name) == "Sigmoid" and in_unit_range(row)
+def _is_binary(graph: Graph, name: str, row: npt.NDArray[Any]) -> bool:
+    return len(row) == 1 and last_operator(graph, name) == "Sigmoid" and in_unit_range(row)
 
 
-def _only_row(outputs: Arrays) -> npt.NDArray[Any] | None:
-    """The only output (1, classes), also with two axes of length 1 before or after the classes; else None."""
-    arrays = list(outputs.values())
-    if len(arrays) != 1 or not np.issubdtype(arrays[0].dtype, np.floating) or not arrays[0].size:
+def _row_of(graph: Graph, outputs: Arrays) -> tuple[str, npt.NDArray[Any] | None]:
+    """The only output (1, classes), also with two axes of length 1 before or after the classes; else None.
+
+    Of several outputs, such as logits and features, it is the only one with as many values as the metadata has names.
+    """
+    rows = [(name, row) for name, array in outputs.items() if (row := _row(array)) is not None]
+    if len(outputs) > 1:
+        has_boxes = any(array.ndim > 1 and array.shape[-1] == 4 for array in outputs.values())
+        rows = [(name, row) for name, row in rows if len(row) == class_count(graph) and not has_boxes]
+    return rows[0] if len(rows) == 1 else ("", None)
+
+
+def _row(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    if not np.issubdtype(array.dtype, np.floating) or not array.size:
         return None
-    array = arrays[0]
     if array.ndim == 2 or (array.ndim == 4 and (array.shape[2:] == (1, 1) or array.shape[1:3] == (1, 1))):
-        return array.reshape(len(array), -1)[0] if len(array) else None
+        return array.reshape(len(array), -1)[0]
     return None
 
 
@@ -83,15 +92,14 @@ def _read_classifier(graph: Graph, outputs: Arrays) -> OutputReader:
 
 
 def _reader(graph: Graph, outputs: Arrays, options: dict[str, Any]) -> OutputReader:
-    row = _only_row(outputs)
+    name, row = _row_of(graph, outputs)
     if row is None:
         raise ValueError("it has no single output [batch, classes]")
-    name = next(iter(outputs))
     spec = plain_spec(graph, **options)
     if graph.image is not None and not _says_size(graph):
         height, width = graph.image.shape[-3:-1] if graph.channels_last else graph.image.shape[-2:]
         spec = replace(spec, height=height or OPEN_SIDE, width=width or OPEN_SIDE)
-    last, binary = last_operator(graph, name), _is_binary(graph, outputs)
+    last, binary = last_operator(graph, name), _is_binary(graph, name, row)
     # After a Sigmoid they are independent probabilities, of several classes at once, which may sum to 1 by chance.
     probabilities = last in {"Sigmoid", "Softmax"} and in_unit_range(row)
 

@@ -1,5 +1,7 @@
 """Layout of MMDetection exported by MMDeploy: `dets` with boxes and scores, `labels`, and masks of instance models."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
@@ -37,7 +39,7 @@ def _declare(graph: Graph, outputs: Arrays) -> tuple[LayoutFile, str] | None:
         masks=Masks(output="masks", threshold=0.5) if masks else None,
         suppression=Suppression(done=True),
     )
-    return file, "outputs dets (box and score) and labels, as MMDeploy names them; pixels as RTMDet takes them"
+    return file, "outputs dets (box and score) and labels, as MMDeploy names them"
 
 
-MMDEPLOY: Layout = declared_layout(_declare)
+MMDEPLOY: Layout = replace(declared_layout(_declare), pixels_vary=True)

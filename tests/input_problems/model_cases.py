@@ -9,7 +9,7 @@ from ml_backend.checksums import write_checksum
 from tests.input_problems.case import Case
 from tests.ml_backend.conftest import build_onnx
 from tests.ml_backend.layout_cases import HEIGHT, NAMES, WIDTH, yolov5, yolov8
-from tests.ml_backend.layouts.test_misfits import CORNERS, MISFITS, custom_vision
+from tests.ml_backend.layouts.test_misfits import CORNERS, MISFITS, TORCHVISION, custom_vision
 
 SECTION = "Models: `labelloop models inspect`"
 
@@ -48,6 +48,11 @@ def spoiled(change: Callable[[bytes], bytes], *, checksum: bool) -> Callable[[Pa
     return make
 
 
+def replaced(content: bytes) -> Callable[[Path], Sequence[str]]:
+    """Inspects a file of these bytes."""
+    return spoiled(lambda _: content, checksum=False)
+
+
 def flipped(data: bytes) -> bytes:
     """Another byte in the middle."""
     middle = len(data) // 2
@@ -60,11 +65,21 @@ SHARES = {
 
 CASES = (
     *(
-        Case(problem, "refused", inspected(outputs), (said.split(".*")[-1].strip(),), 1)
+        Case(problem, "refused", inspected(outputs, weights=TORCHVISION), (said.split(".*")[-1].strip(),), 1)
         for problem, (outputs, said) in MISFITS.items()
     ),
     Case("a file cut short", "refused", spoiled(lambda data: data[:-100], checksum=False), ("cannot be served",), 1),
-    Case("a file of nothing", "refused", spoiled(lambda _: b"", checksum=False), ("cannot be served",), 1),
+    Case("a file of nothing", "refused", replaced(b""), ("the file is empty",), 1),
+    Case("a pointer of Git LFS", "refused", replaced(b"version https://git-lfs.github.com"), ("`git lfs pull`",), 1),
+    Case("a checkpoint of PyTorch", "refused", replaced(b"PK\x03\x04"), ("PyTorch",), 1),
+    Case("a model of TensorFlow Lite", "refused", replaced(b"....TFL3"), ("tf2onnx",), 1),
+    Case(
+        "boxes, labels and scores after suppression, of unknown origin",
+        "refused",
+        inspected({**SHARES, "boxes": CORNERS * 60, "labels": np.array([1, 2, 2])}),
+        ("`first = 0` in `[classes]`",),
+        1,
+    ),
     Case("a byte flipped, its `.sha256` next to it", "refused", spoiled(flipped, checksum=True), ("sha256",), 1),
     Case(
         "another file, the old `.sha256` next to it", "refused", spoiled(lambda _: b"x", checksum=True), ("sha256",), 1

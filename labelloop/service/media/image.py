@@ -346,10 +346,27 @@ def _kind(source: Source) -> str:
     else:
         source.seek(0)
         head = source.read(512)
+    if head[4:8] == b"ftyp":  # ISO base media; AVIF is supported
+        return "a HEIC photo" if head[8:12] in _HEIC_BRANDS else "a video"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not text:
         return "an empty file"
     if b"<svg" in text:
         return "an SVG drawing"
-    kinds = {b"%pdf": "a PDF", b"<!doctype html": "a web page", b"<html": "a web page", b"<?xml": "XML", b"{": "JSON"}
-    return next((kind for mark, kind in kinds.items() if text.startswith(mark)), "something else")
+    return next((kind for mark, kind in _KINDS.items() if text.startswith(mark)), "something else")
+
+
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
+# First bytes of other files, in lower case.
+_KINDS = {
+    b"%pdf": "a PDF",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "XML",
+    b"{": "JSON",
+    b"version https://git-lfs": "a pointer of Git LFS",
+    b"\xff\n": "a JPEG XL image",
+    b"\0\0\0\x0cjxl ": "a JPEG XL image",
+    b"8bps": "a Photoshop document",
+    b"pk\x03\x04": "a ZIP archive",
+}

@@ -100,7 +100,8 @@ def test_layouts_support_float16_outputs(name, build):
 
 
 ASSUMED = {
-    "classifier", "detr-sigmoid", "detr-softmax", "paddle", "semantic", "spelled-columns", "ssd", "tflite-detection",
+    "classifier", "detr-sigmoid", "detr-softmax", "mmdeploy", "paddle", "semantic", "spelled-columns", "ssd",
+    "tflite-detection",
 }  # fmt: skip
 
 
@@ -287,6 +288,15 @@ def test_labelloop_score_is_objectness_times_class_score(labelloop_model):
         "person": (0.8, [40, 16, 80, 56]),
         "car": (0.25, [0, 0, 20, 20]),
     }
+
+
+def test_a_classifier_may_give_features_too(make_onnx):
+    outputs = {"features": np.zeros((1, 512)), "logits": np.array([[0.0, 3.0, 1.0]])}
+    file = make_onnx(outputs, metadata={"names": NAMES})
+    detector = load_detector(file)
+    assert (detector.layout, detector.reader.outputs) == ("classifier", ("logits",))
+    [detections] = detector.detect([prepare(np.zeros((HEIGHT, WIDTH, 3), np.uint8), detector.spec)], floor=0.5)
+    assert detections.classes.tolist() == [1]
 
 
 STRANGE = {

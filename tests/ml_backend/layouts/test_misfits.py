@@ -211,6 +211,13 @@ def test_class_number_0_where_0_is_the_background_is_an_error(make_onnx):
     assert "layout file" in error.value.fix
 
 
+def test_class_numbers_beyond_the_names_are_an_error(make_onnx):
+    detector = load_detector(finished_model(make_onnx, 2, only_unlike=True, weights=TORCHVISION))
+    with pytest.raises(ModelBroken, match=r"class number 4, and its names \(metadata\) end at 3") as error:
+        detector.detect(photo_of(detector), floor=0.3)
+    assert "Name every class" in error.value.fix
+
+
 def test_boxes_of_unknown_order_are_refused(make_onnx):
     outputs = {name: array[None] for name, array in finished(CORNERS).items()}
     with pytest.raises(UnknownLayout, match="whether x or y comes first"):

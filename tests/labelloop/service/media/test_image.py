@@ -113,6 +113,10 @@ def test_a_file_and_an_open_file_read_alike(tmp_path):
         (b"<!DOCTYPE html><title>Log in</title>", "a web page"),
         (b'{"detail": "no"}', "JSON"),
         (b"", "an empty file"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "a HEIC photo"),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00", "a video"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"\xff\x0a\x00\x10", "a JPEG XL image"),
         (b"\x00" * 100, "something else"),
     ],
 )
