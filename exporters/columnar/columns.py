@@ -23,10 +23,17 @@ from exporters.structures.arrays import offsets
 from labelloop.labeling.geometry.shapes import Ellipse, Geometry, KeyPoint, Polygon, Rectangle
 from labelloop.labeling.studio.region_attributes import CROWD, NO_OBJECT_ATTRIBUTES, ObjectAttributes
 
-# Kinds of rows: an axis-aligned rectangle, a rotated one, a polygon, a shape with an `Object` of its own, a key point.
-UPRIGHT, ROTATED, RING, NOT_VECTORISED, POINT = range(5)
+# Kinds of rows: an axis-aligned rectangle, a rotated one, a polygon, an ellipse, a shape with an `Object` of its own, a
+# key point.
+KINDS = UPRIGHT, ROTATED, RING, ELLIPSE, NOT_VECTORISED, POINT = range(6)
 # shapely's type id of a polygon.
 _POLYGON = 3
+# An odd number, for hashes: 2**64 divided by the golden ratio. Source: Knuth, TAOCP 3, 6.4.
+_HASH = np.int64(-7046029254386353131)
+# Makes one number of a width and a height.
+_SIZE_KEY = float(1 << 24)
+# The points of an ellipse without a rotation around the origin, with radii of 1: cosines and sines.
+_CIRCLE = Ellipse(0.0, 0.0, 1.0, 1.0).points
 
 
 class Shapes(msgspec.Struct, frozen=True):
@@ -35,7 +42,7 @@ class Shapes(msgspec.Struct, frozen=True):
     Attributes:
         boxes: (rows, 5): x, y, width, height in pixels and rotation in degrees of a rectangle; x, y and diameter of a
             key point; centre, radii and rotation of an ellipse; NaN for a polygon.
-        rings: The corners of the rotated rectangles and of the polygons.
+        rings: The corners of the rotated rectangles and of the polygons, and the points of the ellipses.
         sizes: (rows, 2): width and height of the image, in pixels.
         rotated: (rows,), whether the row is a rotated rectangle.
         ring: (rows,), whether the row is a polygon.
@@ -67,12 +74,12 @@ class ClippedShapes(msgspec.Struct, frozen=True):
     """Shapes clipped to their images, one row each: `exporters.model.clipping.ClippedShape` as columns.
 
     Attributes:
-        kinds: (rows,): `UPRIGHT`, `ROTATED`, `RING`, `POINT`, or `NOT_VECTORISED` where the other columns are not
-            valid.
+        kinds: (rows,): `UPRIGHT`, `ROTATED`, `RING`, `ELLIPSE`, `POINT`, or `NOT_VECTORISED` where the other columns
+            are not valid.
         boxes: (rows, 4): x_min, y_min, x_max, y_max in pixels.
         areas: (rows,), in square pixels.
         is_clipped: (rows,), whether the edge of the image cuts the shape.
-        rings: The visible outlines of the rotated rectangles and of the polygons.
+        rings: The visible outlines of the rotated rectangles, the polygons and the ellipses.
         outlines: The visible part (shapely) of those that the edge cuts, by row.
     """
 
@@ -197,18 +204,30 @@ class Columns(msgspec.Struct, frozen=True):
         """(rows,), whether a row is the first of its region."""
         return np.ones(len(self), np.bool_) if self.regions is None else self.regions == np.arange(len(self))
 
+    def kind_counts(self) -> list[list[int]]:
+        """Count the rows of each image by kind: (images, kinds)."""
+        images = len(self.first) - 1
+        owners = np.repeat(np.arange(images), np.diff(self.first))
+        counts: list[list[int]] = count_kinds(owners, self.clipped.kinds, images).tolist()
+        return counts
+
     def number(self, row: int) -> int:
         """Return the region number of a row: see `Object.number`."""
         return int(self.ids[row if self.regions is None else self.regions[row]])
 
     def duplicate_images(self, digits: int) -> set[int]:
-        """Return the images with two objects of one class whose boxes are equal when rounded to ``digits`` digits."""
+        """Return the images with two objects of one class whose boxes are equal when rounded to ``digits`` digits.
+
+        Boxes with equal hashes count as equal.
+        """
         owners = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
         boxes = np.floor(self.clipped.boxes * 10.0**digits + 0.5).astype(np.int64)
-        rows = np.column_stack((owners, self.class_ids, boxes))
-        order = np.lexsort(rows.T[::-1])
-        same = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
-        images: set[int] = set(owners[order[1:]][same].tolist())
+        hashes = np.zeros(len(owners), np.int64)
+        for column in (owners, self.class_ids, *boxes.T):
+            hashes = (hashes ^ column) * _HASH
+        order = np.argsort(hashes)
+        # rows with one hash that differ only make an image a candidate: it is encoded object by object
+        images: set[int] = set(owners[order[1:]][np.diff(hashes[order]) == 0].tolist())
         return images
 
     def objects(self, image: int) -> tuple[Object, ...]:
@@ -304,10 +323,12 @@ def percent_to_pixels(
     rotated = ~(ring | point | ellipse) & (pixels[:, 4] != 0)
     corners = _corners(pixels[rotated]) if rotated.any() else np.empty((0, 2))
     points = points * np.repeat(sizes[ring], counts, axis=0) / 100
-    rows = np.concatenate((np.flatnonzero(rotated), np.flatnonzero(ring)))
-    lengths = np.concatenate((np.full(len(corners) // 4, 4), np.asarray(counts, np.int64)))
-    rings = Rings(rows, offsets(lengths), np.concatenate((corners, points)))
-    if len(corners):
+    round_points = _ellipse_points(pixels[ellipse]) if ellipse.any() else np.empty((0, 2))
+    rows = np.concatenate([np.flatnonzero(kind) for kind in (rotated, ring, ellipse)])
+    of_ellipses = np.full(len(round_points) // len(_CIRCLE), len(_CIRCLE))
+    lengths = np.concatenate((np.full(len(corners) // 4, 4), np.asarray(counts, np.int64), of_ellipses))
+    rings = Rings(rows, offsets(lengths), np.concatenate((corners, points, round_points)))
+    if len(corners) or len(round_points):
         rings = rings.take(np.argsort(rows, kind="stable"))  # in the order of their rows
     return Shapes(pixels, rings, sizes, rotated, ring, point, ellipse)
 
@@ -321,28 +342,32 @@ def clip_batch(shapes: Shapes) -> ClippedShapes:
         begins = rings.first[:-1]
         drawn[rings.rows, :2] = np.minimum.reduceat(rings.points, begins, axis=0)
         drawn[rings.rows, 2:] = np.maximum.reduceat(rings.points, begins, axis=0)
+    round_rows = np.flatnonzero(shapes.ellipse)
+    if len(round_rows):
+        drawn[round_rows] = [Ellipse(*box).bounds for box in shapes.boxes[round_rows].tolist()]
     boxes = np.empty_like(drawn)
     np.maximum(drawn[:, :2], 0.0, out=boxes[:, :2])
     np.minimum(drawn[:, 2:], shapes.sizes, out=boxes[:, 2:])
     over = np.maximum(-drawn[:, :2], drawn[:, 2:] - shapes.sizes)
     clipped = np.maximum(over[:, 0], over[:, 1]) > TOLERANCE
     sides = boxes[:, 2:] - boxes[:, :2]  # none is longer than as drawn
-    vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE) & ~(shapes.ellipse | shapes.point)
-    upright = ~(shapes.rotated | shapes.ring | shapes.point)
+    vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE) & ~(shapes.ellipse & clipped | shapes.point)
+    upright = ~(shapes.rotated | shapes.ring | shapes.ellipse | shapes.point)
     areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
+    areas[round_rows] = math.pi * shapes.boxes[round_rows, 2] * shapes.boxes[round_rows, 3]
     min_areas = MIN_MEAN_WIDTH * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)
     vectorised &= upright | shapes.ring | (areas >= min_areas)
     # a full turn: the general code computes its box from its corners
     vectorised &= ~(shapes.rotated & (shapes.boxes[:, 4] % 360 == 0))
     if shapes.ring.any():
-        drawn_rings = rings.take(np.flatnonzero(shapes.ring[rings.rows])) if shapes.rotated.any() else rings
+        drawn_rings = rings if (is_ring := shapes.ring[rings.rows]).all() else rings.take(np.flatnonzero(is_ring))
         simple, areas[drawn_rings.rows] = simple_areas(drawn_rings)
         vectorised[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= min_areas[drawn_rings.rows])
     outlines: dict[int, Any] = {}
     if (cut := np.flatnonzero(clipped & vectorised & ~upright)).size:
         rings, outlines = _clip_at_edge(shapes, cut, boxes=boxes, areas=areas, vectorised=vectorised)
     kinds = np.full(len(areas), UPRIGHT, np.uint8)
-    kinds[shapes.rotated], kinds[shapes.ring] = ROTATED, RING
+    kinds[shapes.rotated], kinds[shapes.ring], kinds[round_rows] = ROTATED, RING, ELLIPSE
     kinds[~vectorised] = NOT_VECTORISED
     if shapes.point.any():
         x, y = shapes.boxes[:, 0], shapes.boxes[:, 1]
@@ -377,9 +402,9 @@ def _clip_at_edge(
     visible, ring = np.empty(len(rows), np.object_), shapes.ring[rows]
     width, height = shapes.sizes[rows][ring].T
     visible[ring] = shapely.intersection(outlines[ring], shapely.box(0, 0, width, height))
-    sizes, groups = np.unique(shapes.sizes[rows], axis=0, return_inverse=True)
-    for group, (width, height) in enumerate(sizes.tolist()):
-        convex = ~ring & (groups == group)
+    sizes, groups = np.unique(shapes.sizes[rows] @ (_SIZE_KEY, 1.0), return_inverse=True)
+    for group, size in enumerate(sizes.tolist()):
+        convex, (width, height) = ~ring & (groups == group), divmod(size, _SIZE_KEY)
         visible[convex] = clip_convex(outlines[convex], width, height)
     bounds, visible_areas = shapely.bounds(visible), shapely.area(visible)
     bounds[:, :2] = np.maximum(bounds[:, :2], 0.0)
@@ -440,13 +465,28 @@ def take_rows(shapes: Shapes, clipped: ClippedShapes, rows: NDArray[np.int64]) -
 
 
 def _corners(boxes: Floats) -> Floats:
-    """Return the corners of rotated rectangles, (rows, 5) -> (4 * rows, 2): see `Rectangle.corners`.
-
-    Sines come from `math`: those of numpy may differ in the last bit.
-    """
-    turns = np.radians(boxes[:, 4]).tolist()
-    cos, sin = np.array([math.cos(turn) for turn in turns]), np.array([math.sin(turn) for turn in turns])
+    """Return the corners of rotated rectangles, (rows, 5) -> (4 * rows, 2): see `Rectangle.corners`."""
+    cos, sin = _turns(boxes)
     x, y, width, height = boxes[:, :4].T
     wx, wy, hx, hy = width * cos, width * sin, -height * sin, height * cos
     corners = np.stack((x, y, x + wx, y + wy, x + wx + hx, y + wy + hy, x + hx, y + hy), axis=1)
     return corners.reshape(-1, 2)
+
+
+def _ellipse_points(boxes: Floats) -> Floats:
+    """Return the points of ellipses, (rows, 5) -> (128 * rows, 2): see `Ellipse.points`."""
+    cos, sin = (turn[:, None] for turn in _turns(boxes))
+    x, y = boxes[:, 2:3] * _CIRCLE[:, 0], boxes[:, 3:4] * _CIRCLE[:, 1]
+    points = np.stack((boxes[:, :1] + x * cos - y * sin, boxes[:, 1:2] + x * sin + y * cos), axis=2)
+    return points.reshape(-1, 2)
+
+
+def _turns(boxes: Floats) -> tuple[Floats, Floats]:
+    """Return the cosines and sines of rotations, (rows, 5) -> (rows,): of `math`, as numpy's differ in the last bit."""
+    turns = np.radians(boxes[:, 4]).tolist()
+    return np.array([math.cos(turn) for turn in turns]), np.array([math.sin(turn) for turn in turns])
+
+
+def count_kinds(owners: NDArray[np.int64], kinds: NDArray[np.uint8], parts: int) -> NDArray[np.int64]:
+    """Count rows by their owner and their kind: (rows,), (rows,) -> (parts, kinds)."""
+    return np.bincount(owners * len(KINDS) + kinds, minlength=parts * len(KINDS)).reshape(parts, -1)

@@ -1,7 +1,5 @@
 """Vectorised tests of closed rings: which are certainly simple (no self-contact), and their areas."""
 
-from functools import cache
-
 import msgspec
 import numpy as np
 import shapely
@@ -15,10 +13,6 @@ Ints = NDArray[np.int64]
 
 # Square pixels: smallest cross product (twice a triangle's area) that puts a point clearly on one side of an edge.
 _MIN_CROSS_PRODUCT = 1e-3
-# Rings compared at a time, so that the intermediate arrays stay in the processor's cache.
-_BATCH = 64
-# Longest ring, in points, whose edges are compared pairwise; shapely is faster for longer ones.
-_MAX_BRUTE_FORCE = 24
 
 
 class Rings(msgspec.Struct, frozen=True):
@@ -67,13 +61,6 @@ def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:
     # a ring that repeats its first point at the end may have too few points: left undecided here
     undecided = np.flatnonzero(~simple & (points[first[:-1]] != points[first[1:] - 1]).any(axis=1))
     if len(undecided):
-        lengths = np.diff(first)
-        small = undecided[lengths[undecided] <= _MAX_BRUTE_FORCE]
-        for begin in range(0, len(small), _BATCH):
-            batch = small[begin : begin + _BATCH]
-            simple[batch] = no_crossing_edges(points, first[batch], lengths[batch])
-        undecided = undecided[~simple[undecided]]
-    if len(undecided):
         others = rings.take(undecided)
         owners = np.repeat(np.arange(len(undecided)), np.diff(others.first))
         simple[undecided] = shapely.is_valid(shapely.polygons(shapely.linearrings(others.points, indices=owners)))
@@ -98,39 +85,3 @@ def star_shaped_about_centroid(points: Floats, first: Ints) -> NDArray[np.bool_]
         rises == 1
     )
     return simple
-
-
-def no_crossing_edges(points: Floats, first: Ints, lengths: Ints) -> NDArray[np.bool_]:
-    """Return which rings have no two edges that could meet, other than neighbours in their shared point.
-
-    Two edges are apart if both ends of one lie on the same side of the line through the other.
-
-    Args:
-        points: (points, 2), in pixels.
-        first: (rings,), the first point of each ring.
-        lengths: (rings,), the number of its points.
-    """
-    longest = int(lengths.max())
-    numbers = np.arange(longest + 2)
-    corners = first[:, None] + numbers % lengths[:, None]  # (rings, longest + 2), wrapped around
-    x, y = (edge[corners] - edge[first][:, None] for edge in np.ascontiguousarray(points.T))
-    to_x, to_y = x[:, 1:] - x[:, :-1], y[:, 1:] - y[:, :-1]
-    # [ring, edge, point]: twice the signed area of their triangle, positive left of the edge
-    sides = np.stack((to_x, -to_y, to_y * x[:, :-1] - to_x * y[:, :-1]), axis=2)
-    signed = sides[:, :longest] @ np.stack((y, x, np.ones_like(x)), axis=1)[:, :, :-1]
-    left, right = signed > _MIN_CROSS_PRODUCT, signed < -_MIN_CROSS_PRODUCT
-    apart = (left[:, :, 1:] & left[:, :, :-1]) | (right[:, :, 1:] & right[:, :, :-1])
-    a, b = _pairs(longest)
-    apart = apart.reshape(len(first), -1)
-    touching = ~(apart[:, a * longest + b] | apart[:, b * longest + a])
-    touching &= (b < lengths[:, None]) & ((a > 0) | (b < lengths[:, None] - 1))
-    bent = np.abs(to_x[:, :-1] * to_y[:, 1:] - to_y[:, :-1] * to_x[:, 1:]) > _MIN_CROSS_PRODUCT
-    simple: NDArray[np.bool_] = ~touching.any(axis=1) & (bent | (numbers[:longest] >= lengths[:, None])).all(axis=1)
-    return simple
-
-
-@cache
-def _pairs(sides: int) -> tuple[Ints, Ints]:
-    """Return the index pairs of edges that are not consecutive: (pairs,) each."""
-    a, b = np.triu_indices(sides, 2)
-    return a, b

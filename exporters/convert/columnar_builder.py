@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.columnar.columns import NOT_VECTORISED, POINT, Columns, PointColumns, take_rows
+from exporters.columnar.columns import NOT_VECTORISED, POINT, Columns, PointColumns, count_kinds, take_rows
 from exporters.convert.fast_decoder import FastBatch, FastTask
 from exporters.model.clipping import ClippedShape
 from exporters.model.records import OBJECTS_A_TASK, Object
@@ -14,25 +14,27 @@ from exporters.structures.arrays import offsets, pack
 
 # (region id, annotation id, reason).
 DroppedRegion = tuple[str, int | None, str]
+_NO_COUNTS = (0, 0, 0)
 
 
 class RegionOutcomes(msgspec.Struct, frozen=True):
     """The outcomes of the regions of some tasks, by the index of the task.
 
     Attributes:
-        counts: Per task: upright rectangles, rotated rectangles and polygons clipped in columns, how many were cut by
-            the edge, and key points.
+        counts: Per task: upright rectangles, rotated rectangles, polygons and ellipses clipped in columns, how many
+            were cut by the edge, and key points.
         noted: Per task: the regions with flags, with attributes and with notes; empty if no region has any.
         others: Per task: the shapes of the regions clipped one by one, if any.
         dropped: Per task: the rejected regions, if any.
-        several: Per task: the number of regions with several labels, if any.
+        several: Per task: the number of regions with several labels, and their further labels by kind of row; empty if
+            no region has several.
     """
 
     counts: list[list[int]]
     others: dict[int, list[ClippedShape]]
     dropped: dict[int, list[DroppedRegion]]
     noted: list[tuple[int, ...]] = []
-    several: dict[int, int] = {}
+    several: list[tuple[int, ...]] = []
 
 
 def build_columns(
@@ -84,7 +86,7 @@ def build_columns(
         points=points,
         regions=_regions(batch.repeats[rows]),
     )
-    outcomes = RegionOutcomes(counts, {}, {}, _noted(columns), _several(columns, owners))
+    outcomes = RegionOutcomes(counts, {}, {}, _noted(columns), _several(columns, owners, len(accepted)))
     others: dict[int, Object] = {}
     if remaining:
         clipped = msgspec.structs.replace(clipped, boxes=clipped.boxes.copy(), is_clipped=clipped.is_clipped.copy())
@@ -111,12 +113,14 @@ def _regions(repeats: NDArray[np.bool_]) -> NDArray[np.int64] | None:
     return np.maximum.accumulate(np.where(repeats, 0, np.arange(len(repeats)))) if repeats.any() else None
 
 
-def _several(columns: Columns, owners: NDArray[np.int64]) -> dict[int, int]:
-    """Count the regions with several labels of each task that has any."""
+def _several(columns: Columns, owners: NDArray[np.int64], tasks: int) -> list[tuple[int, ...]]:
+    """Return `RegionOutcomes.several`."""
     if columns.regions is None:
-        return {}
-    rows = np.unique(columns.regions[~columns.is_first])
-    return dict(zip(*(values.tolist() for values in np.unique(owners[rows], return_counts=True)), strict=True))
+        return []
+    further = ~columns.is_first
+    regions = np.bincount(owners[np.unique(columns.regions[further])], minlength=tasks)
+    kinds = count_kinds(owners[further], columns.clipped.kinds[further], tasks)
+    return list(map(tuple, np.column_stack((regions, kinds)).tolist()))
 
 
 def _point_columns(
@@ -143,7 +147,7 @@ def _counts(batch: FastBatch, rows: NDArray[np.int64], owners: NDArray[np.int64]
     assert batch.clipped is not None
     kinds = batch.clipped.kinds[rows]
     is_clipped = batch.clipped.is_clipped[rows] & (kinds != NOT_VECTORISED)
-    counts = np.bincount(owners * (POINT + 1) + kinds, minlength=tasks * (POINT + 1)).reshape(tasks, -1)
+    counts = count_kinds(owners, kinds, tasks)
     counts[:, NOT_VECTORISED] = np.bincount(owners[is_clipped], minlength=tasks)
     result: list[list[int]] = counts.tolist()
     return result
@@ -154,10 +158,7 @@ def _noted(columns: Columns) -> list[tuple[int, ...]]:
     if not columns.metadata.notes:
         return []
     counts = np.zeros((len(columns) + 1, 3), np.int64)
-    cache: dict[int, tuple[int, int, int]] = {}
-    for row, notes in enumerate(columns.metadata.notes, 1):
-        if notes is not None:
-            counts[row] = cache.get(id(notes)) or cache.setdefault(id(notes), notes.counts)
+    counts[1:] = [_NO_COUNTS if notes is None else notes.counts for notes in columns.metadata.notes]
     counts[1:][~columns.is_first] = 0
     sums = np.cumsum(counts, axis=0)[np.array(columns.first)]
     return list(map(tuple, np.diff(sums, axis=0).tolist()))

@@ -7,7 +7,7 @@ validates while it decodes. Any other task is read by `labelloop.labeling` and `
 handle everything. Both ways give the same data set, to the byte.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from itertools import chain
@@ -45,12 +45,12 @@ from labelloop.labeling.region import ParsedAnnotation
 from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig, data_value
 from labelloop.labeling.studio.reading import read_annotation
-from labelloop.labeling.studio.region_attributes import CROWD, object_attributes
+from labelloop.labeling.studio.region_attributes import CROWD, POSE, flag_of, object_attributes
 from labelloop.labeling.studio.task import Annotation, person_id
 from labelloop.labeling.studio.values import ANSWERS, parse_answer
 
-# Tasks decoded at a time.
-_AT_ONCE = 16
+# Bytes of the tasks decoded at a time.
+_AT_ONCE = 1 << 17
 _NAN = float("nan")
 _Coordinate = Annotated[float, Meta(gt=-1e9, lt=1e9)]
 _Pixels = Annotated[int, Meta(gt=0, lt=100_000)]
@@ -190,10 +190,8 @@ class FastTaskDecoder:
     def decode(self, texts: Sequence[bytes | None]) -> FastBatch:
         """Decode the tasks of a block; ``None`` stands for a task to be skipped."""
         block = _Block(self._classes)
-        for first in range(0, len(texts), _AT_ONCE):
-            block.add(
-                [self._decode_task(text) if text is not None else None for text in texts[first : first + _AT_ONCE]]
-            )
+        for few in _parts(texts):
+            block.add([self._decode_task(text) if text is not None else None for text in few])
         return block.finish()
 
     def _decode_task(self, text: bytes) -> "_DecodedTask | None":
@@ -295,6 +293,19 @@ class FastTaskDecoder:
             chosen, rule = self._rules.policy((annotation,))
             rule = self._rules_by_kind[kind] = rule if len(chosen) == 1 and rule != CONSENSUS else ""
         return rule
+
+
+def _parts(texts: Sequence[bytes | None]) -> Iterator[list[bytes | None]]:
+    """Yield the texts, a few at a time."""
+    part: list[bytes | None] = []
+    size = 0
+    for text in texts:
+        part.append(text)
+        size += len(text or b"")
+        if size >= _AT_ONCE:
+            yield part
+            part, size = [], 0
+    yield part
 
 
 class _DecodedTask(msgspec.Struct, gc=False):
@@ -449,23 +460,41 @@ def _region_answers(shape: Any, others: Sequence[Any]) -> "_Answers | None":
         meta = meta or other.meta
     if not (attributes or meta):
         return _Answers(labels, score, None)
-    notes = _choice_notes(*attributes.popitem()) if _is_choice(others, attributes, meta) else None
-    if notes is None:
-        notes = RegionNotes(attributes, object_attributes(meta, attributes))
+    if meta or len(attributes) > 1 or others[-1].type != "choices":
+        notes = _region_notes(meta, attributes)
+    else:
+        notes = _choice_notes(*attributes.popitem())
     if notes.remarks.fields or CROWD in notes.remarks.flags:
         return None
     return _Answers(labels, score, notes)
 
 
-def _is_choice(others: Sequence[Any], attributes: Mapping[str, Any], meta: Any) -> bool:
-    """Whether choices of one control are all that a region has: few regions differ in them."""
-    return not meta and len(attributes) == 1 and others[-1].type == "choices" and others[-1].from_name in attributes
+def _region_notes(meta: Mapping[str, Any] | None, attributes: Mapping[str, tuple[Any, ...]]) -> RegionNotes:
+    if not meta and not _may_state_flags(attributes):
+        return RegionNotes(attributes)
+    return RegionNotes(attributes, object_attributes(meta, attributes))
 
 
 @lru_cache(1024)
-def _choice_notes(control: str, answers: tuple[str, ...]) -> RegionNotes:
-    attributes = {control: answers}
-    return RegionNotes(attributes, object_attributes(None, attributes))
+def _choice_notes(control: str, answers: tuple[Any, ...]) -> RegionNotes:
+    """Return the notes of a region that has one choice and nothing else: few regions differ in them."""
+    return _region_notes(None, {control: answers})
+
+
+def _may_state_flags(attributes: Mapping[str, tuple[Any, ...]]) -> bool:
+    """Whether answers may state the flags or the pose of an object: see `object_attributes`."""
+    for control, answers in attributes.items():
+        if _names_flag(control):
+            return True
+        for answer in answers:
+            if type(answer) is str and flag_of(answer):
+                return True
+    return False
+
+
+@lru_cache(1024)
+def _names_flag(control: str) -> bool:
+    return control.casefold() == POSE or flag_of(control) is not None
 
 
 class _Block:

@@ -30,6 +30,8 @@ IMAGE_FILE = "photo-"
 _AHEAD = 2
 _MD5 = re.compile("[0-9a-f]{32}")
 _WAITING_BYTES = 16 << 20
+# Lines are kilobytes: the usual buffer of 8 KB would be filled for each of them.
+_BUFFER_BYTES = 1 << 18
 # The parts of a line before its record: see `line_heads`.
 _ROW, _SPLIT, _RECORD = b'{"seq":', b',"split":"', b',"record":'
 
@@ -296,7 +298,7 @@ def _contents(store: Store, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Bu
         following = iter(missing[_AHEAD:])
         for shard, file in zip(shards, files, strict=True):
             if file is not None:
-                with file.open("rb") as content:
+                with file.open("rb", buffering=_BUFFER_BYTES) as content:
                     _verify_file(store, shard, content)
                     yield shard, content
             else:

@@ -22,6 +22,8 @@ _UNIX, _MODE = 3 << 8, 0o100644 << 16
 _MAX_32, _MAX_16 = 0xFFFFFFFF, 0xFFFF
 # Smaller files are stored: compressing them costs more time than it saves bytes.
 _COMPRESS_FROM = 1024
+# Files are kilobytes: the usual buffer of 8 KB would be written for a few of them.
+_BUFFER_BYTES = 1 << 18
 # Window and memory of the compressor. With the defaults, clearing its memory takes five times as long as compressing a
 # label file, for the same size.
 _WINDOW_BITS, _MEMORY_LEVEL = -13, 5
@@ -41,7 +43,7 @@ class ZipWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files = 0
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=_BUFFER_BYTES)
         self._directory: BinaryIO = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by `close`
         self._offset = 0
 
@@ -120,7 +122,7 @@ class ZipWriter:
 
 def read_files(path: Path, files: int) -> Iterator[tuple[str, bytes]]:
     """Yield the name and content of the first files of an archive of `ZipWriter`, also of one not closed yet."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=_BUFFER_BYTES) as file:
         for _ in range(files):
             *_, method, _time, _date, _crc, packed, size, name_bytes, extra_bytes = _LOCAL.unpack(
                 file.read(_LOCAL.size)

@@ -24,8 +24,9 @@ from exporters.model.manifest import ImageCopy
 from exporters.model.records import Item, Object
 from labelloop.labeling.studio.config import LabelConfig
 
-# `Format.implicit_conversions` of a format of boxes.
-BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
+# `Format.implicit_conversions` of a format of boxes, and of one of outlines.
+BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box", "ellipse -> box")
+OUTLINE_CHANGES = ("rectangle -> polygon", "rotated rectangle -> polygon", "", "ellipse -> polygon")
 NO_AREA = "a shape without an area has no box"
 NO_CROWDS = "a crowd: the format has no regions to ignore"
 # Metadata that a format may hold besides labels and shapes; `IMAGE_FIELDS` is of images, the others are of regions.
@@ -119,9 +120,9 @@ class Format(Protocol):
         image_folder: The folder where readers of the format expect an image; ``{split}`` stands for its split.
         needs_size: Whether it leaves out images of unknown size.
         file_per_image: Whether ``write_files`` writes a file for each image; a version then has them in a zip.
-        implicit_conversions: What ``encode`` turns each upright rectangle, rotated rectangle and polygon of `Columns`
-            into, as ``from -> to``, without counting it in `EncodedBlock.converted`; empty where it counts, or changes
-            nothing.
+        implicit_conversions: What ``encode`` turns each upright rectangle, rotated rectangle, polygon and ellipse of
+            `Columns` into, as ``from -> to``, without counting it in `EncodedBlock.converted`; empty where it counts,
+            or changes nothing.
         supported_metadata: What the format holds besides labels and shapes: `FLAGS` and so on. The accounts count the
             rest.
     """
@@ -131,7 +132,7 @@ class Format(Protocol):
     needs_size: ClassVar[bool]
     file_per_image: ClassVar[bool]
     supported_metadata: ClassVar[frozenset[str]]
-    implicit_conversions: tuple[str, str, str]
+    implicit_conversions: tuple[str, str, str, str]
 
     def __init__(self, context: FormatContext) -> None: ...
 
@@ -173,7 +174,7 @@ class ItemFormat:
     needs_size: ClassVar[bool] = True
     file_per_image: ClassVar[bool] = False
     supported_metadata: ClassVar[frozenset[str]] = frozenset()
-    implicit_conversions: tuple[str, str, str] = ("", "", "")
+    implicit_conversions: tuple[str, str, str, str] = ("", "", "", "")
 
     def __init__(self, context: FormatContext) -> None:
         self.context = context

@@ -22,6 +22,7 @@ from exporters.formats.base import (
     IMAGE_FIELDS,
     NO_AREA,
     NOTES,
+    OUTLINE_CHANGES,
     EncodedBlock,
     ItemFormat,
     OutputTree,
@@ -89,7 +90,7 @@ class Coco(ItemFormat):
     supported_metadata: ClassVar[frozenset[str]] = frozenset({FLAGS, ATTRIBUTES, NOTES, IMAGE_FIELDS})
     # Whether category ids come from `FormatContext.categories` instead of the class map.
     original_ids: ClassVar[bool] = True
-    implicit_conversions: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
+    implicit_conversions: tuple[str, str, str, str] = OUTLINE_CHANGES
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """Encode an image and its objects; shapes without an area are rejected, except key points of an object."""

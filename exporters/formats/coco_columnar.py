@@ -70,7 +70,7 @@ def assign_points(columns: Columns, skeleton: Skeleton) -> ColumnarAssignment:
         owners, names = np.array(rows), np.array([index_of.get(label, -1) for label in points.labels])
         image_of = np.repeat(np.arange(len(points.first) - 1), np.diff(points.first))
         keys = owners * count + names
-        order = np.argsort(keys, kind="stable")
+        order = np.argsort(keys)
         wrong = (owners < 0) | (names < 0)
         wrong[order[1:]] |= keys[order[1:]] == keys[order[:-1]]
         undecided = set(image_of[wrong].tolist())

@@ -101,12 +101,10 @@ def _coco_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> li
 
 
 def _yolo_box_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
-    from labelloop.service.datasets.yolo_rows import split_rows  # readers of data sets: few exports need them
-
     del classes
     objects = []
-    for row in split_rows(_decode_yolo(record).rows):
-        class_index, cx, cy, width, height, *_ = map(float, row.cells)
+    for row in _decode_yolo(record).rows.splitlines():
+        class_index, cx, cy, width, height, *_ = map(float, row.split())
         width_px, height_px = width * image.width, height * image.height
         left, top = cx * image.width - width_px / 2, cy * image.height - height_px / 2
         objects.append(
@@ -116,13 +114,11 @@ def _yolo_box_objects(record: bytes, image: Image, classes: Mapping[str, int]) -
 
 
 def _yolo_outline_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
-    from labelloop.service.datasets.yolo_rows import pixel_points, split_rows
-
     del classes
     objects = []
-    for row in split_rows(_decode_yolo(record).rows):
-        class_index, *values = map(float, row.cells)
-        ring = pixel_points(values, image.width, image.height)
+    for row in _decode_yolo(record).rows.splitlines():
+        class_index, *values = map(float, row.split())
+        ring = [(x * image.width, y * image.height) for x, y in zip(values[::2], values[1::2], strict=True)]
         shape = shapely.Polygon(ring)
         objects.append(DecodedObject(int(class_index) + 1, shape.bounds, float(shape.area), ring))
     return objects

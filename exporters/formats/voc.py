@@ -55,7 +55,7 @@ class Voc(ItemFormat):
     supported_metadata: ClassVar[frozenset[str]] = frozenset({FLAGS, ATTRIBUTES})
     image_folder: ClassVar[str] = "JPEGImages"
     file_per_image: ClassVar[bool] = True
-    implicit_conversions: tuple[str, str, str] = BOX_CHANGES
+    implicit_conversions: tuple[str, str, str, str] = BOX_CHANGES
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """Encode an image and its objects; shapes without an area are rejected."""

@@ -44,7 +44,7 @@ class VocMasks(Voc):
     """Where objects overlap, the smaller one is on top, so that all of them are visible."""
 
     name: ClassVar[str] = "voc-masks"
-    implicit_conversions: tuple[str, str, str] = ("", "", "")
+    implicit_conversions: tuple[str, str, str, str] = ("", "", "", "")
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """Encode an image, its objects and their masks; shapes without an area are rejected."""

@@ -154,7 +154,7 @@ class YoloDetect(YoloRows):
     """YOLO detect: the box of every shape, ``class x_centre y_centre width height``."""
 
     name: ClassVar[str] = "yolo-detect"
-    implicit_conversions: tuple[str, str, str] = BOX_CHANGES
+    implicit_conversions: tuple[str, str, str, str] = BOX_CHANGES
 
     def encode(self, block: Block) -> EncodedBlock:
         """See `Format.encode`."""

@@ -13,12 +13,12 @@ import shapely
 from numpy.typing import NDArray
 
 from exporters.columnar.block import Block
-from exporters.columnar.columns import NOT_VECTORISED, RING, ROTATED, Columns
+from exporters.columnar.columns import ELLIPSE, NOT_VECTORISED, RING, ROTATED, Columns
 from exporters.columnar.polygons import Floats, Rings
 from exporters.columnar.text_table import json_numbers, json_rings, json_rows, round_half_up
-from exporters.formats.base import EncodedBlock, columnar_numbers, shape_name
+from exporters.formats.base import OUTLINE_CHANGES, EncodedBlock, columnar_numbers, shape_name
 from exporters.formats.yolo import DIGITS, YoloRows, format_row
-from exporters.model.outlines import min_area_box, min_area_boxes, single_ring
+from exporters.model.outlines import drawn_box, min_area_box, min_area_boxes, single_ring
 from exporters.model.records import Box, Image, Object
 from labelloop.labeling.geometry.shapes import Point, Rectangle
 
@@ -31,7 +31,7 @@ class YoloSegment(YoloRows):
     """YOLO segment: every shape is one ring; parts and holes are joined to it by zero-width bridges."""
 
     name: ClassVar[str] = "yolo-segment"
-    implicit_conversions: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
+    implicit_conversions: tuple[str, str, str, str] = OUTLINE_CHANGES
 
     def encode(self, block: Block) -> EncodedBlock:
         """See `Format.encode`."""
@@ -65,7 +65,7 @@ class YoloObb(YoloRows):
 
     name: ClassVar[str] = "yolo-obb"
     size_independent: ClassVar[tuple[type, ...]] = (Rectangle,)
-    implicit_conversions: tuple[str, str, str] = ("", "", _SMALLEST.format("polygon"))
+    implicit_conversions: tuple[str, str, str, str] = ("", "", _SMALLEST.format("polygon"), _SMALLEST.format("ellipse"))
 
     def encode(self, block: Block) -> EncodedBlock:
         """See `Format.encode`."""
@@ -81,6 +81,8 @@ class YoloObb(YoloRows):
         is_visible = (kinds[visible.rows] == RING) | (kinds[visible.rows] == ROTATED) & is_clipped[visible.rows]
         visible = visible.take(np.flatnonzero(is_visible))
         corners[visible.rows] = min_area_boxes(_outlines(columns, visible))
+        for row in np.flatnonzero(kinds == ELLIPSE).tolist():
+            corners[row] = drawn_box(columns.shapes.geometry(row), columns.clipped.shape(row).box)
         low, high = corners.min(axis=1), corners.max(axis=1)
         accepted = ((low + high >= 0) & ((low + high) / 2 <= sizes) & (high - low <= sizes)).all(axis=1)
         large = np.flatnonzero(~accepted & (kinds != NOT_VECTORISED))
@@ -126,9 +128,8 @@ def _box_corners(boxes: Floats) -> Floats:
 def _outlines(columns: Columns, rings: Rings) -> NDArray[Any]:
     """Return rings, which are drawn or what is visible of them, as polygons of shapely: (rings,)."""
     clipped = columns.clipped.outlines
-    found = [clipped.get(row) for row in rings.rows.tolist()]
-    outlines = np.array(found, np.object_)
-    drawn = np.flatnonzero([outline is None for outline in found])
+    outlines = np.fromiter(map(clipped.get, rings.rows.tolist()), np.object_, len(rings.rows))
+    drawn = np.flatnonzero(shapely.is_missing(outlines))
     rings = rings.take(drawn)
     owners = np.repeat(np.arange(len(drawn)), np.diff(rings.first))
     outlines[drawn] = shapely.polygons(shapely.linearrings(rings.points, indices=owners))

@@ -8,8 +8,8 @@ import shapely
 from numpy.typing import NDArray
 
 from exporters.model.clipping import clamp_points, is_axis_aligned, outline_rings, polygon_parts, visible_outline
-from exporters.model.records import Object
-from labelloop.labeling.geometry.shapes import Ellipse, Mask, Point, Rectangle
+from exporters.model.records import Box, Object
+from labelloop.labeling.geometry.shapes import Ellipse, Geometry, Mask, Point, Rectangle
 
 Points = NDArray[np.float64]
 # Most point pairs compared at once by brute force, in about 6 MB.
@@ -58,17 +58,27 @@ def min_area_box(obj: Object) -> list[Point]:
     Args:
         obj: an object with a box.
     """
-    shape = obj.geometry
-    if obj.outline is None:
-        if isinstance(shape, Ellipse):
-            shape = _axes_box(shape)
-        if isinstance(shape, Rectangle):
-            if is_axis_aligned(shape) and obj.box is not None:
-                x_min, y_min, x_max, y_max = obj.box
-                return [(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]
-            return list(shape.corners)
+    if obj.outline is None and (drawn := drawn_box(obj.geometry, obj.box)):
+        return drawn
     [corners] = min_area_boxes(np.array([visible_outline(obj)])).tolist()
     return [(x, y) for x, y in corners]
+
+
+def drawn_box(shape: Geometry, box: Box | None) -> list[Point]:
+    """Return the corners of a rectangle, or of the box along the axes of an ellipse; none of another shape.
+
+    Args:
+        shape: the shape, inside its image.
+        box: its bounding box, which an upright one has.
+    """
+    if isinstance(shape, Ellipse):
+        shape = _axes_box(shape)
+    if not isinstance(shape, Rectangle):
+        return []
+    if is_axis_aligned(shape) and box is not None:
+        x_min, y_min, x_max, y_max = box
+        return [(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]
+    return list(shape.corners)
 
 
 def min_area_boxes(outlines: NDArray[Any]) -> Points:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from exporters.columnar.block import Block
 from exporters.convert.image_placer import SAME_IMAGE
-from exporters.convert.region_converter import UNKNOWN_LABEL
+from exporters.convert.region_converter import SEVERAL_LABELS, UNKNOWN_LABEL
 from exporters.convert.tally import NOTHING, Counted, Tally
 from exporters.convert.task_assembler import TaskAssembler
 from exporters.dataset.task_index import NO_DIGEST, NameKeys
@@ -54,10 +54,11 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
         repeated: Whether another task has the image too.
         unknown: The number of regions with a label that the label config does not have.
         clipped: The number of clipped regions.
-        kinds: The numbers of upright rectangles, rotated rectangles, polygons and key points.
+        kinds: The numbers of upright rectangles, rotated rectangles, polygons, ellipses and key points.
         about: Whether an import stored fields of the image.
         noted: The numbers of regions with flags, with attributes and with notes; empty if there are none.
         more: Further counts, of its other annotations and results.
+        several: `RegionOutcomes.several`.
     """
 
     rule: str
@@ -69,6 +70,7 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
     about: bool = False
     noted: tuple[int, ...] = ()
     more: tuple[AccountLine, ...] = ()
+    several: tuple[int, ...] = ()
 
     def counted(self) -> Counted:
         """Return the counts of a task with this outcome."""
@@ -87,6 +89,7 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
                 ("repaired", CLIPPED): self.clipped,
                 ("notes", SAME_IMAGE): int(self.repeated),
                 ("notes", UNKNOWN_LABEL): self.unknown,
+                ("notes", SEVERAL_LABELS): self.several[0] if self.several else 0,
             }
         )
         counted.update(Tally(self.more).counted())

@@ -25,6 +25,7 @@ class FormatAccountant:
         self._rows = rows
         self._formats: list[Format] = []
         self._columnar = dict(zip(block.columnar, range(len(block.columnar)), strict=True))
+        self._kinds: list[list[int]] = []  # of the rows of each columnar image: see `Columns.kind_counts`
         self._notes: dict[int, list[tuple[str, ...]]] = {}  # image index -> account lines of formats
         self._losses: dict[int, list[Loss]] = {}  # task index -> what formats leave out
         self._line_counts: dict[int, Counted] = {}  # task index -> counts of the formats of tasks
@@ -169,11 +170,10 @@ class FormatAccountant:
                 refused = self._refused.get((index, fmt.name), {})
                 if index in self._columnar:
                     objects, regions = self._count_objects(index, refused)
-                    for kind, change in enumerate(fmt.implicit_conversions):
+                    kinds = self._kind_counts()[self._columnar[index]]
+                    for change, number in zip(fmt.implicit_conversions, kinds, strict=False):
                         if change:
-                            counted["format", fmt.name, "converted", change] += self._count_kind(
-                                self._columnar[index], kind
-                            )
+                            counted["format", fmt.name, "converted", change] += number
                 else:
                     written = [obj for obj in block.items[index].objects if obj.id not in refused]
                     objects = sum(obj.box is not None for obj in written)  # key points are parts of objects
@@ -207,10 +207,11 @@ class FormatAccountant:
                     counts["regions", what] += number
         return +counts
 
-    def _count_kind(self, image: int, kind: int) -> int:
+    def _kind_counts(self) -> list[list[int]]:
         columns = self._block.columns
         assert columns is not None
-        return int((columns.clipped.kinds[columns.first[image] : columns.first[image + 1]] == kind).sum())
+        self._kinds = self._kinds or columns.kind_counts()
+        return self._kinds
 
 
 def _metadata_counts(objects: Sequence[Object], *, about: bool) -> Counter[tuple[str, str]]:

@@ -2,13 +2,14 @@
 
 import json
 import random
+from collections import Counter
 
 import msgspec
 import numpy as np
 import pytest
 import shapely
 
-from exporters.columnar.columns import clip_batch, percent_to_pixels
+from exporters.columnar.columns import NOT_VECTORISED, clip_batch, percent_to_pixels
 from exporters.convert.annotation_policy import latest
 from exporters.convert.columnar_builder import build_columns
 from exporters.convert.fast_decoder import FastTaskDecoder
@@ -21,7 +22,7 @@ from exporters.model.clipping import clip_to_image as fit_one
 from exporters.model.splits import SplitPolicy
 from exporters.pipeline import fast_converter
 from exporters.pipeline.converter import GeneralConverter
-from labelloop.labeling.geometry.shapes import Polygon, Rectangle
+from labelloop.labeling.geometry.shapes import Ellipse, Polygon, Rectangle
 from labelloop.service.store.local import FolderStore
 from tests.exporters.conftest import Build
 
@@ -359,13 +360,14 @@ def test_columns_fit_as_one_shape_does():
         (rng.uniform(-20, 110, (rows, 2)), rng.uniform(0.001, 60, (rows, 2)), rng.choice([0, 17.3, -90], rows))
     )
     ring = rng.random(rows) < 0.4
+    ellipse = ~ring & (rng.random(rows) < 0.4)
     counts = rng.integers(3, 9, ring.sum())
     points = rng.uniform(-10, 110, (counts.sum(), 2))
     sizes = rng.integers(50, 4000, (rows, 2)).astype(float)
-    shapes = percent_to_pixels(boxes, points, counts.tolist(), ring, sizes)
+    shapes = percent_to_pixels(boxes, points, counts.tolist(), ring, sizes, ellipse=ellipse)
     fits = clip_batch(shapes)
     ends = np.cumsum(counts)
-    vectorised = 0
+    vectorised = Counter[type]()
     for row in range(rows):
         width, height = sizes[row]
         if ring[row]:
@@ -374,14 +376,19 @@ def test_columns_fit_as_one_shape_does():
             shape = Polygon(tuple((x * width / 100, y * height / 100) for x, y in ring_points))
         else:
             x, y, w, h, turn = boxes[row].tolist()
-            shape = Rectangle(x * width / 100, y * height / 100, w * width / 100, h * height / 100, turn)
+            kind = Ellipse if ellipse[row] else Rectangle
+            shape = kind(x * width / 100, y * height / 100, w * width / 100, h * height / 100, turn)
         assert shapes.geometry(row) == shape
-        if fits.kinds[row] == 3:
+        if fits.kinds[row] == NOT_VECTORISED:
             continue
-        vectorised += 1
+        vectorised[type(shape)] += 1
         clipped = fit_one(shape, int(width), int(height))
         assert fits.shape(row) == clipped
-    assert vectorised > rows / 5
+        if ellipse[row]:
+            drawn = int(np.searchsorted(fits.rings.rows, row))
+            outline = fits.rings.points[fits.rings.first[drawn] : fits.rings.first[drawn + 1]]
+            np.testing.assert_array_equal(outline, shape.points)
+    assert min(vectorised[kind] for kind in (Rectangle, Polygon, Ellipse)) > rows / 60
 
 
 def test_areas_of_rings_are_shapelys():
