@@ -35,6 +35,13 @@ STATISTIC_NAMES: Mapping[str, str] = {
     "mean_kendall_tau": "Mean Kendall's tau, negative ones as 0",
 }
 
+
+def statistic_name(name: str) -> str:
+    """A statistic's display name; that of a single label or tag ends with it: "alpha_unitizing: Dog"."""
+    statistic, colon, label = name.partition(":")
+    return f"{STATISTIC_NAMES.get(statistic, statistic)}{colon}{label}"
+
+
 # Kind of ratings -> what annotators agree on.
 RATING_NAMES: Mapping[str, str] = {
     "nominal": "which label",

@@ -8,7 +8,7 @@ of that label only.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -196,13 +196,3 @@ def _alpha(observed: Floats, expected: Floats, units: int) -> Estimate:
         return Estimate.insufficient(units, "no span can be elsewhere")
     low, high = np.nanquantile(alphas[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Estimate(value, min(low, value), max(high, value), units)
-
-
-def disagreements_of(continuum: Continuum, annotators: Sequence[int]) -> Mapping[str, tuple[float, float]]:
-    """Label -> (observed, expected) disagreement of one continuum, as in the worked example of the source."""
-    sums = _Control()
-    sums.add(continuum, annotators)
-    weights = np.ones((1, 1))
-    lengths = np.array(sums.lengths, dtype=np.float64), np.array(sums.observed_lengths, dtype=np.float64)
-    disagreements = {label: part.disagreements(weights, *lengths) for label, part in sums.labels.items()}
-    return {label: (float(observed[0]), float(expected[0])) for label, (observed, expected) in disagreements.items()}

@@ -4,7 +4,7 @@ import pytest
 
 from labelloop.service.charts import EN_DASH
 from qc_webhooks.dashboard.dispute_panels import build_panels
-from qc_webhooks.dashboard.formatting import hours, signed
+from qc_webhooks.dashboard.formatting import hours, signed, statistic_name
 from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, GroupView, RegionOutline
 
 RING = ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9))
@@ -26,6 +26,18 @@ def test_less_than_an_hour_is_said_in_minutes(value, text):
 )
 def test_a_difference_has_a_sign_unless_it_rounds_to_none(value, text):
     assert signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("alpha_unitizing: Dog: small", "Krippendorff's alpha, unitizing: Dog: small"),
+        ("cohen_kappa", "Cohen's kappa"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_statistic_of_one_label_has_its_name_and_the_label(name, text):
+    assert statistic_name(name) == text
 
 
 def drawing(size, groups):

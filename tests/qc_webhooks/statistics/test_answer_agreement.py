@@ -7,7 +7,7 @@ from qc_webhooks.statistics import Ratings
 from qc_webhooks.statistics.agreement_coefficients import intraclass_correlation, krippendorff_alpha
 from qc_webhooks.statistics.answer_agreement import masi_distance, similarity_statistic, tag_statistics
 from qc_webhooks.statistics.bootstrap import mean_of_tasks
-from qc_webhooks.statistics.unitizing import UnitizingAgreement, disagreements_of
+from qc_webhooks.statistics.unitizing import UnitizingAgreement, _Control
 from qc_webhooks.verdict.concordance import kendall_w
 from qc_webhooks.verdict.continua import Continuum
 
@@ -20,7 +20,10 @@ EXAMPLE = Continuum(
 
 
 def test_unitizing_alpha_of_the_published_example():
-    parts = disagreements_of(EXAMPLE, (1, 2))
+    sums, one = _Control(), np.ones((1, 1))
+    sums.add(EXAMPLE, (1, 2))
+    lengths = np.array(sums.lengths, dtype=float), np.array(sums.observed_lengths, dtype=float)
+    parts = {label: np.ravel(part.disagreements(one, *lengths)) for label, part in sums.labels.items()}
     assert parts["c"] == pytest.approx((0.0144, 0.0532), abs=1e-4)
     assert parts["k"] == pytest.approx((0.0, 0.0490), abs=1e-4)
     observed, expected = np.sum(list(parts.values()), axis=0)
