@@ -58,8 +58,9 @@ def build_columns(
     remaining = {row: batch.remaining[row] for row in rows[batch.clipped.kinds[rows] == NOT_VECTORISED].tolist()}
     rejected_rows = [row for row, result in remaining.items() if isinstance(result, str)]
     if rejected_rows:
-        kept_rows = ~np.isin(rows, rejected_rows)
-        rows, owners = rows[kept_rows], owners[kept_rows]
+        is_kept = np.ones(len(batch.clipped.kinds), np.bool_)
+        is_kept[rejected_rows] = False
+        rows, owners = rows[is_kept[rows]], owners[is_kept[rows]]
     first_row = offsets(np.bincount(owners, minlength=len(accepted)))
     ids = tasks[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
     is_point = batch.clipped.kinds[rows] == POINT

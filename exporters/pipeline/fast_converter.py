@@ -245,7 +245,7 @@ def _without_objects(task: AcceptedTask) -> GeneralTask:
         task.repeated,
         0,
         0,
-        (0, 0, 0, 0),
+        (),
         bool(task.task.coco_fields),
         more=(*task.tally.lines, *task.copied.lines),
     )

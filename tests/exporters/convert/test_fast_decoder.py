@@ -344,6 +344,21 @@ def test_values_of_other_programs_are_read_alike(run, build, monkeypatch, tmp_pa
     assert check_both_ways(run, monkeypatch, tmp_path, tasks, formats=("coco", "yolo-classify")) == 1 + in_columns
 
 
+def test_ellipses_are_written_alike(run, build, monkeypatch, tmp_path):
+    rng = random.Random(9)
+    tasks = []
+    for number in range(1, 41):
+        results = [build.box(1, 1, 9, 9, id="b")]
+        for index in range(rng.randrange(1, 5)):
+            x, y, rx, ry = rng.uniform(-5, 105), rng.uniform(-5, 105), rng.choice([9.5, 0.0005, 30]), rng.uniform(1, 30)
+            drawn = build.ellipse(x, y, rx, ry, rng.choice([0, 360, rng.uniform(-180, 360)]), id=f"e{index}")
+            drawn["value"]["ellipselabels"] = rng.choice([["car"], ["bus"], ["car", "bus"]])
+            results += [drawn, drawn | {"id": f"twin{index}"}][: rng.choice([1, 1, 2])]
+        tasks.append(build.task(number, build.annotation(*results)))
+    formats = ("coco", "voc", "yolo-detect", "yolo-segment", "yolo-obb", "ndjson-segment")
+    assert check_both_ways(run, monkeypatch, tmp_path, tasks, formats=formats) == len(tasks)
+
+
 def test_labels_beyond_the_numbers_of_a_task(build, monkeypatch):
     monkeypatch.setattr("exporters.convert.fast_decoder.OBJECTS_A_TASK", 4)
     boxes = [build.box(10, 10, 20, 20, "car", "bus", id=name) for name in "ab"]
