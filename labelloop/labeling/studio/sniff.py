@@ -1,5 +1,6 @@
 """Identify files that are no export of tasks, or no data set, by their first bytes, for a helpful error."""
 
+import codecs
 import io
 import json
 import re
@@ -99,7 +100,10 @@ KINDS: Mapping[str, JsonKind] = {
         "a task list of Label Studio without its tasks", _key_sets("task_ids,tasks"), _EXPORT, _TASKS
     ),
     "label studio": JsonKind(
-        "Label Studio's own JSON", _key_sets("tasks", "data,annotations", "data,predictions"), "", _TASKS
+        "Label Studio's own JSON",
+        _key_sets("tasks", "data,annotations", "data,completions", "data,predictions"),
+        "",
+        _TASKS,
     ),
     "label studio predictions": JsonKind(
         "a list of predictions of Label Studio",
@@ -214,6 +218,15 @@ def sniff_non_data_set(head: bytes) -> WrongFileType | None:
     return WrongFileType(kind.what, kind.fix_for_data_set) if kind and kind.fix_for_data_set else None
 
 
+def _is_utf8(head: bytes) -> bool:
+    """Whether the start of a file is UTF-8; its last character may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def json_kind(head: bytes) -> str:
     """The key of `KINDS` of JSON that may be truncated; empty if it is not recognised."""
     kind = _kind(head, _objects_of(head)) if head.removeprefix(_BOM).lstrip()[:1] in {b"[", b"{"} else None
@@ -257,6 +270,8 @@ def _other_json(head: bytes) -> WrongFileType | None:
     if any(isinstance(item.get("data"), dict) for item in objects):
         return None
     if raw and not values:
+        if not _is_utf8(head):
+            return WrongFileType("text that is not UTF-8", "Save it as UTF-8.")
         return WrongFileType("not JSON between its braces", _EXPORT)
     for key in ("detail", "error"):
         if len(objects) == 1 and key in objects[0]:

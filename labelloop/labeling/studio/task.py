@@ -87,6 +87,7 @@ class _RawTask(msgspec.Struct, gc=False):
     id: Any = None
     data: Any = None
     annotations: Any = None
+    completions: Any = None  # what Label Studio before 1.0 called annotations
     predictions: Any = None
     project: Any = None
     inner_id: Any = None
@@ -112,7 +113,8 @@ def read_task(source: bytes | Mapping[str, Any]) -> Task:
     if not isinstance(wire.data, dict):
         raise MalformedTask(wire.id, "data", _not_an("object", wire.data))
     malformed: list[MalformedItem] = []
-    annotations = tuple(read_annotation_json(item) for item in _objects(wire.annotations, "annotations", malformed))
+    written = wire.completions if wire.annotations is None else wire.annotations
+    annotations = tuple(read_annotation_json(item) for item in _objects(written, "annotations", malformed))
     ids: list[int] = []
     bodies: list[Any] = []
     if isinstance(wire.predictions, list):
@@ -152,7 +154,7 @@ def read_annotation_json(source: Mapping[str, Any]) -> Annotation:
         id=_number_of(get("id")),
         results=_results(get("result"), malformed),
         completed_by=person_id(get("completed_by")),
-        was_cancelled=_is_set(get("was_cancelled")),
+        was_cancelled=_is_set(get("was_cancelled")) or _is_set(get("skipped")),
         ground_truth=_is_set(get("ground_truth")),
         created_at=text_or_empty(get("created_at")),
         updated_at=text_or_empty(get("updated_at")),

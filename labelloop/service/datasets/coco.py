@@ -18,6 +18,7 @@ from labelloop.service.datasets.coco_records import (
     CocoAnnotation,
     CocoCategory,
     CocoImage,
+    coco_id,
     is_ring,
     keypoint_triples,
     ring_points,
@@ -37,12 +38,13 @@ from labelloop.service.datasets.shapes import (
 from labelloop.service.datasets.text import decode_json
 
 IDS_NOT_KEPT = "ids of annotations: not kept, an export numbers them by their tasks"
+IDS_AS_NUMBERS = "entries whose id is written as 7.0 or '7': read as the number 7"
 
 
 class _CocoFile(msgspec.Struct):
     images: list[Any] = []
-    annotations: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
-    categories: list[Any] = []
+    annotations: list[msgspec.Raw] | None = None
+    categories: list[Any] | None = None
     info: Any = None
     licenses: Any = None
 
@@ -73,19 +75,27 @@ def read_coco(data: bytes, location: str) -> DataSet:
     try:
         content = decode_json(data, _CocoFile)
     except MalformedData as error:
-        raise unreadable_error(data, location, default=f"it is not a COCO file ({error})") from None
+        fix = "`python -m json.tool FILE` names the place of the fault."
+        if "Expected" in str(error):
+            fix = "A COCO file has lists of images, annotations and categories."
+        elif "UTF-8" in str(error):
+            fix = "Save it as UTF-8."
+        raise unreadable_error(data, location, default=f"it is not a COCO file ({error})", fix=fix) from None
     if not content.images:
         fix = "A COCO file has images, annotations and categories."
         raise unreadable_error(data, location, default="it lists no images", fix=fix)
-    categories, category_problems = _categories(content.categories)
+    categories, category_problems = _categories(content.categories or ())
     images, image_problems = _images(content.images)
     metadata, notes = _image_metadata(content)
     annotations_by_image: dict[Any, list[msgspec.Raw]] = {image: [] for image in images}
     orphans = []
-    for raw in () if content.annotations is msgspec.UNSET else content.annotations:
+    listed = [entry for entry in (*content.images, *(content.categories or ())) if isinstance(entry, dict)]
+    odd_ids = sum(_is_read_as_number(entry.get("id")) for entry in listed)
+    for raw in content.annotations or ():
         try:
             annotation = _decode_annotation(raw)
             annotations_by_image[_valid_id(annotation.image_id)].append(raw)
+            odd_ids += _is_read_as_number(annotation.image_id) or _is_read_as_number(annotation.category_id)
         except (msgspec.DecodeError, MalformedData, RecursionError):
             orphans.append(DatasetProblem("an annotation", f"not an object with an image_id: {bytes(raw)[:60]!r}"))
         except KeyError:
@@ -94,7 +104,7 @@ def read_coco(data: bytes, location: str) -> DataSet:
                 DatasetProblem(f"annotation {annotation.id!r:.40}", f"its image {image_id} is not in images")
             )
     # An annotation without a valid image may belong to any image, so no image counts as empty then.
-    labelled = content.annotations is not msgspec.UNSET and bool(content.annotations or categories)
+    labelled = content.annotations is not None and bool(content.annotations or categories)
 
     def read() -> Iterator[DatasetImage | DatasetProblem]:
         yield from (*category_problems, *image_problems, *orphans)
@@ -118,7 +128,10 @@ def read_coco(data: bytes, location: str) -> DataSet:
         labels,
         keypoint_names,
         notes=(*(() if labelled else (unlabelled_note,)), *notes),
-        counts={IDS_NOT_KEPT: sum(map(len, annotations_by_image.values()))},
+        counts={
+            IDS_NOT_KEPT: sum(map(len, annotations_by_image.values())),
+            **({IDS_AS_NUMBERS: odd_ids} if odd_ids else {}),
+        },
         categories={
             category.name: Category(category_id, category.supercategory)
             for category_id, category in reversed(categories.items())
@@ -133,7 +146,8 @@ def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[Datas
     problems = []
     for entry in listed:
         category = msgspec.convert(entry, CocoCategory) if isinstance(entry, dict) else CocoCategory()
-        category_id, name = category.id, category.name
+        category_id = coco_id(category.id)
+        name = str(category.name) if type(category.name) is int else category.name
         if type(category_id) is not int or not isinstance(name, str) or not name.strip():
             problems.append(DatasetProblem("a category", f"id or name is missing: {entry!r:.60}"))
         elif category_id in categories:
@@ -218,7 +232,7 @@ def _image_metadata(content: _CocoFile) -> tuple[dict[Any, dict[str, Any]], tupl
         info = {}
     metadata: dict[Any, dict[str, Any]] = {}
     for image in content.images:
-        if not isinstance(image, dict) or not _hashable(image.get("id")):
+        if not isinstance(image, dict) or coco_id(image.get("id")) is None:
             continue
         fields = {
             key: value
@@ -229,7 +243,7 @@ def _image_metadata(content: _CocoFile) -> tuple[dict[Any, dict[str, Any]], tupl
             del fields["coco_url"]  # the storage address that our own export wrote
         if (license_id := image.get("license")) is not None and _hashable(license_id):
             fields["license"] = licenses.get(license_id, {"id": license_id})
-        metadata[image.get("id")] = fields | ({"info": info} if info else {})
+        metadata[coco_id(image.get("id"))] = fields | ({"info": info} if info else {})
     used = {msgspec.json.encode(fields_.get("license")) for fields_ in metadata.values()}
     if unused := sum(msgspec.json.encode(license_) not in used for license_ in licenses.values()):
         notes.append(f"licenses that no image has, not kept: {unused}")
@@ -244,9 +258,13 @@ def _hashable(value: Any) -> bool:
 
 
 def _valid_id(value: Any) -> int | str:
-    if type(value) not in {int, str}:
+    if (number := coco_id(value)) is None:
         raise MalformedData(f"{value!r:.40} is not an id")
-    return value  # type: ignore[no-any-return]
+    return number  # type: ignore[no-any-return]
+
+
+def _is_read_as_number(value: Any) -> bool:
+    return type(value) is not int and type(coco_id(value)) is int
 
 
 def _images(listed: Sequence[Any]) -> tuple[dict[Any, CocoImage], list[DatasetProblem]]:
@@ -259,8 +277,8 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, CocoImage], list[DatasetPr
         except msgspec.ValidationError:
             problems.append(DatasetProblem("an image", f"not an object: {entry!r:.60}"))
             continue
-        name = image.file_name
-        if type(image.id) not in {int, str} or not isinstance(name, str) or not name:
+        name, image.id = image.file_name, coco_id(image.id)
+        if image.id is None or not isinstance(name, str) or not name:
             problems.append(DatasetProblem(f"image {image.id!r:.40}", "id or file_name is missing"))
         elif image.id in images or name in names:
             problems.append(DatasetProblem(f"image {image.id} {name}", "another image has the same id or file_name"))
@@ -295,8 +313,8 @@ def _labelled_object(
     height: int,
 ) -> LabelledObject:
     try:
-        category = categories[annotation.category_id]
-    except (KeyError, TypeError):
+        category = categories[coco_id(annotation.category_id)]
+    except KeyError:
         raise MalformedData(f"its category {annotation.category_id!r:.40} is not in categories") from None
     shape = _shape(annotation, width, height)
     score = None if annotation.score is None else parse_number(annotation.score, "score")
@@ -306,12 +324,14 @@ def _labelled_object(
 
 def _shape(annotation: CocoAnnotation, width: int, height: int) -> Geometry:
     segmentation = annotation.segmentation
-    if not segmentation:
+    if not segmentation or (isinstance(segmentation, list) and not any(segmentation)):
         return coco_box(annotation.bbox)
     if not width or not height:
         raise MalformedData("it has a segmentation, but its image has no width and height")
     if isinstance(segmentation, dict):
         return decode_rle(segmentation, width, height)
+    if isinstance(segmentation, list) and all(map(is_number, segmentation)):
+        segmentation = [segmentation]  # one polygon, not in a list: pycocotools reads it too
     if not isinstance(segmentation, list) or not all(isinstance(ring, list) for ring in segmentation):
         raise MalformedData("its segmentation is neither a list of polygons nor an RLE")
     rings = [[parse_number(value, "a coordinate") for value in ring] for ring in segmentation if ring]

@@ -51,6 +51,15 @@ class CocoAnnotation(msgspec.Struct):
     score: Any = None
 
 
+def coco_id(value: Any) -> Any:
+    """An id: 7, 7.0 and "7" are the number 7, other texts stay texts; None for anything else."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is str:
+        return int(value) if value.isdecimal() and value == str(int(value)) else value
+    return value if type(value) is int else None
+
+
 def is_ring(values: Sequence[Any]) -> bool:
     """Whether a flat list x1, y1, x2, y2, ... has at least three points."""
     return len(values) >= 6 and len(values) % 2 == 0

@@ -192,10 +192,14 @@ def detect_format(source: DatasetSource) -> str:
 
 
 def _other_layouts(source: DatasetSource, chosen: str) -> Iterator[str]:
-    """A note on each other format that the folder has labels of."""
+    """A note on each other format that the folder has labels of, or may have."""
     for name in detect_layouts(source.files, source.images):
         if name != chosen and (name.partition("-")[0] != chosen.partition("-")[0] or name.startswith("coco-")):
             yield f"it has labels of the format {name} too: `--format {name}` reads those"
+    folders = sorted({name.split("/", 1)[0] for name in source.images.names if "/" in name})
+    if chosen == "images" and len(folders) > 1:
+        shown = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
+        yield f"its folders ({shown}) are not read as classes: `--format yolo-classify` reads them"
 
 
 def _refuse_foreign_labels(files: DatasetFiles) -> None:

@@ -36,9 +36,16 @@ def parse_number(value: object, what: str) -> float:
 
 def image_size_or_zero(width: object, height: object) -> tuple[int, int]:
     """(width, height) in pixels; (0, 0) if either is invalid."""
-    if type(width) is int and type(height) is int and 0 < width < _MAX_COORDINATE and 0 < height < _MAX_COORDINATE:
-        return width, height
-    return 0, 0
+    sides = _whole(width), _whole(height)
+    return sides if all(0 < side < _MAX_COORDINATE for side in sides) else (0, 0)
+
+
+def _whole(value: object) -> int:
+    """A whole number, also one written as 640.0 or "640"; 0 for anything else."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
+        return int(value)
+    is_whole = type(value) is int or (isinstance(value, float) and value.is_integer())
+    return int(value) if is_whole else 0  # type: ignore[call-overload,no-any-return]
 
 
 def rectangle(x: float, y: float, width: float, height: float) -> Rectangle:

@@ -1,5 +1,6 @@
 """Parse the XML of Pascal VOC and its lists in ``ImageSets/Main``, for the import, validation and reports."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,6 +13,10 @@ from labelloop.service.datasets.errors import DatasetError, MalformedData
 from labelloop.service.datasets.files import DatasetFiles
 from labelloop.service.datasets.text import decode_lines
 
+_MULTI_BYTE = re.compile(
+    rb"""\s*<\?xml[^>]*encoding=["']((?:gb|big5|shift|sjis|euc|cp9|ms9|hz|johab|iso-?2022)[\w-]*)["'][^>]*\?>""",
+    re.IGNORECASE,
+)
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -95,10 +100,11 @@ def read_annotation(files: DatasetFiles, name: str) -> VocAnnotation:
         raise MalformedData(error.reason) from None
 
 
-def parse_annotation(data: bytes | str) -> VocAnnotation:
+def parse_annotation(data: bytes) -> VocAnnotation:
     """Parse XML. Raises `MalformedData` if it is invalid or has another root than <annotation>."""
     try:
-        root = fromstring(data)
+        declared = _MULTI_BYTE.match(data)  # of encodings with several bytes the parser knows only UTF
+        root = fromstring(data[declared.end() :].decode(declared[1].decode()) if declared else data)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise MalformedData(f"it is not valid XML: {error or type(error).__name__}") from None
     if root.tag != "annotation":

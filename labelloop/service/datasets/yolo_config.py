@@ -119,6 +119,8 @@ def _read_data_yaml(files: DatasetFiles, name: str) -> YoloConfig:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise DatasetError(location, f"it is not YAML ({reason})") from None
     names = document.get("names") if isinstance(document, dict) else None
+    if isinstance(names, dict) and all(str(number).isdecimal() for number in names):
+        names = {int(number): name_ for number, name_ in names.items()}  # also '0', as Ultralytics reads it
     if isinstance(names, dict) and all(type(number) is int and 0 <= number < MAX_CLASSES for number in names):
         names = [names.get(number, "") for number in range(max(names, default=-1) + 1)]  # gaps: unused indices
     if not isinstance(names, list):

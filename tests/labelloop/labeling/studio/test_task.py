@@ -78,3 +78,10 @@ def test_unknown_fields_of_a_result_are_kept():
     assert result.raw == raw
     assert result.type == "rectanglelabels"
     assert result.parent_id == "p"
+
+
+@pytest.mark.parametrize("skipped", ["skipped", "was_cancelled"])
+def test_completions_of_old_exports_are_annotations(skipped):
+    completions = [{"id": 1, "result": []}, {"id": 2, "result": [], skipped: True}]
+    task = read_task({"id": 1, "data": {"image": "a.jpg"}, "completions": completions})
+    assert [(one.id, one.was_cancelled) for one in task.annotations] == [(1, False), (2, True)]

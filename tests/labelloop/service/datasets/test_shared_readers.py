@@ -52,8 +52,8 @@ def test_pose_row_is_split_into_key_points():
 
 def test_voc_texts_are_stripped_and_empty_if_missing():
     annotation = parse_annotation(
-        "<annotation><filename> a.jpg </filename><object><name> car </name><bndbox><xmin> 1 </xmin></bndbox>"
-        "<object><name>part</name></object></object></annotation>"
+        b"<annotation><filename> a.jpg </filename><object><name> car </name><bndbox><xmin> 1 </xmin></bndbox>"
+        b"<object><name>part</name></object></object></annotation>"
     )
     (obj,) = annotation.objects
     assert (annotation.filename, annotation.size) == ("a.jpg", ("", ""))
@@ -63,7 +63,7 @@ def test_voc_texts_are_stripped_and_empty_if_missing():
 
 def test_xml_with_another_root_names_its_root():
     with pytest.raises(NotAnAnnotation, match="<svg>"):
-        parse_annotation("<svg/>")
+        parse_annotation(b"<svg/>")
 
 
 def test_ndjson_records_keep_line_numbers():

@@ -1,0 +1,126 @@
+"""Data sets as other programs write them, beside their standard: read alike, or named with the item and the fix."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from labelloop.service.datasets import DatasetError, open_source, read_dataset
+from labelloop.service.datasets.coco import IDS_AS_NUMBERS
+from labelloop.service.datasets.model import DatasetImage
+from labelloop.service.settings import Settings
+
+IMAGE = {"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}
+CATEGORY = {"id": 1, "name": "car"}
+ANNOTATION = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 10]}
+RING = [1, 1, 20, 1, 10, 30]
+XML = "<annotation><filename>a.jpg</filename><object><name>{name}</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>20</xmax><ymax>30</ymax></bndbox></object></annotation>"  # noqa: E501
+
+
+def images_of(path):
+    return list(read_dataset(open_source(str(path), Settings())).images())
+
+
+def coco(folder, *, image=IMAGE, category=CATEGORY, annotation=ANNOTATION, **more):
+    content = {"images": [image], "categories": [category], "annotations": [annotation]} | more
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder / "instances.json"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"image": IMAGE | {"id": "1"}},
+        {"image": IMAGE | {"id": 1.0}, "annotation": ANNOTATION | {"image_id": "1"}},
+        {"category": CATEGORY | {"id": "1"}},
+        {"annotation": ANNOTATION | {"category_id": "1", "image_id": 1.0}},
+    ],
+)
+def test_ids_are_numbers_however_they_are_written(tmp_path, entries):
+    data = read_dataset(open_source(str(coco(tmp_path, **entries)), Settings()))
+    (image,) = data.images()
+    assert [drawn.label for drawn in image.objects] == ["car"]
+    assert data.counts[IDS_AS_NUMBERS] >= 1
+
+
+def test_ids_that_are_texts_stay_texts(tmp_path):
+    path = coco(tmp_path, image=IMAGE | {"id": "01"}, annotation=ANNOTATION | {"image_id": "01"})
+    assert [len(image.objects) for image in images_of(path)] == [1]
+    _, image = images_of(coco(tmp_path, image=IMAGE | {"id": "01"}))
+    assert not image.objects  # "01" is not 1
+
+
+@pytest.mark.parametrize("size", [{"width": 64.0, "height": 48.0}, {"width": "64", "height": "48"}])
+def test_sizes_are_whole_numbers_however_they_are_written(tmp_path, size):
+    (image,) = images_of(coco(tmp_path, image=IMAGE | size, annotation=ANNOTATION | {"segmentation": [RING]}))
+    assert (image.width, image.height) == (64, 48)
+    assert len(image.objects) == 1
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "shape"), [([[]], "Rectangle"), ([[], []], "Rectangle"), ([], "Rectangle"), (RING, "Polygon")]
+)
+def test_empty_polygons_leave_the_box_and_a_bare_one_counts(tmp_path, segmentation, shape):
+    (image,) = images_of(coco(tmp_path, annotation=ANNOTATION | {"segmentation": segmentation}))
+    assert [type(drawn.geometry).__name__ for drawn in image.objects] == [shape]
+
+
+def test_a_name_that_is_a_number_is_its_text(tmp_path):
+    (image,) = images_of(coco(tmp_path, category=CATEGORY | {"name": 7}))
+    assert [drawn.label for drawn in image.objects] == ["7"]
+
+
+def test_no_annotations_are_no_negatives(tmp_path):
+    (image,) = images_of(coco(tmp_path, annotations=None))
+    assert not image.labelled
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        (json.dumps({"images": [IMAGE], "categories": {"1": "car"}}).encode(), "lists of images"),
+        ('{"images": [{"id": 1, "file_name": "é.jpg"}]}'.encode("latin-1"), "UTF-8"),
+        (json.dumps({"images": [IMAGE]}).encode()[:-1] + b",}", "json.tool"),
+    ],
+)
+def test_a_file_that_cannot_be_decoded_is_refused_with_its_fix(tmp_path, text, fix):
+    (tmp_path / "instances.json").write_bytes(text)
+    with pytest.raises(DatasetError) as refused:
+        images_of(tmp_path / "instances.json")
+    assert fix in refused.value.fix
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "GB2312", "gb18030", "big5", "Shift_JIS", "euc-jp", "iso-8859-1", "utf-8"])
+def test_xml_is_read_in_its_declared_encoding(tmp_path, encoding):
+    name = "é" if encoding == "iso-8859-1" else "中"
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n{XML.format(name=name)}'
+    (tmp_path / "a.xml").write_bytes(text.encode(encoding))
+    (image,) = images_of(tmp_path)
+    assert [drawn.label for drawn in image.objects] == [name]
+
+
+def test_xml_that_is_not_in_its_declared_encoding_is_a_problem(tmp_path):
+    (tmp_path / "a.xml").write_bytes(b'<?xml version="1.0" encoding="gbk"?>' + XML.format(name="x").encode() + b"\xff")
+    items = images_of(tmp_path)
+    assert not any(isinstance(item, DatasetImage) and item.objects for item in items)
+    assert any("not valid XML" in item.reason for item in items if not isinstance(item, DatasetImage))
+
+
+@pytest.mark.parametrize("key", ["1", "'1'"])
+def test_class_numbers_may_be_quoted(tmp_path, key):
+    (tmp_path / "data.yaml").write_text(f"names:\n  {key}: car\n")
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text("1 .5 .5 .2 .2\n")
+    (image,) = images_of(tmp_path)
+    assert [drawn.label for drawn in image.objects] == ["car"]
+
+
+def test_folders_that_may_be_classes_are_said_to_be_none(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 48)).save(tmp_path / name / "a.jpg")
+    data = read_dataset(open_source(str(tmp_path), Settings()))
+    assert not any(image.labelled for image in data.images())
+    assert [note for note in data.notes if "`--format yolo-classify`" in note]
+    data = read_dataset(open_source(str(tmp_path), Settings()), "yolo-classify")
+    assert [image.choices for image in data.images()] == [("cat",), ("dog",)]
