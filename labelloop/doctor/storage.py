@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError
 from labelloop.service.jobs.heartbeats import WORKERS
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.readiness import DatabaseChecks, NotReady, require_home, require_intact, sqlite_file
-from labelloop.service.settings import hide_password, settings_file, unknown_settings
+from labelloop.service.settings import describe_settings, hide_password, settings_file, unknown_settings
 
 MIB, GIB = 2**20, 2**30
 DISK_PROBLEM_BYTES = 500 * MIB
@@ -30,9 +31,11 @@ def settings(context: DoctorContext) -> Finding:
     home = context.settings.home
     unknown = unknown_settings(home)
     if unknown:
+        known = [name for name, *_ in describe_settings()]
+        similar = " and ".join(close[0] for name in unknown if (close := get_close_matches(name, known, 1)))
         return warning(
             f"Unknown settings: {', '.join(unknown)}.",
-            "Correct the name: docs/reference/settings.md lists all settings.",
+            f"Correct the name{similar and f' (did you mean {similar}?)'}: docs/reference/settings.md lists them all.",
         )
     return ok(f"every LABELLOOP_ setting is known; home is {home}")
 

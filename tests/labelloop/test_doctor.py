@@ -214,6 +214,7 @@ def test_unknown_setting_is_named(context, monkeypatch):
     finding = storage.settings(context())
     assert finding.level == "warning"
     assert "LABELLOOP_MODLE" in finding.what
+    assert "did you mean LABELLOOP_MODEL?" in finding.fix
 
 
 Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - the shape of shutil.disk_usage's answer
