@@ -146,7 +146,7 @@ def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[Datas
     problems = []
     for entry in listed:
         category = msgspec.convert(entry, CocoCategory) if isinstance(entry, dict) else CocoCategory()
-        category_id = coco_id(category.id)
+        category_id = category.id
         name = str(category.name) if type(category.name) is int else category.name
         if type(category_id) is not int or not isinstance(name, str) or not name.strip():
             problems.append(DatasetProblem("a category", f"id or name is missing: {entry!r:.60}"))
@@ -277,7 +277,7 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, CocoImage], list[DatasetPr
         except msgspec.ValidationError:
             problems.append(DatasetProblem("an image", f"not an object: {entry!r:.60}"))
             continue
-        name, image.id = image.file_name, coco_id(image.id)
+        name = image.file_name
         if image.id is None or not isinstance(name, str) or not name:
             problems.append(DatasetProblem(f"image {image.id!r:.40}", "id or file_name is missing"))
         elif image.id in images or name in names:

@@ -11,7 +11,7 @@ import msgspec
 
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.coco_files import split_folder
-from labelloop.service.datasets.coco_records import CocoImage
+from labelloop.service.datasets.coco_records import CocoImage, coco_id
 from labelloop.service.datasets.errors import DatasetError, MalformedData, unreadable_error
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem
@@ -26,6 +26,9 @@ _IDS = "ids of captions: not kept"
 class _Caption(msgspec.Struct):
     image_id: Any = None
     caption: Any = None
+
+    def __post_init__(self) -> None:
+        self.image_id = coco_id(self.image_id)
 
 
 class _CaptionFile(msgspec.Struct):

@@ -13,6 +13,15 @@ from labelloop.labeling.geometry.shapes import Point
 _T = TypeVar("_T")
 
 
+def coco_id(value: Any) -> Any:
+    """An id: 7, 7.0 and "7" are the number 7, other texts stay texts; None for anything else."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is str:
+        return int(value) if value.isdecimal() and value == str(int(value)) else value
+    return value if type(value) is int else None
+
+
 class CocoImage(msgspec.Struct):
     """An entry of ``images``; ``task_id`` is written by labelloop exports."""
 
@@ -24,6 +33,9 @@ class CocoImage(msgspec.Struct):
     flickr_url: Any = None
     task_id: Any = None
 
+    def __post_init__(self) -> None:
+        self.id = coco_id(self.id)
+
 
 class CocoCategory(msgspec.Struct):
     """An entry of ``categories``."""
@@ -33,6 +45,9 @@ class CocoCategory(msgspec.Struct):
     supercategory: Any = None
     keypoints: Any = None
     skeleton: Any = None
+
+    def __post_init__(self) -> None:
+        self.id = coco_id(self.id)
 
 
 class CocoAnnotation(msgspec.Struct):
@@ -49,15 +64,6 @@ class CocoAnnotation(msgspec.Struct):
     keypoints: Any = msgspec.UNSET
     iscrowd: Any = None
     score: Any = None
-
-
-def coco_id(value: Any) -> Any:
-    """An id: 7, 7.0 and "7" are the number 7, other texts stay texts; None for anything else."""
-    if type(value) is float and value.is_integer():
-        return int(value)
-    if type(value) is str:
-        return int(value) if value.isdecimal() and value == str(int(value)) else value
-    return value if type(value) is int else None
 
 
 def is_ring(values: Sequence[Any]) -> bool:

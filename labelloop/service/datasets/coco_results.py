@@ -7,7 +7,7 @@ import msgspec
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_non_data_set
 from labelloop.service.datasets.coco import coco_box
-from labelloop.service.datasets.coco_records import CocoAnnotation
+from labelloop.service.datasets.coco_records import CocoAnnotation, coco_id
 from labelloop.service.datasets.errors import DatasetError, MalformedData, unreadable_error
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, LabelledObject
 from labelloop.service.datasets.shapes import decode_rle, parse_number
@@ -41,10 +41,11 @@ def read_results(data: bytes, location: str) -> DataSet:
         except (msgspec.DecodeError, RecursionError):
             problems.append(DatasetProblem(f"result {index}", "not an object"))
             continue
-        if type(result.image_id) is not int or result.image_id < 1:
+        task_id = coco_id(result.image_id)
+        if type(task_id) is not int or task_id < 1:
             problems.append(DatasetProblem(f"result {index}", f"image_id {result.image_id!r:.40} is not a task id"))
             continue
-        results_by_image.setdefault(result.image_id, []).append((index, raw))
+        results_by_image.setdefault(task_id, []).append((index, raw))
 
     def read() -> Iterator[DatasetImage | DatasetProblem]:
         yield from problems
@@ -64,7 +65,8 @@ def read_results(data: bytes, location: str) -> DataSet:
 
 
 def _result(result: CocoAnnotation) -> LabelledObject:
-    if type(result.category_id) is not int:
+    category = coco_id(result.category_id)
+    if type(category) is not int:
         raise MalformedData(f"category_id is {result.category_id!r:.40}")
     score = parse_number(result.score, "score")
     if result.segmentation:
@@ -74,4 +76,4 @@ def _result(result: CocoAnnotation) -> LabelledObject:
         shape: Geometry = decode_rle(result.segmentation, size[1], size[0])
     else:
         shape = coco_box(result.bbox)
-    return LabelledObject(shape, f"#{result.category_id}", score)
+    return LabelledObject(shape, f"#{category}", score)

@@ -208,6 +208,7 @@ def _shape_of(entry: Any) -> _Shape:
 
 
 def _label(label: Any) -> str:
+    label = str(label) if type(label) is int else label
     if not isinstance(label, str) or not label.strip():
         raise MalformedData(f"its label is {label!r:.40}, not text")
     return label.strip()

@@ -82,9 +82,9 @@ def _read_header(head: dict[str, Any], location: str) -> YoloConfig:
     names = head.get("class_names")
     reason = 'class_names is not {"0": name, "1": name, ...}'
     if not isinstance(names, dict) or sorted(names) != sorted(str(number_) for number_ in range(len(names))):
-        raise DatasetError(location, reason)
+        raise DatasetError(location, reason, fix='List the names by number, from "0" on.')
     if not all(isinstance(name, str) for name in names.values()):
-        raise DatasetError(location, reason)
+        raise DatasetError(location, reason, fix='List the names by number, from "0" on.')
     labels = tuple(names[str(number_)] for number_ in range(len(names)))
     return with_keypoints(YoloConfig(labels, document=head), location)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.coco_files import split_folder
-from labelloop.service.datasets.coco_records import CocoCategory, CocoImage
+from labelloop.service.datasets.coco_records import CocoCategory, CocoImage, coco_id
 from labelloop.service.datasets.errors import DatasetError, MalformedData, unreadable_error
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles
 from labelloop.service.datasets.mask_files import PANOPTIC_PREFIX, read_png
@@ -38,11 +38,17 @@ class _Segment(msgspec.Struct):
     category_id: Any = None
     iscrowd: Any = None
 
+    def __post_init__(self) -> None:
+        self.id, self.category_id = coco_id(self.id), coco_id(self.category_id)
+
 
 class _Annotation(msgspec.Struct):
     image_id: Any = None
     file_name: Any = None
     segments_info: Any = None
+
+    def __post_init__(self) -> None:
+        self.image_id = coco_id(self.image_id)
 
 
 class _PanopticFile(msgspec.Struct):
@@ -233,7 +239,7 @@ def _read_segments(
             mask = mask_in_box(own, box[1].start, box[0].start, width, height)
             yield LabelledObject(mask, category.name.strip(), crowd=segment.iscrowd == 1)
             listed_ids.add(segment.id)
-    segment_ids = {entry.get("id") for entry in listed if isinstance(entry, dict) and type(entry.get("id")) is int}
+    segment_ids = {coco_id(entry.get("id")) for entry in listed if isinstance(entry, dict)}
     unlisted = [number for number in boxes if number and number not in segment_ids]
     if unlisted:
         yield DatasetProblem(f"{where}, id {unlisted[0]}", f"{len(unlisted)} ids of its PNG are not in segments_info")

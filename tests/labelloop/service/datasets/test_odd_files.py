@@ -124,3 +124,27 @@ def test_folders_that_may_be_classes_are_said_to_be_none(tmp_path):
     assert [note for note in data.notes if "`--format yolo-classify`" in note]
     data = read_dataset(open_source(str(tmp_path), Settings()), "yolo-classify")
     assert [image.choices for image in data.images()] == [("cat",), ("dog",)]
+
+
+@pytest.mark.parametrize("number", [1, 1.0, "1"])
+def test_captions_results_and_panoptic_read_ids_alike(tmp_path, number):
+    annotation = {"id": 1, "image_id": number, "caption": "a cat"}
+    (tmp_path / "captions.json").write_text(json.dumps({"images": [IMAGE], "annotations": [annotation]}))
+    (image,) = images_of(tmp_path / "captions.json")
+    assert image.texts == ("a cat",)
+    result = {"image_id": number, "category_id": number, "bbox": [1, 2, 3, 4], "score": 0.5}
+    (tmp_path / "results.json").write_text(json.dumps([result]))
+    (image,) = images_of(tmp_path / "results.json")
+    assert (image.task, [drawn.label for drawn in image.objects]) == (1, ["#1"])
+    folder = tmp_path / "panoptic"
+    (folder / "panoptic").mkdir(parents=True)
+    Image.new("RGB", (64, 48), (1, 0, 0)).save(folder / "panoptic" / "a.png")
+    segments = [{"id": number, "category_id": number}]
+    content = {
+        "images": [IMAGE],
+        "annotations": [{"image_id": number, "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": number, "name": "sky", "isthing": 0}],
+    }
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    (image,) = images_of(folder)
+    assert [drawn.label for drawn in image.objects] == ["sky"]
