@@ -76,10 +76,14 @@ class StackLayout:
         return self.home / RECORDS
 
     @property
+    def ports(self) -> dict[str, int]:
+        """The ports by the names of their options."""
+        return {name: getattr(self, name) for name in DEFAULT_PORTS}
+
+    @property
     def urls(self) -> dict[str, str]:
         """The addresses by the names of their settings."""
-        ports = {"port": self.port, "ml_port": self.ml_port, "qc_port": self.qc_port}
-        return {URLS[name]: f"http://localhost:{number}" for name, number in ports.items()}
+        return {URLS[name]: f"http://localhost:{number}" for name, number in self.ports.items()}
 
     def require_ports(self) -> None:
         """Check that all ports are free.
@@ -88,7 +92,7 @@ class StackLayout:
             StackError: A port is in use; the message names the program and the option for another port.
         """
         used: dict[int, str] = {}
-        for name, number in (("port", self.port), ("ml_port", self.ml_port), ("qc_port", self.qc_port)):
+        for name, number in self.ports.items():
             option = f"--{name.replace('_', '-')}"
             if number in used:
                 raise StackError(
@@ -109,7 +113,7 @@ class StackLayout:
 
     def services(self) -> Sequence[ServiceSpec]:
         """The labelloop services: ML backend, quality control and worker."""
-        ml, qc = f"http://localhost:{self.ml_port}", f"http://localhost:{self.qc_port}"
+        ml, qc = self.urls[URLS["ml_port"]], self.urls[URLS["qc_port"]]
         return (
             self._service("ML backend", "ml-backend", f"ml serve --host {LOOPBACK} --port {self.ml_port}", ml),
             self._service("Quality control", "qc", f"qc serve --host {LOOPBACK} --port {self.qc_port}", qc),
