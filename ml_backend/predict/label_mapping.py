@@ -26,7 +26,7 @@ class Target:
         control: The control with the labels.
         shape: The control that draws the shape, for `Labels` with a `Rectangle`; None where `control` draws itself.
         to_name: Name of the image object.
-        data_key: Key of the task's data that holds the image's URL.
+        data_key: Key of the task's data, or path in it, that holds the image's URL.
         is_list: Whether the value under `data_key` is a list of URLs.
         labels: Label by class index, for the classes that have one.
         draws: Key of `SHAPES`, or `CHOICES`.
@@ -238,8 +238,8 @@ def _target(
 
 
 def is_readable(image: ObjectTag) -> bool:
-    """Whether the image's value is a plain key of the task's data, not a path such as `photo.url` or in a Repeater."""
-    return not any(sign in image.value for sign in "{[.")
+    """Whether the image's value is a key of the task's data, or a path such as `photo.url`; not inside a Repeater."""
+    return "{" not in image.value
 
 
 def is_about_one_image(control: Control, image: ObjectTag) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy.typing as npt
 import structlog
 
+from labelloop.labeling.studio.config import data_value
 from labelloop.service.errors import Busy
 from labelloop.service.media import DecodedImage, MediaError
 from labelloop.service.memory_budget import Abandoned, MemoryBudget, never_abandoned
@@ -531,7 +532,7 @@ def image_requests(index: int, task: dict[str, Any], targets: Sequence[TargetThr
 
     Args:
         index: Index of the task in its request.
-        task: As Label Studio sends it; data values are URLs or lists of URLs.
+        task: As Label Studio sends it; data values, also under a path, are URLs or lists of URLs.
         targets: Targets that results go to.
     """
     data = task.get("data")
@@ -541,7 +542,7 @@ def image_requests(index: int, task: dict[str, Any], targets: Sequence[TargetThr
         keys.setdefault(target.target.data_key, []).append(target)
     requests = []
     for key, key_targets in keys.items():
-        value = data.get(key)
+        value = data_value(data, key)
         if isinstance(value, list):
             requests += [ImageRequest(index, url, item, tuple(key_targets)) for item, url in enumerate(value)]
         else:

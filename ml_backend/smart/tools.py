@@ -17,7 +17,7 @@ from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.geometry.shapes import Geometry, Polygon, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.result import Result
-from labelloop.labeling.studio.config import Control, LabelConfig
+from labelloop.labeling.studio.config import Control, LabelConfig, data_value
 from labelloop.labeling.studio.writing import to_results
 from labelloop.service.errors import Busy, LabelloopError
 from labelloop.service.media import MediaError
@@ -159,7 +159,7 @@ class SmartTools:
     def _embedded(self, task: dict[str, Any], config: LabelConfig, last: Result) -> _EmbeddedImage | None:
         """Embed the task's image, through the cache; None without an image URL."""
         data = task.get("data")
-        value = data.get(config.data_key(last.to_name)) if isinstance(data, dict) else None
+        value = data_value(data, config.data_key(last.to_name) or "") if isinstance(data, dict) else None
         index = last.item_index or 0
         url = value[index] if isinstance(value, list) and 0 <= index < len(value) else value
         if not isinstance(url, str) or not url.strip():

@@ -19,7 +19,15 @@ OTHER = '<Image name="other" value="$other"/>'
 BOXES = f'<RectangleLabels name="label" toName="image">{LABELS}</RectangleLabels>'
 SEPARATE = f'{IMAGE}<Labels name="label" toName="image">{LABELS}</Labels>'
 # Values of the tasks.
-DATA = {"image": "a", "other": "a", "images": ["a", "a"], "labels": [{"value": "Cat"}], "text": "abc"}
+DATA = {
+    "image": "a",
+    "other": "a",
+    "images": ["a", "a"],
+    "labels": [{"value": "Cat"}],
+    "text": "abc",
+    "photo": {"url": "a"},
+    "pages": [{}, {"file": "a"}],
+}
 
 CHOICES = '<Choices name="c" toName="image" perRegion="true" whenTagName="label"><Choice value="a"/></Choices>'
 TEXT = f'<Text name="t" value="$text"/><Labels name="ner" toName="t">{LABELS}</Labels>'
@@ -51,6 +59,24 @@ SERVED = {
     ),
     "labels of ellipses": (f'{SEPARATE}<Ellipse name="e" toName="image"/>', 4),
     "labels of brushes": (f'{SEPARATE}<Brush name="b" toName="image"/>', 4),
+    "a path": (IMAGE.replace("$image", "$photo.url") + BOXES, 2),
+    "a path with a number": (IMAGE.replace("$image", "$pages[1].file") + BOXES, 2),
+    "two controls of a kind": (
+        f'{IMAGE}{BOXES}<RectangleLabels name="two" toName="image"><Label value="cat"/></RectangleLabels>', 3,
+    ),
+    "labels in other scripts": (
+        IMAGE + boxes('"Cat"', '"猫 Кошка شخص" predicted_values="cat"'), 2,
+    ),
+    "hidden and styled labels": (
+        IMAGE + boxes('"Cat"', '"Cat" hidden="true" background="#f00" html="&lt;b&gt;Cat&lt;/b&gt;" maxUsages="1"'), 2,
+    ),
+    "boxes, polygons and brushes of the same labels": (
+        IMAGE + BOXES + f'<PolygonLabels name="p" toName="image">{LABELS}</PolygonLabels>'
+        f'<BrushLabels name="br" toName="image">{LABELS}</BrushLabels>', 2,
+    ),
+    "points of their own": (f'{IMAGE}<KeyPointLabels name="k" toName="image">{LABELS}</KeyPointLabels>', 2),
+    "bitmasks": (f'{IMAGE}<BitmaskLabels name="m" toName="image">{LABELS}</BitmaskLabels>', 2),
+    "ellipses": (f'{IMAGE}<EllipseLabels name="e" toName="image">{LABELS}</EllipseLabels>', 2),
     "labels of points": (f'{SEPARATE}<KeyPoint name="k" toName="image"/>', 4),
 }  # fmt: skip
 
@@ -64,11 +90,7 @@ NOT_SERVED = {
     "vectors": (f'{IMAGE}<VectorLabels name="label" toName="image">{LABELS}</VectorLabels>', "no model draws vectors"),
     "a magic wand": (f'{SEPARATE}<MagicWand name="w" toName="image"/>', "the image has no Rectangle"),
     "no labels": (f'{IMAGE}<Rectangle name="label" toName="image"/>', "it draws without labels"),
-    "a repeater": (f'<Repeater on="$images" indexFlag="{{{{idx}}}}">{REPEATED}</Repeater>', "is not a plain key"),
-    "a nested key": (
-        f'<Image name="i" value="$photo.url"/><RectangleLabels name="label" toName="i">{LABELS}</RectangleLabels>',
-        "is not a plain key",
-    ),
+    "a repeater": (f'<Repeater on="$images" indexFlag="{{{{idx}}}}">{REPEATED}</Repeater>', "inside a Repeater"),
 }  # fmt: skip
 
 

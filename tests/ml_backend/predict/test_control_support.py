@@ -54,9 +54,9 @@ CASES = {
     "a tag of another release": (IMAGE + labelled("HologramLabels"), False, False, "HologramLabels"),
     "no such object": (IMAGE + labelled("RectangleLabels", on="other"), False, False, "no object other"),
     "a repeater": (
-        '<Image name="i" value="$pages[{{idx}}].url"/>' + labelled("RectangleLabels"), False, False, "plain key",
+        '<Image name="i" value="$pages[{{idx}}].url"/>' + labelled("RectangleLabels"), False, False, "a Repeater",
     ),
-    "a nested key": ('<Image name="i" value="$photo.url"/>' + labelled("RectangleLabels"), False, False, "plain key"),
+    "a path": ('<Image name="i" value="$photo.url"/>' + labelled("RectangleLabels"), True, False, "under a path"),
     "labels of the task": (
         IMAGE + '<RectangleLabels name="c" toName="i" value="$options"/>', False, True, "come from each task",
     ),
