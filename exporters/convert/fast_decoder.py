@@ -275,12 +275,17 @@ class FastTaskDecoder:
         self, shapes: Sequence[Any], labels: Sequence[tuple[str, ...]]
     ) -> tuple[list[Any], list[tuple[str, ...]], bytes]:
         """Return a shape for each label of a region, their labels, and whether each repeats the shape before."""
-        rows: list[tuple[Any, tuple[str, ...], bool]] = []
+        all_shapes: list[Any] = []
+        all_labels: list[tuple[str, ...]] = []
+        repeats = bytearray()
         for shape, named in zip(shapes, labels, strict=True):
-            distinct = distinct_labels(named, self._classes) if len(named) > 1 else named
-            rows += [(shape, (label,), number > 0) for number, label in enumerate(distinct)] or [(shape, (), False)]
-        all_shapes, all_labels, repeats = zip(*rows, strict=True)
-        return list(all_shapes), list(all_labels), bytes(repeats)
+            split = [named]
+            if len(named) > 1:
+                split = [(label,) for label in distinct_labels(named, self._classes)] or [()]
+            all_shapes += [shape] * len(split)
+            all_labels += split
+            repeats += b"\0" + b"\1" * (len(split) - 1)
+        return all_shapes, all_labels, bytes(repeats)
 
     def _rule(self, annotation: Any) -> str:
         """Return the rule that selects the only annotation of a task; empty if none does.
@@ -554,9 +559,10 @@ class _Block:
         if not all(labelled):
             class_ids = [number if label else _NO_CLASS for number, label in zip(class_ids, labelled, strict=True)]
         if _POINT in shapes:
-            for index in [index for index, shape in enumerate(shapes) if shape == _POINT]:
+            points_at = [index for index, shape in enumerate(shapes) if shape == _POINT]
+            for index in points_at:
                 class_ids[index] = _NO_CLASS
-                self._add_point(self._rows + index, results[index], names[index])
+            self._add_points(points_at, results, names)
         self._class_ids += pack(class_ids, "q")
         self._metadata.scores.extend(scores)
         self._metadata.regions.extend([result.id for result in results])
@@ -574,14 +580,15 @@ class _Block:
                 notes.append(answer.notes if answer else None)
                 row += 1
 
-    def _add_point(self, row: int, result: Any, name: str) -> None:
-        """Record what only key points have."""
-        self._names[row] = name
-        if result.parentID:
-            self._parents[row] = result.parentID
-        notes = self._metadata.notes[row] if row < len(self._metadata.notes) else None
-        if notes and any(str(answer).casefold() in HIDDEN for given in notes.attributes.values() for answer in given):
-            self._hidden.add(row)
+    def _add_points(self, indices: Sequence[int], results: Sequence[Any], names: Sequence[str]) -> None:
+        """Record what only key points have; the indices are those of the results that follow the rows so far."""
+        first = self._rows
+        self._names.update({first + index: names[index] for index in indices})
+        self._parents.update({first + index: results[index].parentID for index in indices if results[index].parentID})
+        for index in indices if len(self._metadata.notes) > first else ():
+            notes = self._metadata.notes[first + index]
+            if notes and any(str(one).casefold() in HIDDEN for given in notes.attributes.values() for one in given):
+                self._hidden.add(first + index)
 
     def _add_tasks(self, tasks: Sequence[_DecodedTask | None]) -> None:
         """Record the rows of each task, which follow those of the tasks before it."""
