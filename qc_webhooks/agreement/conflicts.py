@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from labelloop.labeling.consensus.rankings import items_by_bucket
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.oks import oks_pairs
 from labelloop.labeling.geometry.overlap import iou_pairs
@@ -271,10 +272,7 @@ def ranking_conflicts(
 
 def ranking_text(control: str, ranked: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """A ranking in words: "first > second", with buckets "good: first > second; bad: third"."""
-    buckets: dict[str, list[str]] = {}
-    for bucket, item in ranked:
-        buckets.setdefault(bucket, []).append(item)
-    lines = {bucket: " > ".join(items) for bucket, items in buckets.items()}
+    lines = {bucket: " > ".join(items) for bucket, items in items_by_bucket(ranked).items()}
     # without buckets, Label Studio stores the ranking under the name of the control
     text = "; ".join(line if bucket == control else f"{bucket}: {line}" for bucket, line in lines.items())
     return (text,) if text else ()

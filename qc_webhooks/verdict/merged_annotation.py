@@ -20,7 +20,7 @@ from labelloop.labeling.consensus.consensus import (
     with_provenance,
 )
 from labelloop.labeling.consensus.model_voice import VoiceRegions
-from labelloop.labeling.consensus.rankings import Ranking, RankingConsensus
+from labelloop.labeling.consensus.rankings import RankingConsensus, items_by_bucket
 from labelloop.labeling.consensus.results import MergedRegions, attach_results, rank_annotations
 from labelloop.labeling.consensus.scales import ScaleConsensus
 from labelloop.labeling.consensus.tags import SEPARATOR
@@ -317,14 +317,14 @@ class _Merge:
         by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
         for annotator, written in ranking.rankings:
             voted = self._voted.get((by_annotator[annotator], control))
-            if voted and _by_bucket(written) != _by_bucket(ranking.ranking):
+            if voted and items_by_bucket(written) != items_by_bucket(ranking.ranking):
                 self._reject(control, by_annotator[annotator], voted, OTHER_RANKING)
         nearest = self._voted.get((by_annotator[ranking.nearest], control))
         if not nearest:
             return []
         result = nearest[0]
         empty: dict[str, list[str]] = {bucket: [] for bucket in result.value["ranker"]}
-        buckets = empty | _by_bucket(ranking.ranking)
+        buckets = empty | items_by_bucket(ranking.ranking)
         raw = {**result.raw, "value": {**result.value, "ranker": buckets}}
         meta = {"similarity": round(ranking.similarity, 4), "annotators": len(ranking.rankings)}
         return [with_provenance(raw, meta)] if with_probability else [raw]
@@ -407,14 +407,6 @@ def _combined(annotators: Sequence[Sequence[Result]], answer: ConsensusChoice) -
         raw = combined.setdefault(None, {**answered.raw, "value": {**answered.value, field: []}})
         raw["value"][field] += [tag.split(SEPARATOR) if answered.type == "taxonomy" else tag for tag in sorted(missing)]
     return list(combined.values())
-
-
-def _by_bucket(ranking: Ranking) -> dict[str, list[str]]:
-    """The items of each bucket, in order."""
-    buckets: dict[str, list[str]] = {}
-    for bucket, item in ranking:
-        buckets.setdefault(bucket, []).append(item)
-    return buckets
 
 
 def _key(result: Result) -> str:

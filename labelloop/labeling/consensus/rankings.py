@@ -27,6 +27,14 @@ _MAJORITY = 0.05
 MAX_ITEMS = 500
 
 
+def items_by_bucket(ranking: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """The items of each bucket, in order."""
+    buckets: dict[str, list[str]] = {}
+    for bucket, item in ranking:
+        buckets.setdefault(bucket, []).append(item)
+    return buckets
+
+
 class RankingConsensus(msgspec.Struct, frozen=True, gc=False):
     """The consensus of one ranking.
 
