@@ -1,9 +1,11 @@
-"""Read Hugging Face ImageFolder: images with a ``metadata.jsonl`` in their folder, a row for each image.
+"""Read Hugging Face ImageFolder: images with a ``metadata.jsonl`` or ``.csv`` in their folder, a row for each image.
 
 Format: https://huggingface.co/docs/datasets/image_dataset#imagefolder. ``objects`` has ``bbox`` (x, y, width, height in
 pixels) and ``category`` or ``categories``; ``label`` is the class of the image, ``text`` its captions, a line each.
 """
 
+import csv
+import io
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from typing import Any
 
 from labelloop.labeling.geometry.shapes import Rectangle
 from labelloop.labeling.splits import split_of
+from labelloop.labeling.studio.sniff import HEAD_BYTES
 from labelloop.service.datasets.errors import DatasetError, MalformedData
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles
 from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, LabelledObject
@@ -20,6 +23,7 @@ from labelloop.service.datasets.shapes import image_size_or_zero, parse_number, 
 from labelloop.service.datasets.text import decode_json, decode_text
 
 METADATA = "metadata.jsonl"
+_TABLE = "metadata.csv"
 # Written by `labelloop export`: the class names by number.
 _CLASSES = "classes.json"
 _KNOWN = frozenset({"file_name", "image_id", "width", "height", "objects", "label", "text", "caption"})
@@ -27,7 +31,18 @@ _KNOWN = frozenset({"file_name", "image_id", "width", "height", "objects", "labe
 
 def metadata_files(files: DatasetFiles) -> list[str]:
     """The metadata files of a folder and its subfolders."""
-    return [name for name in files.names if PurePosixPath(name).name == METADATA]
+    lines = [name for name in files.names if PurePosixPath(name).name == METADATA]
+    tables = [name for name in files.names if PurePosixPath(name).name == _TABLE]
+    folders = set(map(posixpath.dirname, lines))
+    return lines + [
+        name for name in tables if posixpath.dirname(name) not in folders and is_table(files.start(name, HEAD_BYTES))
+    ]
+
+
+def is_table(data: bytes) -> bool:
+    """Whether a CSV file has a row for each image, by its header."""
+    header = data.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].strip()
+    return b"file_name" in [column.strip(b' "') for column in header.split(b",")]
 
 
 def read_image_folder_metadata(files: DatasetFiles, images: ImageFiles, file: str = "") -> DataSet:
@@ -45,21 +60,21 @@ def read_image_folder_metadata(files: DatasetFiles, images: ImageFiles, file: st
     if not names:
         raise DatasetError(files.location, f"it has no {METADATA}")
     try:
-        lines = {name: decode_text(files.read(name)).split("\n") for name in names}
+        texts = {name: decode_text(files.read(name)) for name in names}
         classes = _class_names(files)
     except MalformedData as error:
-        raise DatasetError(files.location, f"a {METADATA} cannot be read: {error}") from None
+        raise DatasetError(files.location, f"its metadata cannot be read: {error}") from None
     labels, choices = dict.fromkeys(classes), dict[str, None]()
     unread: Counter[str] = Counter()
-    for name, rows in lines.items():
-        for item in _read_file(rows, name, images, classes, unread):
+    for name, text in texts.items():
+        for item in _read_file(text, name, images, classes, unread):
             if isinstance(item, DatasetImage):
                 labels.update((obj.label, None) for obj in item.objects)
                 choices.update((choice, None) for choice in item.choices)
 
     def read() -> Iterator[DatasetImage | DatasetProblem]:
-        for name, rows in lines.items():
-            yield from _read_file(rows, name, images, classes, Counter())
+        for name, text in texts.items():
+            yield from _read_file(text, name, images, classes, Counter())
 
     counts = {f"column {column!r:.40}: not read": number for column, number in sorted(unread.items())}
     return DataSet("imagefolder", read, tuple(labels), choices=tuple(sorted(choices)), counts=counts)
@@ -72,18 +87,29 @@ def _class_names(files: DatasetFiles) -> list[str]:
     return [str(name).strip() for name in names] if isinstance(names, list) else []
 
 
+def _rows(text: str, file: str) -> Iterator[tuple[int, Any]]:
+    """Yield (line, row) of a metadata file; `MalformedData` instead of a row that cannot be read."""
+    if file.endswith(".csv"):
+        table = csv.DictReader(io.StringIO(text))
+        for row in table:
+            yield table.line_num, {key: value for key, value in row.items() if key and value}
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, decode_json(line.encode())
+            except MalformedData as error:
+                yield number, error
+
+
 def _read_file(
-    lines: Sequence[str], file: str, images: ImageFiles, classes: Sequence[str], unread: Counter[str]
+    text: str, file: str, images: ImageFiles, classes: Sequence[str], unread: Counter[str]
 ) -> Iterator[DatasetImage | DatasetProblem]:
     folder = posixpath.dirname(file)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, row in _rows(text, file):
         where = f"{file}, line {number}"
-        try:
-            row = decode_json(line.encode())
-        except MalformedData as error:
-            yield DatasetProblem(where, str(error))
+        if isinstance(row, MalformedData):
+            yield DatasetProblem(where, str(row))
             continue
         name = row.get("file_name") if isinstance(row, dict) else None
         if not isinstance(name, str) or not name.strip():
@@ -106,14 +132,14 @@ def _read_file(
                 yield item
             else:
                 objects.append(item)
-        text = row.get("text", row.get("caption"))
+        captions = row.get("text", row.get("caption"))
         yield DatasetImage(
             file_name or joined,
             *size,
             tuple(objects),
             _choices(row.get("label"), classes),
-            texts=tuple(dict.fromkeys(part.strip() for part in text.split("\n") if part.strip()))
-            if isinstance(text, str)
+            texts=tuple(dict.fromkeys(part.strip() for part in captions.split("\n") if part.strip()))
+            if isinstance(captions, str)
             else (),
             split=split_of(folder.rpartition("/")[2]),
             labelled=any(key in row for key in ("objects", "label", "text", "caption")),

@@ -16,7 +16,7 @@ from labelloop.service.datasets.cvat import is_cvat, read_cvat
 from labelloop.service.datasets.dota import read_dota
 from labelloop.service.datasets.errors import DatasetError, unreadable_error
 from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_files
-from labelloop.service.datasets.image_folder_metadata import METADATA, read_image_folder_metadata
+from labelloop.service.datasets.image_folder_metadata import METADATA, is_table, read_image_folder_metadata
 from labelloop.service.datasets.image_folders import SPLITS, read_image_folders, read_unlabelled
 from labelloop.service.datasets.labelme import is_labelme, read_labelme
 from labelloop.service.datasets.layouts import detect_layouts, images_of, single_dataset
@@ -244,4 +244,5 @@ _FILE_DETECTORS: Mapping[str, Callable[[bytes], bool]] = {
     "coco-panoptic": is_panoptic,
     "coco-captions": is_captions,
     "open-images": is_open_images,
+    "imagefolder": is_table,
 }

@@ -45,7 +45,7 @@ def _whole(value: object) -> int:
     if isinstance(value, str) and value.isdecimal() and len(value) < 10:
         return int(value)
     is_whole = type(value) is int or (isinstance(value, float) and value.is_integer())
-    return int(value) if is_whole else 0  # type: ignore[call-overload,no-any-return]
+    return int(value) if is_whole else 0  # type: ignore[call-overload]
 
 
 def rectangle(x: float, y: float, width: float, height: float) -> Rectangle:

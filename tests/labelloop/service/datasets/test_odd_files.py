@@ -148,3 +148,24 @@ def test_captions_results_and_panoptic_read_ids_alike(tmp_path, number):
     (folder / "panoptic.json").write_text(json.dumps(content))
     (image,) = images_of(folder)
     assert [drawn.label for drawn in image.objects] == ["sky"]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_metadata_of_imagefolder_may_be_a_table(tmp_path, start):
+    (tmp_path / "train").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (64, 48)).save(tmp_path / "train" / name)
+    text = f'{start}file_name,label,text\r\na.jpg,cat,"two\nlines"\r\nb.jpg,,\r\n'
+    (tmp_path / "train" / "metadata.csv").write_bytes(text.encode())
+    cat, unlabelled = images_of(tmp_path)
+    assert (cat.choices, cat.texts, cat.split, cat.width) == (("cat",), ("two", "lines"), "train", 64)
+    assert not unlabelled.labelled
+    assert [image.choices for image in images_of(tmp_path / "train" / "metadata.csv")] == [("cat",), ()]
+
+
+def test_a_table_without_file_names_is_no_metadata(tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    (tmp_path / "metadata.csv").write_text("camera,lens\n1,2\n")
+    data = read_dataset(open_source(str(tmp_path), Settings()))
+    assert data.format == "images"
+    assert any("metadata.csv" in note for note in data.notes)
