@@ -125,8 +125,8 @@ class ProjectView:
         return self.summary.name(annotator)
 
     def with_names(self, line: str) -> str:
-        """Replace "annotator 7" by the name in a sentence."""
-        return re.sub(r"\bannotator (\d+)\b", lambda match: self.name(int(match[1])), line)
+        """Replace "annotator 7" by the name in a sentence, also at its beginning."""
+        return re.sub(r"\b[Aa]nnotator (\d+)\b", lambda match: self.name(int(match[1])), line)
 
     def unclear_patterns(self, dispute: Dispute) -> list[Diagnosis]:
         """Diagnoses of an unclear guideline that a dispute's conflicts may be cases of."""
@@ -144,8 +144,8 @@ class ProjectView:
             for diagnosis in self.summary.splits
             if _covers(diagnosis, conflict)
         )
-        lines = dict.fromkeys(self.with_names(line) for line in found if line)
-        return [f"{line[0].upper()}{line[1:]}" for line in lines]
+        lines = dict.fromkeys(f"{line[0].upper()}{line[1:]}" for line in found if line)
+        return [self.with_names(line) for line in lines]
 
     def label_studio_url(self, task: int | None = None) -> str:
         """URL of a task or of the project in Label Studio, for a browser."""

@@ -1,10 +1,13 @@
 """Numbers and names of the dashboard's pages."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from labelloop.service.charts import EN_DASH
 from qc_webhooks.dashboard.dispute_panels import build_panels
 from qc_webhooks.dashboard.formatting import hours, signed, statistic_name
+from qc_webhooks.dashboard.project_view import ProjectView
 from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, GroupView, RegionOutline
 
 RING = ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9))
@@ -38,6 +41,14 @@ def test_a_difference_has_a_sign_unless_it_rounds_to_none(value, text):
 )
 def test_a_statistic_of_one_label_has_its_name_and_the_label(name, text):
     assert statistic_name(name) == text
+
+
+def test_a_name_replaces_the_number_and_keeps_its_spelling():
+    view = SimpleNamespace(name={2: "de Boer", 13: "anna@example.com"}.get)
+    line = "Annotator 2 draws as annotator 13 does, and annotators 2 and 13 differ."
+    assert ProjectView.with_names(view, line) == (
+        "de Boer draws as anna@example.com does, and annotators 2 and 13 differ."
+    )
 
 
 def drawing(size, groups):
