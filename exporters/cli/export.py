@@ -47,7 +47,7 @@ def export(
     max_errors: float = MAX_ERRORS,
     allow_shrink: Annotated[bool, Parameter(negative=())] = False,
     fetch: bool = True,
-    copy_images: bool = False,
+    copy_images: Annotated[bool, Parameter(negative=())] = False,
     archives: bool = True,
     latest: bool = True,
     afresh: Annotated[bool, Parameter(negative=())] = False,

@@ -9,7 +9,13 @@ from cyclopts import Parameter
 from labelloop.service.settings import Settings
 
 
-def backup(file: Path, *, database: bool = True, label_studio: bool = True, datasets: bool = False) -> None:
+def backup(
+    file: Path,
+    *,
+    database: bool = True,
+    label_studio: bool = True,
+    datasets: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """Write the home folder into one file; the services may keep running.
 
     It contains the database, policies, settings with their secrets, models, and the projects, annotations and uploads

@@ -2,9 +2,10 @@
 
 import contextlib
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
@@ -22,7 +23,7 @@ _MARKS: "dict[Level, tuple[str, str]]" = {
 }
 
 
-def doctor(project: int | None = None, *, json: bool = False) -> None:
+def doctor(project: int | None = None, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Check every part of the loop and report what is wrong, with the fix.
 
     The exit status is 1 if a problem is found; warnings leave it 0.
@@ -33,7 +34,8 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
     ```
 
     Args:
-        project: Id of a Label Studio project to check as well: its ML backend, webhooks, tabs and sampling.
+        project: Number of a Label Studio project, as in its address (/projects/NUMBER/), to check as well: its ML
+            backend, webhooks, tabs and sampling.
         json: Print the findings as one JSON object instead of a list.
     """
     from labelloop.doctor import CHECKS, DoctorContext, diagnose  # all programs: not for the help

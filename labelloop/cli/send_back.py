@@ -1,6 +1,8 @@
 """`labelloop qc send-back`: send a task back to its annotator with a comment, or accept the redone work."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
@@ -16,7 +18,9 @@ from qc_webhooks.store.send_backs import SendBackStore, user_names
 from qc_webhooks.studio.send_backs import show_send_backs
 
 
-def send_back(task: int, *, comment: str = "", annotator: str = "", accept: bool = False) -> None:
+def send_back(
+    task: int, *, comment: str = "", annotator: str = "", accept: Annotated[bool, Parameter(negative="")] = False
+) -> None:
     """Send a task back to its annotator, who finds it in a tab of the Data Manager with your comment.
 
     The annotation stays. The annotator changes it and presses Update; the task is then "redone" and waits for you in
@@ -34,7 +38,7 @@ def send_back(task: int, *, comment: str = "", annotator: str = "", accept: bool
         accept: Accept the redone work instead.
     """
     settings = Settings()
-    setup_logging(settings)
+    setup_logging(settings.replace(log_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING"))
     engine, studio = open_existing_database(settings), Studio.from_settings(settings)
     decisions, store = DecisionStore(engine), SendBackStore(engine)
     project = store.project_of(task)

@@ -128,7 +128,7 @@ def connect(project: int, *, note: Annotated[bool, Parameter(negative="")] = Fal
     changes = _put_note(project, settings) if note else []
     changes += run(project, settings)
     changed = sum(change.done for change in changes)
-    print(f"Project {project} is connected; {changed} of {len(changes)} things were changed.")
+    print(f"Project {project} is connected; {changed} of {len(changes)} settings were changed.")
 
 
 def _put_note(project: int, settings: Settings) -> list[ConnectionChange]:

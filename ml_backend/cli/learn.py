@@ -5,7 +5,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -36,7 +38,12 @@ MAX_RUNS = 10
 RUN_COLUMNS = ("when", "tasks", "boxes", "AP50", "before", "judged by", "verdict", "version", "s")
 
 
-def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
+def learn(
+    project: int,
+    *,
+    now: Annotated[bool, Parameter(negative="")] = False,
+    watch: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """Show the learning state of a project: labelled tasks, the last training runs with their verdicts, served version.
 
     Training itself is done by `labelloop worker` after every submit. If a requested run is not possible, the command

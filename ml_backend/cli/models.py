@@ -40,7 +40,7 @@ def models_add(
     names: Path | None = None,
     layout: str = "",
     project: int | None = None,
-    activate: bool = False,
+    activate: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Add an ONNX detector to the store as a version, after loading and running it once.
 

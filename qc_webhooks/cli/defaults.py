@@ -1,5 +1,9 @@
 """`labelloop qc adopt`: show what the newest defaults dispute, and let a project use them."""
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 from labelloop.service.logging import setup_logging
 from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
@@ -13,7 +17,7 @@ from qc_webhooks.verdict.note import CONFLICT_NAMES
 _MOST_TASKS = 20
 
 
-def adopt(project: int, *, back: bool = False) -> None:
+def adopt(project: int, *, back: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Let a project use the newest defaults: a missing, extra or mislabelled object disputes a task.
 
     Its tasks are judged again. What changes is shown first; `labelloop qc what-if PROJECT` shows it without a change.
@@ -24,7 +28,7 @@ def adopt(project: int, *, back: bool = False) -> None:
     ```
 
     Args:
-        project: The project's id in Label Studio.
+        project: The project's number, as in its address: /projects/NUMBER/.
         back: Return to the defaults before: the mean agreement decides alone.
     """
     settings = Settings()

@@ -90,7 +90,7 @@ def status(project: int) -> None:
     ```
 
     Args:
-        project: The project's id in Label Studio.
+        project: The project's number, as in its address: /projects/NUMBER/.
     """
     settings = Settings()
     summary = project_status(project, settings, open_existing_database(settings))
@@ -126,7 +126,7 @@ def recheck(project: int) -> None:
     ```
 
     Args:
-        project: The project's id in Label Studio.
+        project: The project's number, as in its address: /projects/NUMBER/.
     """
     settings = Settings()
     setup_logging(settings)
@@ -148,7 +148,7 @@ def undo(
     ```
 
     Args:
-        project: The project's id in Label Studio.
+        project: The project's number, as in its address: /projects/NUMBER/.
         task: Undo only writes to this task.
         last: Number of newest writes; by default all.
     """

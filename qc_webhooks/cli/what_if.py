@@ -59,7 +59,7 @@ def what_if(
     ```
 
     Args:
-        project: The project's id in Label Studio.
+        project: The project's number, as in its address: /projects/NUMBER/.
         policy: The policy.toml to try; omitted, with a project: the newest defaults (see `labelloop qc adopt`).
         against: The policy.toml to compare with; by default the one in force (with --from: the defaults).
         source: A JSON export of Label Studio, instead of a project.

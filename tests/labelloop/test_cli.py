@@ -71,6 +71,16 @@ def test_every_command_exists_and_documents_each_parameter(command):
         assert parameter == "settings" or f"{parameter}: " in inspect.getdoc(function)
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_only_what_is_on_by_default_has_a_word_to_switch_it_off(command):
+    app = create_cli(command.name.split())
+    for word in command.name.split():
+        app = app[word]
+    for argument in app.assemble_argument_collection():
+        off = [name for name in argument.names if name.startswith("--no-")]
+        assert not off or argument.field_info.default is True
+
+
 def test_error_is_one_line_and_the_fix_with_status_1(tmp_path):
     done = labelloop("down", LABELLOOP_HOME=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
