@@ -171,7 +171,9 @@ class Settings:
     job_retention_days: float = _option(14.0, "Retention of finished events, days.", ge=0)
     job_dead_days: float = _option(180.0, "Retention of dead letters, which can be replayed or discarded, days.", ge=0)
     job_memory_bytes: int = _option(
-        2048 * MIB, "Memory limit of an isolated job (one that takes long, or during which two workers were lost), bytes.", gt=0
+        2048 * MIB,
+        "Memory limit of an isolated job (one that takes long, or during which two workers were lost), bytes.",
+        gt=0,
     )
     job_isolated_s: float = _option(
         3600.0, "Time limit of an isolated job, seconds; then it is ended and becomes a dead letter.", gt=0
