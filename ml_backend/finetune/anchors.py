@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,8 +30,12 @@ class AnchorPoints:
     strides: Floats
 
 
-def anchors_of(detector: Detector) -> AnchorPoints:
+def anchors_of(detector: Detector, *, path: Path) -> AnchorPoints:
     """Find the grid of a detector's candidates.
+
+    Args:
+        detector: The detector.
+        path: The user's file, for messages.
 
     Raises:
         NotTrainable: They lie on no grid, such as the queries of a DETR.
@@ -47,7 +52,7 @@ def anchors_of(detector: Detector) -> AnchorPoints:
             break
     else:
         reason = "its candidates are not the cells of a grid, and the assignment of boxes to candidates needs one"
-        raise NotTrainable(path=detector.path, reason=reason)
+        raise NotTrainable(path=path, reason=reason)
     levels = [grid(spec.height, spec.width, (stride,)) for stride in strides]
     cells = np.concatenate([level[0] for level in levels for _ in range(per_cell)])
     steps = np.concatenate([level[1] for level in levels for _ in range(per_cell)])

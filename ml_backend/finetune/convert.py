@@ -103,7 +103,7 @@ def open_trainable(path: Path, names: Sequence[str], *, layout: str = "", folder
     if detector.names.names != tuple(names):
         raise NotTrainable(path=path, reason=f"its class names come from {detector.names.source}, not its metadata")
     decoded = _decoded(detector, source)
-    anchors = anchors_of(detector)
+    anchors = anchors_of(detector, path=path)
     graph = trainable_copy(decoded)
     fuse_silu(graph)
     opened = open_batch(graph)
@@ -180,7 +180,11 @@ def _difference(
     *,
     together: bool,
 ) -> float:
-    """Largest difference to ONNX Runtime; infinite where torch fails."""
+    """Largest difference to ONNX Runtime; infinite where torch fails.
+
+    Derived objectness is the best class score, and the scores are divided by it: where it is small, the rounding of a
+    sigmoid becomes a large difference of the quotient. Their product is compared then.
+    """
     batches = [np.stack(images)] if together else [image[None] for image in images]
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -189,12 +193,16 @@ def _difference(
     except Exception:  # noqa: BLE001 - whatever the converted graph meets, it cannot be trained so
         return float("inf")
     side = max(detector.spec.height, detector.spec.width)
+    computed = {name: torch.cat([outputs[name] for outputs in runs]).numpy() for name in OUTPUTS}
+    reference = {name: np.concatenate([outputs[name] for outputs in expected]) for name in OUTPUTS}
+    if any(computed[name].shape != reference[name].shape for name in OUTPUTS):
+        return float("inf")
+    if detector.layout not in OWN_OBJECTNESS:
+        for outputs in (computed, reference):
+            outputs["scores"] = outputs["objectness"][..., None] * outputs["scores"]
     worst = 0.0
     for name in OUTPUTS:
-        got = torch.cat([outputs[name] for outputs in runs]).numpy()
-        wanted = np.concatenate([outputs[name] for outputs in expected])
-        if got.shape != wanted.shape:
-            return float("inf")
+        got, wanted = computed[name], reference[name]
         scale = np.maximum(np.abs(wanted), side) if name == "boxes" else 1  # far boxes of unlikely candidates are large
         worst = max(worst, float((np.abs(got - wanted) / scale).max()))
     return worst

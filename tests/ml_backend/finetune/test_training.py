@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,7 +16,14 @@ if importlib.util.find_spec("onnx2pytorch") is None:  # it is not imported here:
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from ml_backend.detection.preprocess import prepare  # noqa: E402
-from ml_backend.finetune.convert import TOLERANCE, open_trainable, save_model, trained_model  # noqa: E402
+from ml_backend.finetune.convert import (  # noqa: E402
+    OUTPUTS,
+    TOLERANCE,
+    _difference,
+    open_trainable,
+    save_model,
+    trained_model,
+)
 from ml_backend.finetune.errors import GpuMemoryFull, GpuMissing, NotTrainable, ObjectsTooSmall  # noqa: E402
 from ml_backend.finetune.loop import Trainer, runs_in_half  # noqa: E402
 from ml_backend.finetune.losses import assign, detection_loss, giou_loss, pairwise_iou  # noqa: E402
@@ -79,6 +87,21 @@ def test_the_embedded_model_goes_round(tmp_path):
     assert detector.layout == "labelloop"
     assert detector.names.names == ("a", "b", "c")
     assert detector.reader.embeddings  # the refit goes on upon it
+
+
+@pytest.mark.parametrize(("layout", "same"), [("nanodet", True), ("yolov8", True), ("yolox", False)])
+def test_rounding_of_unlikely_scores_is_no_difference_where_they_are_divided_by_the_best(layout, same):
+    """Best scores of 5e-5 from sigmoids that differ by 1e-7, as torch and ONNX Runtime give them."""
+    best = np.full((1, 10), 5e-5, np.float32)
+    boxes = np.zeros((1, 10, 4), np.float32)
+    quotients = [np.full((1, 10, 2), value, np.float32) for value in (0.920, 0.922)]
+    reference, computed = ({"boxes": boxes, "objectness": best, "scores": each} for each in quotients)
+    detector = SimpleNamespace(layout=layout, spec=SimpleNamespace(height=64, width=64))
+    module = lambda _: [torch.from_numpy(computed[name]) for name in OUTPUTS]  # noqa: E731
+    image = np.zeros((3, 64, 64), np.float32)
+    assert (_difference(module, [image], [reference], detector, together=False) <= TOLERANCE) == same
+    computed["objectness"] = best + 0.01
+    assert _difference(module, [image], [reference], detector, together=False) > TOLERANCE
 
 
 def test_trained_weights_are_those_of_the_file(tmp_path):
