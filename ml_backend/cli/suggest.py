@@ -76,6 +76,12 @@ def _cautions(candidates: list[Candidate]) -> list[str]:
     lines = []
     if best.plausibility < PLAUSIBLE:
         lines.append("None is convincing: the photo may show nothing that the model knows, or the layout is another.")
+    classes = best.file.classes
+    if classes is not None and classes.output:
+        lines.append(
+            f"No image tells where class numbers start: {classes.output} is read from {classes.first}. If the model's "
+            f"first class has the number {1 - classes.first}, write `first = {1 - classes.first}` into `[classes]`."
+        )
     close = [candidate for candidate in candidates[1:] if best.plausibility - candidate.plausibility < CLOSE]
     if close:
         lines.append(

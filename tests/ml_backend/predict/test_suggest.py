@@ -106,6 +106,18 @@ def test_chosen_proposal_is_written_and_served(graph, photo, tmp_path, capsys):
         print_suggestions(graph, photo, out=tmp_path / "drawn.png", size=None, rank=1)
 
 
+def test_where_class_numbers_start_is_left_to_the_user(make_onnx, photo, tmp_path, capsys):
+    boxes = np.array([[(x, y, x + SIDE, y + SIDE) for x, y in SQUARES]], float)
+    outputs = {"found": boxes, "kinds": np.array([[1, 2]]), "sure": np.array([[0.9, 0.8]])}
+    model = make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH))
+    print_suggestions(model, photo, out=tmp_path / "drawn.png", size=None, rank=1)
+    said = capsys.readouterr().out
+    assert "whether its class numbers start at 0, or at 1" in said
+    assert "kinds is read from 0" in said
+    assert "`first = 1` into `[classes]`" in said
+    assert load_detector(model, allow_numbered=True).layout == "layout-file"
+
+
 def test_photo_without_objects_gives_no_convincing_proposal(graph, tmp_path, capsys):
     Image.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(tmp_path / "grey.png")
     with pytest.raises(LabelloopError, match="gives plausible detections"):
