@@ -25,7 +25,7 @@ _UNKNOWN_HOST = re.compile(r"can't resolve hostname", re.IGNORECASE)
 def label_studio(context: DoctorContext) -> Finding:
     """Does Label Studio answer?"""
     url = context.settings.label_studio_url
-    fix = "Start it (`make up` starts all services), or set LABELLOOP_LABEL_STUDIO_URL to its address."
+    fix = "Start it (`labelloop up` starts all services), or set LABELLOOP_LABEL_STUDIO_URL to its address."
     try:
         answer = context.get(f"{url}/health")
     except httpx.HTTPError as error:

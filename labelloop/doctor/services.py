@@ -83,7 +83,7 @@ def qc_secret(context: DoctorContext) -> Finding:
 
 def _answers(context: DoctorContext, what: str, setting: str, command: str) -> Finding:
     url = str(getattr(context.settings, setting))
-    fix = f"Start it (`{command}`), or set {env_name(setting)} to its address."
+    fix = f"Start it (`{command}`, or `labelloop up` for all), or set {env_name(setting)} to its address."
     try:
         answer = context.get(f"{url}/health")
     except httpx.HTTPError as error:

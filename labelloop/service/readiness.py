@@ -102,7 +102,7 @@ class DatabaseChecks:
             when = "" if newest is None else f"; the last was {newest.age_s:.0f} s ago"
             raise NotReady(
                 f"No worker sends heartbeats{when}: events are stored but not processed.",
-                fix="Start a worker: `labelloop worker`.",
+                fix="Start a worker: `labelloop worker`, or `labelloop up` for all services.",
             )
         if not newest.working:
             raise NotReady(f"The worker processes no events: it is {newest.state}.", fix="Start what it waits for.")

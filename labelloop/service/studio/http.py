@@ -305,7 +305,7 @@ def _reason(error: Exception) -> str:
         return f"no answer in time ({type(error).__name__})"
     if "WRONG_VERSION_NUMBER" in str(error):
         return "its port speaks http, not https"
-    return str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
 
 
 def _is_transient(response: httpx.Response) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import threading
 import time
 
@@ -152,6 +153,13 @@ def test_a_page_instead_of_a_token_asks_for_the_address_without_a_path(server):
     server.respond = lambda *_: (200, b"<html>")
     with pytest.raises(StudioUnreachable, match="without /projects"):
         Studio(f"{server.url}/projects/1/data", PAT).me()
+
+
+def test_a_refused_connection_is_named_without_the_number_of_the_error():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(StudioUnreachable, match=rf"http://127.0.0.1:{port}: Connection refused"):
+        Studio(f"http://127.0.0.1:{port}", LEGACY).me()
 
 
 def test_https_to_a_port_that_speaks_http_is_named(server):
