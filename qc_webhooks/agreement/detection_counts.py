@@ -101,34 +101,40 @@ class _Image:
     def __init__(self, names: Sequence[str], owners: Sequence[int], annotators: int, pairs: Pairs) -> None:
         self._owners, self._annotators = owners, annotators
         ids: dict[str, int] = {}
-        self._labels = [ids.setdefault(name, len(ids)) for name in names]
-        labels = np.array(self._labels, dtype=np.intp)
-        other = labels[pairs.rows] != labels[pairs.columns]
+        self._labels = np.array([ids.setdefault(name, len(ids)) for name in names], dtype=np.intp)
+        other = self._labels[pairs.rows] != self._labels[pairs.columns]
         order = np.lexsort((-pairs.values, other))
         self._pairs = pairs.where(order)
         self._other = other[order]
 
     def at(self, thresholds: Sequence[float]) -> list[tuple[int, int]]:
         """(units, S) at each threshold."""
-        values, others = self._pairs.values, bool(self._other.any())
-        edges = list(zip(self._pairs.rows.tolist(), self._pairs.columns.tolist(), strict=True))
         counts: dict[int, tuple[int, int]] = {}
-        result: dict[float, tuple[int, int]] = {}
-        clusters = _Clusters(self._labels, self._owners, self._annotators)
-        done = 0
-        for threshold in sorted(set(thresholds), reverse=True):
-            allowed = values >= threshold - ROUNDING
-            count = int(allowed.sum())
+        result = []
+        for threshold in thresholds:
+            pairs = self._pairs.where(self._pairs.values >= threshold - ROUNDING)
+            count = len(pairs.rows)
             if count not in counts:
-                if others:  # a pair of equal labels precedes all others: with more pairs the order changes
-                    clusters = _Clusters(self._labels, self._owners, self._annotators)
-                    clusters.join(edges[index] for index in np.flatnonzero(allowed).tolist())
-                else:
-                    clusters.join(edges[done:count])
-                    done = count
-                counts[count] = clusters.units, clusters.agreeing
-            result[threshold] = counts[count]
-        return [result[threshold] for threshold in thresholds]
+                counts[count] = self._joined(pairs)
+            result.append(counts[count])
+        return result
+
+    def _joined(self, pairs: Pairs) -> tuple[int, int]:
+        """(units, S) with these pairs. Two regions without another partner are joined without a search."""
+        absent = self._annotators - 1, self._annotators - 2
+        partners = np.bincount(np.concatenate((pairs.rows, pairs.columns)), minlength=len(self._labels))
+        is_couple = (partners[pairs.rows] == 1) & (partners[pairs.columns] == 1)
+        couples, others = pairs.where(is_couple), pairs.where(~is_couple)
+        same = int((self._labels[couples.rows] == self._labels[couples.columns]).sum())
+        nodes, numbers = np.unique(np.concatenate((others.rows, others.columns)), return_inverse=True)
+        owners = np.array(self._owners, dtype=np.intp)[nodes]
+        clusters = _Clusters(self._labels[nodes].tolist(), owners.tolist(), self._annotators)
+        rows, columns = numbers.reshape(2, -1).tolist()
+        clusters.join(zip(rows, columns, strict=True))
+        joined = len(couples.rows)
+        single = len(self._labels) - len(nodes) - 2 * joined
+        agreeing = single * absent[0] * (absent[0] - 1) + joined * absent[1] * (absent[1] - 1) + 2 * same
+        return single + joined + clusters.units, agreeing + clusters.agreeing
 
     def f1_matches(self) -> int:
         """Matched pairs of equal labels with an IoU of at least 0.5, over all pairs of annotators."""
