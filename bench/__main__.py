@@ -25,6 +25,7 @@ BENCHES: Mapping[str, str] = {
     "export_plain": "bench.export_plain",
     "foreign_formats": "bench.foreign_formats",
     "keypoints": "bench.keypoints",
+    "job_lanes": "bench.job_lanes",
     "layouts": "bench.layouts",
     "layouts_found": "bench.layouts_found",
     "layouts_suggest": "bench.layouts_suggest",
