@@ -136,6 +136,9 @@ def dataset_gc(
         grace: hours during which new objects and versions are never removed; longer than any export takes.
         delete: remove it; without this nothing is changed.
         json: where to write what is removed as JSON ("-": to the standard output).
+
+    Returns:
+        0, or 1 if there is no data set.
     """
     store = open_store(url, Settings())
     if (folder := local_folder(store)) is not None and not folder.exists():
@@ -145,11 +148,9 @@ def dataset_gc(
             garbage = collect_garbage(store, keep=keep, grace_h=grace, progress=progress)
     else:
         garbage = find_garbage(store, keep=keep, grace_h=grace)
-    if not garbage:
-        raise VersionNotFound(store.url, "latest")
     if not write_json(json, garbage):
         print(gc_text(garbage, deleted=delete))
-    return 0
+    return 0 if garbage.has_data_set else 1
 
 
 def diff_text(changes: "Differences") -> str:

@@ -54,9 +54,10 @@ class Garbage(msgspec.Struct, frozen=True):
     unfinished: int = 0
     unfinished_bytes: int = 0
 
-    def __bool__(self) -> bool:
-        """Whether there was anything, removed or kept."""
-        return any((self.versions, self.kept_versions, self.objects, self.young, self.unfinished))
+    @property
+    def has_data_set(self) -> bool:
+        """Whether there was a version or an object, removed or kept."""
+        return any((self.versions, self.kept_versions, self.objects, self.young))
 
     @property
     def bytes(self) -> int:
