@@ -246,10 +246,9 @@ def _read(
     controls: dict[tuple[str, str], list[Any]] = {}
     gaps = _Gaps(task, config)
     region_controls = {region.id: region.control for region in reading.regions}
-    for region in reading.regions:
-        with gaps.of(region.result[0]):
-            kind = "keypoints" if isinstance(region.geometry, KeyPoint) else "regions"
-            controls.setdefault((region.control, kind), []).append(sizes.on_common_image(region))
+    for region in sizes.on_common_images(reading.regions, gaps):
+        kind = "keypoints" if isinstance(region.geometry, KeyPoint) else "regions"
+        controls.setdefault((region.control, kind), []).append(region)
     paths = {result.from_name for result in reading.choice_results if result.type == "taxonomy"}
     for name, chosen in _choices(reading).items():
         if chosen:
@@ -558,13 +557,14 @@ class _ImageSizes:
         """(width, height) of an image for results that state none, also where only another image has a size."""
         return self._by_item.get(item_index) or self._by_item.get(0, UNKNOWN_SIZE)
 
-    def on_common_image(self, region: Region) -> Region:
-        """The region on the image of the size that most results state.
-
-        Raises:
-            MalformedValue: It is a mask of another size.
-        """
-        size = self._ambiguous.get((region.to_name, region.item_index)) if self._ambiguous else None
-        if size is None or size == (region.width, region.height):
-            return region
-        return at_image_size(region, *size)
+    def on_common_images(self, regions: Sequence[Region], gaps: _Gaps) -> Sequence[Region]:
+        """The regions on images of the sizes that most results state; a mask of another size is a gap."""
+        if not self._ambiguous:
+            return regions
+        kept = []
+        for region in regions:
+            own = region.width, region.height
+            size = self._ambiguous.get((region.to_name, region.item_index), own)
+            with gaps.of(region.result[0]):
+                kept.append(region if size == own else at_image_size(region, *size))
+        return kept
