@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml requirements/dev.lock
 	@touch $(STAMP)
 
 up: $(STAMP)  ## the whole loop on this machine: make up [IMAGES=folder]
-	@exec $(BIN)/labelloop up $(if $(IMAGES),--images $(IMAGES),)
+	@exec $(BIN)/labelloop up $(if $(IMAGES),--images '$(IMAGES)',)
 
 test: $(STAMP)  ## lint, types, import rules, then unit, property and system tests
 	@$(MAKE) --no-print-directory --jobs 2 check setup

@@ -76,3 +76,10 @@ def test_linter_leaves_out_what_the_tests_install_outside_git_too(tmp_path):
             check=False,
         )
         assert done.returncode == 0, done.stdout
+
+
+def test_a_folder_of_images_may_have_spaces_in_its_name():
+    command = subprocess.run(
+        ["make", "--dry-run", "up", "IMAGES=/photos of 2026"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "labelloop up --images '/photos of 2026'" in command.stdout

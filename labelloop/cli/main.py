@@ -5,6 +5,7 @@ import gc
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -233,15 +234,20 @@ def paused_collector() -> Iterator[None]:
 
 def _usage_error(error: "CycloptsError") -> "Group":
     """Print what the command line does not take, then the fix, as for every other error."""
-    from cyclopts import CoercionError
+    from cyclopts import CoercionError, UnusedCliTokensError
     from rich.console import Console, Group
 
     shown = " ".join(("labelloop", *(error.command_chain or ()), "--help"))
-    fix = f"`{shown}` shows what it takes."
+    message, fix = str(error), f"`{shown}` shows what it takes."
+    for kind, name in {"int": "a whole number", "float": "a number"}.items():
+        message = re.sub(rf'unable to convert (".*") into {kind}', rf"\1 is not {name}", message)
     argument = error.argument
     if isinstance(error, CoercionError) and argument is not None and "--project" in argument.names:
         fix = f"Give the number in the project's URL, /projects/NUMBER/. {fix}"
-    _print_lines(error.console or Console(stderr=True), str(error), fix)
+    if isinstance(error, UnusedCliTokensError):
+        message = f"Too many words: {' '.join(error.unused_tokens)}."
+        fix = f"Put a value with spaces into quotes. {fix}"
+    _print_lines(error.console or Console(stderr=True), message, fix)
     return Group()  # what cyclopts prints is cut into lines, also within a command
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.settings import Settings
@@ -17,13 +18,15 @@ from labelloop.stack.errors import StackError
 from labelloop.stack.progress import Steps
 from labelloop.stack.state import running_supervisor
 
+Port = Annotated[int, Parameter(validator=Number(gte=1, lte=65535))]
+
 
 def up(
     *,
     images: Path | None = None,
-    port: int | None = None,
-    ml_port: int | None = None,
-    qc_port: int | None = None,
+    port: Port | None = None,
+    ml_port: Port | None = None,
+    qc_port: Port | None = None,
     label_studio: Path | None = None,
     reset: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:

@@ -237,6 +237,9 @@ def test_the_program_imports_without_the_garbage_collector(words, frozen):
         ("connect http://localhost:8080/projects/7/", "the number in the project's URL"),
         ("connect 7 --nope", "labelloop connect --help"),
         ("connct 7", "labelloop --help"),
+        ("connect 7 8", "Put a value with spaces into quotes."),
+        ("connect seven", '"seven" is not a whole number.'),
+        ("up --port 99999", "Must be <= 65535."),
         ("doctor abc", "`labelloop doctor --help` shows what it takes."),  # beyond the 80th column
     ],
 )
