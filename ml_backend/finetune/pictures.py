@@ -108,7 +108,8 @@ def decodable(album: Album, images: Sequence[LocalImage]) -> tuple[list[LocalIma
         Those that can be decoded, messages for the others, and the sides (boxes, 2) of all objects in pixels of the
         network's input.
     """
-    good, bad, sides = [], [], [np.zeros((0, 2), np.float32)]
+    good, bad = [], []
+    sides: list[Floats] = [np.zeros((0, 2), np.float32)]
     for index, image in enumerate(images):
         try:
             sides.append(album.input_sides(index))

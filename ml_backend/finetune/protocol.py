@@ -30,6 +30,7 @@ class Folds(msgspec.Struct, frozen=True):
     tuned: float
     images: int
     boxes: int = 0
+    gained: float = 0.0
 
 
 class TrainProgress(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -87,7 +88,7 @@ class Reporter:
         trial = tuned.trial
         self.note(
             images=tuned.trained, ended=tuned.training.ended, best=tuned.training.best,
-            crossed=Folds(trial.refit, trial.tuned, trial.images, trial.boxes) if trial else None,
+            crossed=Folds(**asdict(trial)) if trial else None,
             untried=tuned.untried,
         )  # fmt: skip
 

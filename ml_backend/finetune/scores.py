@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labelloop.labeling.geometry.overlap import box_iou
 from labelloop.service.media import load_image
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.preprocess import prepare
@@ -23,13 +24,23 @@ from ml_backend.training.simulate import EVALUATION_FLOOR, FeatureSource
 # Bytes of features on disk for the refit that the result is compared with.
 CACHE_BYTES = 4 * 2**30
 
+# IoU from which a detection is that of an object, as in AP50.
+MATCH_IOU = 0.5
+
 
 @dataclass(frozen=True)
 class Score:
-    """AP50 of one model on the images that decide."""
+    """One model on the images that decide.
+
+    Attributes:
+        ap50: Mean over classes.
+        by_class: AP50 by class.
+        error: See `squared_error`.
+    """
 
     ap50: float
     by_class: dict[str, float] = field(default_factory=dict)
+    error: float = 0.0
 
 
 def evaluate(path: Path, images: Sequence[LocalImage], *, layout: str = "") -> Score:
@@ -66,4 +77,25 @@ def refit_score(
 def _score(images: Sequence[LocalImage], found: Sequence[Detections], names: Sequence[str]) -> Score:
     truths = [GroundTruth(np.asarray(image.boxes, np.float32).reshape(-1, 4), image.labels) for image in images]
     by_class = ap50(truths, found, names=names)
-    return Score(float(np.mean(list(by_class.values()) or [0.0])), by_class)
+    error = sum(squared_error(*each, names=names) for each in zip(truths, found, strict=True))
+    return Score(float(np.mean(list(by_class.values()) or [0.0])), by_class, error)
+
+
+def squared_error(truth: GroundTruth, found: Detections, *, names: Sequence[str]) -> float:
+    """Squared error of the scores on an image (Brier 1950), in boxes.
+
+    It is (1 - score)^2 for an object with a detection, 1 for one without, and score^2 for every other detection. An
+    object has the best-scored detection of its class from an IoU of `MATCH_IOU` on.
+    """
+    overlaps = box_iou(found.boxes, truth.boxes)
+    free = np.ones(len(truth.labels), bool)
+    labels, error = np.array(truth.labels, object), 0.0
+    for index in np.argsort(-found.scores, kind="stable").tolist():
+        score = float(found.scores[index])
+        possible = free & (labels == names[found.classes[index]]) & (overlaps[index] >= MATCH_IOU)
+        if possible.any():
+            free[np.where(possible, overlaps[index], -1.0).argmax()] = False
+            error += (1 - score) ** 2
+        else:
+            error += score**2
+    return error + float(free.sum())

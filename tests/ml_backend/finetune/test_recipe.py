@@ -4,15 +4,18 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss
 
+from ml_backend.detection.detections import Detections
 from ml_backend.errors import NotLearnable
 from ml_backend.finetune import trial
 from ml_backend.finetune.checkpoints import checkpoint_file
 from ml_backend.finetune.protocol import LEASE_S, TrainProgress
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.reporting import Reporter
-from ml_backend.finetune.scores import Score
+from ml_backend.finetune.scores import Score, squared_error
 from ml_backend.finetune.trial import (
     TRIAL_BELOW,
     NoTrial,
@@ -25,6 +28,7 @@ from ml_backend.finetune.trial import (
     trial_file,
 )
 from ml_backend.training.datasets import LocalImage
+from ml_backend.training.metrics import GroundTruth
 
 
 @pytest.mark.parametrize(("boxes", "rate"), [(1, 1e-4), (25, 1e-4), (125, 5e-4), (250, 1e-3), (9000, 1e-3)])
@@ -69,6 +73,29 @@ def test_the_gain_must_be_worth_two_boxes(refit, tuned, boxes, passed):
     assert ("worth 2 boxes is needed" in made.reason) is (tuned > refit and not passed)
 
 
+@pytest.mark.parametrize(("gained", "passed"), [(4.0, True), (1.9, False), (-3.0, False)])
+def test_scores_nearer_to_the_labels_by_two_boxes_pass_too(gained, passed):
+    made = Trial(0.8, 0.74, 5, 67, gained)
+    assert made.passed is passed
+    assert ("squared error of its scores is less by 4.0 boxes" in made.reason) is passed
+
+
+def test_the_squared_error_is_the_brier_score_of_the_referee():
+    names = ("cat", "dog")
+    truth = GroundTruth(
+        np.array([[0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]], np.float32), ("cat", "dog", "dog")
+    )
+    boxes = [[0, 0, 10, 10], [1, 0, 10, 10], [20, 20, 30, 31], [50, 50, 60, 60], [80, 80, 90, 90]]
+    scores = [0.6, 0.9, 0.7, 0.4, 0.3]
+    found = Detections(np.array(boxes, np.float32), np.array(scores, np.float32), np.array([0, 0, 1, 0, 1]))
+    right = [0, 1, 1, 0, 0, 1]  # the second finds the cat, the third a dog; the last dog is not found
+    referee = brier_score_loss(right, [*scores, 0.0]) * len(right)
+    assert squared_error(truth, found, names=names) == pytest.approx(referee, abs=1e-6)
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    assert squared_error(truth, nothing, names=names) == 3.0
+    assert squared_error(GroundTruth(np.zeros((0, 4), np.float32), ()), found, names=names) == pytest.approx(1.91)
+
+
 @pytest.mark.parametrize(("per_image", "evaluated"), [(1, 10), (3, 7), (4, 5), (50, 5)])
 def test_a_quarter_is_evaluated_or_enough_boxes_up_to_half(per_image, evaluated):
     images = [LocalImage(Path(f"{n}"), f"{n}", ((0, 0, 9, 9),) * per_image, ("a",) * per_image) for n in range(20)]
@@ -86,7 +113,7 @@ def trials(monkeypatch):
 
     def refit_score(path, trained, evaluated, **_):
         seen.append((path.name, {one.name for one in trained}, {one.name for one in evaluated}))
-        return Score(0.75 if path.name == "trial.onnx" else 0.5)
+        return Score(0.75, {}, 2.5) if path.name == "trial.onnx" else Score(0.5, {}, 4.0)
 
     monkeypatch.setattr(trial, "refit_score", refit_score)
     monkeypatch.setattr(trial, "_train", lambda *_, **__: None)
@@ -103,7 +130,7 @@ def result(tmp_path, images=IMAGES):
 
 def test_both_are_fitted_on_a_part_and_evaluated_on_the_others(tmp_path, trials):
     found, kept = result(tmp_path)
-    assert found == kept == Trial(0.5, 0.75, 5, 5)
+    assert found == kept == Trial(0.5, 0.75, 5, 5, 1.5)
     names = {one.name for one in IMAGES}
     assert [name for name, _, _ in trials] == ["parent.onnx", "trial.onnx"]
     for _, trained, evaluated in trials:
