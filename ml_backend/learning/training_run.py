@@ -62,9 +62,6 @@ MAX_NAMED = 3
 # Why heads are refused with the boxes: a version has one model.
 OTHER_BASE = "the served boxes were learned on another base model, and those of this one did not pass"
 
-# Earlier runs that are read for their cross-validation.
-EVIDENCE_RUNS = 20
-
 log = structlog.get_logger(__name__)
 
 
@@ -297,24 +294,7 @@ class Learner:
                 spec=backbone.spec,
                 levels=backbone.levels,
                 backbone_classes=classes,
-                evidence=self._evidence(inputs),
             ), failures
-
-    def _evidence(self, inputs: RunInput) -> list[dict[str, float]]:
-        """Return the cross-validated AP50 of earlier runs by configuration, latest first.
-
-        Of runs on whole images and the same base, with at least half as many tasks: fewer need other configurations.
-        Runs of equally many tasks held out the same images; one of them counts.
-        """
-        runs = [
-            run
-            for run in self._context.runs.last(inputs.project, EVIDENCE_RUNS)
-            if run.base == inputs.served.base and not run.metrics.tiling and run.metrics.cross_validation
-        ]
-        count = len(inputs.training)
-        by_count = {run.tasks: run.metrics.cross_validation for run in reversed(runs)}
-        counts = sorted((tasks for tasks in by_count if tasks != count and count <= 2 * tasks), reverse=True)
-        return [by_count[tasks] for tasks in counts]
 
     def _tile_features(
         self, backbone: FrozenBackbone, places: Sequence[tuple[int, str]], index: int, parts: Sequence[Part]

@@ -71,12 +71,12 @@ def fit_heads(
     }
 
 
-def blend_heads(head: LinearHead, other: LinearHead, share: float) -> LinearHead:
-    """Interpolate the rows of two heads of one table; `share` is the weight of the second."""
+def average_heads(weighted: Sequence[tuple[LinearHead, float]]) -> LinearHead:
+    """Average the rows of heads of one fit; `weighted` are (head, weight), and weights sum to 1."""
     return replace(
-        head,
-        weights=(1 - share) * head.weights + share * other.weights,
-        bias=(1 - share) * head.bias + share * other.bias,
+        weighted[0][0],
+        weights=np.sum([weight * head.weights for head, weight in weighted], axis=0),
+        bias=np.sum([weight * head.bias for head, weight in weighted], axis=0),
     )
 
 

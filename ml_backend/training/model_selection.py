@@ -1,4 +1,4 @@
-"""Fit a head on labelled images; hyperparameters are chosen by cross-validation on them."""
+"""Fit a head on labelled images: the mean of several configurations, weighted by cross-validation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from ml_backend.detection.detections import Detections, Ints
 from ml_backend.detection.logits import expit, logit
 from ml_backend.training.calibration import calibrate_head, fit_calibrations
 from ml_backend.training.examples import Example, is_ignored
-from ml_backend.training.fit import blend_heads, fit_heads
+from ml_backend.training.fit import average_heads, fit_heads
 from ml_backend.training.linear_head import LinearHead
 from ml_backend.training.metrics import GroundTruth, mean_ap50
 from ml_backend.training.parallel import parallel_map, single_threaded_blas
@@ -20,31 +20,29 @@ FOLDS = 2
 # Minimum number of labelled images for cross-validation; below, the first configuration is taken.
 MIN_IMAGES = 2
 
-# From this many images on the prototype alone is not tried: it never won over logistic regression.
-PROTOTYPE_MAX_PHOTOS = 5
-
-# With fewer boxes, levels share one row first...
-SHARED_BELOW_BOXES = 50
-
-# ... where images have fewer boxes than this on average: many boxes on one image cover all levels that matter.
+# One row for all levels is tried where images have fewer boxes than this on average: many boxes on one image cover all
+# levels that matter ...
 SHARED_BELOW_BOXES_PER_IMAGE = 5
 
-# Images held out at most, drawn at random: enough to choose by, in bounded time.
+# ... and is always part of the mean where there are fewer boxes.
+SHARED_BELOW_BOXES = 50
+
+# Images held out at most, drawn at random: enough to weight by, in bounded time.
 MAX_HELD_OUT = 24
 
 # Images fitted on at most. With MAX_HELD_OUT + MAX_FITTED images, a single split replaces the folds, since it is closer
 # to the fit on all images.
 MAX_FITTED = 48
 
-# Prior of the preferred configuration, AP50 times labelled images: it decides while cross-validation is mostly noise.
-PRIOR = 0.3
+# Difference of cross-validated AP50 at which one configuration has e times the weight of another, times the root of the
+# held-out boxes: about its standard error.
+NOISE = 0.15
 
-# With fewer boxes, the prior grows with the inverse square from `FEW_BOXES_PRIOR` on: two objects do not tell how to
-# learn.
-FEW_BOXES, FEW_BOXES_PRIOR = 20, 0.01
+# A configuration of less weight is left out of the mean.
+MIN_WEIGHT = 0.01
 
-# Earlier fits whose cross-validation counts as well, at most.
-MAX_EVIDENCE = 7
+# Labelled boxes at which half of the box regression is applied.
+HALF_REGRESSION_BOXES = 10
 
 # Minimum score of the detections that are evaluated.
 FLOOR = 0.01
@@ -52,92 +50,74 @@ FLOOR = 0.01
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a head is fitted.
+    """How a head is fitted: the weighted mean of the rows of some solvers.
 
     Attributes:
-        trainer: A key of `TRAINERS`.
-        refit_boxes: Whether boxes are regressed.
-        lean: Weight of the prototype's rows in the blend. With few objects many directions separate them; the prototype
-            regularises towards the class mean.
+        rows: (key of `TRAINERS`, weight) of each solver; weights sum to 1. The prototype regularises towards the class
+            mean: with few objects many directions separate them.
+        box_share: Share of the regressed box offsets that is applied; 0: boxes stay.
     """
 
-    trainer: str
-    refit_boxes: bool
-    lean: float = 0.0
+    rows: tuple[tuple[str, float], ...]
+    box_share: float = 0.0
 
     @property
     def name(self) -> str:
         """It in words, as results of training runs store it."""
-        return f"trainer {self.trainer}, refit_boxes {self.refit_boxes}, lean {self.lean}"
-
-    @property
-    def trainers(self) -> tuple[str, ...]:
-        """The solvers that it needs."""
-        return (self.trainer, PROTOTYPE) if self.lean else (self.trainer,)
+        rows = " + ".join(f"{weight:.2f} {solver}" for solver, weight in self.rows)
+        return f"{rows}, boxes moved by {self.box_share:.2f} of their regression"
 
     def head(self, heads: Mapping[str, LinearHead]) -> LinearHead:
         """Build the head of this configuration from those of its solvers."""
-        return blend_heads(heads[self.trainer], heads[PROTOTYPE], self.lean) if self.lean else heads[self.trainer]
+        mean = average_heads([(heads[solver], weight) for solver, weight in self.rows])
+        if mean.box_regressor is None or not self.box_share:
+            return replace(mean, box_regressor=None)
+        return replace(mean, box_regressor=self.box_share * mean.box_regressor)
 
 
-PROTOTYPE = "prototype"
-
-
-def _with_boxes(trainer: str, lean: float = 0.0) -> tuple[FitConfig, FitConfig]:
-    return FitConfig(trainer, refit_boxes=False, lean=lean), FitConfig(trainer, refit_boxes=True, lean=lean)
-
-
-LOGISTIC = _with_boxes("logistic")
-BLENDED = _with_boxes("logistic", 0.3)
-SHARED = _with_boxes("shared", 0.4)
+LOGISTIC = FitConfig((("logistic", 1.0),))
+BLENDED = FitConfig((("logistic", 0.7), ("prototype", 0.3)))
+SHARED = FitConfig((("shared", 0.6), ("prototype", 0.4)))
 
 
 def candidate_configs(examples: Sequence[Example], *, pretrained: bool) -> tuple[FitConfig, ...]:
-    """List the configurations to try; the first is taken where nothing can be held out.
+    """List the configurations to average; the first is taken where nothing can be held out.
 
     Args:
         examples: Labelled images.
         pretrained: Whether the backbone knows classes of the project: fits start there and need no simpler solver.
     """
     if pretrained:
-        return LOGISTIC
-    few = (FitConfig(PROTOTYPE, refit_boxes=False),) if len(examples) < PROTOTYPE_MAX_PHOTOS else ()
-    return (*(SHARED if is_scarce(examples) else ()), *BLENDED, *LOGISTIC, *few)
-
-
-def is_scarce(examples: Sequence[Example]) -> bool:
-    """Whether so few boxes are labelled that all levels of the network share one row first."""
+        return (LOGISTIC,)
     boxes = sum(len(example.labels) for example in examples)
-    return boxes < min(SHARED_BELOW_BOXES, SHARED_BELOW_BOXES_PER_IMAGE * len(examples))
+    if boxes >= SHARED_BELOW_BOXES_PER_IMAGE * len(examples):
+        return BLENDED, LOGISTIC
+    return (SHARED, BLENDED) if boxes < SHARED_BELOW_BOXES else (BLENDED, LOGISTIC, SHARED)
 
 
-def select_config(
-    examples: Sequence[Example],
-    scores: Mapping[FitConfig, float],
-    evidence: Sequence[Mapping[str, float]],
-) -> FitConfig:
-    """Select a configuration by the mean of this fit's cross-validation and earlier ones.
+def box_share(boxes: int) -> float:
+    """Share of the box regression that is applied: it grows from 0 to 1 with the number of labelled boxes."""
+    return float(boxes**2 / (boxes**2 + HALF_REGRESSION_BOXES**2))
 
-    One cross-validation differs from the next by about .03 AP50 only because other images are held out, which is more
-    than the configurations differ. Each fit of a project holds out others, so that their mean is much surer at no cost.
+
+def average_config(scores: Mapping[FitConfig, float], *, held_out_boxes: int) -> FitConfig:
+    """Average configurations of one box share: weights are the softmax of their scores over the scores' noise.
+
+    One cross-validation differs from the next by about as much as configurations do, so that the best of them is
+    chosen by chance; the mean of linear heads is a linear head.
 
     Args:
-        examples: Labelled images.
         scores: Out-of-fold mean AP50 by configuration.
-        evidence: The same of earlier fits, by the names of configurations, latest first.
+        held_out_boxes: Number of boxes on the held-out images.
     """
-    names = {choice: choice.name for choice in scores}
-    comparable = [scores_before for scores_before in evidence if set(names.values()) <= set(scores_before)]
-    comparable = comparable[:MAX_EVIDENCE]
-    boxes = sum(len(example.labels) for example in examples)
-    prior = max(PRIOR / len(examples), FEW_BOXES_PRIOR * (FEW_BOXES / boxes) ** 2) / (1 + len(comparable))
-    preferred = BLENDED[1] if next(iter(scores)) == BLENDED[0] else next(iter(scores))
-
-    def expected(choice: FitConfig) -> float:
-        values = [scores[choice], *(scores_before[names[choice]] for scores_before in comparable)]
-        return float(np.mean(values)) + prior * (choice == preferred)
-
-    return max(scores, key=expected)
+    logits = np.array(list(scores.values())) * np.sqrt(max(held_out_boxes, 1)) / NOISE
+    weights = np.exp(logits - logits.max())
+    weights[weights < MIN_WEIGHT * weights.sum()] = 0
+    rows: dict[str, float] = {}
+    for config, weight in zip(scores, (weights / weights.sum()).tolist(), strict=True):
+        for solver, share in config.rows if weight else ():
+            rows[solver] = rows.get(solver, 0.0) + weight * share
+    return FitConfig(tuple(rows.items()), next(iter(scores)).box_share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,16 +138,20 @@ class OutOfFoldPredictions:
     detections: Sequence[Detections] = ()
     indices: Sequence[int] = ()
 
+    def mean_ap50(self) -> float:
+        """Mean AP50 over the classes."""
+        return mean_ap50(self.truths, self.detections, names=self.names)
+
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted head with the results of its model selection.
+    """A fitted head with its cross-validation.
 
     Attributes:
         head: Fitted on all examples.
-        choice: Its configuration.
-        scores: Out-of-fold mean AP50 by configuration; empty without cross-validation.
-        predictions: Out-of-fold predictions of the choice.
+        choice: Its configuration, the average of those that were tried.
+        scores: Out-of-fold mean AP50 of the configurations tried and of their average; empty without cross-validation.
+        predictions: Out-of-fold predictions of the average.
         tiling: Why it was fitted on tiles or not, in words; empty where objects are large enough.
     """
 
@@ -183,9 +167,8 @@ def select_and_fit(
     *,
     levels: Sequence[int],
     backbone_classes: Sequence[tuple[str, int]] = (),
-    evidence: Sequence[Mapping[str, float]] = (),
 ) -> FitResult:
-    """Choose a configuration by cross-validation, and fit it on all images.
+    """Weight configurations by cross-validation, and fit their mean on all images.
 
     Scores are calibrated out of fold: about 70 % of the boxes with score 0.7 are correct.
 
@@ -193,90 +176,107 @@ def select_and_fit(
         examples: Labelled images, at least one of them with a box.
         levels: Number of candidates per level.
         backbone_classes: Project classes that the backbone knows, as (name, index); fits start from them.
-        evidence: Cross-validated AP50 of earlier fits of the project, by the names of configurations, latest first.
     """
     scores: dict[FitConfig, float] = {}
-    predictions: Mapping[FitConfig, OutOfFoldPredictions] = {}
-    best = candidate_configs(examples, pretrained=bool(backbone_classes))[0]
+    out_of_fold = OutOfFoldPredictions()
+    configs = candidate_configs(examples, pretrained=bool(backbone_classes))
+    choice = configs[0]
     with single_threaded_blas():
         table = build_table(examples, levels, prior_classes=[index for _, index in backbone_classes])
         if sum(bool(example.labels) for example in examples) >= MIN_IMAGES:
-            scores, predictions = cross_validate(examples, table, levels=levels, backbone_classes=backbone_classes)
-            best = select_config(examples, scores, evidence)
+            share = box_share(sum(len(example.labels) for example in examples))
+            configs = tuple(replace(config, box_share=share) for config in configs)
+            solvers = tuple(dict.fromkeys(solver for config in configs for solver, _ in config.rows))
+            folds = fit_folds(examples, table, solvers, levels=levels, backbone_classes=backbone_classes)
+            predictions = {config: folds.predict(config) for config in configs}
+            scores = {config: tried.mean_ap50() for config, tried in predictions.items()}
+            choice = average_config(scores, held_out_boxes=folds.boxes)
+            out_of_fold = predictions[choice] if choice in predictions else folds.predict(choice)
+            scores[choice] = out_of_fold.mean_ap50()
         heads = fit_heads(
             table,
             table.indices,
             levels=levels,
-            trainers=best.trainers,
-            refit_boxes=best.refit_boxes,
+            trainers=[solver for solver, _ in choice.rows],
+            refit_boxes=choice.box_share > 0,
             backbone_classes=backbone_classes,
         )
-    out_of_fold = predictions.get(best, OutOfFoldPredictions())
     calibrations = fit_calibrations(
         out_of_fold.detections, out_of_fold.truths, out_of_fold.sizes, names=out_of_fold.names
     )
     return FitResult(
-        calibrate_head(best.head(heads), calibrations), best, scores, _calibrated(out_of_fold, calibrations)
+        calibrate_head(choice.head(heads), calibrations), choice, scores, _calibrated(out_of_fold, calibrations)
     )
 
 
-def cross_validate(
+@dataclass(frozen=True, eq=False)
+class FoldHeads:
+    """Heads of each solver by fold, and the images that each fold held out.
+
+    Attributes:
+        examples: All examples.
+        names: Class names of the project.
+        folds: (indices of the held-out examples, heads by solver) of each fold.
+    """
+
+    examples: Sequence[Example]
+    names: tuple[str, ...]
+    folds: Sequence[tuple[Sequence[int], Mapping[str, LinearHead]]]
+
+    @property
+    def boxes(self) -> int:
+        """Number of boxes on the held-out images."""
+        return sum(len(self.examples[index].labels) for indices, _ in self.folds for index in indices)
+
+    def predict(self, config: FitConfig) -> OutOfFoldPredictions:
+        """Detect objects on the held-out images with the head of a configuration that was not fitted on them."""
+        work = [(index, config.head(heads)) for indices, heads in self.folds for index in indices]
+        held_out = [self.examples[index] for index, _ in work]
+
+        def detect(item: tuple[int, LinearHead]) -> Detections:
+            example, head = self.examples[item[0]], item[1]
+            detections = head.detect(example.candidates, floor=FLOOR, exact=False)
+            detections = detections[~is_ignored(detections.boxes, example.ignored)]
+            return _renumbered(
+                detections,
+                np.array([self.names.index(name) if name in self.names else -1 for name in head.names], np.int64),
+            )
+
+        return OutOfFoldPredictions(
+            self.names,
+            [GroundTruth(example.drawn, example.labels) for example in held_out],
+            [(example.candidates.fit.width, example.candidates.fit.height) for example in held_out],
+            parallel_map(detect, work),
+            [index for index, _ in work],
+        )
+
+
+def fit_folds(
     examples: Sequence[Example],
     table: CandidateTable,
+    solvers: Sequence[str],
     *,
     levels: Sequence[int],
     backbone_classes: Sequence[tuple[str, int]] = (),
-) -> tuple[dict[FitConfig, float], dict[FitConfig, OutOfFoldPredictions]]:
-    """Evaluate each configuration out of fold.
+) -> FoldHeads:
+    """Fit each solver on each fold, with box regression.
 
     Args:
         examples: As in `select_and_fit`.
         table: Their table.
+        solvers: Keys of `TRAINERS`.
         levels: Number of candidates per level.
         backbone_classes: As in `select_and_fit`.
-
-    Returns:
-        Mean AP50, and the out-of-fold predictions, by configuration.
     """
-    choices = candidate_configs(examples, pretrained=bool(backbone_classes))
-    names = sorted({label for example in examples for label in example.labels})
     folds = [fold for fold in _folds(examples) if any(examples[index].labels for index in fold[1])]
-    indices_held_out = [index for indices, _ in folds for index in indices]
-    held_out = [examples[index] for index in indices_held_out]
-    truths = [GroundTruth(example.drawn, example.labels) for example in held_out]
-    sizes = [(example.candidates.fit.width, example.candidates.fit.height) for example in held_out]
 
-    def evaluate(fold: tuple[list[int], list[int]]) -> dict[FitConfig, list[Detections]]:
-        indices, fitted_on = fold
-        predictions: dict[FitConfig, list[Detections]] = {choice: [] for choice in choices}
-        trainers = tuple(dict.fromkeys(trainer for choice in choices for trainer in choice.trainers))
-        heads = fit_heads(
-            table, fitted_on, levels=levels, trainers=trainers, refit_boxes=True, backbone_classes=backbone_classes
+    def fit(fold: tuple[list[int], list[int]]) -> tuple[list[int], dict[str, LinearHead]]:
+        return fold[0], fit_heads(
+            table, fold[1], levels=levels, trainers=solvers, refit_boxes=True, backbone_classes=backbone_classes
         )
-        for trainer, lean in dict.fromkeys((choice.trainer, choice.lean) for choice in choices):
-            configs = [choice for choice in choices if (choice.trainer, choice.lean) == (trainer, lean)]
-            head = configs[0].head(heads)
-            class_indices = np.array([names.index(name) if name in names else -1 for name in head.names], np.int64)
-            for example in (examples[index] for index in indices):
-                boxes, scores = head.score_candidates(example.candidates, exact=False)
-                for choice in configs:
-                    refined = boxes if choice.refit_boxes else example.candidates.boxes
-                    detections = head.postprocess(example.candidates, refined, scores, floor=FLOOR)
-                    detections = detections[~is_ignored(detections.boxes, example.ignored)]
-                    predictions[choice].append(_renumbered(detections, class_indices))
-        return predictions
 
-    fold_results = parallel_map(evaluate, folds)
-    detections = {
-        choice: [prediction for fold_result in fold_results for prediction in fold_result[choice]] for choice in choices
-    }
-    return (
-        {choice: mean_ap50(truths, detections[choice], names=names) for choice in choices},
-        {
-            choice: OutOfFoldPredictions(tuple(names), truths, sizes, detections[choice], indices_held_out)
-            for choice in choices
-        },
-    )
+    names = sorted({label for example in examples for label in example.labels})
+    return FoldHeads(examples, tuple(names), parallel_map(fit, folds))
 
 
 def _calibrated(

@@ -7,7 +7,7 @@ large enough, and both are compared on the same held-out tiles. Tiles are served
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -177,7 +177,6 @@ def fit_on_best_view(
     spec: InputSpec,
     levels: Sequence[int],
     backbone_classes: Sequence[tuple[str, int]] = (),
-    evidence: Sequence[Mapping[str, float]] = (),
 ) -> FitResult:
     """Fit a head on whole images, and on tiles where objects are small; return the better one.
 
@@ -187,13 +186,12 @@ def fit_on_best_view(
         spec: Input format of the network.
         levels: Number of candidates per level.
         backbone_classes: As in `select_and_fit`.
-        evidence: As in `select_and_fit`, of fits on whole images.
 
     Raises:
         MediaError, ModelBroken: The features of tiles cannot be computed.
     """
     plan = plan_tiles(examples, spec)
-    whole = select_and_fit(examples, levels=levels, backbone_classes=backbone_classes, evidence=evidence)
+    whole = select_and_fit(examples, levels=levels, backbone_classes=backbone_classes)
     if plan.grid == 1:
         return whole
     views: list[Example] = []

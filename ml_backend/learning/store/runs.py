@@ -65,8 +65,8 @@ class RunMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
         parent_by_class: AP50 by class of the model it was compared with.
         photos: Number of evaluated images.
         boxes: Number of boxes on them.
-        cross_validation: Cross-validated AP50 of each hyperparameter choice, by name.
-        choice: The selected hyperparameters.
+        cross_validation: Cross-validated AP50 of each configuration and of their average, by name.
+        choice: The average of configurations that was fitted, with its weights, in words.
         tiling: Whether boxes were learned on tiles of the images, and why, in words; empty where objects are large.
         thresholds: Lowest score of a pre-label by class, if the version has its own.
         heads: Results other than boxes, by kind of head.

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from scipy.special import softmax
 
 from ml_backend.detection.box_voting import PlattCalibration
 from ml_backend.detection.preprocess import prepare
@@ -16,11 +17,16 @@ from ml_backend.training.fit import fit_heads
 from ml_backend.training.linear_head import apply_box_deltas, encode_box_deltas, head_detector
 from ml_backend.training.model_selection import (
     BLENDED,
+    HALF_REGRESSION_BOXES,
     LOGISTIC,
+    NOISE,
+    SHARED,
     FitConfig,
+    average_config,
+    box_share,
     candidate_configs,
+    fit_folds,
     select_and_fit,
-    select_config,
 )
 from ml_backend.training.onnx_export import write_learned
 from ml_backend.training.table import build_table
@@ -80,61 +86,73 @@ def test_new_class_is_detected_on_a_new_image(backbone, examples):
 def test_single_image_trains_one_row_for_all_levels(backbone, examples):
     """Its boxes lie on one or two levels; the class is predicted on all."""
     learned = select_and_fit(examples[:1], levels=backbone.levels)
-    assert (learned.choice.trainer, learned.scores) == ("shared", {})
+    assert (learned.choice, learned.scores) == (SHARED, {})
     for row in learned.head.weights[1:]:
         np.testing.assert_array_equal(row, learned.head.weights[0])
 
 
 @pytest.mark.parametrize(
-    ("photos", "boxes", "pretrained", "first", "tried"),
+    ("photos", "boxes", "pretrained", "tried"),
     [
-        (4, 2, (), "shared", {("shared", 0.4), ("logistic", 0.3), ("logistic", 0), ("prototype", 0)}),
-        (5, 4, (), "shared", {("shared", 0.4), ("logistic", 0.3), ("logistic", 0)}),
-        (6, 5, (), "logistic", {("logistic", 0.3), ("logistic", 0)}),
-        (6, 10, (), "logistic", {("logistic", 0.3), ("logistic", 0)}),
-        (2, 1, ("disc",), "logistic", {("logistic", 0)}),
+        (5, 4, False, (SHARED, BLENDED)),
+        (6, 5, False, (BLENDED, LOGISTIC)),
+        (25, 2, False, (BLENDED, LOGISTIC, SHARED)),
+        (2, 1, True, (LOGISTIC,)),
     ],
 )
-def test_candidate_configs_depend_on_the_labels(backbone, examples, photos, boxes, pretrained, first, tried):
-    """8 boxes on four images, 20 on five, 30 and 60 on six, and a class that the backbone knows."""
+def test_candidate_configs_depend_on_the_labels(examples, photos, boxes, pretrained, tried):
+    """20 boxes on five images, 30 on six, 50 on 25, and a class that the backbone knows."""
     drawn = np.array([[30 * index, 20, 30 * index + 25, 100] for index in range(boxes)], np.float32)
-    labelled = [Example(example.candidates, drawn, ("disc",) * boxes) for example in examples[:photos]]
-    choices = candidate_configs(labelled, pretrained=bool(pretrained))
-    assert choices[0].trainer == first
-    assert {(choice.trainer, choice.lean) for choice in choices} == tried
+    labelled = [Example(example.candidates, drawn, ("disc",) * boxes) for example in (examples * 5)[:photos]]
+    assert candidate_configs(labelled, pretrained=pretrained) == tried
 
 
-def test_earlier_fits_outvote_a_chance_of_the_folds(examples):
-    """The mean of all fits decides; fits that did not try all configurations do not count."""
-    labelled = examples * 4
-    this = dict.fromkeys((*BLENDED, *LOGISTIC), 0.5) | {LOGISTIC[0]: 0.53}
-    before = {choice.name: 0.5 for choice in this} | {LOGISTIC[1].name: 0.54}
-    assert select_config(labelled, this, []) == LOGISTIC[0]
-    assert select_config(labelled, this, [before] * 3) == LOGISTIC[1]
-    assert select_config(labelled, this, [{LOGISTIC[1].name: 0.9}] * 3) == LOGISTIC[0]
+def test_weights_are_the_softmax_of_the_scores_over_their_noise():
+    """With 25 boxes held out, one of .03 AP50 less has 1/e of the weight."""
+    scores = {LOGISTIC: 0.5, SHARED: 0.5 - NOISE / 5}
+    weights = softmax([1, 0])
+    rows = dict(average_config(scores, held_out_boxes=25).rows)
+    assert rows == pytest.approx({"logistic": weights[0], "shared": 0.6 * weights[1], "prototype": 0.4 * weights[1]})
+    assert sum(rows.values()) == pytest.approx(1)
 
 
-def test_with_few_images_the_prior_decides(examples):
-    this = dict.fromkeys((*BLENDED, *LOGISTIC), 0.5) | {LOGISTIC[0]: 0.53}
-    assert select_config(examples[:3], this, []) == BLENDED[1]
+def test_configuration_that_is_surely_worse_is_left_out():
+    assert average_config({BLENDED: 0.2, LOGISTIC: 0.7, SHARED: 0.4}, held_out_boxes=300) == LOGISTIC
 
 
-@pytest.mark.parametrize(("photos", "pretrained"), [(4, ()), (2, ("disc",))])
-def test_all_candidate_configs_are_evaluated(backbone, examples, photos, pretrained):
-    learned = select_and_fit(
-        examples[:photos], levels=backbone.levels, backbone_classes=[(name, 0) for name in pretrained]
-    )
-    assert set(learned.scores) == set(candidate_configs(examples[:photos], pretrained=bool(pretrained)))
-    assert learned.choice in learned.scores
+def test_regression_of_boxes_grows_with_their_number():
+    assert [box_share(0), box_share(HALF_REGRESSION_BOXES)] == [0, 0.5]
+    assert box_share(3) < 0.1 < 0.9 < box_share(40) < 1
 
 
-def test_blended_head_interpolates_its_solvers(backbone, examples):
+def test_fits_average_what_they_tried(backbone, examples):
+    """The predictions and scores of the average are those of its own head on images it was not fitted on."""
+    learned = select_and_fit(examples, levels=backbone.levels)
+    tried = {solver for config in candidate_configs(examples, pretrained=False) for solver, _ in config.rows}
+    assert {solver for solver, _ in learned.choice.rows} <= tried
+    assert learned.choice.box_share == pytest.approx(box_share(sum(len(example.labels) for example in examples)))
+    folds = fit_folds(examples, build_table(examples, backbone.levels), sorted(tried), levels=backbone.levels)
+    again = folds.predict(learned.choice)
+    assert learned.scores[learned.choice] == again.mean_ap50()
+    assert sorted(again.indices) == list(range(len(examples)))
+    assert [len(one) for one in learned.predictions.detections] == [len(one) for one in again.detections]
+
+
+def test_project_of_known_classes_has_one_configuration(backbone, examples):
+    learned = select_and_fit(examples[:2], levels=backbone.levels, backbone_classes=[("disc", 0)])
+    assert (learned.choice.rows, set(learned.scores)) == (LOGISTIC.rows, {learned.choice})
+
+
+def test_head_of_a_configuration_is_the_mean_of_its_solvers(backbone, examples):
     table = build_table(examples[:2], backbone.levels)
-    heads = fit_heads(table, [0, 1], levels=backbone.levels, trainers=["logistic", "prototype"], refit_boxes=False)
-    mixed = FitConfig("logistic", refit_boxes=False, lean=0.25).head(heads)
-    np.testing.assert_allclose(mixed.weights, 0.75 * heads["logistic"].weights + 0.25 * heads["prototype"].weights)
-    np.testing.assert_allclose(mixed.bias, 0.75 * heads["logistic"].bias + 0.25 * heads["prototype"].bias)
-    assert FitConfig("logistic", refit_boxes=False).head(heads) is heads["logistic"]
+    heads = fit_heads(table, [0, 1], levels=backbone.levels, trainers=["logistic", "prototype"], refit_boxes=True)
+    rows = (("logistic", 0.75), ("prototype", 0.25))
+    mean = FitConfig(rows, box_share=0.4).head(heads)
+    np.testing.assert_allclose(mean.weights, 0.75 * heads["logistic"].weights + 0.25 * heads["prototype"].weights)
+    np.testing.assert_allclose(mean.bias, 0.75 * heads["logistic"].bias + 0.25 * heads["prototype"].bias)
+    np.testing.assert_allclose(mean.box_regressor, 0.4 * heads["logistic"].box_regressor)
+    assert FitConfig(rows).head(heads).box_regressor is None
+    assert FitConfig(rows, 0.4).name == "0.75 logistic + 0.25 prototype, boxes moved by 0.40 of their regression"
 
 
 @pytest.mark.parametrize("refit_boxes", [False, True])
