@@ -198,7 +198,7 @@ def prelabel(studio: Studio, project: int, step: Step, *, settings: Settings, lo
         reasons = "; ".join(dict.fromkeys(failure.reason for failure in report.failures[:3]))
         raise StackError(
             f"{report.tasks - labelled} of {report.tasks} tasks have no pre-labels{f': {reasons}' if reasons else '.'}",
-            fix="Run `labelloop doctor` to check the ML backend.",
+            fix=f"Correct these images, or see `labelloop doctor {project}`. Then: `labelloop prelabel {project}`.",
             log=log,
             code="prelabels_missing",
         )

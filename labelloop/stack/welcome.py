@@ -14,7 +14,7 @@ from ml_backend.finetune.torch_parts import torch_missing
 from ml_backend.policy import FinetunePolicy
 
 _TEXT = """
-[bold]The loop is up.[/] {title}: {tasks} images, pre-labelled.
+[bold]The loop is up.[/] {title}: {tasks} images.
 
 {projects}
 
