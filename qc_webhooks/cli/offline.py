@@ -88,7 +88,7 @@ def consensus(
             ) from error
         check_readable(source, summary.tasks, summary.unreadable)
     if str(out) != "-":
-        print(f"{summary.tasks} tasks, one annotation each: {out}")
+        print(f"{_count(summary.tasks, 'task')}, one annotation each: {out}")
         lines = [*_unmerged(summary), *_voice(summary)]
         print("\n".join(lines), end="\n" if lines else "")
         print("\n".join(_problems(summary)), end="\n" if _problems(summary) else "")
@@ -107,9 +107,11 @@ def check_readable(source: Path, read: int, unreadable: Sequence[object]) -> Non
 def summary_text(summary: ReportSummary) -> str:
     """Summary of a report in a few lines."""
     counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)
-    lines = [f"{summary.tasks} tasks: {counts}", f"for a reviewer       {summary.reviewed}"]
+    lines = [f"{_count(summary.tasks, 'task')}: {counts}", f"for a reviewer       {summary.reviewed}"]
     if summary.truth_doubts:
-        lines.append(f"ground truth in doubt {summary.truth_doubts} tasks: see `ground_truth_doubts` in the report")
+        lines.append(
+            f"ground truth in doubt {_count(summary.truth_doubts, 'task')}: see `ground_truth_doubts` in the report"
+        )
     if overall := summary.statistics["scores"]["overall"]:
         lines.append(f"pairwise agreement   {_estimate_text(overall['pairwise'])}")
         lines.append(f"consensus score      {_estimate_text(overall['consensus'])}")
@@ -123,7 +125,9 @@ def summary_text(summary: ReportSummary) -> str:
     if summary.conflicts:
         lines.append("conflicts: " + ", ".join(f"{count} {name}" for name, count in summary.conflicts.most_common()))
     for person in summary.annotators[:20]:
-        lines.append(f"annotator {person['annotator']}: {person['tasks']} tasks{''.join(_reliability(person))}")
+        lines.append(
+            f"annotator {person['annotator']}: {_count(person['tasks'], 'task')}{''.join(_reliability(person))}"
+        )
         lines += [*_truth_agreement(person), *(f"  ! {line}" for line in person["concerns"])]
     lines += [f"{DIAGNOSES[split['kind']].name}: {split['text']}" for split in summary.splits if not split["who"]][:8]
     if len(summary.annotators) > 20:
@@ -135,7 +139,9 @@ def summary_text(summary: ReportSummary) -> str:
 
 def _unmerged(summary: ReportSummary) -> list[str]:
     """Lines about results of a consensus that are one annotator's answer or left out."""
-    controls = ", ".join(f"{name or 'whole annotation'} ({tasks} tasks)" for name, tasks in summary.carried.items())
+    controls = ", ".join(
+        f"{name or 'whole annotation'} ({_count(tasks, 'task')})" for name, tasks in summary.carried.items()
+    )
     lines = [f"One annotator's answer, not merged: {controls}. See meta.consensus.carried."] if controls else []
     rejected = f"{summary.left} regions and results are left out. See meta.consensus.rejected."
     return [*lines, rejected] if summary.left else lines
@@ -148,7 +154,7 @@ def _voice(summary: ReportSummary) -> list[str]:
         return []
     left_out = "".join(f"; not on {count}: {reason}" for reason, count in sorted(reasons.items()))
     few = f" (too few: {MIN_TASKS} are required)" if 0 < summary.voice[HEARD] < MIN_TASKS else ""
-    return [f"The model is one more voice of the consensus on {summary.voice[HEARD]} tasks{few}{left_out}."]
+    return [f"The model is one more voice of the consensus on {_count(summary.voice[HEARD], 'task')}{few}{left_out}."]
 
 
 def _reliability(person: dict[str, Any]) -> Iterator[str]:
@@ -169,11 +175,13 @@ def _truth_agreement(person: dict[str, Any]) -> Iterator[str]:
 
 def _problems(summary: ReportSummary) -> list[str]:
     lines = (
-        [f"{len(summary.unreadable)} tasks could not be read: {summary.unreadable[0]}"] if summary.unreadable else []
+        [f"{_count(len(summary.unreadable), 'task')} could not be read: {summary.unreadable[0]}"]
+        if summary.unreadable
+        else []
     )
     if summary.without_prelabel:
         lines.append(missing_prelabels_message(summary.without_prelabel))
-    return [*lines, f"{summary.unread} results could not be read"] if summary.unread else lines
+    return [*lines, f"{_count(summary.unread, 'result')} could not be read"] if summary.unread else lines
 
 
 def missing_prelabels_message(tasks: int) -> str:
@@ -182,6 +190,10 @@ def missing_prelabels_message(tasks: int) -> str:
         f"{tasks} tasks name their pre-labels by id only: least_model_score and least_model_agreement are left out."
         " Export a snapshot with full predictions."
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _estimate_text(estimate: Estimate) -> str:

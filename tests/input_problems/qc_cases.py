@@ -108,8 +108,8 @@ CASES = (
         )
     ),
     carried("answers that share an id, which have no merge", [CAPTION, STARS], rejected=2,
-            words=("caption (1 tasks), stars (1 tasks)",)),
-    carried("tracks of a video, which have no merge", [TRACK], rejected=1, words=("track (1 tasks)",)),
+            words=("caption (1 task), stars (1 task)",)),
+    carried("tracks of a video, which have no merge", [TRACK], rejected=1, words=("track (1 task)",)),
     Case("an annotation that cannot be read, in a consensus", "skipped and counted",
          partial(command, words=("consensus",), source=annotations([DAY | {"id": "d"}], [BROKEN])),
          ("1 results could not be read",), 0),

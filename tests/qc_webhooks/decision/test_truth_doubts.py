@@ -87,4 +87,4 @@ def test_the_report_of_an_export_names_them(box, tmp_path):
     summary = write_report(Export(path), Policy(), out)
     (doubt,) = json.loads(out.getvalue())["tasks"][0]["ground_truth_doubts"]
     assert (doubt["kind"], doubt["authors"], doubt["annotators"]) == ("crowd", [9], [1, 2])
-    assert "ground truth in doubt 1 tasks" in summary_text(summary)
+    assert "ground truth in doubt 1 task:" in summary_text(summary)

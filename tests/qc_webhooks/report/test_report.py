@@ -258,7 +258,7 @@ def test_a_task_that_cannot_be_read_stops_no_other(offline, capsys):
     report, consensus = offline([{"id": 1, "data": 5}, task_of(2, [region(1, 1, id_="a")])])
     assert [task["id"] for task in report["tasks"]] == [2] == [task["id"] for task in consensus]
     assert report["summary"]["unreadable"] == ["task 1: data: expected an object, found int"]
-    assert "1 tasks could not be read" in capsys.readouterr().out
+    assert "1 task could not be read" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

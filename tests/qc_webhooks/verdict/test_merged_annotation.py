@@ -257,7 +257,7 @@ def test_spans_are_merged_with_their_links(offline):
     assert nameless(merged) == nameless(results)
     assert [len(item["meta"]["labelloop"]["annotators"]) for item in merged if "meta" in item] == [3, 2]
     assert {line["control"] for line in logged["carried"]} == {"relation"}
-    assert "One annotator's answer, not merged: relation (1 tasks)" in printed
+    assert "One annotator's answer, not merged: relation (1 task)" in printed
 
 
 def span(start, end, label="A"):
