@@ -112,7 +112,7 @@ CASES = (
     carried("tracks of a video, which have no merge", [TRACK], rejected=1, words=("track (1 task)",)),
     Case("an annotation that cannot be read, in a consensus", "skipped and counted",
          partial(command, words=("consensus",), source=annotations([DAY | {"id": "d"}], [BROKEN])),
-         ("1 results could not be read",), 0),
+         ("1 result could not be read",), 0),
     refused("a policy with several faults", ("report",), ("agreement: must be above 0", "wait: no such key"),
             policy="agreement = 2\n[controls.boxes]\nwait = 1"),
     refused("a policy that names a control that is not there", ("report",), ("names 'box' ('boxes'?)",),
