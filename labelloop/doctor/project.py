@@ -9,7 +9,7 @@ from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
 from labelloop.doctor.label_studio import BANNED_ADDRESS, OPEN_NETWORK_FIX
 from labelloop.labeling.errors import MalformedConfig
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig, data_value
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import StudioNotFound
@@ -178,7 +178,7 @@ def media(context: DoctorContext) -> Finding:
     first = next(iter(context.studio.tasks(context.project()["id"], page_size=1)), None)
     if first is None:
         return skipped("The project has no task yet.")
-    urls = [url for key in keys for url in _urls(first.data.get(key))]
+    urls = [url for key in keys for url in _urls(data_value(first.data, key))]
     if not urls:
         return skipped(f"Task {first.id} has no image.")
     try:

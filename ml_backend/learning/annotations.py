@@ -17,7 +17,7 @@ from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Rectangle
 from labelloop.labeling.region import ParsedAnnotation, Region
 from labelloop.labeling.result import Result
-from labelloop.labeling.studio.config import Control, LabelConfig
+from labelloop.labeling.studio.config import Control, LabelConfig, data_value
 from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.task import Annotation, ModelPrediction, Task
 from labelloop.labeling.studio.values import parse_answer
@@ -379,7 +379,7 @@ def _image_urls(task: Task, config: LabelConfig) -> dict[tuple[str, int], str]:
     """(image object, item) -> address."""
     urls: dict[tuple[str, int], str] = {}
     for image in config.images:
-        value: Any = task.data.get(image.value)
+        value: Any = data_value(task.data, image.value)
         for item, url in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(url, str) and url.strip():
                 urls[image.name, item] = url

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig, data_value
 from labelloop.labeling.studio.task import Task
 from qc_webhooks.agreement.answers import Answers, Span, complete_answers
 from qc_webhooks.verdict.dispute_card import SPANS, are_mergeable
@@ -67,5 +67,5 @@ def _text_length(task: Task, config: LabelConfig | None, to_name: str) -> int:
     tag = config.objects.get(to_name) if config else None
     if tag is None or tag.tag.lower() != "text":
         return 0
-    value = task.data.get(tag.value)
+    value = data_value(task.data, tag.value)
     return len(value) if isinstance(value, str) and "://" not in value[:12] else 0

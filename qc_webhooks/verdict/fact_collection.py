@@ -26,7 +26,7 @@ from labelloop.labeling.consensus.voiced import heard_task
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.region import Region
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig, data_value
 from labelloop.labeling.studio.latest import with_unique_ids
 from labelloop.labeling.studio.task import Annotation, ModelPrediction, Task
 from qc_webhooks.agreement.answers import Answers, complete_answers, read_answers
@@ -155,7 +155,7 @@ def image_urls_of(task: Task, config: LabelConfig | None) -> tuple[str, ...]:
     """URLs of a task's images, as stored; empty if the label config has no image."""
     urls: list[str] = []
     for tag in config.objects.values() if config else ():
-        value = task.data.get(tag.value) if tag.tag.lower() == "image" else None
+        value = data_value(task.data, tag.value) if tag.tag.lower() == "image" else None
         values = value if isinstance(value, list) else [value]
         urls += [url for url in values if isinstance(url, str) and 0 < len(url) <= _LONGEST_ADDRESS]
     return tuple(urls)

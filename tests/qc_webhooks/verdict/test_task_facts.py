@@ -13,7 +13,7 @@ from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, draw
 from qc_webhooks.policy import Policy
 from qc_webhooks.store.tables import FACTS
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.fact_collection import facts_of
+from qc_webhooks.verdict.fact_collection import facts_of, image_urls_of
 from qc_webhooks.verdict.task_facts import CORRECTED, MANUAL, UNCHANGED, Question
 from qc_webhooks.verdict.verdict import judge
 from tests.qc_webhooks.conftest import CONFIG, PROJECT, annotation_json
@@ -256,3 +256,9 @@ def test_facts_kept_by_an_earlier_version_are_whole(box):
     stored[1][0] = stored[1][0][:7]
     read = msgspec.convert(stored, type(facts(annotation_json(1, 8, [box()]))))
     assert read.annotations[0].is_complete
+
+
+def test_images_under_a_path_of_the_data_are_facts():
+    config = LabelConfig.parse('<View><Image name="i" value="$photo.url"/><Image name="j" value="$pages[1]"/></View>')
+    task = read_task({"id": 5, "data": {"photo": {"url": "a.jpg"}, "pages": ["b.jpg", "c.jpg"]}})
+    assert image_urls_of(task, config) == ("a.jpg", "c.jpg")
