@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -134,15 +130,18 @@ def begin_relaxed(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def migrate(engine: sa.Engine) -> None:
     """Upgrade the schema to the current revision; concurrent callers wait for the first."""
-    config, scripts = _scripts()
-    heads = set(scripts.get_heads())
     current = revisions(engine)
-    if current == heads:
+    if current == _head():
         return
     _require_supported(engine, current)
+    from alembic import command  # imported here: it takes 10 MB of each process
+    from alembic.config import Config
+
     with _ALEMBIC_LOCK, _migration_lock(engine):
-        if revisions(engine) == heads:
+        if revisions(engine) == _head():
             return
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "heads")
@@ -192,12 +191,20 @@ def upsert(
 def revisions(engine: sa.Engine) -> set[str]:
     """The schema revisions of the database; empty for an empty database."""
     with begin_read(engine) as connection:
-        return set(MigrationContext.configure(connection).get_current_heads())
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return set()
+        return set(connection.scalars(sa.text("SELECT version_num FROM alembic_version")))
 
 
+@cache
 def supported_revisions() -> frozenset[str]:
-    """All schema revisions that this release knows."""
-    return frozenset(script.revision for script in _scripts()[1].walk_revisions())
+    """All schema revisions that this release knows: the names of their files."""
+    return frozenset(file.stem for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _head() -> set[str]:
+    """The newest revision; each has the one before as its parent."""
+    return {max(supported_revisions())}
 
 
 def require_supported_schema(engine: sa.Engine) -> None:
@@ -216,9 +223,9 @@ def require_current_schema(engine: sa.Engine) -> None:
         SchemaTooNew: A newer labelloop release migrated it.
         DatabaseError: Its schema is older, or it is empty.
     """
-    current, scripts = revisions(engine), _scripts()[1]
+    current = revisions(engine)
     _require_supported(engine, current)
-    if current != set(scripts.get_heads()):
+    if current != _head():
         schema = ", ".join(sorted(current)) or "none"
         raise DatabaseError(
             f"The database {engine.url.render_as_string()} has an older schema ({schema}) than this release.",
@@ -230,13 +237,6 @@ def _require_supported(engine: sa.Engine, current: set[str]) -> None:
     if unknown := current - supported_revisions():
         what = f"The database {engine.url.render_as_string()}"
         raise SchemaTooNew(what=what, newer=f"schema {', '.join(sorted(unknown))}", version=VERSION)
-
-
-@cache
-def _scripts() -> tuple[Config, ScriptDirectory]:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config, ScriptDirectory.from_config(config)
 
 
 @contextlib.contextmanager

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from labelloop.service.db.engine import (
     BUSY_TIMEOUT_S,
     LOCK_SPIN_S,
+    MIGRATIONS,
     begin_read,
     create_engine,
     database_clock,
     migrate,
     open_database,
+    revisions,
+    supported_revisions,
 )
 from labelloop.service.errors import DatabaseError, LabelloopError
 from labelloop.service.jobs.inbox import Inbox, metadata
@@ -69,6 +76,25 @@ def _ours(name, kind, thing) -> bool:
 
 def _matters(change) -> bool:
     return not isinstance(change, list) and change[0] in {"add_table", "remove_table", "add_column", "remove_column"}
+
+
+def test_the_files_of_the_migrations_are_their_revisions_in_one_line(database):
+    """So that alembic, which takes 10 MB, is loaded by migrations alone."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    scripts = ScriptDirectory.from_config(config)
+    assert supported_revisions() == {script.revision for script in scripts.walk_revisions()}
+    assert {max(supported_revisions())} == set(scripts.get_heads()) == revisions(database)
+
+
+def test_a_current_database_is_opened_without_alembic(settings):
+    open_database(settings).dispose()
+    code = (
+        "import sys; from labelloop.service.db.engine import open_database; "
+        "from labelloop.service.settings import Settings; "
+        f"open_database(Settings(home={str(settings.home)!r})); sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_migrating_again_changes_nothing(database):
