@@ -101,6 +101,7 @@ class Worker:
         self._secrets = settings_secrets(settings)
         self._lease_renewer = LeaseRenewer(settings.job_lease_s / 3)
         self._claims: dict[str, Claim] = {}
+        self._active: dict[tuple[str, str], threading.Thread] = {}
         command = jobs.isolated_command
         self._isolated_runner = (
             IsolatedJobRunner(command, settings.job_memory_bytes, settings.job_isolated_s) if command else None
@@ -178,24 +179,32 @@ class Worker:
         `has_due_events` runs after the claim is released: a worker that was woken for a newer event meanwhile found the
         subject claimed and dropped the wake-up.
         """
-        if (topic, subject) in self._long_jobs:
+        thread = threading.current_thread()
+        # After a suspend the lease of a running job is over before it is extended: a claim alone would not do.
+        if (topic, subject) in self._long_jobs or self._active.setdefault((topic, subject), thread) is not thread:
             return
-        with self._slots.hold(topic) as may_run:
-            while may_run and not self._stopping.is_set():
-                try:
-                    claim = self._inbox.claim(topic, subject, self._worker_id)
-                    if claim is None:
-                        break
-                    if claim.isolated and self._isolated_runner and topic in self._handlers:
-                        self._run_later_in_process(claim)
-                        break
-                    with self._running(claim):
-                        self._handle_claim(claim)
-                    if (topic, subject) in self._long_jobs or not self._inbox.has_due_events(topic, subject):
-                        break
-                except Exception:  # the database is unreachable: the lease expires and a sweep recovers the events
-                    log.exception("claim_failed", topic=topic, subject=subject)
-                    break
+        try:
+            with self._slots.hold(topic) as may_run:
+                while may_run and not self._stopping.is_set() and self._handle_due(topic, subject):
+                    pass
+        finally:
+            del self._active[topic, subject]
+
+    def _handle_due(self, topic: str, subject: str) -> bool:
+        """Handle the subject's due events; whether more are due."""
+        try:
+            claim = self._inbox.claim(topic, subject, self._worker_id)
+            if claim is None:
+                return False
+            if claim.isolated and self._isolated_runner and topic in self._handlers:
+                self._run_later_in_process(claim)
+                return False
+            with self._running(claim):
+                self._handle_claim(claim)
+            return (topic, subject) not in self._long_jobs and self._inbox.has_due_events(topic, subject)
+        except Exception:  # the database is unreachable: the lease expires and a sweep recovers the events
+            log.exception("claim_failed", topic=topic, subject=subject)
+            return False
 
     @contextmanager
     def _running(self, claim: Claim) -> Iterator[None]:

@@ -117,6 +117,29 @@ def test_two_workers_never_handle_one_subject_at_the_same_time(make_jobs, wait_u
     assert Counter(handled) == Counter({str(number): 1 for number in range(40)})
 
 
+def test_a_worker_repeats_no_job_whose_lease_ended_while_it_was_suspended(make, wait_until):
+    """A laptop wakes up an hour later: the clock is past the lease before the lease is extended."""
+    entered, release = [], threading.Event()
+
+    def handler(_subject, _events):
+        entered.append(1)
+        release.wait(60)
+
+    jobs = make({"t": handler}, job_lease_s=3600.0)
+    jobs.submit("t", "s", "k", {})
+    with running(jobs, threads=2):
+        try:
+            wait_until(lambda: entered)
+            with jobs.inbox.engine.begin() as connection:
+                connection.exec_driver_sql("UPDATE inbox_claims SET leased_until = 0")
+            assert jobs.inbox.due_subjects(1) == [("t", "s")]
+            time.sleep(2.5)  # two sweeps
+            assert len(entered) == 1
+        finally:
+            release.set()
+        wait_until(lambda: jobs.inbox.counts()["done"] == 1)
+
+
 def test_events_of_a_busy_subject_are_batched(make, wait_until):
     calls, go = [], threading.Event()
 
