@@ -77,7 +77,8 @@ def _row(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
     if not np.issubdtype(array.dtype, np.floating) or not array.size:
         return None
     if array.ndim == 2 or (array.ndim == 4 and (array.shape[2:] == (1, 1) or array.shape[1:3] == (1, 1))):
-        return array.reshape(len(array), -1)[0]
+        row: npt.NDArray[Any] = array.reshape(len(array), -1)[0]
+        return row
     return None
 
 
