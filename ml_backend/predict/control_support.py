@@ -194,8 +194,6 @@ def _support(
         why = "" if filled else _not_filled(control, drawn, model, has_target=bool(own_targets))
     if not learns:
         why = f"{why}; " * bool(why) + kind_of(drawn[0]).reason
-    elif "." in image.value or "[" in image.value:
-        learns, why = False, f"{why}; " * bool(why) + f"learning reads no image under a path ({image.value})"
     elif model is not None and model.unlearnable and (control.per_region or not _learned_apart(drawn)):
         learns, why = False, f"{why}; " * bool(why) + f"the model cannot be learned on: {model.unlearnable}"
     return ControlSupport(control.name, tag, object_tag, prelabels=filled, learns=learns, reason=why, how=how)

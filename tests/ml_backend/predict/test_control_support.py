@@ -56,7 +56,7 @@ CASES = {
     "a repeater": (
         '<Image name="i" value="$pages[{{idx}}].url"/>' + labelled("RectangleLabels"), False, False, "a Repeater",
     ),
-    "a path": ('<Image name="i" value="$photo.url"/>' + labelled("RectangleLabels"), True, False, "under a path"),
+    "a path": ('<Image name="i" value="$photo.url"/>' + labelled("RectangleLabels"), True, True, ""),
     "labels of the task": (
         IMAGE + '<RectangleLabels name="c" toName="i" value="$options"/>', False, True, "come from each task",
     ),
