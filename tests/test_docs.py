@@ -129,35 +129,6 @@ def test_no_page_names_a_setting_that_does_not_exist():
         assert not unknown, f"{page.relative_to(ROOT)} names {sorted(unknown)}"
 
 
-CALL = re.compile(r"\blabelloop ([a-z][^`\n#|]*(?:\\\n[^`\n#|]*)*)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-
-
-def options_of(command):
-    """Every option that a command takes."""
-    app = create_cli(command.split())
-    for word in command.split():
-        app = app[word]
-    return {name for argument in app.assemble_argument_collection() for name in argument.names} | {"--help"}
-
-
-def test_every_option_that_a_page_gives_a_command_exists():
-    commands = {command: options_of(command) for command in names_of_commands(create_cli())} | {
-        "learn": options_of("learn")
-    }
-    seen = 0
-    for page in [*PAGES, *(ROOT / "examples").rglob("*.md"), *(ROOT / "examples").rglob("*.sh")]:
-        for call in CALL.findall(page.read_text(encoding="utf-8")):
-            words_of = call.split()
-            command = next((name for n in (2, 1) if (name := " ".join(words_of[:n])) in commands), None)
-            given = OPTION.findall(call)
-            assert command or not given, f"{page.relative_to(ROOT)}: labelloop {call}"
-            unknown = set(given) - commands.get(command, set())
-            assert not unknown, f"{page.relative_to(ROOT)}: labelloop {command} has no {sorted(unknown)}"
-            seen += len(given)
-    assert seen > 150
-
-
 def test_every_command_is_described():
     page = (REFERENCE / "commands.md").read_text()
     missing = [name for name in names_of_commands(create_cli()) if f"`labelloop {name}" not in page]
