@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import BufferedReader, BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 
@@ -298,7 +298,7 @@ def _contents(store: Store, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Bu
         following = iter(missing[_AHEAD:])
         for shard, file in zip(shards, files, strict=True):
             if file is not None:
-                with file.open("rb", buffering=_BUFFER_BYTES) as content:
+                with cast(BufferedReader, file.open("rb", buffering=_BUFFER_BYTES)) as content:
                     _verify_file(store, shard, content)
                     yield shard, content
             else:
