@@ -245,7 +245,7 @@ def _usage_error(error: "CycloptsError") -> "Group":
     if isinstance(error, CoercionError) and argument is not None and "--project" in argument.names:
         fix = f"Give the number in the project's URL, /projects/NUMBER/. {fix}"
     if isinstance(error, UnusedCliTokensError):
-        message = f"Too many words: {' '.join(error.unused_tokens)}."
+        message = f"Too many words: {' '.join(error.unused_tokens or ())}."
         fix = f"Put a value with spaces into quotes. {fix}"
     _print_lines(error.console or Console(stderr=True), message, fix)
     return Group()  # what cyclopts prints is cut into lines, also within a command
