@@ -142,6 +142,7 @@ def page(done: list[dict]) -> str:
     means = [
         f"| {title} | {len(entries)} | {' | '.join(_mean(entries, rule) for rule in RULES)} |"
         for title, entries in parts.items()
+        if entries
     ]
     return "\n".join(
         [
