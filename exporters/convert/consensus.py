@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from exporters.convert.annotation_policy import CONSENSUS, consensus
+from exporters.convert.image_placer import Reading, at_common_sizes
 from labelloop.labeling.consensus.consensus import (
     AnnotatorModel,
     AnnotatorView,
@@ -70,15 +71,16 @@ def task_evidence(task: Task, config: LabelConfig | None) -> Evidence | None:
     ]
     try:
         return collect_evidence(
-            [_annotator_view(annotation, reading) for annotation, reading in _fully_readable(readings)]
+            [
+                _annotator_view(annotation, reading)
+                for annotation, reading in _fully_readable(at_common_sizes(readings, task))
+            ]
         )
     except TooLargeToJudge:
         return None
 
 
-def consensus_reading(
-    readings: Sequence[tuple[Annotation, ParsedAnnotation]], crowd: AnnotatorModel
-) -> ConsensusResult:
+def consensus_reading(readings: Sequence[Reading], crowd: AnnotatorModel) -> ConsensusResult:
     """Fuse the readings of several annotators; their order does not matter.
 
     Shapes are averaged, labels are the most likely ones. A key point stays the child of the region that its parent
@@ -121,9 +123,7 @@ def consensus_reading(
     )
 
 
-def _fully_readable(
-    readings: Sequence[tuple[Annotation, ParsedAnnotation]],
-) -> Sequence[tuple[Annotation, ParsedAnnotation]]:
+def _fully_readable(readings: Sequence[Reading]) -> Sequence[Reading]:
     """Return the annotations that are fully readable; if there are none, the latest one alone.
 
     An unreadable part of an annotation is no evidence that objects are absent.

@@ -1,9 +1,11 @@
 """Place the images of a task in the data set: their sizes, splits and file names, or why they are left out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from exporters.convert.options import ConversionOptions
 from exporters.convert.tally import NOTHING, Tally, TaskLosses, moved_image
@@ -12,8 +14,9 @@ from exporters.dataset.task_index import NameKeys
 from exporters.model.file_names import FileNames, original_name, public_url
 from exporters.model.records import NOMINAL, Image, image_id
 from exporters.model.splits import SplitPolicy
-from labelloop.labeling.region import ParsedAnnotation
-from labelloop.labeling.studio.reading import read_annotation
+from labelloop.labeling.errors import MalformedValue, RegionError
+from labelloop.labeling.region import ParsedAnnotation, Region
+from labelloop.labeling.studio.reading import at_image_size, read_annotation
 from labelloop.labeling.studio.task import Annotation, Task
 
 SAME_IMAGE = "images that another task has too"
@@ -164,6 +167,34 @@ class ImagePlacer:
             size, notes = (0, 0), Tally.join(notes, Tally.count("notes", UNSIZED))
         # an image of unknown size may be available next time
         return size, not (is_unknown and self._sizes.reads_headers), notes
+
+
+def at_common_sizes(readings: Sequence[Reading], task: Task) -> Sequence[Reading]:
+    """Return the readings with all regions of an image at one size, that of most; a mask of another is malformed."""
+    stated = Counter(
+        (region.to_name, region.item_index, region.width, region.height)
+        for _, reading in readings
+        for region in reading.regions
+    )
+    # the last of each image stays; by size too, so that the order of annotations does not matter
+    sizes = {key[:2]: key[2:] for key in sorted(stated, key=lambda key: (stated[key], key[2:]))}
+    if len(sizes) == len(stated):
+        return readings
+    placed = []
+    for annotation, reading in readings:
+        regions: list[Region] = []
+        errors = list(reading.errors)
+        for region in reading.regions:
+            size = sizes[region.to_name, region.item_index]
+            try:
+                regions.append(region if size == (region.width, region.height) else at_image_size(region, *size))
+            except MalformedValue as error:
+                result = region.result[0]
+                errors.append(
+                    RegionError(task.id, annotation.id, result.id, error.field, error.reason, source=result.raw)
+                )
+        placed.append((annotation, replace(reading, regions=tuple(regions), errors=tuple(errors))))
+    return placed
 
 
 def stated_split(policy: SplitPolicy, url: str, data: Mapping[str, Any]) -> tuple[str, Tally]:

@@ -18,7 +18,7 @@ from exporters.convert.annotation_policy import (
     select_annotations,
     unsettled_status,
 )
-from exporters.convert.image_placer import NOT_KNOWN, ImagePlacement, ImagePlacer, Reading
+from exporters.convert.image_placer import NOT_KNOWN, ImagePlacement, ImagePlacer, Reading, at_common_sizes
 from exporters.convert.options import ConversionOptions, image_class_control
 from exporters.convert.region_converter import ConvertedRegion, RegionConverter
 from exporters.convert.tally import MALFORMED, MERGED, NOTHING, OUTVOTED, PARTLY_READABLE, TOO_LARGE, Tally, TaskLosses
@@ -138,7 +138,9 @@ class TaskAssembler:
     ) -> TaskContent:
         """Convert the selected annotations of a task, fused if the policy asks for it."""
         images = task_images(task, self._rules.config)
-        readings = [(annotation, self._placer.read(task, annotation, images)) for annotation in selection.chosen]
+        readings = at_common_sizes(
+            [(annotation, self._placer.read(task, annotation, images)) for annotation in selection.chosen], task
+        )
         consensus: ConsensusResult | None = None
         if selection.rule == CONSENSUS:
             from exporters.convert.consensus import consensus_reading

@@ -191,6 +191,38 @@ def test_masks_are_joined_by_the_pixels_that_most_painted(run, build):
     assert fused["area"] == 80
 
 
+LARGE = {"original_width": 1280, "original_height": 720}
+
+
+def test_annotators_who_state_other_sizes_of_an_image_agree(run, build):
+    """Label Studio's values are in percent: the size that most regions state is that of the image."""
+    car = build.box(10, 10, 20, 20)
+
+    def tasks(*sizes):
+        drawn = [
+            [build.annotation(car | size, number=10 * number + who, completed_by=who) for who, size in enumerate(sizes)]
+            for number in range(1, 6)
+        ]
+        return [build.task(number, *annotations) for number, annotations in enumerate(drawn, 1)]
+
+    alike = run(tasks({}, {}, {}), to="alike", annotation="consensus")
+    out = run(tasks({}, LARGE, {}), to="other", annotation="consensus")
+    assert out.instances() == alike.instances()
+    assert out.manifest["policy"]["annotators"] == alike.manifest["policy"]["annotators"]
+    assert out.report.accounts.regions.dropped == {MERGED: 10}
+
+
+def test_regions_of_an_annotation_that_state_other_sizes_are_on_one_image(run, build):
+    mask = build.brush(np.ones((720, 1280), bool), id="mask")
+    boxes = [build.box(10 * number, 10, 20, 20, id=f"r{number}") for number in range(1, 5)]
+    out = run([build.task(1, build.annotation(boxes[0] | LARGE, *boxes[1:], mask))])
+    shapes = {entry["region_id"]: entry["bbox"] for entry in out.instances()["annotations"]}
+    assert shapes == {f"r{number}": pytest.approx([64 * number, 36, 128, 72]) for number in range(1, 5)}
+    (loss,) = out.losses
+    assert loss["region"] == "mask"
+    assert "a mask of 1280 x 720 pixels on an image of 640 x 360" in loss["detail"]
+
+
 def test_consensus_is_what_qc_consensus_writes(run, build, tmp_path):
     """The referee is the other way to the consensus: `labelloop qc consensus` on the same file."""
     from qc_webhooks.report.report import Export, write_consensus
