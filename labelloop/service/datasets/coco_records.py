@@ -11,6 +11,8 @@ import msgspec
 from labelloop.labeling.geometry.shapes import Point
 
 _T = TypeVar("_T")
+# Texts with more digits are no numbers: Python refuses to convert 4300 of them.
+_MAX_DIGITS = 20
 
 
 def coco_id(value: Any) -> Any:
@@ -18,7 +20,8 @@ def coco_id(value: Any) -> Any:
     if type(value) is float and value.is_integer():
         return int(value)
     if type(value) is str:
-        return int(value) if value.isdecimal() and value == str(int(value)) else value
+        is_number = value.isdecimal() and len(value) < _MAX_DIGITS and value == str(int(value))
+        return int(value) if is_number else value
     return value if type(value) is int else None
 
 

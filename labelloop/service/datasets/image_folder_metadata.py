@@ -77,7 +77,11 @@ def read_image_folder_metadata(files: DatasetFiles, images: ImageFiles, file: st
             yield from _read_file(text, name, images, classes, Counter())
 
     counts = {f"column {column!r:.40}: not read": number for column, number in sorted(unread.items())}
-    return DataSet("imagefolder", read, tuple(labels), choices=tuple(sorted(choices)), counts=counts)
+    tables = [name for name in files.names if not file and PurePosixPath(name).name == _TABLE and name not in names]
+    notes = [f"{name} is not read: its folder has a {METADATA}, or it has no column file_name" for name in tables]
+    return DataSet(
+        "imagefolder", read, tuple(labels), choices=tuple(sorted(choices)), notes=tuple(notes), counts=counts
+    )
 
 
 def _class_names(files: DatasetFiles) -> list[str]:
@@ -89,10 +93,18 @@ def _class_names(files: DatasetFiles) -> list[str]:
 
 def _rows(text: str, file: str) -> Iterator[tuple[int, Any]]:
     """Yield (line, row) of a metadata file; `MalformedData` instead of a row that cannot be read."""
-    if file.endswith(".csv"):
-        table = csv.DictReader(io.StringIO(text))
-        for row in table:
-            yield table.line_num, {key: value for key, value in row.items() if key and value}
+    if file.lower().endswith(".csv"):
+        table = csv.DictReader(io.StringIO(text, newline=None), skipinitialspace=True, strict=True)
+        last = 1
+        try:
+            for row in table:
+                last = table.line_num
+                if None in row:
+                    yield last, MalformedData("more cells than columns: quote a text with commas")
+                else:
+                    yield last, {key: value for key, value in row.items() if value}
+        except csv.Error as error:
+            yield last + 1, MalformedData(f"this row and those after it are not read ({error})")
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

@@ -43,10 +43,11 @@ def test_ids_are_numbers_however_they_are_written(tmp_path, entries):
     assert data.counts[IDS_AS_NUMBERS] >= 1
 
 
-def test_ids_that_are_texts_stay_texts(tmp_path):
-    path = coco(tmp_path, image=IMAGE | {"id": "01"}, annotation=ANNOTATION | {"image_id": "01"})
+@pytest.mark.parametrize("text", ["01", "9" * 5000])
+def test_ids_that_are_texts_stay_texts(tmp_path, text):
+    path = coco(tmp_path, image=IMAGE | {"id": text}, annotation=ANNOTATION | {"image_id": text})
     assert [len(image.objects) for image in images_of(path)] == [1]
-    _, image = images_of(coco(tmp_path, image=IMAGE | {"id": "01"}))
+    _, image = images_of(coco(tmp_path, image=IMAGE | {"id": text}))
     assert not image.objects  # "01" is not 1
 
 
@@ -161,6 +162,35 @@ def test_metadata_of_imagefolder_may_be_a_table(tmp_path, start):
     assert (cat.choices, cat.texts, cat.split, cat.width) == (("cat",), ("two", "lines"), "train", 64)
     assert not unlabelled.labelled
     assert [image.choices for image in images_of(tmp_path / "train" / "metadata.csv")] == [("cat",), ()]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault", "texts"),
+    [
+        ("a.jpg,A dog, running\nb.jpg,x\n", "line 2: more cells than columns", [("x",)]),
+        (f"b.jpg,x\na.jpg,{'x' * 140_000}\n", "line 3: this row and those after it are not read", [("x",)]),
+        ('b.jpg,x\na.jpg,"unclosed\nc.jpg,y\n', "line 3: this row and those after it are not read", [("x",)]),
+        ("a.jpg, x\rb.jpg,y\r", "", [("x",), ("y",)]),
+    ],
+    ids=["commas", "long", "unclosed", "returns"],
+)
+def test_rows_of_a_table_that_cannot_be_read_are_named(tmp_path, rows, fault, texts):
+    (tmp_path / "metadata.csv").write_bytes(f"file_name, text\n{rows}".encode())
+    items = images_of(tmp_path)
+    problems = [
+        f"{item.item.partition(', ')[2]}: {item.reason}" for item in items if not isinstance(item, DatasetImage)
+    ]
+    assert len(problems) == bool(fault)
+    assert fault in "".join(problems)
+    assert [item.texts for item in items if isinstance(item, DatasetImage)] == texts
+
+
+def test_a_table_beside_lines_is_said_not_to_be_read(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.jpg,cat\n")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.jpg", "label": "dog"}\n')
+    data = read_dataset(open_source(str(tmp_path), Settings()))
+    assert [image.choices for image in data.images()] == [("dog",)]
+    assert any("metadata.csv is not read" in note for note in data.notes)
 
 
 def test_a_table_without_file_names_is_no_metadata(tmp_path):
