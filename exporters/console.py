@@ -50,11 +50,6 @@ def terminal_label(label: str) -> str:
     return printable if len(printable) <= _LABEL_CHARS else f"{printable[: _LABEL_CHARS - 1]}…"
 
 
-def pluralize(number: int, noun: str) -> str:
-    """A number with its noun: ``1 issue``, ``2 issues``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 # Called with (done, total or None).
 Update = Callable[[int, int | None], None]
 

@@ -9,9 +9,10 @@ from exporters.check.images import CheckedDataset, folder_dataset, version_datas
 from exporters.check.opinion import SecondOpinion
 from exporters.check.run import CheckOptions, check
 from exporters.cli.locations import version_store
-from exporters.console import JsonPath, pluralize, progress_bars, terminal_label, writable_json_path, write_json
+from exporters.console import JsonPath, progress_bars, terminal_label, writable_json_path, write_json
 from exporters.dataset.versions import read_version
 from exporters.model.manifest import DatasetManifest
+from labelloop.service.charts import pluralize
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from exporters.console import JsonPath, pluralize, progress_bar, terminal_label, write_json
+from exporters.console import JsonPath, progress_bar, terminal_label, write_json
 from exporters.dataset.folder import local_folder
 from exporters.dataset.gc import GRACE_H, Garbage, collect_garbage, find_garbage
 from exporters.dataset.latest import read_latest, update_latest
@@ -19,6 +19,7 @@ from exporters.dataset.signed_links import signed_lines
 from exporters.dataset.versions import read_head, read_version, versions
 from exporters.errors import BadOption, ExportError, VersionNotFound
 from exporters.tasks.table import format_names
+from labelloop.service.charts import pluralize
 from labelloop.service.logging import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
@@ -42,8 +43,8 @@ def dataset_list(url: str, *, json: JsonPath = None) -> int:
     ```
 
     Args:
-        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
-        json: where to write the list as JSON ("-": to the standard output).
+        url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
+        json: Where to write the list as JSON ("-": to the standard output).
     """
     store = open_store(url, Settings())
     (head, _), latest = read_head(store), read_latest(store)
@@ -98,10 +99,10 @@ def dataset_diff(url: str, a: str, b: str = "latest", *, json: JsonPath = None) 
     ```
 
     Args:
-        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
-        a: the earlier version, such as 11 or v000011.
-        b: the later version; "latest" is the published one.
-        json: where to write the changes as JSON ("-": to the standard output).
+        url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
+        a: The earlier version, such as 11 or v000011.
+        b: The later version; "latest" is the published one.
+        json: Where to write the changes as JSON ("-": to the standard output).
     """
     store = open_store(url, Settings())
     from exporters.dataset.diff import diff_versions  # imports SciPy
@@ -131,11 +132,11 @@ def dataset_gc(
     ```
 
     Args:
-        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
-        keep: the number of published versions to keep, counted from the newest; default: all.
-        grace: hours during which new objects and versions are never removed; longer than any export takes.
-        delete: remove it; without this nothing is changed.
-        json: where to write what is removed as JSON ("-": to the standard output).
+        url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
+        keep: The number of published versions to keep, counted from the newest; default: all.
+        grace: Hours during which new objects and versions are never removed; longer than any export takes.
+        delete: Remove it; without this nothing is changed.
+        json: Where to write what is removed as JSON ("-": to the standard output).
 
     Returns:
         0, or 1 if there is no data set.
@@ -261,14 +262,14 @@ def dataset_pull(
     ```
 
     Args:
-        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
-        to: the folder to write; one sub-folder per format if there are several.
+        url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
+        to: The folder to write; one sub-folder per format if there are several.
         version: "latest", or a version's number: 3 or v000003.
-        formats: the formats to write, comma-separated; default: all of the version.
-        images: write the images too: the version's copies, or from their source.
-        link: link images that are files of this machine instead of copying them. Some trainers repair damaged images in
+        formats: The formats to write, comma-separated; default: all of the version.
+        images: Write the images too: the version's copies, or from their source.
+        link: Link images that are files of this machine instead of copying them. Some trainers repair damaged images in
             place.
-        upright: rotate the pixels of images whose EXIF orientation is not upright, as phones write them: for trainers
+        upright: Rotate the pixels of images whose EXIF orientation is not upright, as phones write them: for trainers
             that open images with Pillow alone, such as RF-DETR, DETR and all others of torchvision.
 
     Returns:
@@ -339,8 +340,8 @@ def dataset_latest(url: str, *, json: JsonPath = None) -> int:
     ```
 
     Args:
-        url: the data set: a folder, s3://BUCKET/PREFIX, gs:// or az://.
-        json: where to write what was done as JSON ("-": to the standard output).
+        url: The data set: a folder, s3://BUCKET/PREFIX, gs:// or az://.
+        json: Where to write what was done as JSON ("-": to the standard output).
 
     Returns:
         0, or 1 if no version is published.
@@ -381,11 +382,11 @@ def dataset_link(
     ```
 
     Args:
-        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
-        format: ndjson-detect, ndjson-segment, ndjson-obb or ndjson-pose; the version's only one by default.
+        url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
+        format: One of ndjson-detect, ndjson-segment, ndjson-obb or ndjson-pose; the version's only one by default.
         version: "latest", or a number: 3 or v000003.
-        hours: how long the addresses are valid, at most 168.
-        out: a file to write instead of storing it in the bucket.
+        hours: How long the addresses are valid, at most 168.
+        out: A file to write instead of storing it in the bucket.
     """
     settings = Settings()
     if not 0 < hours <= LONGEST_HOURS:
@@ -426,11 +427,11 @@ def dataset_report(
     ```
 
     Args:
-        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
-        out: the HTML file to write.
+        url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
+        out: The HTML file to write.
         version: "latest", or a number: 3 or v000003.
-        samples: the number of images shown with their objects drawn.
-        images: fetch images that the version has no copy of.
+        samples: The number of images shown with their objects drawn.
+        images: Fetch images that the version has no copy of.
     """
     settings = Settings()
     setup_logging(settings.replace(log_level="ERROR"))

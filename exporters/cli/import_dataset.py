@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from exporters.console import JsonPath, pluralize, progress_bar, terminal_label, writable_json_path, write_json
+from exporters.console import JsonPath, progress_bar, terminal_label, writable_json_path, write_json
 from exporters.errors import BadOption
 from exporters.importing.image_locations import ImageMode
 from exporters.importing.report import ImportReport, LabelsAs
 from exporters.importing.requirements import LabelConfigRequirements
 from exporters.importing.run import UNNAMED, ImportOptions, run_import, scan_dataset
+from labelloop.service.charts import pluralize
 from labelloop.service.datasets import READERS, DataSet, DatasetProblem
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
@@ -55,32 +56,32 @@ def import_dataset(
     ```
 
     Args:
-        source: a folder, a zip, a file of the data set (COCO, CVAT, NDJSON, data.yaml ...), or s3://BUCKET/PREFIX.
-        project: the project's number, or "new".
-        title: the title of a new project. Default: the data set's own name.
-        format: the format of the data set: coco, coco-results, coco-captions, voc, yolo, yolo-detect, yolo-segment,
+        source: A folder, a zip, a file of the data set (COCO, CVAT, NDJSON, data.yaml ...), or s3://BUCKET/PREFIX.
+        project: The project's number, or "new".
+        title: The title of a new project. Default: the data set's own name.
+        format: The format of the data set: coco, coco-results, coco-captions, voc, yolo, yolo-detect, yolo-segment,
             yolo-obb, yolo-pose, yolo-classify, labelme, cvat, createml, dota, open-images, ndjson or images. "auto"
             detects all, but cannot distinguish yolo-obb from yolo-segment.
-        labels_as: what the labels become: annotations (of people) or predictions (of a model).
-        model_version: the name of the model, for predictions.
-        images: upload the images, reference them where they are, or match them to tasks of the project (existing).
+        labels_as: What the labels become: annotations (of people) or predictions (of a model).
+        model_version: The name of the model, for predictions.
+        images: Upload the images, reference them where they are, or match them to tasks of the project (existing).
             Default: local files are uploaded, those in a bucket referenced, and COCO results matched to existing tasks.
-        images_from: where the images are, if not next to the labels: a folder or s3://BUCKET/PREFIX.
-        image_base: the prefix of image names in Label Studio, for referenced images: s3://BUCKET/PREFIX,
+        images_from: Where the images are, if not next to the labels: a folder or s3://BUCKET/PREFIX.
+        image_base: The prefix of image names in Label Studio, for referenced images: s3://BUCKET/PREFIX,
             https://HOST/PATH or /data/local-files/?d=FOLDER.
-        extend_labels: add labels and controls that the project's label config lacks; existing ones are not changed.
-        only_known_labels: leave out objects of labels that the project does not have.
-        shapes: boxes: import the box of each object instead of its shape.
-        crowds: import crowd regions (COCO's iscrowd) as regions marked `crowd`, which an export writes as iscrowd
+        extend_labels: Add labels and controls that the project's label config lacks; existing ones are not changed.
+        only_known_labels: Leave out objects of labels that the project does not have.
+        shapes: With boxes, import the box of each object instead of its shape.
+        crowds: Import crowd regions (COCO's iscrowd) as regions marked `crowd`, which an export writes as iscrowd
             again. By default they are left out and counted, but not as failures.
-        incomplete: skip: an image with unreadable objects is imported without an annotation, instead of one with the
+        incomplete: With skip, an image with unreadable objects is imported without an annotation, instead of with its
             readable objects. An image without any readable object never gets one.
-        ground_truth: mark the annotations as ground truth.
-        classes: for coco-results: a COCO file, classes.json or a list of names that defines the category
+        ground_truth: Mark the annotations as ground truth.
+        classes: For coco-results: a COCO file, classes.json or a list of names that defines the category
             numbers. Default: the project's labels in their order, from 1.
-        max_errors: the share of images and objects that may fail before the exit status is 1.
-        dry_run: read the data set, print what is in it, and write nothing.
-        json: where to write the report as JSON ("-": to the standard output).
+        max_errors: The share of images and objects that may fail before the exit status is 1.
+        dry_run: Read the data set, print what is in it, and write nothing.
+        json: Where to write the report as JSON ("-": to the standard output).
 
     Returns:
         0; 1 if more than `max_errors` failed; 130 or 143 after Ctrl-C or SIGTERM.

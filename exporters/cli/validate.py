@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from exporters.cli.locations import version_store
-from exporters.console import JsonPath, pluralize, writable_json_path, write_json
+from exporters.console import JsonPath, writable_json_path, write_json
 from exporters.dataset.pull import pull
 from exporters.errors import DatasetNotFound
 from exporters.model.manifest import DatasetManifest
@@ -13,6 +13,7 @@ from exporters.validate.issues import ISSUE_KINDS, IssueReport
 from exporters.validate.latest import check_latest
 from exporters.validate.tasks import VALIDATED_TASK_FORMATS, check_content, check_task_files, task_folders
 from exporters.validate.version import verify
+from labelloop.service.charts import pluralize
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
@@ -35,10 +36,10 @@ def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = No
     ```
 
     Args:
-        place: a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX (gs://, az://); also a data set of
+        place: A folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX (gs://, az://); also a data set of
             `labelloop export`.
-        version: the version, for a data set of `labelloop export`: "latest", or a number: 3 or v000003.
-        json: where to write the findings as JSON ("-": to the standard output).
+        version: The version, for a data set of `labelloop export`: "latest", or a number: 3 or v000003.
+        json: Where to write the findings as JSON ("-": to the standard output).
 
     Returns:
         0, or 1 if problems were found.
@@ -93,9 +94,9 @@ def dataset_verify(url: str, *, version: str = "latest", json: JsonPath = None) 
     ```
 
     Args:
-        url: the data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
+        url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         version: "latest", or a number: 3 or v000003.
-        json: where to write the findings as JSON ("-": to the standard output).
+        json: Where to write the findings as JSON ("-": to the standard output).
 
     Returns:
         0, or 1 if problems were found.

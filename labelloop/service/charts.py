@@ -144,6 +144,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def pluralize(number: int, noun: str) -> str:
+    """A number with its noun: "1 task", "1,200 tasks"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def decimal(value: float | None, digits: int = 2) -> str:
     """0.8264 -> "0.83"; None -> a dash."""
     return EN_DASH if value is None else f"{value:.{digits}f}"

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from labelloop.service.charts import pluralize
 from labelloop.service.logging import setup_logging
 from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
@@ -53,7 +54,8 @@ def adopt(project: int, *, back: Annotated[bool, Parameter(negative="")] = False
     except BaseException:  # else another run would find nothing to change, and the tasks keep their verdicts
         projects.adopt_defaults(project, connected.defaults)
         raise
-    print(f"{count} tasks will be judged again. To return: labelloop qc adopt {project}{'' if back else ' --back'}")
+    judged_again, option = pluralize(count, "task"), "" if back else " --back"
+    print(f"{judged_again} will be judged again. To return: labelloop qc adopt {project}{option}")
 
 
 def project_preview(project: int) -> list[str]:
@@ -72,16 +74,17 @@ def preview_lines(connected: ConnectedProject, preview: DefaultsPreview) -> list
         return ["The project uses the newest defaults: single objects decide (see [conflicts] in the policy)."]
     kinds = ", ".join(f"{CONFLICT_NAMES.get(kind, kind)} {count}" for kind, count in preview.kinds.most_common())
     named = f": {kinds}" if kinds else ""
-    lines = [f"The new default would dispute {preview.disputed_count} of {preview.tasks} tasks{named}."]
+    lines = [f"The new default would dispute {preview.disputed_count} of {pluralize(preview.tasks, 'task')}{named}."]
     if preview.agreed_count:
-        lines.append(f"It would no longer dispute {preview.agreed_count} tasks: careful drawing of small objects.")
+        lines.append(
+            f"It would no longer dispute {pluralize(preview.agreed_count, 'task')}: careful drawing of small objects."
+        )
     if preview.disputed:
         more = preview.disputed_count - _MOST_TASKS
         listed = ", ".join(map(str, preview.disputed[:_MOST_TASKS]))
         lines.append(f"Tasks: {listed}{f' and {more} more' if more > 0 else ''}.")
     if preview.known < preview.tasks:
-        lines.append(
-            f"{preview.tasks - preview.known} tasks are not compared yet: `labelloop worker` does it, 300 a minute."
-        )
+        missing = pluralize(preview.tasks - preview.known, "task")
+        lines.append(f"Not compared yet: {missing}; `labelloop worker` does it, 300 a minute.")
     lines.append(f"To adopt it: labelloop qc adopt {connected.project}. Until then nothing changes.")
     return lines

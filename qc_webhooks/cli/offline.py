@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from labelloop.labeling.consensus.model_voice import MIN_TASKS
 from labelloop.labeling.errors import LabelingError, MalformedConfig
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.charts import pluralize
 from qc_webhooks.annotators import DIAGNOSES
 from qc_webhooks.errors import ExportUnreadable, QualityControlError
 from qc_webhooks.policy import Policy, parse_policy
@@ -88,7 +89,7 @@ def consensus(
             ) from error
         check_readable(source, summary.tasks, summary.unreadable)
     if str(out) != "-":
-        print(f"{_count(summary.tasks, 'task')}, one annotation each: {out}")
+        print(f"{pluralize(summary.tasks, 'task')}, one annotation each: {out}")
         lines = [*_unmerged(summary), *_voice(summary)]
         print("\n".join(lines), end="\n" if lines else "")
         print("\n".join(_problems(summary)), end="\n" if _problems(summary) else "")
@@ -107,10 +108,10 @@ def check_readable(source: Path, read: int, unreadable: Sequence[object]) -> Non
 def summary_text(summary: ReportSummary) -> str:
     """Summary of a report in a few lines."""
     counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)
-    lines = [f"{_count(summary.tasks, 'task')}: {counts}", f"for a reviewer       {summary.reviewed}"]
+    lines = [f"{pluralize(summary.tasks, 'task')}: {counts}", f"for a reviewer       {summary.reviewed}"]
     if summary.truth_doubts:
         lines.append(
-            f"ground truth in doubt {_count(summary.truth_doubts, 'task')}: see `ground_truth_doubts` in the report"
+            f"ground truth in doubt {pluralize(summary.truth_doubts, 'task')}: see `ground_truth_doubts` in the report"
         )
     if overall := summary.statistics["scores"]["overall"]:
         lines.append(f"pairwise agreement   {_estimate_text(overall['pairwise'])}")
@@ -126,7 +127,7 @@ def summary_text(summary: ReportSummary) -> str:
         lines.append("conflicts: " + ", ".join(f"{count} {name}" for name, count in summary.conflicts.most_common()))
     for person in summary.annotators[:20]:
         lines.append(
-            f"annotator {person['annotator']}: {_count(person['tasks'], 'task')}{''.join(_reliability(person))}"
+            f"annotator {person['annotator']}: {pluralize(person['tasks'], 'task')}{''.join(_reliability(person))}"
         )
         lines += [*_truth_agreement(person), *(f"  ! {line}" for line in person["concerns"])]
     lines += [f"{DIAGNOSES[split['kind']].name}: {split['text']}" for split in summary.splits if not split["who"]][:8]
@@ -140,7 +141,7 @@ def summary_text(summary: ReportSummary) -> str:
 def _unmerged(summary: ReportSummary) -> list[str]:
     """Lines about results of a consensus that are one annotator's answer or left out."""
     controls = ", ".join(
-        f"{name or 'whole annotation'} ({_count(tasks, 'task')})" for name, tasks in summary.carried.items()
+        f"{name or 'whole annotation'} ({pluralize(tasks, 'task')})" for name, tasks in summary.carried.items()
     )
     lines = [f"One annotator's answer, not merged: {controls}. See meta.consensus.carried."] if controls else []
     rejected = f"{summary.left} regions and results are left out. See meta.consensus.rejected."
@@ -154,7 +155,9 @@ def _voice(summary: ReportSummary) -> list[str]:
         return []
     left_out = "".join(f"; not on {count}: {reason}" for reason, count in sorted(reasons.items()))
     few = f" (too few: {MIN_TASKS} are required)" if 0 < summary.voice[HEARD] < MIN_TASKS else ""
-    return [f"The model is one more voice of the consensus on {_count(summary.voice[HEARD], 'task')}{few}{left_out}."]
+    return [
+        f"The model is one more voice of the consensus on {pluralize(summary.voice[HEARD], 'task')}{few}{left_out}."
+    ]
 
 
 def _reliability(person: dict[str, Any]) -> Iterator[str]:
@@ -175,25 +178,22 @@ def _truth_agreement(person: dict[str, Any]) -> Iterator[str]:
 
 def _problems(summary: ReportSummary) -> list[str]:
     lines = (
-        [f"{_count(len(summary.unreadable), 'task')} could not be read: {summary.unreadable[0]}"]
+        [f"{pluralize(len(summary.unreadable), 'task')} could not be read: {summary.unreadable[0]}"]
         if summary.unreadable
         else []
     )
     if summary.without_prelabel:
         lines.append(missing_prelabels_message(summary.without_prelabel))
-    return [*lines, f"{_count(summary.unread, 'result')} could not be read"] if summary.unread else lines
+    return [*lines, f"{pluralize(summary.unread, 'result')} could not be read"] if summary.unread else lines
 
 
 def missing_prelabels_message(tasks: int) -> str:
     """Message for an export that lacks pre-labels that the policy needs."""
     return (
-        f"{tasks} tasks name their pre-labels by id only: least_model_score and least_model_agreement are left out."
+        f"{pluralize(tasks, 'task')} with pre-labels by id only: least_model_score and least_model_agreement are left"
+        " out."
         " Export a snapshot with full predictions."
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _estimate_text(estimate: Estimate) -> str:

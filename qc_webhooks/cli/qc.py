@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.charts import pluralize
 from labelloop.service.db.engine import begin_read, open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
@@ -110,7 +111,8 @@ def status(project: int) -> None:
         )
     if summary.policy.ground_truth_share:
         lacking = "" if summary.truths else "; none: see docs/how-to/ground-truth.md"
-        print(f"{'truths':<10} {summary.truths} tasks with a ground truth, {summary.served} served now{lacking}")
+        truths = pluralize(summary.truths, "task")
+        print(f"{'truths':<10} {truths} with a ground truth, {summary.served} served now{lacking}")
     if summary.connected.defaults < NEWEST_DEFAULTS and not summary.policy.conflicts.by_objects:
         print(f"{'defaults':<10} of an earlier version: see `labelloop qc what-if {project}`")
     for route, count in sorted(summary.writes.items()):
@@ -131,7 +133,7 @@ def recheck(project: int) -> None:
     settings = Settings()
     setup_logging(settings)
     count = recheck_project(project, settings, Studio.from_settings(settings), open_existing_database(settings))
-    print(f"{count} tasks will be judged again.")
+    print(f"{pluralize(count, 'task')} will be judged again.")
 
 
 def undo(

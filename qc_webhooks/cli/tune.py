@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from labelloop.labeling.consensus.clustering import cluster_regions
 from labelloop.labeling.studio.task import Task
+from labelloop.service.charts import pluralize
 from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 from qc_webhooks.agreement import complete_answers, read_answers
@@ -242,7 +243,7 @@ def _facts(export: Export, policy: Policy) -> list[TaskFacts]:
                               clusters=clusters))  # fmt: skip
     check_readable(export.path, len(facts), unreadable)
     if unreadable:
-        print(f"{len(unreadable)} tasks could not be read: {unreadable[0]}", file=sys.stderr)
+        print(f"{pluralize(len(unreadable), 'task')} could not be read: {unreadable[0]}", file=sys.stderr)
     return facts
 
 

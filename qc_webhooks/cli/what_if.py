@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
+from labelloop.service.charts import pluralize
 from labelloop.service.readiness import open_existing_database
 from labelloop.service.settings import Settings
 from qc_webhooks.agreement import Answers, read_answers
@@ -85,7 +86,7 @@ def what_if(
             results, notes = replay_export(_readable(export, unreadable), (before, after), export)
         check_readable(source, results[0].tasks, unreadable)
         if unreadable:
-            notes.append(f"{len(unreadable)} tasks could not be read: {unreadable[0]}")
+            notes.append(f"{pluralize(len(unreadable), 'task')} could not be read: {unreadable[0]}")
     else:
         settings = Settings()
         projects = ProjectStore(open_existing_database(settings))
@@ -170,8 +171,9 @@ def replay_export(
                 agreed_by_labels[labels] += 1
     notes = [missing_prelabels_message(without_prelabel)] if without_prelabel else []
     if truths:
+        verb = "task has" if truths == 1 else "tasks have"
         notes.append(
-            f"{truths} tasks have a ground truth: it is left out, and the other annotations are replayed without it."
+            f"{truths:,} {verb} a ground truth: it is left out, and the other annotations are replayed without it."
         )
     return [
         ReplayResult(

@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from labelloop.labeling.errors import LabelingError, MalformedConfig
 from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.charts import pluralize
 from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -56,7 +57,9 @@ def _short_tasks(studio: Studio, project: Mapping[str, Any], policy: Policy) -> 
         return []
     if policy.raise_overlap:
         return [
-            ConnectionChange(f"the worker raises the overlap of {tasks:,} tasks to {policy.annotators}", done=False)
+            ConnectionChange(
+                f"the worker raises the overlap of {pluralize(tasks, 'task')} to {policy.annotators}", done=False
+            )
         ]
     what = (
         f"{describe_low_overlap(tasks, policy)}; `raise_overlap = true` in qc/{project['id']}/policy.toml of the"

@@ -160,9 +160,9 @@ def test_what_if_says_what_of_an_export_it_leaves_out(exported, policy, tmp_path
     path.write_text(json.dumps([*tasks, {"id": 99, "data": 5}]))
     assert not run("what-if", *exported, "--policy", policy("least_model_score = 0.5"))
     output = capsys.readouterr().out
-    assert "1 tasks have a ground truth" in output
-    assert "1 tasks could not be read" in output
-    assert "1 tasks name their pre-labels by id only" in output
+    assert "1 task has a ground truth" in output
+    assert "1 task could not be read" in output
+    assert "1 task with pre-labels by id only" in output
 
 
 @pytest.mark.parametrize("lost", [None, 7, "text", [1]])

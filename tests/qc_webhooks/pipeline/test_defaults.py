@@ -64,7 +64,7 @@ def test_older_projects_keep_the_mean_and_see_what_changes(older, check, missing
     capsys.readouterr()
     assert not run("what-if", PROJECT)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "The new default would dispute 1 of 1 tasks: missed object 1."
+    assert lines[0] == "The new default would dispute 1 of 1 task: missed object 1."
     assert lines[1] == f"Tasks: {missing_of_ten}."
     assert f"labelloop qc adopt {PROJECT}" in lines[2]
     assert check(missing_of_ten).verdict.outcome == "agreed"
@@ -76,7 +76,7 @@ def test_adopting_judges_the_tasks_again_and_can_be_reverted(
     check(missing_of_ten)
     monkeypatch.setattr(defaults.Studio, "from_settings", lambda *_: studio)
     assert not run("adopt", PROJECT)
-    assert "1 tasks will be judged again" in capsys.readouterr().out
+    assert "1 task will be judged again" in capsys.readouterr().out
     assert check(missing_of_ten).verdict.outcome == "disputed"
     assert not run("adopt", PROJECT, "--back")
     assert check(missing_of_ten).verdict.outcome == "agreed"
