@@ -374,7 +374,7 @@ class _Gaps:
             yield
         except _NotComparableError:
             self.uncompared.add(result.from_name or result.type)
-        except (KeyError, TypeError, ValueError, MalformedValue) as problem:
+        except (KeyError, TypeError, ValueError, OverflowError, MalformedValue) as problem:
             self._add(result, _reason(problem))
             self.controls |= {result.from_name, of_region or result.from_name}
 
@@ -404,6 +404,9 @@ def _reason(problem: Exception) -> str:
 
 # Result types of which each image of a task has an answer of its own (`perItem`).
 _ONE_PER_ITEM = frozenset({"rating", "number", "textarea", "datetime"})
+
+# Farthest end of a span: its squares and hundredths can be computed with. A time in microseconds since 1970 is nearer.
+_FARTHEST = 1e16
 
 # Kind of answer by result type, for results that draw nothing on an image.
 CARRIED: Mapping[str, str] = {
@@ -460,7 +463,7 @@ def _read_span(result: Result, config: LabelConfig | None) -> list[Span]:
         return [
             Span(start, end + 1, span_labels, result.id, result.to_name, unit="frame")
             for frames in value["ranges"]
-            for start, end in [(_number(frames["start"], "start"), _number(frames["end"], "end"))]
+            for start, end in [(_position(frames["start"], "start"), _position(frames["end"], "end"))]
         ]
     start, end, scope = value["start"], value["end"], str(value.get("channel", ""))
     offsets = value.get("globalOffsets")
@@ -501,7 +504,7 @@ def _seconds_of(value: Any, time_format: str, field: str) -> float:
         time_format: The series' `timeFormat`, as d3 writes it: Python's, but for milliseconds (`%L`).
     """
     if not isinstance(value, str) or _is_number(value):
-        return _number(value, field)
+        return _position(value, field)
     try:
         moment = datetime.strptime(value, time_format.replace("%L", "%f"))  # noqa: DTZ007 - UTC below
     except ValueError:
@@ -512,9 +515,16 @@ def _seconds_of(value: Any, time_format: str, field: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def _position(value: Any, field: str) -> float:
+    number = _number(value, field)
+    if abs(number) > _FARTHEST:
+        raise MalformedValue(field, f"{value!r:.40} is out of range")
+    return number
+
+
 def _number(value: Any, field: str) -> float:
     """A finite number of any size, also one that is stored as a text."""
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, OverflowError):
         if math.isfinite(number := float(value)):
             return number
     raise MalformedValue(field, "is missing" if value is None else f"expected a number, found {value!r:.40}")

@@ -79,9 +79,13 @@ def _clock(seconds: float) -> str:
 
 def _moment(seconds: float) -> str:
     """Seconds since 1970 as a date and a time (UTC); the parts that are 0 at the end are left out."""
-    moment = datetime.fromtimestamp(round(seconds, 3), UTC)
+    try:
+        moment = datetime.fromtimestamp(round(seconds, 3), UTC)
+    except (OSError, OverflowError, ValueError):  # one end is a time, the other a number beyond the year 9999
+        return number_text(seconds)
     text = moment.strftime("%Y-%m-%d %H:%M:%S") + (f".{moment.microsecond // 1000:03d}" if moment.microsecond else "")
-    return text.removesuffix(":00").removesuffix(" 00:00")
+    # a time without a date is read as one of 1900-01-01
+    return text.removesuffix(":00").removeprefix("1900-01-01 ").removesuffix(" 00:00")
 
 
 # Unit of a span's ends -> where it is, in words.

@@ -154,7 +154,11 @@ def as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tole
         region, shape = agreed.region, agreed.region.geometry
         if isinstance(shape, Interval):
             answers = {name: (types.get(name, ""), values) for name, values in region.attributes.items()}
-            like = min(by_id[region.item_index, region.id], key=lambda span: abs(span.extent[0] - shape.start))
+            # annotators who began with one pre-label have its id in common; so have the ranges of a timeline
+            like = min(
+                by_id[region.item_index, region.id],
+                key=lambda span: math.dist(span.extent, (shape.start, shape.end)),
+            )
             span = _agreed_span(like, shape, region.labels, answers)
             regions.setdefault((region.control, SPANS), []).append(span)
             continue

@@ -21,6 +21,8 @@ CONFIGS = {
     "video": '<View><Video name="o" value="$video"/><TimelineLabels name="c" toName="o"/></View>',
     "series": '<View><TimeSeries name="o" value="$csv" timeFormat="%Y-%m-%d %H:%M"/>'
     '<TimeSeriesLabels name="c" toName="o"/></View>',
+    "clock": '<View><TimeSeries name="o" value="$csv" timeFormat="%H:%M:%S"/><TimeSeriesLabels name="c" toName="o"/>'
+    "</View>",
     "numbers": '<View><TimeSeries name="o" value="$csv"/><TimeSeriesLabels name="c" toName="o"/></View>',
     "number": '<View><Text name="o" value="$text"/><Number name="c" toName="o"/></View>',
     "written": '<View><Text name="o" value="$text"/><TextArea name="c" toName="o"/></View>',
@@ -85,6 +87,10 @@ def texts(name, *annotators):
          [], "One annotator has a Cut in frames 3 to 9, another does not."),
         ("series", [span("2020-06-04 10:10", "2020-06-05 00:00", kind="timeserieslabels", instant=False)], [],
          "One annotator has a PER from 2020-06-04 10:10 to 2020-06-05, another does not."),
+        ("series", [span("2020-06-04 10:10", 1e15, kind="timeserieslabels", instant=False)], [],
+         "One annotator has a PER from 2020-06-04 10:10 to 1e+15, another does not."),
+        ("clock", [span("00:00:00", "10:10:30", kind="timeserieslabels", instant=False)], [],
+         "One annotator has a PER from 00:00 to 10:10:30, another does not."),
         ("numbers", [span(1591265400, 1591265460, kind="timeserieslabels", instant=False)], [],
          "One annotator has a PER from 1591265400 to 1591265460, another does not."),
         ("number", [{"type": "number", "value": {"number": 1234567}}],
@@ -124,6 +130,21 @@ def test_an_agreed_span_keeps_the_words_of_its_most_central_one():
     assert [(one.annotators, describe(one.conflict)) for one in found] == [
         ((3,), 'One annotator has a PER at "Berlin" (characters 34 to 40), another does not.')
     ]
+
+
+def test_spans_of_one_pre_label_are_compared_with_what_most_made_of_it():
+    """Annotators keep the id of a pre-label: the first one's change of it is not what all agreed on."""
+    from labelloop.labeling.consensus.consensus import consensus
+    from qc_webhooks.verdict.dispute_card import annotator_view, conflicts_of
+
+    annotations = [
+        {"id": who, "completed_by": who, "result": [marked(0, end) | {"id": "same", "from_name": "c", "to_name": "o"}]}
+        for who, end in ((1, 6), (2, 12), (3, 12))
+    ]
+    task = read_task({"id": 1, "data": {"text": TEXT}, "annotations": annotations})
+    answers = read_answers(task, config=LabelConfig.parse(TEXT_CONFIG))
+    found = conflicts_of(answers, consensus([annotator_view(one) for one in answers]), Policy().tolerance)
+    assert [one.annotators for one in found] == [(1,)]
 
 
 def test_a_control_may_have_brackets_in_its_name():

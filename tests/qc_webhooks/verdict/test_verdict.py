@@ -277,6 +277,8 @@ def test_an_unreadable_answer_about_a_region_is_not_a_missing_one(task, box):
     [
         ([{"start": None, "end": 5}], "start: is missing"),
         ([{"start": float("nan"), "end": 5}], "start: expected a number, found nan"),
+        ([{"start": 10**400, "end": 5}], "start: expected a number, found 1000"),
+        ([{"start": 0, "end": 1e300}], "end: 1e+300 is out of range"),
         ([{"start": 0, "end": "soon"}], "end: expected a number or a time, found 'soon'"),
         # an answer about a span that cannot be read is no span of its own
         ([{"start": 0, "end": []}, {"start": 0, "end": 5, "text": ["a note"]}], "end: expected a number, found []"),
