@@ -32,7 +32,7 @@ def continua_of(task: Task, answers: Sequence[Answers], config: LabelConfig | No
     """The continua on which at least one annotator marked a span.
 
     The length is that of the text in the task's data, where the label config names it; otherwise the end of the last
-    span, so that what no annotator marked after it is not seen.
+    span, so that what no annotator marked after it is not seen. A time series begins with its first span.
 
     Args:
         task: The task.
@@ -51,9 +51,12 @@ def continua_of(task: Task, answers: Sequence[Answers], config: LabelConfig | No
     for (control, to_name, scope), drawn in sorted(spans.items()):
         is_whole = all(edge == int(edge) for _, span in drawn for edge in span.extent)
         step = 1 if is_whole else _STEPS
+        is_series = any(span.unit in {"number", "time"} for _, span in drawn)
+        origin = min(span.extent[0] for _, span in drawn) if is_series else 0.0
         units = tuple(
-            (annotator, " + ".join(sorted(span.labels)), round(span.extent[0] * step), round(span.extent[1] * step))
+            (annotator, " + ".join(sorted(span.labels)), round((start - origin) * step), round((end - origin) * step))
             for annotator, span in drawn
+            for start, end in [span.extent]
         )
         length = max(end for *_, end in units)
         if not scope and step == 1:

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import read_task
+from qc_webhooks.agreement import read_answers
 from qc_webhooks.statistics import Ratings
 from qc_webhooks.statistics.agreement_coefficients import intraclass_correlation, krippendorff_alpha
 from qc_webhooks.statistics.answer_agreement import masi_distance, similarity_statistic, tag_statistics
 from qc_webhooks.statistics.bootstrap import mean_of_tasks
 from qc_webhooks.statistics.unitizing import UnitizingAgreement, _Control
 from qc_webhooks.verdict.concordance import kendall_w
-from qc_webhooks.verdict.continua import Continuum
+from qc_webhooks.verdict.continua import Continuum, continua_of
 
 # Krippendorff 1995, figure 2: from 150 to 450, here from 0; observers i and j, categories c and k.
 EXAMPLE = Continuum(
@@ -55,6 +58,26 @@ def test_spans_at_random_places_have_an_alpha_of_nothing():
     found = agreement.estimates()["words"]["alpha_unitizing"]
     assert found.low < 0 < found.high
     assert abs(found.value) < 0.1
+
+
+def test_a_time_series_begins_with_its_first_span():
+    """From 1970 on, almost all of it would be a gap that all agree on."""
+    config = LabelConfig.parse(
+        '<View><TimeSeries name="o" value="$csv"/><TimeSeriesLabels name="c" toName="o"/></View>'
+    )
+
+    def continua(origin):
+        annotations = [
+            {"id": who, "completed_by": who, "result": [
+                {"id": "s", "from_name": "c", "to_name": "o", "type": "timeserieslabels",
+                 "value": {"start": origin + start, "end": origin + 60, "timeserieslabels": ["Low"]}}]}
+            for who, start in ((1, 0), (2, 20))
+        ]  # fmt: skip
+        task = read_task({"id": 1, "data": {}, "annotations": annotations})
+        return continua_of(task, read_answers(task, config=config), config)
+
+    assert continua(0) == continua(1591265400) == continua(-1e9)
+    assert continua(0) == (Continuum("c", 60, ((1, "Low", 0, 60), (2, "Low", 20, 60))),)
 
 
 def test_one_label_of_few_spans_says_too_little_data():
