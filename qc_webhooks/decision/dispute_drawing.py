@@ -137,7 +137,7 @@ def draw_dispute(
         policy: The project's policy.
         clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
         truth_doubts: Doubts about the task's ground truths, listed last.
-        has_image: Whether the task has an image to draw on.
+        has_image: Whether the task has an image of a known address; outlines are drawn in any case.
     """
     agreed_consensus = consensus([annotator_view(answer) for answer in complete_answers(answers)], clusters=clusters)
     all_conflicts = conflicts_of(answers, agreed_consensus, policy.tolerance)
@@ -195,6 +195,7 @@ def draw_dispute(
         for doubt in truth_doubts
     )
     sizes = _sizes(region for annotator_regions in regions.values() for region in annotator_regions)
+    has_image = has_image or any(view.outlines for view in views)
     return DisputeDrawing(conflicts, (*views, agreed), sizes, len(all_conflicts) - len(selected), has_image)
 
 

@@ -55,6 +55,15 @@ def test_an_image_with_an_absurd_number_is_not_counted_to():
     assert build_panels(drawing).image_count <= 1000
 
 
+def test_shapes_are_drawn_where_the_address_of_the_image_is_not_known():
+    """The image may be in the task itself, as a data URL."""
+    box = {"id": "b", "from_name": "c", "to_name": "o", "type": "rectanglelabels", "original_width": 100}
+    value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["Car"]}
+    xml = '<View><Image name="o" value="$image"/><RectangleLabels name="c" toName="o"/></View>'
+    drawing = drawn(xml, [box | {"original_height": 100, "value": value}], [])
+    assert drawing.has_image
+
+
 def test_each_group_shows_its_numbers_rankings_and_texts():
     xml = (
         '<View><List name="o" value="$items"/><Ranker name="order" toName="o"/><Rating name="stars" toName="o"/>'
