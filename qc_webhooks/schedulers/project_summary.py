@@ -9,6 +9,7 @@ import structlog
 
 from labelloop.service.db.engine import begin_read
 from labelloop.service.errors import LabelloopError
+from labelloop.service.jobs.repeated_failures import RepeatedFailures
 from labelloop.service.studio import Studio, StudioNotFound
 from qc_webhooks.annotators import Diagnosis
 from qc_webhooks.report.project_summary import ProjectSummary, summarize_project
@@ -142,14 +143,16 @@ class SummaryScheduler:
         self._models = AnnotatorModelStore(engine)
         self._studio = studio
         self._clock = clock
-        self._ask_at, self._pause_s = 0.0, _FIRST_PAUSE_S
+        self._ask_at: dict[int, float] = {}
+        self._pause_s: dict[int, float] = {}
+        self._failures = RepeatedFailures("names_unknown", clock=clock)
 
     def run(self) -> None:
         """Update the summaries that are due."""
         for project in [connected.project for connected in self._projects.all()]:
             extent = self._facts.extent(project)
             now = self._clock()
-            if self._summaries.is_due(project, extent, now=now, asks_names=now >= self._ask_at):
+            if self._summaries.is_due(project, extent, now=now, asks_names=now >= self._ask_at.get(project, now)):
                 self.update(project, extent)
 
     def update(self, project: int, extent: FactsExtent | None = None) -> None:
@@ -170,20 +173,20 @@ class SummaryScheduler:
         Where it does not answer, they are those of the last summary, and it is asked again after a growing pause.
         """
         is_known = False
-        if self._clock() >= self._ask_at:
+        if (now := self._clock()) >= self._ask_at.get(project, now):
             try:
                 title = str(self._studio.project(project).get("title") or "")
                 names = {int(user["id"]): _name(user) for user in self._studio.users()}
             except StudioNotFound:
                 is_known = True
             except LabelloopError as error:
-                self._ask_at = self._clock() + self._pause_s
-                log.warning("names_unknown", project=project, reason=str(error), asked_again_after_s=self._pause_s)
-                self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
+                pause_s = self._pause_s.get(project, _FIRST_PAUSE_S)
+                self._ask_at[project], self._pause_s[project] = now + pause_s, min(2 * pause_s, _MAX_PAUSE_S)
+                self._failures.failed(project, str(error))
             else:
-                if self._pause_s > _FIRST_PAUSE_S:
-                    log.info("names_unknown_ended")
-                self._ask_at, self._pause_s = 0.0, _FIRST_PAUSE_S
+                self._ask_at.pop(project, None)
+                self._pause_s.pop(project, None)
+                self._failures.succeeded(project)
                 return title, names, True
         last = self._summaries.load(project)
         title, names = (last.summary.title, last.summary.names) if last else ("", {})
