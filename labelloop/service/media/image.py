@@ -36,6 +36,10 @@ _CONVERT_FIX = "Convert it to JPEG, PNG or WebP."
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 
+class _FloatPixels(Exception):
+    """The pixels are floating point numbers."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedImage:
     """A decoded image.
@@ -82,7 +86,8 @@ def load_image(
         abandoned: Polled while waiting for the budget; True ends the wait.
 
     Raises:
-        NotAnImage: The format is not supported (SVG, PDF, HTML, ...), or the file is damaged or truncated.
+        NotAnImage: The format or its pixels are not supported (SVG, PDF, HTML, floating point, ...), or the file is
+            damaged or truncated.
         MediaTooLarge: More than `max_pixels` pixels, or the decode needs more memory than the whole budget.
         Busy, Abandoned: See `MemoryBudget.lease`.
     """
@@ -258,6 +263,9 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[tuple[ImageF
         raise NotAnImage(name, f"not an image of a supported format, but {_kind(source)}", fix=_CONVERT_FIX) from None
     except FileNotFoundError:
         raise MediaMissing(name, "no such file") from None
+    except _FloatPixels:
+        reason = "its pixels are floating point numbers, and which of them is white is not defined"
+        raise NotAnImage(name, reason, fix="Convert it to 8 bits per channel, such as PNG.") from None
     except _DAMAGED as error:
         raise NotAnImage(name, f"the file is damaged or truncated ({error})", fix="Upload the file again.") from None
 
@@ -328,7 +336,7 @@ def _rgb(image: Image) -> Image:
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
         return Pillow.fromarray(grey.astype(np.uint8), "L").convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating point pixels have no defined white")
+        raise _FloatPixels
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Pillow.new("RGBA", layer.size, (255, 255, 255, 255))

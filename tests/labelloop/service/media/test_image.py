@@ -127,6 +127,13 @@ def test_what_is_no_image_is_named(data, says):
         image_size(data)
 
 
+def test_floating_point_pixels_are_named_with_the_conversion_that_helps():
+    data = encoded(Image.fromarray(np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64)), "TIFF")
+    with pytest.raises(NotAnImage, match="floating point") as refused:
+        load_image(data)
+    assert refused.value.fix == "Convert it to 8 bits per channel, such as PNG."
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "png", "webp", "tiff", "gif"])
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.9])
 def test_a_file_cut_short_is_an_error_and_no_half_picture(kind, keep):
