@@ -68,8 +68,8 @@ def describe(detector: Detector) -> Iterator[str]:
     )
     more = f" and {len(names.names) - MOST_NAMED} more" if len(names.names) > MOST_NAMED else ""
     yield f"Classes:  {len(names.names)}, from {names.source}: {', '.join(names.names[:MOST_NAMED])}{more}"
-    suppressed = "by the graph itself" if reader.suppress_iou is None else f"above an overlap of {reader.suppress_iou}"
-    yield f"Doubles:  suppressed {suppressed}"
+    iou = reader.suppress_iou
+    yield f"NMS:      {'by the graph, or not needed' if iou is None else f'above an IoU of {iou}'}"
 
 
 def detection_lines(sight: ImageDetections) -> Iterator[str]:

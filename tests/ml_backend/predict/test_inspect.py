@@ -1,5 +1,7 @@
 """`labelloop models inspect` says what a model is, and its drawing shows what it sees where it is."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -30,6 +32,7 @@ def test_inspect_prints_the_layout_and_draws_detections(labelloop_model, photo_f
     assert "Layout:   labelloop, because: outputs named boxes, objectness and scores" in message
     assert "96 x 64 pixels RGB 0..255" in message
     assert "3, from metadata: cat, person, car" in message
+    assert re.search(r"^NMS:      above an IoU of 0\.\d+$", message, flags=re.MULTILINE)
     assert "2 detections in an image of 192 x 128 pixels" in message
     assert "0.81  cat  at 20 16 60 48" in message
     drawn = np.asarray(Image.open(out)).astype(int)
