@@ -118,7 +118,9 @@ def test_help_shows_an_example_that_the_command_line_takes(name):
     for word in name.split():
         app = app[word]
     examples = examples_in_help(inspect.getdoc(app.default_command) or "")
-    needs_something = any(argument.required for argument in app.assemble_argument_collection())
+    arguments = app.assemble_argument_collection()
+    assert [argument.name for argument in arguments if (argument.parameter.help or "a")[0].islower()] == []
+    needs_something = any(argument.required for argument in arguments)
     assert examples or not needs_something, f"labelloop {name} --help has no example"
     assert {example: said for example in examples if (said := refusal(example, whole=True))} == {}
 

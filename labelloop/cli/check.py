@@ -50,17 +50,17 @@ def dataset_check(
     ```
 
     Args:
-        place: a data set of `labelloop export`, or a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX.
-        version: the version, for a data set of `labelloop export`: "latest", or a number: 3 or v000003.
-        images: read the images. Without them, labels alone are checked.
-        mirror: count mirror images as near-duplicates. Left and right may matter in your data.
-        input_size: the longest side of an image at the model's input in pixels, which tiny boxes are measured at.
-        model: let a model review up to 500 labelled images, and report the labels that it contradicts: an ONNX
+        place: A data set of `labelloop export`, or a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX.
+        version: The version, for a data set of `labelloop export`: "latest", or a number: 3 or v000003.
+        images: Read the images. Without them, labels alone are checked.
+        mirror: Count mirror images as near-duplicates. Left and right may matter in your data.
+        input_size: The longest side of an image at the model's input in pixels, which tiny boxes are measured at.
+        model: Let a model review up to 500 labelled images, and report the labels that it contradicts: an ONNX
             detector, or `default` for the embedded one. Heads that were not fitted on an image review it.
-        out: an HTML page with the findings, near-duplicates drawn side by side.
-        workers: the number of processes that read images. Default: one per core.
-        strict: exit with 1 for warnings too.
-        json: where to write the findings as JSON ("-": to the standard output).
+        out: An HTML page with the findings, near-duplicates drawn side by side.
+        workers: The number of processes that read images. Default: one per core.
+        strict: Exit with 1 for warnings too.
+        json: Where to write the findings as JSON ("-": to the standard output).
 
     Returns:
         0; 1 for errors: near-duplicates in different splits, images that are missing or unreadable, or labels of
