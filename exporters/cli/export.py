@@ -77,52 +77,52 @@ def export(
     with the reason.
 
     Args:
-        source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
+        source: A project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder. Also gs:// and az://.
-        formats: the formats to write, comma-separated: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb,
+        formats: The formats to write, comma-separated: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb,
             yolo-pose, yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset,
             semantic-png, coco-panoptic, dota, imagefolder; of projects of any kind: tasks-jsonl, tasks-parquet,
             conll, spacy-jsonl, csv, preference-jsonl. Default: coco,voc,yolo-detect; tasks-jsonl where nothing is
             drawn on images.
-        to: the data set: a folder, s3://BUCKET/PREFIX, gs:// or az://. Default: the store, under the project's name.
-        label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
-        annotation: which annotations to export: latest, consensus, ground-truth, user:ID or all. `latest` and
+        to: The data set: a folder, s3://BUCKET/PREFIX, gs:// or az://. Default: the store, under the project's name.
+        label_config: The label config (XML) of a JSON file; without it the labels in use are the classes.
+        annotation: Which annotations to export: latest, consensus, ground-truth, user:ID or all. `latest` and
             `consensus` prefer the ground truth if a task has one. Otherwise `latest` is the one updated last, and
             `consensus` fuses all annotators, weighted by their reliability.
-        split: shares of the splits. An image stays in its split as the project grows.
-        split_key: a key of the tasks' data that holds the image's split (train, val or test), such as the `split` that
+        split: Shares of the splits. An image stays in its split as the project grows.
+        split_key: A key of the tasks' data that holds the image's split (train, val or test), such as the `split` that
             `labelloop import` sets; without a value the shares decide.
-        group_by: a key of the tasks' data, such as patient or video.id: all images of one value are in one split.
+        group_by: A key of the tasks' data, such as patient or video.id: all images of one value are in one split.
             `folder` uses the folder of the image's address. `look` reads the images, and keeps near-duplicates in
             one split; an image that the published version has stays where it is, and moves are reported.
-        disputed: tasks that quality control marked as disputed or could not judge: out of the data set, in it, or
+        disputed: Tasks that quality control marked as disputed or could not judge: out of the data set, in it, or
             apart, in a split named `disputed`.
-        rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
-        category_ids: the ids of COCO's categories: those of the data set's classes, from 1, or the original ones of
+        rename: Count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
+        category_ids: The ids of COCO's categories: those of the data set's classes, from 1, or the original ones of
             the COCO file that `labelloop import` read.
-        max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
+        max_errors: The share of regions that may fail (malformed, outside the image) before the version is not
             published and the exit status is 1.
-        allow_shrink: publish a version that has less than two thirds of the tasks, images or objects of the published
+        allow_shrink: Publish a version that has less than two thirds of the tasks, images or objects of the published
             one. Without it such a version is stored unpublished, as it may come from a truncated source.
-        fetch: read the header of an image if neither its regions nor its task state its size.
-        copy_images: copy the images too, next to the labels, so that a trainer can load the data set directly.
-        archives: write the plain files of versions/vNNNNNN/. Without them `labelloop dataset pull` reads a version.
-        latest: make latest/ equal to the version: only changed files are written or removed.
-        afresh: convert every task and write every object again, including those unchanged since the published
+        fetch: Read the header of an image if neither its regions nor its task state its size.
+        copy_images: Copy the images too, next to the labels, so that a trainer can load the data set directly.
+        archives: Write the plain files of versions/vNNNNNN/. Without them `labelloop dataset pull` reads a version.
+        latest: Make latest/ equal to the version: only changed files are written or removed.
+        afresh: Convert every task and write every object again, including those unchanged since the published
             version. It repairs a data set that lost objects.
-        workers: the number of processes. Default: one, or one per core for a large source; 1 uses one always.
-        ray: convert on a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one on this machine.
+        workers: The number of processes. Default: one, or one per core for a large source; 1 uses one always.
+        ray: Convert on a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one on this machine.
             Every machine must reach the store.
-        json: where to write the report as JSON ("-": to the standard output).
-        watch: keep running, and export the project whenever it is due; Ctrl-C ends it. Needs one of the next four
+        json: Where to write the report as JSON ("-": to the standard output).
+        watch: Keep running, and export the project whenever it is due; Ctrl-C ends it. Needs one of the next four
             options.
-        every_tasks: with --watch: after this many newly accepted tasks.
-        every_hours: with --watch: this many hours after the last export, if anything changed.
-        at: with --watch: every day at this time, such as 02:30, if anything changed.
-        when_done: with --watch: when the last task is accepted.
-        webhook: an address that receives an event for each published version, signed with the setting
+        every_tasks: With --watch: after this many newly accepted tasks.
+        every_hours: With --watch: this many hours after the last export, if anything changed.
+        at: With --watch: every day at this time, such as 02:30, if anything changed.
+        when_done: With --watch: when the last task is accepted.
+        webhook: An address that receives an event for each published version, signed with the setting
             export_webhook_secret.
-        then: a command to run for each published version, with DATASET_URL, DATASET_VERSION, DATASET_LATEST (empty if
+        then: A command to run for each published version, with DATASET_URL, DATASET_VERSION, DATASET_LATEST (empty if
             latest/ is of another version) and DATASET_MANIFEST in its environment. It is not run by a shell.
 
     Returns:
