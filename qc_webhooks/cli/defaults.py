@@ -54,8 +54,8 @@ def adopt(project: int, *, back: Annotated[bool, Parameter(negative="")] = False
     except BaseException:  # else another run would find nothing to change, and the tasks keep their verdicts
         projects.adopt_defaults(project, connected.defaults)
         raise
-    judged_again, option = pluralize(count, "task"), "" if back else " --back"
-    print(f"{judged_again} will be judged again. To return: labelloop qc adopt {project}{option}")
+    judged_again, returning = pluralize(count, "task"), "" if back else " --back"
+    print(f"{judged_again} will be judged again. To return: labelloop qc adopt {project}{returning}")
 
 
 def project_preview(project: int) -> list[str]:

@@ -117,7 +117,8 @@ def status(project: int) -> None:
         print(f"{'defaults':<10} of an earlier version: see `labelloop qc what-if {project}`")
     for route, count in sorted(summary.writes.items()):
         print(f"written    {count} x {route}")
-    print(f"compared   up to {summary.connected.cursor or 'nothing yet'}")
+    newest = summary.connected.cursor[:19].replace("T", " ")
+    print(f"{'compared':<10} {f'tasks changed up to {newest} UTC' if newest else 'no task yet'}")
 
 
 def recheck(project: int) -> None:

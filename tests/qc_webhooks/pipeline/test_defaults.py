@@ -130,7 +130,12 @@ def test_connecting_again_and_the_status_name_the_new_default(older, studio, set
     assert any(f"labelloop qc adopt {PROJECT}" in text for text in said)
     capsys.readouterr()
     assert not run("status", PROJECT)
-    assert f"labelloop qc what-if {PROJECT}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"labelloop qc what-if {PROJECT}" in shown
+    assert "compared   no task yet" in shown
+    older.advance(PROJECT, cursor="2026-02-01T03:04:05.678901Z", caught_up=True, swept=True)
+    assert not run("status", PROJECT)
+    assert "compared   tasks changed up to 2026-02-01 03:04:05 UTC" in capsys.readouterr().out
     assert older.get(PROJECT).defaults == 1
     older.adopt_defaults(PROJECT)
     assert not any("qc adopt" in change.what for change in connect(studio, PROJECT, settings, engine))
