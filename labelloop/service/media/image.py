@@ -354,8 +354,8 @@ def _kind(source: Source) -> str:
     else:
         source.seek(0)
         head = source.read(512)
-    if head[4:8] == b"ftyp":  # ISO base media; AVIF is supported
-        return "a HEIC photo" if head[8:12] in _HEIC_BRANDS else "a video"
+    if head[4:8] == b"ftyp":
+        return next((kind for kind, brands in _ISO_BRANDS.items() if head[8:12] in brands), "a video or a sound")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not text:
         return "an empty file"
@@ -364,7 +364,12 @@ def _kind(source: Source) -> str:
     return next((kind for mark, kind in _KINDS.items() if text.startswith(mark)), "something else")
 
 
-_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
+# Brands of files in the ISO base media format (ISO 14496-12) that are images.
+_ISO_BRANDS = {
+    "a HEIC photo": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"},
+    "a damaged AVIF image": {b"avif", b"avis"},
+    "a raw photo of a camera": {b"crx "},
+}
 # First bytes of other files, in lower case.
 _KINDS = {
     b"%pdf": "a PDF",
