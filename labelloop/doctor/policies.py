@@ -69,7 +69,8 @@ def labels(context: DoctorContext) -> Finding:
     report = mapping_report(
         context.label_config(), detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
     )
-    learns = read_learning_policy(context.settings.home, context.project_id or 0).learn
+    policy = read_learning_policy(context.settings.home, context.project_id or 0)
+    learns = policy.learn and not ModelOutputs.of(detector).unlearnable
     fix = f"{_RENAME}{_DRAW if learns else _SERVE}"
     if not report.matched:
         supported = controls_of(context.label_config())

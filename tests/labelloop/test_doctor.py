@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -30,7 +31,7 @@ from labelloop.service.store import open_store
 from labelloop.service.web.app import create_web_app
 from labelloop.service.web.webhook_secret import WebhookSecrets
 from ml_backend.checksums import write_checksum
-from ml_backend.inference.detector import embedded_model
+from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.serving.active_versions import set_active
 from ml_backend.serving.registry import Registry
 from tests.fake_label_studio import FakeLabelStudio
@@ -428,11 +429,14 @@ def test_labels_and_classes_without_a_match_are_reported(context):
         assert message in finding.what
 
 
-@pytest.mark.parametrize(("learn", "level", "advice"), [
-    ("true", "warning", "the model learns them"), ("false", "problem", "serve a model with these classes"),
+@pytest.mark.parametrize(("layout", "learn", "level", "advice"), [
+    ("labelloop", "true", "warning", "the model learns them"),
+    ("labelloop", "false", "problem", "serve a model with these classes"),
+    ("classifier", "true", "problem", "serve a model with these classes"),
 ])  # fmt: skip
-def test_labels_that_the_model_does_not_know_are_learned_unless_switched_off(context, learn, level, advice):
+def test_labels_that_the_model_does_not_know_are_learned_where_it_can_be(context, layout, learn, level, advice):
     checked = context()
+    checked.fetch_once("detector", lambda: replace(load_detector(embedded_model()), layout=layout))
     folder = checked.settings.home / "ml_backend"
     folder.mkdir(parents=True)
     (folder / "learn.toml").write_text(f"learn = {learn}\n")
