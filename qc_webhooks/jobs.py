@@ -142,9 +142,15 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
 def estimated_seconds(task: Mapping[str, Any]) -> float:
     """Estimated seconds of one core to judge a task, from its annotations as Label Studio sends them.
 
-    Fitted to 300 to 20,000 boxes and outlines of 2 to 20 annotators (`bench/results/bounds.md`).
+    A rough estimate that separates tasks of milliseconds from those of many seconds. `REGION_S` and `CORNER_S` come
+    from runs of 300 to 20,000 boxes and outlines of 2 to 20 annotators that are not recorded. It is 0.6 to 1.3 times
+    the worker's seconds, those of its start included, of the tasks in `bench/results/bounds.md` that took 5 s or more.
     """
-    annotations = [annotation.get("result") or () for annotation in task.get("annotations") or ()]
+    annotations = [
+        results
+        for annotation in task.get("annotations") or ()
+        if isinstance(annotation, Mapping) and isinstance(results := annotation.get("result"), list)
+    ]
     regions = sum(map(len, annotations))
     corners = sum(
         len(part)

@@ -68,6 +68,7 @@ def test_a_dense_task_leaves_the_thread_of_a_worker_before_it_is_judged(studio, 
     [
         ([], 0),
         ([{"result": None}, {}], 0),
+        ([None, 5, {"result": 5}, {"result": "x"}], 0),  # read as malformed
         ([{"result": [{"value": {"x": 1}}] * 1000}] * 2, 0.8),
         ([{"result": [{"value": {"x": 1}}] * 1000}] * 20, 26),
         ([{"result": [{"value": {"points": [[1, 2]] * 30}}] * 1000}] * 2, 8.6),
