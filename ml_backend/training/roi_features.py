@@ -172,9 +172,13 @@ def _width(detector: Detector) -> int:
 
 
 def _yolov7(nodes: GraphBuilder, detector: Detector) -> str:
-    """Rows of image index, box, class and score."""
+    """Rows of image index, box, and class and score; or score and class, where the first of both has fractions."""
     raw = nodes.reshape(nodes.cast(detector.reader.outputs[0], np.float32), (1, -1, 7))
-    return nodes.add("Gather", raw, nodes.constant(np.array([1, 2, 3, 4, 6, 5], np.int64)), axis=2)
+    first = nodes.columns(raw, 5, 6)
+    fractions = nodes.add("ReduceSum", nodes.add("Sub", first, nodes.add("Floor", first)), keepdims=1)
+    orders = (nodes.constant(np.array([1, 2, 3, 4, *order], np.int64)) for order in ((5, 6), (6, 5)))
+    rows = (nodes.add("Gather", raw, order, axis=2) for order in orders)
+    return nodes.add("Where", nodes.add("Greater", fractions, nodes.constant(np.zeros(1, np.float32))), *rows)
 
 
 def _parts(*, normalised: bool = False, yxyx: bool = False) -> Callable[[GraphBuilder, Detector], str]:

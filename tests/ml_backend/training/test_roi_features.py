@@ -30,9 +30,13 @@ from tests.ml_backend.learning.conftest import draw_discs
 PHOTO = np.full((64, 96, 3), 90, np.uint8)
 
 
-@pytest.mark.parametrize("layout", [*DECODERS, *POSTPROCESSED])
-def test_onnx_decoding_equals_the_layout(layout, make_onnx, tmp_path):
-    case = CASES[layout]()
+YOLO_NAS = "YOLO-NAS, rows of seven with the class last"
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *POSTPROCESSED, YOLO_NAS])
+def test_onnx_decoding_equals_the_layout(name, make_onnx, tmp_path):
+    layout, make = VARIANTS[name] if name in VARIANTS else (name, CASES[name])
+    case = make()
     plain = load_detector(make_onnx(case.outputs, **case.options))
     nodes = GraphBuilder(onnx.load(plain.path), prefix="test")
     (DECODERS.get(layout) or add_candidate_outputs)(nodes, plain)
