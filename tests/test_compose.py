@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 from labelloop.doctor.label_studio import is_single_label
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.heartbeats import WorkerHeartbeats
 from labelloop.service.settings import Settings, env_name
 from labelloop.stack.accounts import Account
 from labelloop.stack.label_studio import _PIP as PIP_OPTIONS
@@ -306,6 +308,20 @@ def test_health_checks_ask_addresses_that_the_apps_have(services):
         (path,) = re.findall(r"127\.0\.0\.1:\d+(/\w+)", text(services[name]["healthcheck"]))
         assert path in paths
     assert "healthcheck" in (ROOT / "deploy/swift/serve.sh").read_text()  # the filter that answers /healthcheck
+
+
+def test_the_worker_is_healthy_while_it_sends_heartbeats(services, settings):
+    kind, _, *words = services["worker"]["healthcheck"]["test"]
+    assert kind == "CMD"
+    heartbeats = WorkerHeartbeats(open_database(settings))
+    env = {**os.environ, "LABELLOOP_HOME": str(settings.home)}
+
+    def check():
+        return subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, check=False)
+
+    assert "No worker sends heartbeats" in check().stderr
+    heartbeats.record("worker-1")
+    assert check().returncode == 0
 
 
 def test_only_label_studio_can_be_opened_to_others_and_what_people_look_at_is_on_this_machine(services):
