@@ -42,6 +42,7 @@ INPUT_TASK = Tally.count("input", "task")
 NO_SUCH_IMAGE = "drawn on an image that the task does not have"
 NO_IMAGE_IN_DATA = "no image in its data"
 NO_SIZED_IMAGE = "no image with a known size"
+OTHER_SIZE = "regions that state another size of their image (read in percent)"
 UNSETTLED_IN = "{} tasks that are in nevertheless"
 UNSETTLED_APART = "{} tasks in the split of disputed ones"
 
@@ -358,12 +359,19 @@ def _region_count(reading: ParsedAnnotation) -> int:
     return len(reading.regions) + len(reading.errors)
 
 
+def _states_other_size(region: Region) -> bool:
+    """Whether `at_common_sizes` put a region on an image of another size than it states."""
+    width, height = region.result[0].original_width, region.result[0].original_height
+    return None not in (width, height) and (width, height) != (region.width, region.height)
+
+
 def _read_tally(readings: Sequence[Reading], losses: TaskLosses) -> Tally:
     """Return the regions of the selected annotations, their other results, and the regions that cannot be read."""
     lines: list[AccountLine] = []
     malformed: list[Tally] = []
     for annotation, reading in readings:
         lines.append((("input", "region"), _region_count(reading)))
+        lines.append((("notes", OTHER_SIZE), sum(map(_states_other_size, reading.regions))))
         lines += other_results(reading)
         malformed += [
             losses.region(annotation, error.result, MALFORMED, f"{error.field}: {error.reason}")

@@ -7,7 +7,7 @@ import pytest
 from shapely.geometry import box
 
 from exporters.convert.tally import MERGED, OUTVOTED, PARTLY_READABLE, TOO_LARGE
-from exporters.convert.task_assembler import UNSETTLED_APART, UNSETTLED_IN
+from exporters.convert.task_assembler import OTHER_SIZE, UNSETTLED_APART, UNSETTLED_IN
 from labelloop.labeling.consensus import clustering as clusters
 from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.task import read_task
@@ -210,6 +210,8 @@ def test_annotators_who_state_other_sizes_of_an_image_agree(run, build):
     assert out.instances() == alike.instances()
     assert out.manifest["policy"]["annotators"] == alike.manifest["policy"]["annotators"]
     assert out.report.accounts.regions.dropped == {MERGED: 10}
+    assert out.report.accounts.notes == {OTHER_SIZE: 5}
+    assert not alike.report.accounts.notes
 
 
 def test_regions_of_an_annotation_that_state_other_sizes_are_on_one_image(run, build):
@@ -218,6 +220,7 @@ def test_regions_of_an_annotation_that_state_other_sizes_are_on_one_image(run, b
     out = run([build.task(1, build.annotation(boxes[0] | LARGE, *boxes[1:], mask))])
     shapes = {entry["region_id"]: entry["bbox"] for entry in out.instances()["annotations"]}
     assert shapes == {f"r{number}": pytest.approx([64 * number, 36, 128, 72]) for number in range(1, 5)}
+    assert out.report.accounts.notes == {OTHER_SIZE: 1}
     (loss,) = out.losses
     assert loss["region"] == "mask"
     assert "a mask of 1280 x 720 pixels on an image of 640 x 360" in loss["detail"]
