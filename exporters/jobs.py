@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import structlog
 from sqlalchemy import Engine
 
 from exporters.automation.policy import ExportPolicyError, read_export_policy, watched_projects
@@ -11,10 +10,9 @@ from exporters.errors import BadOption, SourceNotFound
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event
 from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
+from labelloop.service.jobs.repeated_failures import RepeatedFailures
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioNotFound
-
-log = structlog.get_logger(__name__)
 
 
 def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str, Handler]:
@@ -39,7 +37,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 
 def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[PeriodicJob]:
     """The periodic job that enqueues the due exports, every ``poll_seconds``."""
-    watcher = Watcher(settings, studio, engine)
+    watcher, failures = Watcher(settings, studio, engine), RepeatedFailures("export_watch_failed")
 
     def enqueue_due_exports() -> None:
         for project in watched_projects(settings.home):
@@ -48,6 +46,8 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
                 if policy.is_automatic:
                     watcher.enqueue_if_due(project, policy)
             except LabelloopError as error:
-                log.warning("export_watch_failed", project=project, reason=str(error))
+                failures.failed(project, str(error))
+            else:
+                failures.succeeded(project)
 
     return [PeriodicJob("export.watch", settings.poll_seconds, enqueue_due_exports)]

@@ -213,8 +213,8 @@ def describe_triggers(policy: ExportPolicy) -> str:
 
 def deliver_due_events(inbox: Inbox, topic: str, handler: Handler, on_message: OnMessage) -> None:
     """Handle the due events of one topic in this process, as a worker does."""
-    for event_topic, subject in inbox.due_subjects(_BATCH):
-        claim = inbox.claim(topic, subject, current_worker()) if event_topic == topic else None
+    for _, subject in inbox.due_subjects(_BATCH, topics=[topic]):
+        claim = inbox.claim(topic, subject, current_worker())
         if claim is None:
             continue
         try:

@@ -266,11 +266,10 @@ class Inbox:
         with begin_read(self.engine) as connection:
             now = self._clock(connection)
             claims = connection.execute(sa.select(CLAIMS)).all()
-            held = {(row.topic, row.subject) for row in claims} | set(without)
+            skipped = set(without)
             expired = [(row.topic, row.subject) for row in claims if row.leased_until < now]
-            due = [
-                pair for pair in expired if (topics is None or pair[0] in topics) and pair not in without
-            ][:limit]  # fmt: skip
+            due = [pair for pair in expired if (topics is None or pair[0] in topics) and pair not in skipped][:limit]
+            held = skipped | {(row.topic, row.subject) for row in claims}
             since = -math.inf
             while len(due) < limit:
                 excluded = [*held, *due]

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from exporters import jobs
 from exporters.automation import watch
@@ -201,8 +202,11 @@ def test_invalid_policy_of_one_project_does_not_block_others(settings, studio, e
         file.parent.mkdir(parents=True)
         file.write_text(text)
     (job,) = jobs.periodic_jobs(settings, studio, engine)
-    job.run()
+    with capture_logs() as lines:
+        job.run()
+        job.run()
     assert Inbox.from_settings(settings, engine).due_subjects(9) == [(PROJECT, "7")]
+    assert [line["projects"] for line in lines if line["event"] == "export_watch_failed"] == [[3]], "said once"
 
 
 @pytest.mark.parametrize(
