@@ -2,10 +2,13 @@
 
 import time
 
+import sqlalchemy as sa
 import structlog
 
 from labelloop.labeling.errors import LabelingError
+from labelloop.service.db.engine import begin_read
 from labelloop.service.errors import LabelloopError
+from labelloop.service.jobs.inbox import EVENTS, ISOLATE_AFTER_KILLS
 from labelloop.service.jobs.repeated_failures import RepeatedFailures
 from labelloop.service.studio import StudioNotFound
 from ml_backend.learning.annotations import config_hash_of
@@ -43,6 +46,7 @@ class LearningPoller:
         self._context = context
         self._failures = RepeatedFailures("learning_poll_failed")
         self._polled_at: dict[int, float] = {}
+        self._replayed: set[int] = set()
 
     def run(self) -> None:
         """Run one round; a project that cannot be read does not block the others."""
@@ -80,6 +84,7 @@ class LearningPoller:
             return
         if changed := context.sync.changed(project, config=config):
             context.enqueue(tasks_event(project, changed, key=f"poll:{project}:{time.time_ns()}", source="poll"))
+        self._replay_exhausted(project)
         sweep_due = time.time() - state.swept_at > SWEEP_S
         if state.untold_since is not None and time.time() - state.untold_since > ANNOUNCE_AFTER_S:
             self.announce_served_version(project)
@@ -109,6 +114,20 @@ class LearningPoller:
         if context.image_vectors.count_open(project) > before:
             context.enqueue(queue_event(project, source="poll"))
         return compared
+
+    def _replay_exhausted(self, project: int) -> None:
+        """Give events that ran out of attempts new ones, once in this process: Label Studio was down, and answers now.
+
+        What they name is older than the cursor of the poll, so that nothing else reads it again.
+        """
+        inbox = self._context.inbox
+        dead = (EVENTS.c.topic == LEARN) & (EVENTS.c.subject == str(project)) & (EVENTS.c.state == "dead")
+        exhausted = (EVENTS.c.attempts >= inbox.backoff.attempts) & (EVENTS.c.kills < ISOLATE_AFTER_KILLS)
+        with begin_read(inbox.engine) as connection:
+            found = set(connection.scalars(sa.select(EVENTS.c.id).where(dead, exhausted)))
+        if new := sorted(found - self._replayed):
+            self._replayed.update(new)
+            log.info("learning_events_replayed", project=project, events=inbox.replay(new))
 
     def _deleted(self, project: int) -> list[int]:
         """Return tasks with training data that no longer have an annotation or no longer exist."""

@@ -2,12 +2,13 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.inbox import Backoff, Inbox
 from labelloop.service.jobs.jobs import Jobs, Reject
 from labelloop.service.jobs.worker import run_worker
 from labelloop.service.store import open_store
@@ -310,6 +311,28 @@ def test_the_poller_waits_for_pending_runs_but_not_for_ever(context, learn, stud
     *_, event = context.inbox.unfinished_events(LEARN, str(PROJECT))
     assert event.payload == {"tasks": [missed], "source": "poll"}
     assert missed in context.image_vectors.annotated(PROJECT, [missed]), "the table of tasks is read, too"
+
+
+def test_events_that_ran_out_of_attempts_are_replayed_once(context, learn, studio):
+    """Label Studio was down for longer than the attempts last, right after a poll whose cursor is past the change."""
+    learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    inbox = Inbox(context.inbox.engine, backoff=Backoff(attempts=2, base_s=0.0))
+    poller = LearningPoller(replace(context, inbox=inbox))
+
+    def fail():
+        while claim := inbox.claim(LEARN, str(PROJECT), "test"):
+            inbox.retry(claim, "Label Studio does not answer")
+
+    inbox.put(LEARN, str(PROJECT), "refused", {"tasks": [], "source": "poll"})
+    inbox.mark_dead(inbox.claim(LEARN, str(PROJECT), "test"), "a retry would not help")
+    inbox.put(LEARN, str(PROJECT), "down", {"tasks": [], "source": "poll"})
+    fail()
+    assert inbox.counts()["dead"] == 2
+    poller.run()
+    assert [event.key for event in inbox.unfinished_events(LEARN, str(PROJECT))] == ["down"]
+    fail()
+    poller.run()
+    assert not inbox.unfinished_events(LEARN, str(PROJECT)), "a failure that stays is not repeated for ever"
 
 
 def test_old_versions_are_deleted_and_not_rolled_back_to(context, learn, studio, settings, policy):
