@@ -97,8 +97,8 @@ class DatasetUnreadable(LabelloopError):
     status = 400
     message = "{path} cannot be read as labelled images: {reason}."
     fix = (
-        "Give a folder of images with `--images`, and with `--annotations` a folder of Pascal VOC XML, "
-        "a folder of YOLO text files or a COCO JSON file."
+        "Give a folder of Pascal VOC XML, a folder of YOLO text files or a COCO JSON file (`learn simulate`: "
+        "`--annotations`, `train`: `--data`), and the folder of its images with `--images`."
     )
     reason: str
 

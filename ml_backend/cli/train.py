@@ -25,6 +25,7 @@ from labelloop.service.system import available_cores
 from ml_backend.errors import TestListUnusable
 from ml_backend.finetune.checkpoints import checkpoint_file
 from ml_backend.finetune.data import read_training_data
+from ml_backend.finetune.errors import disk_errors_name
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.run import Finetuned, FinetuneJob, finetune
 from ml_backend.finetune.torch_parts import require_torch
@@ -142,7 +143,9 @@ def train(
     print_result(done)
     print(f"Written: {job.out}")
     if json_ is not None:
-        json_.write_text(json.dumps(as_json(done), indent=1), encoding="utf-8")
+        file = json_.expanduser()
+        with disk_errors_name(file):
+            file.write_text(json.dumps(as_json(done), indent=1), encoding="utf-8")
 
 
 def _train_project(
@@ -184,7 +187,7 @@ def _train_project(
         )
     _print_limited(console, trained.notes)
     if not trained.version:
-        _stopped(console, stopping.exit_status, trained.tuned.training.unsaved if trained.tuned else "")
+        _stopped(console, stopping.exit_status, trained.unsaved)
     if trained.tuned is not None:
         print_result(trained.tuned)
     print(f"{'published' if trained.published else 'not published'} {trained.version} (train): {trained.reason}")
@@ -280,7 +283,8 @@ def _progress(console: Console) -> Iterator[TrainingBar]:
 
 def _stopped(console: Console, status: int, unsaved: str) -> None:
     if unsaved:
-        console.print(f"Stopped; the checkpoint cannot be written ({unsaved}): what was trained is lost.", markup=False)
+        resumed = "The same command goes on from the one before, or begins again."
+        console.print(f"Stopped; the checkpoint cannot be written: {unsaved}. {resumed}", markup=False)
     else:
         console.print("Stopped; the checkpoint is written. The same command goes on from it.")
     raise SystemExit(status)

@@ -6,6 +6,7 @@ gives the same three tensors. Parameters are matched to the tensors of the file 
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import prepare
 from ml_backend.finetune.anchors import AnchorPoints, anchors_of
 from ml_backend.finetune.classes import check_same, class_tensors, load_source, run, set_metadata, with_classes
-from ml_backend.finetune.errors import NotTrainable
+from ml_backend.finetune.errors import NotTrainable, disk_errors_name
 from ml_backend.finetune.graph import Weights, fuse_silu, open_batch, trainable_copy
 from ml_backend.finetune.torch_parts import import_converter
 from ml_backend.inference.detector import Detector, load_detector
@@ -281,10 +282,20 @@ def trained_model(trained: TrainableDetector, state: Mapping[str, Any], *, path:
 
 
 def save_model(model: onnx.ModelProto, file: Path, **metadata: object) -> None:
-    """Write a model with metadata, atomically."""
+    """Write a model with metadata, atomically.
+
+    Raises:
+        OSError: It cannot be written; nothing is left of it.
+    """
     set_metadata(model, **metadata)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".partial", delete=False) as partial:
-        partial.write(model.SerializeToString())
-    Path(partial.name).chmod(0o644)
-    Path(partial.name).replace(file)
+    with disk_errors_name(file):
+        descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(model.SerializeToString())
+            partial.chmod(0o644)
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)

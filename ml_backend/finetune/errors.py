@@ -1,5 +1,7 @@
 """Errors of fine-tuning, each with its fix."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from labelloop.service.errors import LabelloopError
@@ -40,6 +42,16 @@ class GpuMemoryFull(LabelloopError):
         "CUDA_VISIBLE_DEVICES with an empty value for the worker."
     )
     reason: str
+
+
+@contextmanager
+def disk_errors_name(file: Path) -> Iterator[None]:
+    """Within the block, errors of the disk that name no file, as those of a write, name this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(file)
+        raise
 
 
 class TrainingRuns(LabelloopError):

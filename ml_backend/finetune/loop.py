@@ -353,7 +353,8 @@ class Trainer:
                 partial.unlink(missing_ok=True)
             if not self._unsaved:
                 log.warning("checkpoint_not_written", file=str(self._checkpoint), reason=str(error)[:200])
-            self._unsaved = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
+            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
+            self._unsaved = reason or type(error).__name__
         else:
             self._unsaved = ""
 

@@ -35,7 +35,7 @@ class Reporter:
         device: str = "",
         every_s: float = HEARTBEAT_S,
         clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = log.warning,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         """Send nothing yet.
 
@@ -46,9 +46,10 @@ class Reporter:
             device: Where it computes.
             every_s: Seconds between two heartbeats.
             clock: In seconds.
-            say: Prints a line: that the progress cannot be sent, and that it can again.
+            say: Prints a line: that the progress cannot be sent, and that it can again. None: it is logged.
         """
-        self._send, self._minutes, self._every_s, self._clock, self._say = send, minutes, every_s, clock, say
+        self._send, self._minutes, self._every_s, self._clock = send, minutes, every_s, clock
+        self._say = say or log.warning  # not a default: it would keep the logging as it is at import
         self._progress = TrainProgress(device=device)
         self._unsent_since: float | None = None
         self._lost = threading.Event()

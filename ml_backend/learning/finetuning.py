@@ -72,6 +72,11 @@ class ProjectTraining:
     reason: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def unsaved(self) -> str:
+        """Why the checkpoint of a training that was stopped could not be written; empty where it was."""
+        return self.tuned.training.unsaved if self.tuned else ""
+
 
 def finetune_project(
     context: LearningContext,

@@ -50,6 +50,7 @@ def train_by_hand(
         jobs.finish(job.id, job.token, state="failed", reason=reason)
         raise
     ended: State = "published" if done.published else "refused" if done.version else "failed"
-    reason = done.reason or "stopped; the same command goes on from its checkpoint"
+    unsaved = f"its checkpoint cannot be written: {done.unsaved}" if done.unsaved else ""
+    reason = done.reason or f"stopped; {unsaved or 'the same command goes on from its checkpoint'}"
     jobs.finish(job.id, job.token, state=ended, reason=reason, version=done.version)
     return done

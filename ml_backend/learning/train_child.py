@@ -94,7 +94,8 @@ def _run(
     else:
         reporter.send()
         if done is None or not done.reason:
-            jobs.release(job.id, job.token, reason="it was stopped, and goes on from its checkpoint")
+            unsaved = f"its checkpoint cannot be written: {done.unsaved}" if done and done.unsaved else ""
+            jobs.release(job.id, job.token, reason=f"it was stopped; {unsaved or 'it goes on from its checkpoint'}")
             return
         state: State = "published" if done.published else "refused"
         jobs.finish(job.id, job.token, state=state, reason=done.reason, version=done.version)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
+from labelloop.service.logging import setup_logging
+from labelloop.service.settings import Settings
 from ml_backend.detection.detections import Detections
 from ml_backend.errors import NotLearnable
 from ml_backend.finetune import trial
@@ -192,6 +194,17 @@ def test_a_reporter_whose_lease_is_lost_says_so():
     assert not reporter.send()
     assert reporter.lost
     assert sent[0] == TrainProgress(phase="training", device="cpu")
+
+
+def test_without_a_printer_lines_go_to_the_log_of_the_program(tmp_path, capsys):
+    def send(_):
+        raise OSError("no route")
+
+    setup_logging(Settings(home=tmp_path))  # after the import of the module
+    Reporter(send, minutes=10).send()
+    out, err = capsys.readouterr()
+    assert "no route" in err
+    assert not out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import resource
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -248,6 +249,21 @@ def test_a_training_survives_a_full_disk_and_says_that_nothing_is_saved(tmp_path
     stopped.stop()
     assert stopped.train().unsaved == ""
     assert checkpoint.is_file()
+
+
+def test_a_model_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
+    model, out = onnx.load(small_yolox(tmp_path / "small.onnx")), tmp_path / "out" / "a.onnx"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as refused:
+            save_model(model, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.value.filename == str(out)
+    assert not list(out.parent.iterdir())
+    save_model(model, out)
+    assert [file.name for file in out.parent.iterdir()] == ["a.onnx"]
 
 
 def test_a_trial_does_not_go_on_from_weights_that_saw_its_evaluated_images(tmp_path, images):

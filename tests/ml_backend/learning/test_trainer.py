@@ -102,8 +102,8 @@ def changed(model, by=0.001):
     return model
 
 
-def ended(how="budget"):
-    return SimpleNamespace(ended=how, seconds=60.0, seen=80, steps=10, curve=(), best=None)
+def ended(how="budget", unsaved=""):
+    return SimpleNamespace(ended=how, seconds=60.0, seen=80, steps=10, curve=(), best=None, unsaved=unsaved)
 
 
 def trains(*, model=lambda: changed(graph()), trial=None, how="budget", untried=""):
@@ -573,6 +573,11 @@ def test_a_training_by_hand_is_a_job_and_there_is_one_at_a_time(context, project
     [job] = context.train_jobs.last(PROJECT)
     assert (job.state, job.version, job.reason, job.labelled) == ("refused", "trained-6-abc", "the refit stays", 6)
     assert job.progress.phase == "training"
+
+    for unsaved, said in (("", "goes on from its checkpoint"), ("No space left", "cannot be written: No space left")):
+        tuned = Finetuned(ended("stopped", unsaved), {}, 0, 0, 0, (), (), 0.0, ())
+        train_by_hand(context, PROJECT, lambda _, tuned=tuned: ProjectTraining(tuned), minutes=1)
+        assert said in context.train_jobs.last(PROJECT)[0].reason
 
     def fail(_):
         raise NotTrainable(path=embedded_model(), reason="it is quantised")
