@@ -109,7 +109,7 @@ def rate_issues(
 
     Of the issues of a kind and class down to a confidence, at most `PLAUSIBLE_ERRORS` of the agreements down to it are
     errors of annotators; the others are errors of the model, and so is one that was not seen. The probability is the
-    confidence times the share of plausible errors, for class issues that by planted errors of all classes.
+    confidence times the share of plausible errors; that of class issues is fitted to planted errors of all classes.
 
     Args:
         checks: Of all images, by heads that were not fitted on them.
