@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from labelloop.cli.isolated_job import handler_of
+from labelloop.cli.worker import handlers
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Backoff, Claim, Event, Inbox
 from labelloop.service.jobs.isolated_job import IsolatedJobRunner
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.jobs.worker import run_worker
 from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
 
 # The handlers are the subject's name in code, so that each test says what its job does.
 CHILD = """
@@ -141,6 +144,13 @@ def test_later_events_of_that_subject_run_isolated_too(database):
     inbox.mark_done(claim)
     assert inbox.replay("all") == 1
     assert inbox.claim("t", "bomb", "me").isolated
+
+
+def test_the_process_knows_the_handler_of_every_topic_of_the_worker(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
+    settings = Settings()
+    for topic in handlers(settings, Studio.from_settings(settings), open_database(settings)):
+        assert callable(handler_of(topic))
 
 
 def test_a_worker_that_stops_in_order_counts_as_no_loss(database):
