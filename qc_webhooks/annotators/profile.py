@@ -88,7 +88,7 @@ def profile_annotators(
     *,
     match_iou: float = MATCH_IOU,
 ) -> tuple[AnnotatorProfile, ...]:
-    """Profiles of all annotators of the tasks, by id.
+    """Profiles of all annotators of the tasks, by id; an unknown one (a negative id) is another one in each task.
 
     Args:
         tasks: Facts of each task.
@@ -120,6 +120,7 @@ def profile_annotators(
             worst.get(reliability.annotator, ()),
         )
         for reliability in rated
+        if reliability.annotator >= 0
     ]
     medians = _median_rates(profiles)
     named = named_by_measure(diagnoses)

@@ -94,7 +94,7 @@ class _Item:
 
 
 def questions_of(tasks: Sequence[TaskFacts], *, without: Collection[int] = ()) -> tuple[QuestionAnswers, ...]:
-    """All questions of a project.
+    """All questions of a project; an unknown annotator (a negative id, another one in each task) answers none.
 
     Args:
         tasks: Facts of each task, newest first or in any other order.
@@ -103,7 +103,7 @@ def questions_of(tasks: Sequence[TaskFacts], *, without: Collection[int] = ()) -
     objects: dict[str, list[_Item]] = defaultdict(list)
     answers: dict[str, list[_Item]] = defaultdict(list)
     for index, task in enumerate(tasks):
-        viewers = tuple(item.annotator for item in task.blind if item.annotator not in without)
+        viewers = tuple(item.annotator for item in task.blind if item.annotator >= 0 and item.annotator not in without)
         for marked_object in task.objects:
             votes = {mark.annotator: mark.labels for mark in marked_object.marks if mark.annotator in viewers}
             if votes and len(viewers) > 1:
