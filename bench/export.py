@@ -46,7 +46,7 @@ print(json.dumps([used.ru_utime, used.ru_maxrss / 1024]))
 
 
 def export_to(
-    file: Path, kinds: str, to: str, settings: Settings, *, config: str = CONFIG, plain: bool = False
+    file: Path, kinds: str, to: str, settings: Settings, *, shape: Shape = SHAPES["plain"], plain: bool = False
 ) -> "ExportReport":
     """Export a file; ``plain``: with the archives of a version too, as the command does."""
     from exporters.pipeline.export import export
@@ -56,7 +56,8 @@ def export_to(
         settings=settings,
         to=to,
         formats=kinds.split(","),
-        label_config=config,
+        label_config=shape.config,
+        annotation=shape.annotation,
         fetch=False,
         max_errors=1.0,
         archives=plain,
@@ -64,7 +65,7 @@ def export_to(
 
 
 def _ours(file: Path, shape: Shape, kind: str, folder: Path) -> None:
-    export_to(file, kind, str(folder / "set"), Settings(home=folder / "home"), config=shape.config, plain=True)
+    export_to(file, kind, str(folder / "set"), Settings(home=folder / "home"), shape=shape, plain=True)
 
 
 def _theirs(file: Path, shape: Shape, kind: str, folder: Path) -> None:
@@ -134,14 +135,16 @@ def _shapes(tasks: int, repeats: int, shapes: list[Shape]) -> str:
             file = Path(folder) / "export.json"
             write_export(file, number, shape)
             for kind in shape.pairs:
-                found: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
+                found: dict[str, list[list[float]]] = {"ours": [], **({"theirs": []} if shape.pairs[kind] else {})}
                 for _ in range(repeats):
                     for who, measured in found.items():
                         measured.append(_measure(who, file, shape.name, kind))
-                ours, theirs = (min(found[who]) for who in ("ours", "theirs"))
+                ours, theirs = min(found["ours"]), min(found.get("theirs", ()), default=None)
+                cells = [f"{theirs[0]:.2f}", f"{theirs[0] / ours[0]:.1f}"] if theirs else ["-", "-"]
+                more = [f"{theirs[1]:.2f}", f"{theirs[2]:.0f}"] if theirs else ["-", "-"]
                 lines.append(
-                    f"| {shape.words} | {number:,} | {kind} | {ours[0]:.2f} | {theirs[0]:.2f} "
-                    f"| {theirs[0] / ours[0]:.1f} | {ours[1]:.2f} | {theirs[1]:.2f} | {ours[2]:.0f} | {theirs[2]:.0f} |"
+                    f"| {shape.words} | {number:,} | {kind} | {ours[0]:.2f} | {cells[0]} | {cells[1]} "
+                    f"| {ours[1]:.2f} | {more[0]} | {ours[2]:.0f} | {more[1]} |"
                 )
                 print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
@@ -242,7 +245,7 @@ def memory(tasks: int = MEMORY_TASKS) -> str:
                 config.write_text(shape.config)
                 command = ["-m", "labelloop.cli.main", "export", "--from", str(file), "--to", f"{folder}/set"]
                 command += ["--label-config", str(config), "--format", kind, "--no-fetch"]
-                command += ["--workers", "1", "--max-errors", "1"]
+                command += ["--annotation", shape.annotation, "--workers", "1", "--max-errors", "1"]
                 _, peak = _spent([sys.executable, *command], {"LABELLOOP_HOME": f"{folder}/home"})
             lines.append(f"| {shape.words} | {number:,} | {kind} | {peak:.0f} |")
             print(lines[-1], file=sys.stderr, flush=True)

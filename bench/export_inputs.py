@@ -39,11 +39,12 @@ class Shape(msgspec.Struct, frozen=True):
         name: Its name in the tables.
         words: What a task of it holds.
         config: Its label config.
-        pairs: Our format -> the format of label-studio-sdk's converter that it is compared with.
+        pairs: Our format -> the format of label-studio-sdk's converter that it is compared with; empty: none.
         results: Returns the results of a task from a random generator and the size of its image.
         share: The tasks of its files, as a share of those of the others: a mask takes longer than a box.
         size: The size of all images; None: those of `SIZES`.
         annotators: How many annotate each task.
+        annotation: `--annotation` of our export; for ``consensus`` the annotators draw the same boxes, a little apart.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Shape(msgspec.Struct, frozen=True):
     share: float = 1.0
     size: tuple[int, int] | None = None
     annotators: int = 1
+    annotation: str = "latest"
 
 
 def _labels(names: list[str], more: str = "") -> str:
@@ -68,8 +70,9 @@ _BOXES = f'<RectangleLabels name="box" toName="image">{_labels(LABELS)}</Rectang
 _POLYGONS = f'<PolygonLabels name="shape" toName="image">{_labels(LABELS)}</PolygonLabels>'
 _ELLIPSES = f'<EllipseLabels name="round" toName="image">{_labels(LABELS)}</EllipseLabels>'
 _BRUSH = f'<BrushLabels name="brush" toName="image">{_labels(LABELS)}</BrushLabels>'
+_PER_REGION = ' perRegion="true"'
 _CHOICES = (
-    '<Choices name="state" toName="image" perRegion="true">'
+    f'<Choices name="state" toName="image"{_PER_REGION}>'
     + "".join(f'<Choice value="{answer}"/>' for answer in WEATHER)
     + "</Choices>"
 )
@@ -95,6 +98,13 @@ def _boxes_and_polygons(rng: random.Random, width: int, height: int) -> list[Res
         value = {"points": _outline(rng), "closed": True}
         results.append(result(f"p{index}", "shape", "polygonlabels", value, rng.choice(LABELS), width, height))
     return results
+
+
+def _answer(rng: random.Random, width: int, height: int) -> list[Result]:
+    """One answer about the image, which states no size."""
+    del width, height
+    value = {"choices": [rng.choice(WEATHER)]}
+    return [{"id": "a", "type": "choices", "from_name": "state", "to_name": "image", "value": value}]
 
 
 def _outline(rng: random.Random) -> list[list[float]]:
@@ -243,6 +253,14 @@ SHAPES: Mapping[str, Shape] = {
               share=0.02, size=BRUSH_SIZE),
         Shape("ocr", "20 to 60 words: box, kind and text", _config(_OCR), {"coco": "COCO"}, _documents, share=0.25),
         Shape("texts", "some 8 boxes, each with a text", _config(_BOXES, _TEXT), {"coco": "COCO"}, _transcribed),
+        Shape(
+            "consensus", "some 8 boxes by each of 3 annotators: their consensus", _config(_BOXES),
+            {"coco": ""}, _boxes, share=0.1, annotators=3, annotation="consensus",
+        ),
+        Shape(
+            "classes", "one answer about the image (the converter: CSV)", _config(_CHOICES.replace(_PER_REGION, "")),
+            {"yolo-classify": "CSV"}, _answer,
+        ),
     )
 }  # fmt: skip
 
@@ -261,7 +279,15 @@ def make_tasks(tasks: int, shape: Shape) -> Iterator[dict[str, Any]]:
     rng = random.Random(0)
     for number in range(1, tasks + 1):
         width, height = shape.size or rng.choice(SIZES)
-        yield _task(number, [shape.results(rng, width, height) for _ in range(shape.annotators)])
+        drawn = [shape.results(rng, width, height) for _ in range(shape.annotators)]
+        if shape.annotation == "consensus":
+            drawn = [[_redrawn(rng, box) for box in drawn[0]] for _ in drawn]
+        yield _task(number, drawn)
+
+
+def _redrawn(rng: random.Random, box: Result) -> Result:
+    moved = {side: box["value"][side] + rng.uniform(0, 0.3) for side in ("x", "y")}
+    return box | {"value": box["value"] | moved}
 
 
 def _annotation(number: int, user: int, results: list[Result]) -> dict[str, Any]:
