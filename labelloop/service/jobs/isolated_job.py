@@ -165,7 +165,7 @@ def prefer_for_oom_kill() -> None:
 
 
 def _exit_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not sys.stdin: its lock, held by this thread, aborts the interpreter at its end
     os._exit(1)
 
 

@@ -146,6 +146,12 @@ def test_later_events_of_that_subject_run_isolated_too(database):
     assert inbox.claim("t", "bomb", "me").isolated
 
 
+def test_the_process_ends_in_order(capfd):
+    """It waits for the worker's end meanwhile, in a thread that must not abort the interpreter."""
+    assert IsolatedJobRunner(COMMAND, 1024 * MIB, 60.0).run(claim_of("pass")).kind == "done"
+    assert capfd.readouterr().err == ""
+
+
 def test_the_process_knows_the_handler_of_every_topic_of_the_worker(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
     settings = Settings()

@@ -98,7 +98,7 @@ def test_long_jobs_run_one_at_a_time_and_no_other_waits_for_them(settings, inbox
         wait_until(lambda: done == ["short"])
         assert inbox.counts()["done"] < 3, "the long ones still run"
         jobs.submit("t", writes(effects, "0", 1.0), "again", {})  # while it runs, or after
-        wait_until(lambda: inbox.counts()["done"] == 5)
+        wait_until(lambda: inbox.counts()["done"] == 5, 240)  # four processes, each at low priority
     seen = lines(effects)
     assert sorted(seen) == sorted(["<0", "0>"] * 2 + ["<1", "1>", "<2", "2>"])
     assert all(begun[1:] == ended[:-1] for begun, ended in zip(seen[::2], seen[1::2], strict=True)), "one at a time"
