@@ -118,8 +118,8 @@ def test_help_shows_an_example_that_the_command_line_takes(name):
     for word in name.split():
         app = app[word]
     examples = examples_in_help(inspect.getdoc(app.default_command) or "")
-    arguments = app.assemble_argument_collection()
-    assert [argument.name for argument in arguments if (argument.parameter.help or "a")[0].islower()] == []
+    arguments = app.assemble_argument_collection(parse_docstring=True)
+    assert [argument.name for argument in arguments if not (argument.parameter.help or "")[:1].isupper()] == []
     needs_something = any(argument.required for argument in arguments)
     assert examples or not needs_something, f"labelloop {name} --help has no example"
     assert {example: said for example in examples if (said := refusal(example, whole=True))} == {}

@@ -264,7 +264,7 @@ def dataset_pull(
     Args:
         url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         to: The folder to write; one sub-folder per format if there are several.
-        version: "latest", or a version's number: 3 or v000003.
+        version: The version: "latest", or a number: 3 or v000003.
         formats: The formats to write, comma-separated; default: all of the version.
         images: Write the images too: the version's copies, or from their source.
         link: Link images that are files of this machine instead of copying them. Some trainers repair damaged images in
@@ -384,7 +384,7 @@ def dataset_link(
     Args:
         url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         format: One of ndjson-detect, ndjson-segment, ndjson-obb or ndjson-pose; the version's only one by default.
-        version: "latest", or a number: 3 or v000003.
+        version: The version: "latest", or a number: 3 or v000003.
         hours: How long the addresses are valid, at most 168.
         out: A file to write instead of storing it in the bucket.
     """
@@ -429,7 +429,7 @@ def dataset_report(
     Args:
         url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
         out: The HTML file to write.
-        version: "latest", or a number: 3 or v000003.
+        version: The version: "latest", or a number: 3 or v000003.
         samples: The number of images shown with their objects drawn.
         images: Fetch images that the version has no copy of.
     """

@@ -95,7 +95,7 @@ def dataset_verify(url: str, *, version: str = "latest", json: JsonPath = None) 
 
     Args:
         url: The data set: file:///DIR, s3://BUCKET/PREFIX, gs:// or az://.
-        version: "latest", or a number: 3 or v000003.
+        version: The version: "latest", or a number: 3 or v000003.
         json: Where to write the findings as JSON ("-": to the standard output).
 
     Returns:

@@ -84,7 +84,7 @@ def learn_simulate(
             labels of whole images: the folders `test` or `val`, else 30 % of the images, are tested on.
         model: ONNX model to train on, or `default` for the embedded model.
         labelled: Numbers of labelled images, separated by commas.
-        strategy: `random`, `active`, or both with a comma.
+        strategy: Choice of the images: `random`, `active`, or both with a comma.
         seeds: Repetitions, each with another random sample of the images.
         json_: File for the results of every run.
         settings: None: read from the environment.
