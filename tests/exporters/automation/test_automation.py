@@ -249,7 +249,7 @@ def test_all_faults_of_a_policy_are_reported_with_fixes(settings):
     with pytest.raises(ExportPolicyError) as caught:
         read_export_policy(settings.home, 7)
     message = f"{caught.value.message} {caught.value.fix}"
-    for expected in ("'coco,yolo'", "yolo-detect", "Did you mean every_tasks?", "such as 02:30", "http:// or https://"):
+    for expected in ("'yolo'", "yolo-detect", "Did you mean every_tasks?", "such as 02:30", "http:// or https://"):
         assert expected in message
     assert "secret" not in message
 
