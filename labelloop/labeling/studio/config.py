@@ -10,6 +10,8 @@ import msgspec
 from labelloop.labeling.errors import MalformedConfig
 
 _PATH_PARTS = re.compile(r"[^.\[\]]+")
+# From this number on `data_with` takes a part of a path for a key, not for an index of a list.
+_MAX_INDEX = 1000
 _NO_CONTROLS = {"Filter"}  # refers to another control and writes no results
 
 
@@ -184,10 +186,13 @@ def data_value(data: Mapping[str, Any], key: str) -> Any:
 
 def data_with(key: str, value: Any) -> dict[str, Any]:
     """The data of a task that has one value, under a key or path: see `data_value`."""
-    for part in reversed(_PATH_PARTS.findall(key)):
-        value = [*[None] * int(part), value] if part.isdecimal() else {part.strip("\"'"): value}
-    data: dict[str, Any] = value
-    return data
+    if not ("." in key or "[" in key):
+        return {key: value}
+    name, *parts = _PATH_PARTS.findall(key) or [key]
+    for part in reversed(parts):
+        is_index = part.isdecimal() and int(part) < _MAX_INDEX
+        value = [*[None] * int(part), value] if is_index else {part.strip("\"'"): value}
+    return {name.strip("\"'"): value}
 
 
 def _parse(xml: str) -> Element:

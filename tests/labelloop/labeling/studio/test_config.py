@@ -147,7 +147,12 @@ def test_values_are_found_by_key_or_path(data, key, value):
     assert data_value(data, key) == value
 
 
-@pytest.mark.parametrize("key", ["image", "photo.url", "list[0]", "pages[1].image", 'photo["my key"]'])
+@pytest.mark.parametrize("key", ["image", "0", "photo.url", "list[0]", "pages[1].image", 'photo["my key"]'])
 def test_data_with_a_value_has_it_under_its_key(key):
+    assert isinstance(data_with(key, "a.jpg"), dict)
     assert data_value(data_with(key, "a.jpg"), key) == "a.jpg"
-    assert key not in data_with(key, "a.jpg") or key == "image"
+    assert key not in data_with(key, "a.jpg") or key in ("image", "0")
+
+
+def test_an_index_of_a_path_makes_no_endless_list():
+    assert data_with("pages[9999999999999].image", "a.jpg") == {"pages": {"9999999999999": {"image": "a.jpg"}}}
