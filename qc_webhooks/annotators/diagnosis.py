@@ -199,7 +199,7 @@ DIAGNOSES: Mapping[DiagnosisKind, DiagnosisText] = {
     ),
     "undecided": DiagnosisText(
         "not enough evidence",
-        "Not enough evidence to say why: {what} ({evidence}).",
+        "The cause cannot be told yet: {what} ({evidence}).",
         "Have a third annotator do some of these tasks, or wait for more.",
     ),
 }  # fmt: skip

@@ -161,10 +161,12 @@ def _voice(summary: ReportSummary) -> list[str]:
 
 
 def _reliability(person: dict[str, Any]) -> Iterator[str]:
-    if person["regions"]:
-        yield f"; recall {_estimate_text(Estimate(**person['regions']['recall']))}"
-        yield f", of what others found {_estimate_text(Estimate(**person['regions']['recall_of_found']))}"
-        yield f"; precision {_estimate_text(Estimate(**person['regions']['precision']))}"
+    if regions := person["regions"]:
+        named = {"recall": "recall", "recall of what others found": "recall_of_found", "precision": "precision"}
+        texts = {name: _estimate_text(Estimate(**regions[rate])) for name, rate in named.items()}
+        if len(set(texts.values())) == 1:  # none has enough evidence
+            texts = {"recall and precision:": texts["recall"]}
+        yield from (f"; {name} {text}" for name, text in texts.items())
     for control, rated in {**person["labels"], **person["choices"]}.items():
         if rated["accuracy"]["value"] is not None:
             yield f"; {control} accuracy {_estimate_text(Estimate(**rated['accuracy']))}"
