@@ -168,6 +168,7 @@ def draw_dispute(
         _consensus_texts(answers, agreed_consensus, policy),
         max(0, len(agreed_regions) - MOST_OUTLINES),
     )
+    areas = conflict_areas((attributed.conflict for attributed in selected), regions.values())
     conflicts = tuple(
         ConflictText(
             attributed.conflict.type,
@@ -177,9 +178,9 @@ def draw_dispute(
             attributed.conflict.a,
             attributed.conflict.b,
             attributed.conflict.item_index,
-            conflict_area(attributed.conflict, regions.values()),
+            area,
         )
-        for attributed in selected
+        for attributed, area in zip(selected, areas, strict=True)
     )
     # At the end: regions refer to conflicts by their index.
     conflicts += tuple(
@@ -204,11 +205,19 @@ def _drawn(regions: Iterable[Region]) -> list[Region]:
     return [region for region in regions if not isinstance(region.geometry, Interval)]
 
 
-def conflict_area(conflict: Conflict, regions: Iterable[Iterable[Region]]) -> float:
-    """Mean area in square pixels of the regions that a conflict is about; 0 without one."""
-    ids = set(conflict.regions)
-    areas = [region.geometry.area for own in regions for region in _drawn(own) if region.id and region.id in ids]
-    return round(sum(areas) / len(areas), 1) if areas else 0.0
+def conflict_areas(conflicts: Iterable[Conflict], regions: Iterable[Iterable[Region]]) -> list[float]:
+    """Mean area in square pixels of the regions that each conflict is about; 0 without one."""
+    conflicts = tuple(conflicts)
+    disputed = {region for conflict in conflicts for region in conflict.regions}
+    areas_by_id: dict[str, list[float]] = {}
+    for region in _drawn(region for own in regions for region in own):
+        if region.id and region.id in disputed:
+            areas_by_id.setdefault(region.id, []).append(region.geometry.area)
+    all_areas = [
+        [area for region in dict.fromkeys(conflict.regions) for area in areas_by_id.get(region, ())]
+        for conflict in conflicts
+    ]
+    return [round(sum(areas) / len(areas), 1) if areas else 0.0 for areas in all_areas]
 
 
 def _selected(named: Sequence[AttributedConflict]) -> list[AttributedConflict]:

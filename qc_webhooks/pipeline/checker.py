@@ -30,7 +30,7 @@ from qc_webhooks.decision.context import (
     RoutingContext,
     TaskState,
 )
-from qc_webhooks.decision.dispute_drawing import conflict_area, draw_dispute
+from qc_webhooks.decision.dispute_drawing import conflict_areas, draw_dispute
 from qc_webhooks.decision.expected_gain import ExpectedGain, expected_gain
 from qc_webhooks.decision.ground_truth_sampling import RequestedOverlap
 from qc_webhooks.decision.proposal import propose
@@ -384,7 +384,7 @@ class Checker:
             cached = time.monotonic(), self._summaries.diagnoses(project)
             self._diagnoses[project] = cached
         regions = [annotator_view(answer).regions for answer in answers]
-        areas = [conflict_area(conflict, regions) for conflict in conflicts]
+        areas = conflict_areas(conflicts, regions)
         found = (
             diagnosis.note
             for conflict, area in zip(conflicts, areas, strict=True)
