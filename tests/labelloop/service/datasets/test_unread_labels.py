@@ -83,7 +83,7 @@ COCO_ONLY = {
     "a box without area": {"bbox": [1, 2, 0, 4]},
     "a damaged mask": {"segmentation": {"size": [251, 333], "counts": "\u00ff~"}},
     "no image": {"image_id": None},
-    "an image of text": {"image_id": "14"},
+    "an image of letters": {"image_id": "fourteen"},
     "a list for an image": {"image_id": [14]},
     "an image that is not listed": {"image_id": 99},
 }

@@ -6,6 +6,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
+from labelloop.service.db.engine import open_database
 from ml_backend.cli.learn_report import learn_report
 from ml_backend.finetune.protocol import TrainProgress
 from ml_backend.learning.annotations import LabelledImage, TaskTrainingData
@@ -153,6 +154,7 @@ def test_a_project_that_learned_nothing_yet_has_a_page_too(engine):
 
 
 def test_unconnected_project_gets_the_connect_command(settings):
+    open_database(settings)
     with pytest.raises(NotConnectedToLearning, match="labelloop connect 4"):
         learn_report(4, settings=settings)
 
