@@ -114,6 +114,9 @@ class Clients:
                 except (httpx.HTTPError, ValueError, KeyError) as error:
                     self.failed.append(repr(error))
                     continue
+                if unpredicted := [entry for entry in entries if "result" not in entry]:  # such as out of time
+                    self.failed.append(str(unpredicted[0]))
+                    continue
                 versions = {entry["model_version"] for entry in entries}
                 said = {
                     label for entry in entries for one in entry["result"] for label in one["value"]["rectanglelabels"]

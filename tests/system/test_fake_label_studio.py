@@ -109,6 +109,7 @@ def projects(side):
     project = created["id"]
     side.see("project", studio.project(project))
     side.see("in the list", project in [row["id"] for row in studio.projects()])
+    side.see("is there", [studio.has_project(number) for number in (project, 999_999)])
     side.see("label config", studio.label_config(project))
     side.see("updated", studio.update_project(project, title="second", annotator_evaluation_enabled=True))
     for step, call in {
