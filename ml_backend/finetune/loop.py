@@ -23,13 +23,12 @@ from ml_backend.finetune.errors import GpuMemoryFull
 from ml_backend.finetune.losses import detection_loss
 from ml_backend.finetune.pictures import ENOUGH_TO_DECIDE, Album
 from ml_backend.finetune.recipe import Recipe
-from ml_backend.finetune.torch_parts import choose_device
+from ml_backend.finetune.torch_parts import Device, choose_device
 from ml_backend.layouts import best_class
 from ml_backend.training.metrics import GroundTruth, mean_ap50
 
 log = structlog.get_logger(__name__)
 
-Device = Literal["auto", "cpu", "cuda"]
 
 # Minimum score of the detections that count for AP50, as in `training.simulate`.
 EVALUATION_FLOOR = 0.005

@@ -49,7 +49,7 @@ class Reporter:
             say: Prints a line: that the progress cannot be sent, and that it can again. None: it is logged.
         """
         self._send, self._minutes, self._every_s, self._clock = send, minutes, every_s, clock
-        self._say = say or log.warning  # not a default: it would keep the logging as it is at import
+        self._say = say or log.warning  # not a default, which would keep the logging set up at import
         self._progress = TrainProgress(device=device)
         self._unsent_since: float | None = None
         self._lost = threading.Event()

@@ -19,7 +19,7 @@ from ml_backend.finetune.errors import ObjectsTooSmall, TooLittleToTrain
 from ml_backend.finetune.pictures import Album, decodable, images_digest, split
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.scores import Score, evaluate, refit_score
-from ml_backend.finetune.torch_parts import choose_device, require_torch
+from ml_backend.finetune.torch_parts import Device, choose_device, require_torch
 from ml_backend.finetune.trial import (
     SHARE,
     NoTrial,
@@ -37,7 +37,7 @@ from ml_backend.training.datasets import LocalImage
 if TYPE_CHECKING:
     from ml_backend.detection.preprocess import InputSpec
     from ml_backend.finetune.convert import TrainableDetector
-    from ml_backend.finetune.loop import Device, Progress, TrainingResult
+    from ml_backend.finetune.loop import Progress, TrainingResult
 
 # Metadata key of a fine-tuned model, JSON.
 TRAINED_KEY = "labelloop.train"

@@ -7,14 +7,13 @@ import importlib.util
 import sys
 import types
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ml_backend.finetune.errors import GpuMissing, TorchMissing
 
-if TYPE_CHECKING:
-    from ml_backend.finetune.loop import Device
-
 PARTS = ("torch", "onnx2pytorch")
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 def torch_missing() -> str:

@@ -14,12 +14,13 @@ from ml_backend.errors import ModelError
 from ml_backend.finetune.pictures import Album
 from ml_backend.finetune.recipe import Recipe
 from ml_backend.finetune.scores import refit_score
+from ml_backend.finetune.torch_parts import Device
 from ml_backend.training.datasets import LocalImage
 from ml_backend.training.simulate import hash_order
 
 if TYPE_CHECKING:
     from ml_backend.finetune.convert import TrainableDetector
-    from ml_backend.finetune.loop import Device, Progress
+    from ml_backend.finetune.loop import Progress
 
 # With fewer labelled images there is a trial; more hold out enough to compare by.
 TRIAL_BELOW = 60

@@ -41,7 +41,8 @@ from ml_backend.serving.active_versions import read_pointer, remove_from_history
 from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
-    from ml_backend.finetune.loop import Device, Progress
+    from ml_backend.finetune.loop import Progress
+    from ml_backend.finetune.torch_parts import Device
 
 # Value of `metrics["trainer"]` of its versions.
 TRAINER = "labelloop train"

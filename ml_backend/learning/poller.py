@@ -31,7 +31,7 @@ OUTDATED_S = 3600.0
 # Seconds per round for the first read of a project's tasks.
 READ_S = 5.0
 
-# A project is polled at the latest after so many seconds, also while training runs are pending: those read the tasks
+# Maximum seconds between two polls of a project, also while training runs are pending: those read the tasks
 # that webhooks named, and not what no webhook named.
 MAX_WAIT_S = 300.0
 

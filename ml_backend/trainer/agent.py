@@ -26,7 +26,7 @@ from ml_backend.trainer.finished import DROPPED, FinishedModels
 from ml_backend.training.datasets import LocalImage
 
 if TYPE_CHECKING:
-    from ml_backend.finetune.loop import Device
+    from ml_backend.finetune.torch_parts import Device
 
 # Seconds between two attempts while the ML backend cannot be reached, at first; `MAX_PAUSE_S` in the end.
 FIRST_PAUSE_S = 1.0

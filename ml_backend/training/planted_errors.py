@@ -18,7 +18,7 @@ from ml_backend.training.linear_head import Doubles
 # Fewest agreements from a confidence on that the share of wrong labels is estimated by.
 MIN_PLANTED = 10
 
-# Inverse variances of the prior of intercept and slope, whose means of 0 and 1 leave a confidence as it is.
+# Inverse variances of the prior of intercept and slope, whose means of 0 and 1 do not change a confidence.
 PRIOR = np.array([3.0, 10.0])
 
 # Bounds of the slope: the order of the issues stays.
